@@ -1,0 +1,1 @@
+"""A typed, blocking plugin client."""

@@ -1,0 +1,322 @@
+"""The values that travel through the public API: enums, contexts, results, and the Plugin protocol."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from goplugins.errors import InvalidArgumentError, InvalidHeaderError
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+
+__all__ = [
+    "AuthMethod",
+    "CallResult",
+    "CircuitBreakerState",
+    "CircuitBreakerStats",
+    "ExecutionContext",
+    "HealthStatus",
+    "LoadBalancingStrategy",
+    "ManagerMetrics",
+    "Plugin",
+    "PluginFactory",
+    "PluginInfo",
+    "PluginMetrics",
+    "PluginStatus",
+    "ReloadStrategy",
+    "SpanStatusCode",
+    "TransportType",
+    "check_headers",
+]
+
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+ReqIn = TypeVar("ReqIn", contravariant=True)
+RespOut = TypeVar("RespOut", covariant=True)
+
+
+class _GoEnum(enum.StrEnum):
+    """A string enum that also accepts Go's integer, which is the place of the member: ``PluginStatus(1)``."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> _GoEnum | None:
+        if isinstance(value, int) and not isinstance(value, bool):
+            members = list(cls)
+            if 0 <= value < len(members):
+                return members[value]
+        return None
+
+
+class TransportType(_GoEnum):
+    """How a plugin is reached."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    GRPC = "grpc"
+    GRPC_TLS = "grpc-tls"
+    UNIX = "unix"
+    EXECUTABLE = "exec"
+    PYTHON = "python"
+
+
+class AuthMethod(_GoEnum):
+    """How a call proves who it comes from."""
+
+    NONE = "none"
+    API_KEY = "api-key"
+    BEARER = "bearer"
+    BASIC = "basic"
+    MTLS = "mtls"
+    CUSTOM = "custom"
+
+
+class PluginStatus(_GoEnum):
+    """A plugin's health; UNKNOWN until somebody looked."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    OFFLINE = "offline"
+
+
+class CircuitBreakerState(_GoEnum):
+    """CLOSED admits, OPEN refuses, HALF_OPEN probes."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class LoadBalancingStrategy(_GoEnum):
+    """How a balancer picks the member for a call."""
+
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    LEAST_CONNECTIONS = "least-connections"
+    LEAST_LATENCY = "least-latency"
+    WEIGHTED_RANDOM = "weighted-random"
+    CONSISTENT_HASH = "consistent-hash"
+    PRIORITY = "priority"
+    P2C = "p2c"
+
+
+class ReloadStrategy(_GoEnum):
+    """How a changed configuration takes effect."""
+
+    RECREATE = "recreate"
+    GRACEFUL = "graceful"
+    ROLLING = "rolling"
+
+
+class SpanStatusCode(_GoEnum):
+    """How a traced call ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+_FORBIDDEN_IN_NAME = frozenset(' \t\r\n:()<>@,;\\"/[]?={}')
+
+
+def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
+    """Refuses header names and values that are not text or would break out of their line.
+
+    Raises:
+        InvalidHeaderError: names the header; never its value, which may be a secret.
+    """
+    for name, value in headers.items():
+        if not isinstance(name, str) or not name or not name.isascii() or not _FORBIDDEN_IN_NAME.isdisjoint(name):
+            raise InvalidHeaderError(f"{where}: {name!r} is not a header name")
+        if not isinstance(value, str):
+            raise InvalidHeaderError(f"{where}[{name!r}]: expected a string, got {type(value).__name__}")
+        if any(char < " " and char != "\t" or char == "\x7f" for char in value):
+            raise InvalidHeaderError(f"{where}[{name!r}]: the value holds a line break or control character")
+
+
+def _positive(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise InvalidArgumentError(f"{attribute.name}: expected seconds greater than 0, got {value!r}")
+
+
+def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise InvalidArgumentError(f"{attribute.name}: expected an integer of 0 or more, got {value!r}")
+
+
+def _headers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value:
+        check_headers(value, attribute.name)
+
+
+@attrs.frozen
+class ExecutionContext:
+    """What a caller says about one call. None, empty and 0 defer to the plugin's configuration.
+
+    Attributes:
+        request_id: travels with the call and its logs; made when None.
+        timeout: seconds for the whole call, every attempt and wait included.
+        max_retries: replays after a first failed attempt.
+        headers: sent with the call, on every transport.
+        metadata: sent in the envelope, for the plugin's own use.
+        idempotent: True if doing it twice does no harm: opens more failures to replays.
+        key: what a consistent-hash balancer routes by, and part of a cache key.
+        priority: larger is more important, where a balancer or queue chooses.
+        preferences: names of balancer members to prefer, best first.
+
+    Raises:
+        InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break.
+    """
+
+    request_id: str | None = None
+    timeout: float | None = attrs.field(default=None, validator=_positive)
+    max_retries: int | None = attrs.field(default=None, validator=_count)
+    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers)
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    idempotent: bool | None = None
+    key: str = ""
+    priority: int = 0
+    preferences: Sequence[str] = ()
+
+
+@attrs.frozen
+class PluginInfo:
+    """Who a plugin is."""
+
+    name: str
+    version: str = ""
+    description: str = ""
+    author: str = ""
+    capabilities: Sequence[str] = ()
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class HealthStatus:
+    """What a look at a plugin's health found.
+
+    Attributes:
+        status: the verdict.
+        message: why, for a person.
+        last_check: when it was looked at, in seconds since the Unix epoch; 0 for never.
+        response_time: how long the look took, in seconds.
+        metadata: the plugin's own further facts.
+    """
+
+    status: PluginStatus = PluginStatus.UNKNOWN
+    message: str = ""
+    last_check: float = 0.0
+    response_time: float = 0.0
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class CallResult(Generic[Resp]):
+    """A call's answer with its circumstances.
+
+    Attributes:
+        value: the typed response. An item of ``map_results`` that failed raises its error here.
+        source: "plugin", or where a policy answered in its stead: "fallback", "cache", "stale".
+        attempts: how many attempts were made.
+        elapsed: seconds from start to answer.
+        member: the balancer member that answered, or the plugin's own name.
+        request_id: the id that the call travelled under.
+        metadata: what the plugin sent beside the data.
+        error: what went wrong, in an item of ``map_results`` that failed.
+    """
+
+    _value: Resp | None
+    source: str = "plugin"
+    attempts: int = 1
+    elapsed: float = 0.0
+    member: str = ""
+    request_id: str = ""
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if there is a value."""
+        return self.error is None
+
+    @property
+    def value(self) -> Resp:
+        if self.error is not None:
+            raise self.error
+        return self._value  # type: ignore[return-value]
+
+
+@attrs.frozen
+class CircuitBreakerStats:
+    """A breaker's counts since its last reset. ``last_failure`` is in seconds since the Unix epoch; 0 for never."""
+
+    state: CircuitBreakerState
+    failure_count: int
+    success_count: int
+    request_count: int
+    last_failure: float
+
+
+@attrs.frozen
+class PluginMetrics:
+    """One plugin's counts since it was added. Durations are seconds."""
+
+    requests_total: int = 0
+    requests_success: int = 0
+    requests_failure: int = 0
+    request_duration: float = 0.0
+    attempts_total: int = 0
+    active_requests: int = 0
+    circuit_breaker_trips: int = 0
+    health_check_failures: int = 0
+    refused_rate_limit: int = 0
+    refused_circuit_breaker: int = 0
+    retry_budget_exhausted: int = 0
+
+
+@attrs.frozen
+class ManagerMetrics(PluginMetrics):
+    """The counts of all plugins, removed ones included, and each one's own by name."""
+
+    plugins: Mapping[str, PluginMetrics] = attrs.field(factory=dict)
+
+
+class Plugin(Protocol[ReqIn, RespOut]):
+    """What can be called by name: a service behind a transport, a balancer, or an object of your own."""
+
+    def info(self) -> PluginInfo:
+        """Who the plugin is; may ask it over the wire the first time."""
+        ...
+
+    def execute(self, request: ReqIn, context: ExecutionContext, /) -> RespOut:
+        """One attempt. Raises a :class:`~goplugins.errors.PluginError` for what went wrong."""
+        ...
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Looks at the plugin's health for at most ``timeout`` seconds; never raises."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of connections and processes; harmless when repeated."""
+        ...
+
+
+class PluginFactory(Protocol):
+    """Makes plugins of one kind from configuration."""
+
+    def create_plugin(self, config: PluginConfig) -> Plugin[Any, Any]:
+        """A plugin that has not connected to anything yet."""
+        ...
+
+    def supported_transports(self) -> Sequence[str]:
+        """Values of :class:`TransportType`."""
+        ...
+
+    def validate_config(self, config: PluginConfig) -> None:
+        """Raises a :class:`~goplugins.errors.ConfigError` for what the factory can't build."""
+        ...
