@@ -55,6 +55,7 @@ __all__ = [
     "PluginConnectionError",
     "PluginError",
     "PluginExecutionError",
+    "PluginInternalError",
     "PluginNotEnabledError",
     "PluginNotFoundError",
     "PluginRequestError",
@@ -78,6 +79,7 @@ __all__ = [
     "UnsupportedAuthMethodError",
     "UnsupportedTransportError",
     "Verdict",
+    "belongs_to_host",
     "redact_url",
 ]
 
@@ -109,7 +111,19 @@ def redact_url(url: str) -> str:
         return "<unreadable URL>"
 
 
-class RemoteCause(Exception):
+_HOST_PACKAGES = frozenset({"billiard", "celery", "gevent", "eventlet"})
+
+
+def belongs_to_host(exc: BaseException) -> bool:
+    """True for an exception that the host throws into whatever code happens to run, such as a task's time limit.
+
+    Celery's SoftTimeLimitExceeded is an ``Exception``, so its home has to tell. Such an exception passes every
+    layer unwrapped and is never retried.
+    """
+    return not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _HOST_PACKAGES
+
+
+class RemoteCause(Exception):  # noqa: N818 - it stands for a cause, it is none
     """Stands for a cause that could not travel as itself (unpicklable, or sent as JSON): its type and text."""
 
 
@@ -223,8 +237,8 @@ def _portable(cause: BaseException | None) -> BaseException | None:
     if cause is None:
         return None
     try:
-        pickle.loads(pickle.dumps(cause))
-    except Exception:
+        pickle.loads(pickle.dumps(cause))  # noqa: S301 - our own bytes of a moment ago
+    except Exception:  # noqa: BLE001 - a foreign __reduce__ may raise anything
         return RemoteCause(f"{type(cause).__name__}: {cause}")
     return cause
 
@@ -267,7 +281,12 @@ class InvalidConfigError(ConfigError):
     """A wrong or unknown field, or several problems at once (then ``problems`` has each)."""
 
     def __init__(
-        self, message: str = "", state: Mapping[str, Any] | None = None, *, problems: Sequence[ConfigError] = (), **kw: Any
+        self,
+        message: str = "",
+        state: Mapping[str, Any] | None = None,
+        *,
+        problems: Sequence[ConfigError] = (),
+        **kw: Any,
     ) -> None:
         self._problems = tuple(problems)
         super().__init__(message, state, **kw)
@@ -580,6 +599,12 @@ class ExecTransportError(TransportError):
     """A failure of a plugin process."""
 
     code = "TRANSPORT_1304"
+
+
+class PluginInternalError(TransportError):
+    """The plugin's own code failed and says no more (``error_kind: "internal"``, an exception of a Python plugin)."""
+
+    code = "TRANSPORT_1310"
 
 
 class PluginUnavailableError(TransportError):

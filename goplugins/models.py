@@ -19,6 +19,7 @@ __all__ = [
     "CircuitBreakerState",
     "CircuitBreakerStats",
     "ExecutionContext",
+    "Explanation",
     "HealthStatus",
     "LoadBalancingStrategy",
     "ManagerMetrics",
@@ -35,8 +36,8 @@ __all__ = [
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
-ReqIn = TypeVar("ReqIn", contravariant=True)
-RespOut = TypeVar("RespOut", covariant=True)
+ReqIn_contra = TypeVar("ReqIn_contra", contravariant=True)
+RespOut_co = TypeVar("RespOut_co", covariant=True)
 
 
 class _GoEnum(enum.StrEnum):
@@ -135,7 +136,7 @@ def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
             raise InvalidHeaderError(f"{where}: {name!r} is not a header name")
         if not isinstance(value, str):
             raise InvalidHeaderError(f"{where}[{name!r}]: expected a string, got {type(value).__name__}")
-        if any(char < " " and char != "\t" or char == "\x7f" for char in value):
+        if any((char < " " and char != "\t") or char == "\x7f" for char in value):
             raise InvalidHeaderError(f"{where}[{name!r}]: the value holds a line break or control character")
 
 
@@ -152,6 +153,17 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 def _headers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value:
         check_headers(value, attribute.name)
+
+
+def _header_value(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        check_headers({attribute.name: value}, "context")
+
+
+def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
 
 
 @attrs.frozen
@@ -173,11 +185,11 @@ class ExecutionContext:
         InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break.
     """
 
-    request_id: str | None = None
+    request_id: str | None = attrs.field(default=None, validator=_header_value)
     timeout: float | None = attrs.field(default=None, validator=_positive)
     max_retries: int | None = attrs.field(default=None, validator=_count)
     headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers)
-    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    metadata: Mapping[str, str] = attrs.field(factory=dict, validator=_texts)
     idempotent: bool | None = None
     key: str = ""
     priority: int = 0
@@ -286,14 +298,57 @@ class ManagerMetrics(PluginMetrics):
     plugins: Mapping[str, PluginMetrics] = attrs.field(factory=dict)
 
 
-class Plugin(Protocol[ReqIn, RespOut]):
+@attrs.frozen
+class Explanation:
+    """Why a plugin would or would not take the next call; ``print`` it.
+
+    Attributes:
+        name: the plugin.
+        admits: True if a call made now would be sent.
+        reason: what stands in its way, and until when; empty if nothing does.
+        endpoint: where calls go, without credentials.
+        breaker: the circuit breaker's state.
+        health: what the last look found.
+        tokens: calls that the rate limiter would admit at once; None without a limiter.
+        in_flight: calls under way.
+        last_error: the last failed call's code and message.
+        last_error_ago: how long ago that was, in seconds.
+        annotations: the plugin's own, from its configuration.
+    """
+
+    name: str
+    admits: bool
+    reason: str
+    endpoint: str
+    breaker: CircuitBreakerState
+    health: HealthStatus
+    tokens: float | None
+    in_flight: int
+    last_error: str = ""
+    last_error_ago: float | None = None
+    annotations: Mapping[str, str] = attrs.field(factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name} ({self.endpoint or 'in this process'}): "
+            + ("takes calls" if self.admits else f"takes no calls: {self.reason}"),
+            f"  circuit breaker {self.breaker}, health {self.health.status}, {self.in_flight} in flight"
+            + ("" if self.tokens is None else f", rate limiter has {self.tokens:.0f} tokens"),
+        ]
+        if self.last_error:
+            lines.append(f"  last error {self.last_error_ago:.1f} s ago: {self.last_error}")
+        lines += [f"  {key}: {value}" for key, value in self.annotations.items()]
+        return "\n".join(lines)
+
+
+class Plugin(Protocol[ReqIn_contra, RespOut_co]):
     """What can be called by name: a service behind a transport, a balancer, or an object of your own."""
 
     def info(self) -> PluginInfo:
         """Who the plugin is; may ask it over the wire the first time."""
         ...
 
-    def execute(self, request: ReqIn, context: ExecutionContext, /) -> RespOut:
+    def execute(self, request: ReqIn_contra, context: ExecutionContext, /) -> RespOut_co:
         """One attempt. Raises a :class:`~goplugins.errors.PluginError` for what went wrong."""
         ...
 

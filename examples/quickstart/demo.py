@@ -1,0 +1,175 @@
+"""A typed call over HTTP, then the same manager in front of plugins that are slow, failing, dead and busy.
+
+Every line that this prints is checked; the exit code is 1 if one is not true.
+"""
+
+import os
+import secrets
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from messages import AuthRequest, AuthResponse, QuoteRequest, QuoteResponse
+from processes import PluginProcess
+
+from goplugins import (
+    CircuitBreakerOpenError,
+    CircuitBreakerState,
+    Manager,
+    PluginConnectionError,
+    PluginError,
+    PluginExecutionError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+)
+
+HERE = Path(__file__).parent
+false_claims: list[str] = []
+
+
+def title(text: str) -> None:
+    print(f"\n{text}")
+
+
+def claim(text: str, true: bool) -> None:
+    print(f"  {'ok ' if true else 'NOT TRUE'} {text}", flush=True)
+    if not true:
+        false_claims.append(text)
+
+
+def timed(call) -> tuple[object, float]:
+    """What a call returned or raised, and its milliseconds."""
+    start = time.perf_counter()
+    try:
+        outcome = call()
+    except PluginError as error:
+        outcome = error
+    return outcome, (time.perf_counter() - start) * 1e3
+
+
+def typed_calls(manager: Manager) -> None:
+    title("1. A typed call")
+    auth = manager.bind("auth", AuthRequest, AuthResponse)
+    answer, first = timed(lambda: auth(AuthRequest("ada", "open sesame")))
+    claim(f"{answer!r} in {first:.1f} ms, connecting included", answer == AuthResponse(True, "welcome, ada"))
+    times = [timed(lambda: auth(AuthRequest("ada", "open sesame")))[1] for _ in range(200)]
+    median = statistics.median(times)
+    claim(f"200 more on the kept connection: {median:.2f} ms each (median)", median < 50)
+    refused, _ = timed(lambda: auth(AuthRequest("eve", "let me in")))
+    claim(f"a business error keeps its text: {refused}", isinstance(refused, PluginExecutionError))
+
+
+def deadline(manager: Manager) -> None:
+    title("2. A plugin that takes 3 s, called with timeout=0.5")
+    slow = manager.bind("slow", QuoteRequest, QuoteResponse)
+    outcome, took = timed(lambda: slow(QuoteRequest("ACME"), timeout=0.5))
+    claim(f"raised {type(outcome).__name__} after {took:.0f} ms", isinstance(outcome, PluginTimeoutError) and took < 600)
+
+
+def retries(manager: Manager) -> None:
+    title("3. A plugin that answers 503 twice before it works, declared idempotent")
+    flaky = manager.bind("flaky", QuoteRequest, QuoteResponse)
+    result = flaky.result(QuoteRequest("ACME"))
+    claim(
+        f"{result.value!r} after {result.attempts} attempts in {result.elapsed * 1e3:.0f} ms",
+        result.attempts == 3 and result.value == QuoteResponse("ACME", 12_345),
+    )
+    outcome, _ = timed(lambda: flaky(QuoteRequest("ACME"), idempotent=False))
+    claim(
+        f"declared not idempotent, it is sent once: {outcome}",
+        isinstance(outcome, PluginError) and outcome.attempts == 1,
+    )
+
+
+def breaker(manager: Manager, process: PluginProcess) -> None:
+    title("4. A plugin whose process is killed")
+    quotes = manager.bind("quotes", QuoteRequest, QuoteResponse)
+    quotes(QuoteRequest("ACME"))
+    process.kill()
+    failed = 0
+    while manager.explain("quotes").breaker is CircuitBreakerState.CLOSED and failed < 20:
+        outcome, _ = timed(lambda: quotes(QuoteRequest("ACME")))
+        failed += isinstance(outcome, PluginConnectionError)
+    claim(f"{failed} calls fail to connect, then the breaker opens", 1 <= failed <= 3)
+    refusals = [timed(lambda: quotes(QuoteRequest("ACME"))) for _ in range(100)]
+    cost = statistics.median(took for _, took in refusals) * 1e3
+    claim(
+        f"100 more are refused in {cost:.0f} microseconds each (median)",
+        all(isinstance(outcome, CircuitBreakerOpenError) for outcome, _ in refusals) and cost < 500,
+    )
+    print("      " + str(manager.explain("quotes")).replace("\n", "\n      "))
+    process.start()
+    start = time.perf_counter()
+    outcome = None
+    while not isinstance(outcome, QuoteResponse) and time.perf_counter() - start < 5:
+        outcome, _ = timed(lambda: quotes(QuoteRequest("ACME")))
+        time.sleep(0.01)
+    waited = time.perf_counter() - start
+    claim(
+        f"it comes back and is used again {waited:.1f} s later: {outcome!r}",
+        isinstance(outcome, QuoteResponse) and manager.explain("quotes").breaker is CircuitBreakerState.CLOSED,
+    )
+
+
+def rate_limit(manager: Manager) -> None:
+    title("5. A burst of 30 calls against a limit of 20 per second and bursts of 10")
+    metered = manager.bind("metered", QuoteRequest, QuoteResponse)
+    start = time.perf_counter()
+    outcomes = [timed(lambda: metered(QuoteRequest("ACME")))[0] for _ in range(30)]
+    seconds = time.perf_counter() - start
+    answered = sum(isinstance(outcome, QuoteResponse) for outcome in outcomes)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, RateLimitExceededError)]
+    claim(
+        f"{answered} answered, {len(refused)} refused at once with retry_after (the first: {refused[0].retry_after:.3f} s)"
+        if refused
+        else f"{answered} answered, none refused",
+        len(refused) + answered == 30 and 10 <= answered <= 10 + 20 * seconds + 1,
+    )
+    start = time.perf_counter()
+    results = list(metered.map([QuoteRequest("ACME")] * 20))
+    seconds = time.perf_counter() - start
+    claim(f"map() waits for the limiter instead: {len(results)} answers in {seconds:.1f} s", 0.4 <= seconds < 3)
+
+
+def main() -> int:
+    os.environ["DEMO_TOKEN"] = secrets.token_hex(8)
+    started = time.perf_counter()
+    processes = {
+        name: PluginProcess(f"services:{name}", HERE, token_variable="DEMO_TOKEN" if name == "auth" else None)
+        for name in ("auth", "slow", "flaky", "quotes")
+    }
+    try:
+        for name, process in processes.items():
+            process.start()
+            os.environ[f"{name.upper()}_URL"] = process.url
+        print(f"Four plugins serve HTTP, each in a process of its own (ready in {time.perf_counter() - started:.1f} s).")
+        with Manager() as manager:
+            manager.load_from_config(HERE / "plugins.yaml")
+            typed_calls(manager)
+            deadline(manager)
+            retries(manager)
+            breaker(manager, processes["quotes"])
+            rate_limit(manager)
+            counts = manager.metrics()
+        title("6. What the manager counted")
+        for name, plugin in counts.plugins.items():
+            print(
+                f"      {name:8} {plugin.requests_success:4} ok {plugin.requests_failure:4} failed"
+                f" {plugin.attempts_total:5} attempts {plugin.circuit_breaker_trips:2} breaker trips"
+            )
+        claim(
+            f"{counts.requests_total} calls, of which {counts.refused_circuit_breaker} were refused by the breaker",
+            counts.requests_total == counts.requests_success + counts.requests_failure
+            and counts.refused_circuit_breaker >= 100,
+        )
+    finally:
+        for process in processes.values():
+            process.stop()
+    took = time.perf_counter() - started
+    print(f"\n{'All of this is true' if not false_claims else 'NOT ALL OF THIS IS TRUE'}; it took {took:.1f} s.")
+    return 1 if false_claims else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

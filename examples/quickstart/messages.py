@@ -1,0 +1,26 @@
+"""The requests and answers of the quickstart's plugins, shared by both sides."""
+
+import attrs
+
+
+@attrs.frozen
+class AuthRequest:
+    user_id: str
+    token: str
+
+
+@attrs.frozen
+class AuthResponse:
+    valid: bool
+    message: str = ""
+
+
+@attrs.frozen
+class QuoteRequest:
+    symbol: str
+
+
+@attrs.frozen
+class QuoteResponse:
+    symbol: str
+    cents: int

@@ -1,0 +1,122 @@
+"""Many calls through a bounded window: the loops behind ``map`` and ``map_results``."""
+
+from __future__ import annotations
+
+import collections
+import queue
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing
+from typing import Any, TypeVar
+
+from goplugins.errors import InvalidArgumentError, SaturatedError
+from goplugins.models import CallResult
+
+__all__ = ["Progress", "as_completed", "in_order", "or_inline", "reporting", "values"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = bool | Callable[[int], object] | None
+
+
+def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
+    """Results in input order. Input is pulled only while this is iterated, at most ``window`` ahead."""
+    source = iter(items)
+    pending: collections.deque[Future[R]] = collections.deque()
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and len(pending) < window:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    exhausted = True
+                else:
+                    pending.append(start(item))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def as_completed(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
+    """Results as they come. Input is pulled only while this is iterated, at most ``window`` ahead."""
+    source = iter(items)
+    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    pending: set[Future[R]] = set()
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and len(pending) < window:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    exhausted = True
+                else:
+                    future = start(item)
+                    pending.add(future)
+                    future.add_done_callback(done.put)
+            if not pending:
+                return
+            future = done.get()
+            pending.discard(future)
+            yield future.result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def values(results: Generator[CallResult[R], None, None]) -> Iterator[R]:
+    """The results' values; the first error raises and cancels what has not started."""
+    with closing(results):
+        for result in results:
+            yield result.value
+
+
+def or_inline(submit: Callable[..., Future[R]], function: Callable[[T], R]) -> Callable[[T], Future[R]]:
+    """Starts ``function`` on a pool, or on this thread when the pool is full: a batch slows down, it does not fail."""
+
+    def start(item: T) -> Future[R]:
+        try:
+            return submit(function, item)
+        except SaturatedError:
+            future: Future[R] = Future()
+            future.set_result(function(item))
+            return future
+
+    return start
+
+
+def reporting(results: Generator[R, None, None], progress: Progress, total: int | None) -> Generator[R, None, None]:
+    """Passes results on and reports how many there were.
+
+    Args:
+        results: what to pass on.
+        progress: True for a tqdm bar (needs tqdm), a function that takes the count so far, or None.
+        total: how many there will be, if known.
+    """
+    with closing(results):
+        if not progress:
+            yield from results
+        elif callable(progress):
+            for count, result in enumerate(results, start=1):
+                progress(count)
+                yield result
+        else:
+            with _bar(total) as bar:
+                for result in results:
+                    bar.update(1)
+                    yield result
+
+
+def _bar(total: int | None) -> AbstractContextManager[Any]:
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+    except ImportError as exc:
+        raise InvalidArgumentError(
+            "progress=True needs tqdm: pip install tqdm, or pass a function that takes the count so far"
+        ) from exc
+    bar: AbstractContextManager[Any] = tqdm(total=total)
+    return bar

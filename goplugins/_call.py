@@ -1,0 +1,139 @@
+"""One call on its way: the record that the policies fill in, and the seam to the wires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from goplugins._deadline import Deadline
+from goplugins.models import HealthStatus, PluginInfo
+
+__all__ = ["Call", "Codec", "Sender"]
+
+_NOTHING: Mapping[str, str] = {}
+
+
+class Codec(Protocol):
+    """Typed values to JSON and back, for one pair of request and response types."""
+
+    def encode(self, request: Any) -> bytes:
+        """The request as one line of JSON.
+
+        Raises:
+            UnserializableRequestError: the request is not of the type, or has a value that JSON lacks.
+        """
+        ...
+
+    def decode(self, data: Any) -> Any:
+        """The typed response from parsed JSON.
+
+        Raises:
+            ReplyTypeError: names the field that does not fit.
+        """
+        ...
+
+
+class Call:
+    """What is known of one call while it runs. Belongs to the thread that makes it; never shared.
+
+    Attributes:
+        request: the typed request; ``payload`` is its JSON, written once for all attempts.
+        deadline: bounds all attempts and waits.
+        attempts: how many attempts have been sent.
+        max_wait: seconds to wait for the rate limiter; None leaves it to the plugin's configuration.
+        admitted: True once the plugin's gate has let the call in; before that, it may look for a successor.
+        reply_metadata: what the plugin sent beside the data.
+        member: which member of a group answered.
+        source: who answered: "plugin", "fallback", "cache" or "stale".
+        reconnected: True once the call has used up its one silent reconnect.
+        idempotency_key: sent with all attempts of an idempotent call; equal to the request id.
+    """
+
+    __slots__ = (
+        "admitted",
+        "attempts",
+        "codec",
+        "deadline",
+        "headers",
+        "idempotent",
+        "key",
+        "max_retries",
+        "max_wait",
+        "member",
+        "metadata",
+        "payload",
+        "preferences",
+        "priority",
+        "reconnected",
+        "reply_metadata",
+        "request",
+        "request_id",
+        "source",
+    )
+
+    def __init__(
+        self,
+        request: Any,
+        codec: Codec,
+        deadline: Deadline,
+        request_id: str,
+        *,
+        headers: Mapping[str, str] = _NOTHING,
+        metadata: Mapping[str, str] = _NOTHING,
+        idempotent: bool = False,
+        max_retries: int | None = None,
+        key: str = "",
+        priority: int = 0,
+        preferences: Sequence[str] = (),
+        max_wait: float | None = None,
+    ) -> None:
+        self.request = request
+        self.codec = codec
+        self.deadline = deadline
+        self.request_id = request_id
+        self.headers = headers
+        self.metadata = metadata
+        self.idempotent = idempotent
+        self.max_retries = max_retries
+        self.key = key
+        self.priority = priority
+        self.preferences = preferences
+        self.max_wait = max_wait
+        self.payload = b""
+        self.admitted = False
+        self.attempts = 0
+        self.reconnected = False
+        self.reply_metadata: Mapping[str, str] = _NOTHING
+        self.member = ""
+        self.source = "plugin"
+
+    @property
+    def idempotency_key(self) -> str | None:
+        return self.request_id if self.idempotent else None
+
+
+class Sender(Protocol):
+    """One wire to one plugin: bytes out, bytes in, the library's errors translated at its edge.
+
+    A sender makes single attempts and knows no policy. It is used by many threads at once.
+    """
+
+    def prepare(self, call: Call) -> None:
+        """Turns the request into what the wire carries, once for all attempts; refuses what can't be sent."""
+        ...
+
+    def send(self, call: Call) -> Any:
+        """One attempt: the typed response, or a :class:`~goplugins.errors.PluginError`, before the deadline."""
+        ...
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Looks at the plugin's health, outside every policy; UNKNOWN if no connection is free; never raises."""
+        ...
+
+    def info(self) -> PluginInfo:
+        """Who the plugin is, as far as is known."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of everything; harmless when repeated."""
+        ...

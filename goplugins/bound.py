@@ -1,0 +1,91 @@
+"""A plugin's name with its types: what application code holds and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from goplugins._batch import Progress, values
+from goplugins._call import Codec
+from goplugins.models import CallResult, ExecutionContext
+
+if TYPE_CHECKING:
+    from goplugins.manager import ContextSource, Manager
+
+__all__ = ["BoundPlugin"]
+
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+
+
+class BoundPlugin(Generic[Req, Resp]):
+    """Calls one plugin with typed requests and answers. Made by :meth:`goplugins.Manager.bind`.
+
+    The name is looked up at each call, so a bound plugin may be made at import, before any configuration is
+    loaded, and goes on working through reloads. All methods take what the manager's do, without the name.
+    """
+
+    __slots__ = ("_codec", "_manager", "name")
+
+    def __init__(self, manager: Manager[Any, Any], name: str, codec: Codec) -> None:
+        self._manager = manager
+        self._codec = codec
+        self.name = name
+
+    def __call__(
+        self,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Resp:
+        """Calls the plugin; see :meth:`goplugins.Manager.execute`."""
+        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._manager._run(self.name, call)  # type: ignore[no-any-return]
+
+    def result(
+        self,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> CallResult[Resp]:
+        """The answer with its circumstances; see :meth:`goplugins.Manager.execute_result`."""
+        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._manager._run_result(self.name, call)
+
+    def submit(
+        self,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Future[Resp]:
+        """Calls the plugin on a worker; see :meth:`goplugins.Manager.submit`."""
+        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._manager._submit(self.name, call)
+
+    def map(
+        self,
+        requests: Iterable[Req],
+        *,
+        context: ContextSource = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+    ) -> Iterator[Resp]:
+        """Calls the plugin for each request; see :meth:`goplugins.Manager.map`."""
+        return values(self._manager._map(self.name, self._codec, requests, context, timeout, concurrency, progress))
+
+    def __repr__(self) -> str:
+        return f"<BoundPlugin {self.name!r} of {self._manager!r}>"

@@ -1,0 +1,145 @@
+"""From configuration to guarded plugins: factories, checks, and building all or nothing."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, cast
+
+from goplugins._call import Sender
+from goplugins._clock import Clock
+from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
+from goplugins.models import Plugin, PluginFactory
+from goplugins.plugin import GuardedPlugin
+from goplugins.transports.adapter import PluginAdapter
+
+__all__ = ["Builder", "as_sender"]
+
+_BUILT_IN = {"http": ("goplugins.transports.http", "HTTPPluginFactory")}
+"""Where the built-in factories live: the wires import heavy libraries, so only those in use are loaded."""
+
+
+def as_sender(plugin: Any) -> Sender:
+    """The plugin itself if it is a wire, else an adapter around it.
+
+    Raises:
+        InvalidArgumentError: it is neither.
+    """
+    if hasattr(plugin, "send") and hasattr(plugin, "prepare"):
+        return cast(Sender, plugin)
+    missing = [name for name in ("info", "execute", "health", "close") if not callable(getattr(plugin, name, None))]
+    if missing:
+        raise InvalidArgumentError(f"{type(plugin).__name__} is no plugin: it lacks {', '.join(missing)}()")
+    return PluginAdapter(plugin)
+
+
+class Builder:
+    """Builds plugins by kind. Nothing it builds has connected to anything yet."""
+
+    def __init__(self, *, clock: Clock, rng: random.Random, resolve: Callable[..., Future[Any]]) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._resolve = resolve
+        self._factories: dict[str, PluginFactory] = {}
+
+    def register_factory(self, kind: str, factory: PluginFactory) -> None:
+        """Uses ``factory`` for plugins whose ``type`` is ``kind``, in place of a built-in one if it has that name.
+
+        Raises:
+            InvalidArgumentError: no name, or an object without the factory's methods.
+        """
+        if not kind or not isinstance(kind, str):
+            raise InvalidArgumentError(f"kind: expected a name, got {kind!r}")
+        for method in ("create_plugin", "supported_transports", "validate_config"):
+            if not callable(getattr(factory, method, None)):
+                raise InvalidArgumentError(f"{type(factory).__name__} is no plugin factory: it lacks {method}()")
+        self._factories[kind] = factory
+
+    def factory(self, config: PluginConfig, path: str = "") -> PluginFactory:
+        """The factory for a resolved configuration.
+
+        Raises:
+            UnsupportedTransportError: there is none, or it does not serve the transport.
+        """
+        kind = config.type or ""
+        found = self._factories.get(kind)
+        if found is None and kind in _BUILT_IN:
+            module, name = _BUILT_IN[kind]
+            found = getattr(importlib.import_module(module), name)(clock=self._clock, resolve=self._resolve)
+            self._factories[kind] = found
+        if found is None:
+            known = ", ".join(sorted({*_BUILT_IN, *self._factories}))
+            raise UnsupportedTransportError(
+                f"no factory for plugins of type {kind!r}",
+                path=f"{path}.type",
+                fix=f"use one of {known}, or register_factory({kind!r}, ...)",
+            )
+        transports = list(found.supported_transports())
+        if config.transport not in transports:
+            raise UnsupportedTransportError(
+                f"the factory of type {kind!r} does not serve transport {str(config.transport)!r}",
+                path=f"{path}.transport",
+                fix=f"use one of {', '.join(transports)}",
+            )
+        return found
+
+    def check(self, config: ManagerConfig, source: str) -> None:
+        """Everything that can be known to be wrong before building, all at once.
+
+        Raises:
+            ConfigError: one problem, or an :class:`InvalidConfigError` with all of them.
+        """
+        problems = list(_unbuilt(config))
+        for check in (config.validate, config.check_files):
+            try:
+                check()
+            except ConfigError as error:
+                problems += error.problems
+        for index, plugin in enumerate(config.plugins):
+            if plugin.enabled and plugin.transport is not None and not problems:
+                try:
+                    self.factory(plugin, f"plugins[{index}]").validate_config(plugin)
+                except ConfigError as error:
+                    problems += error.problems
+        if problems:
+            raise InvalidConfigError.of(problems, source)
+
+    def build(self, config: PluginConfig) -> GuardedPlugin:
+        """One guarded plugin from a resolved configuration."""
+        plugin = self.factory(config).create_plugin(config)
+        return self.guard(plugin, config, from_config=True)
+
+    def guard(self, plugin: Plugin[Any, Any], config: PluginConfig, *, from_config: bool) -> GuardedPlugin:
+        """Puts policies around a plugin."""
+        return GuardedPlugin(
+            as_sender(plugin), plugin, config, from_config=from_config, clock=self._clock, rng=self._rng
+        )
+
+    def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
+        """All of them, or none: what was built before one fails is closed again."""
+        built: list[GuardedPlugin] = []
+        try:
+            for config in configs:
+                built.append(self.build(config))  # noqa: PERF401 - what is built so far is needed when one fails
+        except BaseException:
+            for plugin in built:
+                plugin.retire(0.0, "another plugin of its configuration could not be built")
+            raise
+        return built
+
+
+def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
+    """Settings that this version reads but can't act on: refused, since a silent no-op is worse."""
+    asked = {
+        "metrics_port": config.metrics_port,
+        "discovery": config.discovery is not None and config.discovery.enabled,
+        "load_balancers": config.load_balancers,
+    }
+    for index, plugin in enumerate(config.plugins):
+        asked |= {f"plugins[{index}].fallback": plugin.fallback, f"plugins[{index}].cache": plugin.cache}
+    for path, value in asked.items():
+        if value:
+            yield InvalidConfigError("is not available in this version", path=path, fix="leave it out")

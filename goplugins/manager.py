@@ -1,0 +1,599 @@
+"""The facade: lifecycle and lookup. Everything that a call goes through lives behind it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, get_args, overload
+
+import attrs
+
+from goplugins._batch import Progress, as_completed, in_order, or_inline, reporting, values
+from goplugins._call import Call, Codec
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import Deadline
+from goplugins._ids import RequestIds
+from goplugins.bound import BoundPlugin
+from goplugins.building import Builder
+from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.errors import (
+    ConfigError,
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginError,
+)
+from goplugins.health import HealthChecker, HealthMonitor
+from goplugins.loading import load_config
+from goplugins.models import (
+    CallResult,
+    ExecutionContext,
+    Explanation,
+    HealthStatus,
+    ManagerMetrics,
+    Plugin,
+    PluginFactory,
+    PluginMetrics,
+    TransportType,
+    check_headers,
+)
+from goplugins.plugin import BarePlugin, GuardedPlugin, resolved
+from goplugins.processes import register_forkable
+from goplugins.registry import Registry
+from goplugins.transports._codec import codec_for
+from goplugins.workers import WorkerPool
+
+__all__ = ["ContextSource", "Manager"]
+
+logger = logging.getLogger("goplugins.manager")
+
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+BoundReq = TypeVar("BoundReq")
+BoundResp = TypeVar("BoundResp")
+
+ContextSource = ExecutionContext | Callable[[Any], ExecutionContext | None] | None
+"""One context for all items of a batch, or a function that makes an item's own."""
+
+ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
+
+_DEFAULT_CONTEXT = ExecutionContext()
+_FOREVER = float("inf")
+
+
+class Manager(Generic[Req, Resp]):
+    """Calls plugins by name, with typed requests and answers.
+
+    Args:
+        request_type: what ``execute`` takes: an attrs class, dataclass, TypedDict or builtin; plain JSON if left out.
+        response_type: what ``execute`` returns.
+        max_workers: threads behind ``submit`` and ``map``; started when first needed.
+        max_queued: submitted calls that may wait for a thread before :class:`SaturatedError`.
+        clock: where time comes from; for tests.
+        rng: where jitter comes from; for tests.
+
+    A manager starts no thread and opens no connection before it is used, may be made at import, and is safe to
+    use from any number of threads.
+
+    >>> from goplugins import serve
+    >>> @serve.plugin(name="shout")
+    ... def shout(request: str) -> str:
+    ...     return request.upper()
+    >>> manager = Manager(str, str)
+    >>> manager.register(shout)
+    >>> manager.execute("shout", "hello")
+    'HELLO'
+    >>> manager.shutdown()
+    """
+
+    @overload
+    def __init__(
+        self: Manager[Any, Any],
+        *,
+        max_workers: int = ...,
+        max_queued: int = ...,
+        clock: Clock = ...,
+        rng: random.Random | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        request_type: type[Req],
+        response_type: type[Resp],
+        *,
+        max_workers: int = ...,
+        max_queued: int = ...,
+        clock: Clock = ...,
+        rng: random.Random | None = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        request_type: Any = None,
+        response_type: Any = None,
+        *,
+        max_workers: int = 32,
+        max_queued: int = 1024,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: random.Random | None = None,
+    ) -> None:
+        if (request_type is None) != (response_type is None):
+            raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
+        if max_workers < 1 or max_queued < 0:
+            raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
+        self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
+        self._clock = clock
+        self._next_id = RequestIds()
+        self._registry = Registry()
+        self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
+        self._names = WorkerPool("goplugins-resolve", 4, 256)
+        self._monitor = HealthMonitor(clock=clock)
+        self._builder = Builder(
+            clock=clock,
+            rng=rng or random.Random(),  # noqa: S311 - only jitter
+            resolve=self._names.submit,
+        )
+        self._defaults = ManagerConfig()
+        self._checkers: dict[str, HealthChecker] = {}
+        self._removed = PluginMetrics()
+        self._lifecycle = threading.RLock()
+        self._loaded = False
+        register_forkable(self)
+
+    # --- plugins ---------------------------------------------------------------------------------------------------
+
+    def load_from_config(self, config: ConfigSource) -> None:
+        """Builds all plugins of a configuration: a :class:`ManagerConfig`, a mapping, or a file's path.
+
+        Files may be JSON, TOML or YAML by their suffix; ``${VAR}`` and ``${VAR:default}`` are filled in from the
+        environment. All or nothing: with any problem, no plugin is added. A manager loads once.
+
+        Raises:
+            ConfigError: with every problem found, each with its path and fix.
+            ManagerClosedError: after ``shutdown``.
+        """
+        source = str(config) if isinstance(config, str | os.PathLike) else "configuration"
+        resolved = load_config(config).with_defaults()
+        with self._lifecycle:
+            if self._loaded:
+                raise ConfigError("this manager has loaded its configuration already", fix="make another manager")
+            self._builder.check(resolved, source)
+            enabled = [plugin for plugin in resolved.plugins if plugin.enabled]
+            built = self._builder.build_all(enabled)
+            try:
+                self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
+            except BaseException:
+                for plugin in built:
+                    plugin.retire(0.0)
+                raise
+            self._defaults = resolved
+            self._loaded = True
+            for plugin in built:
+                self._watch_health(plugin)
+        logging.getLogger("goplugins").setLevel((resolved.log_level or "info").upper())
+        logger.info("loaded %d plugins from %s", len(built), source)
+
+    def register(
+        self, plugin: Plugin[Any, Any], config: PluginConfig | None = None, *, name: str | None = None
+    ) -> None:
+        """Adds a plugin made in code, under the policies of ``config`` (by default the manager's own defaults).
+
+        Args:
+            plugin: an object with the :class:`~goplugins.models.Plugin` methods.
+            config: its policies; transport and endpoint are not looked at.
+            name: what to call it by; by default ``config.name``, else what ``plugin.info()`` says.
+
+        Raises:
+            DuplicatePluginNameError: the name is taken.
+            InvalidArgumentError: the object is no plugin.
+            ManagerClosedError: after ``shutdown``.
+        """
+        with self._lifecycle:
+            found = name or (config.name if config is not None else "") or plugin.info().name
+            base = config if config is not None else PluginConfig(name=found)
+            base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
+            guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)
+            self._registry.add([guarded])
+            self._watch_health(guarded)
+
+    def unregister(self, name: str, drain_timeout: float = 30.0) -> None:
+        """Takes a plugin out, waits for its calls in flight at most ``drain_timeout`` seconds, and closes it.
+
+        Raises:
+            PluginNotFoundError: no plugin of that name.
+        """
+        with self._lifecycle:
+            plugin = self._registry.remove(name)
+            checker = self._checkers.pop(name, None)
+            if checker is not None:
+                self._monitor.remove_checker(name)
+        plugin.retire(drain_timeout, "it was unregistered")
+        with self._lifecycle:
+            self._removed = _sum([self._removed, plugin.metrics(checker.failures_total if checker else 0)])
+
+    def register_factory(self, kind: str, factory: PluginFactory) -> None:
+        """Has plugins whose configuration says ``type: kind`` made by ``factory``. The built-in ones are there."""
+        self._builder.register_factory(kind, factory)
+
+    def get_plugin(self, name: str) -> Plugin[Req, Resp]:
+        """The bare plugin, outside the policies: for a look, not for traffic.
+
+        Raises:
+            PluginNotFoundError: no plugin of that name.
+        """
+        plugin = self._get(name)
+        if plugin.sender is plugin.plugin:
+            return BarePlugin(plugin.sender, self._types(), timeout=plugin.request_timeout, clock=self._clock)
+        return plugin.plugin  # type: ignore[no-any-return]
+
+    def list_plugins(self) -> dict[str, HealthStatus]:
+        """All names with the health last seen; UNKNOWN where nobody has looked. Asks nobody."""
+        return {name: self._health_of(name) for name in self._registry.plugins}
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        name: str,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Resp:
+        """Calls a plugin and returns its typed answer, or raises one clear error, before the deadline.
+
+        Runs on the caller's thread.
+
+        Args:
+            name: the plugin's.
+            request: what to ask.
+            context: further wishes; the keywords below beat it, and it beats the plugin's configuration.
+            timeout: seconds for the whole call, with all its attempts and waits.
+            idempotent: True if doing it twice does no harm; opens more failures to replays.
+            key: what consistent hashing routes by.
+            headers: sent with the call, beside the context's.
+
+        Raises:
+            PluginError: see :mod:`goplugins.errors` for the kinds.
+        """
+        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
+        return self._run(name, call)  # type: ignore[no-any-return]
+
+    def execute_result(
+        self,
+        name: str,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> CallResult[Resp]:
+        """Like ``execute``, with the answer's circumstances: source, attempts, elapsed seconds, reply metadata."""
+        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
+        return self._run_result(name, call)
+
+    def submit(
+        self,
+        name: str,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        idempotent: bool | None = None,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Future[Resp]:
+        """Like ``execute`` on a worker thread. The deadline counts from now, waiting for a worker included.
+
+        Raises:
+            SaturatedError: all workers are busy and the queue is full.
+            PluginNotFoundError: no plugin of that name.
+        """
+        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
+        return self._submit(name, call)
+
+    def map(
+        self,
+        name: str,
+        requests: Iterable[Req],
+        *,
+        context: ContextSource = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+    ) -> Iterator[Resp]:
+        """Calls a plugin for each request and yields the answers in input order.
+
+        Input is pulled only while the answers are iterated, at most ``concurrency`` ahead. Calls wait for the
+        rate limiter instead of being refused. The first error raises and cancels what has not started.
+
+        Args:
+            name: the plugin's.
+            requests: what to ask; may be endless.
+            context: for all calls, or a function of the request.
+            timeout: seconds for each item; an enclosing ``deadline()`` bounds the batch.
+            concurrency: calls at a time; by default as many as the manager has workers.
+            progress: True for a tqdm bar, or a function that takes the count so far.
+        """
+        codec = self._codec or self._types()
+        return values(self._map(name, codec, requests, context, timeout, concurrency, progress))
+
+    def map_results(
+        self,
+        name: str,
+        requests: Iterable[Req],
+        *,
+        context: ContextSource = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        ordered: bool = True,
+        on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
+    ) -> Iterator[CallResult[Resp]]:
+        """Like ``map``, but an item's error comes as a result whose ``error`` is set, and the rest goes on.
+
+        Args:
+            name: the plugin's.
+            requests: what to ask.
+            context: for all calls, or a function of the request.
+            timeout: seconds for each item.
+            concurrency: calls at a time.
+            progress: True for a tqdm bar, or a function that takes the count so far.
+            ordered: False yields results as they come.
+            on_result: called with request and result on the worker that made it, so that a batch can be resumed.
+        """
+        codec = self._codec or self._types()
+        return self._map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
+
+    @overload
+    def bind(self, name: str) -> BoundPlugin[Req, Resp]: ...
+
+    @overload
+    def bind(
+        self, name: str, request_type: type[BoundReq], response_type: type[BoundResp]
+    ) -> BoundPlugin[BoundReq, BoundResp]: ...
+
+    def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
+        """A callable for one plugin, with types of its own (by default the manager's).
+
+        The name need not be known yet: it is looked up at each call.
+        """
+        if (request_type is None) != (response_type is None):
+            raise InvalidArgumentError("give both request_type and response_type, or neither for the manager's own")
+        codec = self._types() if request_type is None else codec_for(request_type, response_type)
+        return BoundPlugin(self, name, codec)
+
+    # --- how are they? ---------------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, HealthStatus]:
+        """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
+        self._monitor.look_at_unknown()
+        return {name: self._health_of(name) for name in self._registry.plugins}
+
+    def overall_health(self) -> HealthStatus:
+        """One status for all; its message names the plugins that are not healthy."""
+        self._monitor.look_at_unknown()
+        return self._monitor.get_overall_health()
+
+    def metrics(self) -> ManagerMetrics:
+        """Counts since the manager was made, removed plugins included, and each present plugin's own."""
+        with self._lifecycle:
+            plugins = {
+                name: plugin.metrics(checker.failures_total if (checker := self._checkers.get(name)) else 0)
+                for name, plugin in self._registry.plugins.items()
+            }
+            total = _sum([self._removed, *plugins.values()])
+        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
+
+    def explain(self, name: str) -> Explanation:
+        """Why a plugin would or would not take the next call; print it.
+
+        Raises:
+            PluginNotFoundError: no plugin of that name.
+        """
+        return self._get(name).explain(self._health_of(name))
+
+    # --- end -------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, timeout: float = 30.0) -> None:
+        """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes everything.
+
+        No call is cut short before the timeout. Harmless when repeated.
+        """
+        end = self._clock.monotonic() + timeout
+        with self._lifecycle:
+            plugins = self._registry.close()
+            self._checkers.clear()
+        self._monitor.shutdown()
+        for plugin in plugins:
+            plugin.gate.close(f"plugin {plugin.name!r}: the manager was shut down")
+        for plugin in plugins:
+            plugin.retire(max(0.0, end - self._clock.monotonic()), "the manager was shut down")
+        with self._lifecycle:
+            self._removed = _sum([self._removed, *(plugin.metrics() for plugin in plugins)])
+        left = max(0.0, end - self._clock.monotonic())
+        self._calls.shutdown(timeout=left)
+        self._names.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
+        return f"<Manager: {state}>"
+
+    def after_fork_in_child(self) -> None:
+        """Fresh locks in a child process; plugins renew their own."""
+        self._lifecycle = threading.RLock()
+        self._registry.after_fork_in_child()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _types(self) -> Codec:
+        """The default pair's codec; refuses ``Manager[A, B]()``, which would silently mean Any."""
+        if self._codec is None:
+            promised = get_args(getattr(self, "__orig_class__", None))
+            if promised and promised != (Any, Any):
+                raise InvalidArgumentError(
+                    "Manager[A, B]() can't see its types at run time: write Manager(A, B), which infers them"
+                )
+            self._codec = codec_for()
+        return self._codec
+
+    def _get(self, name: str) -> GuardedPlugin:
+        plugin = self._registry.plugins.get(name)
+        if plugin is None:
+            raise self._registry.absent(name)
+        return plugin
+
+    def _start(
+        self,
+        name: str,
+        codec: Codec,
+        request: Any,
+        context: ExecutionContext | None,
+        timeout: float | None,
+        idempotent: bool | None,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        max_wait: float | None = None,
+    ) -> Call:
+        """The call's record: keywords beat the context, the context beats the plugin's configuration."""
+        plugin = self._get(name)
+        if context is None:
+            context = _DEFAULT_CONTEXT
+        if timeout is None:
+            timeout = context.timeout or plugin.request_timeout
+        elif not _is_positive(timeout):
+            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}", plugin=name)
+        if idempotent is None:
+            idempotent = context.idempotent
+            if idempotent is None:
+                idempotent = plugin.idempotent
+        sent = context.headers
+        if headers:
+            check_headers(headers)
+            sent = {**sent, **headers}
+        return Call(
+            request,
+            codec,
+            Deadline.after(timeout, self._clock),
+            context.request_id or self._next_id(),
+            headers=sent,
+            metadata=context.metadata,
+            idempotent=idempotent,
+            max_retries=context.max_retries,
+            key=context.key if key is None else key,
+            priority=context.priority,
+            preferences=context.preferences,
+            max_wait=max_wait,
+        )
+
+    def _run(self, name: str, call: Call) -> Any:
+        while True:
+            plugin = self._get(name)
+            try:
+                return plugin.call(call)
+            except PluginClosedError:
+                # Refused at the gate of a plugin that was just replaced: its successor takes the call.
+                if call.admitted or self._registry.plugins.get(name) in (plugin, None):
+                    raise
+
+    def _run_result(self, name: str, call: Call) -> CallResult[Any]:
+        started = self._clock.monotonic()
+        value = self._run(name, call)
+        return self._result(name, call, started, value)
+
+    def _result(
+        self, name: str, call: Call, started: float, value: Any, error: PluginError | None = None
+    ) -> CallResult[Any]:
+        return CallResult(
+            value,
+            source=call.source,
+            attempts=call.attempts,
+            elapsed=self._clock.monotonic() - started,
+            member=call.member or name,
+            request_id=call.request_id,
+            metadata=call.reply_metadata,
+            error=error,
+        )
+
+    def _submit(self, name: str, call: Call) -> Future[Any]:
+        return self._calls.submit(self._run, name, call)
+
+    def _map(
+        self,
+        name: str,
+        codec: Codec,
+        requests: Iterable[Any],
+        context: ContextSource,
+        timeout: float | None,
+        concurrency: int | None,
+        progress: Progress,
+        ordered: bool = True,
+        on_result: Callable[[Any, CallResult[Any]], object] | None = None,
+    ) -> Generator[CallResult[Any], None, None]:
+        if concurrency is not None and concurrency < 1:
+            raise InvalidArgumentError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
+        if timeout is not None and not _is_positive(timeout):
+            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}")
+
+        def one(prepared: tuple[Any, Call | PluginError]) -> CallResult[Any]:
+            request, call = prepared
+            started = self._clock.monotonic()
+            if isinstance(call, PluginError):
+                result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=call)
+            else:
+                try:
+                    result = self._result(name, call, started, self._run(name, call))
+                except PluginError as error:
+                    result = self._result(name, call, started, None, error)
+            if on_result is not None:
+                on_result(request, result)
+            return result
+
+        def prepare(request: Any) -> tuple[Any, Call | PluginError]:
+            own = context(request) if callable(context) else context
+            try:
+                return request, self._start(name, codec, request, own, timeout, None, None, None, _FOREVER)
+            except PluginError as error:
+                return request, error
+
+        window = min(concurrency or self._calls.max_workers, self._calls.max_workers)
+        walk = in_order if ordered else as_completed
+        results = walk(map(prepare, requests), or_inline(self._calls.submit, one), window)
+        return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
+
+    def _watch_health(self, plugin: GuardedPlugin) -> None:
+        checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
+        self._checkers[plugin.name] = checker
+        self._monitor.add_checker(plugin.name, checker)
+
+    def _health_of(self, name: str) -> HealthStatus:
+        return self._monitor.get_status(name) or HealthStatus()
+
+
+def _is_positive(seconds: Any) -> bool:
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0
+
+
+def _sum(parts: Iterable[PluginMetrics]) -> PluginMetrics:
+    parts = list(parts)
+    return PluginMetrics(
+        **{field.name: sum(getattr(part, field.name) for part in parts) for field in attrs.fields(PluginMetrics)}
+    )

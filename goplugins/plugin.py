@@ -1,0 +1,366 @@
+"""One guarded plugin: a sender behind its gate and policies. The middle hop of every call."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import uuid
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from goplugins._call import Call, Codec, Sender
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import Deadline
+from goplugins.config import PluginConfig
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    CircuitBreakerTimeoutError,
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginError,
+    PluginInternalError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+    SaturatedError,
+    Verdict,
+    belongs_to_host,
+    redact_url,
+)
+from goplugins.models import ExecutionContext, Explanation, HealthStatus, PluginInfo, PluginMetrics, PluginStatus
+from goplugins.resilience.budget import RetryBudget
+from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
+from goplugins.resilience.gate import InFlightGate
+from goplugins.resilience.rate_limiter import RateLimiter
+from goplugins.resilience.retry import RetryPolicy
+
+__all__ = ["BarePlugin", "GuardedPlugin", "Policies", "resolved"]
+
+logger = logging.getLogger("goplugins.plugin")
+
+T = TypeVar("T")
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+
+_UNSENT = (SaturatedError, PluginClosedError, InvalidArgumentError)
+"""What a sender raises before anything left this side: no attempt."""
+
+_FAIR_TIMEOUT = 0.1
+"""Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
+
+
+@attrs.frozen
+class Policies:
+    """What guards a plugin; replaced as a whole."""
+
+    breaker: CircuitBreaker
+    limiter: RateLimiter | None
+    retry: RetryPolicy
+    budget: RetryBudget
+
+    @classmethod
+    def of(cls, config: PluginConfig, *, clock: Clock, rng: random.Random) -> Policies:
+        """The policies that a resolved configuration asks for."""
+        retry, limit = resolved(config.retry), resolved(config.rate_limit)
+        return cls(
+            breaker=CircuitBreaker(resolved(config.circuit_breaker), clock=clock, rng=rng, name=config.name),
+            limiter=RateLimiter(limit, clock=clock) if limit.enabled else None,
+            retry=RetryPolicy(retry, rng=rng),
+            budget=RetryBudget(resolved(retry.budget_ratio), clock=clock),
+        )
+
+
+def resolved(value: T | None) -> T:
+    """A field of a configuration that has its defaults filled in: never None.
+
+    Raises:
+        InvalidArgumentError: it is None all the same.
+    """
+    if value is None:
+        raise InvalidArgumentError("the plugin's configuration has fields to inherit: pass ManagerConfig().resolve(it)")
+    return value
+
+
+class GuardedPlugin:
+    """A plugin with everything between a call and its wire.
+
+    Args:
+        sender: the wire, or an adapted object.
+        plugin: what ``get_plugin`` shows.
+        config: resolved: no field is None.
+        from_config: whether a configuration file owns it (a reload then may replace it) or code does.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        plugin: Any,
+        config: PluginConfig,
+        *,
+        from_config: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = config.name
+        self.config = config
+        self.plugin = plugin
+        self.from_config = from_config
+        self.endpoint = redact_url(config.endpoint or config.executable or "")
+        self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
+        self.idempotent: bool = resolved(resolved(config.retry).idempotent)
+        self.sender = sender
+        self.policies = Policies.of(config, clock=clock, rng=rng or random.Random())  # noqa: S311 - only jitter
+        self.gate = InFlightGate()
+        self.last_error: tuple[float, str] | None = None
+        self._clock = clock
+        self._now = clock.monotonic
+        self._closing = threading.Event()
+        self._refused_by_breaker = 0
+        self._refused_by_limiter = 0
+        self._budget_exhausted = 0
+        self._usual_latency = 0.0
+
+    # --- a call ------------------------------------------------------------------------------------------------
+
+    def call(self, call: Call) -> Any:
+        """The whole call: one attempt, and where that fails, replays as far as the policies allow.
+
+        Raises:
+            PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass as they are.
+        """
+        started = self._now()
+        self.gate.enter()
+        call.admitted = True
+        ok = False
+        try:
+            value = self._run(call)
+            ok = True
+            return value
+        except PluginError as error:
+            self._annotate(error, call, started)
+            raise
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            error = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
+            self._annotate(error, call, started)
+            raise error from exc
+        finally:
+            self.gate.leave(ok, self._now() - started, call.attempts)
+
+    def _run(self, call: Call) -> Any:
+        try:
+            self.sender.prepare(call)
+            value = self._attempt(call)
+        except PluginError as error:
+            if call.attempts:
+                self.policies.budget.deposit()
+            return self._replay(call, error)
+        self.policies.budget.deposit()
+        return value
+
+    def _attempt(self, call: Call) -> Any:
+        """One attempt, in the order that semantics demands: breaker, token, permit, send, record."""
+        deadline = call.deadline
+        if deadline.remaining() <= 0:
+            raise PluginTimeoutError("the deadline passed before anything was sent")
+        policies = self.policies
+        try:
+            policies.breaker.check()
+            if policies.limiter is not None:
+                policies.limiter.acquire(deadline, call.max_wait, wakeup=self._closing)
+            permit = self._permit(policies, deadline)
+        except CircuitBreakerOpenError:
+            self._refused_by_breaker += 1
+            raise
+        except RateLimitExceededError:
+            self._refused_by_limiter += 1
+            raise
+        call.attempts += 1
+        started = self._now()
+        try:
+            value = self.sender.send(call)
+        except PluginError as error:
+            self._record(permit, error, call, self._now() - started)
+            if permit.is_probe and type(error) is PluginTimeoutError:
+                raise CircuitBreakerTimeoutError(f"probing for the circuit breaker: {error.message}") from error
+            raise
+        except BaseException:
+            permit.ignore()
+            raise
+        elapsed = self._now() - started
+        self._usual_latency += (elapsed - self._usual_latency) * 0.1
+        permit.success(elapsed)
+        return value
+
+    def _permit(self, policies: Policies, deadline: Deadline) -> Permit:
+        try:
+            return policies.breaker.acquire(deadline.at)
+        except BaseException:
+            if policies.limiter is not None:
+                policies.limiter.refund()
+            raise
+
+    def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
+        if isinstance(error, _UNSENT):
+            call.attempts -= 1
+        verdict = error.verdict
+        if verdict is Verdict.SUCCESS:
+            permit.success(elapsed)
+        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self._was_fair(elapsed)):
+            permit.ignore()
+        else:
+            permit.failure(elapsed)
+
+    def _was_fair(self, elapsed: float) -> bool:
+        """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
+        return elapsed >= _FAIR_TIMEOUT or 0 < 2 * self._usual_latency <= elapsed
+
+    def _replay(self, call: Call, error: PluginError) -> Any:
+        def exhausted() -> None:
+            self._budget_exhausted += 1
+
+        policies = self.policies
+        return policies.retry.run(
+            error,
+            lambda: self._attempt(call),
+            idempotent=call.idempotent,
+            max_retries=call.max_retries,
+            deadline=call.deadline,
+            budget=policies.budget,
+            clock=self._clock,
+            wakeup=self._closing,
+            on_budget_exhausted=exhausted,
+        )
+
+    def _annotate(self, error: PluginError, call: Call, started: float) -> None:
+        error.plugin = error.plugin or self.name
+        error.endpoint = error.endpoint or self.endpoint or None
+        error.attempts = call.attempts
+        error.elapsed = self._now() - started
+        self.last_error = (self._now(), f"{error.code} {error.message}")
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Looks at the plugin's health, outside the policies. A good answer ends an open breaker's waiting time."""
+        status = self.sender.health(timeout)
+        if status.status is PluginStatus.HEALTHY:
+            self.policies.breaker.probe_succeeded()
+        return status
+
+    def metrics(self, health_check_failures: int = 0) -> PluginMetrics:
+        """The counts so far."""
+        counts = self.gate.snapshot()
+        return PluginMetrics(
+            requests_total=counts.succeeded + counts.failed,
+            requests_success=counts.succeeded,
+            requests_failure=counts.failed,
+            request_duration=counts.duration,
+            attempts_total=counts.attempts,
+            active_requests=counts.in_flight,
+            circuit_breaker_trips=self.policies.breaker.trips,
+            health_check_failures=health_check_failures,
+            refused_rate_limit=self._refused_by_limiter,
+            refused_circuit_breaker=self._refused_by_breaker,
+            retry_budget_exhausted=self._budget_exhausted,
+        )
+
+    def explain(self, health: HealthStatus) -> Explanation:
+        """Why it would or would not take a call now."""
+        policies = self.policies
+        tokens = policies.limiter.tokens if policies.limiter is not None else None
+        reason = ""
+        try:
+            policies.breaker.check()
+        except CircuitBreakerOpenError as refusal:
+            reason = refusal.message
+        if self.gate.closed:
+            reason = "it is closed"
+        elif not reason and tokens is not None and tokens < 1:
+            reason = "its rate limiter has no token"
+        when, what = self.last_error or (None, "")
+        return Explanation(
+            name=self.name,
+            admits=not reason,
+            reason=reason,
+            endpoint=self.endpoint,
+            breaker=policies.breaker.state,
+            health=health,
+            tokens=tokens,
+            in_flight=self.gate.in_flight,
+            last_error=what,
+            last_error_ago=None if when is None else self._now() - when,
+            annotations=self.config.annotations or {},
+        )
+
+    # --- end ---------------------------------------------------------------------------------------------------
+
+    def retire(self, timeout: float, reason: str = "it was removed") -> bool:
+        """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes the wire.
+
+        A call on this very stack is not waited for: the last call out closes.
+
+        Returns:
+            True if no call was left behind.
+        """
+        self.gate.close(f"plugin {self.name!r}: {reason}")
+        self._closing.set()
+        if self.policies.limiter is not None:
+            self.policies.limiter.wake()
+        drained = self.gate.drain(timeout, self._clock, on_empty=self._close_wire)
+        if not drained:
+            logger.warning("%s: closed with calls in flight after %.1f s", self.name, timeout)
+            self._close_wire()
+        return drained
+
+    def _close_wire(self) -> None:
+        try:
+            self.sender.close()
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            logger.exception("%s: could not be closed cleanly", self.name)
+
+    def after_fork_in_child(self) -> None:
+        """A fresh event: its lock may have been held. Policies, gate and sender are renewed on their own."""
+        closing = threading.Event()
+        if self._closing.is_set():
+            closing.set()
+        self._closing = closing
+
+
+class BarePlugin(Generic[Req, Resp]):
+    """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.Plugin` methods, typed, no policy."""
+
+    def __init__(self, sender: Sender, codec: Codec, *, timeout: float, clock: Clock) -> None:
+        self.sender = sender
+        self._codec = codec
+        self._timeout = timeout
+        self._clock = clock
+
+    def info(self) -> PluginInfo:
+        """Who the plugin is."""
+        return self.sender.info()
+
+    def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
+        """One attempt, without retries, breaker or limiter."""
+        call = Call(
+            request,
+            self._codec,
+            Deadline.after(context.timeout or self._timeout, self._clock),
+            context.request_id or uuid.uuid4().hex,
+            headers=context.headers,
+            metadata=context.metadata,
+            idempotent=bool(context.idempotent),
+        )
+        self.sender.prepare(call)
+        return self.sender.send(call)  # type: ignore[no-any-return]
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Looks at the plugin's health."""
+        return self.sender.health(timeout)
+
+    def close(self) -> None:
+        """Nothing: the manager owns the wire. ``unregister`` closes it."""

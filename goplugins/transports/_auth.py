@@ -1,0 +1,79 @@
+"""Credentials as headers: the same on every transport."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from goplugins.errors import AuthConfigError, InvalidHeaderError
+from goplugins.models import AuthMethod, check_headers
+
+if TYPE_CHECKING:
+    from goplugins.config import AuthConfig
+
+__all__ = ["auth_headers", "basic_credentials", "secrets_of"]
+
+
+def basic_credentials(username: str, password: str) -> str:
+    """The value of an Authorization header (RFC 7617, UTF-8).
+
+    >>> basic_credentials("user", "pa:ss")
+    'Basic dXNlcjpwYTpzcw=='
+    """
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def auth_headers(auth: AuthConfig) -> dict[str, str]:
+    """The headers that prove who a call comes from; none for the methods none and mtls.
+
+    ``auth.headers`` are sent with every method, and are all there is for the method custom.
+
+    Raises:
+        AuthConfigError: a credential that no header can carry; never tells its value.
+    """
+    headers = dict(auth.headers or {})
+    method = AuthMethod(auth.method or AuthMethod.NONE)
+    if method is AuthMethod.API_KEY:
+        _set(headers, "X-API-Key", auth.api_key or "")
+    elif method is AuthMethod.BEARER:
+        _set(headers, "Authorization", f"Bearer {auth.token or ''}")
+    elif method is AuthMethod.BASIC:
+        _set(headers, "Authorization", basic_credentials(auth.username or "", auth.password or ""))
+    try:
+        check_headers(headers, "auth.headers")
+    except InvalidHeaderError as exc:
+        raise AuthConfigError(exc.message, path="auth") from None  # the cause's frames hold the value
+    for name, value in headers.items():
+        if not _is_latin1(value):
+            raise AuthConfigError(f"the value of {name!r} has characters outside Latin-1", path="auth")
+    return headers
+
+
+def _set(headers: dict[str, str], name: str, value: str) -> None:
+    for other in [other for other in headers if other.lower() == name.lower()]:
+        del headers[other]
+    headers[name] = value
+
+
+def _is_latin1(value: str) -> bool:
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
+    """The texts that must not appear in an error: each header's value, a scheme's credential by itself, ``others``.
+
+    >>> secrets_of({"Authorization": "Bearer tok-456"})
+    ('Bearer tok-456', 'tok-456')
+    """
+    found = list(others)
+    for value in headers.values():
+        scheme, _, credential = value.partition(" ")
+        found.append(value)
+        if credential and scheme.lower() in ("bearer", "basic", "token", "apikey"):
+            found.append(credential.strip())
+    return tuple(secret for secret in found if len(secret) >= 4)

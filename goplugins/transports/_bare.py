@@ -1,0 +1,39 @@
+"""A wire plugin called by itself, outside the policies: one attempt with plain JSON values."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from goplugins._call import Call, Sender
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline
+from goplugins.models import ExecutionContext
+from goplugins.transports._codec import codec_for
+
+__all__ = ["execute_bare"]
+
+
+def execute_bare(
+    sender: Sender, request: Any, context: ExecutionContext, *, timeout: float, idempotent: bool, clock: Clock
+) -> Any:
+    """One attempt over ``sender``; ``timeout`` (seconds) and ``idempotent`` hold where the context says nothing.
+
+    Raises:
+        PluginError: what went wrong.
+    """
+    call = Call(
+        request,
+        codec_for(),
+        Deadline.after(timeout if context.timeout is None else context.timeout, clock),
+        context.request_id or uuid.uuid4().hex,
+        headers=context.headers,
+        metadata=context.metadata,
+        idempotent=idempotent if context.idempotent is None else context.idempotent,
+        key=context.key,
+        priority=context.priority,
+        preferences=context.preferences,
+    )
+    sender.prepare(call)
+    call.attempts = 1
+    return sender.send(call)

@@ -1,0 +1,98 @@
+"""The JSON envelope that HTTP, Unix sockets, exec and gRPC share: what a whole and well-formed reply is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from goplugins._call import Call
+from goplugins.errors import BadReplyError, PluginExecutionError, ReplyMismatchError, TruncatedReplyError
+
+__all__ = ["check_request_id", "decode_data", "dump_text", "dump_texts", "error_text", "parse_object"]
+
+MAX_ERROR_TEXT = 4096
+"""Characters of a plugin's own error text that are kept: it ends up in messages and logs."""
+
+dump_text = json.JSONEncoder().encode
+
+
+def dump_texts(values: Mapping[str, str]) -> str:
+    """A mapping of strings as a JSON object on one line."""
+    return json.dumps(dict(values), separators=(",", ":"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The one JSON object that ``body`` holds.
+
+    Raises:
+        TruncatedReplyError: the text ends within a value.
+        BadReplyError: anything else, such as trailing bytes, NaN, or no object.
+    """
+    try:
+        value = _decoder.decode(body.decode("utf-8"))
+    except json.JSONDecodeError as exc:
+        if exc.pos >= len(exc.doc.rstrip()) or exc.msg.startswith("Unterminated string"):
+            raise TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes") from exc
+        raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadReplyError(f"the reply is not JSON: {type(exc).__name__}: {exc}"[:300]) from exc
+    if type(value) is not dict:
+        raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
+    return value
+
+
+def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) -> None:
+    """Refuses another call's answer; ``required`` where the wire does not correlate by itself."""
+    found = envelope.get("request_id")
+    if found == call.request_id or (found is None and not required) or (found == "" and not required):
+        return
+    raise ReplyMismatchError(f"the reply carries the request id {str(found)[:100]!r}, expected {call.request_id!r}")
+
+
+def error_text(envelope: Mapping[str, Any]) -> str:
+    """The plugin's own error text, bounded; empty if the envelope has none."""
+    error = envelope.get("error")
+    if error is None or error == "":
+        return ""
+    return (error if isinstance(error, str) else json.dumps(error))[:MAX_ERROR_TEXT]
+
+
+def metadata_of(envelope: Mapping[str, Any], field: str = "metadata") -> dict[str, str]:
+    """The envelope's metadata, values as text.
+
+    Raises:
+        BadReplyError: it is no object.
+    """
+    metadata = envelope.get(field)
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise BadReplyError(f"the reply's {field} is a JSON {type(metadata).__name__}, expected an object")
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+
+
+def decode_data(envelope: dict[str, Any], call: Call) -> Any:
+    """The typed response in an envelope that reports success, or the business error in one that does not.
+
+    Sets ``call.reply_metadata``. A missing ``data`` is null: Go servers leave out empty data.
+
+    Raises:
+        PluginExecutionError: the plugin's own error, with its metadata in ``details``.
+        ReplyTypeError: the data does not fit the response type.
+        BadReplyError: the envelope is malformed.
+    """
+    if "metadata" in envelope:
+        call.reply_metadata = metadata_of(envelope)
+    error = error_text(envelope)
+    if error:
+        details = {"metadata": dict(call.reply_metadata)} if call.reply_metadata else None
+        raise PluginExecutionError(error, details=details)
+    return call.codec.decode(envelope.get("data"))

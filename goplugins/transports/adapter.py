@@ -1,0 +1,68 @@
+"""Any object with the :class:`~goplugins.models.Plugin` methods as a sender, for plugins registered in code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goplugins._call import Call
+from goplugins.errors import (
+    ConnectionLostError,
+    PluginError,
+    PluginInternalError,
+    PluginTimeoutError,
+    belongs_to_host,
+)
+from goplugins.models import ExecutionContext, HealthStatus, Plugin, PluginInfo, PluginStatus
+
+__all__ = ["PluginAdapter"]
+
+
+class PluginAdapter:
+    """Runs a plugin object on the caller's thread and translates what it raises.
+
+    The plugin is told what remains of the deadline and is trusted with it: a thread can't be interrupted.
+    """
+
+    def __init__(self, plugin: Plugin[Any, Any]) -> None:
+        self._plugin = plugin
+
+    def prepare(self, call: Call) -> None:
+        """Nothing to do: the request stays an object."""
+
+    def send(self, call: Call) -> Any:
+        context = ExecutionContext(
+            request_id=call.request_id,
+            timeout=max(call.deadline.remaining(), 1e-6),
+            headers=call.headers,
+            metadata=call.metadata,
+            idempotent=call.idempotent,
+            key=call.key,
+            priority=call.priority,
+            preferences=call.preferences,
+        )
+        try:
+            return self._plugin.execute(call.request, context)
+        except PluginError:
+            raise
+        except TimeoutError as exc:
+            raise PluginTimeoutError(f"timed out: {exc}") from exc
+        except ConnectionError as exc:
+            raise ConnectionLostError(f"{type(exc).__name__}: {exc}") from exc
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            raise PluginInternalError(f"raised {type(exc).__name__}: {exc}") from exc
+
+    def health(self, timeout: float) -> HealthStatus:
+        try:
+            return self._plugin.health(timeout)
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            return HealthStatus(PluginStatus.UNHEALTHY, f"its health check raised {type(exc).__name__}: {exc}")
+
+    def info(self) -> PluginInfo:
+        return self._plugin.info()
+
+    def close(self) -> None:
+        self._plugin.close()

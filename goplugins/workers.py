@@ -1,0 +1,212 @@
+"""Bounded pools of daemon threads behind the standard ``concurrent.futures`` interface.
+
+The standard library's ``ThreadPoolExecutor`` joins its threads when the interpreter exits, so one hung call would
+hold a script for as long as that call lasts, and its queue has no bound. These pools start a thread only when work
+arrives, let it go when idle, refuse work beyond a bound with a typed error, and never delay an exit.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.processes import register_forkable
+
+__all__ = ["WorkerPool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IDLE_SECONDS = 10.0
+"""How long a thread without work stays."""
+
+
+class _Task:
+    __slots__ = ("args", "context", "function", "future", "kwargs")
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.future: Future[Any] = Future()
+        self.context = contextvars.copy_context()
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+
+    def run(self) -> None:
+        future = self.future
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.context.run(self.function, *self.args, **self.kwargs)
+        except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asks the future
+            future.set_exception(exc)
+        else:
+            future.set_result(result)
+
+
+class _State:
+    """What the threads share. They hold this and never the pool, so a forgotten pool can be collected."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.changed = threading.Condition(threading.Lock())
+        self.tasks: collections.deque[_Task] = collections.deque()
+        self.threads: set[threading.Thread] = set()
+        self.idle = 0
+        self.closed = False
+
+
+class WorkerPool(Executor):
+    """A bounded executor of daemon threads that start on first need and carry the caller's context variables.
+
+    Args:
+        name: the prefix of the threads' names.
+        max_workers: how many threads there may be.
+        max_queued: how many tasks may wait for one beyond that.
+
+    >>> with WorkerPool("example", max_workers=2, max_queued=8) as pool:
+    ...     pool.submit(pow, 2, 10).result()
+    1024
+    """
+
+    def __init__(self, name: str, max_workers: int, max_queued: int) -> None:
+        self.max_workers = max_workers
+        self.max_queued = max_queued
+        self._state = _State(name)
+        self._finalizer = weakref.finalize(self, _close_unheld, self._state)
+        self._finalizer.atexit = False
+        register_forkable(self)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Runs ``fn`` on a worker, within a copy of the caller's context.
+
+        A worker of this very pool that submits while no other is idle runs the task itself at once: were it to
+        wait for its own successor, the pool could lock itself up.
+
+        Raises:
+            SaturatedError: all workers are busy and the queue is full.
+            PluginClosedError: the pool was shut down.
+        """
+        task = _Task(fn, args, kwargs)
+        state = self._state
+        with state.changed:
+            verdict = self._place(state, task)
+        if verdict == "inline":
+            task.run()
+        elif verdict == "start":
+            self._start_thread(state)
+        return task.future
+
+    def _place(self, state: _State, task: _Task) -> str:
+        """Decides where the task goes. Expects the state's lock."""
+        if state.closed:
+            raise PluginClosedError(f"{state.name}: the worker pool is shut down")
+        if state.idle > len(state.tasks):
+            state.tasks.append(task)
+            state.changed.notify()
+            return "queued"
+        if len(state.threads) < self.max_workers:
+            state.tasks.append(task)
+            return "start"
+        if threading.current_thread() in state.threads:
+            return "inline"
+        if len(state.tasks) >= self.max_queued:
+            raise SaturatedError(
+                f"{state.name}: all {self.max_workers} workers are busy and {self.max_queued} tasks wait already",
+                details={"max_workers": self.max_workers, "max_queued": self.max_queued},
+            )
+        state.tasks.append(task)
+        return "queued"
+
+    def _start_thread(self, state: _State) -> None:
+        thread = threading.Thread(target=_work, args=(state,), name=f"{state.name}-worker", daemon=True)
+        with state.changed:
+            if len(state.threads) >= self.max_workers:
+                return  # others were faster; their threads take the task
+            state.threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            with state.changed:
+                state.threads.discard(thread)
+                if state.threads:
+                    return  # the task waits for one of those
+                stranded = list(state.tasks)
+                state.tasks.clear()
+            for task in stranded:
+                if task.future.set_running_or_notify_cancel():
+                    task.future.set_exception(SaturatedError(f"{state.name}: no thread could be started: {exc}"))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
+        """Refuses new tasks and lets the threads go once the queued ones are done.
+
+        Args:
+            wait: wait for the threads, each at most ``timeout`` seconds.
+            cancel_futures: give up what has not started.
+            timeout: seconds; None waits for as long as it takes.
+        """
+        state = self._state
+        if cancel_futures:
+            with state.changed:
+                waiting = list(state.tasks)
+                state.tasks.clear()
+            for task in waiting:
+                task.future.cancel()
+        with state.changed:
+            state.closed = True
+            state.changed.notify_all()
+        if wait:
+            for thread in list(state.threads):
+                if thread is not threading.current_thread():
+                    thread.join(timeout)
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are now."""
+        return len(self._state.threads)
+
+    def after_fork_in_child(self) -> None:
+        """Starts anew: the parent's threads and locks do not exist here, and its tasks are the parent's."""
+        closed = self._state.closed
+        self._finalizer.detach()
+        self._state = _State(self._state.name)
+        self._state.closed = closed
+        self._finalizer = weakref.finalize(self, _close_unheld, self._state)
+        self._finalizer.atexit = False
+
+
+def _close_unheld(state: _State) -> None:
+    """The finaliser. It runs on whatever thread the collector chose, which may hold the very lock: it never waits.
+
+    Threads that it can't wake now leave after IDLE_SECONDS at the latest.
+    """
+    state.closed = True
+    if state.changed.acquire(blocking=False):
+        try:
+            state.changed.notify_all()
+        finally:
+            state.changed.release()
+
+
+def _work(state: _State) -> None:
+    me = threading.current_thread()
+    while True:
+        with state.changed:
+            while not state.tasks:
+                if state.closed:
+                    state.threads.discard(me)
+                    return
+                state.idle += 1
+                woken = state.changed.wait(IDLE_SECONDS)
+                state.idle -= 1
+                if not woken and not state.tasks:
+                    state.threads.discard(me)
+                    return
+            task = state.tasks.popleft()
+        task.run()
+        del task  # or the last task's result would live for as long as this thread waits

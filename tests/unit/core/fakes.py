@@ -1,0 +1,76 @@
+"""A sender that does what a test tells it, and ways to put it behind policies."""
+
+import random
+import threading
+from collections import deque
+
+import attrs
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.models import HealthStatus, PluginInfo, PluginStatus
+from goplugins.plugin import GuardedPlugin
+from goplugins.testing import ManualClock
+from goplugins.transports._codec import codec_for
+
+
+class FakeSender:
+    """Answers from a script: an exception is raised, a callable is called, anything else is returned."""
+
+    def __init__(self, *script, default="ok"):
+        self.script = deque(script)
+        self.default = default
+        self.sent: list[Call] = []
+        self.remaining: list[float] = []
+        self.closed = 0
+        self.status = HealthStatus(PluginStatus.HEALTHY)
+
+    def prepare(self, call):
+        call.payload = call.codec.encode(call.request)
+
+    def send(self, call):
+        self.sent.append(call)
+        self.remaining.append(call.deadline.remaining())
+        step = self.script.popleft() if self.script else self.default
+        if isinstance(step, BaseException):
+            raise step
+        return step(call) if callable(step) else step
+
+    def execute(self, request, context):
+        return request
+
+    def health(self, timeout):
+        return self.status
+
+    def info(self):
+        return PluginInfo("fake")
+
+    def close(self):
+        self.closed += 1
+
+
+def plugin_config(name="fake", **sections):
+    return ManagerConfig().resolve(PluginConfig.from_mapping({"name": name, "transport": "python", **sections}))
+
+
+def guarded(sender, clock=None, **sections):
+    sections.setdefault("retry", {"random_jitter": False})
+    return GuardedPlugin(sender, sender, plugin_config(**sections), clock=clock or ManualClock(), rng=random.Random(1))
+
+
+def make_call(clock, timeout=30.0, **options):
+    return Call("request", codec_for(), Deadline.after(timeout, clock), "id-1", **options)
+
+
+@attrs.define
+class Latch:
+    """Holds calls inside a sender until released."""
+
+    entered: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0))
+    gate: threading.Event = attrs.field(factory=threading.Event)
+
+    def __call__(self, call):
+        self.entered.release()
+        assert self.gate.wait(10)
+        return "ok"

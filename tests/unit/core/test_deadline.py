@@ -1,0 +1,41 @@
+import contextvars
+
+import pytest
+
+from goplugins import deadline
+from goplugins._deadline import Deadline
+from goplugins.errors import InvalidArgumentError
+from goplugins.testing import ManualClock
+
+
+def test_blocks_nest_and_only_shorten():
+    clock = ManualClock()
+    with deadline(5.0, clock=clock):
+        assert Deadline.after(60.0, clock).remaining() == 5.0
+        with deadline(60.0, clock=clock) as inner:
+            assert inner.remaining() == 5.0
+        with deadline(1.0, clock=clock):
+            assert Deadline.after(60.0, clock).remaining() == 1.0
+        assert Deadline.after(60.0, clock).remaining() == 5.0
+    assert Deadline.after(60.0, clock).remaining() == 60.0
+
+
+def test_a_copied_context_inherits_the_moment_and_not_the_duration():
+    clock = ManualClock()
+    with deadline(5.0, clock=clock):
+        context = contextvars.copy_context()
+    clock.advance(4.0)
+    assert context.run(lambda: Deadline.after(60.0, clock).remaining()) == 1.0
+
+
+def test_the_block_ends_with_an_error_inside():
+    clock = ManualClock()
+    with pytest.raises(RuntimeError), deadline(1.0, clock=clock):
+        raise RuntimeError
+    assert Deadline.after(60.0, clock).remaining() == 60.0
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_no_time_at_all_is_refused(seconds):
+    with pytest.raises(InvalidArgumentError, match="greater than 0"), deadline(seconds):
+        pass

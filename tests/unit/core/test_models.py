@@ -1,0 +1,80 @@
+"""Contexts refuse what a call could not use; enums read Go's integers."""
+
+import pytest
+
+from goplugins import CallResult, ExecutionContext, Explanation, HealthStatus, PluginError, PluginStatus
+from goplugins.errors import InvalidArgumentError, InvalidHeaderError
+from goplugins.models import CircuitBreakerState, ReloadStrategy, TransportType
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 0.0, float("nan"), True, "5"])
+def test_known_fault_a_timeout_of_zero_or_less_was_an_expired_context(timeout):
+    with pytest.raises(InvalidArgumentError, match="timeout: expected seconds greater than 0"):
+        ExecutionContext(timeout=timeout)
+
+
+@pytest.mark.parametrize("retries", [-1, 1.5, True])
+def test_known_fault_negative_max_retries_gave_a_nil_error(retries):
+    with pytest.raises(InvalidArgumentError, match="max_retries"):
+        ExecutionContext(max_retries=retries)
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b", "\x7f"])
+def test_line_breaks_in_headers_are_refused_without_showing_the_value(value):
+    with pytest.raises(InvalidHeaderError) as caught:
+        ExecutionContext(headers={"X-Token": value})
+    assert "X-Token" in str(caught.value)
+    assert value not in str(caught.value)
+    with pytest.raises(InvalidHeaderError):
+        ExecutionContext(request_id=value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a\n", "ä"])
+def test_header_names_are_tokens(name):
+    with pytest.raises(InvalidHeaderError):
+        ExecutionContext(headers={name: "x"})
+
+
+def test_metadata_is_text():
+    with pytest.raises(InvalidArgumentError, match=r"metadata\['n'\]: expected strings, got int"):
+        ExecutionContext(metadata={"n": 1})
+
+
+def test_go_integers_and_strings_name_the_same_member():
+    assert PluginStatus(1) is PluginStatus("healthy") is PluginStatus.HEALTHY
+    assert CircuitBreakerState(2) is CircuitBreakerState.HALF_OPEN
+    assert str(ReloadStrategy.ROLLING) == "rolling"
+    for wrong in (7, -1, True, "Healthy", None):
+        with pytest.raises(ValueError, match="is not a valid"):
+            PluginStatus(wrong)
+    assert TransportType("grpc-tls") is TransportType.GRPC_TLS
+
+
+def test_a_failed_result_raises_its_error_when_its_value_is_asked_for():
+    failed = CallResult(None, error=PluginError("no"))
+    assert not failed.ok
+    with pytest.raises(PluginError, match="no"):
+        _ = failed.value
+    assert CallResult(3).value == 3
+
+
+def test_an_explanation_reads_as_a_sentence():
+    text = str(
+        Explanation(
+            "quotes",
+            False,
+            "circuit breaker is open, next call admitted in 0.8 s",
+            "http://127.0.0.1:8000",
+            CircuitBreakerState.OPEN,
+            HealthStatus(),
+            4.0,
+            2,
+            "PLUGIN_1205 connection refused",
+            0.24,
+        )
+    )
+    assert text.splitlines() == [
+        "quotes (http://127.0.0.1:8000): takes no calls: circuit breaker is open, next call admitted in 0.8 s",
+        "  circuit breaker open, health unknown, 2 in flight, rate limiter has 4 tokens",
+        "  last error 0.2 s ago: PLUGIN_1205 connection refused",
+    ]

@@ -1,0 +1,179 @@
+"""Bounded pools: started by need, refused beyond the bound, never in the way of an exit."""
+
+import contextvars
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+
+import pytest
+
+from goplugins import workers
+from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.workers import WorkerPool
+
+
+def wait_until(condition, seconds=5.0):
+    event = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return True
+        event.wait(0.005)
+    return False
+
+
+def alive(name):
+    return sum(thread.name.startswith(name) for thread in threading.enumerate())
+
+
+def test_no_thread_before_the_first_task_and_none_after_shutdown():
+    pool = WorkerPool("counted", 4, 4)
+    assert alive("counted") == 0
+    assert pool.submit(lambda: 1).result(5) == 1
+    assert pool.threads == 1
+    pool.shutdown()
+    assert alive("counted") == 0
+
+
+def test_an_idle_worker_is_used_again():
+    with WorkerPool("t", 4, 4) as pool:
+        for _ in range(20):
+            pool.submit(int).result(5)
+            assert wait_until(lambda: pool._state.idle == 1)
+        assert pool.threads == 1
+
+
+def test_saturation_is_a_typed_refusal():
+    gate = threading.Event()
+    with WorkerPool("t", 2, 3) as pool:
+        futures = [pool.submit(gate.wait, 5) for _ in range(5)]
+        with pytest.raises(SaturatedError, match="all 2 workers are busy and 3 tasks wait already"):
+            pool.submit(gate.wait)
+        assert pool.threads == 2
+        gate.set()
+        assert all(future.result(5) for future in futures)
+
+
+def test_a_nested_submit_without_an_idle_worker_runs_inline():
+    with WorkerPool("t", 1, 10) as pool:
+
+        def outer(depth):
+            return depth if depth == 5 else pool.submit(outer, depth + 1).result(1)
+
+        assert pool.submit(outer, 0).result(5) == 5
+
+
+def test_context_variables_cross():
+    variable = contextvars.ContextVar("variable", default="unset")
+    with WorkerPool("t", 1, 10) as pool:
+        variable.set("set")
+        assert pool.submit(variable.get).result(5) == "set"
+
+
+def test_an_exception_goes_to_the_future_and_the_worker_lives():
+    with WorkerPool("t", 1, 10) as pool:
+        assert isinstance(pool.submit(lambda: 1 / 0).exception(5), ZeroDivisionError)
+        assert isinstance(pool.submit(sys.exit).exception(5), SystemExit)
+        assert pool.submit(lambda: 1).result(5) == 1
+
+
+def test_a_cancelled_task_does_not_run():
+    gate = threading.Event()
+    ran = []
+    with WorkerPool("t", 1, 10) as pool:
+        pool.submit(gate.wait, 5)
+        future = pool.submit(ran.append, 1)
+        assert future.cancel()
+        gate.set()
+    assert ran == []
+
+
+def test_shutdown_finishes_what_was_queued_unless_told_to_cancel():
+    gate = threading.Event()
+    pool = WorkerPool("t", 1, 10)
+    pool.submit(gate.wait, 5)
+    queued = pool.submit(lambda: 7)
+    pool.shutdown(wait=False)
+    with pytest.raises(PluginClosedError):
+        pool.submit(int)
+    gate.set()
+    assert queued.result(5) == 7
+
+    gate = threading.Event()
+    pool = WorkerPool("t", 1, 10)
+    pool.submit(gate.wait, 5)
+    queued = pool.submit(lambda: 7)
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert queued.cancelled()
+    gate.set()
+
+
+def test_a_forgotten_pool_lets_its_threads_go():
+    pool = WorkerPool("forgotten", 2, 2)
+    pool.submit(int).result(5)
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert wait_until(lambda: alive("forgotten") == 0)
+
+
+def test_idle_threads_leave(monkeypatch):
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.02)
+    with WorkerPool("t", 2, 2) as pool:
+        pool.submit(int).result(5)
+        assert wait_until(lambda: pool.threads == 0)
+        assert pool.submit(lambda: 3).result(5) == 3
+
+
+def test_many_threads_submit_and_nothing_is_lost():
+    with WorkerPool("t", 4, 100_000) as pool:
+        results = []
+
+        def work():
+            results.extend([pool.submit(int, n) for n in range(500)])
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(future.result(10) for future in results) == 8 * sum(range(500))
+        assert pool.threads <= 4
+
+
+def test_no_thread_can_be_started(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool = WorkerPool("t", 2, 2)
+    assert isinstance(pool.submit(int).exception(1), SaturatedError)
+    assert pool.threads == 0
+
+
+def test_a_child_process_has_fresh_threads():
+    pool = WorkerPool("t", 2, 2)
+    assert pool.submit(os.getpid).result(5) == os.getpid()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, str(pool.submit(os.getpid).result(5)).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert int(os.read(read, 100)) == pid
+    os.close(read)
+    os.close(write)
+    pool.shutdown()
+
+
+def test_a_hung_task_does_not_hold_the_interpreter():
+    script = (
+        "from goplugins.workers import WorkerPool; import time; "
+        "p = WorkerPool('t', 1, 1); p.submit(time.sleep, 60); print('last line')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=10, capture_output=True, text=True, check=True)
+    assert done.stdout == "last line\n"
+    assert done.stderr == ""
