@@ -23,242 +23,88 @@ if TYPE_CHECKING:
     )
     from goplugins.config import (
         AuthConfig as AuthConfig,
-    )
-    from goplugins.config import (
         CacheConfig as CacheConfig,
-    )
-    from goplugins.config import (
         CircuitBreakerConfig as CircuitBreakerConfig,
-    )
-    from goplugins.config import (
         ConnectionConfig as ConnectionConfig,
-    )
-    from goplugins.config import (
         DiscoveryConfig as DiscoveryConfig,
-    )
-    from goplugins.config import (
         FallbackConfig as FallbackConfig,
-    )
-    from goplugins.config import (
         HealthCheckConfig as HealthCheckConfig,
-    )
-    from goplugins.config import (
         LoadBalancerConfig as LoadBalancerConfig,
-    )
-    from goplugins.config import (
         ManagerConfig as ManagerConfig,
-    )
-    from goplugins.config import (
         ObservabilityConfig as ObservabilityConfig,
-    )
-    from goplugins.config import (
         PluginConfig as PluginConfig,
-    )
-    from goplugins.config import (
         RateLimitConfig as RateLimitConfig,
-    )
-    from goplugins.config import (
         ReloadOptions as ReloadOptions,
-    )
-    from goplugins.config import (
         RetryConfig as RetryConfig,
     )
     from goplugins.errors import (
         AuthConfigError as AuthConfigError,
-    )
-    from goplugins.errors import (
         AuthenticationError as AuthenticationError,
-    )
-    from goplugins.errors import (
         BadReplyError as BadReplyError,
-    )
-    from goplugins.errors import (
         CertificateError as CertificateError,
-    )
-    from goplugins.errors import (
         CircuitBreakerOpenError as CircuitBreakerOpenError,
-    )
-    from goplugins.errors import (
         CircuitBreakerTimeoutError as CircuitBreakerTimeoutError,
-    )
-    from goplugins.errors import (
         ConfigError as ConfigError,
-    )
-    from goplugins.errors import (
         ConfigFileError as ConfigFileError,
-    )
-    from goplugins.errors import (
         ConfigSyntaxError as ConfigSyntaxError,
-    )
-    from goplugins.errors import (
         ConnectionLostError as ConnectionLostError,
-    )
-    from goplugins.errors import (
         DuplicatePluginNameError as DuplicatePluginNameError,
-    )
-    from goplugins.errors import (
         ExecTransportError as ExecTransportError,
-    )
-    from goplugins.errors import (
         GRPCTransportError as GRPCTransportError,
-    )
-    from goplugins.errors import (
         HealthCheckFailedError as HealthCheckFailedError,
-    )
-    from goplugins.errors import (
         HealthCheckTimeoutError as HealthCheckTimeoutError,
-    )
-    from goplugins.errors import (
         HTTPTransportError as HTTPTransportError,
-    )
-    from goplugins.errors import (
         InvalidArgumentError as InvalidArgumentError,
-    )
-    from goplugins.errors import (
         InvalidCertificateError as InvalidCertificateError,
-    )
-    from goplugins.errors import (
         InvalidConfigError as InvalidConfigError,
-    )
-    from goplugins.errors import (
         InvalidEndpointFormatError as InvalidEndpointFormatError,
-    )
-    from goplugins.errors import (
         InvalidEndpointURLError as InvalidEndpointURLError,
-    )
-    from goplugins.errors import (
         InvalidHeaderError as InvalidHeaderError,
-    )
-    from goplugins.errors import (
         InvalidPluginNameError as InvalidPluginNameError,
-    )
-    from goplugins.errors import (
         InvalidTransportError as InvalidTransportError,
-    )
-    from goplugins.errors import (
         LoadBalancerError as LoadBalancerError,
-    )
-    from goplugins.errors import (
         ManagerClosedError as ManagerClosedError,
-    )
-    from goplugins.errors import (
         MissingAPIKeyError as MissingAPIKeyError,
-    )
-    from goplugins.errors import (
         MissingBasicCredentialsError as MissingBasicCredentialsError,
-    )
-    from goplugins.errors import (
         MissingBearerTokenError as MissingBearerTokenError,
-    )
-    from goplugins.errors import (
         MissingEndpointError as MissingEndpointError,
-    )
-    from goplugins.errors import (
         MissingExecutableError as MissingExecutableError,
-    )
-    from goplugins.errors import (
         MissingMTLSCertsError as MissingMTLSCertsError,
-    )
-    from goplugins.errors import (
         MissingSocketPathError as MissingSocketPathError,
-    )
-    from goplugins.errors import (
         NameResolutionError as NameResolutionError,
-    )
-    from goplugins.errors import (
         NoAvailablePluginsError as NoAvailablePluginsError,
-    )
-    from goplugins.errors import (
         NoPluginsConfiguredError as NoPluginsConfiguredError,
-    )
-    from goplugins.errors import (
         PluginClosedError as PluginClosedError,
-    )
-    from goplugins.errors import (
         PluginConnectionError as PluginConnectionError,
-    )
-    from goplugins.errors import (
         PluginError as PluginError,
-    )
-    from goplugins.errors import (
         PluginExecutionError as PluginExecutionError,
-    )
-    from goplugins.errors import (
         PluginInternalError as PluginInternalError,
-    )
-    from goplugins.errors import (
         PluginNotEnabledError as PluginNotEnabledError,
-    )
-    from goplugins.errors import (
         PluginNotFoundError as PluginNotFoundError,
-    )
-    from goplugins.errors import (
         PluginRequestError as PluginRequestError,
-    )
-    from goplugins.errors import (
         PluginThrottledError as PluginThrottledError,
-    )
-    from goplugins.errors import (
         PluginTimeoutError as PluginTimeoutError,
-    )
-    from goplugins.errors import (
         PluginUnavailableError as PluginUnavailableError,
-    )
-    from goplugins.errors import (
         RateLimitExceededError as RateLimitExceededError,
-    )
-    from goplugins.errors import (
         RemoteCause as RemoteCause,
-    )
-    from goplugins.errors import (
         Replay as Replay,
-    )
-    from goplugins.errors import (
         ReplyMismatchError as ReplyMismatchError,
-    )
-    from goplugins.errors import (
         ReplyTooLargeError as ReplyTooLargeError,
-    )
-    from goplugins.errors import (
         ReplyTypeError as ReplyTypeError,
-    )
-    from goplugins.errors import (
         SaturatedError as SaturatedError,
-    )
-    from goplugins.errors import (
         TLSError as TLSError,
-    )
-    from goplugins.errors import (
         TransportError as TransportError,
-    )
-    from goplugins.errors import (
         TruncatedReplyError as TruncatedReplyError,
-    )
-    from goplugins.errors import (
         UnexpectedRedirectError as UnexpectedRedirectError,
-    )
-    from goplugins.errors import (
         UnixTransportError as UnixTransportError,
-    )
-    from goplugins.errors import (
         UnresolvedVariableError as UnresolvedVariableError,
-    )
-    from goplugins.errors import (
         UnserializableRequestError as UnserializableRequestError,
-    )
-    from goplugins.errors import (
         UnsupportedAuthMethodError as UnsupportedAuthMethodError,
-    )
-    from goplugins.errors import (
         UnsupportedTransportError as UnsupportedTransportError,
-    )
-    from goplugins.errors import (
         Verdict as Verdict,
     )
     from goplugins.health import (
         HealthChecker as HealthChecker,
-    )
-    from goplugins.health import (
         HealthMonitor as HealthMonitor,
     )
     from goplugins.manager import (
@@ -266,68 +112,30 @@ if TYPE_CHECKING:
     )
     from goplugins.models import (
         AuthMethod as AuthMethod,
-    )
-    from goplugins.models import (
         CallResult as CallResult,
-    )
-    from goplugins.models import (
         CircuitBreakerState as CircuitBreakerState,
-    )
-    from goplugins.models import (
         CircuitBreakerStats as CircuitBreakerStats,
-    )
-    from goplugins.models import (
         ExecutionContext as ExecutionContext,
-    )
-    from goplugins.models import (
         Explanation as Explanation,
-    )
-    from goplugins.models import (
         HealthStatus as HealthStatus,
-    )
-    from goplugins.models import (
         LoadBalancingStrategy as LoadBalancingStrategy,
-    )
-    from goplugins.models import (
         ManagerMetrics as ManagerMetrics,
-    )
-    from goplugins.models import (
         Plugin as Plugin,
-    )
-    from goplugins.models import (
         PluginFactory as PluginFactory,
-    )
-    from goplugins.models import (
         PluginInfo as PluginInfo,
-    )
-    from goplugins.models import (
         PluginMetrics as PluginMetrics,
-    )
-    from goplugins.models import (
         PluginStatus as PluginStatus,
-    )
-    from goplugins.models import (
         ReloadStrategy as ReloadStrategy,
-    )
-    from goplugins.models import (
         SpanStatusCode as SpanStatusCode,
-    )
-    from goplugins.models import (
         TransportType as TransportType,
     )
     from goplugins.resilience import (
         CircuitBreaker as CircuitBreaker,
-    )
-    from goplugins.resilience import (
         RateLimiter as RateLimiter,
-    )
-    from goplugins.resilience import (
         RetryBudget as RetryBudget,
     )
     from goplugins.transports.http import (
         HTTPPlugin as HTTPPlugin,
-    )
-    from goplugins.transports.http import (
         HTTPPluginFactory as HTTPPluginFactory,
     )
 

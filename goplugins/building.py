@@ -133,7 +133,7 @@ class Builder:
 
 def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
     """Settings that this version reads but can't act on: refused, since a silent no-op is worse."""
-    asked = {
+    asked: dict[str, object] = {
         "metrics_port": config.metrics_port,
         "discovery": config.discovery is not None and config.discovery.enabled,
         "load_balancers": config.load_balancers,

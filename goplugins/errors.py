@@ -11,7 +11,7 @@ import enum
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 __all__ = [
@@ -193,14 +193,16 @@ class PluginError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r})"
 
-    @property
-    def args(self) -> tuple[Any, ...]:
-        """The message, then a mapping of JSON values from which the constructor rebuilds the attributes."""
-        return (self.message, self._json_state())
+    if not TYPE_CHECKING:  # checkers know BaseException.args as a plain attribute, and would refuse a property
 
-    @args.setter
-    def args(self, value: Sequence[Any]) -> None:
-        self.message = str(value[0]) if value else ""
+        @property
+        def args(self) -> tuple[Any, ...]:
+            """The message, then a mapping of JSON values from which the constructor rebuilds the attributes."""
+            return (self.message, self._json_state())
+
+        @args.setter
+        def args(self, value: Sequence[Any]) -> None:
+            self.message = str(value[0]) if value else ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, dict(self.__dict__), _portable(self.__cause__))

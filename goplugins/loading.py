@@ -14,8 +14,7 @@ from goplugins.config import ManagerConfig
 from goplugins.errors import ConfigFileError, ConfigSyntaxError, InvalidConfigError, UnresolvedVariableError
 
 if TYPE_CHECKING:
-    from goplugins.config.problems import Path as FieldPath
-    from goplugins.config.problems import Problems
+    from goplugins.config.problems import Path as FieldPath, Problems
 
 __all__ = ["expand", "load_config", "read_file"]
 
@@ -75,8 +74,8 @@ def _values(source: object) -> tuple[Any, str]:
         return _opened(source), "configuration"
     if isinstance(source, str | os.PathLike):
         return read_file(source), os.fspath(source)
-    message = f"a {type(source).__name__} is no configuration"
-    raise InvalidConfigError(message, path="source", fix="give a ManagerConfig, a mapping, or the path of a file")
+    message = f"expected a configuration, got a value of type {type(source).__name__}"
+    raise InvalidConfigError(message, path="configuration", fix="give a ManagerConfig, a mapping, or a file's path")
 
 
 def _opened(value: Any) -> Any:
@@ -173,17 +172,18 @@ def read_file(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     if "\n" in name or name.lstrip().startswith(("{", "[")):
         # Somebody passed the text itself. It may hold secrets: it must not end up in a message.
-        raise ConfigFileError("a text is not a path", path="source", fix="use ManagerConfig.from_json for JSON text")
+        raise ConfigFileError(
+            "a text is not a path", path="configuration", fix="use ManagerConfig.from_json for JSON text"
+        )
     parse = _PARSERS.get(Path(name).suffix.lower())
     if parse is None:
         known = ", ".join(_PARSERS)
-        raise ConfigFileError(f"{name!r} is of an unknown kind", path="source", fix=f"name it with one of {known}")
+        raise ConfigFileError("a file of an unknown kind", path=name, fix=f"name it with one of {known}")
     try:
         data = Path(name).read_bytes()
     except OSError as exc:
         state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
-        message = f"{name!r} {state}"
-        raise ConfigFileError(message, path="source", fix="give the path of a file that this process can read") from exc
+        raise ConfigFileError(state, path=name, fix="give the path of a file that this process can read") from exc
     return parse(data, name)
 
 
@@ -199,9 +199,9 @@ def _parse_toml(data: bytes, source: str) -> Any:
     from goplugins.config.text import decode_text
 
     try:
-        return tomllib.loads(decode_text(data, source).replace("\r\n", "\n"))
+        return tomllib.loads(decode_text(data, source))
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigSyntaxError(f"{source}: {exc}", fix="correct the TOML there") from exc
+        raise ConfigSyntaxError(str(exc), path=source, fix="correct the TOML there") from None  # as for JSON
 
 
 def _parse_yaml(data: bytes, source: str) -> Any:
@@ -210,7 +210,7 @@ def _parse_yaml(data: bytes, source: str) -> Any:
     try:
         from goplugins.config.yaml_text import parse_yaml
     except ImportError as exc:
-        raise ConfigFileError(f"{source!r} is YAML, which needs PyYAML", fix="pip install goplugins[yaml]") from exc
+        raise ConfigFileError("YAML needs PyYAML", path=source, fix="pip install goplugins[yaml]") from exc
     return parse_yaml(decode_text(data, source), source)
 
 

@@ -143,9 +143,9 @@ class GuardedPlugin:
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            error = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
-            self._annotate(error, call, started)
-            raise error from exc
+            fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
+            self._annotate(fault, call, started)
+            raise fault from exc
         finally:
             self.gate.leave(ok, self._now() - started, call.attempts)
 

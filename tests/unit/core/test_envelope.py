@@ -2,7 +2,13 @@ import pytest
 
 from goplugins._call import Call
 from goplugins._deadline import Deadline
-from goplugins.errors import BadReplyError, PluginExecutionError, ReplyMismatchError, ReplyTypeError, TruncatedReplyError
+from goplugins.errors import (
+    BadReplyError,
+    PluginExecutionError,
+    ReplyMismatchError,
+    ReplyTypeError,
+    TruncatedReplyError,
+)
 from goplugins.transports._codec import codec_for
 from goplugins.transports._envelope import check_request_id, decode_data, parse_object
 
@@ -19,8 +25,8 @@ def test_text_that_ends_early_is_a_truncated_reply(body):
 
 @pytest.mark.parametrize(
     "body",
-    [b"[]", b"null", b"3", b"garbage", b'{"data":1}{"data":2}', b'{"data":1} x', b'{"data":NaN}', b"\xff\xfe", b'{"a" 1}',
-     b"[" * 100_000, b'{"data":' + b"9" * 5000 + b"}"],
+    [b"[]", b"null", b"3", b"garbage", b'{"data":1}{"data":2}', b'{"data":1} x', b'{"data":NaN}', b"\xff\xfe",
+     b'{"a" 1}', b"[" * 100_000, b'{"data":' + b"9" * 5000 + b"}"],
     ids=lambda body: repr(body[:20]),
 )  # fmt: skip
 def test_anything_but_one_object_is_a_bad_reply(body):

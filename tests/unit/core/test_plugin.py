@@ -227,9 +227,7 @@ def test_a_replay_that_is_refused_locally_raises_the_last_real_error():
 
 def test_known_fault_the_rate_limit_held_for_http_only():
     clock = ManualClock()
-    plugin = guarded(
-        FakeSender(), clock, rate_limit={"enabled": True, "requests_per_second": 10, "burst_size": 2}
-    )
+    plugin = guarded(FakeSender(), clock, rate_limit={"enabled": True, "requests_per_second": 10, "burst_size": 2})
     assert [plugin.call(make_call(clock)) for _ in range(2)] == ["ok", "ok"]
     with pytest.raises(RateLimitExceededError) as caught:
         plugin.call(make_call(clock))

@@ -1,0 +1,56 @@
+"""The command line: ``goplugins <command>``, one module a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from goplugins.cli import serve
+from goplugins.errors import PluginError
+
+__all__ = ["main"]
+
+
+_COMMANDS = (serve.add_command,)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: that reads the installed package's metadata."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"goplugins {version('goplugins')}\n")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit code: 0 for done, 2 for what could not be done as asked, with one line on stderr that says why.
+
+    Raises:
+        SystemExit: by argparse, for ``--help``, ``--version`` and wrong arguments (code 2).
+    """
+    parser = argparse.ArgumentParser(prog="goplugins", description="Plugins for Go and Python callers.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for add_command in _COMMANDS:
+        add_command(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        code: int = arguments.execute(arguments)
+    except PluginError as exc:
+        sys.stderr.write(f"goplugins: {_one_line(exc)}\n")
+        return 2
+    return code
+
+
+def _one_line(error: PluginError) -> str:
+    fix = getattr(error, "fix", "")
+    return " ".join(f"{error.message}{f' ({fix})' if fix else ''}".split())

@@ -1,0 +1,75 @@
+"""Reading what the Go library wrote: every field is present, and zero stands for "left out"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goplugins.config.conversion import read
+from goplugins.config.manager import ManagerConfig
+from goplugins.config.problems import Problem, Problems, raise_for, touches
+from goplugins.config.rules import Duration, describe, rule_for
+from goplugins.config.schema import Field, fields_of
+from goplugins.config.text import parse_json
+from goplugins.errors import InvalidConfigError
+
+__all__ = ["structure_go_json"]
+
+_NANOSECONDS = 1_000_000_000
+
+
+def structure_go_json(text: str | bytes, source: str) -> ManagerConfig:
+    """A configuration from the Go library's JSON.
+
+    Raises:
+        ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
+    """
+    problems = Problems()
+    values = _section(parse_json(text, source), ManagerConfig, problems)
+    config, found = read(ManagerConfig, values)
+    places = [path for path, _ in problems.found]
+    later: list[Problem] = [problem for problem in found if not touches(problem[0], places)]
+    raise_for([*problems.found, *later], source)
+    assert config is not None  # noqa: S101 - no result without problems
+    return config
+
+
+def _section(values: Any, cls: type[Any], problems: Problems) -> Any:
+    """The fields that say something, durations in seconds; what can't be understood is left for the reader."""
+    if not isinstance(values, Mapping):
+        return values
+    known = {field.name: field for field in fields_of(cls)}
+    result: dict[Any, Any] = {}
+    for name, value in values.items():
+        field = known.get(name)
+        if field is None:
+            result[name] = value
+        elif not _says_nothing(name, value, field):
+            result[name] = _value(value, field, problems.below(name))
+    return result
+
+
+def _says_nothing(name: str, value: Any, field: Field) -> bool:
+    if isinstance(value, Mapping) and field.section is not None:
+        return all(_is_zero(item) for item in value.values())
+    if isinstance(value, bool):
+        return name == "keep_alive" and not value  # other switches that are off were perhaps turned off
+    return _is_zero(value)
+
+
+def _is_zero(value: Any) -> bool:
+    return not value if value is None or isinstance(value, bool | int | float | str | list | dict) else False
+
+
+def _value(value: Any, field: Field, problems: Problems) -> Any:
+    if field.section is not None:
+        return _section(value, field.section, problems)
+    if isinstance(value, list) and isinstance(field.item, type):
+        return [_section(item, field.item, problems.below(index)) for index, item in enumerate(value)]
+    if not isinstance(rule_for(field.kind), Duration):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value / _NANOSECONDS
+    message = f"expected integer nanoseconds, got {describe(value)}"
+    problems.add(InvalidConfigError, message, "read a file with durations in seconds or with units by from_json")
+    return value

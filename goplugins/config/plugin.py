@@ -1,0 +1,154 @@
+"""One plugin's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from goplugins.config.rules import Address, Environment, Options
+from goplugins.config.schema import as_dict, as_member, as_texts, merge, sparse_repr
+from goplugins.config.sections import (
+    AuthConfig,
+    CacheConfig,
+    CircuitBreakerConfig,
+    ConnectionConfig,
+    FallbackConfig,
+    HealthCheckConfig,
+    RateLimitConfig,
+    RetryConfig,
+)
+from goplugins.models import AuthMethod, TransportType
+
+__all__ = ["BUILT_IN_KINDS", "PluginConfig", "resolve_breaker"]
+
+BUILT_IN_KINDS: Mapping[TransportType, str] = {
+    TransportType.HTTP: "http",
+    TransportType.HTTPS: "http",
+    TransportType.GRPC: "grpc",
+    TransportType.GRPC_TLS: "grpc",
+    TransportType.UNIX: "unix",
+    TransportType.EXECUTABLE: "exec",
+    TransportType.PYTHON: "python",
+}
+"""The factory that builds the plugins of each transport, where ``type`` says nothing."""
+
+_DOUBLINGS_AT_MOST = 8
+
+
+def _transport(value: TransportType | str | int | None) -> TransportType | None:
+    return as_member(TransportType, value)
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class PluginConfig:
+    """How one plugin is reached and how calls to it behave. A section left out is inherited whole.
+
+    Attributes:
+        name: what the plugin is called by.
+        type: the factory that builds it; the built-in one of ``transport`` when left out.
+        transport: how it is reached.
+        endpoint: where it is: a URL on http and https; ``host:port``, ``dns:///...`` or ``unix:...`` on grpc; the
+            socket's path (``@name``: abstract) on unix; ``package.module:callable`` or an entry point's name on python.
+        priority: the larger number is preferred, where something chooses.
+        enabled: true when left out.
+        executable: the program of an exec plugin.
+        args: its arguments.
+        env: its further environment, as ``NAME=value``.
+        work_dir: the directory that it starts in.
+        auth: how calls prove who they come from.
+        retry: over the manager's ``default_retry``.
+        circuit_breaker: over ``default_circuit_breaker``.
+        health_check: over ``default_health_check``.
+        connection: over ``default_connection``.
+        rate_limit: over ``default_rate_limit``.
+        fallback: what answers when the plugin could not; nothing when left out.
+        cache: answers kept; none when left out.
+        options: further settings of the transport; those of the built-in ones are checked.
+        labels: for people and metrics.
+        annotations: for people.
+    """
+
+    name: str = ""
+    type: str | None = None
+    transport: TransportType | None = attrs.field(default=None, converter=_transport)
+    endpoint: Address = ""
+    priority: int = 0
+    enabled: bool | None = None
+    executable: str = ""
+    args: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
+    env: Environment = attrs.field(default=(), converter=as_texts)
+    work_dir: str = ""
+    auth: AuthConfig | None = None
+    retry: RetryConfig | None = None
+    circuit_breaker: CircuitBreakerConfig | None = None
+    health_check: HealthCheckConfig | None = None
+    connection: ConnectionConfig | None = None
+    rate_limit: RateLimitConfig | None = None
+    fallback: FallbackConfig | None = None
+    cache: CacheConfig | None = None
+    options: Options = attrs.field(factory=dict, converter=as_dict)
+    labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_dict)
+    annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_dict)
+
+    __repr__ = sparse_repr
+
+    def validate(self) -> None:
+        """Checks this plugin, with the production defaults where it says nothing.
+
+        Raises:
+            ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
+        """
+        from goplugins.config.validation import validate_plugin
+
+        validate_plugin(self)
+
+    def check_files(self) -> None:
+        """Checks that certificate, key and CA files are there: on the machine that will make the calls.
+
+        Raises:
+            InvalidCertificateError: for one file, or an :class:`~goplugins.errors.InvalidConfigError` for several.
+        """
+        from goplugins.config.validation import check_plugin_files
+
+        check_plugin_files(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str = "configuration") -> PluginConfig:
+        """Reads plain values, as from JSON; ``${VAR}`` stays as it is.
+
+        Raises:
+            ConfigError: unknown fields and wrong values, all of them, each with its path.
+        """
+        from goplugins.config.conversion import structure
+
+        return structure(cls, mapping, source=source)
+
+
+def kind_of_plugin(type_name: str | None, transport: TransportType | None) -> str | None:
+    """The factory's name: ``type``, else the built-in one of the transport."""
+    return type_name or (BUILT_IN_KINDS.get(transport) if transport is not None else None)
+
+
+def resolve_breaker(breaker: CircuitBreakerConfig) -> CircuitBreakerConfig:
+    """Fills in ``max_recovery_timeout``, which follows from ``recovery_timeout`` and is never less."""
+    first = breaker.recovery_timeout
+    if first is None:
+        return breaker
+    longest = breaker.max_recovery_timeout
+    return attrs.evolve(
+        breaker, max_recovery_timeout=max(first, first * _DOUBLINGS_AT_MOST if longest is None else longest)
+    )
+
+
+def resolve_auth(auth: AuthConfig | None) -> AuthConfig:
+    """No authentication where none is asked for; credentials without a method stay, for ``validate`` to refuse."""
+    if auth is None:
+        return AuthConfig(method=AuthMethod.NONE)
+    return auth if auth.method is not None or auth.suggested_method else attrs.evolve(auth, method=AuthMethod.NONE)
+
+
+def resolve_cache(cache: CacheConfig | None) -> CacheConfig | None:
+    """A cache's own defaults; no cache stays no cache."""
+    return None if cache is None else merge(cache, CacheConfig(max_entries=1024, stale_if_error=0.0))

@@ -1,0 +1,168 @@
+"""The fields of the configuration classes as facts: what reading, writing, masking and merging all go by."""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import attrs
+
+from goplugins.config.masking import Masked
+
+__all__ = [
+    "UNSET",
+    "Field",
+    "Unset",
+    "as_dict",
+    "as_mapping",
+    "as_member",
+    "as_texts",
+    "as_tuple",
+    "fields_of",
+    "merge",
+    "shown",
+    "sparse_repr",
+]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=enum.Enum)
+
+
+class Unset(enum.Enum):
+    """The type of :data:`UNSET`."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Stands for "left out" where None is itself a value."""
+
+
+@attrs.frozen
+class Field:
+    """One field: its name, its annotation without ``| None``, its default, and how its secrets are masked."""
+
+    name: str
+    kind: Any
+    default: Any
+    masked: Masked | None
+
+    @property
+    def section(self) -> type[Any] | None:
+        """The configuration class that the field holds, if it holds one."""
+        return self.kind if isinstance(self.kind, type) and attrs.has(self.kind) else None
+
+    @property
+    def item(self) -> Any:
+        """The annotation of the items, where the field holds a list."""
+        bare = getattr(self.kind, "__origin__", self.kind) if hasattr(self.kind, "__metadata__") else self.kind
+        return get_args(bare)[0] if get_origin(bare) is tuple else None
+
+
+_fields: dict[type[Any], tuple[Field, ...]] = {}
+
+
+def fields_of(cls: type[Any]) -> tuple[Field, ...]:
+    """The fields of a configuration class, in their order."""
+    found = _fields.get(cls)
+    if found is None:
+        hints = get_type_hints(cls, include_extras=True)
+        found = _fields[cls] = tuple(_field(attribute, hints[attribute.name]) for attribute in attrs.fields(cls))
+    return found
+
+
+def _field(attribute: attrs.Attribute[Any], hint: Any) -> Field:
+    kind = hint
+    if get_origin(hint) in {Union, types.UnionType}:
+        kept = [part for part in get_args(hint) if part not in {type(None), Unset}]
+        kind = kept[0] if len(kept) == 1 else hint
+    default = attribute.default
+    if default is not None and hasattr(default, "factory"):
+        default = default.factory()
+    masked = next((extra for extra in getattr(kind, "__metadata__", ()) if isinstance(extra, Masked)), None)
+    return Field(attribute.name, kind, default, masked)
+
+
+def as_mapping(instance: Any) -> dict[str, Any]:
+    """The fields of an instance that hold something, one level deep; None where None is not "left out", too."""
+    values = ((field, getattr(instance, field.name)) for field in fields_of(type(instance)))
+    return {
+        field.name: value
+        for field, value in values
+        if value is not UNSET and (value is not None or field.default is not None)
+    }
+
+
+def as_tuple(value: Iterable[T]) -> tuple[T, ...]:
+    """A tuple of any other iterable; a string or what can't be iterated stays, for ``validate`` to name."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        return cast("tuple[T, ...]", value)
+    return tuple(value)
+
+
+def as_texts(value: Iterable[str]) -> tuple[str, ...]:
+    """:func:`as_tuple` for strings."""
+    return as_tuple(value)
+
+
+def as_dict(value: Mapping[str, T]) -> Mapping[str, T]:
+    """A dict of its own of a mapping; anything else stays, for ``validate`` to name."""
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def as_member(kind: type[E], value: E | str | int | None) -> E | None:
+    """A member of an enum by itself or by its value; anything else stays, for ``validate`` to name."""
+    try:
+        return None if value is None else kind(value)
+    except ValueError:
+        return cast(E, value)
+
+
+def merge(section: T, base: T) -> T:
+    """``section`` with the fields of ``base`` where it holds None itself."""
+    gaps = {
+        field.name: getattr(base, field.name)
+        for field in fields_of(type(section))
+        if getattr(section, field.name) is None
+    }
+    return attrs.evolve(section, **gaps) if gaps else section  # type: ignore[misc]
+
+
+def shown(instance: Any, *, secrets: bool = False) -> dict[str, Any]:
+    """The instance as plain values, without what was left out, and masked unless ``secrets``."""
+    result: dict[str, Any] = {}
+    for field in fields_of(type(instance)):
+        value = getattr(instance, field.name)
+        if value is UNSET or (value == field.default and (value is None or value in ("", (), {}))):
+            continue
+        if field.masked is not None and not secrets:
+            value = field.masked.mask(value)
+        result[field.name] = _plain(value, secrets=secrets)
+    return result
+
+
+def _plain(value: Any, *, secrets: bool) -> Any:
+    if attrs.has(type(value)):
+        return shown(value, secrets=secrets)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [_plain(item, secrets=secrets) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, secrets=secrets) for key, item in value.items()}
+    return value
+
+
+def sparse_repr(self: Any) -> str:
+    """A repr with only what differs from the defaults, secrets masked."""
+    parts = []
+    for field in fields_of(type(self)):
+        value = getattr(self, field.name)
+        if value != field.default:
+            parts.append(f"{field.name}={(field.masked.mask(value) if field.masked else value)!r}")
+    return f"{type(self).__name__}({', '.join(parts)})"

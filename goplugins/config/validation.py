@@ -1,0 +1,252 @@
+"""Whether a configuration that reads well also makes sense: what no single field can tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from goplugins.config.conversion import type_problems
+from goplugins.config.credentials import check_auth, check_auth_files
+from goplugins.config.endpoints import check_endpoint, check_health_endpoint
+from goplugins.config.manager import ManagerConfig
+from goplugins.config.options import check_options
+from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
+from goplugins.config.problems import Problem, Problems, raise_for
+from goplugins.config.rules import near_name
+from goplugins.config.schema import UNSET
+from goplugins.config.sections import AuthConfig, CacheConfig, CircuitBreakerConfig, FallbackConfig
+from goplugins.config.services import LoadBalancerConfig
+from goplugins.errors import (
+    DuplicatePluginNameError,
+    InvalidConfigError,
+    InvalidPluginNameError,
+    InvalidTransportError,
+    MissingExecutableError,
+    NoPluginsConfiguredError,
+    UnsupportedTransportError,
+)
+from goplugins.models import TransportType
+
+__all__ = [
+    "check_manager_files",
+    "check_plugin_files",
+    "semantic_problems",
+    "validate_auth",
+    "validate_manager",
+    "validate_plugin",
+]
+
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
+
+
+def validate_manager(config: ManagerConfig, registered: Collection[str] | None) -> None:
+    """Raises for all that is wrong with the configuration."""
+    raise_for(type_problems(config) or semantic_problems(config, registered), "configuration")
+
+
+def validate_plugin(plugin: PluginConfig) -> None:
+    """Raises for all that is wrong with the plugin."""
+    problems = Problems(found=type_problems(plugin))
+    if not problems.found:
+        _check_plugin(plugin, ManagerConfig().resolve(plugin), problems)
+    raise_for(problems.found, f"plugin {plugin.name!r}")
+
+
+def validate_auth(auth: AuthConfig) -> None:
+    """Raises for all that is wrong with the section."""
+    problems = Problems(found=type_problems(auth))
+    if not problems.found:
+        check_auth(auth, problems)
+    raise_for(problems.found, "auth")
+
+
+def check_manager_files(config: ManagerConfig) -> None:
+    """Raises for certificate files that enabled plugins name and that aren't there."""
+    problems = Problems()
+    for index, plugin in enumerate(config.plugins):
+        if plugin.enabled is not False and plugin.auth is not None:
+            check_auth_files(plugin.auth, problems.below("plugins", index, "auth"))
+    raise_for(problems.found, "configuration")
+
+
+def check_plugin_files(plugin: PluginConfig) -> None:
+    """Raises for certificate files that the plugin names and that aren't there."""
+    problems = Problems()
+    if plugin.auth is not None:
+        check_auth_files(plugin.auth, problems.below("auth"))
+    raise_for(problems.found, f"plugin {plugin.name!r}")
+
+
+def semantic_problems(config: ManagerConfig, registered: Collection[str] | None = None) -> list[Problem]:
+    """What is wrong with a configuration whose every field is of the right type."""
+    problems = Problems()
+    resolved = config.with_defaults()
+    _check_breaker(resolved.default_circuit_breaker, problems.below("default_circuit_breaker"))
+    for index, plugin in enumerate(resolved.plugins):
+        _check_plugin(config.plugins[index], plugin, problems.below("plugins", index))
+    for index, balancer in enumerate(config.load_balancers):
+        _check_balancer(balancer, problems.below("load_balancers", index))
+    if not (config.plugins or config.load_balancers or config.discovery.enabled):
+        fix = "add a plugin, enable discovery, or register plugins in code without loading a configuration"
+        problems.add(NoPluginsConfiguredError, "no plugin is configured", fix, "plugins")
+    if config.discovery.enabled and not config.discovery.directories:
+        problems.add(
+            InvalidConfigError, "missing for discovery", "name a directory to look in", "discovery", "directories"
+        )
+    _check_duplicates(config, problems)
+    _check_references(config, registered, problems)
+    _check_fallback_cycles(config, problems)
+    return problems.found
+
+
+def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -> None:
+    _check_name(plugin.name, problems)
+    transport = plugin.transport
+    if transport is None:
+        fix = f"write one of {', '.join(BUILT_IN_KINDS)}"
+        problems.add(InvalidTransportError, "missing", fix, "transport")
+    else:
+        check_endpoint(transport, plugin.endpoint, problems)
+        _check_kind(plugin, transport, problems)
+        check_options(plugin, problems.below("options"))
+        if transport is TransportType.EXECUTABLE:
+            _check_executable(plugin, problems)
+        if plugin.health_check and plugin.health_check.endpoint:
+            check_health_endpoint(transport, plugin.health_check.endpoint, problems.below("health_check", "endpoint"))
+    if raw.auth is not None:
+        check_auth(raw.auth, problems.below("auth"), transport)
+    if raw.circuit_breaker is not None and plugin.circuit_breaker is not None:
+        _check_breaker(plugin.circuit_breaker, problems.below("circuit_breaker"))
+    _check_stand_ins(plugin.name, plugin.fallback, plugin.cache, problems)
+
+
+def _check_name(name: str, problems: Problems) -> None:
+    if not name:
+        problems.add(InvalidPluginNameError, "missing", "give it the name that calls will use", "name")
+    elif not _NAME.fullmatch(name):
+        message = f"{name[:60]!r} has a space or control character, or more than 200 characters"
+        problems.add(InvalidPluginNameError, message, "use letters, digits, dots, dashes and underscores", "name")
+
+
+def _check_kind(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
+    kinds = set(BUILT_IN_KINDS.values())
+    if plugin.type in kinds and plugin.type != BUILT_IN_KINDS[transport]:
+        message = f"the built-in factory {plugin.type!r} has no transport {transport}"
+        problems.add(
+            UnsupportedTransportError, message, f"leave type out, or write {BUILT_IN_KINDS[transport]!r}", "type"
+        )
+
+
+def _check_executable(plugin: PluginConfig, problems: Problems) -> None:
+    if not plugin.executable:
+        problems.add(MissingExecutableError, "missing", "write the path of the program to run", "executable")
+    for index, item in enumerate(plugin.env):
+        name, equals, _ = item.partition("=")
+        if not name or not equals or "\x00" in item:
+            problems.add(InvalidConfigError, "is not of the form NAME=value", "write NAME=value", "env", index)
+    for index, item in enumerate(plugin.args):
+        if "\x00" in item:
+            problems.add(InvalidConfigError, "holds a zero character", "take it out", "args", index)
+
+
+def _check_breaker(breaker: CircuitBreakerConfig, problems: Problems) -> None:
+    """A rule that lacks one of its parts would never fire, and nobody would know."""
+    if breaker.slow_call_rate is not None and breaker.slow_call_duration is None:
+        fix = "set the seconds from which a call is slow"
+        problems.add(InvalidConfigError, "missing for slow_call_rate", fix, "slow_call_duration")
+    if breaker.slow_call_duration is not None and breaker.slow_call_rate is None:
+        fix = "set the share of slow calls that opens the circuit"
+        problems.add(InvalidConfigError, "missing for slow_call_duration", fix, "slow_call_rate")
+    rate = "failure_rate" if breaker.failure_rate is not None else "slow_call_rate"
+    if breaker.window is None and getattr(breaker, rate) is not None:
+        problems.add(InvalidConfigError, f"missing for {rate}", "set the seconds to look back", "window")
+
+
+def _check_stand_ins(name: str, fallback: FallbackConfig | None, cache: CacheConfig | None, problems: Problems) -> None:
+    if cache is not None and cache.ttl is None:
+        problems.add(InvalidConfigError, "missing", "set the seconds that an answer is good for", "cache", "ttl")
+    if fallback is None:
+        return
+    given = [bool(fallback.plugin), fallback.value is not UNSET, fallback.function is not None]
+    if sum(given) != 1:
+        message = "has no answer" if not any(given) else "has more than one answer"
+        problems.add(InvalidConfigError, message, "set exactly one of plugin and value", "fallback")
+    if fallback.plugin and fallback.plugin == name:
+        problems.add(InvalidConfigError, "is the plugin itself", "name another plugin", "fallback", "plugin")
+
+
+def _check_balancer(balancer: LoadBalancerConfig, problems: Problems) -> None:
+    _check_name(balancer.name, problems)
+    _check_stand_ins(balancer.name, balancer.fallback, None, problems)
+    if not balancer.members:
+        problems.add(InvalidConfigError, "missing", "name the plugins of the group", "members")
+    seen: set[str] = set()
+    for index, member in enumerate(balancer.members):
+        where = problems.below("members", index)
+        _check_name(member.name, where)
+        if member.name in seen:
+            where.add(
+                DuplicatePluginNameError,
+                f"{member.name!r} is a member already",
+                "use weight for a larger share",
+                "name",
+            )
+        if member.name and member.name == balancer.name:
+            where.add(InvalidConfigError, "is the group itself", "name a plugin", "name")
+        seen.add(member.name)
+
+
+def _named(config: ManagerConfig) -> Iterator[tuple[tuple[str | int, ...], PluginConfig | LoadBalancerConfig]]:
+    for index, plugin in enumerate(config.plugins):
+        yield ("plugins", index), plugin
+    for index, balancer in enumerate(config.load_balancers):
+        yield ("load_balancers", index), balancer
+
+
+def _check_duplicates(config: ManagerConfig, problems: Problems) -> None:
+    seen: dict[str, tuple[str | int, ...]] = {}
+    for path, item in _named(config):
+        if item.name and item.name in seen:
+            kind, index = seen[item.name]
+            message = f"{item.name!r} is the name of {kind}[{index}], too"
+            problems.add(DuplicatePluginNameError, message, "give one of them another name", *path, "name")
+        seen.setdefault(item.name, path)
+
+
+def _check_references(config: ManagerConfig, registered: Collection[str] | None, problems: Problems) -> None:
+    """Names of other plugins, once it is known which ones there can be."""
+    if registered is None or config.discovery.enabled:
+        return
+    known = {plugin.name for plugin in config.plugins}.union(registered)
+    groups = {balancer.name for balancer in config.load_balancers}
+
+    def look_up(name: str, names: Collection[str], *path: str | int) -> None:
+        if name and name not in names:
+            near = near_name(name, names)
+            fix = f"did you mean {near!r}?" if near else "name a configured or registered plugin"
+            problems.add(InvalidConfigError, f"there is no plugin {name!r}", fix, *path)
+
+    for path, item in _named(config):
+        if item.fallback is not None:
+            look_up(item.fallback.plugin, known | groups, *path, "fallback", "plugin")
+        if isinstance(item, LoadBalancerConfig):
+            for index, member in enumerate(item.members):
+                look_up(member.name, known, *path, "members", index, "name")
+
+
+def _check_fallback_cycles(config: ManagerConfig, problems: Problems) -> None:
+    following: Mapping[str, str] = {item.name: item.fallback.plugin for _, item in _named(config) if item.fallback}
+    paths = {item.name: path for path, item in _named(config)}
+    done: set[str] = set()
+    for start in following:
+        way: list[str] = []
+        name = start
+        while name in following and name not in done and name not in way:
+            way.append(name)
+            name = following[name]
+        circle = way[way.index(name) :] if name in way else []
+        if len(circle) > 1:  # one of its own is named elsewhere
+            message = f"fallbacks go in a circle: {' -> '.join([*circle, name])}"
+            fix = "let one of them fall back on something else"
+            problems.add(InvalidConfigError, message, fix, *paths[name], "fallback", "plugin")
+        done.update(way)

@@ -1,0 +1,20 @@
+"""Pure policies: when to call, when to wait, when to try again. No I/O, no thread; clock and chance are handed in."""
+
+from __future__ import annotations
+
+from goplugins.resilience.budget import RetryBudget
+from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
+from goplugins.resilience.gate import GateSnapshot, InFlightGate
+from goplugins.resilience.rate_limiter import RateLimiter
+from goplugins.resilience.retry import RetryPolicy, parse_retry_after
+
+__all__ = [
+    "CircuitBreaker",
+    "GateSnapshot",
+    "InFlightGate",
+    "Permit",
+    "RateLimiter",
+    "RetryBudget",
+    "RetryPolicy",
+    "parse_retry_after",
+]

@@ -1,0 +1,59 @@
+"""How many calls, failures and slow calls there were of late, in constant time and space."""
+
+from __future__ import annotations
+
+__all__ = ["RollingWindow"]
+
+_BUCKETS = 10
+
+
+class RollingWindow:
+    """Counts over the last ``seconds``, in a ring of buckets; forgets a bucket, a tenth of the window, at a time.
+
+    Not locked: whoever owns it holds a lock.
+
+    >>> window = RollingWindow(10.0)
+    >>> window.record(0.0, failed=True, slow=False)
+    >>> window.record(5.0, failed=False, slow=True)
+    >>> window.calls, window.failures, window.slow
+    (2, 1, 1)
+    >>> window.record(10.0, failed=False, slow=False)
+    >>> window.calls, window.failures, window.slow
+    (2, 0, 1)
+    """
+
+    __slots__ = ("_ring", "_tick", "_width", "calls", "failures", "slow")
+
+    def __init__(self, seconds: float) -> None:
+        self._width = seconds / _BUCKETS
+        self._tick = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.calls = self.failures = self.slow = 0
+        self._ring = [[0, 0, 0] for _ in range(_BUCKETS)]
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> None:
+        """Counts one call that ended at ``now``; a ``now`` before the newest bucket counts there."""
+        tick = int(now / self._width)
+        if tick > self._tick:
+            self._forget(min(tick - self._tick, _BUCKETS))
+            self._tick = tick
+        bucket = self._ring[self._tick % _BUCKETS]
+        self.calls += 1
+        bucket[0] += 1
+        if failed:
+            self.failures += 1
+            bucket[1] += 1
+        if slow:
+            self.slow += 1
+            bucket[2] += 1
+
+    def _forget(self, count: int) -> None:
+        for old in range(self._tick + 1, self._tick + 1 + count):
+            bucket = self._ring[old % _BUCKETS]
+            self.calls -= bucket[0]
+            self.failures -= bucket[1]
+            self.slow -= bucket[2]
+            bucket[:] = (0, 0, 0)

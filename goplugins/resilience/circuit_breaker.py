@@ -1,0 +1,473 @@
+"""The circuit breaker: a plugin that keeps failing is left alone for a while, then probed by a few calls."""
+
+from __future__ import annotations
+
+import enum
+import math
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.errors import CircuitBreakerOpenError, PluginError, Verdict, belongs_to_host
+from goplugins.models import CircuitBreakerState, CircuitBreakerStats
+from goplugins.processes import register_forkable
+from goplugins.resilience._breaker_rules import BreakerRules
+from goplugins.resilience._callbacks import run_callback
+
+if TYPE_CHECKING:
+    from goplugins.config import CircuitBreakerConfig
+
+__all__ = ["CircuitBreaker", "Permit"]
+
+_CLOSED = CircuitBreakerState.CLOSED
+_OPEN = CircuitBreakerState.OPEN
+_HALF_OPEN = CircuitBreakerState.HALF_OPEN
+
+_SETTLED = -1  # a generation that never is
+
+# Callers of allow_request() that never record would pile permits up; beyond this the oldest is forgotten.
+_MAX_ANONYMOUS = 4096
+
+
+class _Mode(enum.Enum):
+    NORMAL = "normal"
+    DISABLED = "disabled"  # stays CLOSED, counts only
+    FORCED = "forced"  # stays OPEN
+
+
+class Permit:
+    """The right to make one call, to be settled once by its outcome; what comes after that is ignored.
+
+    As a context manager it settles itself: success at the end of the block, otherwise by the exception: a
+    :class:`~goplugins.errors.PluginError` by its ``verdict``, another ``Exception`` as a failure, and what the host
+    throws in (KeyboardInterrupt, a worker's soft time limit) is ignored, since it says nothing of the plugin.
+
+    Attributes:
+        is_probe: True if the call is one of the few that a half-open breaker lets through.
+        expires_at: when a probe gives up its place unsettled, on the breaker's clock.
+        generation: which period between two changes of state it belongs to; negative once it is settled.
+    """
+
+    # One is made per call: three fields, and what only probes have is their class.
+    __slots__ = ("_breaker", "_start", "expires_at", "generation")
+
+    is_probe = False
+
+    def __init__(self, breaker: CircuitBreaker, generation: int, expires_at: float | None) -> None:
+        self._breaker = breaker
+        self.generation = generation
+        self.expires_at = expires_at
+
+    def success(self, duration: float | None = None) -> None:
+        """The plugin answered, after ``duration`` seconds."""
+        self._breaker.settle(self, True, duration)
+
+    def failure(self, duration: float | None = None) -> None:
+        """The plugin did not serve, after ``duration`` seconds."""
+        self._breaker.settle(self, False, duration)
+
+    def ignore(self) -> None:
+        """The call said nothing about the plugin: the permit goes back as if never taken."""
+        self._breaker.settle(self, None)
+
+    def __enter__(self) -> Self:
+        self._start = self._breaker.clock.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        verdict = _verdict(error)
+        if verdict is Verdict.IGNORED:
+            self.ignore()
+        else:
+            duration = self._breaker.clock.monotonic() - self._start
+            self._breaker.settle(self, verdict is Verdict.SUCCESS, duration)
+
+
+class _Probe(Permit):
+    __slots__ = ()
+
+    is_probe = True
+
+
+def _verdict(error: BaseException | None) -> Verdict:
+    if error is None:
+        return Verdict.SUCCESS
+    if isinstance(error, PluginError):
+        return error.verdict
+    return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE
+
+
+class CircuitBreaker:
+    """Refuses calls to a plugin that keeps failing. Safe to use from many threads.
+
+    CLOSED admits all. It opens after ``failure_threshold`` failures in a row (once ``min_request_threshold`` calls
+    have ended since it last closed) or, where configured, when over the last ``window`` seconds the share of
+    failures reaches ``failure_rate`` or that of slow calls ``slow_call_rate``. OPEN refuses for
+    ``recovery_timeout``, twice as long at each further trip in a row up to ``max_recovery_timeout``. The next
+    request makes it HALF_OPEN: at most ``success_threshold`` probes at a time are let through; as many successes
+    close it, one failure opens it again. An outcome of a call that was admitted before the last change of state
+    changes nothing.
+
+    Args:
+        config: thresholds and times; a field that is None has its default.
+        clock: where the time comes from.
+        rng: draws the jitter of repeated open times.
+        name: the plugin's, for errors.
+        on_transition: called with the old and the new state after each change, outside the lock. It may come late
+            under contention; what it raises is logged.
+
+    >>> from types import SimpleNamespace
+    >>> from goplugins.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> breaker = CircuitBreaker(SimpleNamespace(failure_threshold=3, recovery_timeout=30.0), clock=clock)
+    >>> for _ in range(3):
+    ...     breaker.acquire().failure()
+    >>> breaker.acquire()
+    Traceback (most recent call last):
+    goplugins.errors.CircuitBreakerOpenError: [CIRCUIT_1401] circuit breaker is open, next call admitted in 30.000 s
+    >>> clock.advance(30.0)
+    >>> for _ in range(2):
+    ...     with breaker.acquire():
+    ...         pass  # the call
+    >>> breaker.state
+    <CircuitBreakerState.CLOSED: 'closed'>
+    """
+
+    def __init__(
+        self,
+        config: CircuitBreakerConfig,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        rng: random.Random | None = None,
+        name: str = "",
+        on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.name = name
+        self._now = clock.monotonic
+        # The system's generator needs no reseeding in forked workers, which would all draw the same jitter.
+        self._rng = rng or random.SystemRandom()
+        self._on_transition = on_transition
+        self._lock = threading.Lock()
+        self._rules = BreakerRules.of(config)
+        self._mode = _Mode.NORMAL if self._rules.enabled else _Mode.DISABLED
+        self._window = self._rules.new_window()
+        self._state = _CLOSED
+        self._generation = 0  # goes up at each change of state: outcomes of older permits say nothing of the new one
+        self._calls = 0  # ended since the breaker last closed
+        self._consecutive = 0  # failures in a row
+        self._probes: list[Permit] = []  # in flight while HALF_OPEN
+        self._probe_successes = 0
+        self._anonymous: deque[Permit] = deque(maxlen=_MAX_ANONYMOUS)
+        self._streak = 0  # trips in a row, without having closed in between
+        self._opened_at = 0.0
+        self._open_until = 0.0
+        self._trips = 0
+        self._requests = self._successes = self._failures = 0
+        self._last_failure = 0.0
+        register_forkable(self)
+
+    # --- one call ----------------------------------------------------------------------------------------------
+
+    def acquire(self, expires_at: float | None = None) -> Permit:
+        """Admits one call, which must settle the permit. Takes the lock.
+
+        Args:
+            expires_at: the call's deadline on the clock's monotonic scale. A probe that has not settled by then
+                gives up its place; without a deadline, after ``recovery_timeout``.
+
+        Raises:
+            CircuitBreakerOpenError: refused; ``retry_after`` says when a call is admitted again at the latest.
+        """
+        with self._lock:
+            if self._state is _CLOSED:
+                self._requests += 1
+                return Permit(self, self._generation, expires_at)
+        permit = self._admit(expires_at)
+        if isinstance(permit, Permit):
+            return permit
+        raise self._refusal(*permit)
+
+    def settle(self, permit: Permit, succeeded: bool | None, duration: float | None = None) -> None:
+        """Takes in the outcome of a permit (None: to be ignored); use the permit's own methods. Takes the lock."""
+        with self._lock:
+            generation, permit.generation = permit.generation, _SETTLED
+            if generation != self._generation:
+                return
+            old = self._state
+            if succeeded and old is _CLOSED and self._window is None:  # the usual way, kept short
+                self._successes += 1
+                self._calls += 1
+                self._consecutive = 0
+                return
+            self._apply(permit, succeeded, duration)
+            new = self._state
+        if new is not old:
+            self._tell(old, new)
+
+    def check(self) -> None:
+        """Raises what :meth:`acquire` would raise now, taking and changing nothing.
+
+        Raises:
+            CircuitBreakerOpenError: open and not yet due, or half-open and all its places are taken.
+        """
+        if self._state is _CLOSED:
+            return
+        with self._lock:
+            state = self._state
+            left = self._wait_left(self._now())
+        if left > 0:
+            raise self._refusal(state, left)
+
+    def retry_after(self) -> float:
+        """Seconds until a call is admitted at the latest; 0 if one is now, infinite while it is forced open."""
+        if self._state is _CLOSED:
+            return 0.0
+        with self._lock:
+            return self._wait_left(self._now())
+
+    # --- the reference's interface -----------------------------------------------------------------------------
+
+    def allow_request(self) -> bool:
+        """Admits one call without a permit to hold; its outcome goes to :meth:`record_success` or `record_failure`.
+
+        An outcome that does not come within ``recovery_timeout`` is not waited for.
+        """
+        return isinstance(self._admit(None, anonymous=True), Permit)
+
+    def record_success(self) -> None:
+        """Settles the oldest call that :meth:`allow_request` admitted in the present state; without one, nothing."""
+        self._record(succeeded=True)
+
+    def record_failure(self) -> None:
+        """As :meth:`record_success`, for a call that failed."""
+        self._record(succeeded=False)
+
+    @property
+    def state(self) -> CircuitBreakerState:
+        """The state. OPEN whose time is over still reads OPEN: only the next request makes it HALF_OPEN."""
+        return self._state
+
+    @property
+    def trips(self) -> int:
+        """How often it has opened because of outcomes; never goes back, not even by :meth:`reset`."""
+        return self._trips
+
+    def stats(self) -> CircuitBreakerStats:
+        """The counts since the last :meth:`reset`: requests admitted, and the outcomes that counted."""
+        with self._lock:
+            return CircuitBreakerStats(self._state, self._failures, self._successes, self._requests, self._last_failure)
+
+    def reset(self) -> None:
+        """Closes it and clears the counts; ends :meth:`force_open`, but not :meth:`disable`."""
+        with self._lock:
+            old = self._state
+            if self._mode is _Mode.FORCED:
+                self._mode = _Mode.NORMAL
+            self._requests = self._successes = self._failures = 0
+            self._last_failure = 0.0
+            self._enter(_CLOSED)
+        self._tell(old, _CLOSED)
+
+    # --- the operator's interface ------------------------------------------------------------------------------
+
+    def force_open(self) -> None:
+        """Refuses every call until :meth:`enable` or :meth:`reset` (with ``metrics_only``, still none)."""
+        self._override(_Mode.FORCED, _OPEN)
+
+    def disable(self) -> None:
+        """Admits every call until :meth:`enable`; counts, but changes no state."""
+        self._override(_Mode.DISABLED, _CLOSED)
+
+    def enable(self) -> None:
+        """Ends :meth:`disable`, ``enabled: false`` and :meth:`force_open`: closed, and back to the rules."""
+        if self._mode is not _Mode.NORMAL:
+            self._override(_Mode.NORMAL, _CLOSED)
+
+    def probe_succeeded(self) -> None:
+        """An active health probe found the plugin well: the open time is over, the next request may try it."""
+        with self._lock:
+            if self._state is _OPEN and self._mode is _Mode.NORMAL:
+                self._open_until = min(self._open_until, self._now())
+
+    def configure(self, config: CircuitBreakerConfig) -> None:
+        """Goes by another configuration from now on, keeping state and counts.
+
+        A changed ``enabled`` takes effect as :meth:`enable` and :meth:`disable` do, unless it is forced open; a
+        shorter ``recovery_timeout`` also for the open time under way.
+        """
+        rules = BreakerRules.of(config)
+        with self._lock:
+            old = self._state
+            before, self._rules = self._rules, rules
+            # A rule or a width changed: the old buckets do not fit.
+            if rules.window != before.window or (rules.new_window() is None) != (self._window is None):
+                self._window = rules.new_window()
+            if rules.enabled != before.enabled and self._mode is not _Mode.FORCED:
+                self._mode = _Mode.NORMAL if rules.enabled else _Mode.DISABLED
+                self._enter(_CLOSED)
+            if self._state is _OPEN and self._mode is _Mode.NORMAL:
+                self._open_until = min(self._open_until, self._opened_at + rules.open_time(self._streak, self._rng))
+            new = self._state
+        self._tell(old, new)
+
+    def after_fork_in_child(self) -> None:
+        """A fresh lock, and no call under way: the parent's permits count in the parent. The state stays."""
+        self._lock = threading.Lock()
+        self._generation += 1
+        self._probes = []
+        self._probe_successes = 0
+        self._anonymous.clear()
+
+    # --- inside: what follows expects the lock, unless it says otherwise ---------------------------------------
+
+    def _admit(
+        self, expires_at: float | None, *, anonymous: bool = False
+    ) -> Permit | tuple[CircuitBreakerState, float]:
+        """Takes the lock: the long way of :meth:`acquire`. A permit, or why not: the state and the seconds left."""
+        with self._lock:
+            old = self._state
+            now = self._now()
+            if old is _OPEN and self._mode is _Mode.NORMAL and now >= self._open_until:
+                self._enter(_HALF_OPEN)
+            new = self._state
+            left = self._wait_left(now)
+            permit = None
+            if left <= 0:
+                self._requests += 1
+                if anonymous or expires_at is None:
+                    expires_at = now + self._rules.recovery_timeout
+                permit = self._permit(expires_at)
+                if anonymous:
+                    self._forget_expired(now)
+                    self._anonymous.append(permit)
+        self._tell(old, new)
+        return permit or (new, left)
+
+    def _permit(self, expires_at: float) -> Permit:
+        # With metrics_only more calls come than there are places; only the places are kept track of.
+        if self._state is _HALF_OPEN and len(self._probes) < self._rules.success_threshold:
+            probe = _Probe(self, self._generation, expires_at)
+            self._probes.append(probe)
+            return probe
+        return Permit(self, self._generation, expires_at)
+
+    def _wait_left(self, now: float) -> float:
+        if self._state is _CLOSED or self._rules.metrics_only:
+            return 0.0
+        if self._mode is _Mode.FORCED:
+            return math.inf
+        if self._state is _OPEN:
+            return max(0.0, self._open_until - now)
+        if len(self._probes) < self._rules.success_threshold:
+            return 0.0
+        self._probes = [probe for probe in self._probes if _expiry(probe) > now]
+        if len(self._probes) < self._rules.success_threshold:
+            return 0.0
+        return min(map(_expiry, self._probes)) - now
+
+    def _refusal(self, state: CircuitBreakerState, left: float) -> CircuitBreakerOpenError:
+        """Needs no lock."""
+        if left == math.inf:
+            return CircuitBreakerOpenError("circuit breaker is held open by force_open()", plugin=self.name or None)
+        where = "half-open and its probes are under way" if state is _HALF_OPEN else "open"
+        return CircuitBreakerOpenError(
+            f"circuit breaker is {where}, next call admitted in {left:.3f} s",
+            plugin=self.name or None,
+            retry_after=left,
+        )
+
+    def _record(self, *, succeeded: bool) -> None:
+        """Takes the lock."""
+        with self._lock:
+            self._forget_expired(self._now())
+            if not self._anonymous:
+                return
+            old = self._state
+            permit = self._anonymous.popleft()
+            permit.generation = _SETTLED
+            self._apply(permit, succeeded, None)
+            new = self._state
+        self._tell(old, new)
+
+    def _forget_expired(self, now: float) -> None:
+        anonymous = self._anonymous
+        while anonymous and _expiry(anonymous[0]) <= now:
+            anonymous.popleft()
+
+    def _apply(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
+        """Counts an outcome of the present generation and changes the state where a rule says so."""
+        if permit.is_probe and permit in self._probes:
+            self._probes.remove(permit)
+        if succeeded is None:
+            return
+        self._calls += 1
+        if succeeded:
+            self._successes += 1
+            self._consecutive = 0
+        else:
+            self._failures += 1
+            self._consecutive += 1
+            self._last_failure = self.clock.time()
+        if self._mode is not _Mode.NORMAL:
+            return
+        if self._state is _CLOSED:
+            self._judge(succeeded, duration)
+        elif self._state is _HALF_OPEN:
+            self._judge_probe(succeeded)
+
+    def _judge(self, succeeded: bool, duration: float | None) -> None:
+        rules = self._rules
+        now = self._now()
+        if self._window is not None:
+            self._window.record(now, failed=not succeeded, slow=rules.is_slow(duration))
+        in_a_row = self._consecutive >= rules.failure_threshold and self._calls >= rules.min_request_threshold
+        if in_a_row or (self._window is not None and rules.rates_exceeded(self._window)):
+            self._trip(now)
+
+    def _judge_probe(self, succeeded: bool) -> None:
+        if not succeeded:
+            self._trip(self._now())
+            return
+        self._probe_successes += 1
+        if self._probe_successes >= self._rules.success_threshold:
+            self._enter(_CLOSED)
+
+    def _trip(self, now: float) -> None:
+        self._trips += 1
+        self._streak += 1
+        self._opened_at = now
+        self._open_until = now + self._rules.open_time(self._streak, self._rng)
+        self._enter(_OPEN)
+
+    def _enter(self, state: CircuitBreakerState) -> None:
+        self._state = state
+        self._generation += 1
+        self._probes = []
+        self._probe_successes = 0
+        self._anonymous.clear()
+        if state is _CLOSED:
+            self._calls = self._consecutive = self._streak = 0
+            if self._window is not None:
+                self._window.clear()
+
+    def _override(self, mode: _Mode, state: CircuitBreakerState) -> None:
+        """Takes the lock."""
+        with self._lock:
+            old = self._state
+            self._mode = mode
+            self._enter(state)
+        self._tell(old, state)
+
+    def _tell(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
+        """Outside the lock."""
+        if new is not old and self._on_transition is not None:
+            run_callback(self._on_transition, old, new)
+
+
+def _expiry(permit: Permit) -> float:
+    return math.inf if permit.expires_at is None else permit.expires_at

@@ -1,0 +1,212 @@
+"""The gate of a plugin: who is inside, whether it still lets anybody in, and how the calls went.
+
+The count, the closed flag that guards it and the metrics share one lock, so that a call costs two acquisitions and
+no call can slip in between "closed" and "empty".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.errors import PluginClosedError
+from goplugins.processes import register_forkable
+from goplugins.resilience._callbacks import run_callback
+
+__all__ = ["GateSnapshot", "InFlightGate"]
+
+
+@attrs.frozen
+class GateSnapshot:
+    """A gate's counts at one moment.
+
+    Attributes:
+        in_flight: calls inside now.
+        succeeded: calls that ended well.
+        failed: calls that ended otherwise.
+        duration: seconds of all ended calls together.
+        attempts: attempts of all ended calls together.
+    """
+
+    in_flight: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    duration: float = 0.0
+    attempts: int = 0
+
+
+class InFlightGate:
+    """Counts calls in and out, refuses new ones once closed, and knows when the last one is out.
+
+    A call enters and leaves on one thread. A thread that is inside already may enter again after the gate was
+    closed: what was admitted may finish, nested calls included.
+
+    >>> gate = InFlightGate()
+    >>> gate.enter()
+    >>> gate.close("it was replaced")
+    True
+    >>> gate.drain(5.0, on_empty=lambda: print("last one out"))  # the one inside is this very thread
+    True
+    >>> gate.leave(ok=True, elapsed=0.25, attempts=1)
+    last one out
+    >>> gate.enter()
+    Traceback (most recent call last):
+    goplugins.errors.PluginClosedError: [PLUGIN_1207] it was replaced
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside: dict[int, int] = {}  # thread ident -> how many calls deep
+        self._in_flight = 0
+        self._succeeded = 0
+        self._failed = 0
+        self._attempts = 0
+        self._duration = 0.0
+        self._reason: str | None = None
+        self._drains: list[tuple[int, threading.Event]] = []  # threads that wait for the others to leave
+        self._on_empty: list[Callable[[], object]] = []
+        register_forkable(self)
+
+    def enter(self) -> None:
+        """Counts one call in. Takes the lock.
+
+        Raises:
+            PluginClosedError: the gate is closed, and why.
+        """
+        # Looked up at each call: gevent may replace it after this module was imported.
+        thread = threading.get_ident()
+        with self._lock:
+            depth = self._inside.get(thread, 0)
+            reason = self._reason
+            if reason is None or depth:
+                self._inside[thread] = depth + 1
+                self._in_flight += 1
+                return
+        raise PluginClosedError(reason)
+
+    def leave(self, ok: bool, elapsed: float, attempts: int) -> None:
+        """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
+
+        After a fork the child ignores the exits of calls that had entered in the parent.
+
+        Args:
+            ok: True if the call ended well.
+            elapsed: how long it took, in seconds.
+            attempts: how many attempts it made.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            depth = self._inside.get(thread, 0)
+            if depth == 0:
+                return
+            if depth == 1:
+                del self._inside[thread]
+            else:
+                self._inside[thread] = depth - 1
+            self._in_flight -= 1
+            if ok:
+                self._succeeded += 1
+            else:
+                self._failed += 1
+            self._duration += elapsed
+            self._attempts += attempts
+            if not self._drains and not self._on_empty:
+                return
+            drained = [event for waiting, event in self._drains if self._others(waiting) == 0]
+            callbacks = self._take_callbacks()
+        for event in drained:
+            event.set()
+        for callback in callbacks:
+            run_callback(callback)
+
+    def close(self, reason: str) -> bool:
+        """Lets nobody in any more, save threads that are inside. Takes the lock.
+
+        Args:
+            reason: the message for those who come too late.
+
+        Returns:
+            True if this closed the gate; False if it was closed before, then ``reason`` is ignored.
+        """
+        with self._lock:
+            if self._reason is not None:
+                return False
+            self._reason = reason
+            return True
+
+    def drain(
+        self, timeout: float, clock: Clock = SYSTEM_CLOCK, *, on_empty: Callable[[], object] | None = None
+    ) -> bool:
+        """Waits until all calls are out, save those on the caller's own stack, which wait for this to return.
+
+        It returns at the moment when the last call leaves. Close the gate first, or it waits for a lull.
+
+        Args:
+            timeout: seconds to wait at most.
+            clock: whose seconds.
+            on_empty: runs once nobody at all is inside, outside the lock: here, or where the caller's own stack
+                has calls inside, when the last of them leaves. Not at all if this returns False. What it raises is
+                logged.
+
+        Returns:
+            True if nobody else is inside; False if somebody still is after ``timeout``.
+        """
+        thread = threading.get_ident()
+        drain = (thread, threading.Event())
+        with self._lock:
+            waiting = self._others(thread) > 0
+            if waiting:
+                self._drains.append(drain)
+        if waiting:
+            try:
+                clock.wait(drain[1], timeout)
+            finally:
+                with self._lock:
+                    self._drains.remove(drain)
+        with self._lock:
+            # The event, not the count: a gate that is not closed may have filled again since the lull.
+            if waiting and not drain[1].is_set() and self._others(thread) > 0:
+                return False
+            if on_empty is not None:
+                self._on_empty.append(on_empty)
+            callbacks = self._take_callbacks()
+        for callback in callbacks:
+            run_callback(callback)
+        return True
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are inside."""
+        return self._in_flight
+
+    @property
+    def closed(self) -> bool:
+        """True once :meth:`close` was called."""
+        return self._reason is not None
+
+    def snapshot(self) -> GateSnapshot:
+        """The counts, consistent with each other. Takes the lock."""
+        with self._lock:
+            return GateSnapshot(self._in_flight, self._succeeded, self._failed, self._duration, self._attempts)
+
+    def after_fork_in_child(self) -> None:
+        """A fresh lock and nobody inside: the parent's calls go on in the parent. Counts of ended calls stay."""
+        self._lock = threading.Lock()
+        self._inside = {}
+        self._in_flight = 0
+        self._drains = []
+        self._on_empty = []
+
+    def _others(self, thread: int) -> int:
+        """How many calls other threads have inside. The lock is held."""
+        return self._in_flight - self._inside.get(thread, 0)
+
+    def _take_callbacks(self) -> list[Callable[[], object]]:
+        """What is to run now that nobody is inside, each once; nothing while somebody is. The lock is held."""
+        if self._in_flight:
+            return []
+        callbacks, self._on_empty = self._on_empty, []
+        return callbacks

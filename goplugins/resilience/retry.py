@@ -1,0 +1,270 @@
+"""When a failed attempt is made again, after how long, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import Deadline
+from goplugins.config.sections import DEFAULT_RETRY
+from goplugins.errors import PluginError, Replay, Verdict
+from goplugins.resilience._settings import setting
+from goplugins.resilience.budget import RetryBudget
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+    from goplugins.config import RetryConfig
+
+__all__ = ["RetryPolicy", "parse_retry_after"]
+
+T = TypeVar("T")
+
+_MARGIN = 0.005  # seconds before the deadline in which an attempt would have no chance
+_MAX_RETRY_AFTER = 86_400.0
+_SECONDS = re.compile(r"\d+(\.\d+)?", re.ASCII)
+
+
+class RetryPolicy:
+    """Replays failed attempts with exponential backoff, as far as deadline, budget and safety allow.
+
+    It has no state of its own: one policy serves any number of threads.
+
+    Args:
+        config: counts and intervals; a field that is None has its default.
+        rng: draws the jitter.
+
+    >>> from types import SimpleNamespace
+    >>> policy = RetryPolicy(SimpleNamespace(initial_interval=0.1, max_interval=0.5, random_jitter=False))
+    >>> [policy.delay(number) for number in (1, 2, 3, 4)]
+    [0.1, 0.2, 0.4, 0.5]
+    """
+
+    def __init__(self, config: RetryConfig, *, rng: random.Random | None = None) -> None:
+        self.max_retries: int = setting(config, DEFAULT_RETRY, "max_retries")
+        self._initial: float = setting(config, DEFAULT_RETRY, "initial_interval")
+        self._longest: float = setting(config, DEFAULT_RETRY, "max_interval")
+        self._multiplier: float = setting(config, DEFAULT_RETRY, "multiplier")
+        self._jitter: bool = setting(config, DEFAULT_RETRY, "random_jitter")
+        # The system's generator needs no reseeding in forked workers, which would all draw the same jitter.
+        self._rng = rng or random.SystemRandom()
+
+    def delay(self, number: int) -> float:
+        """Seconds to wait before replay ``number`` (from 1): exponential up to the longest, +-10 % with jitter."""
+        try:
+            seconds = min(self._initial * self._multiplier ** (number - 1), self._longest)
+        except OverflowError:
+            seconds = self._longest
+        return seconds * (0.9 + 0.2 * self._rng.random()) if self._jitter else seconds
+
+    @staticmethod
+    def may_replay(error: PluginError, idempotent: bool) -> bool:
+        """Whether an attempt that ended with ``error`` may be made again without risking a second effect."""
+        return error.replay is Replay.ALWAYS or (error.replay is Replay.IF_IDEMPOTENT and idempotent)
+
+    def run(
+        self,
+        first_error: PluginError,
+        attempt: Callable[[], T],
+        *,
+        idempotent: bool = False,
+        max_retries: int | None = None,
+        deadline: Deadline | None = None,
+        budget: RetryBudget | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        wakeup: threading.Event | None = None,
+        on_replay: Callable[[int, PluginError], object] | None = None,
+        on_budget_exhausted: Callable[[], object] | None = None,
+    ) -> T:
+        """Goes on after a first attempt has failed, until an attempt succeeds or another makes no sense.
+
+        Args:
+            first_error: what the first attempt ended with.
+            attempt: makes one attempt.
+            idempotent: whether the call may have its effect twice.
+            max_retries: replays at most; None for the configured number.
+            deadline: of the call. A wait that would reach it is not begun.
+            budget: pays for each replay.
+            clock: waits between attempts.
+            wakeup: ends such a wait; set when the plugin closes.
+            on_replay: called before each replay with its number (from 1) and the error that led to it.
+            on_budget_exhausted: called when the budget refuses a replay.
+
+        Returns:
+            What ``attempt`` returned.
+
+        Raises:
+            PluginError: of the last attempt that reached the plugin, itself. ``details["retry_stopped"]`` says why
+                there was no further replay ("deadline", "budget", "closed"), and ``details["replay_refused"]`` has
+                the code of the local refusal (open breaker, rate limit, ...) that a replay met with.
+        """
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit <= 0 or not self.may_replay(first_error, idempotent):
+            try:
+                raise first_error  # here already: most errors end here, and importing tenacity is dear
+            finally:
+                del first_error  # its traceback holds this frame: no work for the collector
+        from tenacity import Retrying
+
+        replays = _Replays(
+            self,
+            attempt,
+            first_error,
+            idempotent,
+            limit,
+            deadline,
+            budget,
+            clock,
+            wakeup,
+            on_replay,
+            on_budget_exhausted,
+        )
+        retrying = Retrying(
+            retry=replays.may_go_on,
+            stop=replays.must_stop,
+            wait=replays.next_wait,
+            sleep=replays.sleep,
+            retry_error_callback=_give_up,
+        )
+        retrying(replays.next_attempt)
+        error, replays.error = replays.error, None
+        if error is None:
+            return replays.value
+        try:
+            raise error
+        finally:
+            del error, first_error
+
+
+@attrs.define(eq=False)
+class _Replays(Generic[T]):
+    """The replays of one call: what tenacity asks and does. Belongs to the call's thread.
+
+    An attempt leaves its error here instead of raising it through tenacity, which would wrap it and add its own
+    frames to the traceback at every step.
+    """
+
+    policy: RetryPolicy
+    attempt: Callable[[], T]
+    error: PluginError | None  # of the last attempt that reached the plugin
+    idempotent: bool
+    limit: int
+    deadline: Deadline | None
+    budget: RetryBudget | None
+    clock: Clock
+    wakeup: threading.Event | None
+    on_replay: Callable[[int, PluginError], object] | None
+    on_budget_exhausted: Callable[[], object] | None
+    value: T = attrs.field(init=False)
+    number: int = -1  # of the replay under way; 0 is the attempt that had failed before tenacity began
+    pause: float = 0.0
+    over: bool = False
+
+    def next_attempt(self) -> None:
+        """The function that tenacity retries."""
+        self.number += 1
+        error = self.error
+        if self.number == 0 or error is None or self._forbidden():
+            return
+        if self.on_replay is not None:
+            self.on_replay(self.number, error)
+        try:
+            self.value = self.attempt()
+            self.error = None
+        except PluginError as new:
+            if new.verdict is Verdict.IGNORED and new.replay is Replay.NEVER:
+                # Refused on this side, nothing was sent: what the plugin said last is the better news.
+                error.details["replay_refused"] = new.code
+                self.over = True
+            else:
+                self.error = new
+
+    def _forbidden(self) -> bool:
+        """Decides after the wait: a close, a late wake-up, or a budget that others have used up meanwhile.
+
+        The budget is paid only now, so that its law holds for the moments at which replays are sent.
+        """
+        if self.over:
+            return True
+        if self.deadline is not None and self.deadline.remaining() <= 0:
+            self._stop("deadline")
+        elif self.budget is not None and not self.budget.withdraw():
+            self._stop("budget")
+        return self.over
+
+    def may_go_on(self, state: RetryCallState) -> bool:
+        """Tenacity's ``retry``. What next_attempt raised is no plugin's error: it passes, whatever was before."""
+        if state.outcome is not None and state.outcome.failed:
+            return False
+        return not self.over and self.error is not None and self.policy.may_replay(self.error, self.idempotent)
+
+    def next_wait(self, _: RetryCallState) -> float:
+        """Tenacity's ``wait``: the backoff, or longer where the plugin asked for it."""
+        asked_for = self.error.retry_after if self.error is not None else None
+        self.pause = max(self.policy.delay(self.number + 1), asked_for or 0.0)
+        return self.pause
+
+    def must_stop(self, _: RetryCallState) -> bool:
+        """Tenacity's ``stop``, asked after ``wait``: fails at once where waiting would be in vain."""
+        if self.number >= self.limit:
+            self.over = True
+        elif self.deadline is not None and self.pause + _MARGIN >= self.deadline.remaining():
+            self._stop("deadline")
+        elif self.budget is not None and self.budget.available < 1:
+            self._stop("budget")
+        return self.over
+
+    def sleep(self, seconds: float) -> None:
+        """Tenacity's ``sleep``."""
+        if self.clock.wait(self.wakeup or threading.Event(), seconds):
+            self._stop("closed")
+
+    def _stop(self, why: str) -> None:
+        self.over = True
+        if self.error is not None:
+            self.error.details["retry_stopped"] = why
+        if why == "budget" and self.on_budget_exhausted is not None:
+            self.on_budget_exhausted()
+
+
+def _give_up(_: RetryCallState) -> None:
+    """Tenacity's ``retry_error_callback``: returns instead of raising a RetryError; the error is in _Replays."""
+
+
+def parse_retry_after(text: str, now: float) -> float | None:
+    """The value of a Retry-After header in seconds from ``now``; None if it is none.
+
+    Args:
+        text: seconds, or an HTTP date.
+        now: seconds since the Unix epoch.
+
+    Returns:
+        From 0 (also for a date in the past) to a day (also for more).
+
+    >>> parse_retry_after("120", now=0.0)
+    120.0
+    >>> parse_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", now=15.0)
+    45.0
+    >>> parse_retry_after("soon", now=0.0) is None
+    True
+    """
+    text = text.strip()
+    if _SECONDS.fullmatch(text):
+        seconds = float(text)
+    else:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            moment = parsedate_to_datetime(text)
+            # HTTP dates are UTC; "-0000", which some send, would be read as local time.
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -1,0 +1,20 @@
+"""The plugin author's side: a typed function becomes a plugin that Go and Python clients can call.
+
+>>> from goplugins import serve
+>>> @serve.plugin(version="1.0.0")
+... def shout(request: str) -> str:
+...     return request.upper()
+>>> shout("hello")
+'HELLO'
+
+``serve.run(shout, "http://127.0.0.1:8000")`` answers calls until SIGTERM; ``serve.wsgi(shout)`` is an application
+for any WSGI server, and ``goplugins serve module:shout --http :8000`` does it from the command line.
+"""
+
+from __future__ import annotations
+
+from goplugins.serve._plugin import Rejected, ServedPlugin, plugin
+from goplugins.serve._running import RunningServer, run, start
+from goplugins.serve._wsgi import wsgi
+
+__all__ = ["Rejected", "RunningServer", "ServedPlugin", "plugin", "run", "start", "wsgi"]

@@ -1,0 +1,165 @@
+"""One request to a served plugin, whatever the wire: from the envelope's fields to what has to be answered."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import deadline
+from goplugins.errors import InvalidArgumentError, PluginTimeoutError
+from goplugins.models import ExecutionContext
+from goplugins.serve._plugin import Rejected, ServedPlugin
+
+__all__ = ["Incoming", "Kind", "Outcome", "dispatch", "parse_request", "text_field", "texts_field"]
+
+_logger = logging.getLogger("goplugins.serve")
+
+INTERNAL_TEXT = "internal error"
+"""All that a caller learns of an exception: its own text may hold anything."""
+
+
+class Kind(enum.Enum):
+    """How a request ended; the values are the wire's ``error_kind``."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    INVALID = "invalid"
+    EXPIRED = "deadline"
+    INTERNAL = "internal"
+
+
+@attrs.frozen
+class Incoming:
+    """A request as a wire read it.
+
+    Attributes:
+        data: parsed JSON, not yet typed.
+        timeout: seconds that the caller had left when the request came in; None if it did not say.
+        arrived: when it came in, on the clock's monotonic scale; it may have waited for a thread since.
+    """
+
+    data: Any
+    request_id: str
+    arrived: float
+    timeout: float | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Outcome:
+    """What to answer: ``data`` is JSON, for OK; ``error`` is for the caller's eyes, for all else."""
+
+    kind: Kind
+    data: bytes = b""
+    error: str = ""
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = SYSTEM_CLOCK) -> Outcome:
+    """Runs the plugin's function for one request and judges how that went.
+
+    Whatever the function raises becomes an outcome, SystemExit and CancelledError included: a plugin can't end its
+    server. Only KeyboardInterrupt, GeneratorExit and greenlet's exit pass: those are for whoever runs the thread.
+    """
+    remaining = None
+    if incoming.timeout is not None:
+        remaining = incoming.arrived + incoming.timeout - clock.monotonic()
+        if remaining <= 0:
+            return Outcome(Kind.EXPIRED, error="the deadline had passed before the plugin could start")
+    try:
+        request = plugin.decode(incoming.data)
+        context = ExecutionContext(
+            request_id=incoming.request_id, timeout=remaining, headers=incoming.headers, metadata=incoming.metadata
+        )
+    except InvalidArgumentError as exc:
+        return Outcome(Kind.INVALID, error=exc.message)
+    return _run(plugin, request, context, incoming, clock)
+
+
+def _run(
+    plugin: ServedPlugin[Any, Any], request: Any, context: ExecutionContext, incoming: Incoming, clock: Clock
+) -> Outcome:
+    name, request_id = plugin.info().name, incoming.request_id
+    limit = contextlib.nullcontext() if context.timeout is None else deadline(context.timeout, clock=clock)
+    try:
+        with limit:
+            response = plugin(request, context)
+        return Outcome(Kind.OK, data=plugin.encode(response))
+    except Rejected as exc:
+        return Outcome(Kind.REJECTED, error=exc.message, metadata=exc.metadata)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as exc:
+        if type(exc).__module__ == "greenlet":
+            raise
+        if isinstance(exc, PluginTimeoutError) and _is_over(incoming, clock):
+            _logger.warning("plugin %r, request %r: the deadline passed within: %s", name, request_id, exc)
+            return Outcome(Kind.EXPIRED, error="the deadline passed within the plugin")
+        _logger.exception("plugin %r, request %r failed", name, request_id)
+        return Outcome(Kind.INTERNAL, error=INTERNAL_TEXT)
+
+
+def _is_over(incoming: Incoming, clock: Clock) -> bool:
+    return incoming.timeout is not None and clock.monotonic() >= incoming.arrived + incoming.timeout
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def parse_request(body: bytes) -> dict[str, Any]:
+    """The one JSON object that ``body`` holds.
+
+    Raises:
+        InvalidArgumentError: it holds anything else; the text quotes none of it.
+    """
+    try:
+        envelope = _decoder.decode(body.decode("utf-8"))
+    except json.JSONDecodeError as exc:
+        raise InvalidArgumentError(f"the request is not JSON: {exc.msg} at character {exc.pos}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidArgumentError(f"the request is not UTF-8: byte {exc.start}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(f"the request is not JSON: {exc}"[:200]) from exc
+    if type(envelope) is not dict:
+        raise InvalidArgumentError(f"the request is a JSON {type(envelope).__name__}, expected an object with data")
+    return envelope
+
+
+def text_field(envelope: Mapping[str, Any], field: str) -> str:
+    """A field that holds text; empty if it is missing or null.
+
+    Raises:
+        InvalidArgumentError: it holds anything else.
+    """
+    value = envelope.get(field)
+    if value is None:
+        return ""
+    if type(value) is not str:
+        raise InvalidArgumentError(f"{field}: expected a string")
+    return value
+
+
+def texts_field(envelope: Mapping[str, Any], field: str) -> dict[str, str]:
+    """A field that maps names to text; empty if it is missing or null.
+
+    Raises:
+        InvalidArgumentError: it holds anything else.
+    """
+    value = envelope.get(field)
+    if value is None:
+        return {}
+    if type(value) is not dict or not all(type(text) is str for text in value.values()):
+        raise InvalidArgumentError(f"{field}: expected an object whose values are strings")
+    return value

@@ -1,0 +1,281 @@
+"""A typed function as a plugin: what it takes and gives, who it is, and how it is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import deadline
+from goplugins.errors import (
+    InvalidArgumentError,
+    PluginExecutionError,
+    PluginInternalError,
+    PluginTimeoutError,
+    belongs_to_host,
+)
+from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.transports._codec import _explain, codec_for, structurer_for
+
+__all__ = ["HealthCheck", "Rejected", "ServedPlugin", "plugin"]
+
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+
+HealthCheck = Callable[[], "HealthStatus | bool | str"]
+
+_NO_CONTEXT = ExecutionContext()
+_logger = logging.getLogger("goplugins.serve")
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict on the request, not a failure of the plugin
+    """The plugin understood the request and says no: a business error, which the caller sees with this text.
+
+    Args:
+        message: for the caller; shown as it is, so no secrets.
+        code: an error code of the plugin's own; travels as ``error_code`` in the metadata.
+        metadata: further facts for the caller.
+
+    >>> Rejected("wrong password", code="AUTH_FAILED").metadata
+    {'error_code': 'AUTH_FAILED'}
+    """
+
+    def __init__(self, message: str, *, code: str = "", metadata: Mapping[str, str] | None = None) -> None:
+        # Never empty: on the wire an empty error means that there is none.
+        self.message = str(message) or code or "rejected"
+        super().__init__(self.message)
+        self.code = code
+        self.metadata = {str(name): str(value) for name, value in (metadata or {}).items()}
+        if code:
+            self.metadata["error_code"] = code
+
+
+class ServedPlugin(Generic[Req, Resp]):
+    """A function with its types, ready to be served; made by :func:`plugin`.
+
+    Calling it calls the function, so tests need no server. It is also a
+    :class:`~goplugins.models.Plugin`: a manager can register and call it in this process.
+
+    Attributes:
+        request_type: what requests are made into; Any without an annotation.
+        response_type: what the function says it returns.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Resp],
+        info: PluginInfo,
+        health: HealthCheck | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._function = function
+        self._takes_context = _takes_context(function, info.name)
+        self._info = info
+        self._health = health
+        self._clock = clock
+        self.request_type, self.response_type = _types(function, info.name)
+        self._structure = _structurer(self.request_type, f"plugin {info.name!r}, request")
+        _structurer(self.response_type, f"plugin {info.name!r}, response")
+        self._codec = codec_for(self.response_type)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, request: Req, context: ExecutionContext = _NO_CONTEXT, /) -> Resp:
+        if self._takes_context:
+            return self._function(request, context)
+        return self._function(request)
+
+    def __repr__(self) -> str:
+        return f"<ServedPlugin {self._info.name!r}>"
+
+    def info(self) -> PluginInfo:
+        """What the decorator was told."""
+        return self._info
+
+    def execute(self, request: Req, context: ExecutionContext, /) -> Resp:
+        """Calls the function as a plugin in this process.
+
+        Raises:
+            PluginExecutionError: the function raised :class:`Rejected`.
+            PluginTimeoutError: a plugin call within the function used up ``context.timeout``.
+            PluginInternalError: the function raised anything else, which is the cause.
+        """
+        name, limit = self._info.name, None
+        try:
+            if context.timeout is None:
+                return self(request, context)
+            with deadline(context.timeout, clock=self._clock) as limit:
+                return self(request, context)
+        except Rejected as exc:
+            details = {"metadata": exc.metadata} if exc.metadata else None
+            raise PluginExecutionError(exc.message, plugin=name, details=details) from exc
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            # Another plugin's error is not this one's: its "nothing was sent" says nothing of what this one did.
+            if isinstance(exc, PluginTimeoutError) and limit is not None and limit.remaining() <= 0:
+                raise PluginTimeoutError("the deadline passed within the plugin", plugin=name) from exc
+            raise PluginInternalError(f"raised {type(exc).__name__}: {exc}", plugin=name) from exc
+
+    def health(self, timeout: float = 5.0) -> HealthStatus:
+        """Asks the plugin's own health function; a plugin without one is healthy while it can answer.
+
+        Args:
+            timeout: seconds for the plugin calls that the health function makes.
+        """
+        started = self._clock.monotonic()
+        try:
+            with deadline(timeout, clock=self._clock):
+                status = _health_status(True if self._health is None else self._health())
+        except (Exception, SystemExit):
+            _logger.exception("plugin %r: its health check failed", self._info.name)
+            status = HealthStatus(PluginStatus.UNHEALTHY, "the health check failed")
+        return attrs.evolve(
+            status,
+            last_check=status.last_check or self._clock.time(),
+            response_time=status.response_time or self._clock.monotonic() - started,
+        )
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def decode(self, data: Any) -> Req:
+        """The typed request from parsed JSON.
+
+        Raises:
+            InvalidArgumentError: names the field that does not fit.
+        """
+        try:
+            return typing.cast("Req", self._structure(data))
+        except Exception as exc:
+            raise InvalidArgumentError(f"the request does not fit: {_explain(exc, data)}") from exc
+
+    def encode(self, response: Resp) -> bytes:
+        """The response as one line of JSON.
+
+        Raises:
+            UnserializableRequestError: it is not of the type, or has a value that JSON lacks.
+        """
+        return self._codec.encode(response)
+
+
+def _takes_context(function: Callable[..., Any], name: str) -> bool:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise InvalidArgumentError(f"plugin {name!r}: a served function returns its answer, it can't be async or yield")
+    signature = inspect.signature(function)
+    for arguments in ((None, None), (None,)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return len(arguments) == 2
+    raise InvalidArgumentError(f"plugin {name!r}: expected f(request) or f(request, context), got f{signature}")
+
+
+def _types(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    try:
+        hints = typing.get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
+    except NameError as exc:
+        raise InvalidArgumentError(
+            f"plugin {name!r}: an annotation names a type that its module can't see when it runs: {exc}"
+        ) from exc
+    first = next(iter(inspect.signature(function).parameters))
+    return hints.get(first, Any), hints.get("return", Any)
+
+
+def _structurer(kind: Any, where: str) -> Callable[[Any], Any]:
+    try:
+        return structurer_for(None if kind is type(None) else kind)
+    except InvalidArgumentError as exc:
+        raise InvalidArgumentError(f"{where}: {exc.message}") from exc
+
+
+def _health_status(found: object) -> HealthStatus:
+    """What a health function said. A text that is no status is what is wrong."""
+    if isinstance(found, HealthStatus):
+        return found
+    if isinstance(found, bool):
+        return HealthStatus(PluginStatus.HEALTHY if found else PluginStatus.UNHEALTHY)
+    if not isinstance(found, str):
+        raise InvalidArgumentError(f"expected a HealthStatus, bool or str, got {type(found).__name__}")
+    if found in set(PluginStatus):
+        return HealthStatus(PluginStatus(found))
+    return HealthStatus(PluginStatus.UNHEALTHY, found)
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[[Req, ExecutionContext], Resp], /) -> ServedPlugin[Req, Resp]: ...
+    @overload
+    def __call__(self, function: Callable[[Req], Resp], /) -> ServedPlugin[Req, Resp]: ...
+
+
+@overload
+def plugin(function: Callable[[Req, ExecutionContext], Resp], /) -> ServedPlugin[Req, Resp]: ...
+@overload
+def plugin(function: Callable[[Req], Resp], /) -> ServedPlugin[Req, Resp]: ...
+@overload
+def plugin(
+    *,
+    name: str | None = None,
+    version: str = "",
+    description: str = "",
+    author: str = "",
+    capabilities: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    health: HealthCheck | None = None,
+) -> _Decorator: ...
+def plugin(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "",
+    description: str = "",
+    author: str = "",
+    capabilities: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    health: HealthCheck | None = None,
+) -> Any:
+    """Makes a plugin of ``f(request)`` or ``f(request, context)``; its annotations say what travels.
+
+    Requests are checked against the annotation before the function runs; without one, any JSON passes.
+    The function raises :class:`Rejected` to say no; any other exception is an internal error, logged here and told
+    to the caller without detail. ``context`` has what the caller sent: ``timeout`` is the seconds that remain, and
+    calls of other plugins within the function are bounded by it.
+
+    Args:
+        name: who it is; the function's name when None.
+        version: the plugin's version.
+        description: what it does; the first line of the function's docstring when empty.
+        author: who made it.
+        capabilities: what it can do, in words of its own.
+        metadata: further facts about it.
+        health: called without arguments for each health check, on a worker thread; must be quick. True, "healthy"
+            and "degraded" mean that calls may come; another text says what is wrong; a
+            :class:`~goplugins.models.HealthStatus` says all of it.
+
+    Raises:
+        InvalidArgumentError: the function takes other arguments, or a type can't be made from JSON.
+
+    >>> from goplugins import ExecutionContext, serve
+    >>> @serve.plugin(name="greeter", version="1.2.0")
+    ... def greet(request: str, context: ExecutionContext) -> str:
+    ...     return f"Hello {request}"
+    >>> greet("Ada"), greet.info().name
+    ('Hello Ada', 'greeter')
+    """
+
+    def decorate(function: Callable[..., Any]) -> ServedPlugin[Any, Any]:
+        own_name = getattr(function, "__name__", type(function).__name__) if name is None else name
+        summary = description or (inspect.getdoc(function) or "").partition("\n")[0]
+        info = PluginInfo(own_name, version, summary, author, tuple(capabilities), dict(metadata or {}))
+        return ServedPlugin(function, info, health)
+
+    return decorate if function is None else decorate(function)

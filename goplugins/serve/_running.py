@@ -1,0 +1,282 @@
+"""A served plugin's own HTTP server: started for tests and notebooks, or run until the process is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+import attrs
+
+from goplugins.errors import ConfigError, InvalidArgumentError, InvalidEndpointURLError, PluginError
+from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._wsgi import MAX_REQUEST_BYTES, wsgi
+
+if TYPE_CHECKING:
+    from goplugins.config.sections import AuthConfig
+    from goplugins.serve._waitress import Server
+
+__all__ = ["RunningServer", "run", "start"]
+
+_logger = logging.getLogger("goplugins.serve")
+
+GRACE = 30.0
+"""Seconds for calls in flight to end once a server is told to stop."""
+
+
+@attrs.frozen
+class _Address:
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> _Address:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as exc:
+            raise InvalidEndpointURLError(f"{url!r}: {exc}") from exc
+        if parts.scheme == "https":
+            raise InvalidEndpointURLError("https is not served", fix="serve http behind a proxy that ends TLS")
+        if parts.scheme != "http" or not parts.hostname or port is None or parts.query or "@" in parts.netloc:
+            raise InvalidEndpointURLError(
+                f"{url!r} is not an address to serve at", fix='write one such as "http://127.0.0.1:8000"'
+            )
+        return cls(parts.hostname, port, parts.path.rstrip("/"))
+
+    def url(self, port: int) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}{self.path}"
+
+
+class RunningServer:
+    """A server at work on threads of its own; leaving its ``with`` block stops it.
+
+    Attributes:
+        url: where it answers; with the real port if it was asked for port 0.
+    """
+
+    def __init__(self, server: Server, url: str, grace: float, on_end: Callable[[], None]) -> None:
+        self.url = url
+        self._server = server
+        self._grace = grace
+        self._on_end = on_end
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="goplugins-serve", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<RunningServer {self.url}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self, grace: float | None = None) -> None:
+        """Takes no more calls, waits for those in flight, and returns once all has ended. Harmless when repeated.
+
+        Args:
+            grace: seconds for the calls in flight; what they still do then, they do unheard. The start's own
+                ``grace`` when None; a repeated call can only shorten it.
+        """
+        self.request_stop(grace)
+        self.wait()
+
+    def request_stop(self, grace: float | None = None) -> None:
+        """Like :meth:`stop`, but does not wait: what a plugin's own function may call."""
+        self._server.stop(self._grace if grace is None else grace)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits for the end, at most ``timeout`` seconds; True if it has come.
+
+        Raises:
+            PluginError: the server ended by a failure of its own.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        if self._failure is not None:
+            raise PluginError(f"the server at {self.url} failed: {self._failure}") from self._failure
+        return True
+
+    def _run(self) -> None:
+        try:
+            self._server.run()
+        except Exception as exc:
+            _logger.exception("the server at %s failed", self.url)
+            self._failure = exc
+        finally:
+            self._on_end()
+
+
+def start(
+    plugin: ServedPlugin[Any, Any],
+    url: str = "http://127.0.0.1:0",
+    *,
+    auth: AuthConfig | None = None,
+    threads: int = 8,
+    grace: float = GRACE,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+) -> RunningServer:
+    """Serves a plugin on background threads, for tests and notebooks. Needs the extra ``serve``.
+
+    Args:
+        plugin: what :func:`~goplugins.serve.plugin` made.
+        url: ``http://host:port``, with port 0 for a free one. With a path, calls are answered there alone.
+        auth: credentials that every request must bring.
+        threads: how many calls run at once; further ones wait, within their callers' deadlines.
+        grace: seconds that a stop leaves to calls in flight.
+        max_request_bytes: larger requests are refused.
+
+    Raises:
+        ConfigError: the address can't be used, ``auth`` lacks its credentials, or waitress is not installed.
+        InvalidArgumentError: an argument can't be used.
+
+    >>> import urllib.request
+    >>> from goplugins import serve
+    >>> @serve.plugin
+    ... def echo(request: str) -> str:
+    ...     return request
+    >>> with serve.start(echo) as server:
+    ...     urllib.request.urlopen(server.url + "/health").status
+    200
+    """
+    return _start(plugin, url, auth, threads, grace, max_request_bytes, lambda: None)
+
+
+def _start(
+    plugin: ServedPlugin[Any, Any],
+    url: str,
+    auth: AuthConfig | None,
+    threads: int,
+    grace: float,
+    max_request_bytes: int,
+    on_end: Callable[[], None],
+) -> RunningServer:
+    address = _Address.of(url)
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InvalidArgumentError(f"threads: expected 1 or more, got {threads!r}")
+    if not grace >= 0:
+        raise InvalidArgumentError(f"grace: expected seconds of 0 or more, got {grace!r}")
+    app = wsgi(plugin, auth=auth, path=address.path or None, max_request_bytes=max_request_bytes)
+    try:
+        from goplugins.serve._waitress import Server
+    except ModuleNotFoundError as exc:
+        if exc.name != "waitress":
+            raise
+        raise ConfigError("serving needs the package waitress", fix="pip install 'goplugins[serve]'") from exc
+    listener = _listen(address)
+    try:
+        server = Server(app, listener, threads=threads, max_request_bytes=max_request_bytes)
+    except BaseException:
+        listener.close()
+        raise
+    return RunningServer(server, address.url(listener.getsockname()[1]), grace, on_end)
+
+
+def _listen(address: _Address) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # "localhost" is the IPv4 one, as for most clients, where the machine has both.
+        family, kind, protocol, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
+    return listener
+
+
+_ENDED = object()
+
+
+@contextlib.contextmanager
+def _signals_into(queue: SimpleQueue[object]) -> Iterator[None]:
+    """Puts SIGTERM and SIGINT on the queue; only the main thread may ask for signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, lambda got, _: queue.put(got)) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_somewhere() -> None:
+    """Sends logs to stderr if they would go nowhere: a program that set up none must still see why a call failed."""
+    logger: logging.Logger | None = _logger
+    while logger is not None:
+        if not all(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            return
+        logger = logger.parent if logger.propagate else None
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def run(
+    plugin: ServedPlugin[Any, Any],
+    url: str = "http://127.0.0.1:8000",
+    *,
+    auth: AuthConfig | None = None,
+    threads: int = 8,
+    grace: float = GRACE,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    ready: Callable[[RunningServer], None] | None = None,
+    quiet: bool = False,
+) -> None:
+    """Serves a plugin until SIGTERM or SIGINT, then finishes the calls in flight and returns.
+
+    A second signal cuts them. Off the main thread, which alone receives signals, it runs until the server that
+    ``ready`` was given is stopped. It writes ``listening on http://host:port`` to stdout as soon as it answers, so
+    that a parent process can read the port. Where no logging is set up, it logs to stderr.
+
+    Args:
+        plugin: what :func:`~goplugins.serve.plugin` made.
+        url: see :func:`start`, as all that is not listed here.
+        auth: see :func:`start`.
+        threads: see :func:`start`.
+        grace: seconds for the calls in flight.
+        max_request_bytes: see :func:`start`.
+        ready: called once the server answers.
+        quiet: writes nothing.
+
+    Raises:
+        ConfigError: see :func:`start`.
+        InvalidArgumentError: see :func:`start`.
+        PluginError: the server ended by a failure of its own.
+    """
+    _log_somewhere()
+    events: SimpleQueue[object] = SimpleQueue()
+    with (
+        _signals_into(events),
+        _start(plugin, url, auth, threads, grace, max_request_bytes, lambda: events.put(_ENDED)) as server,
+    ):
+        if not quiet:
+            sys.stdout.write(f"listening on {server.url}\n")
+            sys.stdout.flush()
+        if ready is not None:
+            ready(server)
+        patience: float | None = None
+        while events.get() is not _ENDED:
+            server.request_stop(patience)
+            patience = 0.0

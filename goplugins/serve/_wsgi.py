@@ -1,0 +1,269 @@
+"""A served plugin as a WSGI application: the envelope over HTTP, health, info and authentication."""
+
+from __future__ import annotations
+
+import functools
+import http
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.config.durations import parse_duration
+from goplugins.errors import InvalidArgumentError
+from goplugins.models import HealthStatus, PluginStatus
+from goplugins.serve._auth import Guard
+from goplugins.serve._dispatch import (
+    INTERNAL_TEXT,
+    Incoming,
+    Kind,
+    Outcome,
+    dispatch,
+    parse_request,
+    text_field,
+    texts_field,
+)
+from goplugins.serve._plugin import ServedPlugin
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from goplugins.config.sections import AuthConfig
+
+__all__ = ["ARRIVED", "MAX_REQUEST_BYTES", "error_body", "wsgi"]
+
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
+
+ARRIVED = "goplugins.arrived"
+"""Where the server notes in the environ when a request had come in, on the clock's monotonic scale."""
+
+_HEALTH_TIMEOUT = 5.0
+_MAX_ID = 200
+_PASSED_ON = ("Idempotency-Key", "traceparent", "tracestate")
+"""HTTP headers that the function sees beside the envelope's own; others are between the two HTTP sides."""
+
+_STATUS = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
+_STATUS_OF_KIND = {Kind.OK: 200, Kind.REJECTED: 200, Kind.INVALID: 400, Kind.EXPIRED: 504, Kind.INTERNAL: 500}
+
+_logger = logging.getLogger("goplugins.serve")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _Refusal(Exception):  # noqa: N818 - an early answer; never leaves this module
+    def __init__(self, status: int, text: str, *headers: tuple[str, str]) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+@attrs.frozen
+class _Reply:
+    status: int
+    body: bytes
+    request_id: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def wsgi(
+    plugin: ServedPlugin[Any, Any],
+    *,
+    auth: AuthConfig | None = None,
+    path: str | None = None,
+    max_request_bytes: int = MAX_REQUEST_BYTES,
+    clock: Clock = SYSTEM_CLOCK,
+) -> WSGIApplication:
+    """The plugin as an application for any WSGI server with threads.
+
+    ``POST`` of an envelope calls the function; ``GET .../health`` answers 200 if it is healthy or degraded, else
+    503; ``GET .../info`` says who it is.
+
+    Args:
+        plugin: what :func:`~goplugins.serve.plugin` made.
+        auth: credentials that every request must bring, health and info too: api-key, bearer, basic or custom.
+        path: where calls go, relative to where the application is mounted; any path when None.
+        max_request_bytes: larger requests are refused with 413.
+        clock: the clock of the callers' deadlines.
+
+    Raises:
+        InvalidArgumentError: ``plugin`` is not a served plugin, or ``max_request_bytes`` is not above 0.
+        AuthConfigError: ``auth`` lacks its credentials, or is mtls, which a WSGI application can't check.
+    """
+    if not isinstance(plugin, ServedPlugin):
+        raise InvalidArgumentError(f"expected a function with @serve.plugin, got {type(plugin).__name__}")
+    if max_request_bytes <= 0:
+        raise InvalidArgumentError(f"max_request_bytes: expected more than 0, got {max_request_bytes}")
+    base = None if path is None else f"/{path.strip('/')}".rstrip("/")
+    return _App(plugin, Guard(auth, clock=clock), base, max_request_bytes, clock)
+
+
+class _App:
+    def __init__(
+        self, plugin: ServedPlugin[Any, Any], guard: Guard, base: str | None, max_request_bytes: int, clock: Clock
+    ) -> None:
+        self._plugin = plugin
+        self._guard = guard
+        self._base = base
+        self._max_request_bytes = max_request_bytes
+        self._clock = clock
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request_id = environ.get("HTTP_X_REQUEST_ID", "")
+        try:
+            reply = self._answer(environ)
+        except _Refusal as refusal:
+            reply = _Reply(refusal.status, error_body(refusal.text, request_id), request_id, refusal.headers)
+        except Exception:
+            # Only a fault of this module, or of the server's environ, gets here.
+            _logger.exception("plugin %r, request %r: no answer", self._plugin.info().name, request_id)
+            reply = _Reply(500, error_body(INTERNAL_TEXT, request_id), request_id)
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(reply.body))), *reply.headers]
+        if _fits_header(reply.request_id):
+            headers.append(("X-Request-Id", reply.request_id))
+        start_response(_STATUS[reply.status], headers)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [reply.body]
+
+    def _answer(self, environ: WSGIEnvironment) -> _Reply:
+        header = functools.partial(_raw_header, environ)
+        if not self._guard.admits(header, environ.get("REMOTE_ADDR", "an unknown address")):
+            challenge = self._guard.challenge
+            raise _Refusal(401, "unauthorized", *([("WWW-Authenticate", challenge)] if challenge else []))
+        method = environ.get("REQUEST_METHOD", "")
+        executes, look = self._route(environ.get("PATH_INFO", "").rstrip("/"))
+        if method == "POST" and executes:
+            return self._execute(environ)
+        if look is not None and method in {"GET", "HEAD"}:
+            return look()
+        if not executes and look is None:
+            raise _Refusal(404, "no such path")
+        allowed = ([] if look is None else ["GET", "HEAD"]) + (["POST"] if executes else [])
+        raise _Refusal(405, f"expected {' or '.join(allowed)}", ("Allow", ", ".join(allowed)))
+
+    def _route(self, path: str) -> tuple[bool, Callable[[], _Reply] | None]:
+        """Whether calls go to this path, and what a look at it shows."""
+        looks = {"/health": self._health, "/info": self._info}
+        if self._base is None:
+            _, slash, last = path.rpartition("/")
+            return True, looks.get(slash + last)
+        if not path.startswith(self._base):
+            return False, None
+        rest = path[len(self._base) :]
+        return rest == "", looks.get(rest)
+
+    def _health(self) -> _Reply:
+        status = self._plugin.health(_HEALTH_TIMEOUT)
+        usable = status.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}
+        return _Reply(200 if usable else 503, _health_body(status))
+
+    def _info(self) -> _Reply:
+        return _Reply(200, _encode(attrs.asdict(self._plugin.info())).encode())
+
+    def _execute(self, environ: WSGIEnvironment) -> _Reply:
+        arrived = environ.get(ARRIVED)
+        if arrived is None:
+            arrived = self._clock.monotonic()
+        _check_content(environ)
+        request_id = environ.get("HTTP_X_REQUEST_ID", "")
+        try:
+            envelope = parse_request(_read_body(environ, self._max_request_bytes))
+            request_id = text_field(envelope, "request_id") or request_id or uuid.uuid4().hex
+            incoming = Incoming(
+                envelope.get("data"),
+                request_id,
+                arrived,
+                _timeout(envelope),
+                _headers(envelope, environ),
+                texts_field(envelope, "metadata"),
+            )
+        except InvalidArgumentError as exc:
+            return _Reply(400, error_body(exc.message, request_id), request_id)
+        outcome = dispatch(self._plugin, incoming, self._clock)
+        return _Reply(_STATUS_OF_KIND[outcome.kind], _outcome_body(outcome, request_id), request_id)
+
+
+def _raw_header(environ: WSGIEnvironment, name: str) -> bytes | None:
+    value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+    return None if value is None else value.encode("latin-1")  # WSGI's own way to carry bytes in text
+
+
+def _check_content(environ: WSGIEnvironment) -> None:
+    # Also what keeps a page in somebody's browser from calling a plugin on their machine: of the types that a form
+    # or a simple cross-site request can send, JSON is none.
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise _Refusal(415, "expected Content-Type: application/json")
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        raise _Refusal(415, "a compressed request is not understood", ("Accept-Encoding", "identity"))
+
+
+def _read_body(environ: WSGIEnvironment, limit: int) -> bytes:
+    """The request's body, never reading past its end nor past ``limit``."""
+    length = environ.get("CONTENT_LENGTH", "")
+    if length == "":
+        # Without a length only a server that says where the input ends may be read from.
+        if not environ.get("wsgi.input_terminated"):
+            raise _Refusal(411, "expected Content-Length")
+        body: bytes = environ["wsgi.input"].read(limit + 1)
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    if not (length.isascii() and length.isdigit()):
+        raise _Refusal(400, "Content-Length is not a number")
+    if len(length) > 15 or int(length) > limit:
+        raise _too_large(limit)
+    body = environ["wsgi.input"].read(int(length))
+    if len(body) < int(length):
+        raise _Refusal(400, "the request ended before its announced end")
+    return body
+
+
+def _too_large(limit: int) -> _Refusal:
+    return _Refusal(413, f"the request is larger than {limit} bytes")
+
+
+def _timeout(envelope: Mapping[str, Any]) -> float | None:
+    text = text_field(envelope, "timeout")
+    if not text:
+        return None
+    try:
+        return parse_duration(text)
+    except InvalidArgumentError as exc:
+        raise InvalidArgumentError(f"timeout: {exc.message}") from exc
+
+
+def _headers(envelope: Mapping[str, Any], environ: WSGIEnvironment) -> Mapping[str, str]:
+    headers = texts_field(envelope, "headers")
+    for name in _PASSED_ON:
+        value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+        if value and not any(name.lower() == own.lower() for own in headers):
+            headers[name] = value
+    return headers
+
+
+def _fits_header(request_id: str) -> bool:
+    """Only visible ASCII goes back in a header; the envelope carries any id."""
+    return 0 < len(request_id) <= _MAX_ID and all("!" <= char <= "~" for char in request_id)
+
+
+def error_body(text: str, request_id: str = "", metadata: Mapping[str, str] | None = None) -> bytes:
+    """The envelope of an answer that is none."""
+    envelope: dict[str, Any] = {"error": text}
+    if request_id:
+        envelope["request_id"] = request_id
+    if metadata:
+        envelope["metadata"] = dict(metadata)
+    return _encode(envelope).encode()
+
+
+def _outcome_body(outcome: Outcome, request_id: str) -> bytes:
+    if outcome.kind is Kind.OK:
+        return b'{"data":%b,"request_id":%b}' % (outcome.data, _encode(request_id).encode())
+    return error_body(outcome.error, request_id, outcome.metadata)
+
+
+def _health_body(status: HealthStatus) -> bytes:
+    return _encode({**attrs.asdict(status), "status": status.status.value}).encode()

@@ -1,0 +1,7 @@
+"""Tools for testing code that uses goplugins. Nothing here is imported by the library itself."""
+
+from __future__ import annotations
+
+from goplugins.testing._clock import ManualClock
+
+__all__ = ["ManualClock"]

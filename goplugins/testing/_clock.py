@@ -1,0 +1,114 @@
+"""A clock that moves only when it is told to, so that tests about time need no time."""
+
+from __future__ import annotations
+
+import threading
+
+from goplugins.errors import InvalidArgumentError
+
+__all__ = ["ManualClock"]
+
+_EPOCH = 1_700_000_000.0
+
+# An Event can't be told to notify the clock, so a waiting thread looks at it this often (real seconds).
+# A move of the clock itself wakes it at once.
+_LOOK = 0.002
+
+
+class _Wait:
+    """One thread inside :meth:`ManualClock.wait`."""
+
+    __slots__ = ("due", "over", "wakeup")
+
+    def __init__(self, wakeup: threading.Event, due: float | None) -> None:
+        self.wakeup = wakeup
+        self.due = due
+        self.over = False
+
+
+class ManualClock:
+    """A :class:`~goplugins._clock.Clock` for tests.
+
+    With ``auto_advance`` (the default) a wait moves the clock over its whole timeout and returns: code that backs
+    off for a minute is done in microseconds, and ``monotonic()`` tells how long it would have taken. Without it a
+    waiting thread really blocks until :meth:`advance` reaches its moment or its event is set.
+
+    >>> clock = ManualClock()
+    >>> clock.wait(threading.Event(), 30.0)
+    False
+    >>> clock.advance(1.5)
+    >>> clock.monotonic()
+    31.5
+    """
+
+    def __init__(self, start: float = 0.0, *, auto_advance: bool = True) -> None:
+        self._now = start
+        self._auto_advance = auto_advance
+        self._moved = threading.Condition()
+        self._waits: list[_Wait] = []
+
+    def monotonic(self) -> float:
+        """Seconds; moves only by :meth:`advance` and, with ``auto_advance``, by waits."""
+        return self._now
+
+    def time(self) -> float:
+        """Seconds since the Unix epoch: ``monotonic()`` and a fixed offset."""
+        return _EPOCH + self._now
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock by ``seconds`` and ends the waits whose moment has come.
+
+        Raises:
+            InvalidArgumentError: ``seconds`` is negative: a monotonic clock never goes back.
+        """
+        if not seconds >= 0:
+            raise InvalidArgumentError(f"advance: expected seconds of 0 or more, got {seconds!r}")
+        with self._moved:
+            self._now += seconds
+            # Taken off here, not by the woken thread: `waiters` is right as soon as advance() returns.
+            for wait in self._waits:
+                wait.over = wait.due is not None and wait.due <= self._now
+            self._waits = [wait for wait in self._waits if not wait.over]
+            self._moved.notify_all()
+
+    def wait(self, wakeup: threading.Event, timeout: float | None) -> bool:
+        """Waits until ``wakeup`` is set, at most ``timeout`` seconds of this clock; True if it is set.
+
+        Without a timeout there is no moment to move to: that wait blocks in both modes until the event is set.
+        """
+        if wakeup.is_set():
+            return True
+        if timeout is not None and (self._auto_advance or timeout <= 0):
+            self.advance(max(timeout, 0.0))
+            return wakeup.is_set()
+        with self._moved:
+            wait = _Wait(wakeup, None if timeout is None else self._now + timeout)
+            self._waits.append(wait)
+            self._moved.notify_all()
+            try:
+                while not wait.over and not wakeup.is_set():
+                    self._moved.wait(_LOOK)
+            finally:
+                if not wait.over:
+                    self._waits.remove(wait)
+        return wakeup.is_set()
+
+    @property
+    def waiters(self) -> int:
+        """How many threads are waiting for this clock or for their event."""
+        with self._moved:
+            return sum(not wait.wakeup.is_set() for wait in self._waits)
+
+    def wait_for_waiters(self, count: int, timeout: float = 10.0) -> None:
+        """Blocks until at least ``count`` threads are inside :meth:`wait`, so that a test need not sleep.
+
+        Raises:
+            TimeoutError: they did not come within ``timeout`` real seconds.
+        """
+        with self._moved:
+            enough = self._moved.wait_for(
+                lambda: sum(not wait.wakeup.is_set() for wait in self._waits) >= count, timeout
+            )
+            found = len(self._waits)
+        if not enough:
+            raise TimeoutError(f"{found} of {count} threads wait for the clock after {timeout} s")

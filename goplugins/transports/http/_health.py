@@ -1,0 +1,110 @@
+"""A look at a plugin's health over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    PluginClosedError,
+    PluginConnectionError,
+    PluginError,
+    PluginTimeoutError,
+    SaturatedError,
+)
+from goplugins.models import HealthStatus, PluginStatus
+from goplugins.transports.http._target import Target
+
+if TYPE_CHECKING:
+    from goplugins.transports.http.engine import Engine, HTTPReply
+
+__all__ = ["HealthReader"]
+
+_WORDS = {
+    "degraded": PluginStatus.DEGRADED,
+    "warn": PluginStatus.DEGRADED,
+    "warning": PluginStatus.DEGRADED,
+    "unhealthy": PluginStatus.UNHEALTHY,
+    "down": PluginStatus.UNHEALTHY,
+    "fail": PluginStatus.UNHEALTHY,
+    "error": PluginStatus.UNHEALTHY,
+    "offline": PluginStatus.OFFLINE,
+    "out_of_service": PluginStatus.OFFLINE,
+}
+"""What services write into ``status`` when they are not well; any other word with a 2xx means healthy."""
+
+_LONGEST_MESSAGE = 500
+
+
+class _Probe:
+    """A probe may reconnect once, like a call."""
+
+    __slots__ = ("reconnected",)
+
+    def __init__(self) -> None:
+        self.reconnected = False
+
+
+class HealthReader:
+    """Asks one plugin how it is."""
+
+    def __init__(
+        self, engine: Engine, target: Target, headers: Mapping[str, str], clock: Clock, scrub: Callable[[str], str]
+    ) -> None:
+        self._engine = engine
+        self._path = target.prefix + target.health_path
+        self._headers = headers
+        self._clock = clock
+        self._scrub = scrub
+
+    def look(self, timeout: float) -> HealthStatus:
+        """One GET within ``timeout`` seconds; a verdict in every case."""
+        clock = self._clock
+        started = clock.monotonic()
+        # Not Deadline.after(): a caller's enclosing deadline must not make a plugin look dead.
+        deadline = Deadline(started + timeout, clock)
+        status, message, metadata = self._verdict(deadline)
+        return HealthStatus(
+            status=status,
+            message=self._scrub(message)[:_LONGEST_MESSAGE],
+            last_check=clock.time(),
+            response_time=clock.monotonic() - started,
+            metadata=metadata,
+        )
+
+    def _verdict(self, deadline: Deadline) -> tuple[PluginStatus, str, dict[str, str]]:
+        try:
+            reply = self._engine.exchange(
+                "GET",
+                self._path,
+                self._headers,
+                None,
+                deadline,
+                replay_safe=True,
+                call_state=_Probe(),
+                wait=False,
+            )
+        except SaturatedError:
+            return PluginStatus.UNKNOWN, "every connection is in use", {}
+        except PluginClosedError:
+            return PluginStatus.UNKNOWN, "the plugin is closed", {}
+        except (PluginConnectionError, PluginTimeoutError) as error:
+            return PluginStatus.OFFLINE, str(error), {}
+        except PluginError as error:
+            return PluginStatus.UNHEALTHY, str(error), {}
+        return self._judged(reply)
+
+    @staticmethod
+    def _judged(reply: HTTPReply) -> tuple[PluginStatus, str, dict[str, str]]:
+        from goplugins.transports.http._reply import failure_text, fields_of, texts_of
+
+        fields = fields_of(reply)
+        text = failure_text(reply, fields)
+        metadata = texts_of(fields)
+        if not 200 <= reply.status < 300:
+            return PluginStatus.UNHEALTHY, f"HTTP {reply.status}" + (f": {text}" if text else ""), metadata
+        word = fields.get("status")
+        status = _WORDS.get(word.lower(), PluginStatus.HEALTHY) if isinstance(word, str) else PluginStatus.HEALTHY
+        return status, text, metadata

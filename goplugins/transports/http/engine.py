@@ -1,0 +1,334 @@
+"""One exchange over HTTP: a pooled connection, a request out, a whole reply in, before the deadline.
+
+`requests` carries it, through its documented extension point, a transport adapter. The adapter takes connections
+from goplugins' own pool, so that limits, deadlines and what happens to a dead connection are decided in one place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+import attrs
+import requests
+from requests.adapters import BaseAdapter
+from urllib3.response import BaseHTTPResponse
+
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    BadReplyError,
+    InvalidHeaderError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    ReplyTooLargeError,
+    SaturatedError,
+    TruncatedReplyError,
+    belongs_to_host,
+)
+from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports._resolve import Resolver
+from goplugins.transports.http import _body, _failures
+from goplugins.transports.http._target import Target
+from goplugins.transports.http.connection import DeadlineSocket, PluginConnection, TLSConnection
+
+__all__ = ["CallState", "Engine", "HTTPReply", "SessionEngine"]
+
+_CHUNK = 65536
+_FRAMING_ALLOWANCE = 1 << 20
+"""Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
+
+
+class CallState(Protocol):
+    """What an exchange remembers for the attempts after it."""
+
+    reconnected: bool
+
+
+@attrs.frozen
+class HTTPReply:
+    """A whole reply. ``headers`` don't mind case; ``framed`` tells a body with an announced end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    framed: bool
+
+
+class Engine(Protocol):
+    """Makes exchanges with one endpoint. The seam for a faster one."""
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        deadline: Deadline,
+        *,
+        replay_safe: bool,
+        call_state: CallState,
+        check: Callable[[HTTPReply], bool] | None = None,
+        wait: bool = True,
+    ) -> HTTPReply:
+        """Sends one request and reads its reply.
+
+        Args:
+            method: of HTTP.
+            target: path and query.
+            headers: checked; complete but for Host and Content-Length.
+            body: None for none.
+            deadline: bounds waiting for a connection, connecting, sending and reading.
+            replay_safe: whether the request may go out again after it may have been received.
+            call_state: allows one silent reconnect and notes it.
+            check: looks at the reply before its connection is given back, and says whether that may be used again;
+                what it raises closes the connection.
+            wait: whether to wait for a free connection.
+
+        Raises:
+            PluginError: one of the wire's errors.
+        """
+        ...
+
+    def close(self) -> None:
+        """Closes idle connections now, those in use when their exchange is over."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Forgets the parent's connections."""
+        ...
+
+
+@attrs.define
+class _Exchange:
+    """What travels past ``requests`` to the adapter, in the place of a timeout."""
+
+    target: str
+    deadline: Deadline
+    replay_safe: bool
+    call_state: CallState
+    check: Callable[[HTTPReply], bool] | None
+    wait: bool
+
+
+class SessionEngine:
+    """Exchanges through a ``requests.Session``.
+
+    Args:
+        target: where to; its addresses, proxy and path.
+        context: TLS, for a target that has it.
+        connection: limits and times, resolved.
+        resolver: finds addresses.
+        clock: measures.
+    """
+
+    def __init__(
+        self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
+    ) -> None:
+        self._adapter = _PoolAdapter(target, context, connection, resolver, clock)
+        self._origin = target.origin
+        self._session = _Session(self._adapter)
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        deadline: Deadline,
+        *,
+        replay_safe: bool,
+        call_state: CallState,
+        check: Callable[[HTTPReply], bool] | None = None,
+        wait: bool = True,
+    ) -> HTTPReply:
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, self._origin, body
+        request.headers = headers  # type: ignore[assignment]  # read only from here on
+        exchange = _Exchange(target, deadline, replay_safe, call_state, check, wait)
+        how: dict[str, Any] = {"timeout": exchange, "stream": True, "proxies": {}, "allow_redirects": False}
+        return cast(HTTPReply, self._session.send(request, **how).raw)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def after_fork_in_child(self) -> None:
+        self._adapter.pool.after_fork_in_child()
+
+    @property
+    def pool(self) -> ConnectionPool[PluginConnection]:
+        return self._adapter.pool
+
+
+class _Session(requests.Session):
+    """A session that keeps nothing from one call to the next and follows nothing."""
+
+    def __init__(self, adapter: BaseAdapter) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.adapters.clear()
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would read a redirect's body to its end, however large."""
+
+
+class _PoolAdapter(BaseAdapter):
+    """Sends requests over pooled connections."""
+
+    def __init__(
+        self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
+    ) -> None:
+        super().__init__()
+        self._target = target
+        self._context = context
+        self._connection_timeout = connection.connection_timeout
+        self._keep_alive = connection.keep_alive
+        self._limit = connection.max_response_bytes
+        self._resolver = resolver
+        self._clock = clock
+        self.pool: ConnectionPool[PluginConnection] = ConnectionPool(
+            self._connect,
+            lambda connection: connection.discard(),
+            lambda connection: connection.wire.is_dead,
+            drop=lambda connection: connection.drop(),
+            max_connections=connection.max_connections,
+            max_idle=connection.max_idle_connections,
+            idle_timeout=connection.idle_timeout,
+            clock=clock,
+        )
+
+    def close(self) -> None:
+        self.pool.close()
+
+    # --- connecting --------------------------------------------------------------------------------------------
+
+    def _connect(self, deadline: Deadline) -> PluginConnection:
+        target, clock = self._target, self._clock
+        limit = Deadline(min(deadline.at, clock.monotonic() + self._connection_timeout), clock)
+        host, port = target.first_hop
+        connection: PluginConnection
+        if target.tls:
+            connection = TLSConnection(
+                host, port, self._resolver, clock, socket_options=target.socket_options, ssl_context=self._context
+            )
+            if target.proxy is not None:
+                connection.set_tunnel(target.host, target.port, headers=target.proxy_headers)
+        else:
+            connection = PluginConnection(host, port, self._resolver, clock, socket_options=target.socket_options)
+        try:
+            connection.open(limit)
+        except PluginError:
+            raise
+        except _failures.WIRE_FAILURES as exc:
+            error = _failures.connect_failure(exc, limit, tls=target.tls)
+            raise error from _failures.safe_cause(exc, None)
+        return connection
+
+    # --- exchanging --------------------------------------------------------------------------------------------
+
+    def send(self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
+        """The adapter's entry; ``timeout`` carries the whole exchange."""
+        exchange: _Exchange = timeout
+        response = requests.Response()
+        response.raw = reply = self._exchange(request, exchange)
+        response.status_code = reply.status
+        return response
+
+    def _exchange(self, request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
+        deadline = exchange.deadline
+        if deadline.remaining() <= 0:
+            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
+        lease = self.pool.acquire(deadline) if exchange.wait else self.pool.try_acquire(deadline)
+        if lease is None:
+            raise SaturatedError("no connection is free")
+        return self._run(lease, request, exchange)
+
+    def _run(self, lease: Lease[PluginConnection], request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
+        """The exchange over the leased connection, and once more over a new one if that was dead all along."""
+        reusable = reconnect = False
+        connection = lease.connection
+        wire = connection.wire
+        try:
+            reply = self._attempt(connection, wire, request, exchange)
+            good = exchange.check is None or exchange.check(reply)
+            reusable = good and self._keep_alive and _is_clean(connection)
+            return reply
+        except _failures.WIRE_FAILURES as exc:
+            if isinstance(exc, PluginError) or belongs_to_host(exc):
+                raise
+            reconnect = lease.reused and _may_reconnect(exc, wire, exchange)
+            if not reconnect:
+                raise _failures.exchange_failure(exc, wire) from _failures.safe_cause(exc, wire)
+        finally:
+            if not reconnect:
+                self.pool.release(lease, reusable=reusable)
+        exchange.call_state.reconnected = True
+        return self._run(self.pool.renew(lease, exchange.deadline), request, exchange)
+
+    def _attempt(
+        self,
+        connection: PluginConnection,
+        wire: DeadlineSocket,
+        request: requests.PreparedRequest,
+        exchange: _Exchange,
+    ) -> HTTPReply:
+        wire.begin(exchange.deadline, 8 * self._limit + _FRAMING_ALLOWANCE)
+        try:
+            connection.request(
+                request.method or "",
+                exchange.target,
+                body=request.body,
+                headers=request.headers,
+                preload_content=False,
+                decode_content=False,
+            )
+        except ValueError:
+            # Nothing has been sent yet: see DeadlineSocket.sendall. The cause would quote the header's value.
+            raise InvalidHeaderError("a header can't be sent: it holds a line break or is not Latin-1") from None
+        # A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and
+        # if it said nothing, reading fails in its turn.
+        with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+            wire.flush()
+        response = connection.getresponse()
+        return self._read(response, wire)
+
+    def _read(self, response: BaseHTTPResponse, wire: DeadlineSocket) -> HTTPReply:
+        """The whole reply, within its cap."""
+        if wire.eof:
+            raise TruncatedReplyError("the reply ended within its head")
+        headers = response.headers
+        status = response.status
+        if status < 200:
+            raise BadReplyError(f"the reply is an interim one only (status {status})")
+        transfer = headers.get("transfer-encoding", "").strip().lower()
+        if transfer not in ("", "chunked"):
+            raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {transfer[:40]!r}")
+        length = headers.get("content-length", "").partition(",")[0].strip()
+        if length and not transfer:
+            if not (length.isascii() and length.isdigit()):
+                raise BadReplyError(f"the reply has an unreadable Content-Length: {length[:40]!r}")
+            if len(length) > 18 or int(length) > self._limit:
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {length[:40]}")
+        encoding = _body.check_encoding(headers.get("content-encoding", ""))
+        body = _body.collect(response.stream(_CHUNK, decode_content=False), encoding, self._limit)
+        return HTTPReply(status, headers, body, bool(length or transfer))
+
+
+def _is_clean(connection: PluginConnection) -> bool:
+    """Whether nothing but a whole reply came, and both sides mean to go on. http.client unsets ``sock`` if not."""
+    wire = connection.wire
+    return connection.sock is not None and not wire.eof and wire.failure is None and not wire.has_leftover
+
+
+def _may_reconnect(exc: Exception, wire: DeadlineSocket, exchange: _Exchange) -> bool:
+    return (
+        not exchange.call_state.reconnected
+        and (wire.sent == 0 or exchange.replay_safe)
+        and _failures.is_dead_connection(exc, wire)
+        and exchange.deadline.remaining() > 0
+    )

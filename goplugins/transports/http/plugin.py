@@ -1,0 +1,207 @@
+"""The HTTP and HTTPS transport."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from goplugins._call import Call
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.config.schema import merge
+from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.errors import (
+    PluginError,
+    PluginExecutionError,
+    redact_url,
+)
+from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginInfo, TransportType
+from goplugins.processes import register_forkable
+from goplugins.transports._auth import auth_headers, basic_credentials, secrets_of
+from goplugins.transports._bare import execute_bare
+from goplugins.transports._envelope import decode_data
+from goplugins.transports._resolve import Resolver, ThreadedResolver
+from goplugins.transports._tls import client_context
+from goplugins.transports.http._health import HealthReader
+from goplugins.transports.http._request import RequestWriter
+from goplugins.transports.http._target import Target, target_of
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+    from goplugins.transports.http.engine import Engine
+
+__all__ = ["HTTPPlugin", "HTTPPluginFactory"]
+
+
+class HTTPPlugin:
+    """A plugin behind HTTP or HTTPS. Connects when it is first called; used by many threads at once.
+
+    Args:
+        config: what is None in ``connection`` takes the production defaults.
+        clock: measures and waits.
+        resolver: finds addresses; one of its own by default.
+
+    Raises:
+        ConfigError: an endpoint, credential, certificate or proxy that can't be used.
+    """
+
+    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK, resolver: Resolver | None = None) -> None:
+        from goplugins import __version__
+        from goplugins.transports.http._reply import Envelope, status_error
+        from goplugins.transports.http.engine import SessionEngine
+
+        connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
+        auth = config.auth or AuthConfig()
+        self._name = config.name
+        self._clock = clock
+        self._timeout = connection.request_timeout or 30.0
+        self._idempotent = bool(config.retry is not None and config.retry.idempotent)
+        self._target = target = target_of(config)
+        self._endpoint = redact_url(config.endpoint)
+        trust_env = bool(config.options.get("trust_env"))
+        credentials = _credentials(auth, target, trust_env=trust_env)
+        self._secrets = secrets_of({**credentials, **target.proxy_headers}, auth.password, auth.token, auth.api_key)
+        self._request = RequestWriter(
+            version=__version__,
+            credentials=credentials,
+            compression=not connection.disable_compression,
+            keep_alive=bool(connection.keep_alive),
+            proxy_headers=target.proxy_headers if target.prefix else {},
+        )
+        self._path = target.prefix + target.path
+        self._envelope, self._status_error = Envelope, status_error
+        if resolver is None:
+            resolver = ThreadedResolver(clock=clock)
+        self._resolver = resolver
+        context = _context(auth, trust_env=trust_env) if target.tls else None
+        self._engine: Engine = SessionEngine(target, context, connection, resolver, clock)
+        self._health = HealthReader(self._engine, target, self._request.of_health, clock, self._scrub)
+        register_forkable(self)
+
+    # --- Sender ------------------------------------------------------------------------------------------------
+
+    def prepare(self, call: Call) -> None:
+        """Writes the request as JSON, and refuses headers that can't be sent."""
+        self._request.check(call)
+        call.payload = call.codec.encode(call.request)
+
+    def send(self, call: Call) -> Any:
+        """One POST. See :class:`goplugins._call.Sender`."""
+        deadline = call.deadline
+        envelope = self._envelope(call)
+        try:
+            reply = self._engine.exchange(
+                "POST",
+                self._path,
+                self._request.headers(call),
+                self._request.body(call, max(deadline.remaining(), 0.0)),
+                deadline,
+                replay_safe=call.idempotent,
+                call_state=call,
+                check=envelope.read,
+            )
+            if not 200 <= reply.status < 300:
+                raise self._status_error(reply, envelope.fields, self._clock.time(), self._scrub)
+            return decode_data(envelope.fields, call)
+        except PluginExecutionError as error:
+            error.message = self._scrub(error.message)
+            error.endpoint = self._endpoint
+            raise
+        except PluginError as error:
+            error.endpoint = self._endpoint
+            raise
+
+    def health(self, timeout: float) -> HealthStatus:
+        """One GET, outside the policies; UNKNOWN if every connection is in use; never raises."""
+        return self._health.look(timeout)
+
+    def info(self) -> PluginInfo:
+        """What the configuration says: HTTP has no call for it."""
+        return PluginInfo(name=self._name, metadata={"transport": self._target.scheme, "endpoint": self._endpoint})
+
+    def close(self) -> None:
+        """Closes idle connections now, and those in use as their calls end; later calls are refused."""
+        self._engine.close()
+
+    # --- Plugin ------------------------------------------------------------------------------------------------
+
+    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
+        """One attempt with plain JSON values, outside the policies.
+
+        Raises:
+            PluginError: what went wrong.
+        """
+        return execute_bare(
+            self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
+        )
+
+    def after_fork_in_child(self) -> None:
+        """Forgets the parent's connections and lookups."""
+        self._engine.after_fork_in_child()
+        if isinstance(self._resolver, ThreadedResolver):
+            self._resolver.after_fork_in_child()
+
+    def _scrub(self, text: str) -> str:
+        """A remote text without our credentials: debugging pages like to echo a request."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "***")
+        return text
+
+    def __repr__(self) -> str:
+        return f"<HTTPPlugin {self._name!r} at {self._endpoint}>"
+
+
+def _credentials(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[str, str]:
+    """Headers from ``auth``; from .netrc only if the environment is trusted and ``auth`` says nothing."""
+    headers = auth_headers(auth)
+    if headers or not trust_env or auth.method not in (None, AuthMethod.NONE):
+        return headers
+    from requests.utils import get_netrc_auth
+
+    found = get_netrc_auth(target.origin)
+    return {"Authorization": basic_credentials(*found)} if found else headers
+
+
+def _context(auth: AuthConfig, *, trust_env: bool) -> ssl.SSLContext:
+    ca_file = ""
+    if trust_env:
+        ca_file = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    return client_context(auth, ca_file=ca_file)
+
+
+class HTTPPluginFactory:
+    """Makes HTTP and HTTPS plugins.
+
+    Args:
+        clock: for its plugins.
+        resolve: runs a function on another thread, for name resolution; such as a worker pool's ``submit``.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
+        self._clock = clock
+        self._resolver = ThreadedResolver(resolve, clock=clock)
+        register_forkable(self._resolver)
+
+    def create_plugin(self, config: PluginConfig) -> HTTPPlugin:
+        """A plugin that has not connected to anything yet.
+
+        Raises:
+            ConfigError: what :meth:`validate_config` raises, and certificate files that can't be used.
+        """
+        return HTTPPlugin(config, clock=self._clock, resolver=self._resolver)
+
+    def supported_transports(self) -> Sequence[str]:
+        """The values ``http`` and ``https``."""
+        return (TransportType.HTTP, TransportType.HTTPS)
+
+    def validate_config(self, config: PluginConfig) -> None:
+        """Checks endpoint, health endpoint, proxy and credentials; opens no file.
+
+        Raises:
+            ConfigError: what can't be used.
+        """
+        target_of(config)
+        if config.auth is not None:
+            auth_headers(config.auth)

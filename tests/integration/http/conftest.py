@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
+from goplugins.transports._codec import codec_for
+from goplugins.transports.http import HTTPPlugin
+from tests.servers import Handler, RawServer, reply_ok
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RawServer]]:
+    """Starts raw servers and closes them after the test."""
+    servers: list[RawServer] = []
+
+    def start(handler: Handler = reply_ok, **options: Any) -> RawServer:
+        server = RawServer(handler, **options)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., HTTPPlugin]]:
+    """Makes plugins and closes them after the test; keywords are those of ConnectionConfig, or named sections."""
+    plugins: list[HTTPPlugin] = []
+
+    def build(
+        endpoint: str,
+        *,
+        auth: AuthConfig | None = None,
+        options: dict[str, Any] | None = None,
+        health: str | None = None,
+        resolver: Any = None,
+        **connection: Any,
+    ) -> HTTPPlugin:
+        config = PluginConfig(
+            name="p",
+            transport="https" if endpoint.startswith("https") else "http",  # type: ignore[arg-type]
+            endpoint=endpoint,
+            auth=auth,
+            options=options or {},
+            health_check=HealthCheckConfig(endpoint=health),
+            connection=ConnectionConfig(**connection),
+        )
+        plugin = HTTPPlugin(config, resolver=resolver)
+        plugins.append(plugin)
+        return plugin
+
+    yield build
+    for plugin in plugins:
+        plugin.close()
+
+
+def call(plugin: HTTPPlugin, value: Any = None, timeout: float = 2.0, **fields: Any) -> Any:
+    """One attempt, as the guarded plugin makes it."""
+    request_id = fields.pop("request_id", "req-1")
+    made = Call(value, codec_for(), Deadline.after(timeout), request_id, **fields)
+    plugin.prepare(made)
+    made.attempts = 1
+    return plugin.send(made)
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def server_context(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
+    """TLS for a server whose certificate is for ``name``, and perhaps expired, or asks for one in return."""
+
+    def make_context(
+        name: str = "127.0.0.1", *, expired: bool = False, client_authority: trustme.CA | None = None
+    ) -> ssl.SSLContext:
+        when = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC) if expired else None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name, not_after=when).configure_cert(context)
+        if client_authority is not None:
+            client_authority.configure_trust(context)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return make_context
+
+
+@pytest.fixture(scope="session")
+def client_files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, str]]:
+    """Certificate and key files of a client, by the given authority."""
+
+    def write(by: trustme.CA = authority) -> tuple[str, str]:
+        folder: Path = tmp_path_factory.mktemp("client")
+        issued = by.issue_cert("client@example.org")
+        issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+        issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+        return str(folder / "cert.pem"), str(folder / "key.pem")
+
+    return write

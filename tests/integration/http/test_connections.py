@@ -1,0 +1,361 @@
+"""How connections are used, given back, replaced and let go."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    ConnectionLostError,
+    NameResolutionError,
+    PluginClosedError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    SaturatedError,
+)
+from goplugins.transports._codec import codec_for
+from tests.integration.http.conftest import call
+from tests.servers import Peer, free_port, http_reply, ok, reply_ok
+
+
+def one_call_each(peer: Peer) -> None:
+    """Hangs up after each answer without saying so, like a server whose idle time is short."""
+    if (request := peer.read_request()) is not None:
+        peer.send(ok(request))
+
+
+def answer_once_then_die_on_request(peer: Peer) -> None:
+    """The second request on a connection is read and never answered."""
+    if (request := peer.read_request()) is not None:
+        peer.send(ok(request))
+        peer.read_request()
+
+
+def test_connection_is_used_again(serve, make):
+    server = serve()
+    plugin = make(server.url)
+    for _ in range(5):
+        assert call(plugin) == "ok"
+    assert server.connections == 1
+
+
+def test_keep_alive_off_means_a_connection_a_call(serve, make):
+    server = serve()
+    plugin = make(server.url, keep_alive=False)
+    for _ in range(3):
+        assert call(plugin) == "ok"
+    assert server.connections == 3
+    assert {request.headers["connection"] for request in server.requests} == {"close"}
+    assert plugin._engine.pool.open == 0
+
+
+def test_server_that_says_close_is_believed(serve, make):
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            peer.send(ok(request).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+
+    server = serve(handler)
+    plugin = make(server.url)
+    for _ in range(3):
+        assert call(plugin) == "ok"
+    assert server.connections == 3
+
+
+def test_reply_that_ends_with_the_connection(serve, make):
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.0 200 OK\r\n\r\n{"data": "old"}')
+
+    assert call(make(serve(handler).url)) == "old"
+
+
+def test_dead_idle_connection_is_noticed_before_use(serve, make):
+    server = serve(one_call_each)
+    plugin = make(server.url)
+    for _ in range(3):
+        assert call(plugin) == "ok"
+        time.sleep(0.05)
+    assert server.connections == 3
+
+
+class TestSilentReconnect:
+    def test_once_for_an_idempotent_call(self, serve, make):
+        server = serve(answer_once_then_die_on_request)
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        made = Call(None, codec_for(), Deadline.after(2), "req-1", idempotent=True)
+        plugin.prepare(made)
+        assert plugin.send(made) == "ok"
+        assert made.reconnected
+        assert server.connections == 2
+        assert len(server.requests) == 3
+
+    def test_not_for_a_call_that_may_have_been_acted_on(self, serve, make):
+        server = serve(answer_once_then_die_on_request)
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        with pytest.raises(ConnectionLostError):
+            call(plugin)
+        assert len(server.requests) == 2
+
+    def test_not_on_a_new_connection(self, serve, make):
+        server = serve(lambda peer: peer.read_request() and None)
+        with pytest.raises(ConnectionLostError):
+            call(make(server.url), idempotent=True)
+        assert len(server.requests) == 1
+
+    def test_not_twice_in_one_call(self, serve, make):
+        server = serve(answer_once_then_die_on_request)
+        plugin = make(server.url)
+        made = Call(None, codec_for(), Deadline.after(2), "req-1", idempotent=True)
+        plugin.prepare(made)
+        assert plugin.send(made) == "ok"
+        assert plugin.send(made) == "ok"  # the second attempt of one call reconnects
+        with pytest.raises(ConnectionLostError):
+            plugin.send(made)  # and the third has used that up
+
+    def test_not_once_the_reply_has_begun(self, serve, make):
+        def handler(peer: Peer) -> None:
+            if (request := peer.read_request()) is not None:
+                peer.send(ok(request))
+                if peer.read_request() is not None:
+                    peer.send(b"HTTP/1.1 ")
+
+        server = serve(handler)
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        with pytest.raises(PluginError) as caught:
+            call(plugin, idempotent=True)
+        assert caught.value.code == "PLUGIN_1213"
+        assert len(server.requests) == 2
+
+    def test_not_after_a_timeout(self, serve, make):
+        def handler(peer: Peer) -> None:
+            if (request := peer.read_request()) is not None:
+                peer.send(ok(request))
+                peer.read_request()
+                peer.hang()
+
+        server = serve(handler)
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, idempotent=True, timeout=0.2)
+        assert server.connections == 1
+
+
+def test_never_more_connections_than_allowed(serve, make):
+    """Known fault: 51 connections where 5 were allowed."""
+
+    def slow(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            time.sleep(0.002)
+            peer.send(ok(request))
+
+    server = serve(slow)
+    plugin = make(server.url, max_connections=5, max_idle_connections=2)
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(lambda _: call(plugin, timeout=10), range(300)))
+    assert answers == ["ok"] * 300
+    assert server.open_most <= 5
+    assert plugin._engine.pool.idle <= 2
+
+
+def test_no_free_connection_is_a_typed_refusal_at_the_deadline(serve, make):
+    server = serve(lambda peer: peer.read_request() and peer.hang())
+    plugin = make(server.url, max_connections=1)
+    with ThreadPoolExecutor(1) as threads:
+        busy = threads.submit(lambda: pytest.raises(PluginTimeoutError, call, plugin, timeout=1))
+        while not server.requests:
+            time.sleep(0.005)
+        started = time.monotonic()
+        with pytest.raises(SaturatedError) as caught:
+            call(plugin, timeout=0.2)
+        assert 0.15 < time.monotonic() - started < 0.3
+        assert caught.value.replay is Replay.NEVER
+        busy.result()
+    assert len(server.requests) == 1
+
+
+def test_close_refuses_later_calls_and_lets_those_in_flight_end(serve, make):
+    release = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            release.wait(5)
+            peer.send(ok(request))
+
+    server = serve(handler)
+    plugin = make(server.url)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(call, plugin, timeout=5)
+        while not server.requests:
+            time.sleep(0.005)
+        plugin.close()
+        plugin.close()
+        with pytest.raises(PluginClosedError):
+            call(plugin)
+        release.set()
+        assert running.result() == "ok"
+    assert plugin._engine.pool.open == 0
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_no_descriptor_leaks(serve, make):
+    def broken(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(http_reply(b"", length=10))
+
+    good, bad = serve(), serve(broken)
+    refused = f"http://127.0.0.1:{free_port()}/x"
+    with pytest.raises(PluginError):
+        call(make(refused))
+    before = descriptors()
+    for _ in range(20):
+        plugin = make(good.url)
+        call(plugin)
+        plugin.close()
+        for url in (bad.url, refused):
+            plugin = make(url)
+            with pytest.raises(PluginError):
+                call(plugin)
+            plugin.close()
+    deadline = time.monotonic() + 5
+    while descriptors() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # the server's side of them, on its own threads
+    assert descriptors() <= before
+
+
+def test_two_addresses_share_the_time(serve, make):
+    """A first address that swallows packets leaves time for the second."""
+    import socket
+
+    server = serve()
+    with socket.socket() as hole:
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(hole.getsockname())
+            fillers.append(filler)
+
+        class Two:
+            def resolve(self, host, port, deadline):
+                return [(socket.AF_INET, hole.getsockname()), (socket.AF_INET, ("127.0.0.1", server.port))]
+
+        try:
+            assert call(make("http://two.example/x", resolver=Two()), timeout=1.0) == "ok"
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+def test_hanging_name_resolution_ends_at_the_deadline(make, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kw: release.wait(5) and [])
+    plugin = make("http://slow.example/x")
+    started = time.monotonic()
+    with pytest.raises(PluginTimeoutError) as caught:
+        call(plugin, timeout=0.2)
+    assert time.monotonic() - started < 0.3
+    assert caught.value.replay is Replay.ALWAYS
+    release.set()
+
+
+def test_name_that_is_no_name(make):
+    with pytest.raises(NameResolutionError):
+        call(make("http://" + "x" * 70 + ".example/x"))
+
+
+def test_forked_child_uses_a_connection_of_its_own(serve, make):
+    server = serve()
+    plugin = make(server.url)
+    assert call(plugin) == "ok"
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if call(plugin) == "ok" and plugin._engine.pool.open == 1 else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert server.connections == 2
+    assert call(plugin) == "ok"  # the child closed its descriptor and shut nothing down
+    assert server.connections == 2
+
+
+class TestProxy:
+    def test_plain_http_goes_in_absolute_form(self, serve, make):
+        proxy = serve()
+        plugin = make("http://plugin.example/p", options={"proxy": f"http://u:pw@127.0.0.1:{proxy.port}"})
+        assert call(plugin) == "ok"
+        request = proxy.requests[0]
+        assert request.path == "http://plugin.example/p"
+        assert request.headers["host"] == "plugin.example"
+        assert request.headers["proxy-authorization"] == "Basic dTpwdw=="
+
+    def test_https_goes_through_a_tunnel(self, serve, make, server_context, ca_file):
+        import ssl
+
+        from goplugins.config import AuthConfig
+
+        context: ssl.SSLContext = server_context("plugin.example")
+
+        def tunnel(peer: Peer) -> None:
+            peer.read_request()
+            peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            peer.sock = context.wrap_socket(peer.sock, server_side=True)
+            try:
+                reply_ok(peer)
+            finally:
+                peer.sock.close()
+
+        proxy = serve(tunnel)
+        auth = AuthConfig(ca_file=ca_file, method="bearer", token="tok-456")
+        options = {"proxy": f"http://u:pw@127.0.0.1:{proxy.port}"}
+        plugin = make("https://plugin.example/p", auth=auth, options=options)
+        assert call(plugin) == "ok"
+        assert call(plugin) == "ok"
+        connect, *requests = proxy.requests
+        assert (connect.method, connect.path) == ("CONNECT", "plugin.example:443")
+        assert connect.headers["proxy-authorization"] == "Basic dTpwdw=="
+        assert "authorization" not in connect.headers
+        assert [request.path for request in requests] == ["/p", "/p"]
+        assert "proxy-authorization" not in requests[0].headers
+
+    def test_proxy_that_refuses_or_drips(self, serve, make):
+        from goplugins.errors import PluginConnectionError
+
+        refusing = serve(lambda peer: peer.read_request() and peer.send(b"HTTP/1.1 407 Auth\r\n\r\n"))
+        plugin = make("https://plugin.example/p", options={"proxy": f"http://127.0.0.1:{refusing.port}"})
+        with pytest.raises(PluginConnectionError, match="407"):
+            call(plugin)
+        dripping = serve(lambda peer: peer.read_request() and peer.drip(b"HTTP/1.1 200 " + b"x" * 1000, 0.02))
+        plugin = make("https://plugin.example/p", options={"proxy": f"http://127.0.0.1:{dripping.port}"})
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, timeout=0.3)
+        assert time.monotonic() - started < 0.4
+
+    def test_environment_is_used_only_when_trusted(self, serve, make, monkeypatch):
+        proxy, server = serve(), serve()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert call(make(server.url)) == "ok"
+        assert not proxy.requests
+        assert call(make(server.url, options={"trust_env": True})) == "ok"
+        assert len(proxy.requests) == 1

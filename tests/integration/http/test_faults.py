@@ -1,0 +1,402 @@
+"""Everything that can go wrong on the wire: its own error, before the deadline, and a plugin that still works."""
+
+from __future__ import annotations
+
+import gzip
+import time
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from goplugins.errors import (
+    AuthenticationError,
+    BadReplyError,
+    ConnectionLostError,
+    HTTPTransportError,
+    NameResolutionError,
+    PluginConnectionError,
+    PluginError,
+    PluginExecutionError,
+    PluginRequestError,
+    PluginThrottledError,
+    PluginTimeoutError,
+    PluginUnavailableError,
+    Replay,
+    ReplyMismatchError,
+    ReplyTooLargeError,
+    TruncatedReplyError,
+    UnexpectedRedirectError,
+)
+from tests.integration.http.conftest import call
+from tests.servers import Peer, free_port, http_reply, ok, reply_ok
+
+Fault = Callable[[Peer], None]
+
+GOOD = b'{"data": "ok", "request_id": "req-1"}'
+LIMIT = 64 * 1024
+
+
+def replying(data: bytes) -> Fault:
+    """Answers the first request with these bytes and ends the connection."""
+
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(data)
+
+    return handler
+
+
+def reset_before_reply(peer: Peer) -> None:
+    peer.read_request()
+    peer.reset()
+
+
+def reset_after_head(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    time.sleep(0.05)  # the reset must not overtake the head
+    peer.reset()
+
+
+def close_before_reply(peer: Peer) -> None:
+    peer.read_request()
+
+
+def hang(peer: Peer) -> None:
+    peer.read_request()
+    peer.hang()
+
+
+def drip_head(peer: Peer) -> None:
+    peer.read_request()
+    peer.drip(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 1000, 0.05)
+
+
+def drip_body(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    peer.drip(b"x" * 1000, 0.05)
+
+
+def drip_chunks(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    peer.drip(b"1\r\nx\r\n" * 200, 0.05)
+
+
+def endless(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not peer.server.closing.is_set():
+        peer.send(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+
+
+def endless_until_close(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    while not peer.server.closing.is_set():
+        peer.send(b"x" * 0x4000)
+
+
+def endless_chunk_extension(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    while not peer.server.closing.is_set():
+        peer.send(b"x" * 0x4000)
+
+
+def endless_interim(peer: Peer) -> None:
+    peer.read_request()
+    while not peer.server.closing.is_set():
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
+def encoded(body: bytes, encoding: str) -> Fault:
+    return replying(http_reply(body, headers={"Content-Encoding": encoding}))
+
+
+def chunked(*parts: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + end
+
+
+FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
+    ("reset before the reply", reset_before_reply, ConnectionLostError, Replay.IF_IDEMPOTENT),
+    ("reset after the head", reset_after_head, ConnectionLostError, Replay.IF_IDEMPOTENT),
+    ("closed before the reply", close_before_reply, ConnectionLostError, Replay.IF_IDEMPOTENT),
+    ("hang", hang, PluginTimeoutError, Replay.IF_IDEMPOTENT),
+    ("drip in the head", drip_head, PluginTimeoutError, Replay.IF_IDEMPOTENT),
+    ("drip in the body", drip_body, PluginTimeoutError, Replay.IF_IDEMPOTENT),
+    ("drip in chunks", drip_chunks, PluginTimeoutError, Replay.IF_IDEMPOTENT),
+    ("truncated head", replying(b"HTTP/1.1 200 OK\r\nContent-Le"), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated status", replying(b"HTTP/1."), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated body", replying(http_reply(GOOD, length=500)), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated chunk", replying(chunked(GOOD)[:-20]), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated between chunks", replying(chunked(GOOD, end=b"")), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated JSON to the end", replying(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD[:-5]), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("truncated JSON, read whole", replying(http_reply(GOOD[:-5])), TruncatedReplyError, Replay.NEVER),
+    ("truncated gzip", encoded(gzip.compress(GOOD)[:-9], "gzip"), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    ("empty body", replying(http_reply(b"")), TruncatedReplyError, Replay.NEVER),
+    ("announced too large", replying(http_reply(b"x", length=LIMIT + 1)), ReplyTooLargeError, Replay.NEVER),
+    ("absurd length", replying(http_reply(b"x", length=10**30)), ReplyTooLargeError, Replay.NEVER),
+    ("endless chunks", endless, ReplyTooLargeError, Replay.NEVER),
+    ("endless body", endless_until_close, ReplyTooLargeError, Replay.NEVER),
+    ("endless chunk extension", endless_chunk_extension, BadReplyError, Replay.NEVER),
+    ("endless interim replies", endless_interim, ReplyTooLargeError, Replay.NEVER),
+    ("gzip bomb", encoded(gzip.compress(b" " * 64 * 1024 * 1024), "gzip"), ReplyTooLargeError, Replay.NEVER),
+    ("deflate bomb", encoded(zlib.compress(b" " * 1024 * 1024), "deflate"), ReplyTooLargeError, Replay.NEVER),
+    ("broken gzip", encoded(b"not gzip at all", "gzip"), BadReplyError, Replay.NEVER),
+    ("bytes after gzip", encoded(gzip.compress(GOOD) + b"xx", "gzip"), BadReplyError, Replay.NEVER),
+    ("unknown encoding", encoded(GOOD, "br"), BadReplyError, Replay.NEVER),
+    ("garbage instead of HTTP", replying(b"SSH-2.0-OpenSSH_9.6\r\n"), BadReplyError, Replay.NEVER),
+    ("garbage without an end of line", replying(b"\x00\x01\x02"), BadReplyError, Replay.NEVER),
+    ("unreadable status", replying(b"HTTP/1.1 abc OK\r\n\r\n"), BadReplyError, Replay.NEVER),
+    ("unreadable length", replying(b"HTTP/1.1 200 OK\r\nContent-Length: 5x\r\n\r\nxxxxx"), BadReplyError, Replay.NEVER),
+    (
+        "contradicting lengths",
+        replying(b"HTTP/1.1 200 OK\r\nContent-Length: 37\r\nContent-Length: 5\r\n\r\n" + GOOD),
+        BadReplyError,
+        Replay.NEVER,
+    ),
+    (
+        "unknown transfer encoding",
+        replying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + GOOD),
+        BadReplyError,
+        Replay.NEVER,
+    ),
+    (
+        "broken chunk size",
+        replying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxxxx\r\n" + b"x" * 200),
+        BadReplyError,
+        Replay.NEVER,
+    ),
+    (
+        "negative chunk size",
+        replying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nxxxx\r\n" + b"x" * 200),
+        BadReplyError,
+        Replay.NEVER,
+    ),
+    ("header line too long", replying(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n"), BadReplyError, Replay.NEVER),
+    ("too many headers", replying(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), BadReplyError, Replay.NEVER),
+    ("early hints only", replying(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), BadReplyError, Replay.NEVER),
+    ("not JSON", replying(http_reply("<html>")), BadReplyError, Replay.NEVER),
+    ("trailing bytes", replying(http_reply(GOOD + b" x")), BadReplyError, Replay.NEVER),
+    ("two values", replying(http_reply(GOOD + GOOD)), BadReplyError, Replay.NEVER),
+    ("unrelated JSON", replying(http_reply({"status": "up"})), BadReplyError, Replay.NEVER),
+    ("a JSON list", replying(http_reply("[]")), BadReplyError, Replay.NEVER),
+    ("wrong request id", replying(http_reply({"data": 1, "request_id": "req-2"})), ReplyMismatchError, Replay.NEVER),
+    ("301", replying(http_reply(b"", "301 Moved", {"Location": "http://127.0.0.1:9/x"})), UnexpectedRedirectError, Replay.NEVER),
+    ("304", replying(http_reply(b"", "304 Not Modified")), UnexpectedRedirectError, Replay.NEVER),
+    ("400", replying(http_reply({"error": "bad"}, "400 Bad Request")), PluginRequestError, Replay.NEVER),
+    ("404", replying(http_reply("nope", "404 Not Found")), PluginRequestError, Replay.NEVER),
+    ("408", replying(http_reply("", "408 Request Timeout")), PluginRequestError, Replay.NEVER),
+    ("401", replying(http_reply({"error": "who?"}, "401 Unauthorized")), AuthenticationError, Replay.NEVER),
+    ("403", replying(http_reply({"error": "no"}, "403 Forbidden")), AuthenticationError, Replay.NEVER),
+    ("429", replying(http_reply("", "429 Too Many", {"Retry-After": "7"})), PluginThrottledError, Replay.ALWAYS),
+    ("500", replying(http_reply({"error": "boom"}, "500 Oops")), HTTPTransportError, Replay.IF_IDEMPOTENT),
+    ("501", replying(http_reply("", "501 Not Implemented")), HTTPTransportError, Replay.NEVER),
+    ("502", replying(http_reply("<html>", "502 Bad Gateway")), HTTPTransportError, Replay.IF_IDEMPOTENT),
+    ("503", replying(http_reply("", "503 Unavailable")), PluginUnavailableError, Replay.IF_IDEMPOTENT),
+    ("503 with Retry-After", replying(http_reply("", "503 No", {"Retry-After": "3"})), PluginUnavailableError, Replay.ALWAYS),
+    ("business error", replying(http_reply({"error": "no such user"})), PluginExecutionError, Replay.NEVER),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected", "replay"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
+def test_fault_has_its_own_error_in_time_and_the_next_call_succeeds(serve, make, fault, expected, replay):
+    server = serve(fault)
+    plugin = make(server.url, max_response_bytes=LIMIT, max_connections=1)
+    started = time.monotonic()
+    with pytest.raises(PluginError) as caught:
+        call(plugin, timeout=0.5)
+    assert time.monotonic() - started < 0.5 + 0.1
+    assert type(caught.value) is expected, caught.value
+    assert caught.value.replay is replay
+    assert caught.value.endpoint == server.url
+    server.handler = reply_ok
+    # Idempotent: a server that hangs up after a whole reply may do so just when the next request is on its way.
+    assert call(plugin, idempotent=True) == "ok"
+    # One place is all there is: had the failed exchange kept it, this could not go through either.
+    assert plugin._engine.pool.open == 1
+
+
+def test_each_kind_of_fault_has_a_code_of_its_own():
+    codes: dict[str, type[PluginError]] = {}
+    for _, _, kind, _ in FAULTS:
+        assert codes.setdefault(kind.code, kind) is kind
+
+
+def test_refused(make):
+    plugin = make(f"http://127.0.0.1:{free_port()}/x")
+    with pytest.raises(PluginConnectionError, match="refused") as caught:
+        call(plugin)
+    assert type(caught.value) is PluginConnectionError
+    assert caught.value.replay is Replay.ALWAYS
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+def test_unknown_name(make):
+    plugin = make("http://no-such-host.invalid/x")
+    with pytest.raises(NameResolutionError) as caught:
+        call(plugin)
+    assert caught.value.replay is Replay.ALWAYS
+
+
+def test_connect_timeout_says_that_nothing_was_sent(make):
+    """A listener whose queue is full drops what comes next, like a black hole."""
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            fillers.append(filler)
+        try:
+            plugin = make("http://127.0.0.1:%d/x" % listener.getsockname()[1], connection_timeout=0.2)
+            started = time.monotonic()
+            with pytest.raises(PluginTimeoutError) as caught:
+                call(plugin, timeout=5)
+            assert 0.15 < time.monotonic() - started < 0.3
+            assert caught.value.replay is Replay.ALWAYS
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+def test_deadline_passed_before_the_start_sends_nothing(serve, make):
+    server = serve()
+    plugin = make(server.url)
+    with pytest.raises(PluginTimeoutError) as caught:
+        call(plugin, timeout=-1)
+    assert caught.value.replay is Replay.ALWAYS
+    assert server.requests == []
+
+
+def test_request_that_the_peer_does_not_read_ends_at_the_deadline(serve, make):
+    server = serve(lambda peer: peer.server.closing.wait(5) and None)
+    plugin = make(server.url)
+    started = time.monotonic()
+    with pytest.raises(PluginTimeoutError):
+        call(plugin, "x" * 32_000_000, timeout=0.5)
+    assert time.monotonic() - started < 0.9  # encoding 32 MB takes its share
+
+
+def test_early_refusal_of_a_large_request_reaches_the_caller(serve, make):
+    """The server replies and hangs up while the request is still being written."""
+
+    def refuse(peer: Peer) -> None:
+        peer.sock.recv(1000)
+        peer.send(http_reply({"error": "too much"}, "413 Too Large", {"Connection": "close"}))
+        peer.server.closing.wait(0.1)
+
+    plugin = make(serve(refuse).url)
+    with pytest.raises(PluginRequestError, match="too much"):
+        call(plugin, "x" * 8_000_000, timeout=2)
+
+
+def test_surplus_bytes_close_the_connection_and_answer_nobody(serve, make):
+    """Known fault: a late reply answered the next call's read."""
+
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            stray = http_reply({"data": "stray"}) if len(peer.server.requests) == 1 else b""
+            peer.send(ok(request, "mine") + stray)
+
+    server = serve(handler)
+    plugin = make(server.url)
+    assert call(plugin) == "mine"
+    assert call(plugin) == "mine"
+    assert server.connections == 2
+
+
+def test_surplus_bytes_that_come_later_are_noticed_too(serve, make):
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            peer.send(ok(request, "mine"))
+            if len(peer.server.requests) == 1:
+                time.sleep(0.05)
+                peer.send(http_reply({"data": "stray"}))
+
+    server = serve(handler)
+    plugin = make(server.url)
+    assert call(plugin) == "mine"
+    time.sleep(0.1)
+    assert call(plugin) == "mine"
+    assert server.connections == 2
+
+
+def test_late_reply_never_answers_the_next_call(serve, make):
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            if request.headers["x-request-id"] == "slow":
+                time.sleep(0.3)
+            peer.send(http_reply({"data": request.headers["x-request-id"]}))  # no request_id to tell them apart
+
+    plugin = make(serve(handler).url, max_connections=1)
+    with pytest.raises(PluginTimeoutError):
+        call(plugin, timeout=0.1, request_id="slow")
+    assert call(plugin, request_id="quick") == "quick"
+
+
+def test_wrong_id_on_a_failure_status_keeps_the_status_but_not_the_connection(serve, make):
+    def handler(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            peer.send(http_reply({"error": "x", "request_id": "other"}, "500 Oops"))
+
+    server = serve(handler)
+    plugin = make(server.url)
+    for _ in range(2):
+        with pytest.raises(HTTPTransportError):
+            call(plugin)
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "429 Slow Down", "503 Unavailable", "301 Moved"])
+def test_whole_replies_of_any_status_keep_the_connection(serve, make, status):
+    def handler(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            peer.send(http_reply({"error": "x"}, status))
+
+    server = serve(handler)
+    plugin = make(server.url)
+    for _ in range(3):
+        with pytest.raises(PluginError):
+            call(plugin)
+    assert server.connections == 1
+
+
+def test_redirect_is_not_followed_and_takes_no_credential_along(serve, make):
+    """Known fault: the credential left its host."""
+    from goplugins.config import AuthConfig
+
+    elsewhere = serve()
+    server = serve(replying(http_reply(b"x", "302 Found", {"Location": elsewhere.url})))
+    plugin = make(server.url, auth=AuthConfig(method="bearer", token="tok-456"))
+    with pytest.raises(UnexpectedRedirectError) as caught:
+        call(plugin)
+    assert caught.value.details["status"] == 302
+    assert elsewhere.requests == []
+
+
+def test_keyboard_interrupt_closes_the_connection_and_returns_the_place(serve, make, monkeypatch):
+    server = serve()
+    plugin = make(server.url, max_connections=1)
+    assert call(plugin) == "ok"
+    adapter = plugin._engine._adapter
+    read = adapter._read
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapter, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(plugin)
+    monkeypatch.setattr(adapter, "_read", read)
+    assert plugin._engine.pool.open == 0
+    assert call(plugin) == "ok"
+    assert server.connections == 2

@@ -1,0 +1,237 @@
+"""The whole way: configuration, manager, policies, HTTP, a real server, and back."""
+
+import gc
+import os
+import threading
+import time
+
+import attrs
+import pytest
+import waitress
+
+from goplugins import (
+    CircuitBreakerOpenError,
+    ExecutionContext,
+    Manager,
+    PluginConnectionError,
+    PluginExecutionError,
+    PluginTimeoutError,
+    ReplyTypeError,
+    SaturatedError,
+    deadline,
+    serve,
+)
+
+
+@attrs.frozen
+class Ask:
+    number: int
+    text: str = ""
+
+
+@attrs.frozen
+class Answer:
+    number: int
+    text: str
+    request_id: str
+
+
+@serve.plugin(name="echo")
+def echo(request: Ask, context: ExecutionContext) -> Answer:
+    if request.text == "reject":
+        raise serve.Rejected("as you wish", code="ASKED")
+    if request.text == "sleep":
+        time.sleep(request.number / 1000)
+    return Answer(request.number, request.text, context.request_id or "")
+
+
+class Door:
+    """A WSGI middleware that counts the server's connections by their remote port."""
+
+    def __init__(self, app):
+        self.app = app
+        self.ports = set()
+        self.busy = 0
+        self.most_busy = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        with self.lock:
+            self.ports.add(environ["REMOTE_PORT"])
+            self.busy += 1
+            self.most_busy = max(self.most_busy, self.busy)
+        try:
+            return self.app(environ, start_response)
+        finally:
+            with self.lock:
+                self.busy -= 1
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve.start(echo, "http://127.0.0.1:0", threads=16) as running:
+        yield running
+
+
+def manager_for(url, **sections):
+    manager = Manager(Ask, Answer)
+    plugin = {"name": "echo", "transport": "http", "endpoint": url, "health_check": {"enabled": False}, **sections}
+    manager.load_from_config({"plugins": [plugin], "log_level": "warning"})
+    return manager
+
+
+def open_files():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_ten_thousand_calls_from_32_threads_none_lost_none_mixed_up(server):
+    threads_before, files_before = threading.active_count(), open_files()
+    wrong, done = [], []
+    with manager_for(server.url, connection={"max_connections": 8, "max_idle_connections": 8}) as manager:
+        pool = manager.get_plugin("echo").sender._engine.pool
+        most_open = 0
+
+        def work(first):
+            nonlocal most_open
+            for number in range(first, 10_000, 32):
+                context = ExecutionContext(request_id=f"call-{number}")
+                answer = manager.execute("echo", Ask(number, f"text {number}"), context)
+                if answer != Answer(number, f"text {number}", f"call-{number}"):
+                    wrong.append(answer)
+                done.append(number)
+                most_open = max(most_open, pool.open)
+
+        workers = [threading.Thread(target=work, args=(first,)) for first in range(32)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(120)
+        assert wrong == []
+        assert sorted(done) == list(range(10_000))
+        assert 1 <= most_open <= 8
+        counts = manager.metrics()
+        assert (counts.requests_success, counts.requests_failure, counts.attempts_total) == (10_000, 0, 10_000)
+    for _ in range(100):
+        if threading.active_count() <= threads_before and open_files() <= files_before:
+            break
+        time.sleep(0.05)
+    # The server's side of the connections lives in this process too, and closes a moment later.
+    assert threading.active_count() <= threads_before
+    assert open_files() <= files_before
+
+
+def test_the_servers_view_of_max_connections():
+    door = Door(serve.wsgi(echo))
+    app = waitress.create_server(door, host="127.0.0.1", port=0, threads=16)
+    thread = threading.Thread(target=app.run, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{app.effective_port}"
+    with manager_for(url, connection={"max_connections": 3, "max_idle_connections": 3}) as manager:
+        list(manager.map("echo", [Ask(20, "sleep")] * 30, concurrency=12))
+        assert door.most_busy <= 3
+        assert len(door.ports) <= 3
+    app.close()
+    thread.join(5)
+
+
+def test_a_wait_for_a_connection_ends_in_a_typed_refusal(server):
+    with manager_for(server.url, connection={"max_connections": 1}) as manager:
+        busy = manager.submit("echo", Ask(700, "sleep"))
+        time.sleep(0.1)
+        started = time.monotonic()
+        with pytest.raises(SaturatedError) as caught:
+            manager.execute("echo", Ask(1), timeout=0.2)
+        assert time.monotonic() - started < 0.3
+        assert caught.value.attempts == 0
+        assert busy.result(5).number == 700
+
+
+def test_a_slow_plugin_is_left_on_time(server):
+    with manager_for(server.url) as manager:
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            manager.execute("echo", Ask(2000, "sleep"), timeout=0.3)
+        assert time.monotonic() - started < 0.4
+        with deadline(0.3), pytest.raises(PluginTimeoutError):
+            manager.execute("echo", Ask(2000, "sleep"))
+        assert time.monotonic() - started < 0.8
+        assert manager.execute("echo", Ask(1)).number == 1
+
+
+def test_a_business_error_keeps_its_text_and_code_and_is_no_failure_of_the_plugin(server):
+    with manager_for(server.url, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1}) as manager:
+        for _ in range(3):
+            with pytest.raises(PluginExecutionError, match="as you wish") as caught:
+                manager.execute("echo", Ask(1, "reject"))
+        assert caught.value.details["metadata"]["error_code"] == "ASKED"
+        assert manager.execute("echo", Ask(1)).number == 1
+
+
+def test_an_answer_of_another_type_names_the_field(server):
+    @attrs.frozen
+    class Other:
+        number: str
+
+    with manager_for(server.url) as manager, pytest.raises(ReplyTypeError, match=r"data\.number"):
+        manager.bind("echo", Ask, Other)(Ask(1))
+
+
+def test_a_dead_plugin_costs_microseconds_and_a_returning_one_is_used_again():
+    running = serve.start(echo, "http://127.0.0.1:0")
+    breaker = {"failure_threshold": 3, "recovery_timeout": "200ms", "success_threshold": 1}
+    with manager_for(running.url, circuit_breaker=breaker, retry={"max_retries": 0}) as manager:
+        assert manager.execute("echo", Ask(1)).number == 1
+        url = running.url
+        running.stop()
+        for _ in range(3):
+            with pytest.raises(PluginConnectionError):
+                manager.execute("echo", Ask(1))
+        started = time.perf_counter()
+        for _ in range(100):
+            with pytest.raises(CircuitBreakerOpenError):
+                manager.execute("echo", Ask(1))
+        assert (time.perf_counter() - started) / 100 < 0.001
+        with serve.start(echo, url):
+            time.sleep(0.25)
+            assert manager.execute("echo", Ask(2)).number == 2
+
+
+def sockets():
+    """The inodes of this process's sockets."""
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{entry}")
+        except OSError:
+            continue
+        if link.startswith("socket:"):
+            found.add(link)
+    return found
+
+
+def test_a_call_made_in_a_forked_child_shares_no_connection_with_its_parent(server):
+    before = sockets()
+    with manager_for(server.url) as manager:
+        list(manager.map("echo", [Ask(n) for n in range(20)]))
+        kept = sockets() - before
+        assert kept
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                shared_at_once = sockets() & kept
+                answers = [manager.execute("echo", Ask(n), timeout=5).number for n in range(5)]
+                answers += [answer.number for answer in manager.map("echo", [Ask(n) for n in range(5)])]
+                os.write(write, repr((answers, shared_at_once)).encode())
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        answers, shared = eval(os.read(read, 65536))
+        assert answers == [*range(5), *range(5)]
+        # The server lives in this process as well, so its ends of the connections are inherited too.
+        client_ends = kept & shared
+        assert len(client_ends) <= len(kept) / 2
+        assert manager.execute("echo", Ask(3)).number == 3
+        os.close(read)
+        os.close(write)

@@ -1,0 +1,78 @@
+"""What a type checker must infer. Checked by mypy and pyright, never run."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any, assert_type
+
+import attrs
+
+from goplugins import BoundPlugin, CallResult, ExecutionContext, Manager, Plugin, PluginInfo, deadline, serve
+from goplugins.models import HealthStatus
+
+
+@attrs.frozen
+class AuthRequest:
+    user_id: str
+
+
+@attrs.frozen
+class AuthResponse:
+    valid: bool
+
+
+manager = Manager(AuthRequest, AuthResponse)
+assert_type(manager, Manager[AuthRequest, AuthResponse])
+assert_type(manager.execute("auth", AuthRequest("ada")), AuthResponse)
+assert_type(manager.execute_result("auth", AuthRequest("ada")), CallResult[AuthResponse])
+assert_type(manager.execute_result("auth", AuthRequest("ada")).value, AuthResponse)
+assert_type(manager.submit("auth", AuthRequest("ada"), timeout=2), Future[AuthResponse])
+assert_type(manager.map("auth", [AuthRequest("ada")]), Iterator[AuthResponse])
+assert_type(manager.map_results("auth", [AuthRequest("ada")]), Iterator[CallResult[AuthResponse]])
+assert_type(manager.get_plugin("auth"), Plugin[AuthRequest, AuthResponse])
+
+manager.execute("auth", "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+untyped = Manager()
+assert_type(untyped, Manager[Any, Any])
+assert_type(untyped.execute("anything", {"a": 1}), Any)
+
+auth = untyped.bind("auth", AuthRequest, AuthResponse)
+assert_type(auth, BoundPlugin[AuthRequest, AuthResponse])
+assert_type(auth(AuthRequest("ada"), timeout=2), AuthResponse)
+assert_type(auth.result(AuthRequest("ada")), CallResult[AuthResponse])
+assert_type(auth.submit(AuthRequest("ada")), Future[AuthResponse])
+assert_type(auth.map([AuthRequest("ada")]), Iterator[AuthResponse])
+assert_type(manager.bind("auth"), BoundPlugin[AuthRequest, AuthResponse])
+
+auth(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Local:
+    """A plugin of one's own needs no base class."""
+
+    def info(self) -> PluginInfo:
+        return PluginInfo("local")
+
+    def execute(self, request: AuthRequest, context: ExecutionContext, /) -> AuthResponse:
+        return AuthResponse(bool(request.user_id))
+
+    def health(self, timeout: float) -> HealthStatus:
+        return HealthStatus()
+
+    def close(self) -> None: ...
+
+
+local: Plugin[AuthRequest, AuthResponse] = Local()
+manager.register(local)
+
+
+@serve.plugin(name="auth")
+def served(request: AuthRequest) -> AuthResponse:
+    return AuthResponse(True)
+
+
+served_as_plugin: Plugin[AuthRequest, AuthResponse] = served
+assert_type(served(AuthRequest("ada")), AuthResponse)
+
+with deadline(2.0) as limit:
+    assert_type(limit.remaining(), float)

@@ -1,0 +1,462 @@
+"""The facade: names, types, batches, metrics and the end. Plugins here are objects, so nothing needs a wire."""
+
+import gc
+import itertools
+import threading
+import time
+
+import attrs
+import pytest
+
+from goplugins import (
+    CallResult,
+    DuplicatePluginNameError,
+    ExecutionContext,
+    InvalidArgumentError,
+    Manager,
+    ManagerClosedError,
+    PluginClosedError,
+    PluginConfig,
+    PluginExecutionError,
+    PluginInfo,
+    PluginInternalError,
+    PluginNotFoundError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+    deadline,
+    serve,
+)
+from goplugins.models import HealthStatus, PluginStatus
+
+from .fakes import FakeSender, Latch
+
+
+@attrs.frozen
+class Ask:
+    text: str
+
+
+@attrs.frozen
+class Answer:
+    text: str
+
+
+@serve.plugin(name="shout")
+def shout(request: Ask, context: ExecutionContext) -> Answer:
+    return Answer(request.text.upper())
+
+
+class Recorder:
+    """A plugin object that remembers its contexts and runs a function."""
+
+    def __init__(self, name="recorder", function=lambda request, context: request):
+        self.name = name
+        self.function = function
+        self.contexts = []
+        self.closed = 0
+
+    def info(self):
+        return PluginInfo(self.name)
+
+    def execute(self, request, context):
+        self.contexts.append(context)
+        return self.function(request, context)
+
+    def health(self, timeout):
+        return HealthStatus(PluginStatus.HEALTHY, "fine")
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def manager():
+    with Manager() as manager:
+        yield manager
+
+
+def quiet(name="recorder", **sections):
+    return PluginConfig.from_mapping({"name": name, "health_check": {"enabled": False}, **sections})
+
+
+def test_a_typed_call_by_name():
+    with Manager(Ask, Answer) as manager:
+        manager.register(shout)
+        assert manager.execute("shout", Ask("hello")) == Answer("HELLO")
+        result = manager.execute_result("shout", Ask("hello"), ExecutionContext(request_id="mine"))
+        assert (result.value, result.attempts, result.source, result.request_id) == (
+            Answer("HELLO"),
+            1,
+            "plugin",
+            "mine",
+        )
+        assert result.member == "shout"
+        assert manager.submit("shout", Ask("x")).result(5) == Answer("X")
+
+
+def test_keywords_beat_the_context_and_the_context_beats_the_configuration(manager):
+    plugin = Recorder()
+    manager.register(plugin, quiet(connection={"request_timeout": 7}, retry={"idempotent": True}))
+    context = ExecutionContext(timeout=5, idempotent=False, key="k", headers={"A": "1", "B": "1"}, metadata={"m": "1"})
+    manager.execute("recorder", 1)
+    manager.execute("recorder", 1, context)
+    manager.execute("recorder", 1, context, timeout=2, idempotent=True, key="other", headers={"B": "2"})
+    plain, told, beaten = plugin.contexts
+    assert (plain.timeout, plain.idempotent, plain.key) == (pytest.approx(7, abs=0.5), True, "")
+    assert (told.timeout, told.idempotent, told.key) == (pytest.approx(5, abs=0.5), False, "k")
+    assert (beaten.timeout, beaten.idempotent, beaten.key) == (pytest.approx(2, abs=0.5), True, "other")
+    assert beaten.headers == {"A": "1", "B": "2"}
+    assert beaten.metadata == {"m": "1"}
+    assert len({c.request_id for c in plugin.contexts}) == 3
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", True])
+def test_a_bad_timeout_is_refused(manager, timeout):
+    manager.register(Recorder())
+    with pytest.raises(InvalidArgumentError, match="timeout: expected seconds greater than 0"):
+        manager.execute("recorder", 1, timeout=timeout)
+
+
+def test_an_enclosing_deadline_bounds_calls_submits_and_batches(manager):
+    plugin = Recorder()
+    manager.register(plugin)
+    with deadline(0.5):
+        manager.execute("recorder", 1, timeout=60)
+        manager.submit("recorder", 1).result(5)
+        list(manager.map("recorder", [1]))
+    assert len(plugin.contexts) == 3
+    assert all(context.timeout <= 0.5 for context in plugin.contexts)
+
+
+def test_nested_calls_are_bounded_by_the_outer_calls_own_deadline(manager):
+    plugin = Recorder()
+    manager.register(plugin)
+
+    @serve.plugin(name="outer")
+    def outer(request: int) -> int:
+        return manager.execute("recorder", request, timeout=60)
+
+    manager.register(outer)
+    assert manager.execute("outer", 1, timeout=0.7) == 1
+    assert plugin.contexts[0].timeout <= 0.7
+
+
+def test_known_fault_request_ids_repeated():
+    seen, lock = set(), threading.Lock()
+    managers = [Manager() for _ in range(4)]
+
+    def draw(manager):
+        mine = {manager._next_id() for _ in range(20_000)}
+        with lock:
+            assert seen.isdisjoint(mine)
+            seen.update(mine)
+
+    threads = [threading.Thread(target=draw, args=(manager,)) for manager in managers * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 160_000
+
+
+def test_unknown_names_are_told_with_a_guess(manager):
+    with pytest.raises(PluginNotFoundError, match="known are: none yet"):
+        manager.execute("auth", 1)
+    manager.register(Recorder("auth-service"))
+    with pytest.raises(PluginNotFoundError, match="did you mean 'auth-service'") as caught:
+        manager.execute("auth-servce", 1)
+    assert isinstance(caught.value, LookupError)
+    for call in (manager.get_plugin, manager.unregister, manager.explain, lambda n: manager.submit(n, 1)):
+        with pytest.raises(PluginNotFoundError):
+            call("nobody")
+
+
+def test_names_are_unique(manager):
+    manager.register(Recorder())
+    with pytest.raises(DuplicatePluginNameError, match="there is a plugin 'recorder' already"):
+        manager.register(Recorder())
+    manager.register(Recorder(), name="other")
+    assert set(manager.list_plugins()) == {"recorder", "other"}
+
+
+def test_an_object_that_is_no_plugin_is_refused(manager):
+    with pytest.raises(InvalidArgumentError, match="lacks info, execute, health, close"):
+        manager.register(object(), name="x")
+    with pytest.raises(InvalidArgumentError, match="lacks create_plugin"):
+        manager.register_factory("x", object())
+
+
+def test_an_exception_of_a_python_plugin_is_one_clear_error(manager):
+    def fail(request, context):
+        raise request
+
+    manager.register(Recorder(function=fail))
+    for raised, expected in (
+        (ZeroDivisionError("x"), PluginInternalError),
+        (TimeoutError("x"), PluginTimeoutError),
+        (PluginExecutionError("no"), PluginExecutionError),
+    ):
+        with pytest.raises(expected) as caught:
+            manager.execute("recorder", raised)
+        assert caught.value.plugin == "recorder"
+
+
+def test_types_must_come_in_pairs_and_as_arguments():
+    with pytest.raises(InvalidArgumentError, match="both"):
+        Manager(int)
+    subscripted = Manager[int, str]()
+    subscripted.register(Recorder())
+    with pytest.raises(InvalidArgumentError, match=r"write Manager\(A, B\)"):
+        subscripted.execute("recorder", 1)
+
+
+def test_bind_before_anything_is_registered(manager):
+    ask = manager.bind("shout", Ask, Answer)
+    with pytest.raises(PluginNotFoundError):
+        ask(Ask("x"))
+    manager.register(shout)
+    assert ask(Ask("x")) == Answer("X")
+    assert ask.result(Ask("x"), timeout=2).value == Answer("X")
+    assert ask.submit(Ask("x")).result(5) == Answer("X")
+    assert list(ask.map([Ask("a"), Ask("b")])) == [Answer("A"), Answer("B")]
+
+
+def test_get_plugin_shows_the_bare_plugin(manager):
+    plugin = Recorder()
+    manager.register(plugin, quiet(rate_limit={"enabled": True, "burst_size": 1, "requests_per_second": 0.001}))
+    assert manager.get_plugin("recorder") is plugin
+    manager.execute("recorder", 1)
+    with pytest.raises(RateLimitExceededError):
+        manager.execute("recorder", 1)
+    sender = FakeSender()
+    manager.register(sender, name="wire")
+    assert manager.get_plugin("wire").execute(1, ExecutionContext()) == "ok"
+    manager.get_plugin("wire").close()
+    assert sender.closed == 0
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+def test_map_yields_in_order_and_pulls_its_input_only_within_the_window(manager):
+    manager.register(Recorder(function=lambda request, context: request * 2))
+    pulled = []
+
+    def source():
+        for number in itertools.count():
+            pulled.append(number)
+            yield number
+
+    results = manager.map("recorder", source(), concurrency=4)
+    assert pulled == []
+    assert list(itertools.islice(results, 10)) == [n * 2 for n in range(10)]
+    assert len(pulled) <= 14
+
+
+def test_the_first_error_ends_a_map_and_cancels_what_has_not_started():
+    with Manager(max_workers=2) as manager:
+        ran = []
+
+        def function(request, context):
+            ran.append(request)
+            if request == 3:
+                raise ValueError("three")
+            return request
+
+        manager.register(Recorder(function=function))
+        results = manager.map("recorder", range(1000))
+        with pytest.raises(PluginInternalError, match="three"):
+            list(results)
+        assert len(ran) < 10
+
+
+def test_map_results_never_raises_for_an_item(manager):
+    def function(request, context):
+        if request % 2:
+            raise PluginExecutionError("odd")
+        return request
+
+    manager.register(Recorder(function=function))
+    seen = []
+    results = list(manager.map_results("recorder", range(6), on_result=lambda request, result: seen.append(request)))
+    assert [result.ok for result in results] == [True, False] * 3
+    assert isinstance(results[1].error, PluginExecutionError)
+    assert sorted(seen) == list(range(6))
+    unordered = manager.map_results("recorder", range(6), ordered=False)
+    assert sorted(result.value for result in unordered if result.ok) == [0, 2, 4]
+    missing = list(manager.map_results("nobody", range(2)))
+    assert all(isinstance(result.error, PluginNotFoundError) for result in missing)
+
+
+def test_map_waits_for_the_rate_limit_and_takes_a_context_per_item(manager):
+    plugin = Recorder()
+    manager.register(plugin, quiet(rate_limit={"enabled": True, "burst_size": 2, "requests_per_second": 100}))
+    answers = list(manager.map("recorder", range(10), context=lambda n: ExecutionContext(request_id=f"id-{n}")))
+    assert answers == list(range(10))
+    assert {context.request_id for context in plugin.contexts} == {f"id-{n}" for n in range(10)}
+
+
+def test_map_goes_on_when_the_pool_is_full():
+    latch = Latch()
+    with Manager(max_workers=1, max_queued=1) as manager:
+        manager.register(Recorder("slow", lambda request, context: latch(None)))
+        manager.register(Recorder())
+        blocked = [manager.submit("slow", 1), manager.submit("slow", 1)]
+        assert list(manager.map("recorder", range(5))) == list(range(5))
+        latch.gate.set()
+        assert [future.result(5) for future in blocked] == ["ok", "ok"]
+
+
+def test_progress_is_told(manager):
+    manager.register(Recorder())
+    counts = []
+    list(manager.map("recorder", range(3), progress=counts.append))
+    assert counts == [1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [{"concurrency": 0}, {"timeout": 0}])
+def test_bad_batch_arguments_are_refused_at_the_call(manager, bad):
+    manager.register(Recorder())
+    with pytest.raises(InvalidArgumentError):
+        manager.map("recorder", [1], **bad)
+
+
+def test_a_submitted_calls_deadline_counts_from_its_submission():
+    latch = Latch()
+    with Manager(max_workers=1) as manager:
+        plugin = Recorder()
+        manager.register(plugin)
+        manager.register(Recorder("slow", lambda request, context: latch(None)))
+        first = manager.submit("slow", 1)
+        late = manager.submit("recorder", 1, timeout=0.05)
+        time.sleep(0.1)
+        latch.gate.set()
+        with pytest.raises(PluginTimeoutError) as caught:
+            late.result(5)
+        assert caught.value.attempts == 0
+        assert plugin.contexts == []
+        assert first.result(5) == "ok"
+
+
+# --- counts and the end ------------------------------------------------------------------------------------------
+
+
+def test_known_fault_metrics_were_always_zero(manager):
+    manager.register(shout)
+    manager.register(Recorder("bad", lambda request, context: 1 / 0))
+    for _ in range(3):
+        manager.execute("shout", Ask("x"))
+    with pytest.raises(PluginInternalError):
+        manager.execute("bad", 1)
+    counts = manager.metrics()
+    assert (counts.requests_total, counts.requests_success, counts.requests_failure) == (4, 3, 1)
+    assert counts.request_duration > 0
+    assert counts.plugins["bad"].requests_failure == 1
+    manager.unregister("bad")
+    assert "bad" not in manager.metrics().plugins
+    assert manager.metrics().requests_total == 4
+
+
+def test_health_looks_where_nobody_has_looked(manager):
+    manager.register(Recorder(), quiet())
+    assert manager.list_plugins()["recorder"].status is PluginStatus.UNKNOWN
+    assert manager.health()["recorder"].status is PluginStatus.HEALTHY
+    assert manager.overall_health().status is PluginStatus.HEALTHY
+
+
+def test_known_fault_shutdown_cut_calls_and_calls_ran_on_closed_plugins():
+    latch = Latch()
+    plugin = Recorder(function=lambda request, context: latch(None))
+    manager = Manager()
+    manager.register(plugin)
+    calls = [manager.submit("recorder", 1) for _ in range(3)]
+    for _ in calls:
+        latch.entered.acquire()
+    ending = threading.Thread(target=manager.shutdown)
+    ending.start()
+    while not manager._registry.closed:
+        time.sleep(0.001)
+    with pytest.raises(ManagerClosedError):
+        manager.execute("recorder", 1)
+    assert plugin.closed == 0
+    latch.gate.set()
+    ending.join(5)
+    assert [call.result(5) for call in calls] == ["ok"] * 3
+    assert plugin.closed == 1
+    manager.shutdown()
+    for refused in (
+        lambda: manager.execute("recorder", 1),
+        lambda: manager.register(Recorder()),
+        lambda: manager.load_from_config({"plugins": []}),
+    ):
+        with pytest.raises((ManagerClosedError, ValueError)):
+            refused()
+
+
+def test_shutdown_does_not_wait_longer_than_it_was_told():
+    latch = Latch()
+    manager = Manager()
+    manager.register(Recorder(function=lambda request, context: latch(None)))
+    call = manager.submit("recorder", 1)
+    latch.entered.acquire()
+    started = time.monotonic()
+    manager.shutdown(timeout=0.1)
+    assert time.monotonic() - started < 1
+    latch.gate.set()
+    assert call.result(5) == "ok"
+
+
+def test_a_call_may_unregister_its_own_plugin(manager):
+    plugin = Recorder(function=lambda request, context: manager.unregister("recorder"))
+    manager.register(plugin)
+    assert manager.execute("recorder", 1) is None
+    assert plugin.closed == 1
+    with pytest.raises(PluginNotFoundError):
+        manager.execute("recorder", 1)
+
+
+def test_a_call_that_meets_a_replaced_plugins_gate_goes_to_its_successor(manager):
+    old, new = Recorder(), Recorder(function=lambda request, context: "new")
+    manager.register(old)
+    guarded = manager._registry.plugins["recorder"]
+    original = guarded.call
+
+    def replaced_meanwhile(call):
+        guarded.call = original
+        manager.unregister("recorder")
+        manager.register(new)
+        return original(call)
+
+    guarded.call = replaced_meanwhile
+    assert manager.execute("recorder", 1) == "new"
+
+
+def test_a_call_on_an_unregistered_plugin_is_told_so(manager):
+    manager.register(Recorder())
+    guarded = manager._registry.plugins["recorder"]
+    original = guarded.call
+
+    def removed_meanwhile(call):
+        manager.unregister("recorder")
+        return original(call)
+
+    guarded.call = removed_meanwhile
+    with pytest.raises((PluginClosedError, PluginNotFoundError)):
+        manager.execute("recorder", 1)
+
+
+def test_no_thread_is_left_behind():
+    gc.collect()
+    before = set(threading.enumerate())
+    with Manager() as manager:
+        manager.register(Recorder())
+        list(manager.map("recorder", range(100)))
+        manager.health()
+    left = [thread for thread in threading.enumerate() if thread not in before and "scheduler" not in thread.name]
+    for thread in left:
+        thread.join(2)
+    assert [thread for thread in left if thread.is_alive()] == []
+
+
+def test_results_are_values_of_a_generic_type():
+    assert CallResult[int](3).value == 3

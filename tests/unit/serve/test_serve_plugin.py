@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import attrs
+import pytest
+
+from goplugins import serve
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    InvalidArgumentError,
+    PluginConnectionError,
+    PluginExecutionError,
+    PluginInternalError,
+    PluginTimeoutError,
+    Replay,
+)
+from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.serve._plugin import ServedPlugin
+from goplugins.testing import ManualClock
+
+
+@attrs.frozen
+class Login:
+    user: str
+    tries: list[int] = attrs.field(factory=list)
+
+
+@dataclass
+class Answer:
+    welcome: str
+
+
+class NoJSON:
+    pass
+
+
+def login(request: Login, context: ExecutionContext) -> Answer:
+    """Lets a user in.
+
+    More about it.
+    """
+    return Answer(f"{request.user} {context.request_id}")
+
+
+def test_a_served_function_is_called_as_itself() -> None:
+    served = serve.plugin(login)
+    assert served(Login("ada"), ExecutionContext(request_id="r")) == Answer("ada r")
+    assert served(Login("ada")) == Answer("ada None")
+    assert served.__name__ == "login"  # type: ignore[attr-defined]
+
+
+def test_without_arguments_name_and_description_are_the_functions() -> None:
+    assert serve.plugin(login).info() == PluginInfo("login", description="Lets a user in.")
+
+
+def test_the_decorators_arguments_are_the_info() -> None:
+    served = serve.plugin(
+        name="auth", version="2.1.0", description="d", author="me", capabilities=["a", "b"], metadata={"k": "v"}
+    )(login)
+    assert served.info() == PluginInfo("auth", "2.1.0", "d", "me", ("a", "b"), {"k": "v"})
+
+
+def test_a_function_of_the_request_alone_needs_no_context() -> None:
+    @serve.plugin
+    def double(request: int) -> int:
+        return request * 2
+
+    assert double(4) == 8
+    assert double.execute(4, ExecutionContext()) == 8
+    assert double.request_type is int
+    assert double.response_type is int
+
+
+def test_a_callable_object_can_be_served() -> None:
+    class Doubler:
+        def __call__(self, request: int, context: ExecutionContext) -> int:
+            return request * 2
+
+    served = serve.plugin(Doubler())
+    assert (served(3), served.info().name, served.request_type) == (6, "Doubler", int)
+
+
+def test_without_annotations_any_json_passes() -> None:
+    @serve.plugin
+    def echo(request, context):  # type: ignore[no-untyped-def]
+        return request
+
+    assert echo.decode({"a": [1, None]}) == {"a": [1, None]}
+    assert echo.encode({"a": 1.5}) == b'{"a":1.5}'
+
+
+def test_decode_names_the_field_that_does_not_fit() -> None:
+    served = serve.plugin(login)
+    assert served.decode({"user": "ada", "tries": [1]}) == Login("ada", [1])
+    with pytest.raises(InvalidArgumentError, match=r"data\.tries\[1\]"):
+        served.decode({"user": "ada", "tries": [1, "x"]})
+    with pytest.raises(InvalidArgumentError, match=r"data\.user"):
+        served.decode({})
+
+
+@pytest.mark.parametrize("function", [lambda: 0, lambda a, b, c: 0, lambda *, request: 0])
+def test_a_function_of_other_arguments_is_refused(function: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"expected f\(request\) or f\(request, context\)"):
+        serve.plugin(function)
+
+
+def test_an_async_function_is_refused() -> None:
+    async def answer(request: int) -> int:
+        return request
+
+    with pytest.raises(InvalidArgumentError, match="can't be async"):
+        serve.plugin(answer)
+
+
+def test_types_that_json_can_not_carry_are_refused_at_once() -> None:
+    def takes(request: NoJSON) -> int:
+        return 0
+
+    def gives(request: int) -> NoJSON:
+        return NoJSON()
+
+    with pytest.raises(InvalidArgumentError, match=r"'takes', request: NoJSON"):
+        serve.plugin(takes)
+    with pytest.raises(InvalidArgumentError, match=r"'gives', response: NoJSON"):
+        serve.plugin(gives)
+
+
+def test_an_annotation_that_can_not_be_seen_is_refused_by_name() -> None:
+    def takes(request: Missing) -> int:  # type: ignore[name-defined]  # noqa: F821
+        return 0
+
+    with pytest.raises(InvalidArgumentError, match="'Missing' is not defined"):
+        serve.plugin(takes)
+
+
+def test_a_function_may_return_nothing() -> None:
+    @serve.plugin
+    def fire(request: int) -> None:
+        return None
+
+    assert fire.encode(fire(1)) == b"null"  # type: ignore[func-returns-value]
+
+
+def test_rejected_is_never_empty_and_travels() -> None:
+    assert serve.Rejected("").message == "rejected"
+    assert serve.Rejected("", code="NO").message == "NO"
+    error = serve.Rejected("no", code="AUTH_FAILED", metadata={"left": "2"})
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(twin), twin.code, twin.metadata) == (
+            "no",
+            "AUTH_FAILED",
+            {"left": "2", "error_code": "AUTH_FAILED"},
+        )
+
+
+def raising(error: BaseException) -> ServedPlugin[Any, Any]:
+    @serve.plugin(name="it")
+    def fail(request: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def test_in_process_a_rejection_is_an_execution_error_with_metadata() -> None:
+    with pytest.raises(PluginExecutionError, match="no way") as caught:
+        raising(serve.Rejected("no way", code="NO")).execute(None, ExecutionContext())
+    assert caught.value.details == {"metadata": {"error_code": "NO"}}
+
+
+def test_in_process_an_error_of_another_plugin_does_not_count_as_this_ones() -> None:
+    # "Nothing was sent" of a nested call must not make the outer call safe to replay.
+    with pytest.raises(PluginInternalError, match="raised PluginConnectionError") as caught:
+        raising(PluginConnectionError("refused")).execute(None, ExecutionContext())
+    assert caught.value.replay is not Replay.ALWAYS
+    assert isinstance(caught.value.__cause__, PluginConnectionError)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_in_process_the_hosts_exceptions_pass(error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        raising(error).execute(None, ExecutionContext())
+
+
+def test_in_process_calls_within_are_bounded_by_the_contexts_timeout() -> None:
+    @serve.plugin
+    def remaining(request: None) -> float:
+        return Deadline.after(60.0).remaining()
+
+    assert remaining.execute(None, ExecutionContext(timeout=5.0)) <= 5.0
+    assert remaining.execute(None, ExecutionContext()) > 50.0
+
+
+def test_in_process_a_nested_timeout_at_the_deadline_is_a_timeout() -> None:
+    clock = ManualClock()
+
+    def late(request: Any) -> Any:
+        clock.advance(2.0)
+        raise PluginTimeoutError("nested")
+
+    served = ServedPlugin(late, PluginInfo("late"), clock=clock)
+    with pytest.raises(PluginTimeoutError, match="within the plugin"):
+        served.execute(None, ExecutionContext(timeout=1.0))
+    with pytest.raises(PluginInternalError):
+        served.execute(None, ExecutionContext(timeout=5.0))
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "message"),
+    [
+        (True, PluginStatus.HEALTHY, ""),
+        (False, PluginStatus.UNHEALTHY, ""),
+        ("degraded", PluginStatus.DEGRADED, ""),
+        (PluginStatus.OFFLINE, PluginStatus.OFFLINE, ""),
+        ("the disk is full", PluginStatus.UNHEALTHY, "the disk is full"),
+        (HealthStatus(PluginStatus.DEGRADED, "slow"), PluginStatus.DEGRADED, "slow"),
+    ],
+)
+def test_what_a_health_function_says(found: Any, status: PluginStatus, message: str) -> None:
+    health = serve.plugin(health=lambda: found)(login).health(1.0)
+    assert (health.status, health.message) == (status, message)
+
+
+def test_a_plugin_without_health_function_is_healthy() -> None:
+    clock = ManualClock(100.0)
+    health = ServedPlugin(login, PluginInfo("login"), clock=clock).health(1.0)
+    assert health == HealthStatus(PluginStatus.HEALTHY, last_check=clock.time())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("secret"), SystemExit(1)])
+def test_a_health_function_that_fails_is_unhealthy_and_logged(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check() -> bool:
+        raise error
+
+    health = serve.plugin(health=check)(login).health(1.0)
+    assert (health.status, health.message) == (PluginStatus.UNHEALTHY, "the health check failed")
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+def test_a_health_function_that_says_nothing_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    health = serve.plugin(health=lambda: None)(login).health(1.0)  # type: ignore[arg-type,return-value]
+    assert health.status is PluginStatus.UNHEALTHY
+    assert "got NoneType" in caplog.text
+
+
+def test_close_is_harmless_and_import_started_nothing() -> None:
+    served = serve.plugin(login)
+    served.close()
+    served.close()
+    assert not [thread for thread in threading.enumerate() if "goplugins-serve" in thread.name]

@@ -1,0 +1,149 @@
+"""The pages tell the truth where a machine can tell: links lead somewhere, code compiles, settings load."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import pytest
+
+from goplugins.config import ManagerConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+class Block(NamedTuple):
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    found, start, language, lines = [], 0, "", list[str]()
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if not line.lstrip().startswith("```"):
+            lines.append(line)
+        elif not start:
+            start, language, lines = number, line.strip().removeprefix("```"), []
+        else:
+            found.append(Block(page, start, language, "\n".join(lines) + "\n"))
+            start = 0
+    assert not start, f"{page}:{start}: the code block does not end"
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def of(*languages: str) -> list[Any]:
+    return [
+        pytest.param(block, id=f"{block.page.relative_to(ROOT)}:{block.line}")
+        for block in BLOCKS
+        if block.language in languages
+    ]
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name).resolve() if name else page
+        if not found.exists() or (anchor and anchor not in _anchors(found)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_of_docs_is_in_the_index() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    assert [page.name for page in sorted((ROOT / "docs").glob("*.md")) if f"({page.name})" not in index] == ["index.md"]
+
+
+@pytest.mark.parametrize("block", of("python"))
+def test_python_blocks_compile_and_their_imports_exist(block: Block) -> None:
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "goplugins":
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.parametrize("block", of("yaml", "json", "toml"))
+def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in re.findall(r"\$\{(\w+)\}", block.text):
+        monkeypatch.setenv(variable, "a-value-of-the-test")
+    path = tmp_path / f"plugins.{block.language}"
+    path.write_text(block.text)
+    ManagerConfig.from_file(path).validate()
+
+
+@pytest.mark.parametrize("block", of("sh"))
+def test_make_targets_that_are_named_exist(block: Block) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)", block.text)) <= targets
+
+
+# --- docs/configuration.md against the classes -----------------------------------------------------------------------
+
+SECTIONS = {
+    "ManagerConfig": "",
+    "PluginConfig": "",
+    "AuthConfig": "",
+    "RetryConfig": "default_retry",
+    "CircuitBreakerConfig": "default_circuit_breaker",
+    "HealthCheckConfig": "default_health_check",
+    "ConnectionConfig": "default_connection",
+    "RateLimitConfig": "default_rate_limit",
+}
+
+
+def _table(class_name: str) -> dict[str, str]:
+    """Field to default, from the table under the heading that names the class."""
+    page = (ROOT / "docs/configuration.md").read_text()
+    match = re.search(rf"^#+ [^\n]*`{class_name}`[^\n]*\n(.*?)(?=^#|\Z)", page, flags=re.MULTILINE | re.DOTALL)
+    assert match, f"docs/configuration.md has no heading with `{class_name}`"
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", match[1], flags=re.MULTILINE)
+    assert len(rows) == len(dict(rows)), "a field is described twice"
+    return {name: default.strip().strip("`") for name, default in rows}
+
+
+@pytest.mark.parametrize("class_name", SECTIONS)
+def test_every_field_is_described_and_none_that_is_not_there(class_name: str) -> None:
+    config = importlib.import_module("goplugins.config")
+    assert sorted(_table(class_name)) == sorted(field.name for field in attrs.fields(getattr(config, class_name)))
+
+
+@pytest.mark.parametrize(("class_name", "section"), [(name, path) for name, path in SECTIONS.items() if path])
+def test_the_defaults_are_those_that_apply(class_name: str, section: str) -> None:
+    defaults = getattr(ManagerConfig(), section)
+    for name, written in _table(class_name).items():
+        value = getattr(defaults, name)
+        if isinstance(value, bool) or value is None:
+            assert written == {True: "true", False: "false", None: "—"}[value], name
+        else:
+            assert _number(written) == pytest.approx(value), name
+
+
+def _number(written: str) -> float:
+    number, _, unit = written.partition(" ")
+    return float(number) * {"": 1, "s": 1, "ms": 0.001, "MiB": 1024 * 1024, "%": 0.01}[unit]
