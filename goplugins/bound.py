@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
 from goplugins.models import CallResult, ExecutionContext
 
 if TYPE_CHECKING:
-    from goplugins.manager import ContextSource, Manager
+    from goplugins.calling import Caller, ContextSource
 
 __all__ = ["BoundPlugin"]
 
@@ -26,10 +26,10 @@ class BoundPlugin(Generic[Req, Resp]):
     loaded, and goes on working through reloads. All methods take what the manager's do, without the name.
     """
 
-    __slots__ = ("_codec", "_manager", "name")
+    __slots__ = ("_caller", "_codec", "name")
 
-    def __init__(self, manager: Manager[Any, Any], name: str, codec: Codec) -> None:
-        self._manager = manager
+    def __init__(self, caller: Caller, name: str, codec: Codec) -> None:
+        self._caller = caller
         self._codec = codec
         self.name = name
 
@@ -44,8 +44,8 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Resp:
         """Calls the plugin; see :meth:`goplugins.Manager.execute`."""
-        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._manager._run(self.name, call)  # type: ignore[no-any-return]
+        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._caller.run(self.name, call)  # type: ignore[no-any-return]
 
     def result(
         self,
@@ -58,8 +58,8 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> CallResult[Resp]:
         """The answer with its circumstances; see :meth:`goplugins.Manager.execute_result`."""
-        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._manager._run_result(self.name, call)
+        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._caller.run_result(self.name, call)
 
     def submit(
         self,
@@ -72,8 +72,8 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Future[Resp]:
         """Calls the plugin on a worker; see :meth:`goplugins.Manager.submit`."""
-        call = self._manager._start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._manager._submit(self.name, call)
+        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._caller.submit(self.name, call)
 
     def map(
         self,
@@ -85,7 +85,7 @@ class BoundPlugin(Generic[Req, Resp]):
         progress: Progress = None,
     ) -> Iterator[Resp]:
         """Calls the plugin for each request; see :meth:`goplugins.Manager.map`."""
-        return values(self._manager._map(self.name, self._codec, requests, context, timeout, concurrency, progress))
+        return values(self._caller.map(self.name, self._codec, requests, context, timeout, concurrency, progress))
 
     def __repr__(self) -> str:
-        return f"<BoundPlugin {self.name!r} of {self._manager!r}>"
+        return f"<BoundPlugin {self.name!r}>"

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, cast
 
+import attrs
+
 from goplugins._call import Sender
 from goplugins._clock import Clock
-from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config import ManagerConfig, ObservabilityConfig, PluginConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models import Plugin, PluginFactory
 from goplugins.plugin import GuardedPlugin
@@ -137,6 +139,7 @@ def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
         "metrics_port": config.metrics_port,
         "discovery": config.discovery is not None and config.discovery.enabled,
         "load_balancers": config.load_balancers,
+        "observability": attrs.evolve(config.observability, log_level=None) != ObservabilityConfig(),
     }
     for index, plugin in enumerate(config.plugins):
         asked |= {f"plugins[{index}].fallback": plugin.fallback, f"plugins[{index}].cache": plugin.cache}

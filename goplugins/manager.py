@@ -6,26 +6,23 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, get_args, overload
 
 import attrs
 
-from goplugins._batch import Progress, as_completed, in_order, or_inline, reporting, values
-from goplugins._call import Call, Codec
+from goplugins._batch import Progress, values
+from goplugins._call import Codec
 from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
-from goplugins._ids import RequestIds
 from goplugins.bound import BoundPlugin
 from goplugins.building import Builder
+from goplugins.calling import Caller, ContextSource
 from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.errors import (
     ConfigError,
     InvalidArgumentError,
-    PluginClosedError,
-    PluginError,
 )
 from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.loading import load_config
@@ -39,7 +36,6 @@ from goplugins.models import (
     PluginFactory,
     PluginMetrics,
     TransportType,
-    check_headers,
 )
 from goplugins.plugin import BarePlugin, GuardedPlugin, resolved
 from goplugins.processes import register_forkable
@@ -47,7 +43,7 @@ from goplugins.registry import Registry
 from goplugins.transports._codec import codec_for
 from goplugins.workers import WorkerPool
 
-__all__ = ["ContextSource", "Manager"]
+__all__ = ["Manager"]
 
 logger = logging.getLogger("goplugins.manager")
 
@@ -56,13 +52,7 @@ Resp = TypeVar("Resp")
 BoundReq = TypeVar("BoundReq")
 BoundResp = TypeVar("BoundResp")
 
-ContextSource = ExecutionContext | Callable[[Any], ExecutionContext | None] | None
-"""One context for all items of a batch, or a function that makes an item's own."""
-
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
-
-_DEFAULT_CONTEXT = ExecutionContext()
-_FOREVER = float("inf")
 
 
 class Manager(Generic[Req, Resp]):
@@ -128,9 +118,9 @@ class Manager(Generic[Req, Resp]):
             raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
         self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
         self._clock = clock
-        self._next_id = RequestIds()
         self._registry = Registry()
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
+        self._caller = Caller(self._registry, self._calls, clock)
         self._names = WorkerPool("goplugins-resolve", 4, 256)
         self._monitor = HealthMonitor(clock=clock)
         self._builder = Builder(
@@ -226,7 +216,7 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        plugin = self._get(name)
+        plugin = self._registry.get(name)
         if plugin.sender is plugin.plugin:
             return BarePlugin(plugin.sender, self._types(), timeout=plugin.request_timeout, clock=self._clock)
         return plugin.plugin  # type: ignore[no-any-return]
@@ -264,8 +254,10 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginError: see :mod:`goplugins.errors` for the kinds.
         """
-        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
-        return self._run(name, call)  # type: ignore[no-any-return]
+        call = self._caller.start(
+            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
+        )
+        return self._caller.run(name, call)  # type: ignore[no-any-return]
 
     def execute_result(
         self,
@@ -279,8 +271,10 @@ class Manager(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> CallResult[Resp]:
         """Like ``execute``, with the answer's circumstances: source, attempts, elapsed seconds, reply metadata."""
-        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
-        return self._run_result(name, call)
+        call = self._caller.start(
+            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
+        )
+        return self._caller.run_result(name, call)
 
     def submit(
         self,
@@ -299,8 +293,10 @@ class Manager(Generic[Req, Resp]):
             SaturatedError: all workers are busy and the queue is full.
             PluginNotFoundError: no plugin of that name.
         """
-        call = self._start(name, self._codec or self._types(), request, context, timeout, idempotent, key, headers)
-        return self._submit(name, call)
+        call = self._caller.start(
+            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
+        )
+        return self._caller.submit(name, call)
 
     def map(
         self,
@@ -326,7 +322,7 @@ class Manager(Generic[Req, Resp]):
             progress: True for a tqdm bar, or a function that takes the count so far.
         """
         codec = self._codec or self._types()
-        return values(self._map(name, codec, requests, context, timeout, concurrency, progress))
+        return values(self._caller.map(name, codec, requests, context, timeout, concurrency, progress))
 
     def map_results(
         self,
@@ -353,7 +349,7 @@ class Manager(Generic[Req, Resp]):
             on_result: called with request and result on the worker that made it, so that a batch can be resumed.
         """
         codec = self._codec or self._types()
-        return self._map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
+        return self._caller.map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
 
     @overload
     def bind(self, name: str) -> BoundPlugin[Req, Resp]: ...
@@ -371,7 +367,7 @@ class Manager(Generic[Req, Resp]):
         if (request_type is None) != (response_type is None):
             raise InvalidArgumentError("give both request_type and response_type, or neither for the manager's own")
         codec = self._types() if request_type is None else codec_for(request_type, response_type)
-        return BoundPlugin(self, name, codec)
+        return BoundPlugin(self._caller, name, codec)
 
     # --- how are they? ---------------------------------------------------------------------------------------------
 
@@ -401,7 +397,7 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._get(name).explain(self._health_of(name))
+        return self._registry.get(name).explain(self._health_of(name))
 
     # --- end -------------------------------------------------------------------------------------------------------
 
@@ -455,130 +451,6 @@ class Manager(Generic[Req, Resp]):
             self._codec = codec_for()
         return self._codec
 
-    def _get(self, name: str) -> GuardedPlugin:
-        plugin = self._registry.plugins.get(name)
-        if plugin is None:
-            raise self._registry.absent(name)
-        return plugin
-
-    def _start(
-        self,
-        name: str,
-        codec: Codec,
-        request: Any,
-        context: ExecutionContext | None,
-        timeout: float | None,
-        idempotent: bool | None,
-        key: str | None,
-        headers: Mapping[str, str] | None,
-        max_wait: float | None = None,
-    ) -> Call:
-        """The call's record: keywords beat the context, the context beats the plugin's configuration."""
-        plugin = self._get(name)
-        if context is None:
-            context = _DEFAULT_CONTEXT
-        if timeout is None:
-            timeout = context.timeout or plugin.request_timeout
-        elif not _is_positive(timeout):
-            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}", plugin=name)
-        if idempotent is None:
-            idempotent = context.idempotent
-            if idempotent is None:
-                idempotent = plugin.idempotent
-        sent = context.headers
-        if headers:
-            check_headers(headers)
-            sent = {**sent, **headers}
-        return Call(
-            request,
-            codec,
-            Deadline.after(timeout, self._clock),
-            context.request_id or self._next_id(),
-            headers=sent,
-            metadata=context.metadata,
-            idempotent=idempotent,
-            max_retries=context.max_retries,
-            key=context.key if key is None else key,
-            priority=context.priority,
-            preferences=context.preferences,
-            max_wait=max_wait,
-        )
-
-    def _run(self, name: str, call: Call) -> Any:
-        while True:
-            plugin = self._get(name)
-            try:
-                return plugin.call(call)
-            except PluginClosedError:
-                # Refused at the gate of a plugin that was just replaced: its successor takes the call.
-                if call.admitted or self._registry.plugins.get(name) in (plugin, None):
-                    raise
-
-    def _run_result(self, name: str, call: Call) -> CallResult[Any]:
-        started = self._clock.monotonic()
-        value = self._run(name, call)
-        return self._result(name, call, started, value)
-
-    def _result(
-        self, name: str, call: Call, started: float, value: Any, error: PluginError | None = None
-    ) -> CallResult[Any]:
-        return CallResult(
-            value,
-            source=call.source,
-            attempts=call.attempts,
-            elapsed=self._clock.monotonic() - started,
-            member=call.member or name,
-            request_id=call.request_id,
-            metadata=call.reply_metadata,
-            error=error,
-        )
-
-    def _submit(self, name: str, call: Call) -> Future[Any]:
-        return self._calls.submit(self._run, name, call)
-
-    def _map(
-        self,
-        name: str,
-        codec: Codec,
-        requests: Iterable[Any],
-        context: ContextSource,
-        timeout: float | None,
-        concurrency: int | None,
-        progress: Progress,
-        ordered: bool = True,
-        on_result: Callable[[Any, CallResult[Any]], object] | None = None,
-    ) -> Generator[CallResult[Any], None, None]:
-        if concurrency is not None and concurrency < 1:
-            raise InvalidArgumentError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
-        if timeout is not None and not _is_positive(timeout):
-            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}")
-
-        def one(prepared: tuple[Any, Call | PluginError]) -> CallResult[Any]:
-            request, call = prepared
-            started = self._clock.monotonic()
-            if isinstance(call, PluginError):
-                result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=call)
-            else:
-                try:
-                    result = self._result(name, call, started, self._run(name, call))
-                except PluginError as error:
-                    result = self._result(name, call, started, None, error)
-            if on_result is not None:
-                on_result(request, result)
-            return result
-
-        def prepare(request: Any) -> tuple[Any, Call | PluginError]:
-            own = context(request) if callable(context) else context
-            try:
-                return request, self._start(name, codec, request, own, timeout, None, None, None, _FOREVER)
-            except PluginError as error:
-                return request, error
-
-        window = min(concurrency or self._calls.max_workers, self._calls.max_workers)
-        walk = in_order if ordered else as_completed
-        results = walk(map(prepare, requests), or_inline(self._calls.submit, one), window)
-        return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
-
     def _watch_health(self, plugin: GuardedPlugin) -> None:
         checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
         self._checkers[plugin.name] = checker
@@ -586,10 +458,6 @@ class Manager(Generic[Req, Resp]):
 
     def _health_of(self, name: str) -> HealthStatus:
         return self._monitor.get_status(name) or HealthStatus()
-
-
-def _is_positive(seconds: Any) -> bool:
-    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0
 
 
 def _sum(parts: Iterable[PluginMetrics]) -> PluginMetrics:

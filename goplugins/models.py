@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -122,7 +123,8 @@ class SpanStatusCode(_GoEnum):
     TIMEOUT = "timeout"
 
 
-_FORBIDDEN_IN_NAME = frozenset(' \t\r\n:()<>@,;\\"/[]?={}')
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: a token
+_BREAKS_A_LINE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
@@ -132,11 +134,11 @@ def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
         InvalidHeaderError: names the header; never its value, which may be a secret.
     """
     for name, value in headers.items():
-        if not isinstance(name, str) or not name or not name.isascii() or not _FORBIDDEN_IN_NAME.isdisjoint(name):
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise InvalidHeaderError(f"{where}: {name!r} is not a header name")
         if not isinstance(value, str):
             raise InvalidHeaderError(f"{where}[{name!r}]: expected a string, got {type(value).__name__}")
-        if any((char < " " and char != "\t") or char == "\x7f" for char in value):
+        if _BREAKS_A_LINE.search(value):
             raise InvalidHeaderError(f"{where}[{name!r}]: the value holds a line break or control character")
 
 
@@ -258,6 +260,7 @@ class CallResult(Generic[Resp]):
 
     @property
     def value(self) -> Resp:
+        """The typed response; raises :attr:`error` where there is one."""
         if self.error is not None:
             raise self.error
         return self._value  # type: ignore[return-value]

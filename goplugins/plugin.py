@@ -239,7 +239,8 @@ class GuardedPlugin:
         error.endpoint = error.endpoint or self.endpoint or None
         error.attempts = call.attempts
         error.elapsed = self._now() - started
-        self.last_error = (self._now(), f"{error.code} {error.message}")
+        if call.attempts:  # a local refusal says nothing new, and would hide what led to it
+            self.last_error = (self._now(), f"{error.code} {error.message}")
 
     # --- state -------------------------------------------------------------------------------------------------
 

@@ -75,6 +75,19 @@ class Registry:
             self.plugins = MappingProxyType({})
         return plugins
 
+    def get(self, name: str) -> GuardedPlugin:
+        """Who answers to the name. Takes no lock.
+
+        Raises:
+            PluginNotFoundError: nobody.
+            PluginNotEnabledError: a plugin that its configuration switches off.
+            ManagerClosedError: the manager was shut down.
+        """
+        plugin = self.plugins.get(name)
+        if plugin is None:
+            raise self.absent(name)
+        return plugin
+
     def absent(self, name: str) -> PluginError:
         """The error that says why nobody answers to ``name``."""
         if self.closed:

@@ -242,7 +242,7 @@ class Scheduler:
             while self._heap and self._heap[0][0] <= now:
                 _, entry, ticket = heapq.heappop(self._heap)
                 gone.append(ticket)
-                if entry != ticket._entry or ticket._key not in self._tickets:
+                if not self._valid(entry, ticket):
                     continue
                 ticket._last = now
                 if ticket._interval is None:
@@ -255,7 +255,9 @@ class Scheduler:
         for ticket in due:
             self._hand_over(ticket)
         with self._lock:
-            return self._heap[0][0] - now if self._heap and self._tickets else None
+            while self._heap and not self._valid(*self._heap[0][1:]):
+                gone.append(heapq.heappop(self._heap)[2])
+            return self._heap[0][0] - now if self._heap else None
 
     def _hand_over(self, ticket: Ticket) -> None:
         submit = ticket._submit()
@@ -312,6 +314,10 @@ class Scheduler:
         heapq.heappush(self._heap, (due, ticket._entry, ticket))
         return self._heap[0][1] == ticket._entry
 
+    def _valid(self, entry: int, ticket: Ticket) -> bool:
+        """False for what is left in the heap of a ticket that was cancelled or rescheduled. Expects the lock."""
+        return entry == ticket._entry and ticket._key in self._tickets
+
     def _varied(self, ticket: Ticket) -> float:
         interval = ticket._interval or 0.0
         rng = ticket._rng or self._rng
@@ -329,7 +335,7 @@ class Scheduler:
                 gone.append(ticket)
         if len(self._heap) > 2 * len(self._tickets) + 16:
             gone += [ticket for _, _, ticket in self._heap]
-            self._heap = [item for item in self._heap if item[1] == item[2]._entry and item[2]._key in self._tickets]
+            self._heap = [item for item in self._heap if self._valid(*item[1:])]
             heapq.heapify(self._heap)
         return gone
 
@@ -350,7 +356,7 @@ class Scheduler:
 
     def after_fork_in_child(self) -> None:
         """The tickets stay, what the parent had queued does not run here, and the thread starts again on need."""
-        dues = {ticket: due for due, entry, ticket in self._heap if entry == ticket._entry}
+        dues = {ticket: due for due, entry, ticket in self._heap if self._valid(entry, ticket)}
         self._renew()
         for ticket in list(self._tickets.values()):
             ticket._pending = False

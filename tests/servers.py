@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -9,9 +10,9 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["Peer", "Request", "RawServer", "free_port", "http_reply", "ok", "reply_ok"]
+__all__ = ["Peer", "RawServer", "Request", "free_port", "http_reply", "ok", "reply_ok"]
 
 
 @dataclass
@@ -202,24 +203,20 @@ class RawServer:
         with self._lock:
             peers = list(self._peers)
         for sock in peers:
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def close(self) -> None:
         self.closing.set()
-        try:
+        with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        except OSError:
-            pass
         self._listener.close()
         self._acceptor.join(5)
         self.drop_connections()
         for thread in self._threads:
             thread.join(5)
 
-    def __enter__(self) -> RawServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -80,7 +80,7 @@ def _converter(text: bool) -> Converter:
         return lambda value, _: rule.read(value, text=text)
 
     # The hook registered last is asked first.
-    converter.register_structure_hook_factory(attrs.has, lambda cls: _class_hook(cls, converter))
+    converter.register_structure_hook_factory(attrs.has, lambda cls: _class_hook(cls, converter, text))
     converter.register_structure_hook_factory(_is_list, lambda kind: _list_hook(kind, converter))
     converter.register_structure_hook_factory(_is_table, lambda kind: _table_hook(kind, converter))
     converter.register_structure_hook_func(lambda kind: kind is Any, lambda value, _: _without_marks(value))
@@ -104,16 +104,16 @@ def _is_table(kind: Any) -> bool:
     return origin is Mapping
 
 
-def _class_hook(cls: type[Any], converter: Converter) -> _Hook:
+def _class_hook(cls: type[Any], converter: Converter, text: bool) -> _Hook:
     build = make_dict_structure_fn(cls, converter)
-    return lambda value, _: build(_fields(value, cls), cls)
+    return lambda value, _: build(_fields(value, cls, text), cls)
 
 
 def _plugin_hook(converter: Converter, text: bool) -> _Hook:
     build = make_dict_structure_fn(PluginConfig, converter)
 
     def hook(value: Any, _: Any) -> Any:
-        fields, errors = read_options(_fields(value, PluginConfig), text=text)
+        fields, errors = read_options(_fields(value, PluginConfig, text), text=text)
         try:
             plugin = build(fields, PluginConfig)
         except ClassValidationError as exc:
@@ -125,9 +125,12 @@ def _plugin_hook(converter: Converter, text: bool) -> _Hook:
     return hook
 
 
-def _fields(value: Any, cls: type[Any]) -> Mapping[str, Any]:
+def _fields(value: Any, cls: type[Any], text: bool) -> Mapping[str, Any]:
     if isinstance(value, cls):
         return as_mapping(value)
+    if not text:
+        fix = f"make it with {cls.__name__}(...), or read all of it by from_mapping"
+        raise InvalidConfigError(f"expected a {cls.__name__}, got {kind_of(value)}", fix=fix)
     if isinstance(value, str) and cls is LoadBalancerMember:
         return {"name": value}
     known = {field.name: field for field in fields_of(cls)}

@@ -231,4 +231,5 @@ idempotent=False, budget_ratio=0.2)
 
 
 def _resolve_fallback(fallback: FallbackConfig | None) -> FallbackConfig | None:
-    return None if fallback is None else merge(fallback, FallbackConfig(reserve=0.0))
+    # Not merge(): None may be the very answer that `value` holds.
+    return fallback if fallback is None or fallback.reserve is not None else attrs.evolve(fallback, reserve=0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from goplugins.config.rules import Address, Environment, Options
-from goplugins.config.schema import as_dict, as_member, as_texts, merge, sparse_repr
+from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
 from goplugins.config.sections import (
     AuthConfig,
     CacheConfig,
@@ -88,9 +88,9 @@ class PluginConfig:
     rate_limit: RateLimitConfig | None = None
     fallback: FallbackConfig | None = None
     cache: CacheConfig | None = None
-    options: Options = attrs.field(factory=dict, converter=as_dict)
-    labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_dict)
-    annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_dict)
+    options: Options = attrs.field(factory=dict, converter=as_table)
+    labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
+    annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
 
     __repr__ = sparse_repr
 

@@ -15,9 +15,10 @@ __all__ = [
     "UNSET",
     "Field",
     "Unset",
-    "as_dict",
     "as_mapping",
     "as_member",
+    "as_table",
+    "as_text_table",
     "as_texts",
     "as_tuple",
     "fields_of",
@@ -110,9 +111,15 @@ def as_texts(value: Iterable[str]) -> tuple[str, ...]:
     return as_tuple(value)
 
 
-def as_dict(value: Mapping[str, T]) -> Mapping[str, T]:
+# Two and not one with a type variable: mypy can't solve one in a converter, and would refuse every caller's dict.
+def as_table(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A dict of its own of a mapping; anything else stays, for ``validate`` to name."""
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def as_text_table(value: Mapping[str, str]) -> Mapping[str, str]:
+    """:func:`as_table` for strings."""
+    return as_table(value)
 
 
 def as_member(kind: type[E], value: E | str | int | None) -> E | None:

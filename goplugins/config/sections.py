@@ -25,7 +25,7 @@ from goplugins.config.rules import (
     SecretTexts,
     Share,
 )
-from goplugins.config.schema import UNSET, as_dict, as_member, as_texts, sparse_repr
+from goplugins.config.schema import UNSET, as_member, as_text_table, as_texts, sparse_repr
 from goplugins.models import AuthMethod
 
 __all__ = [
@@ -83,7 +83,7 @@ class AuthConfig:
     cert_file: str = ""
     key_file: str = ""
     ca_file: str = ""
-    headers: SecretTexts = attrs.field(factory=dict, converter=as_dict)
+    headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
 
     __repr__ = sparse_repr
 

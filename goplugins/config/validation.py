@@ -14,7 +14,7 @@ from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
 from goplugins.config.problems import Problem, Problems, raise_for
 from goplugins.config.rules import near_name
 from goplugins.config.schema import UNSET
-from goplugins.config.sections import AuthConfig, CacheConfig, CircuitBreakerConfig, FallbackConfig
+from goplugins.config.sections import AuthConfig, CacheConfig, CircuitBreakerConfig, FallbackConfig, RateLimitConfig
 from goplugins.config.services import LoadBalancerConfig
 from goplugins.errors import (
     DuplicatePluginNameError,
@@ -117,7 +117,17 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
         check_auth(raw.auth, problems.below("auth"), transport)
     if raw.circuit_breaker is not None and plugin.circuit_breaker is not None:
         _check_breaker(plugin.circuit_breaker, problems.below("circuit_breaker"))
+    if raw.rate_limit is not None and plugin.rate_limit is not None:
+        _check_limit(raw.rate_limit, plugin.rate_limit, problems.below("rate_limit"))
     _check_stand_ins(plugin.name, plugin.fallback, plugin.cache, problems)
+
+
+def _check_limit(raw: RateLimitConfig, resolved: RateLimitConfig, problems: Problems) -> None:
+    """A limit that is written down but off by inheritance would be found out in an overload."""
+    written = raw.requests_per_second is not None or raw.burst_size is not None
+    if written and raw.enabled is None and not resolved.enabled:
+        fix = "write enabled: true for this limit to hold, or enabled: false to keep it off"
+        problems.add(InvalidConfigError, "a limit is given, but the default is off", fix, "enabled")
 
 
 def _check_name(name: str, problems: Problems) -> None:

@@ -50,6 +50,17 @@ class Permit:
         is_probe: True if the call is one of the few that a half-open breaker lets through.
         expires_at: when a probe gives up its place unsettled, on the breaker's clock.
         generation: which period between two changes of state it belongs to; negative once it is settled.
+
+    >>> from types import SimpleNamespace
+    >>> breaker = CircuitBreaker(SimpleNamespace(failure_threshold=5))
+    >>> with breaker.acquire():
+    ...     pass  # the call
+    >>> permit = breaker.acquire()
+    >>> permit.failure()
+    >>> permit.success()  # too late: it has its outcome
+    >>> stats = breaker.stats()
+    >>> stats.success_count, stats.failure_count
+    (1, 1)
     """
 
     # One is made per call: three fields, and what only probes have is their class.

@@ -161,7 +161,7 @@ class RateLimiter:
     def after_fork_in_child(self) -> None:
         """A fresh lock; the reservations of the parent's threads go back, since nobody waits for them here."""
         self._lock = threading.Lock()
-        self._tokens = min(self._tokens + len(self._waiters), self._burst)
+        self._tokens += len(self._waiters)
         self._waiters = {}
 
     # --- what follows expects the lock, unless it says otherwise -----------------------------------------------
@@ -187,8 +187,8 @@ class RateLimiter:
         return now
 
     def _give_back(self, behind: list[_Waiter]) -> None:
-        """Returns one token, which those ``behind`` it get: each moves up by one."""
-        self._tokens = min(self._tokens + 1.0, self._burst)
+        """Returns one token, which those ``behind`` it get: each moves up by one. The next refill caps it."""
+        self._tokens += 1.0
         for waiter in behind:
             waiter.due -= 1.0 / self._rate
             waiter.retimed.set()

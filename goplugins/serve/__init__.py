@@ -13,8 +13,8 @@ for any WSGI server, and ``goplugins serve module:shout --http :8000`` does it f
 
 from __future__ import annotations
 
-from goplugins.serve._plugin import Rejected, ServedPlugin, plugin
+from goplugins.serve._plugin import Rejected, ServedPlugin, Unavailable, plugin
 from goplugins.serve._running import RunningServer, run, start
 from goplugins.serve._wsgi import wsgi
 
-__all__ = ["Rejected", "RunningServer", "ServedPlugin", "plugin", "run", "start", "wsgi"]
+__all__ = ["Rejected", "RunningServer", "ServedPlugin", "Unavailable", "plugin", "run", "start", "wsgi"]

@@ -15,7 +15,7 @@ from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins._deadline import deadline
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
 from goplugins.models import ExecutionContext
-from goplugins.serve._plugin import Rejected, ServedPlugin
+from goplugins.serve._plugin import Rejected, ServedPlugin, Unavailable
 
 __all__ = ["Incoming", "Kind", "Outcome", "dispatch", "parse_request", "text_field", "texts_field"]
 
@@ -32,6 +32,7 @@ class Kind(enum.Enum):
     REJECTED = "rejected"
     INVALID = "invalid"
     EXPIRED = "deadline"
+    UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
 
@@ -55,12 +56,16 @@ class Incoming:
 
 @attrs.frozen
 class Outcome:
-    """What to answer: ``data`` is JSON, for OK; ``error`` is for the caller's eyes, for all else."""
+    """What to answer: ``data`` is JSON, for OK; ``error`` is for the caller's eyes, for all else.
+
+    ``retry_after`` is the seconds that an UNAVAILABLE plugin asks for, if it does.
+    """
 
     kind: Kind
     data: bytes = b""
     error: str = ""
     metadata: Mapping[str, str] = attrs.field(factory=dict)
+    retry_after: float | None = None
 
 
 def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = SYSTEM_CLOCK) -> Outcome:
@@ -95,6 +100,8 @@ def _run(
         return Outcome(Kind.OK, data=plugin.encode(response))
     except Rejected as exc:
         return Outcome(Kind.REJECTED, error=exc.message, metadata=exc.metadata)
+    except Unavailable as exc:
+        return Outcome(Kind.UNAVAILABLE, error=exc.message, retry_after=exc.retry_after)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as exc:

@@ -18,12 +18,14 @@ from goplugins.errors import (
     PluginExecutionError,
     PluginInternalError,
     PluginTimeoutError,
+    PluginUnavailableError,
+    Replay,
     belongs_to_host,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
-from goplugins.transports._codec import _explain, codec_for, structurer_for
+from goplugins.transports._codec import codec_for, explain_mismatch, structurer_for
 
-__all__ = ["HealthCheck", "Rejected", "ServedPlugin", "plugin"]
+__all__ = ["HealthCheck", "Rejected", "ServedPlugin", "Unavailable", "plugin"]
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
@@ -54,6 +56,22 @@ class Rejected(Exception):  # noqa: N818 - a verdict on the request, not a failu
         self.metadata = {str(name): str(value) for name, value in (metadata or {}).items()}
         if code:
             self.metadata["error_code"] = code
+
+
+class Unavailable(Exception):  # noqa: N818 - a verdict on the moment, not a failure of the plugin
+    """The plugin can't answer now and has done nothing: the caller may try again, as its own policy allows.
+
+    Args:
+        message: for the caller; shown as it is, so no secrets.
+        retry_after: seconds after which it is worth another try. Said, it makes a retry safe for any call.
+    """
+
+    def __init__(self, message: str = "unavailable", *, retry_after: float | None = None) -> None:
+        if retry_after is not None and not retry_after >= 0:
+            raise InvalidArgumentError(f"retry_after: expected seconds of 0 or more, got {retry_after!r}")
+        self.message = str(message) or "unavailable"
+        super().__init__(self.message)
+        self.retry_after = retry_after
 
 
 class ServedPlugin(Generic[Req, Resp]):
@@ -104,6 +122,7 @@ class ServedPlugin(Generic[Req, Resp]):
         Raises:
             PluginExecutionError: the function raised :class:`Rejected`.
             PluginTimeoutError: a plugin call within the function used up ``context.timeout``.
+            PluginUnavailableError: the function raised :class:`Unavailable`.
             PluginInternalError: the function raised anything else, which is the cause.
         """
         name, limit = self._info.name, None
@@ -115,6 +134,9 @@ class ServedPlugin(Generic[Req, Resp]):
         except Rejected as exc:
             details = {"metadata": exc.metadata} if exc.metadata else None
             raise PluginExecutionError(exc.message, plugin=name, details=details) from exc
+        except Unavailable as exc:
+            replay = None if exc.retry_after is None else Replay.ALWAYS
+            raise PluginUnavailableError(exc.message, plugin=name, retry_after=exc.retry_after, replay=replay) from exc
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
@@ -154,7 +176,7 @@ class ServedPlugin(Generic[Req, Resp]):
         try:
             return typing.cast("Req", self._structure(data))
         except Exception as exc:
-            raise InvalidArgumentError(f"the request does not fit: {_explain(exc, data)}") from exc
+            raise InvalidArgumentError(f"the request does not fit: {explain_mismatch(exc, data)}") from exc
 
     def encode(self, response: Resp) -> bytes:
         """The response as one line of JSON.
@@ -191,7 +213,7 @@ def _types(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
 
 def _structurer(kind: Any, where: str) -> Callable[[Any], Any]:
     try:
-        return structurer_for(None if kind is type(None) else kind)
+        return structurer_for(kind)
     except InvalidArgumentError as exc:
         raise InvalidArgumentError(f"{where}: {exc.message}") from exc
 
@@ -246,7 +268,7 @@ def plugin(
     """Makes a plugin of ``f(request)`` or ``f(request, context)``; its annotations say what travels.
 
     Requests are checked against the annotation before the function runs; without one, any JSON passes.
-    The function raises :class:`Rejected` to say no; any other exception is an internal error, logged here and told
+    The function raises :class:`Rejected` to say no and :class:`Unavailable` to say not now; any other exception is an internal error, logged here and told
     to the caller without detail. ``context`` has what the caller sent: ``timeout`` is the seconds that remain, and
     calls of other plugins within the function are bounded by it.
 

@@ -6,6 +6,7 @@ import functools
 import http
 import json
 import logging
+import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,14 @@ _PASSED_ON = ("Idempotency-Key", "traceparent", "tracestate")
 """HTTP headers that the function sees beside the envelope's own; others are between the two HTTP sides."""
 
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
-_STATUS_OF_KIND = {Kind.OK: 200, Kind.REJECTED: 200, Kind.INVALID: 400, Kind.EXPIRED: 504, Kind.INTERNAL: 500}
+_STATUS_OF_KIND = {
+    Kind.OK: 200,
+    Kind.REJECTED: 200,
+    Kind.INVALID: 400,
+    Kind.EXPIRED: 504,
+    Kind.UNAVAILABLE: 503,
+    Kind.INTERNAL: 500,
+}
 
 _logger = logging.getLogger("goplugins.serve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -182,7 +190,9 @@ class _App:
         except InvalidArgumentError as exc:
             return _Reply(400, error_body(exc.message, request_id), request_id)
         outcome = dispatch(self._plugin, incoming, self._clock)
-        return _Reply(_STATUS_OF_KIND[outcome.kind], _outcome_body(outcome, request_id), request_id)
+        # HTTP counts whole seconds, and coming back too early helps nobody.
+        wait = () if outcome.retry_after is None else (("Retry-After", str(math.ceil(outcome.retry_after))),)
+        return _Reply(_STATUS_OF_KIND[outcome.kind], _outcome_body(outcome, request_id), request_id, wait)
 
 
 def _raw_header(environ: WSGIEnvironment, name: str) -> bytes | None:

@@ -23,7 +23,7 @@ from cattrs.preconf.json import make_converter
 
 from goplugins.errors import InvalidArgumentError, ReplyTypeError, UnserializableRequestError
 
-__all__ = ["JSONCodec", "codec_for", "structurer_for"]
+__all__ = ["JSONCodec", "codec_for", "explain_mismatch", "structurer_for"]
 
 
 def _strict(kind: type, name: str, accepted: tuple[type, ...] | None = None) -> Callable[[Any, Any], Any]:
@@ -109,6 +109,8 @@ def structurer_for(target: Any) -> Callable[[Any], Any]:
     """A function that turns parsed JSON into ``target``; raises what :func:`cattrs.transform_error` explains."""
     if target is Any or target is object:
         return _identity
+    if target is type(None):
+        target = None  # as annotations mean it
     try:
         hook = _converter().get_structure_hook(target)
     except StructureHandlerNotFoundError as exc:
@@ -144,7 +146,8 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind)
 
 
-def _explain(exc: Exception, data: Any) -> str:
+def explain_mismatch(exc: Exception, data: Any) -> str:
+    """What a structurer's exception says about ``data``, with the path of each field."""
     if isinstance(exc, BaseValidationError):
         return "; ".join(transform_error(exc, path="data"))
     if data is None:
@@ -181,7 +184,7 @@ class JSONCodec:
         try:
             return self._structure(data)
         except Exception as exc:
-            raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {_explain(exc, data)}") from exc
+            raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {explain_mismatch(exc, data)}") from exc
 
 
 @functools.lru_cache(maxsize=1024)

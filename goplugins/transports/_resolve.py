@@ -116,7 +116,7 @@ class ThreadedResolver:
             try:
                 found = socket.getaddrinfo(key[0], key[1], type=socket.SOCK_STREAM)
                 lookup.addresses = [(family, address) for family, _, _, _, address in found]
-            except (OSError, UnicodeError) as exc:  # UnicodeError: a label that is empty or too long
+            except (OSError, ValueError) as exc:  # ValueError: a label that is empty or too long
                 lookup.error = exc
             finally:
                 if not lookup.addresses and lookup.error is None:

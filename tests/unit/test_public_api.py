@@ -199,7 +199,7 @@ LAYERS = {
     "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),
     "health": Layer(("health",), _PARTS | {"plugin", "machinery", "observability"}),
     "reload": Layer(("reload", "discovery"), _HOUSE),
-    "manager": Layer(("manager", "building", "bound", "_batch"), _HOUSE | {"reload"}),
+    "manager": Layer(("manager", "calling", "building", "bound", "_batch"), _HOUSE | {"reload"}),
     "serve": Layer(("serve",), _GROUND | {"transports", "machinery", "observability"}),
     "testing": Layer(("testing",), frozenset({"ground", "machinery", "serve", "transports"})),
     "outside": Layer(("contrib", "cli", "__main__"), _HOUSE | {"reload", "manager", "serve", "testing", "facade"}),
@@ -299,6 +299,12 @@ def test_the_rule_itself_sees_what_it_must(tmp_path: Path) -> None:
 # --- sizes and clocks ----------------------------------------------------------------------------------------------
 
 
+def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = node.body[0]
+    has_one = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return (first.end_lineno or first.lineno) - first.lineno + 1 if has_one else 0
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_and_its_functions_stay_small(module: str) -> None:
     source = _path(module).read_text()
@@ -308,7 +314,7 @@ def test_a_module_and_its_functions_stay_small(module: str) -> None:
         f"{node.name}: {length} lines"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1 - _docstring_lines(node)) > MAX_FUNCTION_LINES
     ]
     assert long == []
 

@@ -40,8 +40,7 @@ def connect_failure(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginE
     if "unnel connection failed" in str(exc):
         return PluginConnectionError(f"the proxy refused: {exc}")
     if isinstance(exc, ssl.SSLError):
-        final = {"retryable": False, "replay": Replay.NEVER} if _refuses_certificate(exc) else {}
-        return TLSError(f"the TLS handshake failed: {_tls_reason(exc)}", **final)
+        return _tls_error(f"the TLS handshake failed: {_tls_reason(exc)}", final=_refuses_certificate(exc))
     if tls:
         return TLSError(f"the TLS handshake failed: {_reason(exc)}")
     return PluginConnectionError(f"no connection: {_reason(exc)}")
@@ -64,10 +63,9 @@ def exchange_failure(exc: Exception, wire: DeadlineSocket) -> PluginError:
         return PluginTimeoutError(f"no whole reply in time; {got} had come")
     if isinstance(failure, ssl.SSLError) and "ALERT" in (failure.reason or ""):
         # With TLS 1.3 a server looks at the client's certificate only after the client has gone on to talk.
-        error = TLSError(f"the plugin ended the TLS connection: {_tls_reason(failure)}")
-        if not wire.received and _refuses_certificate(failure):
-            error.retryable, error.replay = False, Replay.NEVER
-        elif wire.sent:
+        refused = not wire.received and _refuses_certificate(failure)
+        error = _tls_error(f"the plugin ended the TLS connection: {_tls_reason(failure)}", final=refused)
+        if wire.sent and not refused:
             error.replay = Replay.IF_IDEMPOTENT
         return error
     if failure is not None:
@@ -104,6 +102,10 @@ def _reason(exc: BaseException) -> str:
 
 def _tls_reason(exc: ssl.SSLError) -> str:
     return (exc.reason or str(exc)).replace("_", " ").lower()
+
+
+def _tls_error(message: str, *, final: bool) -> TLSError:
+    return TLSError(message, retryable=False, replay=Replay.NEVER) if final else TLSError(message)
 
 
 def _refuses_certificate(exc: ssl.SSLError) -> bool:

@@ -145,12 +145,11 @@ def _proxy_of(options: Mapping[str, Any], origin: str, host: str) -> SplitResult
         return None
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        usable = parts.scheme == "http" and parts.hostname and parts.port != 0
+        if parts.scheme == "http" and parts.hostname and parts.port != 0:
+            return parts
     except (ValueError, TypeError):
-        usable = False
-    if not usable:
-        raise InvalidConfigError("it is no URL of a proxy", path="options.proxy", fix="such as http://host:3128")
-    return parts
+        pass  # refused below, without the URL: it may hold a password
+    raise InvalidConfigError("it is no http:// URL of a proxy", path="options.proxy", fix="such as http://host:3128")
 
 
 def _proxy_credentials(proxy: SplitResult) -> dict[str, str]:

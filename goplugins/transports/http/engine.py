@@ -278,18 +278,21 @@ class _PoolAdapter(BaseAdapter):
         exchange: _Exchange,
     ) -> HTTPReply:
         wire.begin(exchange.deadline, 8 * self._limit + _FRAMING_ALLOWANCE)
+        writable = True
         try:
             connection.request(
                 request.method or "",
                 exchange.target,
-                body=request.body,
-                headers=request.headers,
+                body=cast("bytes | None", request.body),
+                headers=cast("Mapping[str, str]", request.headers),
                 preload_content=False,
                 decode_content=False,
             )
         except ValueError:
-            # Nothing has been sent yet: see DeadlineSocket.sendall. The cause would quote the header's value.
-            raise InvalidHeaderError("a header can't be sent: it holds a line break or is not Latin-1") from None
+            writable = False
+        if not writable:
+            # Nothing was sent: see DeadlineSocket.sendall. Raised out here, since the ValueError quotes the value.
+            raise InvalidHeaderError("a header can't be sent: it holds a line break or is not Latin-1")
         # A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and
         # if it said nothing, reading fails in its turn.
         with contextlib.suppress(ConnectionError, ssl.SSLEOFError):

@@ -12,6 +12,7 @@ import trustme
 from goplugins._call import Call
 from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
+from goplugins.errors import PluginError
 from goplugins.transports._codec import codec_for
 from goplugins.transports.http import HTTPPlugin
 from tests.servers import Handler, RawServer, reply_ok
@@ -71,6 +72,13 @@ def call(plugin: HTTPPlugin, value: Any = None, timeout: float = 2.0, **fields: 
     plugin.prepare(made)
     made.attempts = 1
     return plugin.send(made)
+
+
+def failure(plugin: HTTPPlugin, **fields: Any) -> PluginError:
+    """The error of a call that has to fail; for other threads."""
+    with pytest.raises(PluginError) as caught:
+        call(plugin, **fields)
+    return caught.value
 
 
 @pytest.fixture(scope="session")

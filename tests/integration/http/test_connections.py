@@ -21,7 +21,7 @@ from goplugins.errors import (
     SaturatedError,
 )
 from goplugins.transports._codec import codec_for
-from tests.integration.http.conftest import call
+from tests.integration.http.conftest import call, failure
 from tests.servers import Peer, free_port, http_reply, ok, reply_ok
 
 
@@ -172,7 +172,7 @@ def test_no_free_connection_is_a_typed_refusal_at_the_deadline(serve, make):
     server = serve(lambda peer: peer.read_request() and peer.hang())
     plugin = make(server.url, max_connections=1)
     with ThreadPoolExecutor(1) as threads:
-        busy = threads.submit(lambda: pytest.raises(PluginTimeoutError, call, plugin, timeout=1))
+        busy = threads.submit(failure, plugin, timeout=1)
         while not server.requests:
             time.sleep(0.005)
         started = time.monotonic()
@@ -180,7 +180,7 @@ def test_no_free_connection_is_a_typed_refusal_at_the_deadline(serve, make):
             call(plugin, timeout=0.2)
         assert 0.15 < time.monotonic() - started < 0.3
         assert caught.value.replay is Replay.NEVER
-        busy.result()
+        assert isinstance(busy.result(), PluginTimeoutError)
     assert len(server.requests) == 1
 
 

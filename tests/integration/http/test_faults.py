@@ -134,7 +134,12 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
     ("truncated body", replying(http_reply(GOOD, length=500)), TruncatedReplyError, Replay.IF_IDEMPOTENT),
     ("truncated chunk", replying(chunked(GOOD)[:-20]), TruncatedReplyError, Replay.IF_IDEMPOTENT),
     ("truncated between chunks", replying(chunked(GOOD, end=b"")), TruncatedReplyError, Replay.IF_IDEMPOTENT),
-    ("truncated JSON to the end", replying(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD[:-5]), TruncatedReplyError, Replay.IF_IDEMPOTENT),
+    (
+        "truncated JSON to the end",
+        replying(b"HTTP/1.1 200 OK\r\n\r\n" + GOOD[:-5]),
+        TruncatedReplyError,
+        Replay.IF_IDEMPOTENT,
+    ),
     ("truncated JSON, read whole", replying(http_reply(GOOD[:-5])), TruncatedReplyError, Replay.NEVER),
     ("truncated gzip", encoded(gzip.compress(GOOD)[:-9], "gzip"), TruncatedReplyError, Replay.IF_IDEMPOTENT),
     ("empty body", replying(http_reply(b"")), TruncatedReplyError, Replay.NEVER),
@@ -177,7 +182,12 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
         BadReplyError,
         Replay.NEVER,
     ),
-    ("header line too long", replying(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n"), BadReplyError, Replay.NEVER),
+    (
+        "header line too long",
+        replying(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000 + b"\r\n\r\n"),
+        BadReplyError,
+        Replay.NEVER,
+    ),
     ("too many headers", replying(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), BadReplyError, Replay.NEVER),
     ("early hints only", replying(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), BadReplyError, Replay.NEVER),
     ("not JSON", replying(http_reply("<html>")), BadReplyError, Replay.NEVER),
@@ -186,7 +196,12 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
     ("unrelated JSON", replying(http_reply({"status": "up"})), BadReplyError, Replay.NEVER),
     ("a JSON list", replying(http_reply("[]")), BadReplyError, Replay.NEVER),
     ("wrong request id", replying(http_reply({"data": 1, "request_id": "req-2"})), ReplyMismatchError, Replay.NEVER),
-    ("301", replying(http_reply(b"", "301 Moved", {"Location": "http://127.0.0.1:9/x"})), UnexpectedRedirectError, Replay.NEVER),
+    (
+        "301",
+        replying(http_reply(b"", "301 Moved", {"Location": "http://127.0.0.1:9/x"})),
+        UnexpectedRedirectError,
+        Replay.NEVER,
+    ),
     ("304", replying(http_reply(b"", "304 Not Modified")), UnexpectedRedirectError, Replay.NEVER),
     ("400", replying(http_reply({"error": "bad"}, "400 Bad Request")), PluginRequestError, Replay.NEVER),
     ("404", replying(http_reply("nope", "404 Not Found")), PluginRequestError, Replay.NEVER),
@@ -198,7 +213,12 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
     ("501", replying(http_reply("", "501 Not Implemented")), HTTPTransportError, Replay.NEVER),
     ("502", replying(http_reply("<html>", "502 Bad Gateway")), HTTPTransportError, Replay.IF_IDEMPOTENT),
     ("503", replying(http_reply("", "503 Unavailable")), PluginUnavailableError, Replay.IF_IDEMPOTENT),
-    ("503 with Retry-After", replying(http_reply("", "503 No", {"Retry-After": "3"})), PluginUnavailableError, Replay.ALWAYS),
+    (
+        "503 with Retry-After",
+        replying(http_reply("", "503 No", {"Retry-After": "3"})),
+        PluginUnavailableError,
+        Replay.ALWAYS,
+    ),
     ("business error", replying(http_reply({"error": "no such user"})), PluginExecutionError, Replay.NEVER),
 ]
 
@@ -257,7 +277,7 @@ def test_connect_timeout_says_that_nothing_was_sent(make):
             filler.connect_ex(listener.getsockname())
             fillers.append(filler)
         try:
-            plugin = make("http://127.0.0.1:%d/x" % listener.getsockname()[1], connection_timeout=0.2)
+            plugin = make(f"http://127.0.0.1:{listener.getsockname()[1]}/x", connection_timeout=0.2)
             started = time.monotonic()
             with pytest.raises(PluginTimeoutError) as caught:
                 call(plugin, timeout=5)

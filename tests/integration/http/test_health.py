@@ -9,9 +9,9 @@ import pytest
 
 from goplugins import deadline
 from goplugins.config import AuthConfig
-from goplugins.errors import InvalidConfigError, PluginError
+from goplugins.errors import InvalidConfigError
 from goplugins.models import PluginStatus
-from tests.integration.http.conftest import call
+from tests.integration.http.conftest import failure
 from tests.servers import Peer, free_port, http_reply
 
 
@@ -81,7 +81,7 @@ def test_no_free_connection_is_no_verdict(serve, make):
     server = serve(lambda peer: peer.read_request() and peer.hang())
     plugin = make(server.url, max_connections=1)
     with ThreadPoolExecutor(1) as threads:
-        busy = threads.submit(lambda: pytest.raises(PluginError, call, plugin, timeout=0.5))
+        busy = threads.submit(failure, plugin, timeout=0.5)
         while not server.requests:
             time.sleep(0.005)
         started = time.monotonic()

@@ -88,7 +88,7 @@ def test_handshake_that_drips_ends_at_the_deadline(serve, make):
 def test_old_tls_is_refused(serve, make, server_context, ca_file):
     context = server_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(TLSError):
         call(make(serve(tls=context).url, auth=AuthConfig(ca_file=ca_file)))

@@ -56,9 +56,7 @@ def test_request_is_what_the_go_client_sends(serve, make, case):
         assert plugin.health(1).status is PluginStatus.HEALTHY
     else:
         sent = json.loads(body)
-        answer = call(
-            plugin, sent["data"], timeout=30, request_id=sent["request_id"], headers=sent.get("headers", {})
-        )
+        answer = call(plugin, sent["data"], timeout=30, request_id=sent["request_id"], headers=sent.get("headers", {}))
         assert answer == "ok"
     (request,) = server.requests
     assert (request.method, request.path) == (method, path)
@@ -110,8 +108,11 @@ def test_call_that_is_not_idempotent_has_no_key(serve, make):
 
 
 def test_missing_data_is_null_and_an_error_only_where_null_does_not_fit(serve, make):
-    server = serve(lambda peer: peer.read_request() and peer.send(http_reply({"request_id": "req-1"})))
-    plugin = make(server.url)
+    def handler(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            peer.send(http_reply({"request_id": "req-1"}))
+
+    plugin = make(serve(handler).url)
     assert call(plugin) is None
     made = Call(None, codec_for(object, int), Deadline.after(2), "req-1")
     plugin.prepare(made)
@@ -150,7 +151,7 @@ def test_chunked_reply_with_trailer(serve, make):
     def handler(peer: Peer) -> None:
         while peer.read_request() is not None:
             peer.send(b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8;x=y\r\n{"data":\r\n')
-            peer.send(b'3\r\n 1}\r\n0\r\nX-Trailer: y\r\n\r\n')
+            peer.send(b"3\r\n 1}\r\n0\r\nX-Trailer: y\r\n\r\n")
 
     server = serve(handler)
     plugin = make(server.url)
@@ -159,9 +160,7 @@ def test_chunked_reply_with_trailer(serve, make):
 
 
 def test_interim_reply_is_skipped(serve, make):
-    server = serve(
-        lambda peer: (r := peer.read_request()) and peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" + ok(r))
-    )
+    server = serve(lambda peer: (r := peer.read_request()) and peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" + ok(r)))
     assert call(make(server.url)) == "ok"
 
 
@@ -319,7 +318,16 @@ class TestSecrets:
             peer.read_request()
             peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + b"x" * 100)
 
-        handlers = [echo, echo_business, echo_garbage, truncated, broken_chunks, Peer.read_request, Peer.hang, Peer.reset]
+        handlers = [
+            echo,
+            echo_business,
+            echo_garbage,
+            truncated,
+            broken_chunks,
+            Peer.read_request,
+            Peer.hang,
+            Peer.reset,
+        ]
         return [serve(handler) for handler in handlers]  # type: ignore[operator]
 
     def test_no_error_holds_a_credential(self, serve, make):

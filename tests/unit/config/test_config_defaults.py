@@ -192,6 +192,13 @@ def test_a_group_inherits_retries_and_time_but_no_limit() -> None:
     assert (first.rate_limit.enabled, second.rate_limit.enabled) == (False, True)
 
 
+def test_a_static_answer_of_null_stays_one() -> None:
+    for value in (None, 0, {}):
+        assert resolved(PluginConfig(fallback=FallbackConfig(value=value))).fallback == FallbackConfig(
+            value=value, reserve=0.0
+        )
+
+
 def test_credentials_without_a_method_do_not_become_no_authentication() -> None:
     plugin = resolved(PluginConfig(auth=AuthConfig(token="t")))
     assert plugin.auth == AuthConfig(token="t")

@@ -213,10 +213,10 @@ def test_unset_variables_are_named_all_with_their_paths() -> None:
     found = problems(
         {"plugins": [{**PLUGIN, "endpoint": "http://${A}", "args": ["${B}"], "labels": {"x": "${C}${D:}"}}]}
     )
-    assert {path: str(problem) for path, problem in found.items()} == {
-        "plugins[0].endpoint": "[PLUGIN_1013] plugins[0].endpoint: variable A is not set (set A, or write ${A:default})",
-        "plugins[0].args[0]": "[PLUGIN_1013] plugins[0].args[0]: variable B is not set (set B, or write ${B:default})",
-        "plugins[0].labels.x": "[PLUGIN_1013] plugins[0].labels.x: variable C is not set (set C, or write ${C:default})",
+    assert {path: (problem.code, problem.message, problem.fix) for path, problem in found.items()} == {
+        "plugins[0].endpoint": ("PLUGIN_1013", "variable A is not set", "set A, or write ${A:default}"),
+        "plugins[0].args[0]": ("PLUGIN_1013", "variable B is not set", "set B, or write ${B:default}"),
+        "plugins[0].labels.x": ("PLUGIN_1013", "variable C is not set", "set C, or write ${C:default}"),
     }
 
 

@@ -26,12 +26,13 @@ GOOD = PluginConfig(name="a", transport="http", endpoint="http://host/p")
 
 
 def problems_of(config: ManagerConfig | PluginConfig | AuthConfig, **how: Any) -> dict[str, ConfigError]:
+    found: tuple[ConfigError, ...] = ()
     try:
         config.validate(**how)
     except ConfigError as error:
-        assert all(problem.path and problem.fix for problem in error.problems)
-        return {problem.path: problem for problem in error.problems}
-    return {}
+        found = error.problems
+    assert all(problem.path and problem.fix for problem in found)
+    return {problem.path: problem for problem in found}
 
 
 def codes_of(config: ManagerConfig | PluginConfig | AuthConfig, **how: Any) -> dict[str, str]:
@@ -92,7 +93,7 @@ def test_the_reference_s_codes() -> None:
 def test_no_plugins_is_a_problem_unless_they_come_from_elsewhere() -> None:
     assert codes_of(ManagerConfig()) == {"plugins": "PLUGIN_1009"}
     assert codes_of(ManagerConfig(discovery=DiscoveryConfig(enabled=True, directories=["/opt"]))) == {}
-    group = LoadBalancerConfig(name="g", members=[LoadBalancerMember(name="registered in code".replace(" ", "-"))])
+    group = LoadBalancerConfig(name="g", members=[LoadBalancerMember(name="registered-in-code")])
     assert codes_of(ManagerConfig(load_balancers=[group])) == {}
     assert codes_of(ManagerConfig(discovery=DiscoveryConfig(enabled=True))) == {"discovery.directories": "PLUGIN_1012"}
 
@@ -278,7 +279,8 @@ def test_values_made_in_code_are_checked_like_a_file_s() -> None:
     }
     assert codes_of(ManagerConfig(plugins=None)) == {"plugins": "PLUGIN_1012"}  # type: ignore[arg-type]
     assert codes_of(ManagerConfig(plugins="abc")) == {"plugins": "PLUGIN_1012"}  # type: ignore[arg-type]
-    assert codes_of(ManagerConfig(plugins=[GOOD], default_retry={"max_retries": 1})) == {}  # type: ignore[arg-type]
+    config = ManagerConfig(plugins=[GOOD], default_retry={"max_retries": 1})  # type: ignore[arg-type]
+    assert problems_of(config)["default_retry"].message == "expected a RetryConfig, got a table"
 
 
 def test_options() -> None:
@@ -409,3 +411,13 @@ def test_certificate_files_are_looked_for_only_when_asked(tmp_path: Path) -> Non
     with pytest.raises(errors.InvalidCertificateError, match="does not exist"):
         attrs.evolve(plugin, auth=AuthConfig(ca_file=str(tmp_path / "none"))).check_files()
     attrs.evolve(plugin, auth=AuthConfig(ca_file=str(there))).check_files()
+
+
+def test_a_limit_that_is_written_down_but_off_is_a_problem() -> None:
+    plugin = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
+    limited = plugin | {"rate_limit": {"requests_per_second": 5}}
+    with pytest.raises(ConfigError, match=r"plugins\[0\]\.rate_limit\.enabled: a limit is given, but the default is off"):
+        ManagerConfig.from_mapping({"plugins": [limited]}).validate()
+    ManagerConfig.from_mapping({"plugins": [limited], "default_rate_limit": {"enabled": True}}).validate()
+    ManagerConfig.from_mapping({"plugins": [plugin | {"rate_limit": {"enabled": False, "burst_size": 5}}]}).validate()
+    ManagerConfig.from_mapping({"plugins": [plugin | {"rate_limit": {"max_wait": 1}}]}).validate()

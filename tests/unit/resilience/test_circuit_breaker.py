@@ -330,6 +330,16 @@ def test_a_probe_that_never_ends_frees_its_place_at_its_deadline(clock):
     assert breaker.state is CLOSED
 
 
+def test_an_expired_probe_makes_way_for_one_call_and_no_more(clock):
+    breaker = make(clock, success_threshold=2)
+    half_open(breaker, clock)
+    breaker.acquire(expires_at=clock.monotonic() + 5.0)
+    clock.advance(5.0)
+    assert breaker.acquire(expires_at=clock.monotonic() + 5.0).is_probe
+    for _ in range(3):
+        assert not admits(breaker)
+
+
 def test_a_probe_without_deadline_frees_its_place_after_recovery_timeout(clock):
     breaker = make(clock, success_threshold=1)
     half_open(breaker, clock)

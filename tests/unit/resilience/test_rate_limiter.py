@@ -120,6 +120,13 @@ def test_a_token_after_the_deadline_is_refused_at_once(clock):
     limiter.acquire(Deadline.after(0.2, clock), max_wait=10.0)
 
 
+def test_a_token_at_the_very_deadline_is_too_late(clock):
+    limiter = empty(clock, rate=1.0)
+    with pytest.raises(RateLimitExceededError):
+        limiter.acquire(Deadline(clock.monotonic() + 1.0, clock), max_wait=10.0)
+    limiter.acquire(Deadline(clock.monotonic() + 1.001, clock), max_wait=10.0)
+
+
 def test_disabled_admits_all(clock):
     limiter = RateLimiter(RateLimitConfig(enabled=False, requests_per_second=1.0, burst_size=1), clock=clock)
     assert all(limiter.allow() for _ in range(100))

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.errors import PluginClosedError, PluginConnectionError, SaturatedError
+from goplugins.testing import ManualClock
+from goplugins.transports._pool import ConnectionPool, Lease
+
+
+class Connection:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.dead = False
+        self.closed = 0
+        self.dropped = 0
+
+
+class Bench:
+    """A pool over connections that only count."""
+
+    def __init__(self, clock=SYSTEM_CLOCK, **limits) -> None:
+        self.made: list[Connection] = []
+        self.failing: BaseException | None = None
+        self.lock = threading.Lock()
+        settings = {"max_connections": 2, "max_idle": 2, "idle_timeout": 30.0} | limits
+        self.clock = clock
+        self.pool = ConnectionPool(self.connect, self.close, lambda c: c.dead, drop=self.drop, clock=clock, **settings)
+
+    def connect(self, deadline: Deadline) -> Connection:
+        if self.failing is not None:
+            raise self.failing
+        with self.lock:
+            self.made.append(Connection(len(self.made)))
+            return self.made[-1]
+
+    def close(self, connection: Connection) -> None:
+        connection.closed += 1
+
+    def drop(self, connection: Connection) -> None:
+        connection.dropped += 1
+
+    def acquire(self, seconds: float = 5.0) -> Lease[Connection]:
+        return self.pool.acquire(Deadline(self.clock.monotonic() + seconds, self.clock))
+
+    @property
+    def living(self) -> int:
+        return sum(not connection.closed for connection in self.made)
+
+
+def test_last_in_first_out():
+    bench = Bench()
+    first, second = bench.acquire(), bench.acquire()
+    assert (first.reused, second.reused) == (False, False)
+    bench.pool.release(first, reusable=True)
+    bench.pool.release(second, reusable=True)
+    again = bench.acquire()
+    assert again.connection is second.connection
+    assert again.reused
+
+
+def test_what_is_not_reusable_is_closed_and_its_place_is_free():
+    bench = Bench(max_connections=1)
+    lease = bench.acquire()
+    bench.pool.release(lease, reusable=False)
+    assert lease.connection.closed == 1
+    assert bench.pool.open == 0
+    assert bench.acquire().connection is not lease.connection
+
+
+def test_dead_and_expired_idle_connections_are_not_used():
+    clock = ManualClock()
+    bench = Bench(clock, idle_timeout=10.0)
+    leases = [bench.acquire(), bench.acquire()]
+    for lease in leases:
+        bench.pool.release(lease, reusable=True)
+    leases[1].connection.dead = True
+    assert bench.acquire().connection is leases[0].connection
+    assert bench.pool.open == 1
+    bench.pool.release(bench.acquire(), reusable=True)
+    clock.advance(11)
+    fresh = bench.acquire()
+    assert not fresh.reused
+    assert bench.pool.open == bench.living == 2
+
+
+def test_most_recent_connections_stay_when_there_are_too_many_idle():
+    bench = Bench(max_connections=3, max_idle=1)
+    leases = [bench.acquire() for _ in range(3)]
+    for lease in leases:
+        bench.pool.release(lease, reusable=True)
+    assert [lease.connection.closed for lease in leases] == [1, 1, 0]
+    assert bench.pool.open == bench.pool.idle == 1
+
+
+def test_no_idle_connection_is_kept_with_max_idle_0():
+    bench = Bench(max_idle=0)
+    lease = bench.acquire()
+    bench.pool.release(lease, reusable=True)
+    assert (lease.connection.closed, bench.pool.open) == (1, 0)
+
+
+def test_failed_connect_gives_its_place_back():
+    bench = Bench(max_connections=1)
+    for failure in (PluginConnectionError("refused"), KeyboardInterrupt()):
+        bench.failing = failure
+        with pytest.raises(type(failure)):
+            bench.acquire()
+        assert bench.pool.open == 0
+    bench.failing = None
+    bench.acquire()
+
+
+def test_saturated_at_the_deadline_and_the_place_in_the_queue_is_given_up():
+    clock = ManualClock()
+    bench = Bench(clock, max_connections=1)
+    lease = bench.acquire()
+    with pytest.raises(SaturatedError, match="all 1"):
+        bench.acquire(5.0)
+    assert clock.monotonic() == 5.0
+    assert bench.pool.waiting == 0
+    bench.pool.release(lease, reusable=True)
+    assert bench.pool.idle == 1
+
+
+def test_try_acquire_does_not_wait():
+    bench = Bench(max_connections=1)
+    deadline = Deadline.after(5)
+    lease = bench.pool.try_acquire(deadline)
+    assert lease is not None
+    assert bench.pool.try_acquire(deadline) is None
+    bench.pool.release(lease, reusable=True)
+    assert bench.pool.try_acquire(deadline) is not None
+
+
+@pytest.mark.parametrize("reusable", [True, False])
+def test_waiters_are_served_in_order(reusable):
+    bench = Bench(max_connections=1)
+    held = bench.acquire()
+    served: list[int] = []
+
+    def wait(number: int) -> None:
+        lease = bench.acquire()
+        served.append(number)
+        bench.pool.release(lease, reusable=reusable)
+
+    threads = []
+    for number in range(5):
+        threads.append(threading.Thread(target=wait, args=(number,)))
+        threads[-1].start()
+        while bench.pool.waiting <= number:
+            pass
+    bench.pool.release(held, reusable=reusable)
+    for thread in threads:
+        thread.join(5)
+    assert served == [0, 1, 2, 3, 4]
+    assert bench.pool.open == bench.living
+
+
+def test_failed_connect_passes_the_place_on_to_the_next_waiter():
+    bench = Bench(max_connections=1)
+    held = bench.acquire()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(bench.acquire) for _ in range(2)]
+        while bench.pool.waiting < 2:
+            pass
+        bench.failing = PluginConnectionError("refused")
+        bench.pool.release(held, reusable=False)
+        for each in waiting:
+            with pytest.raises(PluginConnectionError):
+                each.result(5)
+    assert bench.pool.open == 0
+
+
+def test_interrupted_waiter_passes_on_what_it_was_handed():
+    class Interrupting(ManualClock):
+        """Hands the place over in the very moment in which the wait is interrupted."""
+
+        def wait(self, wakeup, timeout):
+            bench.pool.release(held, reusable=True)
+            assert wakeup.is_set()
+            raise KeyboardInterrupt
+
+    clock = Interrupting()
+    bench = Bench(clock, max_connections=1)
+    held = bench.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        bench.acquire()
+    assert (bench.pool.open, bench.pool.idle, bench.pool.waiting) == (1, 1, 0)
+
+
+def test_place_handed_over_in_the_moment_of_giving_up_is_used():
+    class Late(ManualClock):
+        def wait(self, wakeup, timeout):
+            bench.pool.release(held, reusable=True)
+            return False
+
+    bench = Bench(Late(), max_connections=1)
+    held = bench.acquire()
+    assert bench.acquire().connection is held.connection
+
+
+def test_renew_replaces_the_connection_in_its_place():
+    bench = Bench(max_connections=1)
+    lease = bench.acquire()
+    fresh = bench.pool.renew(lease, Deadline.after(5))
+    assert lease.connection.closed == 1
+    assert not fresh.reused
+    assert bench.pool.open == 1
+    bench.failing = PluginConnectionError("refused")
+    with pytest.raises(PluginConnectionError):
+        bench.pool.renew(fresh, Deadline.after(5))
+    assert bench.pool.open == 0
+
+
+def test_close_wakes_waiters_closes_idle_and_later_those_in_use():
+    bench = Bench(max_connections=2)
+    held, idle = bench.acquire(), bench.acquire()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bench.acquire)
+        while not bench.pool.waiting:
+            pass
+        bench.pool.close()
+        with pytest.raises(PluginClosedError):
+            waiting.result(5)
+    bench.pool.release(idle, reusable=True)
+    bench.pool.release(held, reusable=True)
+    assert bench.living == bench.pool.open == 0
+    with pytest.raises(PluginClosedError):
+        bench.acquire()
+    bench.pool.close()
+
+
+def test_sweep_closes_what_was_idle_too_long():
+    clock = ManualClock()
+    bench = Bench(clock, idle_timeout=10.0)
+    old, new = bench.acquire(), bench.acquire()
+    bench.pool.release(old, reusable=True)
+    clock.advance(8)
+    bench.pool.release(new, reusable=True)
+    clock.advance(4)
+    assert bench.pool.sweep() == 1
+    assert (old.connection.closed, new.connection.closed) == (1, 0)
+    assert bench.pool.open == bench.pool.idle == 1
+
+
+def test_after_a_fork_everything_is_dropped_and_old_leases_count_for_nothing():
+    bench = Bench(max_connections=2)
+    held, idle = bench.acquire(), bench.acquire()
+    bench.pool.release(idle, reusable=True)
+    bench.pool._lock.acquire()  # some other thread of the parent was holding it
+    bench.pool.after_fork_in_child()
+    assert (held.connection.dropped, idle.connection.dropped) == (1, 1)
+    assert (held.connection.closed, idle.connection.closed) == (0, 0)
+    assert bench.pool.open == 0
+    bench.pool.release(held, reusable=True)
+    assert (bench.pool.open, bench.pool.idle) == (0, 0)
+    bench.acquire()
+    bench.acquire()
+    assert bench.pool.open == 2
+
+
+def test_never_above_the_limit_and_nothing_lost_under_32_threads():
+    bench = Bench(max_connections=5, max_idle=3)
+    in_use = most = 0
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        nonlocal in_use, most
+        for turn in range(50):
+            lease = bench.acquire(30)
+            with lock:
+                in_use += 1
+                most = max(most, bench.living)
+                assert in_use <= 5
+            with lock:
+                in_use -= 1
+            bench.pool.release(lease, reusable=(number + turn) % 7 != 0)
+
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(work, range(32)))
+    assert most <= 5
+    assert bench.pool.waiting == 0
+    assert bench.pool.open == bench.pool.idle == bench.living <= 3
