@@ -42,8 +42,13 @@ class PluginAdapter:
         )
         try:
             return self._plugin.execute(call.request, context)
-        except PluginError:
-            raise
+        except PluginError as exc:
+            if exc.plugin is None or exc.plugin == self._plugin.info().name:
+                raise
+            # Of a plugin that this one called: its "nothing was sent" says nothing of what this one did before.
+            if isinstance(exc, PluginTimeoutError) and call.deadline.remaining() <= 0:
+                raise PluginTimeoutError(f"timed out in a call of {exc.plugin!r}") from exc
+            raise PluginInternalError(f"its call of {exc.plugin!r} failed: {exc.message}") from exc
         except TimeoutError as exc:
             raise PluginTimeoutError(f"timed out: {exc}") from exc
         except ConnectionError as exc:

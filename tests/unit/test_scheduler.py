@@ -423,6 +423,16 @@ def test_the_thread_ends_when_idle_and_starts_again(threaded: Scheduler) -> None
     assert owner.ran.wait(5.0)
 
 
+def test_what_is_scheduled_while_the_thread_is_leaving_is_not_lost() -> None:
+    scheduler, rng = Scheduler(idle=0.0005), random.Random(3)
+    for _ in range(300):
+        owner = Owner()
+        scheduler.schedule(owner.work, None, first=0.0, submit=inline)
+        assert owner.ran.wait(5.0)
+        time.sleep(rng.uniform(0.0003, 0.001))
+    assert eventually(lambda: not threads_of(scheduler))
+
+
 def test_the_thread_ends_when_no_owner_is_alive(threaded: Scheduler) -> None:
     owner = Owner()
     threaded.schedule(owner.work, 0.02, submit=inline)

@@ -17,6 +17,7 @@ from goplugins import (
     ManagerClosedError,
     PluginClosedError,
     PluginConfig,
+    PluginConnectionError,
     PluginExecutionError,
     PluginInfo,
     PluginInternalError,
@@ -199,6 +200,16 @@ def test_an_exception_of_a_python_plugin_is_one_clear_error(manager):
         with pytest.raises(expected) as caught:
             manager.execute("recorder", raised)
         assert caught.value.plugin == "recorder"
+
+
+def test_an_error_of_a_plugin_that_a_plugin_called_is_not_taken_for_its_own(manager):
+    manager.register(FakeSender(*[PluginConnectionError("refused")] * 50), quiet("inner", retry={"max_retries": 0}))
+    outer = Recorder("outer", lambda request, context: manager.execute("inner", request))
+    manager.register(outer)
+    with pytest.raises(PluginInternalError, match="its call of 'inner' failed: refused") as caught:
+        manager.execute("outer", 1)
+    assert isinstance(caught.value.__cause__, PluginConnectionError)
+    assert len(outer.contexts) == 1
 
 
 def test_types_must_come_in_pairs_and_as_arguments():

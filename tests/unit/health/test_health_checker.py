@@ -535,6 +535,16 @@ def test_a_call_that_got_through_starts_the_count_anew(bench: Bench) -> None:
     assert bench.checker.status.status is PluginStatus.HEALTHY
 
 
+def test_a_good_look_starts_the_count_of_calls_anew(bench: Bench) -> None:
+    bench.checker.start()
+    bench.scheduler.run_due()
+    for _ in range(5):
+        bench.checker.report_failure(REFUSED)
+        bench.checker.report_failure(REFUSED)
+        bench.look(HEALTHY)
+    assert bench.checker.status.status is PluginStatus.HEALTHY
+
+
 def test_a_call_that_got_through_lifts_what_calls_had_set(bench: Bench) -> None:
     bench.checker.start()
     bench.scheduler.run_due()
@@ -667,6 +677,21 @@ def test_a_callback_may_stop_its_own_checker() -> None:
     checker._observers = (lambda old, new: checker.stop(),)
     checker.start()
     assert checker.done.wait(5.0)
+    assert plugin.looks == 1
+
+
+def test_a_plugin_may_stop_or_ask_its_own_checker_within_a_look() -> None:
+    class Meddling(FakePlugin):
+        def health(self, timeout: float) -> HealthStatus:
+            checker.stop()
+            checker.check()
+            return super().health(timeout)
+
+    plugin = Meddling()
+    checker = HealthChecker(plugin, HealthCheckConfig(timeout=20.0), scheduler=Scheduler(idle=0.05))
+    checker.start()
+    assert plugin.looked.wait(5.0)
+    assert checker.done.is_set()
     assert plugin.looks == 1
 
 

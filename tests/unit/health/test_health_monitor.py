@@ -52,7 +52,7 @@ def watch(monitor: HealthMonitor, config: HealthCheckConfig = SLOW, **answers: H
 
 
 def overall(monitor: HealthMonitor, **answers: HealthStatus) -> HealthStatus:
-    watch(monitor, **answers)
+    watch(monitor, SLOW, **answers)
     monitor.check_all(5.0)
     return monitor.get_overall_health()
 

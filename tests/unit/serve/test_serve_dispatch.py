@@ -96,6 +96,16 @@ def test_a_rejection_reaches_the_caller_and_is_not_logged(caplog: pytest.LogCapt
     assert not caplog.records
 
 
+def test_not_now_is_an_outcome_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    @serve.plugin
+    def full(request: float | None) -> None:
+        raise serve.Unavailable("queue full", retry_after=request)
+
+    assert dispatch(full, Incoming(1.5, "r", 0.0)) == Outcome(Kind.UNAVAILABLE, error="queue full", retry_after=1.5)
+    assert dispatch(full, Incoming(None, "r", 0.0)).retry_after is None
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("password=hunter2"), SystemExit("bye"), asyncio.CancelledError(), MemoryError()]
 )

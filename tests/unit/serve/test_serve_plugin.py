@@ -18,6 +18,7 @@ from goplugins.errors import (
     PluginExecutionError,
     PluginInternalError,
     PluginTimeoutError,
+    PluginUnavailableError,
     Replay,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
@@ -171,6 +172,17 @@ def test_in_process_a_rejection_is_an_execution_error_with_metadata() -> None:
     with pytest.raises(PluginExecutionError, match="no way") as caught:
         raising(serve.Rejected("no way", code="NO")).execute(None, ExecutionContext())
     assert caught.value.details == {"metadata": {"error_code": "NO"}}
+
+
+def test_in_process_unavailable_is_safe_to_replay_once_it_says_when() -> None:
+    with pytest.raises(PluginUnavailableError, match="full") as caught:
+        raising(serve.Unavailable("full", retry_after=2)).execute(None, ExecutionContext())
+    assert (caught.value.retry_after, caught.value.replay) == (2, Replay.ALWAYS)
+    with pytest.raises(PluginUnavailableError) as caught:
+        raising(serve.Unavailable()).execute(None, ExecutionContext())
+    assert caught.value.replay is Replay.IF_IDEMPOTENT
+    with pytest.raises(InvalidArgumentError, match="retry_after"):
+        serve.Unavailable(retry_after=-1)
 
 
 def test_in_process_an_error_of_another_plugin_does_not_count_as_this_ones() -> None:

@@ -488,3 +488,14 @@ def test_bad_numbers_are_refused() -> None:
         serve.start(echo, grace=-1.0)
     with pytest.raises(InvalidArgumentError, match="max_request_bytes"):
         serve.start(echo, max_request_bytes=0)
+
+
+@pytest.mark.parametrize(("wanted", "header"), [(None, None), (0, "0"), (1.2, "2")])
+def test_unavailable_is_503_and_says_when_to_come_back(wanted: float | None, header: str | None) -> None:
+    @serve.plugin
+    def full(request: Any) -> None:
+        raise serve.Unavailable("queue full", retry_after=wanted)
+
+    answer = client(full)(body=b'{"data":null,"request_id":"r"}')
+    assert (answer.status, answer.json) == (503, {"error": "queue full", "request_id": "r"})
+    assert answer.headers.get("Retry-After") == header
