@@ -24,7 +24,6 @@ from goplugins.errors import (
     ConfigError,
     InvalidArgumentError,
 )
-from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.loading import load_config
 from goplugins.models import (
     CallResult,
@@ -37,10 +36,11 @@ from goplugins.models import (
     PluginMetrics,
     TransportType,
 )
-from goplugins.plugin import BarePlugin, GuardedPlugin, resolved
+from goplugins.plugin import BarePlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
 from goplugins.transports._codec import codec_for
+from goplugins.upkeep import Upkeep
 from goplugins.workers import WorkerPool
 
 __all__ = ["Manager"]
@@ -122,14 +122,13 @@ class Manager(Generic[Req, Resp]):
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
         self._names = WorkerPool("goplugins-resolve", 4, 256)
-        self._monitor = HealthMonitor(clock=clock)
+        self._upkeep = Upkeep(self._registry, clock)
         self._builder = Builder(
             clock=clock,
             rng=rng or random.Random(),  # noqa: S311 - only jitter
             resolve=self._names.submit,
         )
         self._defaults = ManagerConfig()
-        self._checkers: dict[str, HealthChecker] = {}
         self._removed = PluginMetrics()
         self._lifecycle = threading.RLock()
         self._loaded = False
@@ -164,7 +163,7 @@ class Manager(Generic[Req, Resp]):
             self._defaults = resolved
             self._loaded = True
             for plugin in built:
-                self._watch_health(plugin)
+                self._upkeep.watch(plugin)
         logging.getLogger("goplugins").setLevel((resolved.log_level or "info").upper())
         logger.info("loaded %d plugins from %s", len(built), source)
 
@@ -189,7 +188,7 @@ class Manager(Generic[Req, Resp]):
             base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
             guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)
             self._registry.add([guarded])
-            self._watch_health(guarded)
+            self._upkeep.watch(guarded)
 
     def unregister(self, name: str, drain_timeout: float = 30.0) -> None:
         """Takes a plugin out, waits for its calls in flight at most ``drain_timeout`` seconds, and closes it.
@@ -199,12 +198,9 @@ class Manager(Generic[Req, Resp]):
         """
         with self._lifecycle:
             plugin = self._registry.remove(name)
-            checker = self._checkers.pop(name, None)
-            if checker is not None:
-                self._monitor.remove_checker(name)
         plugin.retire(drain_timeout, "it was unregistered")
         with self._lifecycle:
-            self._removed = _sum([self._removed, plugin.metrics(checker.failures_total if checker else 0)])
+            self._removed = PluginMetrics.total([self._removed, self._upkeep.forget(plugin)])
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
         """Has plugins whose configuration says ``type: kind`` made by ``factory``. The built-in ones are there."""
@@ -218,12 +214,12 @@ class Manager(Generic[Req, Resp]):
         """
         plugin = self._registry.get(name)
         if plugin.sender is plugin.plugin:
-            return BarePlugin(plugin.sender, self._types(), timeout=plugin.request_timeout, clock=self._clock)
+            return BarePlugin(plugin, self._types())
         return plugin.plugin  # type: ignore[no-any-return]
 
     def list_plugins(self) -> dict[str, HealthStatus]:
         """All names with the health last seen; UNKNOWN where nobody has looked. Asks nobody."""
-        return {name: self._health_of(name) for name in self._registry.plugins}
+        return {name: self._upkeep.status_of(name) for name in self._registry.plugins}
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -373,22 +369,19 @@ class Manager(Generic[Req, Resp]):
 
     def health(self) -> dict[str, HealthStatus]:
         """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
-        self._monitor.look_at_unknown()
-        return {name: self._health_of(name) for name in self._registry.plugins}
+        self._upkeep.look()
+        return {name: self._upkeep.status_of(name) for name in self._registry.plugins}
 
     def overall_health(self) -> HealthStatus:
         """One status for all; its message names the plugins that are not healthy."""
-        self._monitor.look_at_unknown()
-        return self._monitor.get_overall_health()
+        self._upkeep.look()
+        return self._upkeep.monitor.get_overall_health()
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was made, removed plugins included, and each present plugin's own."""
         with self._lifecycle:
-            plugins = {
-                name: plugin.metrics(checker.failures_total if (checker := self._checkers.get(name)) else 0)
-                for name, plugin in self._registry.plugins.items()
-            }
-            total = _sum([self._removed, *plugins.values()])
+            plugins = {name: self._upkeep.metrics_of(plugin) for name, plugin in self._registry.plugins.items()}
+            total = PluginMetrics.total([self._removed, *plugins.values()])
         return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
 
     def explain(self, name: str) -> Explanation:
@@ -397,7 +390,7 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._registry.get(name).explain(self._health_of(name))
+        return self._registry.get(name).explain(self._upkeep.status_of(name))
 
     # --- end -------------------------------------------------------------------------------------------------------
 
@@ -409,14 +402,13 @@ class Manager(Generic[Req, Resp]):
         end = self._clock.monotonic() + timeout
         with self._lifecycle:
             plugins = self._registry.close()
-            self._checkers.clear()
-        self._monitor.shutdown()
         for plugin in plugins:
             plugin.gate.close(f"plugin {plugin.name!r}: the manager was shut down")
+        self._upkeep.shutdown(min(1.0, timeout))
         for plugin in plugins:
             plugin.retire(max(0.0, end - self._clock.monotonic()), "the manager was shut down")
         with self._lifecycle:
-            self._removed = _sum([self._removed, *(plugin.metrics() for plugin in plugins)])
+            self._removed = PluginMetrics.total([self._removed, *(self._upkeep.forget(plugin) for plugin in plugins)])
         left = max(0.0, end - self._clock.monotonic())
         self._calls.shutdown(timeout=left)
         self._names.shutdown(wait=False)
@@ -450,18 +442,3 @@ class Manager(Generic[Req, Resp]):
                 )
             self._codec = codec_for()
         return self._codec
-
-    def _watch_health(self, plugin: GuardedPlugin) -> None:
-        checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
-        self._checkers[plugin.name] = checker
-        self._monitor.add_checker(plugin.name, checker)
-
-    def _health_of(self, name: str) -> HealthStatus:
-        return self._monitor.get_status(name) or HealthStatus()
-
-
-def _sum(parts: Iterable[PluginMetrics]) -> PluginMetrics:
-    parts = list(parts)
-    return PluginMetrics(
-        **{field.name: sum(getattr(part, field.name) for part in parts) for field in attrs.fields(PluginMetrics)}
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -292,6 +292,13 @@ class PluginMetrics:
     refused_rate_limit: int = 0
     refused_circuit_breaker: int = 0
     retry_budget_exhausted: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable[PluginMetrics]) -> PluginMetrics:
+        """The sums over several plugins."""
+        parts = list(parts)
+        names = [field.name for field in attrs.fields(PluginMetrics)]
+        return PluginMetrics(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
 @attrs.frozen

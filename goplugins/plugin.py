@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import uuid
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -34,6 +34,8 @@ from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
 from goplugins.resilience.gate import InFlightGate
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.resilience.retry import RetryPolicy
+from goplugins.scheduler import get_scheduler
+from goplugins.transports._bare import execute_bare
 
 __all__ = ["BarePlugin", "GuardedPlugin", "Policies", "resolved"]
 
@@ -48,6 +50,13 @@ _UNSENT = (SaturatedError, PluginClosedError, InvalidArgumentError)
 
 _FAIR_TIMEOUT = 0.1
 """Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
+
+
+class Watcher(Protocol):
+    """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
+
+    def report_success(self) -> None: ...
+    def report_failure(self, error: BaseException, /) -> None: ...
 
 
 @attrs.frozen
@@ -90,6 +99,10 @@ class GuardedPlugin:
         plugin: what ``get_plugin`` shows.
         config: resolved: no field is None.
         from_config: whether a configuration file owns it (a reload then may replace it) or code does.
+
+    Attributes:
+        watcher: is told of failures, and of the first success after one.
+        on_first_call: runs before the first call, in every process: background work starts by need.
     """
 
     def __init__(
@@ -113,7 +126,10 @@ class GuardedPlugin:
         self.policies = Policies.of(config, clock=clock, rng=rng or random.Random())  # noqa: S311 - only jitter
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
-        self._clock = clock
+        self.watcher: Watcher | None = None
+        self._is_suspect = False  # the watcher was told of a failure and not yet of a success
+        self.on_first_call: Callable[[], object] | None = None
+        self.clock = clock
         self._now = clock.monotonic
         self._closing = threading.Event()
         self._refused_by_breaker = 0
@@ -129,6 +145,8 @@ class GuardedPlugin:
         Raises:
             PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass as they are.
         """
+        if self.on_first_call is not None:
+            self._wake_up()
         started = self._now()
         self.gate.enter()
         call.admitted = True
@@ -192,6 +210,9 @@ class GuardedPlugin:
         elapsed = self._now() - started
         self._usual_latency += (elapsed - self._usual_latency) * 0.1
         permit.success(elapsed)
+        if self._is_suspect and self.watcher is not None:
+            self._is_suspect = False
+            self.watcher.report_success()
         return value
 
     def _permit(self, policies: Policies, deadline: Deadline) -> Permit:
@@ -212,6 +233,9 @@ class GuardedPlugin:
             permit.ignore()
         else:
             permit.failure(elapsed)
+            if self.watcher is not None:
+                self._is_suspect = True
+                self.watcher.report_failure(error)
 
     def _was_fair(self, elapsed: float) -> bool:
         """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
@@ -229,7 +253,7 @@ class GuardedPlugin:
             max_retries=call.max_retries,
             deadline=call.deadline,
             budget=policies.budget,
-            clock=self._clock,
+            clock=self.clock,
             wakeup=self._closing,
             on_budget_exhausted=exhausted,
         )
@@ -242,6 +266,11 @@ class GuardedPlugin:
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
 
+    def _wake_up(self) -> None:
+        wake, self.on_first_call = self.on_first_call, None
+        if wake is not None:
+            wake()
+
     # --- state -------------------------------------------------------------------------------------------------
 
     def health(self, timeout: float) -> HealthStatus:
@@ -250,6 +279,12 @@ class GuardedPlugin:
         if status.status is PluginStatus.HEALTHY:
             self.policies.breaker.probe_succeeded()
         return status
+
+    def sweep(self) -> None:
+        """Lets the wire close what it has not used for long, where it keeps anything."""
+        sweep = getattr(self.sender, "sweep", None)
+        if sweep is not None:
+            sweep()
 
     def metrics(self, health_check_failures: int = 0) -> PluginMetrics:
         """The counts so far."""
@@ -310,7 +345,7 @@ class GuardedPlugin:
         self._closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
-        drained = self.gate.drain(timeout, self._clock, on_empty=self._close_wire)
+        drained = self.gate.drain(timeout, self.clock, on_empty=self._close_wire)
         if not drained:
             logger.warning("%s: closed with calls in flight after %.1f s", self.name, timeout)
             self._close_wire()
@@ -330,16 +365,17 @@ class GuardedPlugin:
         if self._closing.is_set():
             closing.set()
         self._closing = closing
+        # Not here: a child that only execs makes no call, and needs no thread.
+        self.on_first_call = self.on_first_call or (lambda: get_scheduler().ensure_thread())
 
 
 class BarePlugin(Generic[Req, Resp]):
     """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.Plugin` methods, typed, no policy."""
 
-    def __init__(self, sender: Sender, codec: Codec, *, timeout: float, clock: Clock) -> None:
-        self.sender = sender
+    def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
+        self.sender = guarded.sender
+        self._guarded = guarded
         self._codec = codec
-        self._timeout = timeout
-        self._clock = clock
 
     def info(self) -> PluginInfo:
         """Who the plugin is."""
@@ -347,17 +383,16 @@ class BarePlugin(Generic[Req, Resp]):
 
     def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
         """One attempt, without retries, breaker or limiter."""
-        call = Call(
+        guarded = self._guarded
+        return execute_bare(  # type: ignore[no-any-return]
+            self.sender,
             request,
-            self._codec,
-            Deadline.after(context.timeout or self._timeout, self._clock),
-            context.request_id or uuid.uuid4().hex,
-            headers=context.headers,
-            metadata=context.metadata,
-            idempotent=bool(context.idempotent),
+            context,
+            timeout=guarded.request_timeout,
+            idempotent=guarded.idempotent,
+            clock=guarded.clock,
+            codec=self._codec,
         )
-        self.sender.prepare(call)
-        return self.sender.send(call)  # type: ignore[no-any-return]
 
     def health(self, timeout: float) -> HealthStatus:
         """Looks at the plugin's health."""

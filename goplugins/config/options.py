@@ -16,7 +16,7 @@ __all__ = ["OPTIONS", "check_options", "read_options"]
 OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
         # Credentials in a proxy's URL are the proxy's own way to take them, so user info is allowed here.
-        "proxy": Text(r"https?://[^\s/?#]+/?", "a proxy's URL", "http://proxy.example.com:3128"),
+        "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
         "trust_env": Flag(),
     },
     "grpc": {"method": Text(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*", "a method's full name", "/pkg.Service/Method")},

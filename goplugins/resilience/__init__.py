@@ -6,7 +6,7 @@ from goplugins.resilience.budget import RetryBudget
 from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
 from goplugins.resilience.gate import GateSnapshot, InFlightGate
 from goplugins.resilience.rate_limiter import RateLimiter
-from goplugins.resilience.retry import RetryPolicy, parse_retry_after
+from goplugins.resilience.retry import RetryPolicy
 
 __all__ = [
     "CircuitBreaker",
@@ -16,5 +16,4 @@ __all__ = [
     "RateLimiter",
     "RetryBudget",
     "RetryPolicy",
-    "parse_retry_after",
 ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 from collections.abc import Callable
-from datetime import UTC
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
@@ -23,13 +21,11 @@ if TYPE_CHECKING:
 
     from goplugins.config import RetryConfig
 
-__all__ = ["RetryPolicy", "parse_retry_after"]
+__all__ = ["RetryPolicy"]
 
 T = TypeVar("T")
 
 _MARGIN = 0.005  # seconds before the deadline in which an attempt would have no chance
-_MAX_RETRY_AFTER = 86_400.0
-_SECONDS = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
 class RetryPolicy:
@@ -236,35 +232,3 @@ class _Replays(Generic[T]):
 
 def _give_up(_: RetryCallState) -> None:
     """Tenacity's ``retry_error_callback``: returns instead of raising a RetryError; the error is in _Replays."""
-
-
-def parse_retry_after(text: str, now: float) -> float | None:
-    """The value of a Retry-After header in seconds from ``now``; None if it is none.
-
-    Args:
-        text: seconds, or an HTTP date.
-        now: seconds since the Unix epoch.
-
-    Returns:
-        From 0 (also for a date in the past) to a day (also for more).
-
-    >>> parse_retry_after("120", now=0.0)
-    120.0
-    >>> parse_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", now=15.0)
-    45.0
-    >>> parse_retry_after("soon", now=0.0) is None
-    True
-    """
-    text = text.strip()
-    if _SECONDS.fullmatch(text):
-        seconds = float(text)
-    else:
-        from email.utils import parsedate_to_datetime
-
-        try:
-            moment = parsedate_to_datetime(text)
-            # HTTP dates are UTC; "-0000", which some send, would be read as local time.
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

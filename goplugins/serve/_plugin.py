@@ -268,9 +268,9 @@ def plugin(
     """Makes a plugin of ``f(request)`` or ``f(request, context)``; its annotations say what travels.
 
     Requests are checked against the annotation before the function runs; without one, any JSON passes.
-    The function raises :class:`Rejected` to say no and :class:`Unavailable` to say not now; any other exception is an internal error, logged here and told
-    to the caller without detail. ``context`` has what the caller sent: ``timeout`` is the seconds that remain, and
-    calls of other plugins within the function are bounded by it.
+    The function raises :class:`Rejected` to say no and :class:`Unavailable` to say not now; any other exception is an
+    internal error, logged here and told to the caller without detail. ``context`` has what the caller sent:
+    ``timeout`` is the seconds that remain, and calls of other plugins within the function are bounded by it.
 
     Args:
         name: who it is; the function's name when None.

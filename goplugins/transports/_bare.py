@@ -1,11 +1,11 @@
-"""A wire plugin called by itself, outside the policies: one attempt with plain JSON values."""
+"""A wire plugin called by itself, outside the policies: one attempt."""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
 
-from goplugins._call import Call, Sender
+from goplugins._call import Call, Codec, Sender
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins.models import ExecutionContext
@@ -15,16 +15,25 @@ __all__ = ["execute_bare"]
 
 
 def execute_bare(
-    sender: Sender, request: Any, context: ExecutionContext, *, timeout: float, idempotent: bool, clock: Clock
+    sender: Sender,
+    request: Any,
+    context: ExecutionContext,
+    *,
+    timeout: float,
+    idempotent: bool,
+    clock: Clock,
+    codec: Codec | None = None,
 ) -> Any:
     """One attempt over ``sender``; ``timeout`` (seconds) and ``idempotent`` hold where the context says nothing.
+
+    Without a ``codec``, requests and answers are plain JSON values.
 
     Raises:
         PluginError: what went wrong.
     """
     call = Call(
         request,
-        codec_for(),
+        codec or codec_for(),
         Deadline.after(timeout if context.timeout is None else context.timeout, clock),
         context.request_id or uuid.uuid4().hex,
         headers=context.headers,

@@ -2,8 +2,11 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import attrs
 import pytest
@@ -65,6 +68,19 @@ class Door:
         finally:
             with self.lock:
                 self.busy -= 1
+
+
+@pytest.fixture
+def other_process():
+    """The same plugin in a process of its own, so that the sockets counted here are the client's."""
+    command = [sys.executable, "-m", "goplugins", "serve", f"{__name__}:echo", "--http", "127.0.0.1:0"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +226,9 @@ def sockets():
     return found
 
 
-def test_a_call_made_in_a_forked_child_shares_no_connection_with_its_parent(server):
+def test_a_forked_child_calls_on_connections_of_its_own(other_process):
     before = sockets()
-    with manager_for(server.url) as manager:
+    with manager_for(other_process) as manager:
         list(manager.map("echo", [Ask(n) for n in range(20)]))
         kept = sockets() - before
         assert kept
@@ -229,9 +245,59 @@ def test_a_call_made_in_a_forked_child_shares_no_connection_with_its_parent(serv
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         answers, shared = eval(os.read(read, 65536))
         assert answers == [*range(5), *range(5)]
-        # The server lives in this process as well, so its ends of the connections are inherited too.
-        client_ends = kept & shared
-        assert len(client_ends) <= len(kept) / 2
+        assert shared == set()
         assert manager.execute("echo", Ask(3)).number == 3
         os.close(read)
         os.close(write)
+
+
+def test_background_work_starts_with_the_first_call_and_not_with_loading():
+    script = """
+import os, threading, sys
+from goplugins import Manager
+manager = Manager()
+manager.load_from_config({"plugins": [{"name": "echo", "transport": "http", "endpoint": sys.argv[1]}]})
+assert threading.active_count() == 1, threading.enumerate()
+assert len(os.listdir("/proc/self/fd")) == 4, os.listdir("/proc/self/fd")
+answer = manager.execute("echo", {"number": 1, "text": ""})
+assert "goplugins-scheduler" in [thread.name for thread in threading.enumerate()]
+pid = os.fork()
+if pid == 0:
+    assert threading.active_count() == 1
+    manager.execute("echo", {"number": 1, "text": ""})
+    assert "goplugins-scheduler" in [thread.name for thread in threading.enumerate()]
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+    with serve.start(echo, "http://127.0.0.1:0") as running:
+        done = subprocess.run([sys.executable, "-c", script, running.url], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_idle_connections_are_closed_although_nobody_calls(server):
+    with manager_for(server.url, connection={"idle_timeout": "100ms"}) as manager:
+        manager.execute("echo", Ask(1))
+        pool = manager.get_plugin("echo").sender._engine.pool
+        manager._upkeep._sweep()
+        assert pool.open == 1
+        time.sleep(0.15)
+        manager._upkeep._sweep()
+        assert pool.open == 0
+        assert manager.execute("echo", Ask(2)).number == 2
+
+
+def test_a_plugin_that_nobody_calls_is_known_to_be_dead_within_its_interval():
+    running = serve.start(echo, "http://127.0.0.1:0")
+    health = {"enabled": True, "interval": "100ms", "timeout": "500ms", "failure_limit": 2}
+    with manager_for(running.url, health_check=health) as manager:
+        assert manager.list_plugins()["echo"].status == "unknown"
+        assert manager.health()["echo"].status == "healthy"
+        running.stop()
+        for _ in range(100):
+            if manager.list_plugins()["echo"].status == "offline":
+                break
+            time.sleep(0.02)
+        assert manager.list_plugins()["echo"].status == "offline"
+        assert manager.overall_health().status == "unhealthy"
+        assert "echo is offline" in manager.overall_health().message
+        assert manager.metrics().health_check_failures >= 2

@@ -424,12 +424,18 @@ def test_the_thread_ends_when_idle_and_starts_again(threaded: Scheduler) -> None
 
 
 def test_what_is_scheduled_while_the_thread_is_leaving_is_not_lost() -> None:
-    scheduler, rng = Scheduler(idle=0.0005), random.Random(3)
-    for _ in range(300):
-        owner = Owner()
-        scheduler.schedule(owner.work, None, first=0.0, submit=inline)
-        assert owner.ran.wait(5.0)
-        time.sleep(rng.uniform(0.0003, 0.001))
+    owner = Owner()
+
+    class Leaving(Scheduler):
+        def _may_leave(self) -> bool:
+            leaves = super()._may_leave()
+            if leaves and not owner.ran.is_set():
+                self.schedule(owner.work, None, first=0.0, submit=inline)
+            return leaves
+
+    scheduler = Leaving(idle=0.01)
+    scheduler.schedule(Owner().work, 30.0, submit=inline).cancel()
+    assert owner.ran.wait(5.0)
     assert eventually(lambda: not threads_of(scheduler))
 
 

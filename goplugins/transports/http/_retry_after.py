@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 __all__ = ["parse_retry_after"]
@@ -29,6 +30,9 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     if text.isascii() and text.isdigit():
         return min(float(text), _LONGEST)
     try:
-        return min(max(parsedate_to_datetime(text).timestamp() - now, 0.0), _LONGEST)
-    except (ValueError, OverflowError):
+        moment = parsedate_to_datetime(text)
+        # HTTP dates are UTC; "-0000", which some send, would be read as local time.
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    return min(max(seconds, 0.0), _LONGEST)

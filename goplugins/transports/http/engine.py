@@ -97,6 +97,10 @@ class Engine(Protocol):
         """Closes idle connections now, those in use when their exchange is over."""
         ...
 
+    def sweep(self) -> None:
+        """Closes connections that were idle for too long."""
+        ...
+
     def after_fork_in_child(self) -> None:
         """Forgets the parent's connections."""
         ...
@@ -154,6 +158,9 @@ class SessionEngine:
 
     def close(self) -> None:
         self._adapter.close()
+
+    def sweep(self) -> None:
+        self._adapter.pool.sweep()
 
     def after_fork_in_child(self) -> None:
         self._adapter.pool.after_fork_in_child()

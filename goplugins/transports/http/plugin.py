@@ -124,6 +124,10 @@ class HTTPPlugin:
         """Closes idle connections now, and those in use as their calls end; later calls are refused."""
         self._engine.close()
 
+    def sweep(self) -> None:
+        """Closes connections that were idle for longer than ``idle_timeout``; for a scheduler."""
+        self._engine.sweep()
+
     # --- Plugin ------------------------------------------------------------------------------------------------
 
     def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen

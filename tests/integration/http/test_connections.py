@@ -283,11 +283,13 @@ def test_forked_child_uses_a_connection_of_its_own(serve, make):
     server = serve()
     plugin = make(server.url)
     assert call(plugin) == "ok"
+    descriptor = plugin._engine.pool._idle[0][0].wire.fileno()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            code = 0 if call(plugin) == "ok" and plugin._engine.pool.open == 1 else 2
+            closed = not os.path.exists(f"/proc/self/fd/{descriptor}")
+            code = 0 if closed and call(plugin) == "ok" and plugin._engine.pool.open == 1 else 2
         finally:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
