@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing
 from typing import Any, TypeVar
 
-from goplugins.errors import InvalidArgumentError, SaturatedError
+from goplugins.errors import InvalidArgumentError
 from goplugins.models import CallResult
 
-__all__ = ["Progress", "as_completed", "in_order", "or_inline", "reporting", "values"]
+__all__ = ["Progress", "as_completed", "in_order", "reporting", "values"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,20 +73,6 @@ def values(results: Generator[CallResult[R], None, None]) -> Iterator[R]:
     with closing(results):
         for result in results:
             yield result.value
-
-
-def or_inline(submit: Callable[..., Future[R]], function: Callable[[T], R]) -> Callable[[T], Future[R]]:
-    """Starts ``function`` on a pool, or on this thread when the pool is full: a batch slows down, it does not fail."""
-
-    def start(item: T) -> Future[R]:
-        try:
-            return submit(function, item)
-        except SaturatedError:
-            future: Future[R] = Future()
-            future.set_result(function(item))
-            return future
-
-    return start
 
 
 def reporting(results: Generator[R, None, None], progress: Progress, total: int | None) -> Generator[R, None, None]:

@@ -42,6 +42,7 @@ class Call:
         attempts: how many attempts have been sent.
         max_wait: seconds to wait for the rate limiter; None leaves it to the plugin's configuration.
         admitted: True once the plugin's gate has let the call in; before that, it may look for a successor.
+        inside, expected, nested: see :class:`goplugins.resilience.gate.Admission`.
         reply_metadata: what the plugin sent beside the data.
         member: which member of a group answered.
         source: who answered: "plugin", "fallback", "cache" or "stale".
@@ -54,13 +55,16 @@ class Call:
         "attempts",
         "codec",
         "deadline",
+        "expected",
         "headers",
         "idempotent",
+        "inside",
         "key",
         "max_retries",
         "max_wait",
         "member",
         "metadata",
+        "nested",
         "payload",
         "preferences",
         "priority",
@@ -100,7 +104,7 @@ class Call:
         self.preferences = preferences
         self.max_wait = max_wait
         self.payload = b""
-        self.admitted = False
+        self.admitted = self.inside = self.expected = self.nested = False
         self.attempts = 0
         self.reconnected = False
         self.reply_metadata: Mapping[str, str] = _NOTHING

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import threading
+import weakref
+from contextvars import ContextVar, Token
+from types import TracebackType
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import InvalidArgumentError
 
 __all__ = ["Deadline", "deadline"]
-
-# A child task or thread that copies the context inherits the moment, not the duration.
-_enclosing: ContextVar[float | None] = ContextVar("goplugins_deadline", default=None)
 
 
 class Deadline:
@@ -34,10 +32,14 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
-        """The deadline ``seconds`` from now, or the enclosing :func:`deadline` block's if that is earlier."""
+        """The deadline ``seconds`` from now, or the enclosing :class:`deadline` block's if that is earlier."""
         at = clock.monotonic() + seconds
         enclosing = _enclosing.get()
-        return cls(at if enclosing is None or at < enclosing else enclosing, clock)
+        if enclosing is not None:
+            enclosing = enclosing.standing()
+            if enclosing is not None and enclosing.at < at:
+                at = enclosing.at
+        return cls(at, clock)
 
     def remaining(self) -> float:
         """Seconds left; zero or less once it has passed."""
@@ -47,14 +49,40 @@ class Deadline:
         return f"<Deadline in {self.remaining():.3f} s>"
 
 
-@contextmanager
-def deadline(seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[Deadline]:
+class _Enclosing:
+    """What the context variable holds of a block: its moment, which a copied context keeps after the block's end.
+
+    On the block's own thread it holds only as long as the block itself is there. An interrupt (Ctrl-C, a task's time
+    limit) can hit between setting the variable and the ``with`` statement's own care for it, and a deadline that
+    nobody takes back would end every later call on that thread.
+    """
+
+    __slots__ = ("at", "block", "outer", "thread")
+
+    def __init__(self, at: float, block: deadline, outer: _Enclosing | None) -> None:
+        self.at = at
+        self.block = weakref.ref(block)
+        self.outer = outer
+        self.thread = threading.get_ident()
+
+    def standing(self) -> _Enclosing | None:
+        """This, or the next one outwards whose block is still there."""
+        found: _Enclosing | None = self
+        while found is not None and found.thread == threading.get_ident() and found.block() is None:
+            found = found.outer
+        return found
+
+
+_enclosing: ContextVar[_Enclosing | None] = ContextVar("goplugins_deadline", default=None)
+
+
+class deadline:  # noqa: N801 - used as a statement: with deadline(2.0):
     """Bounds every plugin call made within the block, on this thread and on workers that copy its context.
 
     Blocks nest and only shorten: an inner block can't outlive an outer one.
 
     Args:
-        seconds: how long the block's calls may take together; more than 0.
+        seconds: how long the block's calls may take together; more than 0. The time runs from entering the block.
         clock: the clock of the managers called within.
 
     Raises:
@@ -65,11 +93,26 @@ def deadline(seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[Deadlin
     ...         inner.remaining() <= 5.0
     True
     """
-    if not seconds > 0:
-        raise InvalidArgumentError(f"deadline: expected a number of seconds greater than 0, got {seconds!r}")
-    limit = Deadline.after(seconds, clock)
-    token = _enclosing.set(limit.at)
-    try:
-        yield limit
-    finally:
-        _enclosing.reset(token)
+
+    __slots__ = ("__weakref__", "_clock", "_seconds", "_token")
+
+    def __init__(self, seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidArgumentError(f"deadline: expected a number of seconds greater than 0, got {seconds!r}")
+        self._seconds = seconds
+        self._clock = clock
+        self._token: Token[_Enclosing | None] | None = None
+
+    def __enter__(self) -> Deadline:
+        if self._token is not None:
+            raise InvalidArgumentError("deadline: a block can be entered once; make another one")
+        limit = Deadline.after(self._seconds, self._clock)
+        outer = _enclosing.get()
+        self._token = _enclosing.set(_Enclosing(limit.at, self, None if outer is None else outer.standing()))
+        return limit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _enclosing.reset(self._token)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
@@ -86,6 +86,25 @@ class BoundPlugin(Generic[Req, Resp]):
     ) -> Iterator[Resp]:
         """Calls the plugin for each request; see :meth:`goplugins.Manager.map`."""
         return values(self._caller.map(self.name, self._codec, requests, context, timeout, concurrency, progress))
+
+    def map_results(
+        self,
+        requests: Iterable[Req],
+        *,
+        context: ContextSource = None,
+        timeout: float | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        ordered: bool = True,
+        on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
+    ) -> Iterator[CallResult[Resp]]:
+        """Calls the plugin for each request; never raises for one. See :meth:`goplugins.Manager.map_results`."""
+        return self._caller.map(
+            self.name, self._codec, requests, context, timeout, concurrency, progress, ordered, on_result
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a bound plugin belongs to its manager and does not pickle: bind it in each process")
 
     def __repr__(self) -> str:
         return f"<BoundPlugin {self.name!r}>"

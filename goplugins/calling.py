@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
-from goplugins._batch import Progress, as_completed, in_order, or_inline, reporting
+from goplugins._batch import Progress, as_completed, in_order, reporting
 from goplugins._call import Call, Codec
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins._ids import RequestIds
-from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError
+from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.models import CallResult, ExecutionContext, check_headers
+from goplugins.plugin import GuardedPlugin
 from goplugins.registry import Registry
 from goplugins.workers import WorkerPool
 
@@ -23,6 +24,9 @@ ContextSource = ExecutionContext | Callable[[Any], ExecutionContext | None] | No
 
 _DEFAULT_CONTEXT = ExecutionContext()
 _FOREVER = float("inf")
+_LONGEST = 1e9  # seconds; the system's waits overflow somewhat later
+
+T = TypeVar("T")
 
 
 class Caller:
@@ -63,22 +67,25 @@ class Caller:
         plugin = self._registry.get(name)
         if context is None:
             context = _DEFAULT_CONTEXT
+        else:
+            _check_context(context)
         if timeout is None:
             timeout = context.timeout or plugin.request_timeout
-        elif not _is_positive(timeout):
-            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}", plugin=name)
+        else:
+            _check_timeout(timeout)
         if idempotent is None:
             idempotent = context.idempotent
             if idempotent is None:
                 idempotent = plugin.idempotent
         sent = context.headers
         if headers:
+            _check_mapping(headers)
             check_headers(headers)
             sent = {**sent, **headers}
         return Call(
             request,
             codec,
-            Deadline.after(timeout, self._clock),
+            Deadline.after(min(timeout, _LONGEST), self._clock),
             context.request_id or self._next_id(),
             headers=sent,
             metadata=context.metadata,
@@ -93,13 +100,43 @@ class Caller:
     def run(self, name: str, call: Call) -> Any:
         """Makes the call on this thread."""
         while True:
-            plugin = self._registry.get(name)
+            plugin = self._find(name, call)
             try:
                 return plugin.call(call)
             except PluginClosedError:
                 # Refused at the gate of a plugin that was just replaced: its successor takes the call.
                 if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                     raise
+
+    def _find(self, name: str, call: Call) -> GuardedPlugin:
+        plugin = self._registry.plugins.get(name)
+        if plugin is None:
+            plugin = self._registry.retiring(name)
+            call.nested = True
+        return plugin
+
+    def _admit(self, name: str, call: Call) -> GuardedPlugin:
+        """Admits a call that a worker will make: what is queued is not lost when its plugin is closed meanwhile."""
+        while True:
+            plugin = self._find(name, call)
+            if call.nested:
+                return plugin
+            try:
+                plugin.gate.expect(call)
+                return plugin
+            except PluginClosedError:
+                if self._registry.plugins.get(name) in (plugin, None):
+                    raise
+
+    def _on_worker(self, plugin: GuardedPlugin, call: Call, function: Callable[[], T]) -> Future[T]:
+        """Runs ``function``, which makes the admitted call, on a worker."""
+        try:
+            future = self.pool.submit(function)
+        except BaseException:
+            plugin.gate.expect_no_more(call)
+            raise
+        future.add_done_callback(lambda _: plugin.gate.expect_no_more(call))  # it may have been cancelled
+        return future
 
     def run_result(self, name: str, call: Call) -> CallResult[Any]:
         """Makes the call on this thread; the answer with its circumstances."""
@@ -123,7 +160,27 @@ class Caller:
 
     def submit(self, name: str, call: Call) -> Future[Any]:
         """Makes the call on a worker."""
-        return self.pool.submit(self.run, name, call)
+        plugin = self._admit(name, call)
+        return self._on_worker(plugin, call, lambda: plugin.call(call))
+
+    def _submit_result(self, name: str, call: Call, done: Callable[[CallResult[Any]], object]) -> Future[Any]:
+        """Makes the call on a worker, or here when there is none; what goes wrong with it is in the result."""
+        plugin = self._admit(name, call)
+
+        def make() -> CallResult[Any]:
+            started = self._clock.monotonic()
+            try:
+                result = self._result(name, call, started, plugin.call(call))
+            except PluginError as error:
+                result = self._result(name, call, started, None, error)
+            done(result)
+            return result
+
+        try:
+            return self._on_worker(plugin, call, make)
+        except SaturatedError:
+            call.nested = True  # it had been admitted
+            return _completed(make())
 
     def map(
         self,
@@ -138,37 +195,58 @@ class Caller:
         on_result: Callable[[Any, CallResult[Any]], object] | None = None,
     ) -> Generator[CallResult[Any], None, None]:
         """Many calls through a bounded window; see :meth:`goplugins.Manager.map_results`."""
-        if concurrency is not None and concurrency < 1:
+        most = self.pool.max_workers
+        if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
             raise InvalidArgumentError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
-        if timeout is not None and not _is_positive(timeout):
-            raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {timeout!r}")
+        if timeout is not None:
+            _check_timeout(timeout)
+        if self._registry.closed:
+            raise self._registry.absent(name)
 
-        def one(prepared: tuple[Any, Call | PluginError]) -> CallResult[Any]:
-            request, call = prepared
-            started = self._clock.monotonic()
-            if isinstance(call, PluginError):
-                result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=call)
-            else:
-                try:
-                    result = self._result(name, call, started, self.run(name, call))
-                except PluginError as error:
-                    result = self._result(name, call, started, None, error)
-            if on_result is not None:
-                on_result(request, result)
-            return result
+        def start(request: Any) -> Future[CallResult[Any]]:
+            def done(result: CallResult[Any]) -> None:
+                if on_result is not None:
+                    on_result(request, result)
 
-        def prepare(request: Any) -> tuple[Any, Call | PluginError]:
-            own = context(request) if callable(context) else context
             try:
-                return request, self.start(name, codec, request, own, timeout, None, None, None, _FOREVER)
+                own = _context_for(request, context)
+                call = self.start(name, codec, request, own, timeout, None, None, None, _FOREVER)
+                return self._submit_result(name, call, done)
             except PluginError as error:
-                return request, error
+                result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=error)
+                done(result)
+                return _completed(result)
 
-        window = min(concurrency or self.pool.max_workers, self.pool.max_workers)
         walk = in_order if ordered else as_completed
-        results = walk(map(prepare, requests), or_inline(self.pool.submit, one), window)
+        results = walk(requests, start, min(concurrency or most, most))
         return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
 
 
-def _is_positive(seconds: Any) -> bool:
-    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0
+def _context_for(request: Any, context: ContextSource) -> ExecutionContext | None:
+    if not callable(context):
+        return context
+    try:
+        return context(request)
+    except StopIteration as exc:  # would end the batch as if its input had ended
+        raise InvalidArgumentError("context: the function raised StopIteration") from exc
+
+
+def _completed(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+def _check_context(context: Any) -> None:
+    if not isinstance(context, ExecutionContext):
+        raise InvalidArgumentError(f"context: expected an ExecutionContext, got a {type(context).__name__}")
+
+
+def _check_mapping(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise InvalidArgumentError(f"headers: expected a mapping, got a {type(headers).__name__}")
+
+
+def _check_timeout(seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {seconds!r}")

@@ -188,6 +188,9 @@ class PluginError(Exception):
         text = f"plugin {self.plugin!r}: {self.message}" if self.plugin else self.message
         if self.attempts > 1:
             text += f" (after {self.attempts} attempts in {self.elapsed:.3f} s)"
+        stopped = self.details.get("replay_refused") or self.details.get("retry_stopped")
+        if stopped:
+            text += f" (no further attempt: {stopped})"
         return f"[{self.code}] {text}"
 
     def __repr__(self) -> str:
@@ -248,12 +251,20 @@ def _portable(cause: BaseException | None) -> BaseException | None:
 # --- configuration, 1000 to 1099 -------------------------------------------------------------------------------
 
 
+_ANY_SOURCE = "configuration"
+"""What a source without a name of its own is called; not worth saying where the field's path is said."""
+
+
 class ConfigError(PluginError, ValueError):
-    """A configuration that can't be used; ``path`` names the field and ``fix`` says what to write there."""
+    """A configuration that can't be used; ``path`` names the field and ``fix`` says what to write there.
+
+    ``source`` is where the field stands, such as a file's name. One problem of several leaves it to the error that
+    holds them all.
+    """
 
     code = "PLUGIN_1012"
     verdict = Verdict.IGNORED
-    _json_fields = (*_JSON_FIELDS, "path", "fix")
+    _json_fields = (*_JSON_FIELDS, "path", "fix", "source")
 
     def __init__(
         self,
@@ -262,10 +273,12 @@ class ConfigError(PluginError, ValueError):
         *,
         path: str = "",
         fix: str = "",
+        source: str = "",
         **attributes: Any,
     ) -> None:
         self.path = path
         self.fix = fix
+        self.source = source
         super().__init__(message, state, **attributes)
 
     @property
@@ -274,9 +287,10 @@ class ConfigError(PluginError, ValueError):
         return (self,)
 
     def __str__(self) -> str:
+        source = f"{self.source}: " if self.source not in ("", self.path, _ANY_SOURCE) else ""
         where = f"{self.path}: " if self.path else ""
         fix = f" ({self.fix})" if self.fix else ""
-        return f"[{self.code}] {where}{self.message}{fix}"
+        return f"[{self.code}] {source}{where}{self.message}{fix}"
 
 
 class InvalidConfigError(ConfigError):
@@ -304,11 +318,12 @@ class InvalidConfigError(ConfigError):
         return f"[{self.code}] {self.message}{lines}"
 
     @classmethod
-    def of(cls, problems: Sequence[ConfigError], source: str = "configuration") -> ConfigError:
-        """The one problem itself, or an error that holds them all."""
+    def of(cls, problems: Sequence[ConfigError], source: str = _ANY_SOURCE) -> ConfigError:
+        """The one problem itself, or an error that holds them all; either names ``source``."""
         if len(problems) == 1:
+            problems[0].source = problems[0].source or source
             return problems[0]
-        return cls(f"{source}: {len(problems)} problems", problems=problems)
+        return cls(f"{source}: {len(problems)} problems", problems=problems, source=source)
 
 
 class InvalidPluginNameError(ConfigError):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, get_args, overload
+from typing import Any, Generic, NoReturn, Self, TypeVar, get_args, overload
 
 import attrs
 
@@ -20,10 +20,7 @@ from goplugins.bound import BoundPlugin
 from goplugins.building import Builder
 from goplugins.calling import Caller, ContextSource
 from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.errors import (
-    ConfigError,
-    InvalidArgumentError,
-)
+from goplugins.errors import ConfigError, InvalidArgumentError, ManagerClosedError
 from goplugins.loading import load_config
 from goplugins.models import (
     CallResult,
@@ -36,7 +33,7 @@ from goplugins.models import (
     PluginMetrics,
     TransportType,
 )
-from goplugins.plugin import BarePlugin
+from goplugins.plugin import BarePlugin, GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
 from goplugins.transports._codec import codec_for
@@ -60,7 +57,7 @@ class Manager(Generic[Req, Resp]):
 
     Args:
         request_type: what ``execute`` takes: an attrs class, dataclass, TypedDict or builtin; plain JSON if left out.
-        response_type: what ``execute`` returns.
+        response_type: what ``execute`` returns. Unions work as well; type checkers then see Any.
         max_workers: threads behind ``submit`` and ``map``; started when first needed.
         max_queued: submitted calls that may wait for a thread before :class:`SaturatedError`.
         clock: where time comes from; for tests.
@@ -95,6 +92,18 @@ class Manager(Generic[Req, Resp]):
         self,
         request_type: type[Req],
         response_type: type[Resp],
+        *,
+        max_workers: int = ...,
+        max_queued: int = ...,
+        clock: Clock = ...,
+        rng: random.Random | None = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Manager[Any, Any],
+        request_type: Any,
+        response_type: Any,
         *,
         max_workers: int = ...,
         max_queued: int = ...,
@@ -149,22 +158,25 @@ class Manager(Generic[Req, Resp]):
         source = str(config) if isinstance(config, str | os.PathLike) else "configuration"
         resolved = load_config(config).with_defaults()
         with self._lifecycle:
+            if self._registry.closed:
+                raise ManagerClosedError("the manager was shut down")
             if self._loaded:
                 raise ConfigError("this manager has loaded its configuration already", fix="make another manager")
-            self._builder.check(resolved, source)
-            enabled = [plugin for plugin in resolved.plugins if plugin.enabled]
-            built = self._builder.build_all(enabled)
-            try:
-                self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
-            except BaseException:
-                for plugin in built:
-                    plugin.retire(0.0)
-                raise
-            self._defaults = resolved
             self._loaded = True
+        built: list[GuardedPlugin] = []
+        try:
+            self._builder.check(resolved, source)
+            built = self._builder.build_all(plugin for plugin in resolved.plugins if plugin.enabled)
+            self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
+        except BaseException:
             for plugin in built:
-                self._upkeep.watch(plugin)
-        logging.getLogger("goplugins").setLevel((resolved.log_level or "info").upper())
+                plugin.retire(0.0)
+            self._loaded = False
+            raise
+        self._defaults = resolved
+        for plugin in built:
+            self._upkeep.watch(plugin)
+        _set_log_level(resolved.log_level)
         logger.info("loaded %d plugins from %s", len(built), source)
 
     def register(
@@ -182,13 +194,12 @@ class Manager(Generic[Req, Resp]):
             InvalidArgumentError: the object is no plugin.
             ManagerClosedError: after ``shutdown``.
         """
-        with self._lifecycle:
-            found = name or (config.name if config is not None else "") or plugin.info().name
-            base = config if config is not None else PluginConfig(name=found)
-            base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
-            guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)
-            self._registry.add([guarded])
-            self._upkeep.watch(guarded)
+        found = name or (config.name if config is not None else "") or plugin.info().name
+        base = config if config is not None else PluginConfig(name=found)
+        base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
+        guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)
+        self._registry.add([guarded])
+        self._upkeep.watch(guarded)
 
     def unregister(self, name: str, drain_timeout: float = 30.0) -> None:
         """Takes a plugin out, waits for its calls in flight at most ``drain_timeout`` seconds, and closes it.
@@ -196,11 +207,19 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
+        plugin = self._registry.remove(name)
+        plugin.refuse("it was unregistered")
+        plugin.drain(drain_timeout)
+        self._part_with(plugin)
+
+    def _part_with(self, plugin: GuardedPlugin) -> None:
+        """Closes a plugin that was removed and drained, once; its counts stay in the total."""
         with self._lifecycle:
-            plugin = self._registry.remove(name)
-        plugin.retire(drain_timeout, "it was unregistered")
-        with self._lifecycle:
-            self._removed = PluginMetrics.total([self._removed, self._upkeep.forget(plugin)])
+            if not self._registry.forget(plugin):
+                return
+            counts = attrs.evolve(self._upkeep.forget(plugin), active_requests=0)
+            self._removed = PluginMetrics.total([self._removed, counts])
+        plugin.close()
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
         """Has plugins whose configuration says ``type: kind`` made by ``factory``. The built-in ones are there."""
@@ -355,6 +374,9 @@ class Manager(Generic[Req, Resp]):
         self, name: str, request_type: type[BoundReq], response_type: type[BoundResp]
     ) -> BoundPlugin[BoundReq, BoundResp]: ...
 
+    @overload
+    def bind(self, name: str, request_type: Any, response_type: Any) -> BoundPlugin[Any, Any]: ...
+
     def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
         """A callable for one plugin, with types of its own (by default the manager's).
 
@@ -381,7 +403,8 @@ class Manager(Generic[Req, Resp]):
         """Counts since the manager was made, removed plugins included, and each present plugin's own."""
         with self._lifecycle:
             plugins = {name: self._upkeep.metrics_of(plugin) for name, plugin in self._registry.plugins.items()}
-            total = PluginMetrics.total([self._removed, *plugins.values()])
+            all_of_them = [self._upkeep.metrics_of(plugin) for plugin in self._registry.all]
+            total = PluginMetrics.total([self._removed, *all_of_them])
         return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
 
     def explain(self, name: str) -> Explanation:
@@ -400,17 +423,16 @@ class Manager(Generic[Req, Resp]):
         No call is cut short before the timeout. Harmless when repeated.
         """
         end = self._clock.monotonic() + timeout
-        with self._lifecycle:
-            plugins = self._registry.close()
+        plugins = self._registry.close()
         for plugin in plugins:
-            plugin.gate.close(f"plugin {plugin.name!r}: the manager was shut down")
+            plugin.refuse("the manager was shut down")
         self._upkeep.shutdown(min(1.0, timeout))
+        # All are drained before any is closed: a call that was admitted may still need another plugin.
         for plugin in plugins:
-            plugin.retire(max(0.0, end - self._clock.monotonic()), "the manager was shut down")
-        with self._lifecycle:
-            self._removed = PluginMetrics.total([self._removed, *(self._upkeep.forget(plugin) for plugin in plugins)])
-        left = max(0.0, end - self._clock.monotonic())
-        self._calls.shutdown(timeout=left)
+            plugin.drain(max(0.0, end - self._clock.monotonic()))
+        for plugin in plugins:
+            self._part_with(plugin)
+        self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
         self._names.shutdown(wait=False)
 
     def __enter__(self) -> Self:
@@ -424,6 +446,9 @@ class Manager(Generic[Req, Resp]):
     def __repr__(self) -> str:
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
         return f"<Manager: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Manager holds threads and connections and does not pickle: make one in each process")
 
     def after_fork_in_child(self) -> None:
         """Fresh locks in a child process; plugins renew their own."""
@@ -442,3 +467,10 @@ class Manager(Generic[Req, Resp]):
                 )
             self._codec = codec_for()
         return self._codec
+
+
+def _set_log_level(level: str) -> None:
+    """What the configuration says; its default only where the host has not set a level of its own."""
+    root = logging.getLogger("goplugins")
+    if level != ManagerConfig().log_level or root.level == logging.NOTSET:
+        root.setLevel(level.upper())

@@ -33,6 +33,7 @@ __all__ = [
     "SpanStatusCode",
     "TransportType",
     "check_headers",
+    "trusted_context",
 ]
 
 Req = TypeVar("Req")
@@ -196,6 +197,31 @@ class ExecutionContext:
     key: str = ""
     priority: int = 0
     preferences: Sequence[str] = ()
+
+
+def trusted_context(
+    request_id: str,
+    timeout: float,
+    headers: Mapping[str, str],
+    metadata: Mapping[str, str],
+    idempotent: bool,
+    key: str,
+    priority: int,
+    preferences: Sequence[str],
+) -> ExecutionContext:
+    """A context of parts that were checked when the call was put together: checking costs more than the call."""
+    context = object.__new__(ExecutionContext)
+    put = object.__setattr__
+    put(context, "request_id", request_id)
+    put(context, "timeout", timeout)
+    put(context, "max_retries", None)
+    put(context, "headers", headers)
+    put(context, "metadata", metadata)
+    put(context, "idempotent", idempotent)
+    put(context, "key", key)
+    put(context, "priority", priority)
+    put(context, "preferences", preferences)
+    return context
 
 
 @attrs.frozen

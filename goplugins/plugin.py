@@ -23,6 +23,7 @@ from goplugins.errors import (
     PluginInternalError,
     PluginTimeoutError,
     RateLimitExceededError,
+    Replay,
     SaturatedError,
     Verdict,
     belongs_to_host,
@@ -148,10 +149,10 @@ class GuardedPlugin:
         if self.on_first_call is not None:
             self._wake_up()
         started = self._now()
-        self.gate.enter()
-        call.admitted = True
         ok = False
         try:
+            self.gate.enter(call)
+            call.admitted = True
             value = self._run(call)
             ok = True
             return value
@@ -165,7 +166,13 @@ class GuardedPlugin:
             self._annotate(fault, call, started)
             raise fault from exc
         finally:
-            self.gate.leave(ok, self._now() - started, call.attempts)
+            try:
+                if call.inside:
+                    self.gate.leave(ok, self._now() - started, call.attempts, call)
+            except BaseException:
+                # An interrupt in the very act of leaving. Leaving again counts for nothing if the first got through.
+                self.gate.leave(ok, self._now() - started, call.attempts, call)
+                raise
 
     def _run(self, call: Call) -> Any:
         try:
@@ -174,6 +181,8 @@ class GuardedPlugin:
         except PluginError as error:
             if call.attempts:
                 self.policies.budget.deposit()
+            if error.replay is Replay.NEVER:
+                raise  # most refusals end here, and must stay as cheap as a call
             return self._replay(call, error)
         self.policies.budget.deposit()
         return value
@@ -208,7 +217,8 @@ class GuardedPlugin:
             permit.ignore()
             raise
         elapsed = self._now() - started
-        self._usual_latency += (elapsed - self._usual_latency) * 0.1
+        usual = self._usual_latency
+        self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
         permit.success(elapsed)
         if self._is_suspect and self.watcher is not None:
             self._is_suspect = False
@@ -314,7 +324,7 @@ class GuardedPlugin:
             reason = refusal.message
         if self.gate.closed:
             reason = "it is closed"
-        elif not reason and tokens is not None and tokens < 1:
+        elif not reason and tokens is not None and tokens < 1 and not resolved(self.config.rate_limit).max_wait:
             reason = "its rate limiter has no token"
         when, what = self.last_error or (None, "")
         return Explanation(
@@ -341,15 +351,29 @@ class GuardedPlugin:
         Returns:
             True if no call was left behind.
         """
+        self.refuse(reason)
+        drained = self.drain(timeout)
+        self.close()
+        return drained
+
+    def refuse(self, reason: str) -> None:
+        """Lets no new call in, and wakes those that wait for a retry or a token."""
         self.gate.close(f"plugin {self.name!r}: {reason}")
         self._closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
-        drained = self.gate.drain(timeout, self.clock, on_empty=self._close_wire)
+
+    def drain(self, timeout: float) -> bool:
+        """Waits for the calls in flight, save those on this stack, at most ``timeout`` seconds; True if all are out."""
+        drained = self.gate.drain(timeout, self.clock)
         if not drained:
-            logger.warning("%s: closed with calls in flight after %.1f s", self.name, timeout)
-            self._close_wire()
+            logger.warning("%s: calls are still in flight after %.1f s", self.name, timeout)
         return drained
+
+    def close(self) -> None:
+        """Closes the wire: now, or with the last call out if that is on this very stack."""
+        if not self.gate.drain(0.0, self.clock, on_empty=self._close_wire):
+            self._close_wire()
 
     def _close_wire(self) -> None:
         try:

@@ -53,7 +53,9 @@ class Upkeep:
         counts = self.metrics_of(plugin)
         with self._lock:
             self._checkers.pop(plugin.name, None)
-        self.monitor.remove_checker(plugin.name)
+            closed = self._closed
+        if not closed:
+            self.monitor.remove_checker(plugin.name)
         return counts
 
     def start(self) -> None:

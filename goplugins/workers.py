@@ -57,6 +57,7 @@ class _State:
         self.changed = threading.Condition(threading.Lock())
         self.tasks: collections.deque[_Task] = collections.deque()
         self.threads: set[threading.Thread] = set()
+        self.leaving: set[threading.Thread] = set()
         self.idle = 0
         self.closed = False
 
@@ -134,6 +135,7 @@ class WorkerPool(Executor):
         except RuntimeError as exc:
             with state.changed:
                 state.threads.discard(thread)
+                state.changed.notify_all()
                 if state.threads:
                     return  # the task waits for one of those
                 stranded = list(state.tasks)
@@ -146,9 +148,9 @@ class WorkerPool(Executor):
         """Refuses new tasks and lets the threads go once the queued ones are done.
 
         Args:
-            wait: wait for the threads, each at most ``timeout`` seconds.
+            wait: wait for the threads to end.
             cancel_futures: give up what has not started.
-            timeout: seconds; None waits for as long as it takes.
+            timeout: seconds to wait for all of them; None for as long as it takes.
         """
         state = self._state
         if cancel_futures:
@@ -161,9 +163,12 @@ class WorkerPool(Executor):
             state.closed = True
             state.changed.notify_all()
         if wait:
-            for thread in list(state.threads):
-                if thread is not threading.current_thread():
-                    thread.join(timeout)
+            me = threading.current_thread()
+            with state.changed:
+                state.changed.wait_for(lambda: not state.threads - {me}, timeout)
+            # They have said goodbye and need a moment to be gone.
+            for thread in state.leaving - {me}:
+                thread.join(1.0)
 
     @property
     def threads(self) -> int:
@@ -199,7 +204,9 @@ def _work(state: _State) -> None:
         with state.changed:
             while not state.tasks:
                 if state.closed:
+                    state.leaving.add(me)
                     state.threads.discard(me)
+                    state.changed.notify_all()
                     return
                 state.idle += 1
                 woken = state.changed.wait(IDLE_SECONDS)

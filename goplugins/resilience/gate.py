@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
@@ -16,7 +17,7 @@ from goplugins.errors import PluginClosedError
 from goplugins.processes import register_forkable
 from goplugins.resilience._callbacks import run_callback
 
-__all__ = ["GateSnapshot", "InFlightGate"]
+__all__ = ["Admission", "GateSnapshot", "InFlightGate"]
 
 
 @attrs.frozen
@@ -36,6 +37,20 @@ class GateSnapshot:
     failed: int = 0
     duration: float = 0.0
     attempts: int = 0
+
+
+class Admission(Protocol):
+    """What a call remembers of its gate.
+
+    Attributes:
+        inside: it has entered and not yet left.
+        expected: it was admitted and has not yet entered.
+        nested: it is made within an admitted call, so a gate that closed meanwhile admits it all the same.
+    """
+
+    inside: bool
+    expected: bool
+    nested: bool
 
 
 class InFlightGate:
@@ -61,6 +76,7 @@ class InFlightGate:
         self._lock = threading.Lock()
         self._inside: dict[int, int] = {}  # thread ident -> how many calls deep
         self._in_flight = 0
+        self._expected = 0  # admitted, and waiting for a worker
         self._succeeded = 0
         self._failed = 0
         self._attempts = 0
@@ -70,8 +86,12 @@ class InFlightGate:
         self._on_empty: list[Callable[[], object]] = []
         register_forkable(self)
 
-    def enter(self) -> None:
+    def enter(self, admission: Admission | None = None) -> None:
         """Counts one call in. Takes the lock.
+
+        Args:
+            admission: remembers that the call is inside. An interrupt (Ctrl-C, a task's time limit) may hit right
+                after the count, and only the call itself can then tell that it has to leave.
 
         Raises:
             PluginClosedError: the gate is closed, and why.
@@ -81,13 +101,41 @@ class InFlightGate:
         with self._lock:
             depth = self._inside.get(thread, 0)
             reason = self._reason
-            if reason is None or depth:
+            if reason is None or depth or (admission is not None and (admission.expected or admission.nested)):
+                # No call, hence no interrupt, between these lines.
                 self._inside[thread] = depth + 1
                 self._in_flight += 1
+                if admission is not None:
+                    admission.inside = True
+                    if admission.expected:
+                        admission.expected = False
+                        self._expected -= 1
                 return
         raise PluginClosedError(reason)
 
-    def leave(self, ok: bool, elapsed: float, attempts: int) -> None:
+    def expect(self, admission: Admission) -> None:
+        """Admits a call that will enter later, on another thread: what is queued is not lost when the gate closes.
+
+        Raises:
+            PluginClosedError: the gate is closed, and why.
+        """
+        with self._lock:
+            if self._reason is not None:
+                raise PluginClosedError(self._reason)
+            self._expected += 1
+            admission.expected = True
+
+    def expect_no_more(self, admission: Admission) -> None:
+        """The call will not come: its task was cancelled. Harmless for one that has come."""
+        with self._lock:
+            if not admission.expected:
+                return
+            admission.expected = False
+            self._expected -= 1
+            drained, callbacks = self._news()
+        _announce(drained, callbacks)
+
+    def leave(self, ok: bool, elapsed: float, attempts: int, admission: Admission | None = None) -> None:
         """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
         After a fork the child ignores the exits of calls that had entered in the parent.
@@ -96,17 +144,20 @@ class InFlightGate:
             ok: True if the call ended well.
             elapsed: how long it took, in seconds.
             attempts: how many attempts it made.
+            admission: what the call entered with; leaving a second time with it counts for nothing.
         """
         thread = threading.get_ident()
         with self._lock:
             depth = self._inside.get(thread, 0)
-            if depth == 0:
+            if depth == 0 or (admission is not None and not admission.inside):
                 return
             if depth == 1:
                 del self._inside[thread]
             else:
                 self._inside[thread] = depth - 1
             self._in_flight -= 1
+            if admission is not None:
+                admission.inside = False
             if ok:
                 self._succeeded += 1
             else:
@@ -115,12 +166,8 @@ class InFlightGate:
             self._attempts += attempts
             if not self._drains and not self._on_empty:
                 return
-            drained = [event for waiting, event in self._drains if self._others(waiting) == 0]
-            callbacks = self._take_callbacks()
-        for event in drained:
-            event.set()
-        for callback in callbacks:
-            run_callback(callback)
+            drained, callbacks = self._news()
+        _announce(drained, callbacks)
 
     def close(self, reason: str) -> bool:
         """Lets nobody in any more, save threads that are inside. Takes the lock.
@@ -182,6 +229,10 @@ class InFlightGate:
         """How many calls are inside."""
         return self._in_flight
 
+    def holds(self, thread: int) -> bool:
+        """Whether a call of that thread is inside."""
+        return thread in self._inside
+
     @property
     def closed(self) -> bool:
         """True once :meth:`close` was called."""
@@ -197,16 +248,29 @@ class InFlightGate:
         self._lock = threading.Lock()
         self._inside = {}
         self._in_flight = 0
+        self._expected = 0
         self._drains = []
         self._on_empty = []
 
     def _others(self, thread: int) -> int:
-        """How many calls other threads have inside. The lock is held."""
-        return self._in_flight - self._inside.get(thread, 0)
+        """How many calls other threads have inside or on the way. The lock is held."""
+        return self._in_flight + self._expected - self._inside.get(thread, 0)
+
+    def _news(self) -> tuple[list[threading.Event], list[Callable[[], object]]]:
+        """Who has to be told that calls have left. The lock is held."""
+        drained = [event for waiting, event in self._drains if self._others(waiting) == 0]
+        return drained, self._take_callbacks()
 
     def _take_callbacks(self) -> list[Callable[[], object]]:
         """What is to run now that nobody is inside, each once; nothing while somebody is. The lock is held."""
-        if self._in_flight:
+        if self._in_flight or self._expected:
             return []
         callbacks, self._on_empty = self._on_empty, []
         return callbacks
+
+
+def _announce(drained: list[threading.Event], callbacks: list[Callable[[], object]]) -> None:
+    for event in drained:
+        event.set()
+    for callback in callbacks:
+        run_callback(callback)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
@@ -16,27 +17,41 @@ __all__ = ["ConnectionPool", "Lease"]
 C = TypeVar("C")
 
 
+class _Place(Generic[C]):
+    """Room for one connection. The pool counts places by weak references only.
+
+    So whoever is interrupted at any moment (Ctrl-C, a worker's time limit) and loses a place gives it back by losing
+    it: no code path, however unlikely, can leave the pool a place smaller.
+    """
+
+    __slots__ = ("__weakref__", "connection", "since")
+
+    def __init__(self) -> None:
+        self.connection: C | None = None
+        self.since = 0.0
+
+
 class Lease(Generic[C]):
     """A connection on loan. ``reused`` tells one that has carried an exchange before from a new one."""
 
-    __slots__ = ("connection", "epoch", "reused")
+    __slots__ = ("connection", "epoch", "place", "reused")
 
-    def __init__(self, connection: C, reused: bool, epoch: int) -> None:
+    def __init__(self, place: _Place[C], connection: C, reused: bool, epoch: int) -> None:
+        self.place: _Place[C] | None = place
         self.connection = connection
         self.reused = reused
         self.epoch = epoch
 
 
 class _Waiter(Generic[C]):
-    """A caller in the queue. Once ``served``, it owns one place, with ``idle`` in it or still to be connected."""
+    """A caller in the queue. Once it has a ``place``, with or without a connection in it, it has been served."""
 
-    __slots__ = ("closed", "idle", "served", "wakeup")
+    __slots__ = ("closed", "place", "wakeup")
 
     def __init__(self) -> None:
         self.wakeup = threading.Event()
-        self.served = False
         self.closed = False
-        self.idle: C | None = None
+        self.place: _Place[C] | None = None
 
 
 class ConnectionPool(Generic[C]):
@@ -84,10 +99,9 @@ class ConnectionPool(Generic[C]):
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._idle: deque[tuple[C, float]] = deque()
-        self._leases: set[Lease[C]] = set()
+        self._idle: deque[_Place[C]] = deque()
+        self._places: dict[int, weakref.ref[_Place[C]]] = {}
         self._waiters: deque[_Waiter[C]] = deque()
-        self._open = 0
 
     # --- taking ------------------------------------------------------------------------------------------------
 
@@ -107,23 +121,28 @@ class ConnectionPool(Generic[C]):
             if self._closed:
                 raise PluginClosedError("the plugin is closed")
             if self._idle:
-                idle, since = self._idle.pop()
-            elif self._open < self.max_connections:
-                self._open += 1
-                idle, since = None, 0.0
+                place = self._idle.pop()
+            elif len(self._places) < self.max_connections:
+                place = self._new_place()
             else:
                 return None
-        return self._settle(idle, since, deadline)
+        return self._settle(place, deadline)
+
+    def _new_place(self) -> _Place[C]:
+        """Expects the lock."""
+        place: _Place[C] = _Place()
+        places, key = self._places, id(place)
+        # Runs when the place is lost, on any thread: a dict's pop is atomic and needs no lock.
+        places[key] = weakref.ref(place, lambda _: places.pop(key, None))
+        return place
 
     def _wait(self, deadline: Deadline) -> Lease[C]:
         waiter: _Waiter[C] = _Waiter()
         with self._lock:
             # A place may have become free since try_acquire looked; nobody else would hand it over.
-            if not self._closed and not self._idle and self._open >= self.max_connections:
+            queued = not self._closed and not self._idle and len(self._places) >= self.max_connections
+            if queued:
                 self._waiters.append(waiter)
-                queued = True
-            else:
-                queued = False
         if not queued:
             return self.acquire(deadline)
         try:
@@ -131,17 +150,20 @@ class ConnectionPool(Generic[C]):
         except BaseException:
             self._leave_queue(waiter)
             raise
-        if not waiter.served and not self._withdraw(waiter):
+        if waiter.place is None and not self._withdraw(waiter):
             if waiter.closed:
                 raise PluginClosedError("the plugin was closed while this call waited for a connection")
             raise SaturatedError(f"no free connection before the deadline: all {self.max_connections} were in use")
         # Served, perhaps in the very moment of giving up: the place is ours either way.
-        return self._settle(waiter.idle, self._now(), deadline)
+        place, waiter.place = waiter.place, None
+        assert place is not None  # noqa: S101 - what served means
+        place.since = self._now()
+        return self._settle(place, deadline)
 
     def _withdraw(self, waiter: _Waiter[C]) -> bool:
         """Takes a waiter out of the queue; True if it had been served meanwhile. Takes the lock."""
         with self._lock:
-            if waiter.served:
+            if waiter.place is not None:
                 return True
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
@@ -149,106 +171,104 @@ class ConnectionPool(Generic[C]):
 
     def _leave_queue(self, waiter: _Waiter[C]) -> None:
         """Gives up for a caller that was interrupted, and passes on what it may have been handed."""
-        if not self._withdraw(waiter):
-            return
-        if waiter.idle is None:
-            self._free_place()
-        else:
-            self._put_back(waiter.idle, self._epoch, reusable=True)
+        if self._withdraw(waiter) and waiter.place is not None:
+            self._put_back(waiter.place, reusable=waiter.place.connection is not None)
 
-    def _settle(self, idle: C | None, since: float, deadline: Deadline) -> Lease[C]:
+    def _settle(self, place: _Place[C], deadline: Deadline) -> Lease[C]:
         """Turns a place, with or without an idle connection in it, into a lease. Expects no lock."""
         epoch = self._epoch
-        while idle is not None:
+        while (idle := place.connection) is not None:
             try:
-                usable = self._now() - since <= self.idle_timeout and not self._is_dead(idle)
+                usable = self._now() - place.since <= self.idle_timeout and not self._is_dead(idle)
                 if not usable:
+                    place.connection = None
                     self._close(idle)
             except BaseException:
-                self._put_back(idle, epoch, reusable=False)
+                self._put_back(place, reusable=False)
                 raise
             if usable:
-                return self._lend(idle, True, epoch)
+                return Lease(place, idle, True, epoch)
             with self._lock:
                 if not self._idle:
                     break
                 # Two places, one of them empty now. No waiter wants it: there was an idle connection.
-                idle, since = self._idle.pop()
-                self._open -= 1
-        return self._connect_into(deadline, epoch)
+                self._places.pop(id(place), None)
+                place = self._idle.pop()
+        return self._connect_into(place, deadline, epoch)
 
-    def _connect_into(self, deadline: Deadline, epoch: int) -> Lease[C]:
+    def _connect_into(self, place: _Place[C], deadline: Deadline, epoch: int) -> Lease[C]:
         try:
             connection = self._connect(deadline)
         except BaseException:
             if epoch == self._epoch:
-                self._free_place()
+                self._free(place)
             raise
-        return self._lend(connection, False, epoch)
-
-    def _lend(self, connection: C, reused: bool, epoch: int) -> Lease[C]:
-        lease = Lease(connection, reused, epoch)
-        self._leases.add(lease)  # one atomic operation; read only in a child, after a fork
-        return lease
+        place.connection = connection
+        return Lease(place, connection, False, epoch)
 
     def renew(self, lease: Lease[C], deadline: Deadline) -> Lease[C]:
         """Closes the lease's connection and opens a new one in its place, without going through the queue.
 
         The old lease is void afterwards, also when this raises what ``connect`` raised.
         """
-        self._leases.discard(lease)
+        place, lease.place = lease.place, None
+        if place is None:
+            raise PluginClosedError("the connection was given back already")
+        place.connection = None
         try:
             self._close(lease.connection)
         except BaseException:
-            self._free_place()
+            self._free(place)
             raise
-        return self._connect_into(deadline, lease.epoch)
+        return self._connect_into(place, deadline, lease.epoch)
 
     # --- giving back -------------------------------------------------------------------------------------------
 
     def release(self, lease: Lease[C], *, reusable: bool) -> None:
         """Gives the connection back, to be used again or closed. A lease from before a fork is only closed."""
-        self._leases.discard(lease)
-        self._put_back(lease.connection, lease.epoch, reusable=reusable)
+        place, lease.place = lease.place, None
+        if lease.epoch != self._epoch:
+            self._drop(lease.connection)
+        elif place is not None:
+            self._put_back(place, reusable=reusable)
 
-    def _put_back(self, connection: C, epoch: int, *, reusable: bool) -> None:
-        if epoch != self._epoch:
-            self._drop(connection)
-            return
-        if not reusable:
+    def _put_back(self, place: _Place[C], *, reusable: bool) -> None:
+        connection = place.connection
+        if not reusable or connection is None:
+            place.connection = None
             try:
-                self._close(connection)
+                if connection is not None:
+                    self._close(connection)
             finally:
-                self._free_place()
+                self._free(place)
             return
-        waiter = None
-        surplus: C | None = None
+        waiter = surplus = None
         with self._lock:
             if self._closed:
-                surplus = connection
-                self._open -= 1
+                surplus = place
             elif self._waiters:
                 waiter = self._waiters.popleft()
-                waiter.idle = connection
-                waiter.served = True
+                waiter.place = place
             else:
-                self._idle.append((connection, self._now()))
+                place.since = self._now()
+                self._idle.append(place)
                 if len(self._idle) > self.max_idle:
-                    surplus = self._idle.popleft()[0]  # the one unused for longest
-                    self._open -= 1
+                    surplus = self._idle.popleft()  # the one unused for longest
+            if surplus is not None:
+                self._places.pop(id(surplus), None)
         if waiter is not None:
             waiter.wakeup.set()
-        elif surplus is not None:
-            self._close(surplus)
+        elif surplus is not None and surplus.connection is not None:
+            self._close(surplus.connection)
 
-    def _free_place(self) -> None:
-        """Hands the place of a connection that is gone to the first waiter, or counts it as free. Takes the lock."""
+    def _free(self, place: _Place[C]) -> None:
+        """Hands an empty place to the first waiter, or gives it up. Takes the lock."""
         with self._lock:
             if not self._waiters:
-                self._open -= 1
+                self._places.pop(id(place), None)
                 return
             waiter = self._waiters.popleft()
-            waiter.served = True
+            waiter.place = place
         waiter.wakeup.set()
 
     # --- upkeep ------------------------------------------------------------------------------------------------
@@ -258,42 +278,48 @@ class ConnectionPool(Generic[C]):
         limit = self._now() - self.idle_timeout
         expired = []
         with self._lock:
-            while self._idle and self._idle[0][1] < limit:
-                expired.append(self._idle.popleft()[0])
-            self._open -= len(expired)
-        for connection in expired:
-            self._close(connection)
-        return len(expired)
+            while self._idle and self._idle[0].since < limit:
+                expired.append(self._idle.popleft())
+                self._places.pop(id(expired[-1]), None)
+        return self._close_all(expired)
 
     def close(self) -> None:
         """Refuses new callers, wakes those who wait, closes idle connections now and those in use when given back."""
         with self._lock:
             self._closed = True
-            idle = [connection for connection, _ in self._idle]
+            idle = list(self._idle)
             waiters = list(self._waiters)
             self._idle.clear()
             self._waiters.clear()
-            self._open -= len(idle)
+            for place in idle:
+                self._places.pop(id(place), None)
             for waiter in waiters:
                 waiter.closed = True
         for waiter in waiters:
             waiter.wakeup.set()
-        for connection in idle:
-            self._close(connection)
+        self._close_all(idle)
+
+    def _close_all(self, places: Iterable[_Place[C]]) -> int:
+        count = 0
+        for place in places:
+            if place.connection is not None:
+                self._close(place.connection)
+                count += 1
+        return count
 
     def after_fork_in_child(self) -> None:
         """Forgets all connections, closing this process's descriptors of them; the parent goes on with them."""
-        inherited = [connection for connection, _ in self._idle]
-        inherited.extend(lease.connection for lease in self._leases)
+        places = [place for reference in list(self._places.values()) if (place := reference()) is not None]
         self._epoch += 1
         self._reset()
-        for connection in inherited:
-            self._drop(connection)
+        for place in places:
+            if place.connection is not None:
+                self._drop(place.connection)
 
     @property
     def open(self) -> int:
         """Connections open or being opened."""
-        return self._open
+        return len(self._places)
 
     @property
     def idle(self) -> int:

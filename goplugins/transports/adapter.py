@@ -12,7 +12,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     belongs_to_host,
 )
-from goplugins.models import ExecutionContext, HealthStatus, Plugin, PluginInfo, PluginStatus
+from goplugins.models import HealthStatus, Plugin, PluginInfo, PluginStatus, trusted_context
 
 __all__ = ["PluginAdapter"]
 
@@ -30,15 +30,15 @@ class PluginAdapter:
         """Nothing to do: the request stays an object."""
 
     def send(self, call: Call) -> Any:
-        context = ExecutionContext(
-            request_id=call.request_id,
-            timeout=max(call.deadline.remaining(), 1e-6),
-            headers=call.headers,
-            metadata=call.metadata,
-            idempotent=call.idempotent,
-            key=call.key,
-            priority=call.priority,
-            preferences=call.preferences,
+        context = trusted_context(
+            call.request_id,
+            max(call.deadline.remaining(), 1e-6),
+            call.headers,
+            call.metadata,
+            call.idempotent,
+            call.key,
+            call.priority,
+            call.preferences,
         )
         try:
             return self._plugin.execute(call.request, context)

@@ -1,7 +1,10 @@
 """The whole way: configuration, manager, policies, HTTP, a real server, and back."""
 
+import contextlib
 import gc
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -140,7 +143,12 @@ def test_ten_thousand_calls_from_32_threads_none_lost_none_mixed_up(server):
 def test_the_servers_view_of_max_connections():
     door = Door(serve.wsgi(echo))
     app = waitress.create_server(door, host="127.0.0.1", port=0, threads=16)
-    thread = threading.Thread(target=app.run, daemon=True)
+
+    def run():
+        with contextlib.suppress(OSError, ValueError):  # of the select() that a close interrupts
+            app.run()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{app.effective_port}"
     with manager_for(url, connection={"max_connections": 3, "max_idle_connections": 3}) as manager:
@@ -270,7 +278,9 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 """
     with serve.start(echo, "http://127.0.0.1:0") as running:
-        done = subprocess.run([sys.executable, "-c", script, running.url], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", script, running.url], check=False, capture_output=True, text=True, timeout=30
+        )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -301,3 +311,36 @@ def test_a_plugin_that_nobody_calls_is_known_to_be_dead_within_its_interval():
         assert manager.overall_health().status == "unhealthy"
         assert "echo is offline" in manager.overall_health().message
         assert manager.metrics().health_check_failures >= 2
+
+
+def test_interrupts_at_any_moment_leak_neither_connections_nor_counts(server):
+    """What a task's time limit does: an exception out of a signal handler, between any two steps of a call."""
+
+    class TimeLimit(BaseException):
+        pass
+
+    def strike(*_):
+        raise TimeLimit
+
+    random.seed(7)
+    before = signal.signal(signal.SIGALRM, strike)
+    struck = 0
+    try:
+        with manager_for(server.url, connection={"max_connections": 1}, circuit_breaker={"enabled": False}) as manager:
+            manager.execute("echo", Ask(0))
+            for number in range(600):
+                with contextlib.suppress(TimeLimit):
+                    struck += 1
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2.5e-3))
+                        with deadline(5.0):
+                            manager.execute("echo", Ask(number))
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                    struck -= 1
+                assert manager.execute("echo", Ask(number), timeout=2).number == number
+                assert manager.explain("echo").in_flight == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert struck > 50

@@ -44,6 +44,10 @@ assert_type(auth.submit(AuthRequest("ada")), Future[AuthResponse])
 assert_type(auth.map([AuthRequest("ada")]), Iterator[AuthResponse])
 assert_type(manager.bind("auth"), BoundPlugin[AuthRequest, AuthResponse])
 
+assert_type(auth.map_results([AuthRequest("ada")]), Iterator[CallResult[AuthResponse]])
+assert_type(untyped.bind("either", AuthRequest | None, AuthResponse | None), BoundPlugin[Any, Any])
+assert_type(Manager(AuthRequest | None, AuthResponse | int), Manager[Any, Any])
+
 auth(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

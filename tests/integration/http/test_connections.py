@@ -283,7 +283,7 @@ def test_forked_child_uses_a_connection_of_its_own(serve, make):
     server = serve()
     plugin = make(server.url)
     assert call(plugin) == "ok"
-    descriptor = plugin._engine.pool._idle[0][0].wire.fileno()
+    descriptor = plugin._engine.pool._idle[0].connection.wire.fileno()
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -1,3 +1,4 @@
+import concurrent.futures
 import contextvars
 
 import pytest
@@ -20,12 +21,33 @@ def test_blocks_nest_and_only_shorten():
     assert Deadline.after(60.0, clock).remaining() == 60.0
 
 
+def on_a_thread(function):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(5)
+
+
 def test_a_copied_context_inherits_the_moment_and_not_the_duration():
     clock = ManualClock()
     with deadline(5.0, clock=clock):
         context = contextvars.copy_context()
     clock.advance(4.0)
-    assert context.run(lambda: Deadline.after(60.0, clock).remaining()) == 1.0
+    assert on_a_thread(lambda: context.run(lambda: Deadline.after(60.0, clock).remaining())) == 1.0
+
+
+def test_a_block_that_an_interrupt_took_away_bounds_nothing_any_more():
+    clock = ManualClock()
+    with deadline(9.0, clock=clock):
+        lost = deadline(5.0, clock=clock)
+        lost.__enter__()
+        assert Deadline.after(60.0, clock).remaining() == 5.0
+        del lost
+        assert Deadline.after(60.0, clock).remaining() == 9.0
+
+
+def test_a_block_is_entered_once():
+    block = deadline(1.0)
+    with block, pytest.raises(InvalidArgumentError, match="once"):
+        block.__enter__()
 
 
 def test_the_block_ends_with_an_error_inside():

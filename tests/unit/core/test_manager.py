@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import logging
+import pickle
 import threading
 import time
 
@@ -28,6 +30,7 @@ from goplugins import (
     serve,
 )
 from goplugins.models import HealthStatus, PluginStatus
+from goplugins.testing import ManualClock
 
 from .fakes import FakeSender, Latch
 
@@ -471,3 +474,191 @@ def test_no_thread_is_left_behind():
 
 def test_results_are_values_of_a_generic_type():
     assert CallResult[int](3).value == 3
+
+
+def test_submitted_calls_are_not_lost_when_the_manager_is_shut_down():
+    with Manager(max_workers=2) as manager:
+        manager.register(Recorder(function=lambda request, context: time.sleep(0.02) or request))
+        futures = [manager.submit("recorder", number) for number in range(10)]
+    assert [future.result(0) for future in futures] == list(range(10))
+
+
+def test_submitted_calls_are_not_lost_when_their_plugin_is_unregistered(manager):
+    plugin = Recorder(function=lambda request, context: time.sleep(0.02) or request)
+    manager.register(plugin)
+    futures = [manager.submit("recorder", number) for number in range(50)]
+    manager.unregister("recorder")
+    assert [future.result(0) for future in futures] == list(range(50))
+    assert plugin.closed == 1
+
+
+def test_a_cancelled_submit_holds_up_nobody():
+    latch = Latch()
+    manager = Manager(max_workers=1)
+    manager.register(Recorder(function=lambda request, context: latch(None)))
+    first, second = manager.submit("recorder", 1), manager.submit("recorder", 2)
+    latch.entered.acquire()
+    assert second.cancel()
+    latch.gate.set()
+    started = time.monotonic()
+    manager.shutdown()
+    assert time.monotonic() - started < 5
+    assert first.result(0) == "ok"
+
+
+def test_an_admitted_call_may_still_call_others_while_the_manager_shuts_down():
+    manager = Manager()
+    entered, go = threading.Event(), threading.Event()
+
+    def outer(request, context):
+        entered.set()
+        assert go.wait(5)
+        return manager.execute("inner", request) + manager.submit("inner", request).result(5)
+
+    inner = Recorder("inner")
+    manager.register(inner)
+    manager.register(Recorder("outer", outer))
+    call = manager.submit("outer", 2)
+    entered.wait(5)
+    ending = threading.Thread(target=manager.shutdown)
+    ending.start()
+    while not manager._registry.closed:
+        time.sleep(0.001)
+    with pytest.raises(ManagerClosedError):
+        manager.execute("inner", 1)
+    go.set()
+    assert call.result(5) == 4
+    ending.join(5)
+    assert inner.closed == 1
+
+
+def test_an_interrupted_shutdown_is_finished_by_the_next_one(monkeypatch):
+    latch = Latch()
+    plugin = Recorder(function=lambda request, context: latch(None))
+    manager = Manager()
+    manager.register(plugin)
+    call = manager.submit("recorder", 1)
+    latch.entered.acquire()
+    guarded = manager._registry.plugins["recorder"]
+
+    def interrupted(timeout):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guarded, "drain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        manager.shutdown()
+    monkeypatch.undo()
+    latch.gate.set()
+    manager.shutdown()
+    assert plugin.closed == 1
+    assert call.result(5) == "ok"
+    assert manager.metrics().requests_total == 1
+
+
+def test_counts_never_go_back():
+    latch = Latch()
+    with Manager() as manager:
+        manager.register(Recorder(function=lambda request, context: latch(None) if request else None))
+        manager.execute("recorder", 0)
+        call = manager.submit("recorder", 1)
+        latch.entered.acquire()
+        removing = threading.Thread(target=manager.unregister, args=("recorder",))
+        removing.start()
+        while manager.list_plugins():
+            time.sleep(0.001)
+        counts = manager.metrics()
+        assert (counts.requests_total, counts.active_requests) == (1, 1)
+        latch.gate.set()
+        removing.join(5)
+        counts = manager.metrics()
+        assert (counts.requests_total, counts.active_requests) == (2, 0)
+        assert call.result(5) == "ok"
+
+
+def test_impatient_callers_do_not_open_the_breaker():
+    clock = ManualClock()
+    manager = Manager(clock=clock)
+
+    def slow(request, context):
+        clock.advance(min(0.08, context.timeout))
+        if context.timeout < 0.08:
+            raise TimeoutError
+        return request
+
+    manager.register(Recorder(function=slow), quiet(circuit_breaker={"failure_threshold": 2}))
+    manager.execute("recorder", 1)
+    for _ in range(10):
+        with pytest.raises(PluginTimeoutError):
+            manager.execute("recorder", 1, timeout=0.03)
+    assert manager.metrics().circuit_breaker_trips == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.execute("recorder", 1, 5), "context: expected an ExecutionContext, got a int"),
+        (lambda m: m.execute("recorder", 1, {"timeout": 5}), "context: expected an ExecutionContext, got a dict"),
+        (lambda m: m.execute("recorder", 1, headers=[("a", "b")]), "headers: expected a mapping, got a list"),
+        (lambda m: m.execute(None, 1), "name: expected a string, got a NoneType"),
+        (lambda m: list(m.map("recorder", [1], concurrency="4")), "concurrency: expected an integer"),
+        (lambda m: list(m.map("recorder", [1], context=lambda r: next(iter(())))), "raised StopIteration"),
+    ],
+)
+def test_slips_of_the_pen_are_told_by_name(manager, call, message):
+    manager.register(Recorder())
+    with pytest.raises(InvalidArgumentError, match=message):
+        call(manager)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e12, 10**400])
+def test_endless_timeouts_are_long_ones(manager, timeout):
+    plugin = Recorder()
+    manager.register(plugin)
+    manager.execute("recorder", 1, timeout=timeout)
+    assert 1e8 < plugin.contexts[0].timeout <= 1e9
+
+
+def test_batches_after_shutdown_are_told_so():
+    manager = Manager()
+    manager.shutdown()
+    for call in (manager.map, manager.map_results):
+        with pytest.raises(ManagerClosedError):
+            call("recorder", [1])
+    with pytest.raises(ManagerClosedError):
+        manager.load_from_config({"plugins": [{"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}]})
+
+
+def test_a_slow_info_holds_up_nobody(manager):
+    go = threading.Event()
+
+    class Slow(Recorder):
+        def info(self):
+            assert go.wait(5)
+            return super().info()
+
+    registering = threading.Thread(target=manager.register, args=(Slow(),))
+    registering.start()
+    manager.metrics()
+    go.set()
+    registering.join(5)
+    assert "recorder" in manager.list_plugins()
+
+
+def test_what_can_not_pickle_says_why(manager):
+    for thing in (manager, manager.bind("x")):
+        with pytest.raises(TypeError, match="does not pickle"):
+            pickle.dumps(thing)
+
+
+def test_the_hosts_own_log_level_stays_unless_the_configuration_says_one():
+    logger = logging.getLogger("goplugins")
+    before = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        plugin = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
+        Manager().load_from_config({"plugins": [plugin]})
+        assert logger.level == logging.ERROR
+        Manager().load_from_config({"plugins": [plugin], "log_level": "debug"})
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(before)

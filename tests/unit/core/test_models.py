@@ -4,7 +4,7 @@ import pytest
 
 from goplugins import CallResult, ExecutionContext, Explanation, HealthStatus, PluginError, PluginStatus
 from goplugins.errors import InvalidArgumentError, InvalidHeaderError
-from goplugins.models import CircuitBreakerState, ReloadStrategy, TransportType
+from goplugins.models import CircuitBreakerState, ReloadStrategy, TransportType, trusted_context
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 0.0, float("nan"), True, "5"])
@@ -78,3 +78,9 @@ def test_an_explanation_reads_as_a_sentence():
         "  circuit breaker open, health unknown, 2 in flight, rate limiter has 4 tokens",
         "  last error 0.2 s ago: PLUGIN_1205 connection refused",
     ]
+
+
+def test_a_trusted_context_equals_the_checked_one_in_every_field():
+    parts = ("id", 2.0, {"A": "1"}, {"m": "1"}, True, "k", 3, ("x",))
+    names = ("request_id", "timeout", "headers", "metadata", "idempotent", "key", "priority", "preferences")
+    assert trusted_context(*parts) == ExecutionContext(**dict(zip(names, parts, strict=True)))

@@ -9,7 +9,7 @@ from goplugins._clock import SYSTEM_CLOCK
 from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError, PluginConnectionError, SaturatedError
 from goplugins.testing import ManualClock
-from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports._pool import ConnectionPool, Lease, _Waiter
 
 
 class Connection:
@@ -79,7 +79,8 @@ def test_dead_and_expired_idle_connections_are_not_used():
     for lease in leases:
         bench.pool.release(lease, reusable=True)
     leases[1].connection.dead = True
-    assert bench.acquire().connection is leases[0].connection
+    held = bench.acquire()
+    assert held.connection is leases[0].connection
     assert bench.pool.open == 1
     bench.pool.release(bench.acquire(), reusable=True)
     clock.advance(11)
@@ -259,9 +260,8 @@ def test_after_a_fork_everything_is_dropped_and_old_leases_count_for_nothing():
     assert bench.pool.open == 0
     bench.pool.release(held, reusable=True)
     assert (bench.pool.open, bench.pool.idle) == (0, 0)
-    bench.acquire()
-    bench.acquire()
-    assert bench.pool.open == 2
+    anew = [bench.acquire(), bench.acquire()]
+    assert bench.pool.open == len(anew) == 2
 
 
 def test_never_above_the_limit_and_nothing_lost_under_32_threads():
@@ -286,3 +286,30 @@ def test_never_above_the_limit_and_nothing_lost_under_32_threads():
     assert most <= 5
     assert bench.pool.waiting == 0
     assert bench.pool.open == bench.pool.idle == bench.living <= 3
+
+
+def test_a_place_that_was_lost_is_free_again():
+    """As an interrupt (a task's time limit) may do to a caller between any two of its steps."""
+    bench = Bench(max_connections=1)
+    lease = bench.acquire()
+    assert bench.pool.open == 1
+    del lease
+    assert bench.pool.open == 0
+    assert bench.acquire(0.0).connection.number == 1
+
+
+def test_a_place_handed_to_a_waiter_that_is_gone_is_free_again():
+    bench = Bench(max_connections=1)
+    lease = bench.acquire()
+    bench.pool._waiters.append(_Waiter())
+    bench.pool.release(lease, reusable=True)
+    assert bench.pool.open == 0
+
+
+def test_a_second_release_of_a_lease_counts_for_nothing():
+    bench = Bench(max_connections=1)
+    lease = bench.acquire()
+    bench.pool.release(lease, reusable=True)
+    other = bench.acquire()
+    bench.pool.release(lease, reusable=False)
+    assert (other.connection.closed, bench.pool.open) == (0, 1)
