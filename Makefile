@@ -30,7 +30,7 @@ typecheck: $(VENV)/.test $(VENV)/.lint ## mypy (strict) and pyright
 	@$(PY) -m mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
 
-bench: $(VENV)/.base ## measure; prints ratios, fails nothing
+bench: $(VENV)/.bench ## measure; prints ratios, fails nothing
 	@$(PY) -m benchmarks
 
 docs: $(VENV)/.test ## check the pages: links, code blocks, doctests, the README's example, the table of Go names
@@ -65,6 +65,10 @@ $(VENV)/.base: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	@$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	@$(PIP) install --group bench
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.base

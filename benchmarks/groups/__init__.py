@@ -1,0 +1,12 @@
+"""The groups, one module each. A new row is a generator function under ``@GROUP.row("name")``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.groups import http, imports, policy, throughput
+from benchmarks.harness import Group
+
+__all__ = ["GROUPS"]
+
+GROUPS: Sequence[Group] = (policy.GROUP, *http.GROUPS, throughput.GROUP, imports.GROUP)

@@ -1,0 +1,129 @@
+"""One call over HTTP on a kept connection, beside its peers and a bare socket, against the same server."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from benchmarks.harness import Call, Group, Ratio
+from benchmarks.messages import Answer, Question, answer_of, question_of
+from benchmarks.server import Server, running_server
+from goplugins import BoundPlugin, Manager
+
+__all__ = ["GROUPS", "SETTINGS", "http_manager"]
+
+_OURS = "goplugins: Manager.execute, attrs in and out, all policies on"
+_RAW = "raw socket + json"
+_URLLIB3 = "urllib3 pool.urlopen + json"
+_REQUESTS = "requests.Session.post().json()"
+
+SETTINGS: dict[str, Any] = {
+    "health_check": {"enabled": False},
+    "rate_limit": {"enabled": True, "requests_per_second": 1e9, "burst_size": 1_000_000},
+}
+"""All policies on, none of them in the way."""
+
+
+def _group(name: str, title: str, size: int, *, targets: bool) -> Group:
+    return Group(
+        name=name,
+        title=title,
+        environment=functools.partial(running_server, size),
+        ratios=(
+            Ratio(f"{title}: vs urllib3", _OURS, _URLLIB3, 0.25 if targets else None),
+            Ratio(f"{title}: vs requests", _OURS, _REQUESTS, 0.11 if targets else None),
+            Ratio(f"{title}: vs raw socket + json, the limit", _OURS, _RAW, 1.7 if targets else None),
+        ),
+    )
+
+
+_SMALL = _group("http", "HTTP, 64 bytes", 64, targets=True)
+_LARGE = _group("http-64k", "HTTP, 64 KiB", 65536, targets=False)
+GROUPS = (_SMALL, _LARGE)
+
+
+_Row = Callable[[Server], Iterator[Call]]
+
+
+def _row(name: str) -> Callable[[_Row], _Row]:
+    def add(function: _Row) -> _Row:
+        for group in GROUPS:
+            group.row(name)(function)
+        return function
+
+    return add
+
+
+@contextlib.contextmanager
+def http_manager(server: Server, **connection: Any) -> Iterator[BoundPlugin[Question, Answer]]:
+    """The plugin behind ``server``, configured as a service would be."""
+    with Manager() as manager:
+        plugin = {"name": "peer", "transport": "http", "endpoint": server.url, "connection": connection, **SETTINGS}
+        manager.load_from_config({"plugins": [plugin], "log_level": "warning"})
+        yield manager.bind("peer", Question, Answer)
+
+
+def envelope_of(question: Question) -> dict[str, Any]:
+    """What peers send: the same fields, made anew for each call as an application would."""
+    return {"data": attrs.asdict(question), "request_id": "r", "timeout": "30s"}
+
+
+@_row(_OURS)
+def _(server: Server) -> Iterator[Call]:
+    with Manager(Question, Answer) as manager:
+        plugin = {"name": "peer", "transport": "http", "endpoint": server.url, **SETTINGS}
+        manager.load_from_config({"plugins": [plugin], "log_level": "warning"})
+        question, execute = question_of(server.size), manager.execute
+        if execute("peer", question) != answer_of(server.size):
+            raise AssertionError("the answer is not the server's")
+        yield lambda: execute("peer", question)
+
+
+@_row(_URLLIB3)
+def _(server: Server) -> Iterator[Call]:
+    import urllib3
+
+    question, headers = question_of(server.size), {"Content-Type": "application/json"}
+    with urllib3.HTTPConnectionPool(server.host, server.port, timeout=30) as pool:
+
+        def call() -> Any:
+            body = json.dumps(envelope_of(question)).encode()
+            reply = pool.urlopen("POST", server.path, body=body, headers=headers, retries=False)
+            return json.loads(reply.data)
+
+        yield call
+
+
+@_row(_REQUESTS)
+def _(server: Server) -> Iterator[Call]:
+    import requests
+
+    question = question_of(server.size)
+    with requests.Session() as session:
+        yield lambda: session.post(server.url, json=envelope_of(question), timeout=30).json()
+
+
+@_row(_RAW)
+def _(server: Server) -> Iterator[Call]:
+    question = question_of(server.size)
+    head = f"POST {server.path} HTTP/1.1\r\nHost: a\r\nContent-Length: ".encode()
+    with socket.create_connection((server.host, server.port)) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def call() -> Any:
+            body = json.dumps(envelope_of(question)).encode()
+            sock.sendall(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            reply = sock.recv(262144)
+            start = reply.index(b"\r\n\r\n") + 4
+            length = int(reply[reply.index(b"Content-Length: ") + 16 : start - 4])
+            while len(reply) < start + length:
+                reply += sock.recv(262144)
+            return json.loads(reply[start:])
+
+        yield call

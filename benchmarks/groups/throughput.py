@@ -1,0 +1,121 @@
+"""Calls per second by many threads that share one manager, or one pool."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from benchmarks.groups.http import envelope_of, http_manager
+from benchmarks.harness import Call, Group, Ratio
+from benchmarks.messages import question_of
+from benchmarks.server import Server, running_server
+
+__all__ = ["GROUP"]
+
+_THREADS = (1, 4, 16)
+_SHARE = 20  # a sample lasts so many times longer than a batch of calls: threads need time to get going
+
+
+@attrs.frozen
+class _Crowd:
+    call: Call
+    threads: int
+
+
+def _ours(threads: int) -> str:
+    return f"goplugins, threads: {threads}"
+
+
+def _urllib3(threads: int) -> str:
+    return f"urllib3, threads: {threads}"
+
+
+def _calls_per_second(crowd: _Crowd, batch: float) -> float:
+    """One sample: all threads start together and call until time is up."""
+    seconds = batch * _SHARE
+    counts: list[int] = []
+    failures: list[BaseException] = []
+    begin = threading.Barrier(crowd.threads + 1)
+    over = threading.Event()
+
+    def work() -> None:
+        call, is_over, count = crowd.call, over.is_set, 0
+        begin.wait()
+        try:
+            while not is_over():
+                call()
+                count += 1
+        except Exception as exc:  # noqa: BLE001 - raised on the measuring thread, below
+            failures.append(exc)
+        counts.append(count)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(crowd.threads)]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    started = time.perf_counter()
+    time.sleep(seconds)
+    over.set()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return sum(counts) / (time.perf_counter() - started)
+
+
+GROUP = Group(
+    name="throughput",
+    title="HTTP, 64 bytes: calls per second",
+    environment=functools.partial(running_server, 64),
+    unit="calls/s",
+    pinned=False,
+    timing="wall time",
+    sampler=_calls_per_second,
+    ratios=tuple(
+        Ratio(
+            f"HTTP, calls/s of {threads} thread{'s' * (threads > 1)} vs urllib3",
+            _ours(threads),
+            _urllib3(threads),
+            4.0 if threads == 16 else None,
+            at_least=True,
+        )
+        for threads in _THREADS
+    ),
+)
+
+
+def _goplugins_row(threads: int) -> None:
+    @GROUP.row(_ours(threads))
+    def _(server: Server) -> Iterator[_Crowd]:
+        question = question_of(server.size)
+        with http_manager(server, max_connections=threads, max_idle_connections=threads) as peer:
+            yield _Crowd(lambda: peer(question), threads)
+
+
+def _urllib3_row(threads: int) -> None:
+    @GROUP.row(_urllib3(threads))
+    def _(server: Server) -> Iterator[_Crowd]:
+        import urllib3
+
+        question, headers = question_of(server.size), {"Content-Type": "application/json"}
+        pool = urllib3.HTTPConnectionPool(server.host, server.port, maxsize=threads, block=True, timeout=30)
+
+        def call() -> Any:
+            body = json.dumps(envelope_of(question)).encode()
+            reply = pool.urlopen("POST", server.path, body=body, headers=headers, retries=False)
+            return json.loads(reply.data)
+
+        with contextlib.closing(pool):
+            yield _Crowd(call, threads)
+
+
+for _threads in _THREADS:
+    _goplugins_row(_threads)
+    _urllib3_row(_threads)

@@ -1,0 +1,248 @@
+"""Measures the rows of a group side by side: interleaved rounds, medians, and ratios within one process run."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+import attrs
+
+__all__ = ["Call", "Group", "Measured", "Plan", "Ratio", "Result", "compare", "pinned", "quantile"]
+
+Call = Callable[[], object]
+"""What is timed: one operation, such as one call."""
+
+_FEWEST_ROUNDS = 5
+_MOST_ROUNDS = 200
+_REFERENCE = "reference loop"
+
+
+@attrs.frozen
+class Plan:
+    """How long to measure. All times are seconds.
+
+    Attributes:
+        group: for the rounds of one group.
+        batch: for one row in one round.
+    """
+
+    group: float
+    batch: float
+
+
+@attrs.frozen
+class Ratio:
+    """One line of the table of targets: the median of row ``of`` over that of row ``to``.
+
+    Attributes:
+        what: for the reader.
+        of: a row's name.
+        to: the peer's.
+        target: what issue or design asks for; None where the ratio is told for information only.
+        over: a row whose median is taken off both sides first, such as the start of a bare interpreter.
+        at_least: True where more is better, such as calls per second.
+    """
+
+    what: str
+    of: str
+    to: str
+    target: float | None = None
+    over: str | None = None
+    at_least: bool = False
+
+
+@attrs.frozen
+class Measured:
+    """One row's samples: one for each round, in the group's unit."""
+
+    name: str
+    samples: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+@attrs.frozen
+class Result:
+    """A group's rows as measured. ``missing`` says for a row why it was not; ``noise`` is the reference's spread."""
+
+    group: Group
+    rows: dict[str, Measured]
+    missing: dict[str, str]
+    noise: float | None
+    seconds: float
+
+
+@attrs.define(eq=False)
+class Group:
+    """Rows that share an environment and are measured against each other.
+
+    Attributes:
+        name: for the command line.
+        title: for the reader.
+        environment: gives what rows are built with, such as a running server.
+        unit: of a sample.
+        pinned: whether this process, and with it the servers that it starts, keeps to one CPU.
+        clock: ``time.perf_counter``, or ``time.thread_time`` for what never waits: then other processes on the
+            machine disturb less.
+        scale: from the clock's seconds to ``unit``.
+        timing: what the clock tells, for the reader.
+        sampler: how a row's one sample is taken, where timing a batch of calls is not it.
+    """
+
+    name: str
+    title: str
+    environment: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    unit: str = "µs"
+    pinned: bool = True
+    clock: Callable[[], float] = time.perf_counter
+    scale: float = 1e6
+    timing: str = "wall time"
+    sampler: Callable[[Any, float], float] | None = None
+    ratios: Sequence[Ratio] = ()
+    rows: dict[str, Callable[[Any], AbstractContextManager[Any]]] = attrs.field(factory=dict)
+
+    def row(self, name: str) -> Callable[[Callable[[Any], Iterator[Any]]], Callable[[Any], Iterator[Any]]]:
+        """Adds a row: a generator function that takes the environment, sets up, yields what is timed, and cleans up."""
+
+        def add(function: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+            self.rows[name] = contextlib.contextmanager(function)
+            return function
+
+        return add
+
+    def measure(self, plan: Plan, rng: random.Random) -> Result:
+        """Builds the rows, then takes one sample of each per round, in a new order each time, until time is up."""
+        started = time.perf_counter()
+        missing: dict[str, str] = {}
+        with ExitStack() as stack:
+            if self.pinned:
+                stack.enter_context(pinned())
+            environment = stack.enter_context(self.environment())
+            subjects: dict[str, Callable[[], float]] = {}
+            for name, make in self.rows.items():
+                try:
+                    subject = stack.enter_context(make(environment))
+                    subjects[name] = self._sample(subject, plan)
+                    subjects[name]()  # connects, fills caches, and shows what does not work
+                except Exception as exc:  # noqa: BLE001 - one row that can't be measured must not cost the others
+                    subjects.pop(name, None)
+                    missing[name] = f"{type(exc).__name__}: {exc}"
+            if self.sampler is None:
+                subjects[_REFERENCE] = self._sample(_reference, plan)
+            samples = _rounds(subjects, missing, plan, rng)
+        reference = samples.pop(_REFERENCE, None)
+        rows = {name: Measured(name, samples[name]) for name in self.rows if samples.get(name)}
+        return Result(self, rows, missing, _spread(reference), time.perf_counter() - started)
+
+    def _sample(self, subject: Any, plan: Plan) -> Callable[[], float]:
+        if self.sampler is not None:
+            take = self.sampler
+            return lambda: take(subject, plan.batch)
+        count = _calibrate(subject, plan.batch)
+        return lambda: _time(subject, count, self.clock) / count * self.scale
+
+
+def _rounds(
+    subjects: dict[str, Callable[[], float]], missing: dict[str, str], plan: Plan, rng: random.Random
+) -> dict[str, list[float]]:
+    """One sample of each subject per round. A subject that fails leaves; the other rounds go on without it."""
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    gc.collect()
+    gc.freeze()  # what is set up is not looked through again and again
+    try:
+        end = time.perf_counter() + plan.group
+        for number in range(_MOST_ROUNDS):
+            if number >= _FEWEST_ROUNDS and time.perf_counter() > end:
+                break
+            for name in rng.sample(list(subjects), len(subjects)):
+                gc.collect()  # nobody pays for what the one before left
+                try:
+                    samples[name].append(subjects[name]())
+                except Exception as exc:  # noqa: BLE001 - see above
+                    missing[name] = f"{type(exc).__name__}: {exc}"
+                    del subjects[name], samples[name]
+    finally:
+        gc.unfreeze()
+    return samples
+
+
+def _calibrate(call: Call, seconds: float) -> int:
+    """How many calls make up ``seconds``; also the warm-up."""
+    count = 1
+    while True:
+        took = _time(call, count, time.perf_counter)
+        if took >= seconds / 4:
+            return max(1, round(count * seconds / took))
+        count *= 4
+
+
+def _time(call: Call, count: int, clock: Callable[[], float]) -> float:
+    repeat = range(count)
+    start = clock()
+    for _ in repeat:
+        call()
+    return clock() - start
+
+
+def _reference() -> int:
+    """The same work in every round: that its time varies is the machine's doing."""
+    return sum(number * number for number in range(200))
+
+
+def _spread(samples: Sequence[float] | None) -> float | None:
+    """Half the distance between the 10th and the 90th percentile, as a share of the median."""
+    if not samples:
+        return None
+    return (quantile(samples, 0.9) - quantile(samples, 0.1)) / 2 / statistics.median(samples)
+
+
+def quantile(samples: Sequence[float], share: float) -> float:
+    """The nearest sample."""
+    return sorted(samples)[round(share * (len(samples) - 1))]
+
+
+def compare(result: Result, ratio: Ratio) -> tuple[float, float, float] | None:
+    """The ratio of the two medians, then the 10th and 90th percentile of the ratios within each round."""
+    rows = result.rows
+    names = [ratio.of, ratio.to] + ([ratio.over] if ratio.over else [])
+    if any(name not in rows for name in names):
+        return None
+    base = rows[ratio.over] if ratio.over else None
+    lower = base.median if base else 0.0
+    pairs = zip(
+        rows[ratio.of].samples,
+        rows[ratio.to].samples,
+        base.samples if base else [0.0] * len(rows[ratio.of].samples),
+        strict=False,
+    )
+    each = [(own - less) / (peer - less) for own, peer, less in pairs if peer > less]
+    if not each or rows[ratio.to].median <= lower:
+        return None
+    return (
+        (rows[ratio.of].median - lower) / (rows[ratio.to].median - lower),
+        quantile(each, 0.1),
+        quantile(each, 0.9),
+    )
+
+
+@contextlib.contextmanager
+def pinned() -> Generator[None, None, None]:
+    """Keeps this process and those that it starts within the block to one CPU, where the system can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})  # the first one tends to serve the interrupts
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
