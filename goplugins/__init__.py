@@ -134,9 +134,21 @@ if TYPE_CHECKING:
         RateLimiter as RateLimiter,
         RetryBudget as RetryBudget,
     )
+    from goplugins.transports.exec import (
+        ExecPlugin as ExecPlugin,
+        ExecPluginFactory as ExecPluginFactory,
+    )
+    from goplugins.transports.function import (
+        FunctionPlugin as FunctionPlugin,
+        FunctionPluginFactory as FunctionPluginFactory,
+    )
     from goplugins.transports.http import (
         HTTPPlugin as HTTPPlugin,
         HTTPPluginFactory as HTTPPluginFactory,
+    )
+    from goplugins.transports.unix import (
+        UnixSocketPlugin as UnixSocketPlugin,
+        UnixSocketPluginFactory as UnixSocketPluginFactory,
     )
 
 __version__ = "0.1.0"
@@ -259,6 +271,18 @@ _HOMES = {
         "HTTPPlugin",
         "HTTPPluginFactory",
     ),
+    "goplugins.transports.exec": (
+        "ExecPlugin",
+        "ExecPluginFactory",
+    ),
+    "goplugins.transports.function": (
+        "FunctionPlugin",
+        "FunctionPluginFactory",
+    ),
+    "goplugins.transports.unix": (
+        "UnixSocketPlugin",
+        "UnixSocketPluginFactory",
+    ),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -286,10 +310,14 @@ __all__ = [
     "ConnectionLostError",
     "DiscoveryConfig",
     "DuplicatePluginNameError",
+    "ExecPlugin",
+    "ExecPluginFactory",
     "ExecTransportError",
     "ExecutionContext",
     "Explanation",
     "FallbackConfig",
+    "FunctionPlugin",
+    "FunctionPluginFactory",
     "GRPCTransportError",
     "HTTPPlugin",
     "HTTPPluginFactory",
@@ -362,6 +390,8 @@ __all__ = [
     "TransportType",
     "TruncatedReplyError",
     "UnexpectedRedirectError",
+    "UnixSocketPlugin",
+    "UnixSocketPluginFactory",
     "UnixTransportError",
     "UnresolvedVariableError",
     "UnserializableRequestError",

@@ -20,7 +20,12 @@ from goplugins.transports.adapter import PluginAdapter
 
 __all__ = ["Builder", "as_sender"]
 
-_BUILT_IN = {"http": ("goplugins.transports.http", "HTTPPluginFactory")}
+_BUILT_IN = {
+    "exec": ("goplugins.transports.exec", "ExecPluginFactory"),
+    "http": ("goplugins.transports.http", "HTTPPluginFactory"),
+    "python": ("goplugins.transports.function", "FunctionPluginFactory"),
+    "unix": ("goplugins.transports.unix", "UnixSocketPluginFactory"),
+}
 """Where the built-in factories live: the wires import heavy libraries, so only those in use are loaded."""
 
 

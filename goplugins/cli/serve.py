@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import functools
-import importlib
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import ConfigError, InvalidArgumentError
+from goplugins.transports._named import named_object
 
 if TYPE_CHECKING:
     from goplugins.config.sections import AuthConfig
+    from goplugins.serve import ServerTLS
 
 __all__ = ["add_command"]
 
@@ -28,10 +27,19 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--http",
         metavar="HOST:PORT",
-        required=True,
+        action="append",
+        default=[],
         help=f"listen here; without a host on {_LOCALHOST} only (0.0.0.0: all interfaces); port 0 finds a free one",
     )
-    parser.add_argument("--path", default="", help="answer calls at this path alone (default: at any)")
+    parser.add_argument("--path", default="", help="answer HTTP calls at this path alone (default: at any)")
+    parser.add_argument("--grpc", metavar="HOST:PORT", action="append", default=[], help="as --http, for gRPC")
+    parser.add_argument(
+        "--unix", metavar="PATH", action="append", default=[], help="a socket at this path; @name is an abstract one"
+    )
+    parser.add_argument("--stdio", action="store_true", help="answer on stdin and stdout, for the exec transport")
+    parser.add_argument("--tls-cert", metavar="FILE", default="", help="the certificate for --grpc, PEM")
+    parser.add_argument("--tls-key", metavar="FILE", default="", help="the private key of --tls-cert")
+    parser.add_argument("--tls-client-ca", metavar="FILE", default="", help="callers must show a certificate of these")
     parser.add_argument("--threads", type=int, default=8, metavar="N", help="calls at once (default: 8)")
     parser.add_argument(
         "--grace", type=float, default=30.0, metavar="SECONDS", help="for calls in flight at the end (default: 30)"
@@ -46,31 +54,47 @@ def _execute(arguments: argparse.Namespace) -> int:
     """Serves until told to stop."""
     from goplugins.serve import run
 
-    auth = _auth(arguments)
-    url = _url(arguments.http, arguments.path)
+    tls = _tls(arguments)
+    urls = [_url("--http", address, arguments.path) for address in arguments.http]
+    urls += [_url("--grpc", address, scheme="grpc" if tls is None else "grpcs") for address in arguments.grpc]
+    urls += [f"unix:{path}" if path.startswith("@") else f"unix://{path}" for path in arguments.unix]
+    urls += ["stdio:"] if arguments.stdio else []
+    if not urls:
+        raise InvalidArgumentError("say where: --http, --grpc, --unix or --stdio")
     run(
         _load(arguments.target),
-        url,
-        auth=auth,
+        *urls,
+        auth=_auth(arguments),
         threads=arguments.threads,
         grace=arguments.grace,
+        tls=tls,
         quiet=arguments.quiet,
     )
     return 0
 
 
-def _url(address: str, path: str) -> str:
+def _tls(arguments: argparse.Namespace) -> ServerTLS | None:
+    if not (arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca):
+        return None
+    if not (arguments.tls_cert and arguments.tls_key and arguments.grpc):
+        raise InvalidArgumentError("TLS takes --tls-cert and --tls-key, and is for --grpc")
+    from goplugins.serve import ServerTLS
+
+    return ServerTLS(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
+
+
+def _url(option: str, address: str, path: str = "", *, scheme: str = "http") -> str:
     """The URL of HOST:PORT or :PORT.
 
-    >>> _url(":8000", ""), _url("[::1]:0", "/api")
+    >>> _url("--http", ":8000"), _url("--http", "[::1]:0", "/api")
     ('http://127.0.0.1:8000', 'http://[::1]:0/api')
     """
     if "/" in address:
-        raise InvalidArgumentError(f"--http {address}: expected HOST:PORT or :PORT")
+        raise InvalidArgumentError(f"{option} {address}: expected HOST:PORT or :PORT")
     host, _, port = address.rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536) or (":" in host and host[0] != "["):
-        raise InvalidArgumentError(f"--http {address}: expected HOST:PORT or :PORT")
-    return f"http://{host or _LOCALHOST}:{port}" + (f"/{path.strip('/')}" if path.strip("/") else "")
+        raise InvalidArgumentError(f"{option} {address}: expected HOST:PORT or :PORT")
+    return f"{scheme}://{host or _LOCALHOST}:{port}" + (f"/{path.strip('/')}" if path.strip("/") else "")
 
 
 def _auth(arguments: argparse.Namespace) -> AuthConfig | None:
@@ -95,34 +119,12 @@ def _load(target: str) -> Any:
     """The plugin at ``module:name``; the current directory counts, as with ``python -m``."""
     from goplugins.serve import ServedPlugin
 
-    module_name, colon, name = target.partition(":")
-    if not colon or not module_name or not name:
-        raise InvalidArgumentError(f"{target}: expected module:plugin, such as app.plugins:greet")
     if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
-    module = _import(module_name)
     try:
-        found = functools.reduce(getattr, name.split("."), module)
-    except AttributeError as exc:
-        raise InvalidArgumentError(f"{target}: {exc}") from exc
+        found = named_object(target)
+    except ConfigError as exc:
+        raise InvalidArgumentError(exc.message) from exc
     if not isinstance(found, ServedPlugin):
         raise InvalidArgumentError(f"{target} is no served plugin: put @serve.plugin on the function")
     return found
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        if exc.name is not None and (name == exc.name or name.startswith(exc.name + ".")):
-            raise InvalidArgumentError(f"there is no module {exc.name!r} (looked in {os.getcwd()} first)") from exc
-        raise InvalidArgumentError(f"can't import {name}: {_where(exc)}") from exc
-    except Exception as exc:
-        raise InvalidArgumentError(f"can't import {name}: {_where(exc)}") from exc
-
-
-def _where(exc: Exception) -> str:
-    """The error of somebody's module with the place in it: one line that leads there."""
-    frames = traceback.extract_tb(exc.__traceback__)
-    text = f"{type(exc).__name__}: {exc}"
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text

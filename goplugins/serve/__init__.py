@@ -7,14 +7,16 @@
 >>> shout("hello")
 'HELLO'
 
-``serve.run(shout, "http://127.0.0.1:8000")`` answers calls until SIGTERM; ``serve.wsgi(shout)`` is an application
-for any WSGI server, and ``goplugins serve module:shout --http :8000`` does it from the command line.
+``serve.run(shout, "http://127.0.0.1:8000", "unix:///run/shout.sock")`` answers calls until SIGTERM, on any of the
+wires; ``serve.wsgi(shout)`` is an application for any WSGI server, and ``goplugins serve module:shout --http :8000``
+does it from the command line.
 """
 
 from __future__ import annotations
 
+from goplugins.serve._grpc import ServerTLS
 from goplugins.serve._plugin import Rejected, ServedPlugin, Unavailable, plugin
 from goplugins.serve._running import RunningServer, run, start
 from goplugins.serve._wsgi import wsgi
 
-__all__ = ["Rejected", "RunningServer", "ServedPlugin", "Unavailable", "plugin", "run", "start", "wsgi"]
+__all__ = ["Rejected", "RunningServer", "ServedPlugin", "ServerTLS", "Unavailable", "plugin", "run", "start", "wsgi"]

@@ -1,28 +1,26 @@
-"""A served plugin's own HTTP server: started for tests and notebooks, or run until the process is told to stop."""
+"""A served plugin's own servers: started for tests and notebooks, or run until the process is told to stop."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
-import attrs
-
-from goplugins.errors import ConfigError, InvalidArgumentError, InvalidEndpointURLError, PluginError
+from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.serve._wsgi import MAX_REQUEST_BYTES, wsgi
+from goplugins.serve._wires import open_server
+from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
     from goplugins.config.sections import AuthConfig
-    from goplugins.serve._waitress import Server
+    from goplugins.serve._grpc import ServerTLS
+    from goplugins.serve._wires import Server
 
 __all__ = ["RunningServer", "run", "start"]
 
@@ -30,32 +28,6 @@ _logger = logging.getLogger("goplugins.serve")
 
 GRACE = 30.0
 """Seconds for calls in flight to end once a server is told to stop."""
-
-
-@attrs.frozen
-class _Address:
-    host: str
-    port: int
-    path: str
-
-    @classmethod
-    def of(cls, url: str) -> _Address:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as exc:
-            raise InvalidEndpointURLError(f"{url!r}: {exc}") from exc
-        if parts.scheme == "https":
-            raise InvalidEndpointURLError("https is not served", fix="serve http behind a proxy that ends TLS")
-        if parts.scheme != "http" or not parts.hostname or port is None or parts.query or "@" in parts.netloc:
-            raise InvalidEndpointURLError(
-                f"{url!r} is not an address to serve at", fix='write one such as "http://127.0.0.1:8000"'
-            )
-        return cls(parts.hostname, port, parts.path.rstrip("/"))
-
-    def url(self, port: int) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{port}{self.path}"
 
 
 class RunningServer:
@@ -130,16 +102,20 @@ def start(
     threads: int = 8,
     grace: float = GRACE,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    tls: ServerTLS | None = None,
 ) -> RunningServer:
-    """Serves a plugin on background threads, for tests and notebooks. Needs the extra ``serve``.
+    """Serves a plugin on background threads, for tests and notebooks.
 
     Args:
         plugin: what :func:`~goplugins.serve.plugin` made.
-        url: ``http://host:port``, with port 0 for a free one. With a path, calls are answered there alone.
+        url: where: ``http://host:port`` (needs the extra ``serve``; with a path, calls are answered there alone),
+            ``grpc://host:port``, ``grpcs://host:port``, ``unix:///run/x.sock`` or ``unix:@name``. Port 0 takes a
+            free one.
         auth: credentials that every request must bring.
         threads: how many calls run at once; further ones wait, within their callers' deadlines.
         grace: seconds that a stop leaves to calls in flight.
         max_request_bytes: larger requests are refused.
+        tls: the certificate files, for ``grpcs``.
 
     Raises:
         ConfigError: the address can't be used, ``auth`` lacks its credentials, or waitress is not installed.
@@ -154,7 +130,7 @@ def start(
     ...     urllib.request.urlopen(server.url + "/health").status
     200
     """
-    return _start(plugin, url, auth, threads, grace, max_request_bytes, lambda: None)
+    return _start(plugin, url, auth, threads, grace, max_request_bytes, tls, lambda: None)
 
 
 def _start(
@@ -164,44 +140,15 @@ def _start(
     threads: int,
     grace: float,
     max_request_bytes: int,
+    tls: ServerTLS | None,
     on_end: Callable[[], None],
 ) -> RunningServer:
-    address = _Address.of(url)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InvalidArgumentError(f"threads: expected 1 or more, got {threads!r}")
     if not grace >= 0:
         raise InvalidArgumentError(f"grace: expected seconds of 0 or more, got {grace!r}")
-    app = wsgi(plugin, auth=auth, path=address.path or None, max_request_bytes=max_request_bytes)
-    try:
-        from goplugins.serve._waitress import Server
-    except ModuleNotFoundError as exc:
-        if exc.name != "waitress":
-            raise
-        raise ConfigError("serving needs the package waitress", fix="pip install 'goplugins[serve]'") from exc
-    listener = _listen(address)
-    try:
-        server = Server(app, listener, threads=threads, max_request_bytes=max_request_bytes)
-    except BaseException:
-        listener.close()
-        raise
-    return RunningServer(server, address.url(listener.getsockname()[1]), grace, on_end)
-
-
-def _listen(address: _Address) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # "localhost" is the IPv4 one, as for most clients, where the machine has both.
-        family, kind, protocol, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
-        listener = socket.socket(family, kind, protocol)
-    except OSError as exc:
-        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-    except OSError as exc:
-        listener.close()
-        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
-    return listener
+    server, where = open_server(plugin, url, auth=auth, threads=threads, max_request_bytes=max_request_bytes, tls=tls)
+    return RunningServer(server, where, grace, on_end)
 
 
 _ENDED = object()
@@ -235,48 +182,58 @@ def _log_somewhere() -> None:
 
 def run(
     plugin: ServedPlugin[Any, Any],
-    url: str = "http://127.0.0.1:8000",
-    *,
+    *urls: str,
     auth: AuthConfig | None = None,
     threads: int = 8,
     grace: float = GRACE,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    tls: ServerTLS | None = None,
     ready: Callable[[RunningServer], None] | None = None,
     quiet: bool = False,
 ) -> None:
     """Serves a plugin until SIGTERM or SIGINT, then finishes the calls in flight and returns.
 
-    A second signal cuts them. Off the main thread, which alone receives signals, it runs until the server that
+    A second signal cuts them. Off the main thread, which alone receives signals, it runs until a server that
     ``ready`` was given is stopped. It writes ``listening on http://host:port`` to stdout as soon as it answers, so
     that a parent process can read the port. Where no logging is set up, it logs to stderr.
 
     Args:
         plugin: what :func:`~goplugins.serve.plugin` made.
-        url: see :func:`start`, as all that is not listed here.
+        urls: where, one or several; see :func:`start`, as all that is not listed here. ``stdio:``, alone, answers
+            lines on stdin and stdout, as a plugin of the exec transport. By default ``http://127.0.0.1:8000``.
         auth: see :func:`start`.
-        threads: see :func:`start`.
+        threads: see :func:`start`; for each URL.
         grace: seconds for the calls in flight.
         max_request_bytes: see :func:`start`.
-        ready: called once the server answers.
+        tls: see :func:`start`.
+        ready: called with each server once it answers.
         quiet: writes nothing.
 
     Raises:
         ConfigError: see :func:`start`.
         InvalidArgumentError: see :func:`start`.
-        PluginError: the server ended by a failure of its own.
+        PluginError: a server ended by a failure of its own.
     """
+    urls = urls or ("http://127.0.0.1:8000",)
+    if "stdio:" in urls and len(urls) > 1:
+        raise InvalidArgumentError("stdio: stands alone: its process belongs to the one caller that started it")
     _log_somewhere()
     events: SimpleQueue[object] = SimpleQueue()
-    with (
-        _signals_into(events),
-        _start(plugin, url, auth, threads, grace, max_request_bytes, lambda: events.put(_ENDED)) as server,
-    ):
-        if not quiet:
-            sys.stdout.write(f"listening on {server.url}\n")
-            sys.stdout.flush()
-        if ready is not None:
-            ready(server)
+    with _signals_into(events), contextlib.ExitStack() as running:
+        servers = []
+        for url in urls:
+            server = _start(plugin, url, auth, threads, grace, max_request_bytes, tls, lambda: events.put(_ENDED))
+            servers.append(running.enter_context(server))
+            if not quiet and url != "stdio:":  # there, stdout is the wire
+                sys.stdout.write(f"listening on {server.url}\n")
+                sys.stdout.flush()
+            if ready is not None:
+                ready(server)
         patience: float | None = None
-        while events.get() is not _ENDED:
-            server.request_stop(patience)
+        while True:
+            ended = events.get() is _ENDED
+            for server in servers:
+                server.request_stop(None if ended else patience)
+            if ended:
+                return  # leaving the block waits for the others
             patience = 0.0

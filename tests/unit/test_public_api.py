@@ -193,6 +193,8 @@ LAYERS = {
     ),
     "machinery": Layer(("workers", "scheduler"), _GROUND),
     "policies": Layer(("resilience",), _GROUND),
+    # In-process plugins are served ones: before "transports", since the first match wins.
+    "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
     "observability": Layer(("observability",), _GROUND | {"machinery"}),
     "plugin": Layer(("plugin", "registry"), _PARTS | {"machinery", "observability"}),

@@ -154,12 +154,16 @@ def test_credentials_come_from_the_environment(directory: Path) -> None:
         (["naps:nap", "--http", "8000x"], "expected HOST:PORT"),
         (["naps:nap", "--http", ":70000"], "expected HOST:PORT"),
         (["naps:nap", "--http", "::1:8000"], "expected HOST:PORT"),
-        (["naps", "--http", ":0"], "expected module:plugin"),
+        (["naps", "--http", ":0"], "expected module:name"),
         (["no.such:nap", "--http", ":0"], "there is no module 'no'"),
         (["naps:gone", "--http", ":0"], "has no attribute 'gone'"),
         (["naps:bare", "--http", ":0"], "put @serve.plugin on the function"),
-        (["broken:nap", "--http", ":0"], "can't import broken: ZeroDivisionError: division by zero"),
-        (["needy:nap", "--http", ":0"], "can't import needy: ModuleNotFoundError: No module named 'no_such_package'"),
+        (["broken:nap", "--http", ":0"], "broken:nap can't be imported: ZeroDivisionError: division by zero"),
+        (["needy:nap", "--http", ":0"], "can't be imported: ModuleNotFoundError: No module named 'no_such_package'"),
+        (["naps:nap"], "say where: --http, --grpc, --unix or --stdio"),
+        (["naps:nap", "--grpc", "9000x"], "--grpc 9000x: expected HOST:PORT"),
+        (["naps:nap", "--http", ":0", "--stdio"], "stdio: stands alone"),
+        (["naps:nap", "--http", ":0", "--tls-cert", "c.pem"], "TLS takes --tls-cert and --tls-key"),
         (["naps:nap", "--http", "192.0.2.1:0"], "can't listen on http://192.0.2.1:0"),
         (["naps:nap", "--http", ":0", "--auth-api-key-env", "NO_SUCH"], "NO_SUCH is not set"),
         (["naps:nap", "--http", ":0", "--threads", "0"], "threads: expected 1 or more"),
@@ -191,7 +195,7 @@ def test_the_place_of_a_failing_import_is_told(
     assert "broken.py, line 2)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["serve"], ["serve", "a:b"]])
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["serve"]])
 def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -1,0 +1,131 @@
+"""The server of an exec plugin: lines from stdin, answers to stdout, until either ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.errors import InvalidArgumentError
+from goplugins.serve._lines_server import LineService
+
+if TYPE_CHECKING:
+    from goplugins.config.sections import AuthConfig
+    from goplugins.serve._plugin import ServedPlugin
+
+__all__ = ["StdioServer", "stdio_server"]
+
+_logger = logging.getLogger("goplugins.serve")
+
+_CHUNK = 65536
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+def stdio_server(plugin: ServedPlugin[Any, Any], *, auth: AuthConfig | None, max_request_bytes: int) -> StdioServer:
+    """A server that owns stdin and stdout from now on, and answers once it runs.
+
+    Raises:
+        ConfigError: ``auth`` lacks its credentials.
+        InvalidArgumentError: another argument can't be used.
+    """
+    return StdioServer(LineService(plugin, auth=auth, max_request_bytes=max_request_bytes))
+
+
+class StdioServer:
+    """Answers lines, one at a time: :meth:`run` on a thread of its own, :meth:`stop` from any other.
+
+    The wire is moved to descriptors of its own. What the plugin prints goes to stderr, what it reads from stdin
+    is nothing, and programs that it runs inherit neither end.
+
+    Args:
+        service: answers.
+        clock: measures.
+    """
+
+    def __init__(self, service: LineService, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._service = service
+        self._clock = clock
+        self._stop_at: float | None = None
+        self._over = threading.Event()
+        self._changed = threading.Event()
+        self._failure: BaseException | None = None
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # no stdout, or a closed one
+            sys.stdout.flush()
+        self._reader, self._writer = os.dup(_STDIN), os.dup(_STDOUT)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, _STDIN)
+        os.close(nothing)
+        os.dup2(_STDERR, _STDOUT)
+
+    def stop(self, grace: float) -> None:
+        """Makes :meth:`run` end, at the latest in ``grace`` seconds; a later call can only shorten that."""
+        at = self._clock.monotonic() + grace
+        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        with contextlib.suppress(OSError):
+            os.write(self._wake_writer, b"w")
+        self._changed.set()
+
+    def run(self) -> None:
+        """Answers until stdin ends or :meth:`stop`; a line that has come by then is still answered."""
+        threading.Thread(target=self._serve, name="goplugins-stdio", daemon=True).start()
+        while True:
+            self._changed.clear()  # before the looks below: a word that comes after them is then not lost
+            if self._over.is_set():
+                break
+            left = None if self._stop_at is None else self._stop_at - self._clock.monotonic()
+            if left is not None and left <= 0:
+                _logger.warning("stopped with a call unfinished: the time to finish it was over")
+                return  # the wire stays as it is: the call that goes on may still print
+            self._clock.wait(self._changed, left)
+        self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _serve(self) -> None:
+        try:
+            self._answer_all()
+        except BrokenPipeError:
+            pass  # the host went away
+        except InvalidArgumentError as exc:
+            _logger.warning("stdin is given up: %s", exc.message)
+        except BaseException as exc:  # noqa: BLE001 - raised by run(), on the thread that waits for it
+            self._failure = exc
+        finally:
+            self._over.set()
+            self._changed.set()
+
+    def _answer_all(self) -> None:
+        reader = self._service.reader()
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        poll.register(self._wake_reader, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._reader not in ready:
+                return  # told to stop, and nothing has come
+            chunk = os.read(self._reader, _CHUNK)
+            if not chunk:
+                return
+            for line, whole in reader.feed(chunk):
+                self._write(self._service.answer(line, whole, self._clock.monotonic(), "stdin"))
+
+    def _write(self, reply: bytes) -> None:
+        rest = memoryview(reply)
+        while rest:
+            rest = rest[os.write(self._writer, rest) :]
+
+    def _close(self) -> None:
+        """Puts stdin and stdout back where they were."""
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            sys.stdout.flush()
+        os.dup2(self._reader, _STDIN)
+        os.dup2(self._writer, _STDOUT)
+        for descriptor in (self._reader, self._writer, self._wake_reader, self._wake_writer):
+            os.close(descriptor)

@@ -1,0 +1,145 @@
+"""The one way to the grpc package, and what a fork needs to know of it.
+
+Forking while another thread is inside a gRPC call leaves the child with a library that hangs, even within ``fork``
+itself. So grpc is told to expect forks before it is loaded, a fork waits a moment for calls in flight, and a child
+that was forked in the middle of one refuses gRPC calls with a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["TRAFFIC", "Traffic", "load"]
+
+FORK_PATIENCE = 1.0
+"""Seconds that a fork waits for gRPC calls in flight."""
+
+
+def load() -> Any:
+    """The grpc package, loaded at the first call, with its support for forks switched on."""
+    # Read when grpc is first imported; an import by the host, before ours, has decided already.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
+    import grpc
+
+    return grpc
+
+
+class Traffic:
+    """Counts this process's gRPC calls, and stops them for the moment of a fork.
+
+    Attributes:
+        lock: guards the counts here and those of every link. One for all: it is held for a few instructions, and a
+            call takes it twice.
+        calls: under way.
+        forking: True from before a fork until after it; new calls wait.
+        epoch: how many forks lie between the first process and this one.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self._hooked = False
+        self._damage = ""
+        self._inherited: list[Any] = []
+        self._channels: dict[int, grpc.Channel] = {}
+        self._detached: list[grpc.Channel] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.lock = threading.Lock()
+        self.calls = 0
+        self.forking = False
+        self._quiet = threading.Event()
+        self._resumed = threading.Event()
+
+    # --- calls -------------------------------------------------------------------------------------------------
+
+    def left(self) -> None:
+        """Counts a call out. Expects the lock."""
+        self.calls -= 1
+        if self.forking and not self.calls:
+            self._quiet.set()
+
+    def check(self, deadline: Deadline) -> None:
+        """Waits for a fork that is under way, and refuses calls in a process that can't make them.
+
+        Raises:
+            GRPCTransportError: this process was forked in the middle of gRPC calls.
+            PluginTimeoutError: the fork took longer than the call may.
+        """
+        if self._damage:
+            raise GRPCTransportError(self._damage, retryable=False, replay=Replay.NEVER)
+        while self.forking:
+            if not deadline.clock.wait(self._resumed, max(deadline.remaining(), 0.0)) and deadline.remaining() <= 0:
+                raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
+
+    def opened(self, channel: grpc.Channel) -> None:
+        """Notes a channel; with the first one, asks to be told of forks. Takes the lock."""
+        with self.lock:
+            self._channels[id(channel)] = channel
+            hook, self._hooked = not self._hooked, True
+        if hook:
+            os.register_at_fork(
+                before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
+            )
+
+    def closed(self, channel: grpc.Channel) -> None:
+        """Forgets a channel. Takes the lock."""
+        with self.lock:
+            self._channels.pop(id(channel), None)
+
+    # --- forks -------------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        self._resumed.clear()
+        self._quiet.clear()
+        with self.lock:
+            self.forking = True
+            busy = self.calls
+            self._detached = []
+        if busy and not SYSTEM_CLOCK.wait(self._quiet, FORK_PATIENCE):
+            with self.lock:
+                self._detached = list(self._channels.values())
+            _keep_from_child(self._detached, "fork_unregister_channel")
+
+    def _after_in_parent(self) -> None:
+        _keep_from_child(self._detached, "fork_register_channel")
+        with self.lock:
+            self._detached = []
+            self.forking = False
+        self._resumed.set()
+
+    def _after_in_child(self) -> None:
+        """The parent's channels stay referenced for good: to close or collect them here could hang."""
+        if self.calls:
+            self._damage = (
+                f"this process was forked while {self.calls} gRPC call(s) were under way that did not end within "
+                f"{FORK_PATIENCE:g} s, so gRPC can't be used in it: fork before calling, or start it with exec"
+            )
+        self._inherited.extend(self._channels.values())
+        self._channels = {}
+        self._detached = []
+        self.epoch += 1
+        self._reset()
+
+
+def _keep_from_child(channels: list[grpc.Channel], function: str) -> None:
+    """Takes channels off, or back on, grpc's own list of what to close in a child, where closing them would hang."""
+    if channels:
+        with contextlib.suppress(ImportError, AttributeError):  # no part of grpc's public face
+            change = getattr(importlib.import_module("grpc._cython.cygrpc"), function)
+            for channel in channels:
+                change(channel)
+
+
+TRAFFIC = Traffic()

@@ -1,0 +1,171 @@
+"""The channel to one plugin: made when it is first needed, and made anew when it has turned out to be dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from goplugins._deadline import Deadline
+from goplugins.errors import PluginClosedError
+from goplugins.transports.grpc._library import TRAFFIC, load
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["Link", "Links"]
+
+_CONNECTING, _FAILED = 1, 3
+"""Of ``grpc_connectivity_state``."""
+
+
+class Link:
+    """One channel, which is one connection for many calls at a time.
+
+    Attributes:
+        calls: under way on it.
+        answers: how many calls were answered; tells a connection that lives from one that only seems to.
+        retired: whether it is closed once the last call has left.
+    """
+
+    __slots__ = ("answers", "calls", "channel", "epoch", "methods", "retired")
+
+    def __init__(self, channel: grpc.Channel, epoch: int) -> None:
+        self.channel = channel
+        self.epoch = epoch
+        self.methods: dict[str, Callable[..., Any]] = {}
+        self.calls = 0
+        self.answers = 0
+        self.retired = False
+
+    def method(self, name: str) -> Any:
+        """What calls a method, bytes to bytes: it costs more to make than to keep."""
+        found = self.methods.get(name)
+        if found is None:
+            found = self.methods[name] = self.channel.unary_unary(name)
+        return found
+
+    def is_connected(self) -> bool | None:
+        """After a failed call: False if there is no connection, True if there is or was one; None if unknown."""
+        try:
+            # A look at a state, no more; the public way to it starts a thread for each channel.
+            state = self.channel._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
+        except AttributeError:
+            return None
+        return state not in (_CONNECTING, _FAILED)
+
+
+class Links:
+    """Hands out the plugin's link.
+
+    Args:
+        target: as grpc names it.
+        credentials: makes the channel's credentials; None for plaintext.
+        options: of the channel.
+        shared: False gives every call a connection of its own.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: Callable[[], Any] | None,
+        options: Sequence[tuple[str, Any]],
+        *,
+        shared: bool,
+    ) -> None:
+        self._target = target
+        self._credentials = credentials
+        self._options = tuple(options)
+        self._shared = shared
+        self._closed = False
+        self._link: Link | None = None
+
+    def enter(self, deadline: Deadline) -> Link:
+        """The link, with this call counted in. Takes the lock.
+
+        Raises:
+            PluginClosedError: after :meth:`close`.
+            GRPCTransportError: gRPC can't be used in this process.
+            PluginTimeoutError: a fork was under way until the deadline.
+        """
+        traffic = TRAFFIC
+        with traffic.lock:
+            link = self._link
+            if link is not None and not traffic.forking:
+                link.calls += 1
+                traffic.calls += 1
+                return link
+        return self._connect(deadline)
+
+    def _connect(self, deadline: Deadline) -> Link:
+        while True:
+            TRAFFIC.check(deadline)
+            if self._closed:
+                raise PluginClosedError("the plugin is closed")
+            made = self._open()
+            with TRAFFIC.lock:
+                if TRAFFIC.forking:
+                    link = None
+                elif self._closed or (self._shared and self._link is not None):
+                    link = self._link
+                else:
+                    link = made
+                    if self._shared:
+                        self._link = made
+                    else:
+                        made.retired = True
+                if link is not None:
+                    link.calls += 1
+                    TRAFFIC.calls += 1
+            if link is not made:
+                self._close(made)
+            if link is not None:
+                return link
+
+    def _open(self) -> Link:
+        grpc = load()
+        if self._credentials is None:
+            channel = grpc.insecure_channel(self._target, options=self._options)
+        else:
+            channel = grpc.secure_channel(self._target, self._credentials(), options=self._options)
+        link = Link(channel, TRAFFIC.epoch)
+        TRAFFIC.opened(channel)
+        return link
+
+    def leave(self, link: Link) -> None:
+        """Counts a call out, and closes a retired link with its last one. Takes the lock."""
+        traffic = TRAFFIC
+        if link.epoch != traffic.epoch:
+            return  # this is a child, forked by a signal handler within the call
+        with traffic.lock:
+            link.calls -= 1
+            traffic.left()
+            over = link.retired and not link.calls
+        if over:
+            self._close(link)
+
+    def retire(self, link: Link) -> None:
+        """Has later calls use a new link; those under way on this one go on. Takes the lock."""
+        with TRAFFIC.lock:
+            if self._link is link:
+                self._link = None
+            over = not link.retired and not link.calls
+            link.retired = True
+        if over:
+            self._close(link)
+
+    def close(self) -> None:
+        """Refuses new calls; the link is closed once the last call has left. Takes the lock."""
+        with TRAFFIC.lock:
+            self._closed = True
+            link = self._link
+        if link is not None:
+            self.retire(link)
+
+    def after_fork_in_child(self) -> None:
+        """Leaves the parent's channel alone."""
+        self._link = None
+
+    @staticmethod
+    def _close(link: Link) -> None:
+        TRAFFIC.closed(link.channel)
+        link.channel.close()

@@ -1,0 +1,296 @@
+"""The gRPC and gRPC-TLS transport."""
+
+from __future__ import annotations
+
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from goplugins._call import Call
+from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._deadline import Deadline
+from goplugins.config.schema import merge
+from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.errors import (
+    ConnectionLostError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    SaturatedError,
+    redact_url,
+)
+from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
+from goplugins.processes import register_forkable
+from goplugins.transports._auth import auth_headers, secrets_of
+from goplugins.transports._bare import execute_bare
+from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
+from goplugins.transports.grpc._failures import Attempt, is_broken, translate
+from goplugins.transports.grpc._health import HealthReader, parse
+from goplugins.transports.grpc._library import load
+from goplugins.transports.grpc._link import Link, Links
+from goplugins.transports.grpc._messages import INFO, messages
+from goplugins.transports.grpc._metadata import Metadata, MetadataWriter
+from goplugins.transports.grpc._target import channel_options, target_of, tls_credentials
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+
+__all__ = ["GRPCPlugin", "GRPCPluginFactory"]
+
+_INFO_TIMEOUT = 2.0
+
+
+class _Place:
+    """One of the calls that may be under way at once. HTTP/2 carries them all over one connection."""
+
+    __slots__ = ()
+
+
+class GRPCPlugin:
+    """A plugin behind gRPC. Connects when it is first called; used by many threads at once.
+
+    ``connection.max_connections`` bounds the calls under way at once: they share one connection.
+
+    Args:
+        config: what is None in ``connection`` takes the production defaults.
+        clock: measures and waits.
+
+    Raises:
+        ConfigError: an endpoint, credential or certificate that can't be used.
+    """
+
+    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
+        auth = config.auth or AuthConfig()
+        self._name = config.name
+        self._clock = clock
+        self._timeout = connection.request_timeout or 30.0
+        self._connection_timeout = connection.connection_timeout or 10.0
+        self._limit = connection.max_response_bytes or 0
+        self._idempotent = bool(config.retry is not None and config.retry.idempotent)
+        self._target = target = target_of(config)
+        self._transport = config.transport or TransportType.GRPC
+        self._endpoint = redact_url(config.endpoint)
+        credentials = auth_headers(auth)
+        self._secrets = secrets_of(credentials, auth.password, auth.token, auth.api_key)
+        self._writer = MetadataWriter(credentials)
+        self._exchange: Exchange = Native(target.method) if target.method else Envelope()
+        self._links = Links(
+            target.name,
+            tls_credentials(auth, trust_env=target.trust_env) if target.tls else None,
+            channel_options(target, connection),
+            shared=bool(connection.keep_alive),
+        )
+        places = connection.max_connections or 1
+        self._places: ConnectionPool[_Place] = ConnectionPool(
+            lambda _: _Place(),
+            lambda _: None,
+            lambda _: False,
+            max_connections=places,
+            max_idle=places,
+            idle_timeout=float("inf"),
+            clock=clock,
+        )
+        self._health = HealthReader(self._ask, target.health_service, bool(target.method), clock, self._scrub)
+        self._info: PluginInfo | None = None
+        register_forkable(self)
+
+    # --- Sender ------------------------------------------------------------------------------------------------
+
+    def prepare(self, call: Call) -> None:
+        """Writes the request, and refuses headers that can't be sent."""
+        self._writer.check(call)
+        self._exchange.prepare(call)
+
+    def send(self, call: Call) -> Any:
+        """One unary call. See :class:`goplugins._call.Sender`."""
+        deadline = call.deadline
+        exchange = self._exchange
+        try:
+            lease = self._places.acquire(deadline)
+            try:
+                reply, metadata = self._call(call, deadline)
+            finally:
+                self._places.release(lease, reusable=True)
+            return exchange.read(call, reply, metadata)
+        except PluginError as error:
+            error.message = self._scrub(error.message)
+            error.endpoint = self._endpoint
+            raise
+
+    def _call(self, call: Call, deadline: Deadline) -> tuple[bytes, Sequence[Any]]:
+        exchange = self._exchange
+        request = exchange.request(call, deadline.remaining())
+        return self._invoke(exchange.method, request, self._writer.metadata(call), deadline, call)
+
+    def _invoke(
+        self, method: str, request: bytes, metadata: Metadata, deadline: Deadline, call: Call | None
+    ) -> tuple[bytes, Sequence[Any]]:
+        """The exchange, and once more over a new connection if a used one turned out to be dead."""
+        while True:
+            link = self._links.enter(deadline)
+            try:
+                return self._over(link, method, request, metadata, deadline)
+            except ConnectionLostError as error:
+                again = call is not None and call.idempotent and not call.reconnected and is_broken(error)
+                if call is None or not again or not link.answers or deadline.remaining() <= 0:
+                    raise
+                call.reconnected = True
+            finally:
+                self._links.leave(link)
+
+    def _over(
+        self, link: Link, method: str, request: bytes, metadata: Metadata, deadline: Deadline
+    ) -> tuple[bytes, Sequence[Any]]:
+        """One gRPC call over the link, with its failure translated."""
+        answers = link.answers
+        remaining = deadline.remaining()
+        if remaining <= 0:
+            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
+        try:
+            invoke = link.method(method)
+            if self._exchange.wants_metadata:
+                reply, rpc = invoke.with_call(request, remaining, metadata)
+                trailing = rpc.trailing_metadata()
+            else:
+                reply, trailing = invoke(request, remaining, metadata), ()
+            link.answers += 1
+            return reply, trailing or ()
+        except load().RpcError as exc:
+            error = self._failure(exc, link, answers, deadline, remaining, len(request))
+            # The words of a server that quotes our credentials stay out of tracebacks, too.
+            raise error from (exc if self._scrub(str(exc)) == str(exc) else None)
+        except BaseException as exc:
+            # What is left of the call in grpc's frames keeps it going; without that, it is cancelled.
+            traceback.clear_frames(exc.__traceback__)
+            raise
+
+    def _failure(self, exc: Any, link: Link, answers: int, deadline: Deadline, had: float, sent: int) -> PluginError:
+        """The error for a status; decides whether the link is used again."""
+        remaining = deadline.remaining()
+        attempt = Attempt(
+            connected=link.is_connected(),
+            answered=answers > 0,
+            tls=self._target.tls,
+            remaining=remaining,
+            elapsed=had - remaining,
+            connection_timeout=self._connection_timeout,
+            limit=self._limit,
+            sent=sent,
+        )
+        error = translate(exc, attempt, self._scrub)
+        if is_broken(error):
+            self._links.retire(link)
+        elif not isinstance(error, PluginTimeoutError) or not attempt.is_over:
+            link.answers += 1
+        elif link.answers == answers:
+            # Nobody was answered meanwhile: perhaps the plugin is slow, perhaps packets vanish on their way.
+            self._links.retire(link)
+        return error
+
+    def _ask(self, method: str, request: bytes, deadline: Deadline) -> bytes:
+        """A call beside those of the plugin's users; takes a place only if one is free at once."""
+        lease: Lease[_Place] | None = self._places.try_acquire(deadline)
+        if lease is None:
+            raise SaturatedError("no place is free")
+        try:
+            metadata = (("x-request-id", uuid.uuid4().hex), *self._writer.credentials)
+            return self._invoke(method, request, metadata, deadline, None)[0]
+        finally:
+            self._places.release(lease, reusable=True)
+
+    def health(self, timeout: float) -> HealthStatus:
+        """One look, outside the policies; UNKNOWN if every place is taken; never raises."""
+        return self._health.look(timeout)
+
+    def info(self) -> PluginInfo:
+        """What the plugin says of itself, asked once; what the configuration says until it has answered."""
+        if self._info is None and not self._target.method:
+            deadline = Deadline(self._clock.monotonic() + min(_INFO_TIMEOUT, self._timeout), self._clock)
+            try:
+                self._info = self._read_info(self._ask(INFO, b"", deadline))
+            except PluginError:
+                return self._configured_info()
+        return self._info or self._configured_info()
+
+    def _configured_info(self) -> PluginInfo:
+        return PluginInfo(name=self._name, metadata={"transport": self._transport, "endpoint": self._endpoint})
+
+    def _read_info(self, reply: bytes) -> PluginInfo:
+        found = parse(messages().InfoResponse, reply)
+        return PluginInfo(
+            name=found.name or self._name,
+            version=found.version,
+            description=found.description,
+            author=found.author,
+            capabilities=tuple(found.capabilities),
+            metadata=dict(found.metadata),
+        )
+
+    def close(self) -> None:
+        """Closes the connection, once the calls in flight have ended; later calls are refused."""
+        self._places.close()
+        self._links.close()
+
+    # --- Plugin ------------------------------------------------------------------------------------------------
+
+    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
+        """One attempt with plain JSON values, outside the policies.
+
+        Raises:
+            PluginError: what went wrong.
+        """
+        return execute_bare(
+            self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
+        )
+
+    def after_fork_in_child(self) -> None:
+        """Forgets the parent's connection and calls."""
+        self._links.after_fork_in_child()
+        self._places.after_fork_in_child()
+
+    def _scrub(self, text: str) -> str:
+        """A remote text without our credentials."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "***")
+        return text
+
+    def __repr__(self) -> str:
+        return f"<GRPCPlugin {self._name!r} at {self._endpoint}>"
+
+
+class GRPCPluginFactory:
+    """Makes gRPC and gRPC-TLS plugins.
+
+    Args:
+        clock: for its plugins.
+        resolve: not used: grpc resolves names on threads of its own, within each call's deadline.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
+        self._clock = clock
+
+    def create_plugin(self, config: PluginConfig) -> GRPCPlugin:
+        """A plugin that has not connected to anything yet.
+
+        Raises:
+            ConfigError: what :meth:`validate_config` raises, and certificate files that can't be used.
+        """
+        return GRPCPlugin(config, clock=self._clock)
+
+    def supported_transports(self) -> Sequence[str]:
+        """The values ``grpc`` and ``grpc-tls``."""
+        return (TransportType.GRPC, TransportType.GRPC_TLS)
+
+    def validate_config(self, config: PluginConfig) -> None:
+        """Checks endpoint, method and credentials; opens no file.
+
+        Raises:
+            ConfigError: what can't be used.
+        """
+        target_of(config)
+        if config.auth is not None:
+            MetadataWriter(auth_headers(config.auth))

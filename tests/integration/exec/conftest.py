@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goplugins.config import AuthConfig, ConnectionConfig, PluginConfig
+from goplugins.transports.exec import ExecPlugin
+
+PROGRAM = str(Path(__file__).with_name("program.py"))
+PYTHON = os.path.realpath(sys.executable)
+
+
+def config(
+    *flags: str,
+    executable: str = PYTHON,
+    args: list[str] | None = None,
+    options: dict[str, Any] | None = None,
+    env: list[str] | None = None,
+    work_dir: str = "",
+    auth: AuthConfig | None = None,
+    **connection: Any,
+) -> PluginConfig:
+    return PluginConfig(
+        name="p",
+        transport="exec",  # type: ignore[arg-type]
+        executable=executable,
+        # -I and -S: without the environment's site-packages it starts in half the time.
+        args=["-I", "-S", PROGRAM, *flags] if args is None else args,  # type: ignore[arg-type]
+        options=options or {},
+        env=env or [],  # type: ignore[arg-type]
+        work_dir=work_dir,
+        auth=auth,
+        connection=ConnectionConfig(**connection),
+    )
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., ExecPlugin]]:
+    """Makes plugins, closes them after the test, and waits until their processes are gone."""
+    plugins: list[ExecPlugin] = []
+
+    def build(*flags: str, **settings: Any) -> ExecPlugin:
+        plugins.append(ExecPlugin(config(*flags, **settings)))
+        return plugins[-1]
+
+    yield build
+    for plugin in plugins:
+        plugin.close()
+    until(lambda: not keeper_threads())
+
+
+def keeper_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "goplugins-exec"]
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; a zombie counts as one."""
+    return os.path.exists(f"/proc/{pid}")
+
+
+def children() -> list[int]:
+    """This process's children, zombies included."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
+    return found

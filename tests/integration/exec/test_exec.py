@@ -1,0 +1,443 @@
+"""Plugins that are subprocesses: kept, replaced, ended, and never in anybody's way."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from goplugins._deadline import Deadline
+from goplugins.config import AuthConfig
+from goplugins.errors import (
+    BadReplyError,
+    ConnectionLostError,
+    MissingExecutableError,
+    PluginClosedError,
+    PluginConnectionError,
+    PluginError,
+    PluginExecutionError,
+    PluginTimeoutError,
+    Replay,
+    ReplyMismatchError,
+    ReplyTooLargeError,
+    SaturatedError,
+    TruncatedReplyError,
+)
+from goplugins.models import PluginStatus
+from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
+from tests.integration.exec.conftest import PROGRAM, children, config, is_alive, until
+from tests.integration.unix.conftest import call, new_call
+
+PID = {"do": "pid"}
+
+
+class TestCalls:
+    def test_nothing_runs_before_the_first_call(self, make):
+        before = children()
+        make()
+        assert children() == before
+
+    def test_one_process_answers_one_call_after_the_other(self, make):
+        plugin = make()
+        assert len({call(plugin, PID) for _ in range(5)}) == 1
+
+    @pytest.mark.parametrize("value", [None, 2**64 - 1, "é\u2028\n\x00", {"a": [1, [None]]}], ids=repr)
+    def test_values_come_back(self, make, value):
+        assert call(make(), value) == value
+
+    def test_three_mebibytes_there_and_back(self, make):
+        big = {"text": "x" * (3 << 20)}
+        assert call(make(), big, 20.0) == big
+
+    def test_business_error_keeps_the_process(self, make):
+        plugin = make()
+        pid = call(plugin, PID)
+        with pytest.raises(PluginExecutionError):
+            call(plugin, {"do": "kill"})  # it finds no signal in the request
+        assert call(plugin, PID) == pid
+
+    def test_arguments_directory_and_descriptors(self, make, tmp_path):
+        plugin = make("--one", "a b", work_dir=str(tmp_path))
+        assert call(plugin, {"do": "argv"}) == ["--one", "a b"]
+        assert call(plugin, {"do": "cwd"}) == str(tmp_path)
+        assert set(call(plugin, {"do": "fds"})) <= {0, 1, 2, 3}  # the last one lists the directory
+
+    def test_minimal_environment_and_its_own(self, make, monkeypatch):
+        monkeypatch.setenv("HOSTS_SECRET", "x")
+        monkeypatch.setenv("LC_ALL", "C.UTF-8")
+        found = call(make(env=["OWN=a=b"]), {"do": "env"})
+        assert found["OWN"] == "a=b"
+        assert found["PATH"] == os.environ["PATH"]
+        assert found["LC_ALL"] == "C.UTF-8"
+        assert "HOSTS_SECRET" not in found
+
+    def test_inherited_environment(self, make, monkeypatch):
+        monkeypatch.setenv("HOSTS_OWN", "x")
+        assert call(make(options={"inherit_env": True}), {"do": "env"})["HOSTS_OWN"] == "x"
+
+    def test_credentials_are_in_the_line(self, make, tmp_path):
+        spy = tmp_path / "spy"
+        spy.write_text(f"#!/bin/sh\nread -r line\nprintf '%s' \"$line\" > {tmp_path}/seen\n")
+        spy.chmod(0o755)
+        plugin = make(executable=str(spy), args=[], auth=AuthConfig(method="bearer", token="s3cret"))
+        with pytest.raises(ConnectionLostError):
+            call(plugin)
+        assert json.loads((tmp_path / "seen").read_text())["headers"] == {"Authorization": "Bearer s3cret"}
+
+    def test_info_and_health_of_a_process_that_knows_neither(self, make):
+        plugin = make()
+        assert plugin.info().name == "p"
+        assert plugin.health(5).status is PluginStatus.HEALTHY
+
+    def test_pool_is_bounded(self, make):
+        plugin = make(max_connections=3)
+        with ThreadPoolExecutor(32) as pool:
+            pids = set(pool.map(lambda number: call(plugin, PID, 20.0, request_id=str(number)), range(300)))
+        assert 1 <= len(pids) <= 3
+
+    def test_all_at_work(self, make):
+        plugin = make(max_connections=1)
+        call(plugin)
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(call, plugin, {"do": "sleep", "seconds": 0.5})
+            until(lambda: not plugin._client.pool.idle)
+            assert plugin.health(1).status is PluginStatus.UNKNOWN
+            with pytest.raises(SaturatedError):
+                call(plugin, timeout=0.1)
+            busy.result()
+
+    def test_surplus_processes_leave(self, make):
+        plugin = make(max_connections=3, max_idle_connections=1)
+        with ThreadPoolExecutor(3) as pool:
+            list(
+                pool.map(lambda number: call(plugin, {"do": "sleep", "seconds": 0.2}, 5, request_id=str(number)), "abc")
+            )
+        assert plugin._client.pool.idle == 1
+        until(lambda: len(_plugins_among_children()) == 1)
+
+    def test_missing_program_is_an_error_of_the_configuration(self):
+        with pytest.raises(MissingExecutableError):
+            ExecPluginFactory().validate_config(config(executable=""))
+
+
+def _plugins_among_children() -> list[int]:
+    found = []
+    for pid in children():
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                found += [pid] if PROGRAM.encode() in file.read() else []
+        except OSError:
+            pass
+    return found
+
+
+class TestFaults:
+    def test_timeout_kills_the_process(self, make):
+        plugin = make()
+        pid = call(plugin, PID)
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, {"do": "sleep", "seconds": 10}, 0.2)
+        assert time.monotonic() - started < 0.3
+        until(lambda: not is_alive(pid))
+        assert call(plugin, PID) != pid
+
+    def test_exit_in_the_middle_of_a_call(self, make):
+        plugin = make()
+        call(plugin)
+        with pytest.raises(ConnectionLostError, match="exit status 7") as caught:
+            call(plugin, {"do": "exit", "status": 7})
+        assert caught.value.replay is Replay.IF_IDEMPOTENT
+        assert call(plugin, 1) == 1
+
+    def test_killed_in_the_middle_of_a_call(self, make):
+        plugin = make()
+        with pytest.raises(ConnectionLostError, match="SIGKILL"):
+            call(plugin, {"do": "kill", "signal": signal.SIGKILL})
+
+    def test_death_while_idle_costs_the_next_call_nothing(self, make, caplog):
+        plugin = make()
+        pid = call(plugin, PID)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not is_alive(pid))  # reaped without anybody asking
+        assert call(plugin, PID) != pid
+        assert f"process {pid}: it was killed by SIGKILL" in caplog.text
+
+    def test_last_words_are_in_the_log(self, make, caplog):
+        plugin = make("--exit")
+        with pytest.raises(ConnectionLostError, match="exit status 3"):
+            call(plugin)
+        until(lambda: "its last words: I can't start" in caplog.text)
+
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ("garbage\n", BadReplyError),
+            ('{"request_id":"other","success":true}\n', ReplyMismatchError),
+            ("x" * 2000, ReplyTooLargeError),
+        ],
+    )
+    def test_bad_reply_kills_the_process(self, make, text, error):
+        plugin = make(max_response_bytes=1000)
+        pid = call(plugin, PID)
+        with pytest.raises(error):
+            call(plugin, {"do": "raw", "text": text})
+        until(lambda: not is_alive(pid))
+        assert call(plugin, PID) != pid
+
+    def test_truncated_reply(self, make):
+        plugin = make()
+        with pytest.raises(TruncatedReplyError, match="exit status 0"):
+            call(plugin, {"do": "half", "text": '{"hal'})
+
+    def test_banner_on_stdout_is_no_reply(self, make):
+        with pytest.raises(BadReplyError):
+            call(make("--banner"))
+
+    def test_bytes_left_over_after_a_reply(self, make):
+        plugin = make()
+        assert call(plugin, {"do": "late", "text": "debug output"}) == "ok"
+        time.sleep(0.05)
+        assert call(plugin, 1) == 1
+
+    def test_garbage_without_end_stalls_nobody(self, make):
+        plugin = make(max_response_bytes=1 << 20)
+        call(plugin)
+        started = time.monotonic()
+        with pytest.raises(ReplyTooLargeError):
+            call(plugin, {"do": "flood"}, 10)
+        assert time.monotonic() - started < 2
+        assert call(plugin, 1, 10) == 1
+
+    def test_hundred_mebibytes_of_stderr_stall_nobody(self, make, caplog):
+        caplog.set_level(logging.INFO, "goplugins.plugin.p")
+        plugin, other = make(), make()
+        call(other)
+        with ThreadPoolExecutor(1) as pool:
+            noisy = pool.submit(call, plugin, {"do": "stderr", "bytes": 100 << 20, "text": "x" * 99 + "\n"}, 30)
+            slowest = 0.0
+            while not noisy.done():
+                started = time.monotonic()
+                call(other, 1)
+                slowest = max(slowest, time.monotonic() - started)
+            noisy.result()
+        assert slowest < 0.5
+        assert len(caplog.records) < 2000
+
+    def test_lines_of_stderr_are_logged(self, make, caplog):
+        caplog.set_level(logging.INFO, "goplugins.plugin.p")
+        call(make(), {"do": "say", "text": "one\ntwo \x1b[31m\nthr"})
+        until(lambda: len(caplog.messages) >= 2)
+        assert caplog.messages[:2] == ["one", "two \\x1b[31m"]
+        assert caplog.records[0].name == "goplugins.plugin.p"
+
+    def test_reused_process_that_died_is_replaced_for_a_request_that_did_not_go_out(self, make):
+        plugin = make()
+        call(plugin)
+        made = new_call({"do": "exit", "status": 0}, idempotent=True)
+        plugin.prepare(made)
+        with pytest.raises(ConnectionLostError):
+            plugin.send(made)
+        assert made.reconnected  # once, and then it died again
+
+
+class TestStarting:
+    @pytest.mark.parametrize("executable", ["/nonexistent/program", "no-such-program-in-path"])
+    def test_missing_program(self, make, executable):
+        with pytest.raises(PluginConnectionError, match="could not be started") as caught:
+            call(make(executable=executable))
+        assert executable in str(caught.value)
+        assert caught.value.replay is Replay.ALWAYS
+        assert make(executable=executable).health(1).status is PluginStatus.OFFLINE
+
+    def test_program_that_is_none(self, make, tmp_path):
+        (tmp_path / "text").write_text("no program")
+        with pytest.raises(PluginConnectionError, match="ermission denied"):
+            call(make(executable=str(tmp_path / "text")))
+        (tmp_path / "text").chmod(0o755)
+        with pytest.raises(PluginConnectionError, match="xec format error"):
+            call(make(executable=str(tmp_path / "text")))
+
+    def test_missing_directory(self, make):
+        with pytest.raises(PluginConnectionError, match="/nonexistent"):
+            call(make(work_dir="/nonexistent"))
+
+    def test_name_is_looked_for_in_path(self, make, tmp_path):
+        link = tmp_path / "my-python"
+        link.symlink_to(os.path.realpath("/proc/self/exe"))
+        plugin = make(executable="my-python", env=[f"PATH={tmp_path}"])
+        assert call(plugin, 1) == 1
+
+    def test_relative_path_counts_from_the_directory(self, make, tmp_path):
+        script = tmp_path / "run"
+        script.write_text(f"#!/bin/sh\nexec {os.path.realpath('/proc/self/exe')} -I -S {PROGRAM}\n")
+        script.chmod(0o755)
+        assert call(make(executable="./run", args=[], work_dir=str(tmp_path)), 1) == 1
+
+    def test_failed_starts_are_held_back_ever_longer(self, make):
+        plugin = make("--exit")
+        delays = []
+        for _ in range(4):
+            with pytest.raises(ConnectionLostError):
+                call(plugin)
+            with pytest.raises(PluginConnectionError, match="not started again so soon") as caught:
+                call(plugin)
+            assert caught.value.replay is Replay.ALWAYS
+            delays.append(caught.value.retry_after)
+            time.sleep(caught.value.retry_after)
+        for delay, expected in zip(delays, (0.05, 0.1, 0.2, 0.4), strict=True):
+            assert expected * 0.5 < delay <= expected
+
+    def test_a_good_reply_ends_the_holding_back(self, make):
+        plugin = make()
+        for _ in range(3):
+            call(plugin)
+            with pytest.raises(ConnectionLostError):
+                call(plugin, {"do": "exit", "status": 1})
+
+
+class TestEnd:
+    def test_close_ends_processes(self, make):
+        plugin = make()
+        pid = call(plugin, PID)
+        plugin.close()
+        plugin.close()
+        until(lambda: not is_alive(pid))
+        with pytest.raises(PluginClosedError):
+            call(plugin)
+
+    def test_one_that_ignores_everything_is_killed(self, make, monkeypatch):
+        monkeypatch.setattr("goplugins.transports.exec._keeper._STEPS", ((0.1, signal.SIGTERM), (0.1, signal.SIGKILL)))
+        plugin = make("--stubborn")
+        pid = call(plugin, PID)
+        plugin.close()
+        time.sleep(0.05)
+        assert is_alive(pid)
+        until(lambda: not is_alive(pid))
+
+    def test_whole_group_is_killed(self, make):
+        plugin = make()
+        pid, child = call(plugin, {"do": "child"})
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, {"do": "sleep", "seconds": 9}, 0.1)
+        until(lambda: not is_alive(pid) and not _runs(child))
+
+    def test_what_a_dead_leader_leaves_is_killed(self, make):
+        plugin = make()
+        pid, child = call(plugin, {"do": "child"})
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not is_alive(pid) and not _runs(child))
+
+    def test_forgotten_plugin_leaves_no_process(self):
+        plugin = ExecPlugin(config())
+        pid = call(plugin, PID)
+        del plugin
+        gc.collect()
+        until(lambda: not is_alive(pid))
+
+    def test_call_that_was_interrupted_where_nobody_could_clean_up_leaves_no_process(self, make):
+        plugin = make(max_connections=1)
+        pid = call(plugin, PID)
+        lease = plugin._client.pool.try_acquire(Deadline.after(1))
+        del lease  # as by Ctrl-C between the pool's last line and the caller's next
+        gc.collect()
+        until(lambda: not is_alive(pid))
+        assert call(plugin, PID) != pid
+
+    def test_close_during_calls(self, make):
+        plugin = make(max_connections=2)
+        call(plugin)
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(call, plugin, PID, 5.0, request_id=str(number)) for number in range(40)]
+            plugin.close()
+        pids = set()
+        for future in futures:
+            if future.exception() is None:
+                pids.add(future.result())
+            else:
+                assert isinstance(future.exception(), PluginClosedError)
+        until(lambda: not any(map(is_alive, pids)))
+
+
+def _runs(pid: int) -> bool:
+    """An orphan's zombie may stay for as long as this machine's init likes."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _works(plugin: ExecPlugin) -> bool:
+    try:
+        return bool(call(plugin, 1, 10) == 1)
+    except PluginConnectionError:
+        return False
+
+
+def test_two_hundred_crashes_under_load_leave_nothing(make):
+    plugin = make(max_connections=4, max_response_bytes=1000)
+    call(plugin)
+    descriptors, crashes, good = len(os.listdir("/proc/self/fd")), [], []
+    pids: set[int] = set()
+
+    def work(number: int) -> None:
+        while len(crashes) < 200:
+            fatal = (len(crashes) + number) % 2
+            wishes = {"do": "exit", "status": 1} if fatal else PID
+            try:
+                pids.add(call(plugin, wishes, 20.0, request_id=f"{number}-{len(crashes)}"))
+                good.append(1)
+            except ConnectionLostError:
+                crashes.append(1)
+            except PluginConnectionError as error:
+                time.sleep(error.retry_after or 0.001)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(crashes) >= 200
+    assert good
+    until(lambda: _works(plugin))  # the last crash may be holding back the next start
+    plugin.close()
+    until(lambda: not _plugins_among_children())
+    until(lambda: not any(map(is_alive, pids)))
+    until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+
+
+def test_processes_that_are_killed_in_the_middle_of_traffic(make):
+    plugin = make(max_connections=3)
+    stop, done, errors = threading.Event(), [], []
+
+    def work(number: int) -> None:
+        while not stop.is_set():
+            try:
+                pid = call(plugin, PID, 5.0, request_id=f"{number}-{len(done)}", idempotent=True)
+                done.append(pid)
+            except PluginError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        time.sleep(0.05)
+        if done:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(done[-1], signal.SIGKILL)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(done) > 50
+    assert all(isinstance(error, ConnectionError) for error in errors)
+    assert call(plugin, 1, 5) == 1

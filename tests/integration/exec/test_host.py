@@ -1,0 +1,345 @@
+"""The host's side of it: pinned programs, limits, forks, and hosts that end, in good order or not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from goplugins.errors import ConnectionLostError, PluginConnectionError, PluginExecutionError, Replay
+from goplugins.testing import ManualClock
+from goplugins.transports.exec._launcher import Backoff
+from goplugins.transports.exec._stderr import StderrLog
+from tests.integration.exec.conftest import PROGRAM, PYTHON, children, is_alive, until
+from tests.integration.unix.conftest import call
+
+PID = {"do": "pid"}
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+class TestPin:
+    def test_right_one_runs(self, make):
+        assert call(make(options={"sha256": _sha256(PYTHON).upper()}), 1) == 1
+
+    def test_wrong_one_does_not(self, make, tmp_path):
+        mark = tmp_path / "ran"
+        script = tmp_path / "script"
+        script.write_text(f"#!/bin/sh\ntouch {mark}\n")
+        script.chmod(0o755)
+        with pytest.raises(PluginConnectionError, match="SHA-256") as caught:
+            call(make(executable=str(script), options={"sha256": "0" * 64}))
+        assert caught.value.replay is Replay.NEVER
+        assert not mark.exists()
+
+    def test_script_runs_by_its_interpreter(self, make, tmp_path):
+        script = tmp_path / "script"
+        script.write_text(f'#!/bin/sh\nexec {PYTHON} -I -S {PROGRAM} "$@"\n')
+        script.chmod(0o755)
+        plugin = make(executable=str(script), args=["x"], options={"sha256": _sha256(str(script))})
+        assert call(plugin, {"do": "argv"}) == ["x"]
+
+    def test_it_is_checked_before_every_start(self, make, tmp_path):
+        copy = tmp_path / "python"
+        shutil.copy(PYTHON, copy)
+        plugin = make(executable=str(copy), options={"sha256": _sha256(str(copy))})
+        call(plugin, 1)
+        with pytest.raises(ConnectionLostError):
+            call(plugin, {"do": "exit", "status": 1})
+        replaced = tmp_path / "new"
+        replaced.write_text("#!/bin/sh\n")
+        replaced.chmod(0o755)
+        os.replace(replaced, copy)
+        with pytest.raises(PluginConnectionError, match="SHA-256"):
+            call(plugin, 1)
+
+
+class TestLimits:
+    def test_open_files(self, make):
+        plugin = make(options={"max_open_files": 16})
+        assert call(plugin, {"do": "open", "count": 5}) == "opened"
+        with pytest.raises(PluginExecutionError, match="Too many open files"):
+            call(plugin, {"do": "open", "count": 50})
+
+    def test_memory(self, make):
+        plugin = make(options={"max_memory": 300 << 20})
+        assert call(plugin, {"do": "allocate", "bytes": 1 << 20}) == 1 << 20
+        with pytest.raises(PluginExecutionError):
+            call(plugin, {"do": "allocate", "bytes": 400 << 20})
+
+    def test_processor_time(self, make):
+        plugin = make(options={"max_cpu_seconds": 1})
+        with pytest.raises(ConnectionLostError, match=r"SIGXCPU|SIGKILL"):
+            call(plugin, {"do": "spin"}, 20)
+
+
+class TestFork:
+    def test_child_starts_its_own_and_leaves_the_parents_alone(self, make):
+        plugin = make()
+        pid = call(plugin, PID)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                own = call(plugin, PID, 5.0)
+                alive = is_alive(pid)
+                plugin.close()
+                until(lambda: not is_alive(own))
+                os.write(writer, f"{own != pid} {alive} {is_alive(pid)}".encode())
+            except BaseException as exc:
+                os.write(writer, repr(exc).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        assert os.read(reader, 1000) == b"True True True"
+        os.close(reader)
+        assert call(plugin, PID) == pid
+
+    def test_a_child_that_lives_on_does_not_keep_plugins_from_noticing_the_parents_end(self, tmp_path):
+        code = """
+import os, sys, time
+plugin = ExecPlugin(config())
+print(call(plugin, {"do": "pid"}), flush=True)
+if not os.fork():
+    os.close(1)
+    time.sleep(4)
+    os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+        host = _host(code)
+        pid = int(_line(host))
+        host.wait(5)
+        until(lambda: not _runs(pid), 2.0)
+        _end(host)
+
+
+class TestEndOfTheHost:
+    @pytest.mark.parametrize("flag", ["--stubborn", "--meek"])
+    def test_kill_9_of_the_host_leaves_no_plugin_process(self, flag):
+        """Not even one that ignores the end of its stdin and SIGTERM, nor what it started itself."""
+        code = f"""
+plugin = ExecPlugin(config({flag!r}, max_connections=3))
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(3) as pool:
+    found = list(pool.map(lambda n: call(plugin, {{"do": "child"}}, 10, request_id=n), "abc"))
+print(*sum(found, []), flush=True)
+import time; time.sleep(60)
+"""
+        host = _host(code)
+        pids = [int(pid) for pid in _line(host).split()]
+        assert all(map(_runs, pids))
+        host.kill()
+        killed = time.monotonic()
+        host.wait(5)
+        until(lambda: not any(map(_runs, pids)), 2.0 - (time.monotonic() - killed))
+        _end(host)
+
+    def test_signals_to_the_hosts_group_do_not_take_its_guardian_away(self):
+        code = """
+import os, signal, time
+os.setpgid(0, 0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+plugin = ExecPlugin(config("--stubborn"))
+print(call(plugin, {"do": "pid"}), flush=True)
+os.killpg(0, signal.SIGTERM)
+print("still here", flush=True)
+time.sleep(60)
+"""
+        host = _host(code)
+        pid = int(_line(host))
+        assert _line(host) == "still here"
+        host.kill()
+        host.wait(5)
+        until(lambda: not _runs(pid), 2.0)
+        _end(host)
+
+    def test_an_interpreter_that_ends_takes_its_plugins_along_and_is_not_held_up(self):
+        code = """
+plugin = ExecPlugin(config("--stubborn"))
+print(call(plugin, {"do": "pid"}), flush=True)
+import time; print(time.monotonic(), flush=True)
+"""
+        host = _host(code)
+        pid, at = int(_line(host)), float(_line(host))
+        assert host.wait(10) == 0
+        assert time.monotonic() - at < 1.5
+        assert not _runs(pid)
+        assert _end(host) == ""
+
+    def test_works_beside_grpc_in_one_process(self):
+        code = """
+import grpc
+from concurrent import futures
+class Echo(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((Echo(),))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+ask = channel.unary_unary("/a.B/C")
+import threading
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        assert ask(b"x", timeout=5) == b"x"
+threads = [threading.Thread(target=busy) for _ in range(3)]
+[thread.start() for thread in threads]
+for _ in range(10):
+    plugin = ExecPlugin(config())
+    assert call(plugin, 1, 10) == 1
+    plugin.close()
+stop.set()
+[thread.join() for thread in threads]
+channel.close()
+server.stop(None).wait()
+print("done", flush=True)
+"""
+        host = _host(code)
+        assert _line(host) == "done"
+        assert host.wait(10) == 0
+        assert "fork" not in _end(host).lower()
+
+
+_PREAMBLE = """
+import sys
+from goplugins.transports.exec import ExecPlugin
+from tests.integration.exec.conftest import config
+from tests.integration.unix.conftest import call
+"""
+
+
+def _host(code: str) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[3])
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", _PREAMBLE + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+    )
+
+
+def _line(host: subprocess.Popen[str]) -> str:
+    assert host.stdout is not None
+    line = host.stdout.readline().strip()
+    if not line:
+        host.kill()
+        pytest.fail(_end(host))
+    return line
+
+
+def _end(host: subprocess.Popen[str]) -> str:
+    assert host.stdout is not None
+    assert host.stderr is not None
+    host.wait(10)
+    with host.stdout, host.stderr:
+        return host.stderr.read()
+
+
+def _runs(pid: int) -> bool:
+    """An orphan's zombie may stay for as long as this machine's init likes."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_guardian_that_was_killed_is_replaced(make):
+    from goplugins.transports.exec._keeper import keeper_of_process
+
+    plugin = make()
+    call(plugin)
+    guardian = keeper_of_process().guardian
+    first = guardian._shell
+    assert first is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    with pytest.raises(ConnectionLostError):
+        call(plugin, {"do": "exit", "status": 0})
+    call(plugin)
+    assert guardian._shell is not None
+    assert guardian._shell.pid != first.pid
+    assert guardian._shell.pid in children()
+
+
+class TestBackoff:
+    def test_doubles_up_to_five_seconds_and_starts_anew_after_success(self):
+        clock = ManualClock()
+        backoff = Backoff(clock)
+        backoff.check()
+        seen = []
+        for _ in range(9):
+            clock.advance(0.001)
+            backoff.failed(clock.monotonic(), "why")
+            with pytest.raises(PluginConnectionError, match="the last: why") as caught:
+                backoff.check()
+            seen.append(round(caught.value.retry_after or 0, 3))
+            clock.advance(seen[-1])
+            backoff.check()
+        assert seen == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+        backoff.worked()
+        clock.advance(0.001)
+        backoff.failed(clock.monotonic(), "why")
+        with pytest.raises(PluginConnectionError) as caught:
+            backoff.check()
+        assert caught.value.retry_after == pytest.approx(0.05)
+
+    def test_a_wave_of_failures_counts_once(self):
+        clock = ManualClock()
+        backoff = Backoff(clock)
+        started = clock.monotonic()
+        clock.advance(0.01)
+        for _ in range(32):
+            backoff.failed(started, "why")
+        with pytest.raises(PluginConnectionError, match="after 1 failed"):
+            backoff.check()
+
+
+class TestStderr:
+    def test_lines_in_any_cut(self, caplog):
+        caplog.set_level("INFO")
+        log = StderrLog("p", ManualClock())
+        for piece in (b"on", b"e\ntw", b"o\n\nthree"):
+            log.feed(piece)
+        assert caplog.messages == ["one", "two"]
+        log.close()
+        assert caplog.messages == ["one", "two", "three"]
+        assert log.last_lines == "one | two | three"
+
+    def test_too_many_are_counted_and_the_last_ones_known(self, caplog):
+        caplog.set_level("INFO")
+        clock = ManualClock()
+        log = StderrLog("p", clock)
+        log.feed(b"".join(b"line %d\n" % number for number in range(1000)))
+        log.feed(b"".join(b"line %d\n" % number for number in range(1000, 2000)))
+        assert len(caplog.messages) == 200
+        assert log.last_lines.endswith("line 1998 | line 1999")
+        clock.advance(1)
+        log.feed(b"later\n")
+        assert caplog.messages[200:] == ["1800 line(s) of stderr not logged: too many a second", "later"]
+
+    def test_a_line_without_end_takes_no_memory(self, caplog):
+        caplog.set_level("INFO")
+        log = StderrLog("p", ManualClock())
+        for _ in range(100):
+            log.feed(b"x" * 65536)
+        log.feed(b"\nnext\n")
+        log.close()
+        assert [len(message) for message in caplog.messages] == [4096 + len(" (cut)"), 4]
+
+    def test_no_line_can_forge_another(self, caplog):
+        caplog.set_level("INFO")
+        StderrLog("p", ManualClock()).feed(b"a\rFAKE \xff \xc2\x85 \xe2\x80\xa8 z\n")
+        assert caplog.messages == ["a\\rFAKE \\xff \\x85 \\u2028 z"]

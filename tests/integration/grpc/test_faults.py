@@ -1,0 +1,437 @@
+"""What goes wrong on the way, and how soon and under what name the caller hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+import pytest
+
+from goplugins import Manager
+from goplugins.config import AuthConfig
+from goplugins.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    GRPCTransportError,
+    NameResolutionError,
+    PluginConnectionError,
+    PluginRequestError,
+    PluginThrottledError,
+    PluginTimeoutError,
+    PluginUnavailableError,
+    Replay,
+    ReplyTooLargeError,
+)
+from goplugins.transports.grpc import GRPCPluginFactory
+from tests.integration.grpc.conftest import aborting, asked, call, failure, ok, reply
+from tests.servers import RawServer as SocketServer, free_port
+
+STATUSES = {
+    "UNAVAILABLE": (PluginUnavailableError, Replay.IF_IDEMPOTENT),
+    "DEADLINE_EXCEEDED": (PluginTimeoutError, Replay.IF_IDEMPOTENT),
+    "RESOURCE_EXHAUSTED": (PluginThrottledError, Replay.ALWAYS),
+    "UNAUTHENTICATED": (AuthenticationError, Replay.NEVER),
+    "PERMISSION_DENIED": (AuthenticationError, Replay.NEVER),
+    "INVALID_ARGUMENT": (PluginRequestError, Replay.NEVER),
+    "NOT_FOUND": (PluginRequestError, Replay.NEVER),
+    "ALREADY_EXISTS": (PluginRequestError, Replay.NEVER),
+    "FAILED_PRECONDITION": (PluginRequestError, Replay.NEVER),
+    "OUT_OF_RANGE": (PluginRequestError, Replay.NEVER),
+    "UNIMPLEMENTED": (PluginRequestError, Replay.NEVER),
+    "INTERNAL": (GRPCTransportError, Replay.IF_IDEMPOTENT),
+    "UNKNOWN": (GRPCTransportError, Replay.IF_IDEMPOTENT),
+    "DATA_LOSS": (GRPCTransportError, Replay.IF_IDEMPOTENT),
+    "ABORTED": (GRPCTransportError, Replay.IF_IDEMPOTENT),
+    "CANCELLED": (ConnectionLostError, Replay.IF_IDEMPOTENT),
+}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_each_status_has_its_error(raw, make, status):
+    kind, replay = STATUSES[status]
+    server = raw(aborting(status, "the reason"))
+    error = failure(make(server.address))
+    assert (type(error), error.replay) == (kind, replay)
+    assert error.details["status"] == status
+    assert "the reason" in error.message
+    assert len(server.calls) == 1  # the library's own retries are off
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL"])
+@pytest.mark.parametrize(
+    ("said", "replay", "retry_after"),
+    [("50", Replay.ALWAYS, 0.05), ("0", Replay.ALWAYS, 0.0), ("-1", Replay.NEVER, None), ("soon", Replay.NEVER, None)],
+)
+def test_pushback_of_a_server_is_honoured(raw, make, status, said, replay, retry_after):
+    server = raw(aborting(status, trailing=(("grpc-retry-pushback-ms", said), ("cost", "3"))))
+    error = failure(make(server.address))
+    assert (error.replay, error.retry_after) == (replay, retry_after)
+    assert error.details["metadata"] == {"cost": "3"}
+
+
+def test_pushback_does_not_make_a_refusal_safe(raw, make):
+    error = failure(make(raw(aborting("NOT_FOUND", trailing=(("grpc-retry-pushback-ms", "5"),))).address))
+    assert (error.replay, error.retry_after) == (Replay.NEVER, None)
+
+
+@pytest.mark.parametrize("text", ["failed to connect to all addresses; last error: x", "DNS resolution failed for x"])
+def test_words_of_a_server_are_no_proof_that_nothing_was_sent(raw, make, text):
+    error = failure(make(raw(aborting("UNAVAILABLE", text)).address))
+    assert (type(error), error.replay) == (PluginUnavailableError, Replay.IF_IDEMPOTENT)
+
+
+def test_nobody_listens(make):
+    plugin = make(f"127.0.0.1:{free_port()}")
+    for _ in range(3):
+        started = time.monotonic()
+        error = failure(plugin)
+        assert (type(error), error.replay) == (PluginConnectionError, Replay.ALWAYS)
+        assert "refused" in error.message
+        assert time.monotonic() - started < 0.2
+
+
+def test_no_socket(make, tmp_path):
+    assert type(failure(make(f"unix:{tmp_path}/none.sock"))) is PluginConnectionError
+
+
+def test_name_without_address(make):
+    error = failure(make("nowhere.invalid:80"), timeout=5)
+    assert (type(error), error.replay) == (NameResolutionError, Replay.ALWAYS)
+
+
+def test_peer_that_says_nothing_ends_at_the_deadline(make):
+    with SocketServer(lambda peer: peer.hang()) as server:
+        plugin = make(f"127.0.0.1:{server.port}")
+        started = time.monotonic()
+        error = failure(plugin, timeout=0.3)
+        assert time.monotonic() - started < 0.4
+        assert (type(error), error.replay) == (PluginTimeoutError, Replay.ALWAYS)
+
+
+def test_connection_timeout_bounds_connecting(make):
+    with SocketServer(lambda peer: peer.hang()) as server:
+        plugin = make(f"127.0.0.1:{server.port}", connection_timeout=0.3)
+        started = time.monotonic()
+        error = failure(plugin, timeout=5)
+        assert 0.2 < time.monotonic() - started < 1
+        assert (type(error), error.replay) == (PluginTimeoutError, Replay.ALWAYS)
+
+
+def test_peer_that_speaks_http_1(make):
+    with SocketServer(lambda peer: peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
+        assert type(failure(make(f"127.0.0.1:{server.port}"))) is PluginConnectionError
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_peer_that_leaves_during_the_call(make, how):
+    def handler(peer):
+        peer._fill()
+        peer.send(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
+        time.sleep(0.1)
+        getattr(peer, how)()
+
+    with SocketServer(handler) as server:
+        error = failure(make(f"127.0.0.1:{server.port}"), idempotent=True)
+        assert (type(error), error.replay) == (ConnectionLostError, Replay.IF_IDEMPOTENT)
+        assert server.connections == 1  # it had answered nobody, so it was not tried again
+
+
+def test_slow_method_ends_at_the_deadline(raw, make):
+    ended = threading.Event()
+
+    def slow(request, context):
+        context.add_callback(ended.set)
+        time.sleep(0.6)
+        return reply(request)
+
+    plugin = make(raw(slow).address)
+    started = time.monotonic()
+    error = failure(plugin, timeout=0.2)
+    assert time.monotonic() - started < 0.3
+    assert (type(error), error.replay) == (PluginTimeoutError, Replay.IF_IDEMPOTENT)
+    assert ended.wait(0.3)  # the server hears of it
+
+
+def test_large_reply_is_refused(raw, make):
+    plugin = make(raw(lambda r, _: reply(r, payload=b'"%b"' % (b"x" * 5000))).address, max_response_bytes=4000)
+    error = failure(plugin)
+    assert (type(error), error.replay) == (ReplyTooLargeError, Replay.NEVER)
+
+
+def test_reply_that_inflates_is_refused(raw, make):
+    """Known fault: gzip bombs were accepted."""
+    import grpc
+
+    def bomb(request, context):
+        context.set_compression(grpc.Compression.Gzip)
+        return reply(request, payload=b'"%b"' % (b"x" * 16_000_000))
+
+    assert type(failure(make(raw(bomb).address), timeout=10)) is ReplyTooLargeError
+
+
+def test_compression_is_not_asked_for_where_it_is_disabled(raw, make):
+    import grpc
+
+    def handler(request, context):
+        context.set_compression(grpc.Compression.Gzip)
+        return reply(request, payload=b"1")
+
+    server = raw(handler)
+    assert call(make(server.address)) == 1
+    assert call(make(server.address, disable_compression=True)) == 1
+
+
+def test_request_that_the_server_finds_too_large(raw, make):
+    error = failure(make(raw(ok, max_receive_message_length=1000).address), "x" * 2000)
+    assert type(error) is PluginRequestError
+    assert error.replay is Replay.NEVER
+
+
+def test_credentials_that_a_server_quotes_stay_out_of_the_error(raw, make):
+    def quoting(request, context):
+        metadata = dict(context.invocation_metadata())
+        return aborting("INTERNAL", f"bad: {metadata['authorization']}")(request, context)
+
+    plugin = make(raw(quoting).address, auth=AuthConfig(method="bearer", token="tok-456-secret"))
+    error = failure(plugin)
+    assert "tok-456" not in "".join(traceback.format_exception(error))
+    assert "bad: Bearer ***" in error.message
+
+
+# --- servers that go and come ------------------------------------------------------------------------------------
+
+
+def test_server_that_comes_back_is_used_at_once(raw, make):
+    """Known fault: gRPC stayed dead after one UNAVAILABLE."""
+    port = free_port()
+    plugin = make(f"127.0.0.1:{port}")
+    for _ in range(3):
+        server = raw(ok, port=port)
+        assert call(plugin) == "ok"
+        server.close()
+        for _ in range(5):
+            assert isinstance(failure(plugin), PluginConnectionError | PluginUnavailableError)
+
+
+def test_dead_connection_is_replaced_silently(raw, make):
+    port = free_port()
+    plugin = make(f"127.0.0.1:{port}")
+    first = raw(ok, port=port)
+    assert call(plugin) == "ok"
+    first.close()
+    raw(ok, port=port)
+    assert call(plugin, idempotent=True) == "ok"
+
+
+@pytest.fixture
+def proxy():
+    """A TCP proxy that can lose everything, as a router does that has forgotten a connection."""
+
+    class Proxy:
+        def __init__(self):
+            self.ports = []
+            self.lossy = set()
+            self.listener = socket.create_server(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+            self.sockets = [self.listener]
+
+        def start(self, port):
+            self.target = port
+            threading.Thread(target=self.accept, daemon=True).start()
+
+        def accept(self):
+            while True:
+                try:
+                    ours, _ = self.listener.accept()
+                except OSError:
+                    return
+                number = len(self.ports)
+                self.ports.append(number)
+                theirs = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [ours, theirs]
+                for pair in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self.pump, args=(number, *pair), daemon=True).start()
+
+        def pump(self, number, source, target):
+            try:
+                while data := source.recv(65536):
+                    if number not in self.lossy:
+                        target.sendall(data)
+            except OSError:
+                pass
+
+        def close(self):
+            for sock in self.sockets:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                sock.close()
+
+    made = Proxy()
+    yield made
+    made.close()
+
+
+def test_connection_that_swallows_everything_costs_one_timeout(raw, make, proxy):
+    proxy.start(raw(ok).port)
+    plugin = make(proxy.address)
+    assert call(plugin) == "ok"
+    proxy.lossy.add(0)
+    assert isinstance(failure(plugin, timeout=0.2), PluginTimeoutError)
+    assert call(plugin, timeout=1) == "ok"
+    assert len(proxy.ports) == 2
+
+
+def test_slow_call_does_not_cost_the_others_their_connection(raw, make):
+    peers = set()
+
+    def handler(request, context):
+        peers.add(context.peer())
+        if b"slow" in request:
+            time.sleep(0.5)
+        return reply(request)
+
+    plugin = make(raw(handler).address)
+    call(plugin)
+    slow = threading.Thread(target=failure, args=(plugin, "slow"), kwargs={"timeout": 0.3})
+    slow.start()
+    while slow.is_alive():
+        call(plugin)
+    call(plugin)
+    assert len(peers) == 1
+
+
+_SERVER = """
+import sys, time
+from tests.integration.grpc.conftest import RawServer, reply
+import os
+def handle(request, context):
+    if b"die" in request:
+        os._exit(9)
+    if b"sleep" in request:
+        time.sleep(3)
+    return reply(request, payload=b"1")
+server = RawServer(handle, port=int(sys.argv[1]))
+print(server.port, flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+
+
+class Process:
+    def __init__(self, port=0):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _SERVER, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.port = int(self.process.stdout.readline())
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def process():
+    made = []
+
+    def start(port=0):
+        made.append(Process(port))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def test_server_that_dies_during_the_call(process, make):
+    plugin = make(f"127.0.0.1:{process().port}")
+    assert call(plugin) == 1
+    error = failure(plugin, "die")
+    assert (type(error), error.replay) == (ConnectionLostError, Replay.IF_IDEMPOTENT)
+    assert type(failure(plugin)) is PluginConnectionError
+
+
+def test_server_that_is_killed_and_started_again_under_a_manager(process):
+    """The circuit opens, no call hangs, and the server is used again within a second of its return."""
+    first = process()
+    config = {
+        "name": "p",
+        "transport": "grpc",
+        "endpoint": f"127.0.0.1:{first.port}",
+        "retry": {"max_retries": 0},
+        "circuit_breaker": {"failure_threshold": 3, "min_request_threshold": 1, "recovery_timeout": 0.5},
+        "health_check": {"enabled": False},
+    }
+    with Manager() as manager:
+        manager.register_factory("grpc", GRPCPluginFactory())
+        manager.load_from_config({"plugins": [config], "log_level": "error"})
+        assert manager.execute("p", None) == 1
+        first.close()
+        down = time.monotonic()
+        longest = 0.0
+        while time.monotonic() - down < 0.3:
+            started = time.monotonic()
+            with pytest.raises(Exception, match="p"):
+                manager.execute("p", None, timeout=1)
+            longest = max(longest, time.monotonic() - started)
+            time.sleep(0.01)
+        process(first.port)
+        back = time.monotonic()
+        while True:
+            try:
+                assert manager.execute("p", None, timeout=1) == 1
+                break
+            except Exception:
+                assert time.monotonic() - back < 1.0
+                time.sleep(0.02)
+        assert longest < 0.2
+
+
+def test_keyboard_interrupt_cancels_the_call_and_returns_its_place(raw, make):
+    cancelled = threading.Event()
+
+    def slow(request, context):
+        if b"slow" in request:
+            context.add_callback(cancelled.set)
+            time.sleep(1)
+        return reply(request, payload=b"1")
+
+    plugin = make(raw(slow).address, max_connections=1)
+    assert call(plugin) == 1
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            call(plugin, "slow", timeout=3)
+        # Cancelled although the exception, with its frames, is still held.
+        assert cancelled.wait(0.5)
+        assert caught.value is not None
+    finally:
+        timer.join()
+    assert plugin._places.idle == 1
+    assert call(plugin) == 1
+
+
+def test_many_threads_no_answer_mixed_up(raw, make):
+    plugin = make(raw(lambda r, _: reply(r, payload=asked(r))).address, max_connections=8)
+    wrong = []
+
+    def work(number):
+        for index in range(100):
+            value = f"{number}-{index}"
+            if call(plugin, value, request_id=value) != value:
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

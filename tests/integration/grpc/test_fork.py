@@ -1,0 +1,158 @@
+"""Forks of a process that has made gRPC calls, each in a process of its own: a fork leaves traces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+_SETUP = """
+import os, signal, subprocess, sys, threading, time
+from goplugins.config import PluginConfig
+from goplugins.errors import PluginError
+from goplugins.transports.grpc import GRPCPlugin
+from tests.integration.grpc.conftest import call
+from tests.servers import free_port
+
+SERVER = '''
+import sys, time
+from tests.integration.grpc.conftest import RawServer, reply
+def handle(request, context):
+    if b"long" in request:
+        time.sleep(2)
+    if b"short" in request:
+        time.sleep(0.4)
+    return reply(request, payload=b"1")
+print(RawServer(handle).port, flush=True)
+sys.stdin.read()
+'''
+assert "grpc" not in sys.modules or os.environ.get("GRPC_ENABLE_FORK_SUPPORT") == "1"
+server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+plugin = GRPCPlugin(PluginConfig(name="p", transport="grpc", endpoint=f"127.0.0.1:{int(server.stdout.readline())}"))
+dead = GRPCPlugin(PluginConfig(name="q", transport="grpc", endpoint=f"127.0.0.1:{free_port()}"))
+
+def outcome(target=plugin, *arguments, **keywords):
+    try:
+        return call(target, *arguments, **keywords)
+    except PluginError as error:
+        return f"{type(error).__name__}: {error.message}"
+
+def fork(function):
+    # What the child printed, and how it ended; killed if it hangs.
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, repr(function()).encode())
+        sys.stdout.flush()
+        sys.exit(7)
+    os.close(write)
+    end = time.monotonic() + 10
+    while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
+        status = None
+        time.sleep(0.02)
+    said = os.read(read, 65536).decode() if time.monotonic() < end else "HUNG"
+    if said == "HUNG":
+        os.kill(pid, 9)
+    return said
+
+def finish():
+    server.kill()
+    server.communicate()
+    plugin.close()
+    dead.close()
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _SETUP + textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_child_makes_its_own_calls_and_so_does_its_parent():
+    out = run("""
+    assert outcome() == 1
+    assert "no connection" in outcome(dead)
+    for _ in range(3):
+        print(fork(lambda: (outcome(), outcome(), fork(outcome))))
+    print(outcome())
+    finish()
+    """)
+    assert out.split("\n") == ["(1, 1, '1')"] * 3 + ["1", ""]
+
+
+def test_fork_before_the_first_call():
+    out = run("""
+    print(fork(outcome))
+    print(outcome())
+    finish()
+    """)
+    assert out == "1\n1\n"
+
+
+def test_fork_waits_for_a_call_in_flight():
+    out = run("""
+    outcome()
+    done = []
+    thread = threading.Thread(target=lambda: done.append(outcome(plugin, "short")))
+    thread.start()
+    time.sleep(0.1)
+    started = time.monotonic()
+    print(fork(outcome))
+    thread.join()
+    print(done, outcome())
+    finish()
+    """)
+    assert out == "1\n[1] 1\n"
+
+
+@pytest.mark.parametrize("calls", ["1", "3"])
+def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(calls):
+    out = run(f"""
+    outcome()
+    done = []
+    threads = [threading.Thread(target=lambda: done.append(outcome(plugin, "long", timeout=5))) for _ in range({calls})]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    started = time.monotonic()
+    print(fork(lambda: (round(time.monotonic() - started), outcome(), plugin.health(1).status.value)))
+    for thread in threads:
+        thread.join()
+    print(done, outcome())
+    finish()
+    """)
+    first, second, _ = out.split("\n")
+    assert first.startswith('(1, "GRPCTransportError: this process was forked while')
+    assert "fork before calling" in first
+    assert second == f"{[1] * int(calls)} 1"
+
+
+def test_calls_of_other_threads_go_on_around_many_forks():
+    out = run("""
+    outcome()
+    stop = threading.Event()
+    wrong, made = [], []
+    def work():
+        while not stop.is_set():
+            found = outcome(timeout=3)
+            (made if found == 1 else wrong).append(found)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    said = {fork(outcome) for _ in range(15)}
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(said, wrong, len(made) > 50)
+    finish()
+    """)
+    assert out == "{'1'} [] True\n"

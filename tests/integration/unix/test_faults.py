@@ -1,0 +1,513 @@
+"""Sockets and servers that misbehave: each fault has its error, in time, and spoils no later call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from goplugins import serve as serve_module
+from goplugins.config import AuthConfig, PluginConfig
+from goplugins.errors import (
+    ConfigError,
+    ConnectionLostError,
+    InvalidEndpointFormatError,
+    MissingSocketPathError,
+    PluginClosedError,
+    PluginConnectionError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    ReplyTooLargeError,
+    SaturatedError,
+    TruncatedReplyError,
+)
+from goplugins.models import PluginStatus
+from goplugins.transports.unix import UnixSocketPluginFactory
+from tests.integration.unix.conftest import call, echo, new_call, ok, read_line, replies, reply_ok
+from tests.servers import Peer
+
+
+def _plugin(function):
+    return serve_module.plugin(function)
+
+
+def _until(condition, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.002)
+
+
+def _python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=20, check=False
+    )
+    return done.stdout + done.stderr
+
+
+class TestConnecting:
+    def test_missing_socket(self, make, path):
+        with pytest.raises(PluginConnectionError, match=f"there is no socket {path}") as caught:
+            call(make())
+        assert caught.value.replay is Replay.ALWAYS
+        assert make().health(1).status is PluginStatus.OFFLINE
+
+    def test_nobody_listens(self, make, path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+            with pytest.raises(PluginConnectionError, match="nobody listens at") as caught:
+                call(make())
+        assert caught.value.replay is Replay.ALWAYS
+
+    def test_a_file_that_is_no_socket(self, make, path):
+        Path(path).touch()
+        with pytest.raises(PluginConnectionError, match="nobody listens at"):
+            call(make())
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+    def test_permission_denied_is_not_tried_again(self, serve, path):
+        serve()
+        os.chmod(os.path.dirname(path), 0o755)
+        code = (
+            "import os, sys\n"
+            "from goplugins.config import PluginConfig\n"
+            "from goplugins.transports.unix import UnixSocketPlugin\n"
+            "plugin = UnixSocketPlugin(PluginConfig(transport='unix', endpoint=sys.argv[1]))\n"
+            "os.setuid(65534)\n"
+            "try: plugin.execute(1)\n"
+            "except ConnectionError as error: print(error.message, error.replay.value)\n"
+        )
+        found = _python(code, path)
+        assert "Permission denied never" in found
+
+    def test_queue_of_the_listener_is_full(self, make, path):
+        """A socket that does not block would fail at once, here."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(0)
+            with socket.socket(socket.AF_UNIX) as first:
+                first.connect(path)
+                started = time.monotonic()
+                with pytest.raises(PluginTimeoutError, match="no connection in time") as caught:
+                    call(make(), timeout=0.2)
+                assert 0.19 <= time.monotonic() - started < 0.3
+                assert caught.value.replay is Replay.ALWAYS
+                with pytest.raises(PluginTimeoutError):
+                    call(make(connection_timeout=0.1), timeout=5)
+                assert time.monotonic() - started < 0.5
+
+    @pytest.mark.parametrize(
+        ("endpoint", "error"),
+        [("", MissingSocketPathError), ("@", MissingSocketPathError), ("/" + "x" * 200, InvalidEndpointFormatError)],
+    )
+    def test_address_that_is_none_is_an_error_of_the_configuration(self, endpoint, error):
+        config = PluginConfig(name="p", transport="unix", endpoint=endpoint)
+        factory = UnixSocketPluginFactory()
+        with pytest.raises(error):
+            factory.validate_config(config)
+        with pytest.raises(error):
+            factory.create_plugin(config)
+
+
+class TestReplies:
+    def test_hangs(self, raw, make):
+        raw(Peer.hang)
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(make(), timeout=0.15)
+        assert time.monotonic() - started < 0.25
+
+    def test_drips(self, raw, make):
+        raw(lambda peer: (read_line(peer), peer.drip(b"x" * 1000, 0.01)))
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(make(), timeout=0.15)
+        assert time.monotonic() - started < 0.25
+
+    def test_truncated(self, raw, make):
+        raw(replies(lambda request: ok(request)[:-5]))
+        with pytest.raises(TruncatedReplyError):
+            call(make())
+
+    def test_hangs_up_without_a_word(self, raw, make):
+        raw(lambda peer: read_line(peer) and None)
+        with pytest.raises(ConnectionLostError) as caught:
+            call(make())
+        assert caught.value.replay is Replay.IF_IDEMPOTENT
+
+    def test_too_large(self, raw, make):
+        raw(replies(lambda request: ok(request, "x" * 2000)))
+        with pytest.raises(ReplyTooLargeError):
+            call(make(max_response_bytes=1000))
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            lambda request: b"garbage\n",
+            lambda request: ok({**request, "request_id": "other"}),
+            lambda request: ok(request) + b"left over",
+            lambda request: ok(request) + ok(request, "late"),
+            lambda request: ok(request, "x" * 5000),
+        ],
+        ids=["garbage", "wrong id", "left over", "two lines", "too large"],
+    )
+    def test_connection_of_a_bad_reply_is_closed(self, raw, make, bad):
+        server = raw(replies(bad))
+        plugin = make(max_response_bytes=1000)
+        with contextlib.suppress(PluginError):
+            call(plugin)
+        assert plugin._client.pool.open == 0
+        server.handler = reply_ok
+        assert call(plugin) == "ok"
+        assert server.connections == 2
+
+
+def test_known_fault_a_late_reply_answered_the_next_call(raw, make):
+    late = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        while (request := read_line(peer)) is not None:
+            if request["data"] == "slow":
+                late.wait(5)
+            peer.send(ok(request, request["data"]))
+
+    raw(handler)
+    plugin = make(max_connections=1)
+    with pytest.raises(PluginTimeoutError):
+        call(plugin, "slow", 0.1, request_id="slow")
+    late.set()
+    for number in range(10):
+        assert call(plugin, number, request_id=str(number)) == number
+
+
+def test_known_fault_more_connections_than_allowed(raw, make):
+    server = raw()
+    plugin = make(max_connections=5)
+    with ThreadPoolExecutor(51) as pool:
+        assert set(pool.map(lambda number: call(plugin, request_id=str(number)), range(500))) == {"ok"}
+    assert server.open_most <= 5
+    assert server.connections <= 5
+
+
+def test_a_caller_beyond_the_limit_is_refused_in_time(raw, make):
+    raw(Peer.hang)
+    plugin = make(max_connections=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(call, plugin, timeout=0.5)
+        while not plugin._client.pool.open:
+            time.sleep(0.001)
+        with pytest.raises(SaturatedError):
+            call(plugin, timeout=0.1)
+        assert plugin.health(0.1).status is PluginStatus.UNKNOWN
+        with pytest.raises(PluginTimeoutError):
+            first.result()
+
+
+def test_known_fault_execute_racing_with_close_crashed(serve, make):
+    serve()
+    for _ in range(20):
+        plugin = make(max_connections=4)
+        with ThreadPoolExecutor(8) as pool:
+            futures = [pool.submit(call, plugin, 1, request_id=str(number)) for number in range(40)]
+            plugin.close()
+        for future in futures:
+            error = future.exception()
+            assert error is None or isinstance(error, PluginClosedError)
+        assert plugin._client.pool.open == 0
+
+
+class TestReconnecting:
+    def test_connection_is_used_again_without_a_ping(self, raw, make):
+        server = raw()
+        plugin = make()
+        for _ in range(5):
+            call(plugin)
+        assert server.connections == 1
+        assert len(server.requests) == 5
+
+    def test_keep_alive_off_means_a_connection_a_call(self, raw, make):
+        server = raw()
+        plugin = make(keep_alive=False)
+        for _ in range(3):
+            call(plugin)
+        assert server.connections == 3
+        assert plugin._client.pool.open == 0
+
+    def test_dead_idle_connection_is_replaced_silently(self, raw, make):
+        server = raw(replies(ok))
+        plugin = make()
+        for _ in range(3):
+            assert call(plugin) == "ok"
+            time.sleep(0.02)
+        assert server.connections == 3
+
+    def test_known_fault_a_plugin_that_went_away_stayed_dead(self, serve, make):
+        first = serve()
+        plugin = make()
+        assert call(plugin, 1) == 1
+        first.stop()
+        with pytest.raises(PluginConnectionError) as caught:
+            call(plugin, 1)
+        assert caught.value.replay is Replay.ALWAYS
+        serve()
+        assert call(plugin, 1) == 1
+
+    def test_once_for_an_idempotent_call_that_a_reused_connection_swallowed(self, raw, make):
+        def handler(peer: Peer) -> None:
+            peer.send(ok(read_line(peer)))
+            read_line(peer)
+
+        server = raw(handler)
+        plugin = make()
+        call(plugin)
+        with pytest.raises(ConnectionLostError):
+            call(plugin)
+        call(plugin)
+        made = new_call(idempotent=True)
+        plugin.prepare(made)
+        assert plugin.send(made) == "ok"
+        assert made.reconnected
+        with pytest.raises(ConnectionLostError):
+            plugin.send(made)
+        assert server.connections == 3
+
+    def test_server_restarts_under_load(self, serve, make):
+        """Calls that were in flight are finished; nothing but "no connection" is ever seen."""
+
+        @_plugin
+        def slow(request):
+            time.sleep(0.005)
+            return request
+
+        plugin = make(max_connections=8)
+        server = serve(slow)
+        stop = threading.Event()
+        done, errors = [], []
+
+        def work(number: int) -> None:
+            while not stop.is_set():
+                try:
+                    assert call(plugin, number, request_id=f"{number}-{len(done)}") == number
+                    done.append(number)
+                except PluginError as error:
+                    errors.append(error)
+                    time.sleep(0.002)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            time.sleep(0.1)
+            server.stop()
+            server = serve(slow)
+        time.sleep(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert len(done) > 100
+        assert {error.replay for error in errors} <= {Replay.ALWAYS}, errors[:3]
+
+    def test_thirty_two_threads_over_four_connections(self, serve, make):
+        serve()
+        plugin = make(max_connections=4)
+        with ThreadPoolExecutor(32) as pool:
+            found = list(pool.map(lambda number: call(plugin, number, 20.0, request_id=str(number)), range(1000)))
+        assert found == list(range(1000))
+        assert plugin._client.pool.open <= 4
+
+
+class TestFork:
+    def test_child_connects_anew_and_parent_goes_on(self, serve, make):
+        serve()
+        plugin = make()
+        assert call(plugin, 1) == 1
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(writer, str((plugin._client.pool.open, call(plugin, 2), call(plugin, 3))).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writer)
+        assert os.read(reader, 100) == b"(0, 2, 3)"
+        os.close(reader)
+        assert [call(plugin, number) for number in range(20)] == list(range(20))
+        assert plugin._client.pool.open == 1
+
+
+class TestServer:
+    def test_only_this_user_may_connect_whatever_the_umask(self, serve, path):
+        before = os.umask(0)
+        try:
+            serve()
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        finally:
+            os.umask(before)
+
+    def test_socket_is_removed_after_the_stop(self, serve, path):
+        serve().stop()
+        assert not os.path.exists(path)
+
+    def test_stale_socket_is_replaced(self, serve, make, path):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(path)
+        serve()
+        assert call(make(), 1) == 1
+
+    def test_live_server_is_not_replaced(self, serve, make):
+        serve()
+        with pytest.raises(ConfigError, match="a server is listening there"):
+            serve()
+        assert call(make(), 1) == 1
+
+    def test_other_files_are_not_replaced(self, serve, path):
+        Path(path).write_text("precious")
+        with pytest.raises(ConfigError, match="no socket"):
+            serve()
+        assert Path(path).read_text() == "precious"
+
+    def test_successors_socket_is_left_alone(self, serve, make, path):
+        first = serve()
+        os.unlink(path)
+        serve()
+        first.stop()
+        assert call(make(), 1) == 1
+
+    def test_directory_that_is_missing(self, serve):
+        with pytest.raises(ConfigError, match="can't listen"):
+            serve(echo, "/nonexistent/x.sock")
+
+    def test_abstract_name(self, serve, make, path):
+        name = "@" + path
+        serve(echo, name)
+        assert call(make(name), 1) == 1
+        assert not os.path.exists(path)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+    def test_abstract_name_admits_other_users_with_credentials_only(self, serve, path):
+        code = (
+            "import os, sys\n"
+            "from goplugins.config import PluginConfig, AuthConfig\n"
+            "from goplugins.transports.unix import UnixSocketPlugin\n"
+            "auth = AuthConfig(method='bearer', token='s3cret')\n"
+            "plugin = UnixSocketPlugin(PluginConfig(transport='unix', endpoint=sys.argv[1], auth=auth))\n"
+            "os.setuid(65534)\n"
+            "try: print(plugin.execute(1))\n"
+            "except ConnectionError as error: print(type(error).__name__)\n"
+        )
+        serve(echo, f"@{path}-private")
+        assert "ConnectionLostError" in _python(code, f"@{path}-private")
+        serve(echo, f"@{path}-shared", auth=AuthConfig(method="bearer", token="s3cret"))
+        assert _python(code, f"@{path}-shared").strip() == "1"
+
+    def test_stop_finishes_calls_in_flight_and_cuts_nothing(self, serve, make):
+        entered, leave = threading.Semaphore(0), threading.Event()
+
+        @_plugin
+        def slow(request):
+            entered.release()
+            leave.wait(5)
+            return request
+
+        server = serve(slow)
+        plugin = make()
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(call, plugin, number, 5.0, request_id=str(number)) for number in range(4)]
+            for _ in range(4):
+                entered.acquire()
+            server.server.stop(5)
+            _until(lambda: not os.path.exists(server.server.endpoint))
+            with pytest.raises(PluginConnectionError):
+                call(plugin)
+            leave.set()
+            assert [future.result() for future in futures] == [0, 1, 2, 3]
+        server.thread.join(2)
+        assert not server.thread.is_alive()
+
+    def test_stop_ends_after_its_grace(self, serve, make, caplog):
+        entered, leave = threading.Event(), threading.Event()
+
+        @_plugin
+        def hung(request):
+            entered.set()
+            leave.wait(5)
+
+        server = serve(hung)
+        plugin = make()
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(call, plugin, 1, 5.0)
+            entered.wait(5)
+            started = time.monotonic()
+            server.stop(0.1)
+            assert time.monotonic() - started < 0.5
+            with pytest.raises(ConnectionLostError):
+                future.result()
+            leave.set()
+        assert "1 call(s) unfinished" in caplog.text
+
+    def test_idle_connections_delay_no_stop(self, serve, make):
+        server = serve()
+        call(make(), 1)
+        started = time.monotonic()
+        server.stop(5)
+        assert time.monotonic() - started < 0.5
+
+    def test_calls_at_once_are_bounded_and_health_is_not_in_their_line(self, serve, make):
+        now, most, lock = [0], [0], threading.Lock()
+
+        @_plugin
+        def counted(request):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.02)
+            with lock:
+                now[0] -= 1
+
+        serve(counted, threads=2)
+        plugin = make(max_connections=11)
+        with ThreadPoolExecutor(10) as pool:
+            futures = [pool.submit(call, plugin, request_id=str(number)) for number in range(20)]
+            assert plugin.health(1).status in {PluginStatus.HEALTHY, PluginStatus.UNKNOWN}
+            for future in futures:
+                future.result()
+        assert most[0] == 2
+
+    def test_a_wait_for_a_place_is_at_the_callers_cost(self, serve, make):
+        ran = []
+
+        @_plugin
+        def slow(request):
+            ran.append(request)
+            time.sleep(0.3)
+
+        serve(slow, threads=1)
+        plugin = make()
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(call, plugin, "first", 2.0)
+            _until(lambda: ran)
+            with pytest.raises(PluginTimeoutError):
+                call(plugin, "second", 0.1)
+        assert ran == ["first"]
+
+    def test_no_thread_and_no_descriptor_is_left(self, serve, make):
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            server = serve()
+            plugin = make()
+            call(plugin, 1)
+            plugin.close()
+            server.stop()
+        _until(lambda: not [one for one in threading.enumerate() if one.name == "goplugins-unix"])
+        assert len(os.listdir("/proc/self/fd")) == before

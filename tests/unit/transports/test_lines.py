@@ -1,0 +1,278 @@
+"""Lines over descriptors: what is cut off, what is kept, and who waits for whom."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    ConnectionLostError,
+    PluginTimeoutError,
+    Replay,
+    ReplyTooLargeError,
+    TruncatedReplyError,
+)
+from goplugins.transports._lines import LineBuffer, LineChannel
+
+LIMIT = 1 << 20
+
+
+class Pair:
+    """A channel, and the peer's socket."""
+
+    def __init__(self) -> None:
+        self.ours, self.peer = socket.socketpair()
+        self.ours.setblocking(False)
+        self.channel = LineChannel(self.ours.fileno(), self.ours.fileno(), self.ours.recv, self.ours.send, SYSTEM_CLOCK)
+
+    def exchange(self, line: bytes = b"ask\n", seconds: float = 2.0, limit: int = LIMIT) -> bytes:
+        return self.channel.exchange(line, Deadline.after(seconds), limit)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.ours.close()
+    made.peer.close()
+
+
+def test_one_line_out_one_line_in(pair):
+    pair.peer.sendall(b"answer\n")
+    assert pair.exchange() == b"answer"
+    assert pair.peer.recv(100) == b"ask\n"
+    assert pair.channel.clean
+    assert pair.channel.replies == 1
+
+
+def test_answer_in_pieces(pair):
+    for piece in (b"an", b"sw", b"er\n"):
+        pair.peer.sendall(piece)
+    assert pair.exchange() == b"answer"
+
+
+def test_bytes_left_over_make_it_unclean(pair):
+    pair.peer.sendall(b"answer\nand more")
+    assert pair.exchange() == b"answer"
+    assert not pair.channel.clean
+
+
+def test_a_second_line_makes_it_unclean(pair):
+    pair.peer.sendall(b"answer\nanother\n")
+    assert pair.exchange() == b"answer"
+    assert not pair.channel.clean
+
+
+def test_bytes_that_nobody_asked_for_are_seen_before_use(pair):
+    assert pair.channel.look() == 0
+    pair.peer.sendall(b"x")
+    assert pair.channel.look()
+    assert not pair.channel.clean
+
+
+def test_end_is_seen_before_use(pair):
+    pair.peer.close()
+    assert pair.channel.look()
+
+
+def test_silence_ends_at_the_deadline(pair):
+    started = time.monotonic()
+    with pytest.raises(PluginTimeoutError, match="nothing had come") as caught:
+        pair.exchange(seconds=0.1)
+    assert 0.1 <= time.monotonic() - started < 0.2
+    assert caught.value.replay is Replay.IF_IDEMPOTENT
+    assert not pair.channel.clean
+
+
+def test_dripping_ends_at_the_deadline(pair):
+    stop = threading.Event()
+
+    def drip():
+        while not stop.wait(0.01):
+            pair.peer.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError, match="bytes of it"):
+            pair.exchange(seconds=0.2)
+        assert time.monotonic() - started < 0.3
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_peer_that_takes_nothing_ends_at_the_deadline(pair):
+    started = time.monotonic()
+    with pytest.raises(PluginTimeoutError):
+        pair.exchange(b"x" * (8 << 20), seconds=0.2)
+    assert 0.2 <= time.monotonic() - started < 0.35
+
+
+def test_a_deadline_that_has_passed_sends_nothing_more(pair):
+    with pytest.raises(PluginTimeoutError):
+        pair.exchange(seconds=-1)
+
+
+def test_end_without_a_reply(pair):
+    pair.peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionLostError) as caught:
+        pair.exchange()
+    assert pair.channel.gone
+    assert caught.value.replay is Replay.IF_IDEMPOTENT  # the request went out
+
+
+def test_end_before_anything_was_sent(pair):
+    pair.peer.close()
+    with pytest.raises(ConnectionLostError) as caught:
+        pair.exchange()
+    assert pair.channel.gone
+    assert pair.channel.sent == 0
+    assert caught.value.replay is Replay.ALWAYS
+
+
+def test_end_within_the_reply(pair):
+    pair.peer.sendall(b'{"half')
+    pair.peer.shutdown(socket.SHUT_WR)
+    with pytest.raises(TruncatedReplyError):
+        pair.exchange()
+    assert not pair.channel.gone
+
+
+def test_longest_reply_that_is_allowed(pair):
+    pair.peer.sendall(b"x" * 100 + b"\n")
+    assert pair.exchange(limit=100) == b"x" * 100
+
+
+@pytest.mark.parametrize("reply", [b"x" * 101 + b"\n", b"x" * 101])
+def test_reply_that_is_too_large(pair, reply):
+    pair.peer.sendall(reply)
+    with pytest.raises(ReplyTooLargeError):
+        pair.exchange(limit=100)
+
+
+def test_an_endless_reply_is_read_no_further_than_its_limit(pair):
+    stop = threading.Event()
+
+    def flood():
+        try:
+            while not stop.is_set():
+                pair.peer.send(b"x" * 65536)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    with pytest.raises(ReplyTooLargeError):
+        pair.exchange(limit=LIMIT)
+    assert pair.channel.received <= LIMIT + 65536
+    stop.set()
+    pair.ours.close()
+    thread.join()
+
+
+def test_a_peer_that_answers_while_it_is_still_asked_blocks_nobody(pair):
+    """It writes 4 MiB before it reads anything: were we only to write, both would wait for ever."""
+    big = b"y" * (4 << 20)
+
+    def talkative():
+        pair.peer.sendall(big)
+        got = 0
+        while got < len(big) + 1:
+            got += len(pair.peer.recv(65536))
+        pair.peer.sendall(b"\n")
+
+    thread = threading.Thread(target=talkative)
+    thread.start()
+    assert pair.exchange(big + b"\n", limit=8 << 20, seconds=10) == big
+    thread.join()
+    assert pair.channel.clean
+
+
+def test_a_refusal_before_the_request_is_over_is_heard(pair):
+    def refuse():
+        pair.peer.recv(1000)
+        pair.peer.sendall(b"too large\n")
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    assert pair.exchange(b"x" * (8 << 20)) == b"too large"
+    assert not pair.channel.clean
+    thread.join()
+
+
+def test_a_refusal_before_the_hang_up_is_heard(pair):
+    pair.peer.sendall(b"go away\n")
+    pair.peer.close()
+    assert pair.exchange() == b"go away"
+
+
+def test_pipes_will_do():
+    down_reader, down_writer = os.pipe()
+    up_reader, up_writer = os.pipe()
+    os.set_blocking(down_writer, False)
+    os.set_blocking(up_reader, False)
+    channel = LineChannel(
+        up_reader,
+        down_writer,
+        lambda size: os.read(up_reader, size),
+        lambda data: os.write(down_writer, data),
+        SYSTEM_CLOCK,
+    )
+    size = 1 << 20
+
+    def echo():
+        got = b""
+        while not got.endswith(b"\n"):
+            got += os.read(down_reader, 65536)
+        os.write(up_writer, got)
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    assert len(channel.exchange(b"z" * size + b"\n", Deadline.after(5), 2 * size)) == size
+    thread.join()
+    for descriptor in (down_reader, down_writer, up_reader, up_writer):
+        os.close(descriptor)
+
+
+class TestLineBuffer:
+    def test_several_lines_at_once(self):
+        buffer = LineBuffer()
+        buffer.feed(b"a\n\nb\nc")
+        assert [buffer.take() for _ in range(4)] == [b"a", b"", b"b", None]
+        assert len(buffer) == 1
+        assert buffer.start(10) == b"c"
+
+    @pytest.mark.parametrize("pieces", [1, 3, 1000])
+    def test_any_cut_gives_the_same_line(self, pieces):
+        line = os.urandom(3000).replace(b"\n", b" ")
+        buffer = LineBuffer()
+        step = -(-len(line) // pieces)
+        for start in range(0, len(line), step):
+            buffer.feed(line[start : start + step])
+            assert buffer.take() is None
+        buffer.feed(b"\n")
+        assert buffer.take() == line
+
+    def test_a_long_line_in_small_pieces_takes_linear_time(self):
+        def seconds(pieces: int) -> float:
+            best = 1e9
+            for _ in range(3):
+                buffer = LineBuffer()
+                started = time.perf_counter()
+                for _ in range(pieces):
+                    buffer.feed(b"x" * 256)
+                    buffer.take()
+                best = min(best, time.perf_counter() - started)
+            return best
+
+        # Ten times the line: ten times the time, where looking at it from its start each time would take a hundred.
+        assert seconds(20_000) < 40 * seconds(2_000)
