@@ -22,6 +22,7 @@ __all__ = ["Builder", "as_sender"]
 
 _BUILT_IN = {
     "exec": ("goplugins.transports.exec", "ExecPluginFactory"),
+    "grpc": ("goplugins.transports.grpc", "GRPCPluginFactory"),
     "http": ("goplugins.transports.http", "HTTPPluginFactory"),
     "python": ("goplugins.transports.function", "FunctionPluginFactory"),
     "unix": ("goplugins.transports.unix", "UnixSocketPluginFactory"),

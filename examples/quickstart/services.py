@@ -33,3 +33,8 @@ def flaky(request: QuoteRequest, context: ExecutionContext) -> QuoteResponse:
 @serve.plugin(name="quotes", version="1.0.0")
 def quotes(request: QuoteRequest) -> QuoteResponse:
     return QuoteResponse(request.symbol, 9_900)
+
+
+@serve.plugin(name="echo", version="1.0.0")
+def echo(request: QuoteRequest) -> QuoteResponse:
+    return QuoteResponse(request.symbol, len(request.symbol))
