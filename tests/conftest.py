@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,15 @@ import pytest
 collect_ignore = ["typing/api.py"]
 
 _MAPPING = Path(__file__).resolve().parents[1] / "docs/go-mapping.md"
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """A configuration sets the level of the package's logger, which outlives its manager and would outlive the test."""
+    logger = logging.getLogger("goplugins")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,14 +21,19 @@ class _Place(Generic[C]):
     """Room for one connection. The pool counts places by weak references only.
 
     So whoever is interrupted at any moment (Ctrl-C, a worker's time limit) and loses a place gives it back by losing
-    it: no code path, however unlikely, can leave the pool a place smaller.
+    it: no code path, however unlikely, can leave the pool a place smaller, or a connection open.
     """
 
-    __slots__ = ("__weakref__", "connection", "since")
+    __slots__ = ("__weakref__", "_drop", "connection", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, drop: Callable[[C], None]) -> None:
+        self._drop = drop
         self.connection: C | None = None
         self.since = 0.0
+
+    def __del__(self) -> None:
+        if self.connection is not None:
+            self._drop(self.connection)
 
 
 class Lease(Generic[C]):
@@ -130,7 +135,7 @@ class ConnectionPool(Generic[C]):
 
     def _new_place(self) -> _Place[C]:
         """Expects the lock."""
-        place: _Place[C] = _Place()
+        place: _Place[C] = _Place(self._drop)
         places, key = self._places, id(place)
         # Runs when the place is lost, on any thread: a dict's pop is atomic and needs no lock.
         places[key] = weakref.ref(place, lambda _: places.pop(key, None))
@@ -258,8 +263,8 @@ class ConnectionPool(Generic[C]):
                 self._places.pop(id(surplus), None)
         if waiter is not None:
             waiter.wakeup.set()
-        elif surplus is not None and surplus.connection is not None:
-            self._close(surplus.connection)
+        elif surplus is not None:
+            self._close_all([surplus])
 
     def _free(self, place: _Place[C]) -> None:
         """Hands an empty place to the first waiter, or gives it up. Takes the lock."""
@@ -302,8 +307,9 @@ class ConnectionPool(Generic[C]):
     def _close_all(self, places: Iterable[_Place[C]]) -> int:
         count = 0
         for place in places:
-            if place.connection is not None:
-                self._close(place.connection)
+            connection, place.connection = place.connection, None
+            if connection is not None:
+                self._close(connection)
                 count += 1
         return count
 
@@ -313,8 +319,9 @@ class ConnectionPool(Generic[C]):
         self._epoch += 1
         self._reset()
         for place in places:
-            if place.connection is not None:
-                self._drop(place.connection)
+            connection, place.connection = place.connection, None
+            if connection is not None:
+                self._drop(connection)
 
     @property
     def open(self) -> int:
