@@ -24,16 +24,16 @@ class _Place(Generic[C]):
     it: no code path, however unlikely, can leave the pool a place smaller, or a connection open.
     """
 
-    __slots__ = ("__weakref__", "_drop", "connection", "since")
+    __slots__ = ("__weakref__", "_abandon", "connection", "since")
 
-    def __init__(self, drop: Callable[[C], None]) -> None:
-        self._drop = drop
+    def __init__(self, abandon: Callable[[C], None]) -> None:
+        self._abandon = abandon
         self.connection: C | None = None
         self.since = 0.0
 
     def __del__(self) -> None:
         if self.connection is not None:
-            self._drop(self.connection)
+            self._abandon(self.connection)
 
 
 class Lease(Generic[C]):
@@ -68,6 +68,8 @@ class ConnectionPool(Generic[C]):
         is_dead: whether an idle connection can't be used any more (closed by the peer, or bytes left over). Called
             before each use, so it must be cheap and never block.
         drop: closes a connection's descriptors without any other effect, in a forked child; ``close`` by default.
+        abandon: what becomes of a connection whose place an interrupt took away; runs in a finaliser, so it takes no
+            lock. ``drop`` by default.
         max_connections: how many may be open.
         max_idle: how many are kept when not in use.
         idle_timeout: seconds after which an unused connection is not used again.
@@ -87,12 +89,14 @@ class ConnectionPool(Generic[C]):
         max_idle: int,
         idle_timeout: float,
         drop: Callable[[C], None] | None = None,
+        abandon: Callable[[C], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._connect = connect
         self._close = close
         self._is_dead = is_dead
         self._drop = drop or close
+        self._abandon = abandon or self._drop
         self.max_connections = max_connections
         self.max_idle = max_idle
         self.idle_timeout = idle_timeout
@@ -135,7 +139,7 @@ class ConnectionPool(Generic[C]):
 
     def _new_place(self) -> _Place[C]:
         """Expects the lock."""
-        place: _Place[C] = _Place(self._drop)
+        place: _Place[C] = _Place(self._abandon)
         places, key = self._places, id(place)
         # Runs when the place is lost, on any thread: a dict's pop is atomic and needs no lock.
         places[key] = weakref.ref(place, lambda _: places.pop(key, None))

@@ -9,6 +9,11 @@ from goplugins.errors import ReplyTypeError, UnserializableRequestError
 
 __all__ = ["ProtobufJSONCodec", "is_message_type"]
 
+_NOT_OBJECTS = frozenset(
+    f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "struct", "timestamp", "wrappers")
+)
+"""Where the messages are declared that JSON shows as something else than an object."""
+
 
 def is_message_type(kind: Any) -> bool:
     """Whether ``kind`` is a class that protoc generated. Loads nothing: who has such a class has loaded protobuf."""
@@ -66,7 +71,7 @@ class ProtobufJSONCodec:
         kind = self.response_type
         if not is_message_type(kind):
             return self._other.decode(data)
-        if not isinstance(data, dict) and not kind.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        if not isinstance(data, dict) and kind.DESCRIPTOR.file.name not in _NOT_OBJECTS:
             what = (
                 "data is missing or null" if data is None else f"expected an object @ data, got {type(data).__name__}"
             )

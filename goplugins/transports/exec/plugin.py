@@ -59,6 +59,7 @@ class ExecPlugin:
             launcher.close,
             Handle.is_dead,
             drop=Handle.drop,
+            abandon=lambda _: None,  # a handle that is lost lets its process go by itself
             max_connections=connection.max_connections or 1,
             max_idle=connection.max_idle_connections or 0,
             idle_timeout=float("inf"),

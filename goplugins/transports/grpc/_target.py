@@ -82,10 +82,10 @@ def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[
         ("grpc.max_receive_message_length", connection.max_response_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.min_reconnect_backoff_ms", connecting),  # in spite of its name, the time for one attempt
-        # A link whose connection failed is replaced, so no call waits for a backoff or hears of an old failure, and
-        # attempts of the channel's own would only be noise. Jitter adds up to a fifth; more would outlast the above.
-        ("grpc.initial_reconnect_backoff_ms", connecting * 4 // 5),
-        ("grpc.max_reconnect_backoff_ms", max(connecting * 4 // 5, 1000)),
+        # A link whose connection failed is replaced, so no call waits for a backoff or hears of an old failure. It is
+        # short all the same: while its timer runs, a fork makes older versions of grpc end the child.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.client_idle_timeout_ms", _milliseconds(connection.idle_timeout)),
     ]
