@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -94,26 +94,24 @@ class Builder:
             )
         return found
 
-    def check(self, config: ManagerConfig, source: str) -> None:
-        """Everything that can be known to be wrong before building, all at once.
+    def problems(self, config: ManagerConfig, suspect: Container[int]) -> Iterator[ConfigError]:
+        """What a configuration that is right in itself asks of this version, and of the factories, in vain.
 
-        Raises:
-            ConfigError: one problem, or an :class:`InvalidConfigError` with all of them.
+        Args:
+            config: resolved.
+            suspect: indexes of plugins that have problems of their own: not worth a factory's look.
         """
-        problems = list(_unbuilt(config))
-        for check in (config.validate, config.check_files):
-            try:
-                check()
-            except ConfigError as error:
-                problems += error.problems
+        yield from _unbuilt(config)
         for index, plugin in enumerate(config.plugins):
-            if plugin.enabled and plugin.transport is not None and not problems:
+            if plugin.enabled and index not in suspect:
+                path = f"plugins[{index}]"
                 try:
-                    self.factory(plugin, f"plugins[{index}]").validate_config(plugin)
+                    self.factory(plugin, path).validate_config(plugin)
                 except ConfigError as error:
-                    problems += error.problems
-        if problems:
-            raise InvalidConfigError.of(problems, source)
+                    for problem in error.problems:
+                        if not problem.path.startswith(path):
+                            problem.path = f"{path}.{problem.path}" if problem.path else path
+                        yield problem
 
     def build(self, config: PluginConfig) -> GuardedPlugin:
         """One guarded plugin from a resolved configuration."""

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
 from goplugins.config import ManagerConfig
-from goplugins.errors import ConfigFileError, ConfigSyntaxError, InvalidConfigError, UnresolvedVariableError
+from goplugins.errors import (
+    ConfigError,
+    ConfigFileError,
+    ConfigSyntaxError,
+    InvalidConfigError,
+    UnresolvedVariableError,
+)
 
 if TYPE_CHECKING:
-    from goplugins.config.problems import Path as FieldPath, Problems
+    from goplugins.config.problems import Path as FieldPath, Problem, Problems
 
-__all__ = ["expand", "load_config", "read_file"]
+__all__ = ["expand", "load_config", "load_resolved", "read_file"]
 
+FurtherCheck: TypeAlias = Callable[[ManagerConfig, AbstractSet[int]], Iterable[ConfigError]]
 
 # In this order: the escape, a variable with or without a default, and what only looks like one.
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\}|\$\{")
+_SHELL_DEFAULT = re.compile(r"[-+](?!\.?[0-9])|[=?]")
+"""How a default begins that was written for a shell, as in ${VAR:-text}; a negative number is none."""
 
 
 def load_config(
@@ -28,8 +37,9 @@ def load_config(
 ) -> ManagerConfig:
     """Reads, expands and validates a configuration. What is left out stays left out; see ``with_defaults``.
 
-    In every string value ``${VAR}`` becomes the variable's value and ``${VAR:default}`` has a default; ``$${`` is a
-    plain ``${``. A value that is wholly one ``${VAR}`` may fill a field for numbers, switches or durations, too.
+    In every string value ``${VAR}`` becomes the variable's value and ``${VAR:default}`` has a default, which stands
+    right behind the colon and holds no variable itself; ``$${`` is a plain ``${``. A value that is wholly one
+    ``${VAR}`` may fill a field for numbers, switches or durations, too.
 
     Args:
         source: the configuration, a mapping, or the path of a .json, .toml, .yaml or .yml file.
@@ -48,56 +58,134 @@ def load_config(
     >>> config.plugins[0].endpoint, config.plugins[0].retry.max_retries
     ('http://a.example.com/a', 2)
     """
-    from goplugins.config.conversion import read
-    from goplugins.config.problems import Problems, raise_for, touches
-    from goplugins.config.validation import semantic_problems
+    return _load(source, environ, None)[0]
 
-    values, name = _values(source)
+
+def load_resolved(
+    source: ManagerConfig | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    further: FurtherCheck | None = None,
+) -> ManagerConfig:
+    """:func:`load_config` for who is about to use the configuration: defaults filled in, certificate files checked.
+
+    Everything is judged once, and all problems are reported in one round.
+
+    Args:
+        source: as for :func:`load_config`.
+        environ: as for :func:`load_config`.
+        further: checks of the caller's own. Called with the resolved configuration and the indexes of the plugins in
+            which something is wrong already, so that a check can leave those out; gives problems with their paths.
+            Fields that can't be read are missing from the configuration.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    return _load(source, environ, further or _no_check)[1]
+
+
+def _no_check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterable[ConfigError]:
+    return ()
+
+
+def _load(
+    source: object, environ: Mapping[str, str] | None, further: FurtherCheck | None
+) -> tuple[ManagerConfig, ManagerConfig]:
+    """The configuration as it is and with its defaults; with ``further``, its files are checked, too."""
+    from goplugins.config.problems import raise_for
+
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
+    try:
+        values = _values(source)
+        config, resolved, problems = _judge(values, os.environ if environ is None else environ, further)
+    except RecursionError:
+        message = "holds itself, or is nested too deeply"
+        raise InvalidConfigError(message, path=name, fix="write each value where it is used") from None
+    raise_for(problems, name)
+    return cast(ManagerConfig, config), cast(ManagerConfig, resolved)
+
+
+def _judge(
+    values: Any, environ: Mapping[str, str], further: FurtherCheck | None
+) -> tuple[ManagerConfig | None, ManagerConfig | None, list[Problem]]:
+    from goplugins.config.conversion import read
+    from goplugins.config.problems import Problems, untouched
+    from goplugins.config.validation import file_problems, semantic_problems
+
     unset = Problems()
-    values = expand(values, os.environ if environ is None else environ, unset)
+    values = expand(values, environ, unset)
     config, found = read(ManagerConfig, values)
     wrong = [path for path, _ in unset.found]
-    problems = [*unset.found, *(problem for problem in found if not touches(problem[0], wrong))]
+    problems = [*unset.found, *untouched(found, wrong)]
     if problems:
         # What can be read is checked all the same, without the wrong fields: one round instead of two.
         wrong = [path for path, _ in problems]
         config, _ = read(ManagerConfig, _without(values, wrong))
-    if config is not None:
-        problems += [problem for problem in semantic_problems(config) if not touches(problem[0], wrong)]
-    raise_for(problems, name)
-    return cast(ManagerConfig, config)
+    if config is None:
+        return None, None, problems
+    resolved = config.with_defaults()
+    later = semantic_problems(config, resolved)
+    if further is not None:
+        later += file_problems(resolved)
+    problems += untouched(later, wrong)
+    if further is not None:
+        problems += _further_problems(resolved, problems, further)
+    return config, resolved, problems
 
 
-def _values(source: object) -> tuple[Any, str]:
-    """Plain values of the source, and what to call it."""
+def _further_problems(config: ManagerConfig, known: Sequence[Problem], further: FurtherCheck) -> list[Problem]:
+    from goplugins.config.problems import path_parts
+
+    places = {error.path for _, error in known}
+    suspect = {
+        index for path, _ in known if len(path) > 1 and path[0] == "plugins" and isinstance(index := path[1], int)
+    }
+    found = further(config, suspect)
+    return [(path_parts(error.path), error) for error in found if error.path not in places]
+
+
+def _values(source: object) -> Any:
+    """Plain values of the source."""
     if isinstance(source, ManagerConfig | Mapping):
-        return _opened(source), "configuration"
+        return _opened(source)
     if isinstance(source, str | os.PathLike):
-        return read_file(source), os.fspath(source)
+        return read_file(source)
     message = f"expected a configuration, got a value of type {type(source).__name__}"
-    raise InvalidConfigError(message, path="configuration", fix="give a ManagerConfig, a mapping, or a file's path")
+    fix = "put it under plugins:" if isinstance(source, list) else "give a ManagerConfig, a mapping, or a file's path"
+    raise InvalidConfigError(message, path="configuration", fix=fix)
 
 
 def _opened(value: Any) -> Any:
     """Configuration classes as mappings, at any depth, so that their strings can be expanded."""
     from goplugins.config.schema import as_mapping
 
-    if type(value).__module__.startswith("goplugins.config.") and attrs.has(type(value)):
+    kind = type(value)
+    if kind.__module__.startswith("goplugins.config.") and attrs.has(kind):
         value = as_mapping(value)
     if isinstance(value, Mapping):
-        return {key: _opened(item) for key, item in value.items()}
+        return {key: item if type(item) in _SCALARS else _opened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_opened(item) for item in value]
     return value
 
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_SCALARS = _NUMBERS | {str}
+
+
 def expand(value: Any, environ: Mapping[str, str], problems: Problems) -> Any:
     """A copy of plain values with ``${VAR}`` filled in; a variable that is not set is noted with its path."""
+    kind = type(value)
     if isinstance(value, str):
         return _expand_text(value, environ, problems) if "${" in value else value
-    if isinstance(value, Mapping):
+    if kind in _SCALARS:
+        return value
+    # A part gets its own view of the problems only if it has parts or a variable: most values have neither.
+    if kind is dict or isinstance(value, Mapping):
         return {
-            key: expand(item, environ, problems.below(key if isinstance(key, str | int) else str(key)))
+            key: item
+            if (type(item) is str and "${" not in item) or type(item) in _NUMBERS
+            else expand(item, environ, problems.below(key if isinstance(key, str | int) else str(key)))
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -115,19 +203,31 @@ def _expand_text(text: str, environ: Mapping[str, str], problems: Problems) -> s
         if name is None:
             fix = "write ${NAME} or ${NAME:default}; $${ for a plain ${"
             problems.add(InvalidConfigError, "holds a ${ that begins no variable", fix)
-            return match[0]
-        if name in environ:
+        elif default is not None and (fault := _default_fault(name, default)):
+            problems.add(InvalidConfigError, *fault)
+        elif name in environ:
             return environ[name]
-        if default is None:
-            problems.add(
-                UnresolvedVariableError, f"variable {name} is not set", f"set {name}, or write ${{{name}:default}}"
-            )
-            return match[0]
-        return cast(str, default)
+        elif default is not None:
+            return cast(str, default)
+        else:
+            fix = f"set {name}, or write ${{{name}:default}}"
+            problems.add(UnresolvedVariableError, f"variable {name} is not set", fix)
+        return match[0]
 
     whole = _REFERENCE.fullmatch(text)
     result = _REFERENCE.sub(fill, text)
     return ExpandedText(result, text) if whole and whole["name"] else result
+
+
+def _default_fault(name: str, default: str) -> tuple[str, str] | None:
+    """What is wrong with a default, whether it is needed or not; never the default, which may be a secret."""
+    if "${" in default:
+        fix = f"set {name} where the process starts, or write a plain default"
+        return f"the default of {name} holds a variable of its own, which is not filled in", fix
+    if _SHELL_DEFAULT.match(default):
+        fix = f"write ${{{name}:default}}, with nothing between the colon and the default"
+        return f"the default of {name} is written as for a shell", fix
+    return None
 
 
 def _without(values: Any, paths: Sequence[FieldPath]) -> Any:
@@ -135,8 +235,7 @@ def _without(values: Any, paths: Sequence[FieldPath]) -> Any:
     if not isinstance(values, Mapping) or () in paths:
         return {}
     result = dict(values)
-    for name in {path[0] for path in paths}:
-        below = [path[1:] for path in paths if path[0] == name]
+    for name, below in _by_first(paths).items():
         value = values.get(cast(str, name))
         kept = None if () in below else _without_below(value, below)
         if kept is None:
@@ -152,10 +251,17 @@ def _without_below(value: Any, paths: Sequence[FieldPath]) -> Any:
     if not isinstance(value, list) or any(len(path) < 2 for path in paths):
         return None
     result = list(value)
-    for index in {path[0] for path in paths}:
+    for index, below in _by_first(paths).items():
         if not isinstance(index, int) or not isinstance(value[index], Mapping):
             return None
-        result[index] = _without(value[index], [path[1:] for path in paths if path[0] == index])
+        result[index] = _without(value[index], below)
+    return result
+
+
+def _by_first(paths: Sequence[FieldPath]) -> dict[str | int, list[FieldPath]]:
+    result: dict[str | int, list[FieldPath]] = {}
+    for first, *rest in paths:
+        result.setdefault(first, []).append(tuple(rest))
     return result
 
 
@@ -202,6 +308,8 @@ def _parse_toml(data: bytes, source: str) -> Any:
         return tomllib.loads(decode_text(data, source))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigSyntaxError(str(exc), path=source, fix="correct the TOML there") from None  # as for JSON
+    except RecursionError:
+        raise ConfigSyntaxError("nested too deeply", path=source, fix="flatten the TOML") from None
 
 
 def _parse_yaml(data: bytes, source: str) -> Any:

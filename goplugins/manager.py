@@ -21,7 +21,7 @@ from goplugins.building import Builder
 from goplugins.calling import Caller, ContextSource
 from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, ManagerClosedError
-from goplugins.loading import load_config
+from goplugins.loading import load_resolved
 from goplugins.models import (
     CallResult,
     ExecutionContext,
@@ -156,7 +156,6 @@ class Manager(Generic[Req, Resp]):
             ManagerClosedError: after ``shutdown``.
         """
         source = str(config) if isinstance(config, str | os.PathLike) else "configuration"
-        resolved = load_config(config).with_defaults()
         with self._lifecycle:
             if self._registry.closed:
                 raise ManagerClosedError("the manager was shut down")
@@ -165,7 +164,7 @@ class Manager(Generic[Req, Resp]):
             self._loaded = True
         built: list[GuardedPlugin] = []
         try:
-            self._builder.check(resolved, source)
+            resolved = load_resolved(config, further=self._builder.problems)
             built = self._builder.build_all(plugin for plugin in resolved.plugins if plugin.enabled)
             self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
         except BaseException:
@@ -190,11 +189,16 @@ class Manager(Generic[Req, Resp]):
             name: what to call it by; by default ``config.name``, else what ``plugin.info()`` says.
 
         Raises:
+            ConfigError: policies that can't be used.
             DuplicatePluginNameError: the name is taken.
             InvalidArgumentError: the object is no plugin.
             ManagerClosedError: after ``shutdown``.
         """
         found = name or (config.name if config is not None else "") or plugin.info().name
+        if config is not None:
+            config.validate_policies(found, defaults=self._defaults)
+            if config.cache is not None or config.fallback is not None:
+                raise ConfigError("cache and fallback are not available in this version", fix="leave them out")
         base = config if config is not None else PluginConfig(name=found)
         base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
         guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)

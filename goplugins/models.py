@@ -153,7 +153,13 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise InvalidArgumentError(f"{attribute.name}: expected an integer of 0 or more, got {value!r}")
 
 
+def _mapping(attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not dict and not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{attribute.name}: expected a mapping of strings, got {type(value).__name__}")
+
+
 def _headers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _mapping(attribute, value)
     if value:
         check_headers(value, attribute.name)
 
@@ -164,6 +170,7 @@ def _header_value(instance: Any, attribute: attrs.Attribute[Any], value: Any) ->
 
 
 def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _mapping(attribute, value)
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
@@ -185,7 +192,8 @@ class ExecutionContext:
         preferences: names of balancer members to prefer, best first.
 
     Raises:
-        InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break.
+        InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break, headers or
+            metadata that are no mapping of strings.
     """
 
     request_id: str | None = attrs.field(default=None, validator=_header_value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from types import GenericAlias
-from typing import Any, TypeVar, get_args, get_origin
+from types import GenericAlias, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -18,10 +18,11 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn
 
+from goplugins.config.manager import ManagerConfig
 from goplugins.config.options import read_options
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.problems import Path, Problem, path_text, raise_for
-from goplugins.config.rules import ExpandedText, kind_of, near_name, rule_for
+from goplugins.config.problems import Path, Problem, path_text, raise_for, unknown_fix
+from goplugins.config.rules import ExpandedText, kind_of, rule_for
 from goplugins.config.schema import as_mapping, fields_of
 from goplugins.config.services import LoadBalancerMember
 from goplugins.errors import ConfigError, InvalidConfigError
@@ -83,6 +84,7 @@ def _converter(text: bool) -> Converter:
     converter.register_structure_hook_factory(attrs.has, lambda cls: _class_hook(cls, converter, text))
     converter.register_structure_hook_factory(_is_list, lambda kind: _list_hook(kind, converter))
     converter.register_structure_hook_factory(_is_table, lambda kind: _table_hook(kind, converter))
+    converter.register_structure_hook_factory(_is_optional, lambda kind: _optional_hook(kind, converter))
     converter.register_structure_hook_func(lambda kind: kind is Any, lambda value, _: _without_marks(value))
     converter.register_structure_hook_factory(is_single, single)
     converter.register_structure_hook_factory(
@@ -104,16 +106,32 @@ def _is_table(kind: Any) -> bool:
     return origin is Mapping
 
 
+def _is_optional(kind: Any) -> bool:
+    return get_origin(kind) in {Union, UnionType} and len(get_args(kind)) == 2 and type(None) in get_args(kind)
+
+
+def _optional_hook(kind: Any, converter: Converter) -> _Hook:
+    """As cattrs does it, but looked up once and not for every value."""
+    (inner,) = (part for part in get_args(kind) if part is not type(None))
+    hook = converter.get_structure_hook(inner)
+    return lambda value, _: None if value is None else hook(value, inner)
+
+
 def _class_hook(cls: type[Any], converter: Converter, text: bool) -> _Hook:
     build = make_dict_structure_fn(cls, converter)
-    return lambda value, _: build(_fields(value, cls, text), cls)
+    fields = _field_reader(cls, text)
+    return lambda value, _: build(fields(value), cls)
 
 
 def _plugin_hook(converter: Converter, text: bool) -> _Hook:
     build = make_dict_structure_fn(PluginConfig, converter)
+    read_fields = _field_reader(PluginConfig, text)
 
     def hook(value: Any, _: Any) -> Any:
-        fields, errors = read_options(_fields(value, PluginConfig, text), text=text)
+        fields = read_fields(value)
+        errors: list[ConfigError] = []
+        if "options" in fields:
+            fields, errors = read_options(fields, text=text)
         try:
             plugin = build(fields, PluginConfig)
         except ClassValidationError as exc:
@@ -125,20 +143,36 @@ def _plugin_hook(converter: Converter, text: bool) -> _Hook:
     return hook
 
 
-def _fields(value: Any, cls: type[Any], text: bool) -> Mapping[str, Any]:
-    if isinstance(value, cls):
-        return as_mapping(value)
+def _field_reader(cls: type[Any], text: bool) -> Callable[[Any], Mapping[str, Any]]:
+    """Makes the function that takes a value of ``cls``, or a table for one, apart into its fields."""
+    # null, and a key without a value in YAML, mean "left out" in every field whose value can't itself be null.
+    optional = {field.name for field in fields_of(cls) if field.kind is not Any}
+
+    def fields(value: Any) -> Mapping[str, Any]:
+        if type(value) is not dict:
+            if isinstance(value, cls):
+                return as_mapping(value)
+            if isinstance(value, str) and cls is LoadBalancerMember:
+                return {"name": value}
+        if not text or not isinstance(value, Mapping):
+            raise _no_table(value, cls, text)
+        if None in value.values():
+            return {k: v for k, v in value.items() if v is not None or k not in optional}
+        return value
+
+    return fields
+
+
+def _no_table(value: Any, cls: type[Any], text: bool) -> InvalidConfigError:
     if not text:
         fix = f"make it with {cls.__name__}(...), or read all of it by from_mapping"
-        raise InvalidConfigError(f"expected a {cls.__name__}, got {kind_of(value)}", fix=fix)
-    if isinstance(value, str) and cls is LoadBalancerMember:
-        return {"name": value}
-    known = {field.name: field for field in fields_of(cls)}
-    if not isinstance(value, Mapping):
-        fix = f"write a table of fields such as {', '.join(list(known)[:3])}"
-        raise InvalidConfigError(f"expected a table, got {kind_of(value)}", fix=fix)
-    # null, and a key without a value in YAML, mean "left out" in every field whose value can't itself be null.
-    return {k: v for k, v in value.items() if v is not None or k not in known or known[k].kind is Any}
+        return InvalidConfigError(f"expected a {cls.__name__}, got {kind_of(value)}", fix=fix)
+    if cls is ManagerConfig and value is None:
+        return InvalidConfigError("is empty", fix="write plugins: and the list of plugins below it")
+    if cls is ManagerConfig and isinstance(value, list | tuple):
+        return InvalidConfigError("expected a table, got a list", fix="put it under plugins:")
+    fix = f"write a table of fields such as {', '.join(field.name for field in fields_of(cls)[:3])}"
+    return InvalidConfigError(f"expected a table, got {kind_of(value)}", fix=fix)
 
 
 def _list_hook(kind: Any, converter: Converter) -> _Hook:
@@ -206,6 +240,6 @@ def _leaf(exc: BaseException, path: Path) -> Iterator[Problem]:
 
 def _unknown(name: Any, known: list[str], path: Path) -> Problem:
     where = (*path, name if isinstance(name, str | int) else str(name))
-    near = near_name(name, known)
-    fix = f"did you mean {near!r}?" if near else f"known fields: {', '.join(known)}"
-    return where, InvalidConfigError("unknown field", path=path_text(where), fix=fix)
+    return where, InvalidConfigError(
+        "unknown field", path=path_text(where), fix=unknown_fix(str(name), known, "fields")
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 from goplugins.config.conversion import read
 from goplugins.config.manager import ManagerConfig
-from goplugins.config.problems import Problem, Problems, raise_for, touches
+from goplugins.config.problems import Problems, raise_for, untouched
 from goplugins.config.rules import Duration, describe, rule_for
 from goplugins.config.schema import Field, fields_of
 from goplugins.config.text import parse_json
@@ -28,8 +28,7 @@ def structure_go_json(text: str | bytes, source: str) -> ManagerConfig:
     values = _section(parse_json(text, source), ManagerConfig, problems)
     config, found = read(ManagerConfig, values)
     places = [path for path, _ in problems.found]
-    later: list[Problem] = [problem for problem in found if not touches(problem[0], places)]
-    raise_for([*problems.found, *later], source)
+    raise_for([*problems.found, *untouched(found, places)], source)
     assert config is not None  # noqa: S101 - no result without problems
     return config
 

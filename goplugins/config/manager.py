@@ -87,9 +87,10 @@ idempotent=False, budget_ratio=0.2)
         observability = self.observability
         if observability.log_level is None:
             observability = attrs.evolve(observability, log_level=self.log_level)
+        breaker = resolve_breaker(base.default_circuit_breaker)
         return attrs.evolve(
             base,
-            plugins=tuple(base._resolve(plugin) for plugin in self.plugins),
+            plugins=tuple(base._resolve(plugin, breaker) for plugin in self.plugins),
             load_balancers=tuple(base._resolve_balancer(balancer) for balancer in self.load_balancers),
             observability=observability,
         )
@@ -99,7 +100,8 @@ idempotent=False, budget_ratio=0.2)
 
         For a plugin that comes from elsewhere, such as discovery or code.
         """
-        return self._with_default_sections()._resolve(plugin)
+        base = self._with_default_sections()
+        return base._resolve(plugin, resolve_breaker(base.default_circuit_breaker))
 
     def validate(self, *, registered: Collection[str] | None = None) -> None:
         """Checks the configuration with its defaults filled in, so that what is left out is never a problem.
@@ -203,18 +205,19 @@ idempotent=False, budget_ratio=0.2)
             default_rate_limit=merge(self.default_rate_limit, DEFAULT_RATE_LIMIT),
         )
 
-    def _resolve(self, plugin: PluginConfig) -> PluginConfig:
-        breaker = merge(plugin.circuit_breaker or CircuitBreakerConfig(), self.default_circuit_breaker)
+    def _resolve(self, plugin: PluginConfig, breaker: CircuitBreakerConfig) -> PluginConfig:
+        if plugin.circuit_breaker is not None:
+            breaker = resolve_breaker(merge(plugin.circuit_breaker, self.default_circuit_breaker))
         return attrs.evolve(
             plugin,
             type=kind_of_plugin(plugin.type, plugin.transport),
             enabled=True if plugin.enabled is None else plugin.enabled,
             auth=resolve_auth(plugin.auth),
-            retry=merge(plugin.retry or RetryConfig(), self.default_retry),
-            circuit_breaker=resolve_breaker(breaker),
-            health_check=merge(plugin.health_check or HealthCheckConfig(), self.default_health_check),
-            connection=merge(plugin.connection or ConnectionConfig(), self.default_connection),
-            rate_limit=merge(plugin.rate_limit or RateLimitConfig(), self.default_rate_limit),
+            retry=merge(plugin.retry, self.default_retry),
+            circuit_breaker=breaker,
+            health_check=merge(plugin.health_check, self.default_health_check),
+            connection=merge(plugin.connection, self.default_connection),
+            rate_limit=merge(plugin.rate_limit, self.default_rate_limit),
             fallback=_resolve_fallback(plugin.fallback),
             cache=resolve_cache(plugin.cache),
         )
@@ -224,7 +227,7 @@ idempotent=False, budget_ratio=0.2)
         return attrs.evolve(
             balancer,
             request_timeout=balancer.request_timeout or self.default_connection.request_timeout,
-            retry=merge(balancer.retry or RetryConfig(), self.default_retry),
+            retry=merge(balancer.retry, self.default_retry),
             rate_limit=limit,
             fallback=_resolve_fallback(balancer.fallback),
         )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from goplugins.config.plugin import PluginConfig, kind_of_plugin
-from goplugins.config.problems import Problems
-from goplugins.config.rules import Flag, Rule, Text, Whole, near_name
+from goplugins.config.problems import Problems, unknown_fix
+from goplugins.config.rules import Flag, Rule, Text, Whole
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.models import TransportType
 
@@ -63,11 +63,9 @@ def check_options(plugin: PluginConfig, problems: Problems) -> None:
     known = OPTIONS.get(kind_of_plugin(plugin.type, plugin.transport) or "")
     if known is None:
         return
-    others = f"known options: {', '.join(known)}" if known else "leave it out: this transport has no options"
     for name in plugin.options:
         if name not in known:
-            near = near_name(name, known)
-            problems.add(InvalidConfigError, "unknown option", f"did you mean {near!r}?" if near else others, name)
+            problems.add(InvalidConfigError, "unknown option", unknown_fix(str(name), known, "options"), name)
 
 
 def _kind(fields: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -20,6 +20,9 @@ from goplugins.config.sections import (
     RetryConfig,
 )
 from goplugins.models import AuthMethod, TransportType
+
+if TYPE_CHECKING:
+    from goplugins.config.manager import ManagerConfig
 
 __all__ = ["BUILT_IN_KINDS", "PluginConfig", "resolve_breaker"]
 
@@ -103,6 +106,20 @@ class PluginConfig:
         from goplugins.config.validation import validate_plugin
 
         validate_plugin(self)
+
+    def validate_policies(self, name: str | None = None, *, defaults: ManagerConfig | None = None) -> None:
+        """Checks what applies to a plugin registered in code: all but transport, type, endpoint and options.
+
+        Args:
+            name: what the plugin will be called by; the configuration's own when None.
+            defaults: the manager's configuration, from which fields are inherited; the production defaults when None.
+
+        Raises:
+            ConfigError: as :meth:`validate`; also for ``enabled: false``, which would do nothing there.
+        """
+        from goplugins.config.validation import validate_policies
+
+        validate_policies(self, name, defaults)
 
     def check_files(self) -> None:
         """Checks that certificate, key and CA files are there: on the machine that will make the calls.

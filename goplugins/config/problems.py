@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
+from goplugins.config.rules import near_name
 from goplugins.errors import ConfigError, InvalidConfigError
 
-__all__ = ["Path", "Problem", "Problems", "path_text", "raise_for", "touches"]
+__all__ = [
+    "Path",
+    "Problem",
+    "Problems",
+    "path_parts",
+    "path_text",
+    "raise_for",
+    "shown_key",
+    "unknown_fix",
+    "untouched",
+]
+
+_KEY_END = re.compile(r"[\s:=]")
+_LONGEST_KEY = 40
 
 Path: TypeAlias = tuple[str | int, ...]
 Problem: TypeAlias = tuple[Path, ConfigError]
@@ -16,16 +31,51 @@ Problem: TypeAlias = tuple[Path, ConfigError]
 def path_text(path: Iterable[str | int]) -> str:
     """The path as messages show it.
 
-    >>> path_text(("plugins", 2, "labels", "a b"))
-    "plugins[2].labels['a b']"
+    >>> path_text(("plugins", 2, "labels", "a/b"))
+    "plugins[2].labels['a/b']"
+    >>> path_text(("auth", "token:secret"))
+    "auth['token...']"
     """
     text = ""
     for part in path:
-        if isinstance(part, str) and part.replace("-", "_").isidentifier():
-            text += f".{part}" if text else part
+        shown = shown_key(part) if isinstance(part, str) else part
+        if isinstance(shown, str) and shown.replace("-", "_").isidentifier():
+            text += f".{shown}" if text else shown
         else:
-            text += f"[{part!r}]"
+            text += f"[{shown!r}]"
     return text
+
+
+_PART = re.compile(r"\[([0-9]+)\]|\['([^']*)'\]|([^.\[]+)")
+
+
+def path_parts(text: str) -> Path:
+    """The path of a message: what :func:`path_text` wrote, as far as it can be told.
+
+    >>> path_parts("plugins[2].auth.token")
+    ('plugins', 2, 'auth', 'token')
+    """
+    return tuple(int(index) if index else key or name for index, key, name in _PART.findall(text))
+
+
+def shown_key(key: str) -> str:
+    """A key as a message may show it: where a mark went missing, its value is in the key, and may be a secret."""
+    name = _KEY_END.split(key, maxsplit=1)[0][:_LONGEST_KEY]
+    return key if name == key else f"{name}..."
+
+
+def unknown_fix(key: str, known: Collection[str], what: str) -> str:
+    """What to write instead of a key that is none of ``known``, which are called ``what``."""
+    if not known:
+        return f"leave it out: there are no {what} here"
+    name = shown_key(key).removesuffix("...")
+    near = name if name in known else near_name(name, known)
+    mark = key[len(name) :][:1]
+    if near and mark == ":":
+        return "a space is missing after the colon"
+    if near and mark == "=":
+        return f"write {near}: and then the value"
+    return f"did you mean {near!r}?" if near else f"known {what}: {', '.join(known)}"
 
 
 class Problems:
@@ -47,9 +97,15 @@ class Problems:
         self.found.append((where, error(message, path=path_text(where), fix=fix)))
 
 
-def touches(path: Path, others: Sequence[Path]) -> bool:
-    """Whether the path is within one of the others, or one of them within it."""
-    return any(path[: len(other)] == other or other[: len(path)] == path for other in others)
+def untouched(problems: Iterable[Problem], paths: Iterable[Path]) -> list[Problem]:
+    """The problems that are neither at one of the paths, nor within or above one."""
+    places = set(paths)
+    above = {path[:length] for path in places for length in range(len(path) + 1)}
+    return [
+        problem
+        for problem in problems
+        if problem[0] not in above and not any(problem[0][:length] in places for length in range(len(problem[0])))
+    ]
 
 
 def raise_for(problems: Sequence[Problem], source: str) -> None:

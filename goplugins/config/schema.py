@@ -114,7 +114,7 @@ def as_texts(value: Iterable[str]) -> tuple[str, ...]:
 # Two and not one with a type variable: mypy can't solve one in a converter, and would refuse every caller's dict.
 def as_table(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """A dict of its own of a mapping; anything else stays, for ``validate`` to name."""
-    return dict(value) if isinstance(value, Mapping) else value
+    return dict(value) if type(value) is dict or isinstance(value, Mapping) else value
 
 
 def as_text_table(value: Mapping[str, str]) -> Mapping[str, str]:
@@ -130,14 +130,20 @@ def as_member(kind: type[E], value: E | str | int | None) -> E | None:
         return cast(E, value)
 
 
-def merge(section: T, base: T) -> T:
-    """``section`` with the fields of ``base`` where it holds None itself."""
-    gaps = {
-        field.name: getattr(base, field.name)
-        for field in fields_of(type(section))
-        if getattr(section, field.name) is None
-    }
-    return attrs.evolve(section, **gaps) if gaps else section  # type: ignore[misc]
+def merge(section: T | None, base: T) -> T:
+    """``section`` with the fields of ``base`` where it holds None itself; ``base`` where there is no section."""
+    if section is None:
+        return base
+    values: dict[str, Any] = {}
+    gap = False
+    for field in fields_of(type(section)):
+        value = getattr(section, field.name)
+        if value is None:
+            gap = True
+            value = getattr(base, field.name)
+        values[field.name] = value
+    # Not attrs.evolve(), which takes three times as long: this runs five times for every plugin.
+    return type(section)(**values) if gap else section
 
 
 def shown(instance: Any, *, secrets: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import Any, NoReturn
 
-from goplugins.config.problems import Problems, raise_for
+from goplugins.config.problems import Problems, raise_for, shown_key
 from goplugins.config.schema import shown
 from goplugins.errors import ConfigSyntaxError, InvalidConfigError
 
@@ -41,8 +41,9 @@ def parse_json(data: str | bytes, source: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
-        message = f"line {exc.lineno}, column {exc.colno}: {exc.msg}"
-        raise ConfigSyntaxError(message, path=source, fix="correct the JSON there") from None
+        message = f"line {exc.lineno}, column {exc.colno}: {exc.msg if text.strip() else 'the text is empty'}"
+        fix = "correct the JSON there" if text.strip() else 'write {"plugins": [...]}'
+        raise ConfigSyntaxError(message, path=source, fix=fix) from None
     except RecursionError:
         raise ConfigSyntaxError("nested too deeply", path=source, fix="flatten the JSON") from None
     except _NotPlainJSONError as exc:
@@ -59,7 +60,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _NotPlainJSONError(f"one object has the key {twice[0]!r} more than once", "keep one of them")
+        raise _NotPlainJSONError(f"one object has the key {shown_key(twice[0])!r} more than once", "keep one of them")
     return result
 
 

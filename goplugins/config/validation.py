@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+import attrs
+
 from goplugins.config.conversion import type_problems
 from goplugins.config.credentials import check_auth, check_auth_files
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
@@ -30,10 +32,12 @@ from goplugins.models import TransportType
 __all__ = [
     "check_manager_files",
     "check_plugin_files",
+    "file_problems",
     "semantic_problems",
     "validate_auth",
     "validate_manager",
     "validate_plugin",
+    "validate_policies",
 ]
 
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
@@ -41,7 +45,7 @@ _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 def validate_manager(config: ManagerConfig, registered: Collection[str] | None) -> None:
     """Raises for all that is wrong with the configuration."""
-    raise_for(type_problems(config) or semantic_problems(config, registered), "configuration")
+    raise_for(type_problems(config) or semantic_problems(config, config.with_defaults(), registered), "configuration")
 
 
 def validate_plugin(plugin: PluginConfig) -> None:
@@ -50,6 +54,22 @@ def validate_plugin(plugin: PluginConfig) -> None:
     if not problems.found:
         _check_plugin(plugin, ManagerConfig().resolve(plugin), problems)
     raise_for(problems.found, f"plugin {plugin.name!r}")
+
+
+_NOT_POLICIES = frozenset({"type", "transport", "endpoint", "options"})
+
+
+def validate_policies(plugin: PluginConfig, name: str | None, defaults: ManagerConfig | None) -> None:
+    """Raises for all that is wrong with the policies of a plugin that was made in code."""
+    problems = Problems(found=[problem for problem in type_problems(plugin) if problem[0][0] not in _NOT_POLICIES])
+    if not problems.found:
+        named = plugin if name is None else attrs.evolve(plugin, name=name)
+        _check_name(named.name, problems)
+        if plugin.enabled is False:
+            fix = "leave it out, and register the plugin only where it shall be called"
+            problems.add(InvalidConfigError, "a plugin registered in code is always on", fix, "enabled")
+        _check_policies(named, (defaults or ManagerConfig()).resolve(named), problems)
+    raise_for(problems.found, f"plugin {plugin.name if name is None else name!r}")
 
 
 def validate_auth(auth: AuthConfig) -> None:
@@ -61,12 +81,18 @@ def validate_auth(auth: AuthConfig) -> None:
 
 
 def check_manager_files(config: ManagerConfig) -> None:
-    """Raises for certificate files that enabled plugins name and that aren't there."""
+    """Raises for what :func:`file_problems` finds."""
+    raise_for(file_problems(config), "configuration")
+
+
+def file_problems(config: ManagerConfig) -> list[Problem]:
+    """Which certificate files are not there that enabled plugins name."""
     problems = Problems()
     for index, plugin in enumerate(config.plugins):
-        if plugin.enabled is not False and plugin.auth is not None:
-            check_auth_files(plugin.auth, problems.below("plugins", index, "auth"))
-    raise_for(problems.found, "configuration")
+        auth = plugin.auth
+        if plugin.enabled is not False and auth is not None and (auth.cert_file or auth.key_file or auth.ca_file):
+            check_auth_files(auth, problems.below("plugins", index, "auth"))
+    return problems.found
 
 
 def check_plugin_files(plugin: PluginConfig) -> None:
@@ -77,10 +103,17 @@ def check_plugin_files(plugin: PluginConfig) -> None:
     raise_for(problems.found, f"plugin {plugin.name!r}")
 
 
-def semantic_problems(config: ManagerConfig, registered: Collection[str] | None = None) -> list[Problem]:
-    """What is wrong with a configuration whose every field is of the right type."""
+def semantic_problems(
+    config: ManagerConfig, resolved: ManagerConfig, registered: Collection[str] | None = None
+) -> list[Problem]:
+    """What is wrong with a configuration whose every field is of the right type.
+
+    Args:
+        config: as it was written.
+        resolved: the same with its defaults.
+        registered: as for :meth:`ManagerConfig.validate`.
+    """
     problems = Problems()
-    resolved = config.with_defaults()
     _check_breaker(resolved.default_circuit_breaker, problems.below("default_circuit_breaker"))
     for index, plugin in enumerate(resolved.plugins):
         _check_plugin(config.plugins[index], plugin, problems.below("plugins", index))
@@ -115,6 +148,10 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
             check_health_endpoint(transport, plugin.health_check.endpoint, problems.below("health_check", "endpoint"))
     if raw.auth is not None:
         check_auth(raw.auth, problems.below("auth"), transport)
+    _check_policies(raw, plugin, problems)
+
+
+def _check_policies(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -> None:
     if raw.circuit_breaker is not None and plugin.circuit_breaker is not None:
         _check_breaker(plugin.circuit_breaker, problems.below("circuit_breaker"))
     if raw.rate_limit is not None and plugin.rate_limit is not None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
+from goplugins.config.problems import shown_key
 from goplugins.errors import ConfigSyntaxError
 
 __all__ = ["parse_yaml"]
 
 
+_MOST_ALIASED = 1_000_000
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe values only, keys as they are written, and no key twice."""
+    """Safe values only, keys as they are written, no key twice, and aliases that come to an end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            sizes: dict[int, int] = {}
+            # What is shared counts once where it is written, and again for each alias.
+            if _measure(node, sizes) - len(sizes) > _MOST_ALIASED:
+                message = f"the aliases stand for more than {_MOST_ALIASED:,} values"
+                raise ComposerError(None, None, message, node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -23,9 +39,26 @@ class _Loader(yaml.SafeLoader):
             key.tag = "tag:yaml.org,2002:str"
             if key.value in seen:
                 mark = key.start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", mark)
+                message = f"the key {shown_key(key.value)!r} is there twice"
+                raise ConstructorError(None, None, message, mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values ``node`` stands for, all aliases followed; ``sizes`` keeps what is known by identity."""
+    size = sizes.get(id(node))
+    if size is None:
+        sizes[id(node)] = 0  # while it is being measured
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        size = sizes[id(node)] = 1 + sum(_measure(part, sizes) for part in parts)
+    elif size == 0:
+        raise ComposerError(None, None, "an anchor holds an alias of itself", node.start_mark)
+    return size
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -34,7 +67,8 @@ def parse_yaml(text: str, source: str) -> Any:
     The errors have no cause: it would show lines of the text, secrets included, in a traceback.
 
     Raises:
-        ConfigSyntaxError: not YAML, not safe, more than one document, or a key twice; with line and column.
+        ConfigSyntaxError: not YAML, not safe, more than one document, a key twice, or aliases without end; with line
+            and column.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 import attrs
 
@@ -32,6 +34,7 @@ Resp = TypeVar("Resp")
 
 HealthCheck = Callable[[], "HealthStatus | bool | str"]
 
+_LONGEST_WAIT = 86_400.0
 _NO_CONTEXT = ExecutionContext()
 _logger = logging.getLogger("goplugins.serve")
 
@@ -63,12 +66,18 @@ class Unavailable(Exception):  # noqa: N818 - a verdict on the moment, not a fai
 
     Args:
         message: for the caller; shown as it is, so no secrets.
-        retry_after: seconds after which it is worth another try. Said, it makes a retry safe for any call.
+        retry_after: seconds after which it is worth another try, a day at most. Said, it makes a retry safe for any
+            call.
+
+    Raises:
+        InvalidArgumentError: ``retry_after`` is no finite number of 0 or more.
     """
 
     def __init__(self, message: str = "unavailable", *, retry_after: float | None = None) -> None:
-        if retry_after is not None and not retry_after >= 0:
-            raise InvalidArgumentError(f"retry_after: expected seconds of 0 or more, got {retry_after!r}")
+        if retry_after is not None:
+            if not isinstance(retry_after, int | float) or not 0 <= retry_after < math.inf:
+                raise InvalidArgumentError(f"retry_after: expected finite seconds of 0 or more, got {retry_after!r}")
+            retry_after = min(retry_after, _LONGEST_WAIT)
         self.message = str(message) or "unavailable"
         super().__init__(self.message)
         self.retry_after = retry_after
@@ -111,6 +120,29 @@ class ServedPlugin(Generic[Req, Resp]):
 
     def __repr__(self) -> str:
         return f"<ServedPlugin {self._info.name!r}>"
+
+    def __reduce__(self) -> str:
+        """Pickles as functions do: by name, so that another process takes its own.
+
+        Raises:
+            InvalidArgumentError: under the function's name its module has something else.
+        """
+        module, name = self.__module__, getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is not self:
+            raise InvalidArgumentError(
+                f"plugin {self._info.name!r} can't be pickled: {module}.{name or '?'} is not the plugin itself; "
+                "decorate a function at a module's top level, or assign the plugin to its function's name"
+            )
+        return str(name)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def info(self) -> PluginInfo:
         """What the decorator was told."""

@@ -26,7 +26,9 @@ from cattrs.gen import make_mapping_structure_fn
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
+from goplugins._call import Codec
 from goplugins.errors import InvalidArgumentError, ReplyTypeError, UnserializableRequestError
+from goplugins.transports._protobuf import ProtobufJSONCodec, is_message_type
 
 __all__ = ["JSONCodec", "codec_for", "explain_mismatch", "structurer_for"]
 
@@ -339,14 +341,22 @@ class JSONCodec:
             raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {explain_mismatch(exc, data)}") from exc
 
 
-@functools.lru_cache(maxsize=1024)
-def _cached(request_type: Any, response_type: Any) -> JSONCodec:
+def _make(request_type: Any, response_type: Any) -> Codec:
+    if is_message_type(request_type) or is_message_type(response_type):
+        return ProtobufJSONCodec(request_type, response_type)
     return JSONCodec(request_type, response_type)
 
 
-def codec_for(request_type: Any = Any, response_type: Any = Any) -> JSONCodec:
-    """The codec for a pair of types, made once and shared."""
+_cached = functools.lru_cache(maxsize=1024)(_make)
+
+
+def codec_for(request_type: Any = Any, response_type: Any = Any) -> Codec:
+    """The codec for a pair of types, made once and shared.
+
+    Raises:
+        InvalidArgumentError: a type that can't be made from JSON.
+    """
     try:
         return _cached(request_type, response_type)
     except TypeError:  # an unhashable type form
-        return JSONCodec(request_type, response_type)
+        return _make(request_type, response_type)

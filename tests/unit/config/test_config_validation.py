@@ -11,6 +11,7 @@ from goplugins.config import (
     AuthConfig,
     CacheConfig,
     CircuitBreakerConfig,
+    ConnectionConfig,
     DiscoveryConfig,
     FallbackConfig,
     HealthCheckConfig,
@@ -18,6 +19,7 @@ from goplugins.config import (
     LoadBalancerMember,
     ManagerConfig,
     PluginConfig,
+    RateLimitConfig,
     RetryConfig,
 )
 from goplugins.errors import ConfigError
@@ -416,8 +418,57 @@ def test_certificate_files_are_looked_for_only_when_asked(tmp_path: Path) -> Non
 def test_a_limit_that_is_written_down_but_off_is_a_problem() -> None:
     plugin = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
     limited = plugin | {"rate_limit": {"requests_per_second": 5}}
-    with pytest.raises(ConfigError, match=r"plugins\[0\]\.rate_limit\.enabled: a limit is given, but the default is off"):
+    with pytest.raises(
+        ConfigError, match=r"plugins\[0\]\.rate_limit\.enabled: a limit is given, but the default is off"
+    ):
         ManagerConfig.from_mapping({"plugins": [limited]}).validate()
     ManagerConfig.from_mapping({"plugins": [limited], "default_rate_limit": {"enabled": True}}).validate()
     ManagerConfig.from_mapping({"plugins": [plugin | {"rate_limit": {"enabled": False, "burst_size": 5}}]}).validate()
     ManagerConfig.from_mapping({"plugins": [plugin | {"rate_limit": {"max_wait": 1}}]}).validate()
+
+
+def policies(config: PluginConfig, name: str | None = "a", **arguments: Any) -> dict[str, ConfigError]:
+    with pytest.raises(ConfigError) as caught:
+        config.validate_policies(name, **arguments)
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ({"retry": RetryConfig(max_retries=-1)}, "retry.max_retries"),
+        ({"retry": RetryConfig(initial_interval="1s")}, "retry.initial_interval"),
+        ({"retry": {"max_retries": 1}}, "retry"),
+        ({"rate_limit": RateLimitConfig(enabled=True, requests_per_second=0)}, "rate_limit.requests_per_second"),
+        ({"rate_limit": RateLimitConfig(requests_per_second=5)}, "rate_limit.enabled"),
+        ({"circuit_breaker": CircuitBreakerConfig(failure_rate=0.5)}, "circuit_breaker.window"),
+        ({"connection": ConnectionConfig(request_timeout=-1)}, "connection.request_timeout"),
+        ({"fallback": FallbackConfig()}, "fallback"),
+        ({"fallback": FallbackConfig(plugin="a")}, "fallback.plugin"),
+        ({"cache": CacheConfig()}, "cache.ttl"),
+        ({"enabled": "no"}, "enabled"),
+        ({"enabled": False}, "enabled"),
+        ({"priority": "x"}, "priority"),
+    ],
+)
+def test_policies_of_a_plugin_made_in_code_are_checked(values: dict[str, Any], path: str) -> None:
+    assert set(policies(PluginConfig(**values))) == {path}
+
+
+def test_how_a_plugin_made_in_code_is_reached_is_nobody_s_business() -> None:
+    PluginConfig().validate_policies("a")
+    PluginConfig(name="a", transport="http", endpoint="nowhere", options={"proxy": 5}).validate_policies()
+    PluginConfig(transport="carrier-pigeon", type=5, endpoint=5).validate_policies("a")  # type: ignore[arg-type]
+
+
+def test_the_name_that_counts_is_the_one_it_will_be_called_by() -> None:
+    assert policies(PluginConfig(), None)["name"].code == "PLUGIN_1001"
+    assert policies(PluginConfig(name="a"), "a b")["name"].code == "PLUGIN_1001"
+    with pytest.raises(ConfigError, match=r"plugin 'b': retry\.max_retries"):
+        PluginConfig(name="a", retry=RetryConfig(max_retries=-1)).validate_policies("b")
+
+
+def test_policies_are_judged_with_the_manager_s_own_defaults() -> None:
+    config = PluginConfig(rate_limit=RateLimitConfig(requests_per_second=5))
+    config.validate_policies("a", defaults=ManagerConfig(default_rate_limit=RateLimitConfig(enabled=True)))
+    assert set(policies(config, defaults=ManagerConfig())) == {"rate_limit.enabled"}

@@ -7,7 +7,7 @@ import enum
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, Optional, Protocol, TypedDict
 
 import attrs
 import pytest
@@ -172,3 +172,152 @@ def test_a_response_type_that_json_can_not_make_is_refused_when_the_codec_is_mad
 
 def test_codecs_are_made_once():
     assert codec_for(Point, Movie) is codec_for(Point, Movie)
+
+
+@attrs.define
+class Node:
+    value: int
+    next: Optional["Node"] = None
+    rest: list["Node"] = attrs.field(factory=list)
+
+
+@dataclasses.dataclass
+class Branch:
+    leaves: "dict[str, Node]"
+    child: Optional["Branch"] = None
+
+
+class Pair(NamedTuple):
+    left: Optional["Node"]
+    right: str
+
+
+@attrs.define
+class Lost:
+    other: Optional["Nowhere"] = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@attrs.define
+class AllDefaults:
+    allowed: bool = True
+
+
+class AnySpelling(Protocol):
+    value: int
+
+
+def test_names_of_classes_within_annotations_are_resolved():
+    # This module has no `from __future__ import annotations`: Optional["Node"] holds a name and not a class.
+    node = {"value": 1, "next": {"value": 2}, "rest": [{"value": 3}]}
+    assert codec_for(Any, Node).decode(node) == Node(1, Node(2), [Node(3)])
+    assert codec_for(Any, Branch).decode({"leaves": {"a": node}, "child": {"leaves": {}}}).child == Branch({})
+    assert codec_for(Any, Pair).decode([{"value": 1}, "x"]) == Pair(Node(1), "x")
+    assert json.loads(codec_for(Node, Any).encode(Node(1, Node(2)))) == {
+        "value": 1,
+        "next": {"value": 2, "next": None, "rest": []},
+        "rest": [],
+    }
+
+
+@pytest.mark.parametrize("kind", [Lost, list[Lost], dict[str, Lost | None], "Node", list["Node"]])
+def test_a_name_that_means_nothing_is_refused_when_the_codec_is_made(kind):
+    with pytest.raises(InvalidArgumentError, match=r"'Nowhere' is not defined: import|only a name: give the class"):
+        codec_for(Any, kind)
+
+
+def test_a_request_type_with_a_name_that_means_nothing_is_refused_too():
+    @attrs.define
+    class Request:
+        other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(InvalidArgumentError, match=r"'Nowhere' is not defined"):
+        codec_for(Request, Any)
+
+
+@pytest.mark.parametrize("kind", [None, type(None)])
+def test_a_response_of_nothing_is_null_and_nothing_else(kind):
+    assert codec_for(Any, kind).decode(None) is None
+    for data in (1, "", [], {}, False):
+        with pytest.raises(ReplyTypeError, match="expected null, got"):
+            codec_for(Any, kind).decode(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "told"),
+    [
+        (AllDefaults, [], "expected an object, got a list @ data"),
+        (AllDefaults, "", "expected an object, got a string @ data"),
+        (AllDefaults | None, ["allowed"], "expected an object, got a list @ data"),
+        (dict, [], "expected an object, got a list @ data"),
+        (dict[str, int], [1], "expected an object, got a list @ data"),
+        (Node, {"value": 1, "next": [2]}, "expected an object, got a list @ data.next"),
+        (Node, {"value": 1, "rest": [{"value": 2, "next": 3}]}, r"an object, got a number @ data.rest\[0\].next"),
+        (Node, {"value": "1"}, "expected an integer, got a string @ data.value"),
+        (Everything, {"flag": None}, "expected a boolean, got null @ data.flag"),
+        (tuple[str, str], "ab", "expected a list, got a string @ data"),
+        (Pair, "ab", "expected a list, got a string @ data"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_named_with_what_was_due(kind, data, told):
+    with pytest.raises(ReplyTypeError, match=told):
+        codec_for(Any, kind).decode(data)
+    with pytest.raises(ReplyTypeError, match=told.replace("@ data", r"@ data\[0\]")):
+        codec_for(Any, list[kind]).decode([data])
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: {"when": value}])
+def test_a_datetime_without_time_zone_is_not_sent(wrap):
+    naive = datetime.datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001 - the subject
+    with pytest.raises(UnserializableRequestError, match="a datetime has no time zone: give it one"):
+        codec_for().encode(wrap(naive))
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    assert b'"2026-01-02T03:04:05+02:00"' in codec_for().encode(wrap(naive.replace(tzinfo=zone)))
+    # What comes in without one stays as the plugin wrote it.
+    assert codec_for(Any, datetime.datetime).decode("2026-01-02T03:04:05") == naive
+
+
+@attrs.define
+class Twin:
+    x: float
+    y: float = 0.0
+
+
+Here = attrs.make_class("Point", ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "told"),
+    [
+        (int, "abc", "expected an int, got a str"),
+        (float, "1.5", "expected a float, got a str"),
+        (Point, Twin(1.0), "expected a Point, got a Twin"),
+        (Point, None, "expected a Point, got a NoneType"),
+        (Point, Here(1, 2), "expected a tests.unit.core.test_codec.Point, got an? .*Point"),
+        (None, 1, "expected a None, got an int"),
+        (list, (1,), "expected a list, got a tuple"),
+    ],
+)
+def test_a_request_of_another_class_is_not_sent(kind, request_, told):
+    with pytest.raises(UnserializableRequestError, match=told):
+        codec_for(kind, Any).encode(request_)
+
+
+def test_what_may_stand_in_for_a_class_is_sent():
+    class ThreeD(Point):
+        pass
+
+    class Lazy:
+        """As Django's lazy objects do it."""
+
+        x, y = 1.0, 2.0
+        __class__ = Point
+
+    assert codec_for(float, Any).encode(3) == b"3"
+    assert codec_for(bytes, Any).encode(bytearray(b"a")) == b'"YQ=="'
+    assert codec_for(Point, Any).encode(ThreeD(1.0)) == codec_for(Point, Any).encode(Point(1.0))
+    assert codec_for(Point, Any).encode(Lazy()) == b'{"x":1.0,"y":2.0}'
+    assert codec_for(None, Any).encode(None) == b"null"
+    assert codec_for(Movie, Any).encode({"title": "x", "year": 1}) == b'{"title":"x","year":1}'
+    assert codec_for(AnySpelling, Any).encode({"value": 1}) == b'{"value":1}'
+    assert codec_for(list[int], Any).encode([1]) == b"[1]"
+    assert codec_for(int | str, Any).encode("x") == b'"x"'

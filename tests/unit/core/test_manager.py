@@ -11,7 +11,9 @@ import attrs
 import pytest
 
 from goplugins import (
+    CacheConfig,
     CallResult,
+    ConfigError,
     DuplicatePluginNameError,
     ExecutionContext,
     InvalidArgumentError,
@@ -25,7 +27,9 @@ from goplugins import (
     PluginInternalError,
     PluginNotFoundError,
     PluginTimeoutError,
+    RateLimitConfig,
     RateLimitExceededError,
+    RetryConfig,
     deadline,
     serve,
 )
@@ -662,3 +666,36 @@ def test_the_hosts_own_log_level_stays_unless_the_configuration_says_one():
         assert logger.level == logging.DEBUG
     finally:
         logger.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "message"),
+    [
+        (PluginConfig(name="x", enabled=False), None, "enabled"),
+        (PluginConfig(name="x", retry=RetryConfig(max_retries=-4)), None, "max_retries"),
+        (PluginConfig(name="x", rate_limit=RateLimitConfig(requests_per_second=1.0)), None, "rate_limit.enabled"),
+        (PluginConfig(name="x", cache=CacheConfig()), None, "cache"),
+        (PluginConfig(name="x"), "a b", "name"),
+    ],
+)
+def test_policies_given_in_code_are_checked_like_a_files(manager, config, name, message):
+    with pytest.raises(ConfigError, match=message):
+        manager.register(Recorder(), config, name=name)
+    assert manager.list_plugins() == {}
+
+
+def test_what_is_not_built_yet_is_refused_and_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Manager().load_from_config(
+            {
+                "metrics_port": 9090,
+                "plugins": [
+                    {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1", "cache": {"ttl": "1s"}},
+                    {"name": "b", "transport": "https", "endpoint": "http://127.0.0.1:1"},
+                    {"name": "c", "type": "mine", "transport": "http", "endpoint": "http://127.0.0.1:1"},
+                    {"name": "d", "transport": "python", "endpoint": "no.such.module:f"},
+                ],
+            }
+        )
+    paths = {problem.path for problem in caught.value.problems}
+    assert {"metrics_port", "plugins[0].cache", "plugins[1].endpoint", "plugins[2].type"} <= paths

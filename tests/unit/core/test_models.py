@@ -84,3 +84,12 @@ def test_a_trusted_context_equals_the_checked_one_in_every_field():
     parts = ("id", 2.0, {"A": "1"}, {"m": "1"}, True, "k", 3, ("x",))
     names = ("request_id", "timeout", "headers", "metadata", "idempotent", "key", "priority", "preferences")
     assert trusted_context(*parts) == ExecutionContext(**dict(zip(names, parts, strict=True)))
+
+
+@pytest.mark.parametrize("field", ["headers", "metadata"])
+@pytest.mark.parametrize("value", [None, [("a", "b")], "a=b", 5])
+def test_headers_and_metadata_that_are_no_mapping_are_named(field, value):
+    with pytest.raises(
+        InvalidArgumentError, match=f"{field}: expected a mapping of strings, got {type(value).__name__}"
+    ):
+        ExecutionContext(**{field: value})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import pickle
 import threading
@@ -270,3 +271,54 @@ def test_close_is_harmless_and_import_started_nothing() -> None:
     served.close()
     served.close()
     assert not [thread for thread in threading.enumerate() if "goplugins-serve" in thread.name]
+
+
+@serve.plugin(name="top")
+def at_the_top(request: str) -> str:
+    return request.upper()
+
+
+class Holder:
+    @staticmethod
+    @serve.plugin
+    def inside(request: str) -> str:
+        return request
+
+
+def test_a_plugin_at_the_top_of_a_module_pickles_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(at_the_top)) is at_the_top
+    assert pickle.loads(pickle.dumps(Holder.inside)) is Holder.inside
+    assert pickle.loads(pickle.dumps({"plugins": [at_the_top]}))["plugins"][0]("a") == "A"
+
+
+def original(request: str) -> str:
+    return request
+
+
+under_another_name = serve.plugin(name="other")(original)
+
+
+def test_a_plugin_that_can_not_be_found_by_name_says_so() -> None:
+    @serve.plugin
+    def local(request: str) -> str:
+        return request
+
+    for plugin in (local, under_another_name, serve.plugin(name="partial")(functools.partial(original))):
+        with pytest.raises(InvalidArgumentError, match=r"can't be pickled: .* is not the plugin itself"):
+            pickle.dumps(plugin)
+
+
+def test_a_copy_of_a_plugin_is_the_plugin_as_for_functions() -> None:
+    assert copy.copy(under_another_name) is under_another_name
+    assert copy.deepcopy([under_another_name])[0] is under_another_name
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, "5", float("-inf")])
+def test_no_retry_after_that_nobody_could_wait_for(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="retry_after: expected finite seconds of 0 or more"):
+        serve.Unavailable(retry_after=value)
+
+
+@pytest.mark.parametrize("value", [1e300, 10**400, 86_401])
+def test_a_retry_after_is_a_day_at_most(value: float) -> None:
+    assert serve.Unavailable(retry_after=value).retry_after == 86_400

@@ -490,7 +490,7 @@ def test_bad_numbers_are_refused() -> None:
         serve.start(echo, max_request_bytes=0)
 
 
-@pytest.mark.parametrize(("wanted", "header"), [(None, None), (0, "0"), (1.2, "2")])
+@pytest.mark.parametrize(("wanted", "header"), [(None, None), (0, "0"), (1.2, "2"), (1e300, "86400")])
 def test_unavailable_is_503_and_says_when_to_come_back(wanted: float | None, header: str | None) -> None:
     @serve.plugin
     def full(request: Any) -> None:
