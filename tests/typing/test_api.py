@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 API = "tests/typing/api.py"
-# mypy: the whole package is checked by `make typecheck`, with a cache of its own.
+# The whole package is checked by `make typecheck`, with a mypy cache of its own.
 CHECKERS = {
     "mypy": ["--follow-imports=silent", "--cache-dir=.mypy_cache/typing", API],
     "pyright": ["--pythonpath", sys.executable, API],

@@ -303,8 +303,9 @@ def test_the_rule_itself_sees_what_it_must(tmp_path: Path) -> None:
 
 def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     first = node.body[0]
-    has_one = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    return (first.end_lineno or first.lineno) - first.lineno + 1 if has_one else 0
+    if ast.get_docstring(node, clean=False) is None:
+        return 0
+    return (first.end_lineno or first.lineno) - first.lineno + 1
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -11,6 +11,8 @@ import contextlib
 import importlib
 import os
 import threading
+import weakref
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from goplugins._clock import SYSTEM_CLOCK
@@ -52,6 +54,7 @@ class Traffic:
         self._damage = ""
         self._inherited: list[Any] = []
         self._channels: dict[int, grpc.Channel] = {}
+        self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
         self._detached: list[grpc.Channel] = []
         self._reset()
 
@@ -83,8 +86,14 @@ class Traffic:
             if not deadline.clock.wait(self._resumed, max(deadline.remaining(), 0.0)) and deadline.remaining() <= 0:
                 raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
 
-    def opened(self, channel: grpc.Channel) -> None:
-        """Notes a channel; with the first one, asks to be told of forks. Takes the lock."""
+    def opened(self, channel: grpc.Channel, owner: object) -> None:
+        """Notes a channel; with the first one, asks to be told of forks. Takes the lock.
+
+        grpc keeps every channel that is not closed. One whose ``owner`` was forgotten is closed when the next one
+        opens: a finaliser, which may run at any point of any thread, only notes it.
+        """
+        self._close_forgotten()
+        weakref.finalize(owner, self._forgotten.put, channel).atexit = False
         with self.lock:
             self._channels[id(channel)] = channel
             hook, self._hooked = not self._hooked, True
@@ -92,6 +101,13 @@ class Traffic:
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
             )
+
+    def _close_forgotten(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                channel = self._forgotten.get_nowait()
+                self.closed(channel)
+                channel.close()  # harmless where it was closed before
 
     def closed(self, channel: grpc.Channel) -> None:
         """Forgets a channel. Takes the lock."""
@@ -119,8 +135,11 @@ class Traffic:
             self.forking = False
         self._resumed.set()
 
+    def inherited(self, link: object) -> None:
+        """Keeps what belongs to the parent referenced for good: to close or collect it in a child could hang."""
+        self._inherited.append(link)
+
     def _after_in_child(self) -> None:
-        """The parent's channels stay referenced for good: to close or collect them here could hang."""
         if self.calls:
             self._damage = (
                 f"this process was forked while {self.calls} gRPC call(s) were under way that did not end within "
@@ -128,6 +147,8 @@ class Traffic:
             )
         self._inherited.extend(self._channels.values())
         self._channels = {}
+        self._inherited.append(self._forgotten)
+        self._forgotten = SimpleQueue()
         self._detached = []
         self.epoch += 1
         self._reset()

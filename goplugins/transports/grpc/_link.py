@@ -27,7 +27,7 @@ class Link:
         retired: whether it is closed once the last call has left.
     """
 
-    __slots__ = ("answers", "calls", "channel", "epoch", "methods", "retired")
+    __slots__ = ("__weakref__", "answers", "calls", "channel", "epoch", "methods", "retired")
 
     def __init__(self, channel: grpc.Channel, epoch: int) -> None:
         self.channel = channel
@@ -128,7 +128,7 @@ class Links:
         else:
             channel = grpc.secure_channel(self._target, self._credentials(), options=self._options)
         link = Link(channel, TRAFFIC.epoch)
-        TRAFFIC.opened(channel)
+        TRAFFIC.opened(channel, link)
         return link
 
     def leave(self, link: Link) -> None:
@@ -163,6 +163,8 @@ class Links:
 
     def after_fork_in_child(self) -> None:
         """Leaves the parent's channel alone."""
+        if self._link is not None:
+            TRAFFIC.inherited(self._link)
         self._link = None
 
     @staticmethod

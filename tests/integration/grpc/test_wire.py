@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import threading
 import time
 from typing import Any
@@ -34,6 +35,7 @@ from goplugins.models import PluginStatus
 from goplugins.transports._codec import codec_for
 from goplugins.transports._protobuf import ProtobufJSONCodec
 from goplugins.transports.grpc import GRPCPluginFactory
+from goplugins.transports.grpc._library import TRAFFIC
 from goplugins.transports.grpc._messages import CHECK, HEALTH, messages
 from tests.integration.grpc.conftest import aborting, call, failure, ok, reply
 
@@ -477,3 +479,12 @@ class TestPlaces:
         for _ in range(3):
             failure(plugin)
         assert len(set(peers)) == 1
+
+    def test_connection_of_a_forgotten_plugin_is_closed_with_the_next_one_opened(self, raw, make):
+        before = len(TRAFFIC._channels)
+        forgotten = GRPCPluginFactory().create_plugin(PluginConfig(name="p", transport="grpc", endpoint=raw().address))
+        call(forgotten)
+        del forgotten
+        gc.collect()
+        call(make(raw().address))
+        assert len(TRAFFIC._channels) <= before + 1
