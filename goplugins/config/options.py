@@ -19,7 +19,10 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
         "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
         "trust_env": Flag(),
     },
-    "grpc": {"method": Text(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*", "a method's full name", "/pkg.Service/Method")},
+    "grpc": {
+        "method": Text(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*", "a method's full name", "/pkg.Service/Method"),
+        "trust_env": Flag(),
+    },
     "unix": {},
     "exec": {
         "inherit_env": Flag(),

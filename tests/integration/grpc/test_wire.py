@@ -6,6 +6,7 @@ import base64
 import gc
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -397,13 +398,38 @@ class TestNative:
             "options": {"method": "/pkg.v1.Adder/Add"},
         }
         with Manager() as manager:
-            manager.register_factory("grpc", GRPCPluginFactory())
             manager.load_from_config({"plugins": [config]})
             ask = Struct()
             ask["n"] = 5
             found = manager.bind("adder", Struct, Int64Value).result(ask)
             assert found.value.value == 2**60 + 5
             assert found.metadata == {"cost": "3"}
+
+    def test_grpcios_own_health_service_typed(self):
+        import grpc
+        from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+        server = grpc.server(ThreadPoolExecutor(2))
+        servicer = health.HealthServicer()
+        servicer.set("billing", health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        config = {
+            "name": "health",
+            "transport": "grpc",
+            "endpoint": f"127.0.0.1:{port}",
+            "options": {"method": "/grpc.health.v1.Health/Check"},
+        }
+        try:
+            with Manager(health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse) as manager:
+                manager.load_from_config({"plugins": [config]})
+                answer = manager.execute("health", health_pb2.HealthCheckRequest(service="billing"))
+                assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+                with pytest.raises(PluginRequestError):
+                    manager.execute("health", health_pb2.HealthCheckRequest(service="nobody"))
+        finally:
+            server.stop(0).wait()
 
     def test_types_that_are_no_messages(self, raw, make):
         server = raw({"/a.B/C": lambda r, _: r})

@@ -1,0 +1,180 @@
+"""The plugins that every wire serves. Module-level, so that another process can import them."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from goplugins import ExecutionContext, serve
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+@serve.plugin(name="echo", version="1.2.3", description="gives back what it gets", capabilities=["execute"])
+def echo(request: Any) -> Any:
+    return request
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+@attrs.frozen
+class Line:
+    name: str
+    count: int
+    price: decimal.Decimal
+    tags: list[str] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Order:
+    id: uuid.UUID
+    at: datetime.datetime
+    lines: list[Line]
+    colour: Colour
+    photo: bytes
+    stock: dict[str, int]
+    weight: float
+    note: str | None = None
+
+
+@attrs.frozen
+class Receipt:
+    order: Order
+    total: decimal.Decimal
+    urgent: bool
+
+
+@serve.plugin(name="orders", version="2.0")
+def orders(order: Order) -> Receipt:
+    total = sum((line.price * line.count for line in order.lines), decimal.Decimal(0))
+    return Receipt(order, total, urgent=order.note == "urgent")
+
+
+# --- behaviour -------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Task:
+    """What the worker is to do.
+
+    Attributes:
+        do: the name of one of the functions below.
+        value: comes back.
+        seconds: it takes at least that long.
+        ledger: a file to which each execution adds a line: whoever ran it, and in which process.
+        until: it waits for this file to appear.
+        times: how often it fails before it does not.
+    """
+
+    do: str = "answer"
+    value: Any = None
+    seconds: float = 0.0
+    ledger: str = ""
+    until: str = ""
+    times: int = 1_000_000
+
+
+@attrs.frozen
+class Done:
+    """``started`` and ``ended`` are on the monotonic clock, which all processes of a machine share."""
+
+    value: Any
+    pid: int
+    started: float
+    ended: float
+
+
+def lines_of(ledger: os.PathLike[str] | str) -> list[str]:
+    """The executions so far."""
+    try:
+        with open(ledger) as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _note(task: Task, context: ExecutionContext) -> int:
+    """Writes the execution down; how many there have been."""
+    if not task.ledger:
+        return 0
+    key = next((value for name, value in context.headers.items() if name.lower() == "idempotency-key"), "")
+    line = f"{context.request_id} {key or '-'} {context.timeout or 0:.3f} {os.getpid()}\n"
+    descriptor = os.open(task.ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+    return len(lines_of(task.ledger))
+
+
+def _answer(task: Task, context: ExecutionContext) -> Any:
+    return task.value
+
+
+def _reject(task: Task, context: ExecutionContext) -> Any:
+    raise serve.Rejected("not in stock", code="SOLD_OUT", metadata={"sku": "42"})
+
+
+def _crash(task: Task, context: ExecutionContext) -> Any:
+    raise ValueError("the password is hunter2")
+
+
+def _unavailable(task: Task, context: ExecutionContext) -> Any:
+    raise serve.Unavailable("warming up")
+
+
+def _unavailable_for_now(task: Task, context: ExecutionContext) -> Any:
+    raise serve.Unavailable("warming up", retry_after=0.2)
+
+
+def _unserialisable(task: Task, context: ExecutionContext) -> Any:
+    return object()
+
+
+def _context(task: Task, context: ExecutionContext) -> Any:
+    return {
+        "request_id": context.request_id,
+        "headers": {name.lower(): value for name, value in context.headers.items()},
+        "metadata": dict(context.metadata),
+        "timeout": context.timeout,
+    }
+
+
+_DEEDS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
+    "answer": _answer,
+    "reject": _reject,
+    "crash": _crash,
+    "unavailable": _unavailable,
+    "unavailable for now": _unavailable_for_now,
+    "unserialisable": _unserialisable,
+    "context": _context,
+}
+
+_LONGEST_WAIT = 20.0
+
+
+def work(task: Task, context: ExecutionContext) -> Done:
+    started = time.monotonic()
+    number = _note(task, context)
+    if task.seconds:
+        time.sleep(task.seconds)
+    while task.until and not os.path.exists(task.until) and time.monotonic() < started + _LONGEST_WAIT:
+        time.sleep(0.005)
+    deed = _DEEDS[task.do] if number <= task.times else _answer
+    return Done(deed(task, context), os.getpid(), started, time.monotonic())
+
+
+worker = serve.plugin(name="worker", version="1.2.3", description="does as it is told")(work)
+ailing = serve.plugin(name="ailing", health=lambda: "the disk is full")(work)
+tired = serve.plugin(name="tired", health=lambda: "degraded")(work)

@@ -1,0 +1,141 @@
+"""The wires that the suite runs over. A new transport is one more line in ``WIRES``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["WIRES", "Server", "Wire"]
+
+Auth = Mapping[str, Any]
+
+ROOT = str(Path(__file__).resolve().parents[3])
+
+
+def _command(plugin: str, url: str, auth: Auth) -> list[str]:
+    return [sys.executable, "-m", "tests.integration.conformance.server", plugin, url, json.dumps(auth)]
+
+
+class Server(Protocol):
+    """A plugin that is being served.
+
+    Attributes:
+        config: how a plugin's configuration names it.
+    """
+
+    config: dict[str, Any]
+
+    def start(self) -> None:
+        """Serves, again where it was before."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it without a warning, calls under way and all."""
+        ...
+
+
+class Listening:
+    """A server process that listens at an address."""
+
+    def __init__(self, url: str, plugin: str, auth: Auth, folder: Path, endpoint: Callable[[str], str]) -> None:
+        self._url = url.format(folder=folder)
+        self._plugin, self._auth = plugin, auth
+        self._log = folder / "log"
+        self._process: subprocess.Popen[str] | None = None
+        self.start()
+        self.config = {"transport": self._url.partition(":")[0], "endpoint": endpoint(self._url)}
+
+    def start(self) -> None:
+        with self._log.open("a") as log:
+            command = _command(self._plugin, self._url, self._auth)
+            self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert said.startswith("listening on "), self._log.read_text()
+        self._url = said.split()[-1]
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+
+class Program:
+    """A program that the plugin starts by itself, any number of times."""
+
+    def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
+        self._pids = folder / "pids"
+        self._script = folder / "plugin"
+        command = shlex.join(_command(plugin, "stdio:", auth))
+        # The directory's name, as the last argument, tells our processes from others that have got their numbers.
+        self._mark = str(folder)
+        self._script.write_text(f"#!/bin/sh\necho $$ >> {self._pids}\nexec {command} {self._mark}\n")
+        self.start()
+        self.config = {"transport": "exec", "executable": str(self._script), "work_dir": ROOT}
+
+    def start(self) -> None:
+        self._script.chmod(0o700)
+
+    def kill(self) -> None:
+        self._script.chmod(0o600)
+        for pid in self._pids.read_text().split() if self._pids.exists() else ():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if self._mark in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+class Imported:
+    """A plugin in this process. Nobody can kill it."""
+
+    def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
+        endpoint = f"tests.integration.conformance.plugins:{plugin}"
+        self.config = {"transport": "python", "endpoint": endpoint, "options": {"isolate": True}}
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def listening(url: str, endpoint: Callable[[str], str] = str) -> Callable[[str, Auth, Path], Server]:
+    """Servers at ``url``; ``endpoint`` makes of it what a configuration names it by."""
+    return lambda plugin, auth, folder: Listening(url, plugin, auth, folder, endpoint)
+
+
+def _without_scheme(url: str) -> str:
+    return url.partition("://")[2]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One transport, both sides.
+
+    Attributes:
+        serve: starts a server for a plugin by its name, which expects credentials if there are any, in an empty
+            directory.
+        remote: whether the plugin runs in another process, so that it can die, be strange and be refused.
+        tells_info: whether the plugin can be asked who it is.
+    """
+
+    name: str
+    serve: Callable[[str, Auth, Path], Server]
+    remote: bool = True
+    tells_info: bool = True
+
+
+WIRES = (
+    Wire("http", listening("http://127.0.0.1:0"), tells_info=False),
+    Wire("grpc", listening("grpc://127.0.0.1:0", _without_scheme)),
+    Wire("unix", listening("unix://{folder}/plugin.sock", _without_scheme)),
+    Wire("exec", Program),
+    Wire("python", Imported, remote=False),
+)
