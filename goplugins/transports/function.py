@@ -66,6 +66,8 @@ class _ServedSender:
             raise PluginRequestError(f"the request was refused: {exc.message}") from exc
         typed = copy.copy(call)  # the call itself keeps what its caller gave
         typed.request = request
+        if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
+            typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every wire sends it
         response = self._adapter.send(typed)
         try:
             answer = json.loads(plugin.encode(response))
