@@ -202,11 +202,15 @@ def _parse(kind: Any, data: bytes) -> Any:
 
 
 def _timeout(context: Any, timeout_ms: int) -> float | None:
-    """Seconds that the caller has left: gRPC's own count, which a wait for a thread has shortened already."""
+    """Seconds that the caller has left: gRPC's count, which a wait for a thread shortens, and the message's own.
+
+    gRPC rounds on the wire, so a later attempt could seem to have more time than the one before.
+    """
+    counts = [timeout_ms / 1000.0] if timeout_ms > 0 else []
     remaining: float | None = context.time_remaining()
     if remaining is not None and remaining < 1e9:  # grpc's "none" may be a very long time
-        return max(remaining, 1e-6)
-    return timeout_ms / 1000.0 if timeout_ms > 0 else None
+        counts.append(max(remaining, 1e-6))
+    return min(counts, default=None)
 
 
 def _headers(own: Mapping[str, str], metadata: Mapping[str, str | bytes]) -> dict[str, str]:
