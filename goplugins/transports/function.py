@@ -20,6 +20,7 @@ from goplugins.errors import (
     InvalidArgumentError,
     InvalidConfigError,
     PluginClosedError,
+    PluginError,
     PluginInternalError,
     PluginRequestError,
     PluginTimeoutError,
@@ -175,7 +176,11 @@ class FunctionPlugin:
             raise PluginClosedError("the plugin is closed")
         if call.deadline.remaining() <= 0:
             raise PluginTimeoutError("the deadline passed before the plugin was called", replay=Replay.ALWAYS)
-        return self._sender.send(call)
+        try:
+            return self._sender.send(call)
+        except PluginError as error:
+            error.plugin = self._name  # the object may have put the name that it gives itself
+            raise
 
     def health(self, timeout: float) -> HealthStatus:
         """Asks the plugin; never raises."""

@@ -75,6 +75,7 @@ class Task:
         ledger: a file to which each execution adds a line: whoever ran it, and in which process.
         until: it waits for this file to appear.
         times: how often it fails before it does not.
+        wait: the seconds after which it wants to be asked again, where it is not available.
     """
 
     do: str = "answer"
@@ -83,6 +84,7 @@ class Task:
     ledger: str = ""
     until: str = ""
     times: int = 1_000_000
+    wait: float = 0.2
 
 
 @attrs.frozen
@@ -135,7 +137,7 @@ def _unavailable(task: Task, context: ExecutionContext) -> Any:
 
 
 def _unavailable_for_now(task: Task, context: ExecutionContext) -> Any:
-    raise serve.Unavailable("warming up", retry_after=0.2)
+    raise serve.Unavailable("warming up", retry_after=task.wait)
 
 
 def _unserialisable(task: Task, context: ExecutionContext) -> Any:

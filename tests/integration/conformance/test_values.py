@@ -115,10 +115,10 @@ def test_caller_is_seen(connect):
 
 
 def test_idempotent_call_carries_one_key_over_all_attempts(connect, ledger):
-    manager = connect()
+    manager = connect(retry={"initial_interval": 0.05})
     task = Task(do="unavailable", times=2, ledger=str(ledger))
     for _ in range(2):
-        manager.execute("p", task, idempotent=True, timeout=10)
+        manager.execute("p", task, idempotent=True, timeout=5)
     attempts = [line.split() for line in lines_of(ledger)]
     keys = [key for _, key, _, _ in attempts]
     assert len(keys) == 4

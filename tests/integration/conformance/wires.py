@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Program:
         self._pids = folder / "pids"
         self._script = folder / "plugin"
         command = shlex.join(_command(plugin, "stdio:", auth))
-        # The directory's name, as the last argument, tells our processes from others that have got their numbers.
+        # The directory's name, as the last argument, marks our processes.
         self._mark = str(folder)
         self._script.write_text(f"#!/bin/sh\necho $$ >> {self._pids}\nexec {command} {self._mark}\n")
         self.start()
@@ -88,10 +89,20 @@ class Program:
 
     def kill(self) -> None:
         self._script.chmod(0o600)
-        for pid in self._pids.read_text().split() if self._pids.exists() else ():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if self._mark in Path(f"/proc/{pid}/cmdline").read_text():
-                    os.kill(int(pid), signal.SIGKILL)
+        numbers = self._pids.read_text().split() if self._pids.exists() else []
+        ours = [number for number in numbers if self._is_ours(number)]
+        for number in ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
+        while any(self._is_ours(number) for number in ours):
+            time.sleep(0.001)
+
+    def _is_ours(self, number: str) -> bool:
+        """Whether it is alive, and not another one that has got its number."""
+        try:
+            return self._mark in Path(f"/proc/{number}/cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
 
 class Imported:
@@ -124,17 +135,20 @@ class Wire:
             directory.
         remote: whether the plugin runs in another process, so that it can die, be strange and be refused.
         tells_info: whether the plugin can be asked who it is.
+        lost_by_interrupt: descriptors that an interrupted call costs for good, by a fault of the library.
     """
 
     name: str
     serve: Callable[[str, Auth, Path], Server]
     remote: bool = True
     tells_info: bool = True
+    lost_by_interrupt: int = 0
 
 
 WIRES = (
     Wire("http", listening("http://127.0.0.1:0"), tells_info=False),
-    Wire("grpc", listening("grpc://127.0.0.1:0", _without_scheme)),
+    # grpcio never ends a blocking call that an interrupt took away, and so keeps its connection.
+    Wire("grpc", listening("grpc://127.0.0.1:0", _without_scheme), lost_by_interrupt=1),
     Wire("unix", listening("unix://{folder}/plugin.sock", _without_scheme)),
     Wire("exec", Program),
     Wire("python", Imported, remote=False),

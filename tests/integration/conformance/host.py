@@ -1,0 +1,158 @@
+"""A program that calls a plugin, and tells what became of itself: ``... host WHAT CONFIGURATION``.
+
+It runs in a process of its own, where nothing else comes and goes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from goplugins import Manager, PluginError
+from tests.integration.conformance.plugins import Done, Task, lines_of
+
+
+def manager_of(configuration: dict[str, Any]) -> Manager[Task, Done]:
+    manager = Manager(Task, Done)
+    manager.load_from_config(configuration)
+    return manager
+
+
+# --- forks -----------------------------------------------------------------------------------------------------
+
+
+def told_by_child(function: Callable[[], Any]) -> Any:
+    """What ``function`` returns in a forked child, which then ends in the ordinary way."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        try:
+            told = function()
+        except Exception as error:  # and not the SystemExit of a child of its own
+            told = repr(error)
+        os.write(writer, json.dumps(told).encode())
+        os.close(writer)
+        sys.exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        text = stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return json.loads(text) if text and code == 0 else f"ended with {code}"
+
+
+def fork(configuration: dict[str, Any]) -> Any:
+    """A child, a grandchild, and a child of a manager that was never used, call; the parent calls in between."""
+    manager, fresh = manager_of(configuration), manager_of(configuration)
+
+    def call(value: int, caller: Manager[Task, Done] = manager) -> Any:
+        return caller.execute("p", Task(value=value), timeout=10).value
+
+    def calls(first: int) -> list[Any]:
+        return [*(call(first + number) for number in range(3)), manager.metrics().active_requests]
+
+    told = {
+        "parent first": calls(0),
+        "fresh child": told_by_child(lambda: call(5, fresh)),
+        "child": told_by_child(lambda: calls(10)),
+        "parent again": calls(20),
+        "grandchild": told_by_child(lambda: [call(30), told_by_child(lambda: calls(40)), call(31)]),
+        "child that closes": told_by_child(lambda: manager.shutdown(5)),
+        "children's health": told_by_child(lambda: manager.health()["p"].status),
+        "parent last": calls(50),
+    }
+    manager.shutdown(5)
+    fresh.shutdown(5)
+    return told
+
+
+# --- leaks -----------------------------------------------------------------------------------------------------
+
+
+def held() -> tuple[int, int, int]:
+    """Descriptors, threads and child processes of this process."""
+    gc.collect()
+    children = 0
+    for task in os.listdir("/proc/self/task"):
+        try:
+            children += len(Path(f"/proc/self/task/{task}/children").read_text().split())
+        except FileNotFoundError:  # the thread has ended meanwhile
+            continue
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), children
+
+
+def settled(goal: tuple[int, ...] = (0, 0, 0), patience: float = 0.5) -> tuple[int, int, int]:
+    """What is held once it is no more than the goal, or has not changed for ``patience`` seconds."""
+    found, since = held(), time.monotonic()
+    while time.monotonic() < since + patience and not all(map(int.__le__, found, goal)):
+        time.sleep(0.02)
+        now = held()
+        if now != found:
+            found, since = now, time.monotonic()
+    return found
+
+
+def interrupted(manager: Manager[Task, Done], folder: str) -> None:
+    ledger, gate = (os.path.join(folder, f"{name}-{time.monotonic_ns()}") for name in ("ledger", "gate"))
+
+    def strike() -> None:
+        while not lines_of(ledger):
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        manager.execute("p", Task(until=gate, ledger=ledger), timeout=15)
+        raise AssertionError("nothing happened")
+    except KeyboardInterrupt:
+        Path(gate).touch()
+    thread.join()
+
+
+def use(configuration: dict[str, Any], folder: str) -> None:
+    """A manager's life with all that can happen in it."""
+
+    def failing(**arguments: Any) -> None:
+        try:
+            manager.execute("p", Task(**arguments), timeout=0.2)
+            raise AssertionError(f"no error: {arguments}")
+        except PluginError:
+            pass
+
+    with manager_of(configuration) as manager:
+        list(manager.map("p", [Task(value=number) for number in range(20)], concurrency=4))
+        manager.health()
+        manager.get_plugin("p").info()
+        for arguments in ({"do": "reject"}, {"do": "crash"}, {"do": "unavailable"}, {"seconds": 0.4}):
+            failing(**arguments)
+        interrupted(manager, folder)
+        failing(value=float("nan"))
+        manager.execute("p", Task())
+
+
+_LIVES = 3
+
+
+def leaks(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What is held after some lives, beside what was held after the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        use(configuration, folder)
+        before = settled()
+        for _ in range(1, _LIVES):
+            use(configuration, folder)
+        return {"before": before, "after": settled(before, patience=3.0), "interrupts": _LIVES - 1}
+
+
+if __name__ == "__main__":
+    what, text = sys.argv[1:3]
+    print(json.dumps({"fork": fork, "leaks": leaks}[what](json.loads(text))))

@@ -1,0 +1,211 @@
+"""What a plugin and a caller can do wrong has one error each, whatever the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from goplugins import (
+    AuthenticationError,
+    PluginExecutionError,
+    PluginRequestError,
+    PluginUnavailableError,
+    ReplyTooLargeError,
+    ReplyTypeError,
+    UnserializableRequestError,
+)
+from goplugins.errors import InvalidHeaderError, TransportError
+from tests.integration.conformance.conftest import executions, remote
+from tests.integration.conformance.plugins import Done, Task, lines_of
+
+TOUCHY = {"failure_threshold": 1, "min_request_threshold": 1}
+"""A breaker that opens with the first failure: what leaves it closed counts as none."""
+
+
+# --- the plugin says no --------------------------------------------------------------------------------------------
+
+
+def test_business_error_has_text_code_and_metadata_and_is_no_failure(connect, ledger):
+    manager = connect(circuit_breaker=TOUCHY)
+    for _ in range(3):
+        with pytest.raises(PluginExecutionError, match="not in stock") as caught:
+            manager.execute("p", Task(do="reject", ledger=str(ledger)), idempotent=True)
+    error = caught.value
+    assert error.details["metadata"] == {"error_code": "SOLD_OUT", "sku": "42"}
+    assert (error.plugin, error.attempts, error.retryable) == ("p", 1, False)
+    assert executions(ledger) == 3
+    assert manager.execute("p", Task(value=1)).value == 1
+
+
+@remote
+def test_exception_within_the_plugin_says_nothing_of_itself(connect):
+    manager = connect()
+    with pytest.raises(TransportError, match="internal error") as caught:
+        manager.execute("p", Task(do="crash"))
+    assert "hunter2" not in f"{caught.value} {caught.value.details} {caught.value.__cause__}"
+    assert manager.execute("p", Task(value=1)).value == 1
+
+
+@pytest.mark.parametrize("do", ["crash", "unserialisable"])
+def test_exception_within_the_plugin_is_replayed_only_if_idempotent(connect, ledger, do):
+    manager = connect()
+    task = Task(do=do, times=2, ledger=str(ledger), value=1)
+    with pytest.raises(TransportError) as caught:
+        manager.execute("p", task)
+    assert (executions(ledger), caught.value.attempts) == (1, 1)
+    result = manager.execute_result("p", task, idempotent=True)
+    assert (executions(ledger), result.attempts) == (3, 2)
+    assert result.value.value == 1
+
+
+def test_exceptions_within_the_plugin_open_the_breaker(connect):
+    manager = connect(circuit_breaker=TOUCHY)
+    with pytest.raises(TransportError):
+        manager.execute("p", Task(do="crash"))
+    assert manager.explain("p").breaker == "open"
+
+
+# --- the plugin says not now ---------------------------------------------------------------------------------------
+
+
+def test_unavailable_with_a_time_is_replayed_for_any_call(connect, ledger):
+    manager = connect()
+    result = manager.execute_result("p", Task(do="unavailable for now", times=1, ledger=str(ledger), value=1))
+    assert result.value.value == 1
+    assert (result.attempts, executions(ledger)) == (2, 2)
+    assert result.elapsed >= 0.2
+
+
+def test_unavailable_for_longer_than_the_deadline_fails_at_once(connect, ledger):
+    manager = connect()
+    with pytest.raises(PluginUnavailableError, match="warming up") as caught:
+        manager.execute("p", Task(do="unavailable for now", wait=30, ledger=str(ledger)), timeout=5)
+    assert caught.value.retry_after == 30
+    assert caught.value.retryable
+    assert executions(ledger) == 1
+    assert caught.value.elapsed < 4
+
+
+def test_unavailable_without_a_time_is_replayed_only_if_idempotent(connect, ledger):
+    manager = connect()
+    task = Task(do="unavailable", times=2, ledger=str(ledger), value=1)
+    with pytest.raises(PluginUnavailableError, match="warming up") as caught:
+        manager.execute("p", task)
+    assert (executions(ledger), caught.value.attempts, caught.value.retry_after) == (1, 1, None)
+    assert manager.execute("p", task, idempotent=True).value == 1
+    assert executions(ledger) == 3
+
+
+def test_attempts_end_with_max_retries(connect, ledger):
+    manager = connect(retry={"max_retries": 2})
+    with pytest.raises(PluginUnavailableError) as caught:
+        manager.execute("p", Task(do="unavailable", ledger=str(ledger)), idempotent=True)
+    assert (executions(ledger), caught.value.attempts) == (3, 3)
+
+
+# --- what does not fit ---------------------------------------------------------------------------------------------
+
+
+def test_request_that_does_not_fit_names_the_field(connect, ledger):
+    manager = connect("worker", Any, Any, circuit_breaker=TOUCHY)
+    for request, path in (
+        ({"do": 5, "ledger": str(ledger)}, r"data\.do"),
+        ({"do": "answer", "seconds": "1", "ledger": str(ledger)}, r"data\.seconds"),
+        (None, "data"),
+    ):
+        with pytest.raises(PluginRequestError, match=path) as caught:
+            manager.execute("p", request, idempotent=True)
+        assert caught.value.attempts == 1
+    assert executions(ledger) == 0
+    assert manager.execute("p", {"value": 1})["value"] == 1
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), float("inf"), {1j: 1}], ids=["object", "nan", "inf", "key"])
+def test_request_that_is_no_json_is_never_sent(connect, ledger, value):
+    manager = connect()
+    with pytest.raises(UnserializableRequestError) as caught:
+        manager.execute("p", Task(value=value, ledger=str(ledger)), idempotent=True)
+    assert caught.value.attempts == 0
+    assert executions(ledger) == 0
+    assert manager.metrics().attempts_total == 0
+
+
+def test_request_of_another_type_is_never_sent(connect):
+    manager = connect()
+    with pytest.raises(UnserializableRequestError, match="expected a Task, got a dict"):
+        manager.execute("p", {"do": "answer"})
+
+
+def test_header_that_would_break_out_of_its_line_is_never_sent(connect):
+    manager = connect()
+    with pytest.raises(InvalidHeaderError):
+        manager.execute("p", Task(), headers={"X-Tenant": "blue\r\nX-Admin: yes"})
+    assert manager.metrics().attempts_total == 0
+
+
+def test_reply_that_does_not_fit_names_the_field(connect, ledger):
+    @attrs.frozen
+    class Other:
+        value: Any
+        pid: str
+
+    manager = connect(circuit_breaker=TOUCHY)
+    with pytest.raises(ReplyTypeError, match=r"expected a string, got a number @ data\.pid") as caught:
+        manager.bind("p", Task, Other)(Task(ledger=str(ledger)), idempotent=True)
+    assert (caught.value.attempts, executions(ledger)) == (1, 1)
+    assert manager.bind("p", Task, Done)(Task(value=1)).value == 1
+
+
+@remote
+def test_reply_that_is_too_large(connect, ledger):
+    manager = connect(connection={"max_response_bytes": 65536, "max_connections": 1})
+    assert len(manager.execute("p", Task(value="x" * 60_000)).value) == 60_000
+    with pytest.raises(ReplyTooLargeError, match="65536") as caught:
+        manager.execute("p", Task(value="x" * 1_000_000, ledger=str(ledger)), idempotent=True)
+    assert (caught.value.attempts, executions(ledger)) == (1, 1)
+    assert manager.execute("p", Task(value=1)).value == 1
+
+
+# --- who asks ------------------------------------------------------------------------------------------------------
+
+CREDENTIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "bearer": ({"method": "bearer", "token": "s3cret-token"}, {"token": "wrong-token"}),
+    "api-key": ({"method": "api-key", "api_key": "s3cret-key"}, {"api_key": "wrong-key"}),
+    "basic": ({"method": "basic", "username": "ada", "password": "s3cret:wörd"}, {"password": "wrong-word"}),
+    "custom": (
+        {"method": "custom", "headers": {"X-One": "s3cret-1", "X-Two": "2"}},
+        {"headers": {"X-One": "s3cret-1"}},
+    ),
+}
+
+
+@remote
+@pytest.mark.parametrize("method", CREDENTIALS)
+def test_credentials(connect, start, ledger, method):
+    right, difference = CREDENTIALS[method]
+    server = start(**right)
+    welcome = connect(server, auth=right)
+    assert welcome.execute("p", Task(value=1)).value == 1
+    assert welcome.health()["p"].status == "healthy"
+    seen = welcome.execute("p", Task(do="context")).value["headers"]
+    assert not [value for value in seen.values() if "s3cret" in value], "the function sees the caller's credentials"
+    for auth in ({**right, **difference}, {"method": "none"}):
+        stranger = connect(server, auth=auth, circuit_breaker=TOUCHY, health_check={"failure_limit": 5})
+        for _ in range(2):
+            with pytest.raises(AuthenticationError) as caught:
+                stranger.execute("p", Task(ledger=str(ledger)), idempotent=True)
+        assert caught.value.attempts == 1
+        assert not [secret for secret in auth.values() if str(secret) in repr(caught.value)]
+        assert stranger.health()["p"].status == "unhealthy"
+    assert lines_of(ledger) == []
+    assert welcome.execute("p", Task(value=2)).value == 2
+
+
+@remote
+def test_caller_can_not_override_the_credentials(connect, start):
+    right, _ = CREDENTIALS["bearer"]
+    manager = connect(start(**right), auth=right)
+    with pytest.raises(InvalidHeaderError, match="Authorization"):
+        manager.execute("p", Task(), headers={"Authorization": "Bearer another"})

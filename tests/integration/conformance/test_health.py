@@ -1,0 +1,80 @@
+"""What a manager says of a plugin's health, and of who it is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from goplugins import PluginInfo
+from tests.integration.conformance.conftest import executions, remote, until
+from tests.integration.conformance.plugins import Task
+
+
+@pytest.mark.parametrize(
+    ("plugin", "status", "message"),
+    [("worker", "healthy", ""), ("tired", "degraded", ""), ("ailing", "unhealthy", "the disk is full")],
+)
+def test_health_is_what_the_plugin_says(connect, plugin, status, message):
+    manager = connect(plugin)
+    before = time.time()
+    found = manager.health()["p"]
+    assert found.status == status
+    assert message in found.message
+    assert before - 1 <= found.last_check <= time.time() + 1
+    assert 0 <= found.response_time < 10
+    assert manager.list_plugins()["p"].status == status
+    assert manager.overall_health().status == status
+    # A plugin is refused by its breaker, never by what it says of its health.
+    assert manager.execute("p", Task(value=1)).value == 1
+
+
+@remote
+def test_plugin_that_dies_is_offline_and_healthy_again_when_it_is_back(start, connect):
+    server = start()
+    manager = connect(server, health_check={"enabled": True, "interval": 0.1, "timeout": 5, "failure_limit": 2})
+
+    def status() -> Any:
+        return manager.list_plugins()["p"].status
+
+    assert manager.health()["p"].status == "healthy"
+    server.kill()
+    until(lambda: status() == "offline")
+    assert manager.overall_health().status == "unhealthy"
+    assert "p is offline" in manager.overall_health().message
+    server.start()
+    until(lambda: status() == "healthy")
+    assert manager.execute("p", Task(value=1)).value == 1
+
+
+@remote
+def test_plugin_that_was_never_there(start, connect):
+    server = start()
+    server.kill()
+    manager = connect(server, health_check={"failure_limit": 1})
+    found = manager.health()["p"]
+    assert found.status == "offline"
+    assert found.message
+
+
+def test_no_free_connection_is_no_verdict(connect, gate, ledger):
+    manager = connect(connection={"max_connections": 1})
+    busy = manager.submit("p", Task(until=str(gate), ledger=str(ledger)))
+    until(lambda: executions(ledger) == 1)
+    assert manager.get_plugin("p").health(0.2).status == "unknown"
+    gate.touch()
+    busy.result(10)
+    until(lambda: manager.get_plugin("p").health(5).status == "healthy")
+
+
+def test_info(connect, wire):
+    manager = connect("echo", Any, Any)
+    found = manager.get_plugin("p").info()
+    if not wire.tells_info:
+        assert found.name == "p"
+        return
+    assert (found.name, found.version, found.description) == ("echo", "1.2.3", "gives back what it gets")
+    assert list(found.capabilities) == ["execute"]
+    assert isinstance(found, PluginInfo)
+    assert manager.execute("p", 1) == 1

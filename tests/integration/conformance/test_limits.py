@@ -1,0 +1,258 @@
+"""Deadlines, interrupts, the number of calls at once, and the end of a manager."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from goplugins import (
+    ManagerClosedError,
+    PluginClosedError,
+    PluginError,
+    PluginTimeoutError,
+    SaturatedError,
+    deadline,
+)
+from tests.integration.conformance.conftest import executions, in_threads, join, until
+from tests.integration.conformance.plugins import Done, Task
+
+TRIES = 3
+"""The machine may be busy, and a call late by it; one that is late by itself is late every time."""
+
+
+def least_lateness(seconds: float, call: Callable[[], object]) -> float:
+    """How much longer than ``seconds`` the call took, in the best of a few tries."""
+    found = []
+    for _ in range(TRIES):
+        started = time.monotonic()
+        call()
+        found.append(time.monotonic() - started - seconds)
+        if found[-1] < 0.1:
+            break
+    return min(found)
+
+
+# --- deadlines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.4])
+def test_slow_plugin_is_left_on_time(connect, gate, seconds):
+    manager = connect(circuit_breaker={"enabled": False})
+    manager.execute("p", Task())
+
+    def call():
+        with pytest.raises(PluginTimeoutError) as caught:
+            manager.execute("p", Task(until=str(gate)), timeout=seconds)
+        assert caught.value.attempts == 1
+        assert isinstance(caught.value, TimeoutError)
+
+    assert least_lateness(seconds, call) < 0.1
+    assert manager.execute("p", Task(value=1)).value == 1
+    assert manager.explain("p").in_flight == 0
+
+
+def test_all_attempts_share_the_deadline(connect, ledger):
+    manager = connect(retry={"max_retries": 1000, "initial_interval": 0.02, "multiplier": 1.0})
+    manager.execute("p", Task())
+
+    def call():
+        with pytest.raises(PluginError) as caught:
+            manager.execute("p", Task(do="unavailable", ledger=str(ledger)), timeout=0.3, idempotent=True)
+        assert caught.value.attempts > 1
+
+    assert least_lateness(0.3, call) < 0.1
+
+
+def test_enclosing_deadline_bounds_the_call(connect, gate):
+    manager = connect()
+    manager.execute("p", Task())
+
+    def call():
+        with deadline(0.2), pytest.raises(PluginTimeoutError):
+            manager.execute("p", Task(until=str(gate)), timeout=10)
+
+    assert least_lateness(0.2, call) < 0.1
+
+
+def test_timeout_is_replayed_by_nobody_once_the_deadline_has_passed(connect, ledger, gate):
+    manager = connect()
+    manager.execute("p", Task())
+    with pytest.raises(PluginTimeoutError) as caught:
+        manager.execute("p", Task(until=str(gate), ledger=str(ledger)), timeout=0.3, idempotent=True)
+    assert caught.value.attempts == 1
+    gate.touch()
+    assert manager.execute("p", Task(value=1)).value == 1
+    assert executions(ledger) == 1
+
+
+# --- interrupts ----------------------------------------------------------------------------------------------------
+
+
+def test_interrupt_passes_and_leaks_nothing(connect, ledger, gate, wire):
+    """With one connection only: had the interrupted call kept it, the next one would not get any."""
+    # A thread can't be interrupted: a call within this process keeps its worker until it ends.
+    places = 1 if wire.remote else 2
+    manager = connect(connection={"max_connections": places}, circuit_breaker={"enabled": False})
+    manager.execute("p", Task())
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+
+    def strike(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    def wait_and_strike() -> None:
+        until(lambda: executions(ledger) > 0)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        [thread] = in_threads(1, lambda _: wait_and_strike())
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            manager.execute("p", Task(until=str(gate), ledger=str(ledger)), timeout=15, idempotent=True)
+        assert time.monotonic() - started < 5
+        join([thread])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert manager.explain("p").in_flight == 0
+    for number in range(3):
+        assert manager.execute("p", Task(value=number)).value == number
+    assert executions(ledger) == 1
+    counts = manager.metrics()
+    assert (counts.active_requests, counts.requests_success) == (0, 4)
+
+
+# --- many at once --------------------------------------------------------------------------------------------------
+
+
+def most_at_once(done: list[Done]) -> int:
+    """The largest number of executions that overlapped."""
+    changes = sorted([(one.started, 1) for one in done] + [(one.ended, -1) for one in done])
+    most = now = 0
+    for _, change in changes:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_sixteen_threads_over_four_connections(connect):
+    manager = connect(connection={"max_connections": 4, "max_idle_connections": 4})
+    answers: list[tuple[Any, Done]] = []
+    wrong: list[object] = []
+
+    def work(thread: int) -> None:
+        for number in range(50):
+            value = [thread, number, "x" * (number * 97)]
+            try:
+                answers.append((value, manager.execute("p", Task(value=value, seconds=0.002), timeout=30)))
+            except PluginError as error:
+                wrong.append(error)
+
+    join(in_threads(16, work), 40)
+    assert wrong == []
+    assert [(went, done.value) for went, done in answers if done.value != went] == []
+    assert len(answers) == 800
+    assert 2 <= most_at_once([done for _, done in answers]) <= 4
+    counts = manager.metrics()
+    assert (counts.requests_success, counts.attempts_total, counts.active_requests) == (800, 800, 0)
+
+
+def test_wait_for_a_connection_ends_in_a_typed_refusal(connect, gate, ledger):
+    manager = connect(connection={"max_connections": 1}, circuit_breaker={"failure_threshold": 1})
+    busy = manager.submit("p", Task(value=1, until=str(gate), ledger=str(ledger)))
+    until(lambda: executions(ledger) == 1)
+
+    def call():
+        with pytest.raises(SaturatedError) as caught:
+            manager.execute("p", Task(ledger=str(ledger)), timeout=0.2, idempotent=True)
+        assert (caught.value.attempts, caught.value.retryable) == (0, True)
+
+    assert least_lateness(0.2, call) < 0.1
+    gate.touch()
+    assert busy.result(10).value == 1
+    assert manager.execute("p", Task(value=2)).value == 2
+    assert executions(ledger) == 1
+
+
+def test_those_who_wait_for_the_one_connection_get_it(connect, gate, ledger):
+    manager = connect(connection={"max_connections": 1})
+    busy = manager.submit("p", Task(value=0, until=str(gate), ledger=str(ledger)))
+    until(lambda: executions(ledger) == 1)
+    waiting = [manager.submit("p", Task(value=number)) for number in range(1, 9)]
+    time.sleep(0.05)
+    assert not any(future.done() for future in [busy, *waiting])
+    gate.touch()
+    assert [future.result(10).value for future in [busy, *waiting]] == list(range(9))
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_waits_for_calls_and_refuses_new_ones(connect, gate, ledger):
+    manager = connect(connection={"max_connections": 4})
+    outcomes: list[Any] = []
+
+    def work(number: int) -> None:
+        outcomes.append(manager.execute("p", Task(value=number, until=str(gate), ledger=str(ledger))).value)
+
+    calls = in_threads(4, work)
+    until(lambda: executions(ledger) == 4)
+    closing = threading.Thread(target=manager.shutdown)
+    closing.start()
+
+    def refused() -> bool:
+        try:
+            manager.execute("p", Task(), timeout=1)
+        except ManagerClosedError:
+            return True
+        except PluginClosedError:
+            return False
+        raise AssertionError("a call after the manager's end got through")
+
+    until(refused)
+    time.sleep(0.1)
+    assert closing.is_alive()
+    assert outcomes == []
+    gate.touch()
+    join([*calls, closing])
+    assert sorted(outcomes) == [0, 1, 2, 3]
+    assert executions(ledger) == 4
+
+
+def test_shutdown_that_may_not_wait_leaves_calls_to_themselves(connect, gate, ledger):
+    manager = connect()
+    outcomes: list[Any] = []
+
+    def work(_: int) -> None:
+        try:
+            outcomes.append(manager.execute("p", Task(value=1, until=str(gate), ledger=str(ledger)), timeout=3).value)
+        except PluginError as error:
+            outcomes.append(error)
+
+    calls = in_threads(1, work)
+    until(lambda: executions(ledger) == 1)
+    started = time.monotonic()
+    manager.shutdown(0.1)
+    assert time.monotonic() - started < 1.5
+    with pytest.raises(ManagerClosedError):
+        manager.execute("p", Task())
+    gate.touch()
+    join(calls)
+    assert outcomes == [1] or isinstance(outcomes[0], PluginError)
+
+
+def test_unregistering_waits_for_calls(connect, gate, ledger):
+    manager = connect()
+    busy = manager.submit("p", Task(value=1, until=str(gate), ledger=str(ledger)))
+    until(lambda: executions(ledger) == 1)
+    [closing] = in_threads(1, lambda _: manager.unregister("p"))
+    time.sleep(0.1)
+    assert closing.is_alive()
+    gate.touch()
+    join([closing])
+    assert busy.result(0.1).value == 1

@@ -1,0 +1,43 @@
+"""The caller's own process: its forks, and what it holds once a manager is gone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.integration.conformance.conftest import configuration
+from tests.integration.conformance.wires import ROOT
+
+
+def run(what: str, config: dict[str, Any]) -> Any:
+    """What the program in ``host.py`` says."""
+    command = [sys.executable, "-m", "tests.integration.conformance.host", what, json.dumps(config)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+def test_forked_children_call_and_their_parent_goes_on(wire, shared):
+    told = run("fork", configuration(shared(wire, "worker")))
+    assert told == {
+        "parent first": [0, 1, 2, 0],
+        "fresh child": 5,
+        "child": [10, 11, 12, 0],
+        "parent again": [20, 21, 22, 0],
+        "grandchild": [30, [40, 41, 42, 0], 31],
+        "child that closes": None,
+        "children's health": "healthy",
+        "parent last": [50, 51, 52, 0],
+    }
+
+
+def test_nothing_is_left_behind(wire, shared):
+    """Descriptors, threads and processes, after calls that went well, badly, nowhere, and were interrupted."""
+    connection = {"max_connections": 4, "max_idle_connections": 4}
+    told = run("leaks", configuration(shared(wire, "worker"), connection=connection))
+    before, after = told["before"], told["after"]
+    before[0] += wire.lost_by_interrupt * told["interrupts"]
+    assert [now for then, now in zip(before, after, strict=True) if now > then] == [], told

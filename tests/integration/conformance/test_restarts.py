@@ -1,0 +1,149 @@
+"""A plugin that dies in the middle of traffic, and one that comes back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goplugins import ConnectionLostError, Manager, PluginConnectionError, PluginError
+from tests.integration.conformance.conftest import in_threads, join, remote, until
+from tests.integration.conformance.plugins import Task, lines_of
+
+THREADS = 4
+
+
+class Traffic:
+    """Calls from several threads, until it is stopped."""
+
+    def __init__(self, manager: Manager[Any, Any], ledger: Path, *, idempotent: bool) -> None:
+        self.answered = 0
+        self.pids: set[int] = set()
+        self.failures: list[PluginError] = []
+        self.times: list[tuple[float, float]] = []  # when the calls that failed began and ended
+        self._manager, self._ledger, self._idempotent = manager, str(ledger), idempotent
+        self._stop = threading.Event()
+        self._threads = in_threads(THREADS, self._work)
+
+    def _work(self, thread: int) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            started = time.monotonic()
+            task = Task(value=[thread, number], ledger=self._ledger, seconds=0.002)
+            try:
+                done = self._manager.execute("p", task, timeout=20, idempotent=self._idempotent)
+                assert done.value == [thread, number]
+                self.answered += 1
+                self.pids.add(done.pid)
+            except PluginError as error:
+                self.failures.append(error)
+                self.times.append((started, time.monotonic()))
+
+    def go_on(self, calls: int = 50) -> None:
+        """Waits until that many more were answered."""
+        goal = self.answered + calls
+        until(lambda: self.answered >= goal, 30)
+
+    def stop(self) -> None:
+        self._stop.set()
+        join(self._threads)
+
+
+@pytest.fixture
+def traffic(connect: Callable[..., Manager[Any, Any]], ledger: Path) -> Iterator[Callable[..., Traffic]]:
+    started: list[Traffic] = []
+
+    def begin(server: Any, *, idempotent: bool) -> Traffic:
+        manager = connect(
+            server,
+            connection={"max_connections": THREADS, "max_idle_connections": THREADS},
+            # What stands in the way of getting through: in production one chooses, here nothing may fail.
+            retry={"max_retries": 1000, "initial_interval": 0.02, "max_interval": 0.2, "budget_ratio": 1.0},
+            circuit_breaker={"enabled": False},
+        )
+        started.append(Traffic(manager, ledger, idempotent=idempotent))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.stop()
+
+
+def restart(server: Any, traffic: Traffic) -> list[tuple[float, float]]:
+    """Twice, with calls before, meanwhile and after. From when to when the plugin was dying."""
+    deaths = []
+    for _ in range(2):
+        traffic.go_on()
+        started = time.monotonic()
+        server.kill()
+        deaths.append((started, time.monotonic()))
+        time.sleep(0.1)
+        server.start()
+    traffic.go_on()
+    traffic.stop()
+    return deaths
+
+
+@remote
+def test_no_idempotent_call_fails_while_the_plugin_is_restarted(start, traffic):
+    server = start()
+    calls = traffic(server, idempotent=True)
+    restart(server, calls)
+    assert calls.failures == []
+    assert len(calls.pids) >= 3
+
+
+@remote
+def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, ledger):
+    server = start()
+    calls = traffic(server, idempotent=False)
+    deaths = restart(server, calls)
+    # A process that dies closes its door last: each thread may have begun one more call meanwhile.
+    assert len(calls.failures) <= 2 * THREADS * len(deaths)
+    for begun, ended in calls.times:
+        assert any(begun < dead + 0.1 and ended > dying for dying, dead in deaths)
+    assert [repr(error) for error in calls.failures if not isinstance(error, ConnectionLostError)] == []
+    assert [error for error in calls.failures if not error.retryable or error.plugin != "p"] == []
+    times = Counter(line.split()[0] for line in lines_of(ledger))
+    assert [request for request, count in times.items() if count > 1] == []
+    assert len(calls.pids) >= 3
+
+
+@remote
+def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(start, connect, ledger):
+    server = start()
+    manager = connect(
+        server,
+        retry={"max_retries": 0},
+        circuit_breaker={"failure_threshold": 2, "recovery_timeout": 0.5, "success_threshold": 1},
+    )
+    assert manager.execute("p", Task(value=1)).value == 1
+    server.kill()
+    away: list[PluginError] = []
+    for _ in range(20):
+        started = time.monotonic()
+        with pytest.raises(PluginError) as caught:
+            manager.execute("p", Task(ledger=str(ledger)), timeout=5)
+        assert time.monotonic() - started < 1, "it hangs"
+        away.append(caught.value)
+    assert isinstance(away[0], PluginConnectionError)
+    assert {type(error).__name__ for error in away[2:]} == {"CircuitBreakerOpenError"}
+    assert manager.explain("p").reason
+    server.start()
+    back = time.monotonic()
+
+    def works() -> bool:
+        try:
+            return manager.execute("p", Task(value=2), timeout=5).value == 2
+        except PluginError:
+            return False
+
+    until(works)
+    assert time.monotonic() - back < 2.5, "it was not used again soon after its return"
+    assert lines_of(ledger) == []
