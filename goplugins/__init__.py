@@ -1,4 +1,4 @@
-"""A typed, blocking plugin client: calls by name over HTTP(S), with every policy on the path.
+"""A typed, blocking plugin client: calls by name over HTTP(S), gRPC, Unix sockets, subprocesses or in this process.
 
 >>> import goplugins
 >>> manager = goplugins.Manager()
@@ -142,6 +142,10 @@ if TYPE_CHECKING:
         FunctionPlugin as FunctionPlugin,
         FunctionPluginFactory as FunctionPluginFactory,
     )
+    from goplugins.transports.grpc import (
+        GRPCPlugin as GRPCPlugin,
+        GRPCPluginFactory as GRPCPluginFactory,
+    )
     from goplugins.transports.http import (
         HTTPPlugin as HTTPPlugin,
         HTTPPluginFactory as HTTPPluginFactory,
@@ -283,6 +287,10 @@ _HOMES = {
         "UnixSocketPlugin",
         "UnixSocketPluginFactory",
     ),
+    "goplugins.transports.grpc": (
+        "GRPCPlugin",
+        "GRPCPluginFactory",
+    ),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -318,6 +326,8 @@ __all__ = [
     "FallbackConfig",
     "FunctionPlugin",
     "FunctionPluginFactory",
+    "GRPCPlugin",
+    "GRPCPluginFactory",
     "GRPCTransportError",
     "HTTPPlugin",
     "HTTPPluginFactory",

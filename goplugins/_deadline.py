@@ -36,9 +36,11 @@ class Deadline:
         at = clock.monotonic() + seconds
         enclosing = _enclosing.get()
         if enclosing is not None:
-            enclosing = enclosing.standing()
-            if enclosing is not None and enclosing.at < at:
-                at = enclosing.at
+            standing = enclosing.standing()
+            if standing is not enclosing:
+                _enclosing.set(standing)  # or contexts copied from this one would go by what is gone
+            if standing is not None and standing.at < at:
+                at = standing.at
         return cls(at, clock)
 
     def remaining(self) -> float:

@@ -108,10 +108,7 @@ class Builder:
                 try:
                     self.factory(plugin, path).validate_config(plugin)
                 except ConfigError as error:
-                    for problem in error.problems:
-                        if not problem.path.startswith(path):
-                            problem.path = f"{path}.{problem.path}" if problem.path else path
-                        yield problem
+                    yield from _placed(error, path).problems
 
     def build(self, config: PluginConfig) -> GuardedPlugin:
         """One guarded plugin from a resolved configuration."""
@@ -125,16 +122,29 @@ class Builder:
         )
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
-        """All of them, or none: what was built before one fails is closed again."""
+        """The enabled ones, all or none: what was built before one fails is closed again."""
         built: list[GuardedPlugin] = []
         try:
-            for config in configs:
-                built.append(self.build(config))  # noqa: PERF401 - what is built so far is needed when one fails
+            for index, config in enumerate(configs):
+                if not config.enabled:
+                    continue
+                try:
+                    built.append(self.build(config))
+                except ConfigError as error:
+                    raise _placed(error, f"plugins[{index}]")  # noqa: B904 - the same error, with its place
         except BaseException:
             for plugin in built:
                 plugin.retire(0.0, "another plugin of its configuration could not be built")
             raise
         return built
+
+
+def _placed(error: ConfigError, path: str) -> ConfigError:
+    """The error, its problems' paths beginning with the plugin's."""
+    for problem in error.problems:
+        if not problem.path.startswith(path):
+            problem.path = f"{path}.{problem.path}" if problem.path else path
+    return error
 
 
 def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:

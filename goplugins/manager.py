@@ -165,7 +165,7 @@ class Manager(Generic[Req, Resp]):
         built: list[GuardedPlugin] = []
         try:
             resolved = load_resolved(config, further=self._builder.problems)
-            built = self._builder.build_all(plugin for plugin in resolved.plugins if plugin.enabled)
+            built = self._builder.build_all(resolved.plugins)
             self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
         except BaseException:
             for plugin in built:

@@ -44,6 +44,7 @@ class PluginAdapter:
             return self._plugin.execute(call.request, context)
         except PluginError as exc:
             if exc.plugin is None or exc.plugin == self._plugin.info().name:
+                exc.plugin = None  # it may be registered under another name than it gives itself
                 raise
             # Of a plugin that this one called: its "nothing was sent" says nothing of what this one did before.
             if isinstance(exc, PluginTimeoutError) and call.deadline.remaining() <= 0:

@@ -44,6 +44,20 @@ def test_a_block_that_an_interrupt_took_away_bounds_nothing_any_more():
         assert Deadline.after(60.0, clock).remaining() == 9.0
 
 
+def test_what_an_interrupt_left_does_not_travel_to_workers():
+    clock = ManualClock()
+
+    def in_a_context_of_its_own():
+        lost = deadline(5.0, clock=clock)
+        lost.__enter__()
+        del lost
+        assert Deadline.after(60.0, clock).remaining() == 60.0
+        copied = contextvars.copy_context()
+        assert on_a_thread(lambda: copied.run(lambda: Deadline.after(60.0, clock).remaining())) == 60.0
+
+    contextvars.copy_context().run(in_a_context_of_its_own)
+
+
 def test_a_block_is_entered_once():
     block = deadline(1.0)
     with block, pytest.raises(InvalidArgumentError, match="once"):

@@ -699,3 +699,14 @@ def test_what_is_not_built_yet_is_refused_and_all_problems_come_at_once():
         )
     paths = {problem.path for problem in caught.value.problems}
     assert {"metrics_port", "plugins[0].cache", "plugins[1].endpoint", "plugins[2].type"} <= paths
+
+
+def test_an_error_names_the_plugin_as_it_is_called(manager):
+    @serve.plugin(name="its own name")
+    def refuse(request: int) -> int:
+        raise serve.Rejected("no")
+
+    manager.register(refuse, name="alias")
+    with pytest.raises(PluginExecutionError) as caught:
+        manager.execute("alias", 1)
+    assert caught.value.plugin == "alias"
