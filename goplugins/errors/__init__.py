@@ -150,7 +150,6 @@ __all__ = [
 ]
 
 # The modules beneath are how this one is laid out; tracebacks, pickles and logs name the public place.
-for _name in __all__:
-    if isinstance(globals()[_name], type):
-        globals()[_name].__module__ = __name__
-del _name
+for _public in [globals()[name] for name in __all__]:
+    if isinstance(_public, type):
+        _public.__module__ = __name__
