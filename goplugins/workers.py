@@ -69,13 +69,16 @@ class WorkerPool(Executor):
         name: the prefix of the threads' names.
         max_workers: how many threads there may be.
         max_queued: how many tasks may wait for one beyond that.
+        inline: whether a worker that submits to its own pool runs the task itself when no other is idle. False
+            where whoever submits waits no longer than a deadline: the task must not run on its thread.
 
     >>> with WorkerPool("example", max_workers=2, max_queued=8) as pool:
     ...     pool.submit(pow, 2, 10).result()
     1024
     """
 
-    def __init__(self, name: str, max_workers: int, max_queued: int) -> None:
+    def __init__(self, name: str, max_workers: int, max_queued: int, *, inline: bool = True) -> None:
+        self._inline = inline
         self.max_workers = max_workers
         self.max_queued = max_queued
         self._state = _State(name)
@@ -114,7 +117,7 @@ class WorkerPool(Executor):
         if len(state.threads) < self.max_workers:
             state.tasks.append(task)
             return "start"
-        if threading.current_thread() in state.threads:
+        if self._inline and threading.current_thread() in state.threads:
             return "inline"
         if len(state.tasks) >= self.max_queued:
             raise SaturatedError(

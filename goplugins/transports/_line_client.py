@@ -149,7 +149,7 @@ class LineClient(Generic[C]):
             status, message = failed_look(error)
         return HealthStatus(
             status=status,
-            message=self._scrub(message)[:_LONGEST_MESSAGE],
+            message=self.scrub(message)[:_LONGEST_MESSAGE],
             last_check=clock.time(),
             response_time=clock.monotonic() - started,
             metadata=metadata,
@@ -165,7 +165,7 @@ class LineClient(Generic[C]):
         message = facts.get("message")
         text = error_text(envelope) or (message if isinstance(message, str) else "")
         metadata = metadata_of(facts) if isinstance(facts.get("metadata"), dict) else {}
-        return status, text, {key: self._scrub(value) for key, value in metadata.items()}
+        return status, text, {key: self.scrub(value) for key, value in metadata.items()}
 
     def info(self, fallback: PluginInfo) -> PluginInfo | None:
         """Asks who it is; None if it did not say. What it leaves out comes from ``fallback``."""
@@ -186,7 +186,7 @@ class LineClient(Generic[C]):
 
     # --- secrets -----------------------------------------------------------------------------------------------
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, text: str) -> str:
         """A remote text without our credentials: a plugin in its debugging mode may echo a request."""
         for secret in self._secrets:
             if secret in text:
@@ -196,11 +196,11 @@ class LineClient(Generic[C]):
     def _scrub_error(self, error: PluginError) -> None:
         if not self._secrets:
             return
-        error.message = self._scrub(error.message)
+        error.message = self.scrub(error.message)
         for field in ("metadata", "headers"):
             texts = error.details.get(field)
             if texts:
-                error.details[field] = {key: self._scrub(value) for key, value in texts.items()}
+                error.details[field] = {key: self.scrub(value) for key, value in texts.items()}
 
 
 def _may_reconnect(error: PluginError, channel: LineChannel, call: Call, deadline: Deadline) -> bool:

@@ -104,10 +104,18 @@ class _Isolated:
 
     def _wait(self, future: Future[Any], seconds: float) -> Any:
         done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
+        waiting = [done]
+
+        def wake(_: Future[Any]) -> None:
+            for event in waiting:
+                event.set()
+
+        future.add_done_callback(wake)
         try:
             in_time = self._clock.wait(done, max(0.0, seconds))
         except BaseException:
+            # An interrupt within the event's own code may leave its lock held: nobody may touch it again.
+            waiting.clear()
             future.cancel()
             raise
         if in_time or future.done():
@@ -161,7 +169,7 @@ class FunctionPlugin:
         self._sender = _sender_for(config)
         if config.options.get("isolate"):
             places = connection.max_connections or 1
-            workers = WorkerPool(f"goplugins-{config.name}", places, _MAX_QUEUED)
+            workers = WorkerPool(f"goplugins-{config.name}", places, _MAX_QUEUED, inline=False)
             self._sender = _Isolated(self._sender, workers, clock)
 
     # --- Sender ------------------------------------------------------------------------------------------------

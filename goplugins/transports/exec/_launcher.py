@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from goplugins._clock import Clock
@@ -127,6 +127,7 @@ class Launcher:
         self._keeper: Keeper | None = None
         self._newest: Process | None = None
         self.backoff = Backoff(clock)
+        self.scrub: Callable[[str], str] = str
 
     def launch(self, deadline: Deadline) -> Handle:
         """A new process, which has not been spoken to.
@@ -193,7 +194,9 @@ class Launcher:
                     pass_fds=passed,
                     start_new_session=True,
                 )
-            process = Process(popen, stdin, stdout, stderr, name=self._name, keeper=keeper, clock=self._clock)
+            process = Process(
+                popen, stdin, stdout, stderr, name=self._name, keeper=keeper, clock=self._clock, scrub=self.scrub
+            )
             ours.pop_all()  # from here on the process's own
         try:
             keeper.guardian.protect(process.pid)

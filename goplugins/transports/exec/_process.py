@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goplugins._clock import Clock
@@ -53,13 +54,14 @@ class Process:
         name: str,
         keeper: Keeper,
         clock: Clock,
+        scrub: Callable[[str], str],
     ) -> None:
         self.popen = popen
         self.pid = popen.pid
         self.name = name
         self.stderr = stderr
         self.end_sign = _end_sign(popen.pid)
-        self.log = StderrLog(name, clock)
+        self.log = StderrLog(name, clock, scrub)
         self.over = threading.Event()
         self.end = ""
         self.fault = ""
@@ -142,7 +144,10 @@ class Process:
             return self._reaped or self.popen.poll() is not None
 
     def _close_signs(self) -> None:
-        for descriptor in (self.stderr, self.end_sign):
+        # Taken in one step each: closing a number twice may close what somebody else has opened meanwhile.
+        stderr, self.stderr = self.stderr, -1
+        end_sign, self.end_sign = self.end_sign, -1
+        for descriptor in (stderr, end_sign):
             if descriptor >= 0:
                 os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from goplugins._clock import Clock
 
@@ -23,9 +24,11 @@ class StderrLog:
     Args:
         name: the plugin's; its lines go to the logger ``goplugins.plugin.<name>``, level INFO.
         clock: measures the rate.
+        scrub: takes our credentials out: a plugin in its debugging mode may print its requests.
     """
 
-    def __init__(self, name: str, clock: Clock) -> None:
+    def __init__(self, name: str, clock: Clock, scrub: Callable[[str], str] = str) -> None:
+        self._scrub = scrub
         self._logger = logging.getLogger(f"goplugins.plugin.{name}")
         self._clock = clock
         self._rest = b""
@@ -56,7 +59,7 @@ class StderrLog:
         self._dropped += chunk.count(b"\n")
         *lines, rest = chunk.rsplit(b"\n", _LAST_LINES)
         if lines:
-            self._last.extend(map(_readable, lines[-_LAST_LINES:]))
+            self._last.extend(self._scrub(_readable(line)) for line in lines[-_LAST_LINES:])
             self._cut = False
             self._rest = rest[:_LONGEST_LINE]
         else:
@@ -66,7 +69,7 @@ class StderrLog:
         if self._cut:
             self._cut = False
             return
-        text = _readable(line)
+        text = self._scrub(_readable(line))
         if not text:
             return
         self._last.append(text)

@@ -84,6 +84,7 @@ class ExecPlugin:
             clock=clock,
             explain=explain,
         )
+        launcher.scrub = self._client.scrub
         # A forgotten plugin's processes must not stay; those of an ending interpreter are the keeper's task.
         self._finalizer = weakref.finalize(self, pool.close)
         self._finalizer.atexit = False

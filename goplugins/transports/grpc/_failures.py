@@ -160,7 +160,8 @@ def _timed_out(text: str, attempt: Attempt) -> PluginError:
     if not attempt.is_over:
         return PluginTimeoutError("the plugin says that the deadline has passed")
     if attempt.connected is False and not attempt.answered:
-        return PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
+        # Not "nothing was sent": a connection that carried the call may have broken since.
+        return PluginTimeoutError("no answer in time, and no connection at the end")
     return PluginTimeoutError("no whole reply in time")
 
 

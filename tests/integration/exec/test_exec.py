@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from goplugins._clock import SYSTEM_CLOCK
 from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig
 from goplugins.errors import (
@@ -441,3 +442,15 @@ def test_processes_that_are_killed_in_the_middle_of_traffic(make):
     assert len(done) > 50
     assert all(isinstance(error, ConnectionError) for error in errors)
     assert call(plugin, 1, 5) == 1
+
+
+def test_a_credential_that_the_plugin_prints_does_not_reach_the_log(make, caplog):
+    from goplugins.transports.exec._stderr import StderrLog
+
+    caplog.set_level("INFO", logger="goplugins.plugin.p")
+    plugin = make(auth=AuthConfig(method="bearer", token="s3cr3t-token"))
+    log = StderrLog("p", SYSTEM_CLOCK, plugin._launcher.scrub)
+    log.feed(b'got {"Authorization":"Bearer s3cr3t-token"}\n')
+    assert "s3cr3t" not in caplog.text
+    assert "***" in caplog.text
+    assert "s3cr3t" not in log.last_lines

@@ -81,7 +81,8 @@ def test_handshake_that_hangs_ends_at_the_deadline(make):
         started = time.monotonic()
         error = failure(plugin, timeout=0.3)
         assert time.monotonic() - started < 0.4
-        assert (type(error), error.replay) == (PluginTimeoutError, Replay.ALWAYS)
+        # At the deadline nobody can tell whether an earlier connection had carried the call: the safe answer.
+        assert (type(error), error.replay) == (PluginTimeoutError, Replay.IF_IDEMPOTENT)
 
 
 class TestMutual:

@@ -65,6 +65,17 @@ def test_a_nested_submit_without_an_idle_worker_runs_inline():
         assert pool.submit(outer, 0).result(5) == 5
 
 
+def test_where_the_submitter_waits_for_a_deadline_nothing_runs_inline():
+    with WorkerPool("t", 1, 10, inline=False) as pool:
+
+        def outer():
+            return pool.submit(threading.get_ident), threading.get_ident()
+
+        inner, _ = pool.submit(outer).result(5)
+        assert isinstance(inner.result(5), int)
+        assert not pool.submit(lambda: pool.submit(int).done()).result(5)
+
+
 def test_context_variables_cross():
     variable = contextvars.ContextVar("variable", default="unset")
     with WorkerPool("t", 1, 10) as pool:
