@@ -169,6 +169,9 @@ class _ReplyReader(io.BufferedReader):
     def close(self) -> None:
         """Nothing: the next reply is read here, too."""
 
+    def flush(self) -> None:
+        """Nothing: a finaliser of http.client's calls this late, and Python 3.13 prints what it raises."""
+
     @property
     def has_buffered(self) -> bool:
         self._source.dry = True  # a peek at an empty buffer would read
