@@ -47,7 +47,6 @@ class Call:
         member: which member of a group answered.
         source: who answered: "plugin", "fallback", "cache" or "stale".
         reconnected: True once the call has used up its one silent reconnect.
-        idempotency_key: sent with all attempts of an idempotent call; equal to the request id.
     """
 
     __slots__ = (
@@ -110,10 +109,6 @@ class Call:
         self.reply_metadata: Mapping[str, str] = _NOTHING
         self.member = ""
         self.source = "plugin"
-
-    @property
-    def idempotency_key(self) -> str | None:
-        return self.request_id if self.idempotent else None
 
 
 class Sender(Protocol):

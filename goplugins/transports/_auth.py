@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from goplugins.errors import AuthConfigError, InvalidHeaderError
@@ -12,7 +12,7 @@ from goplugins.models import AuthMethod, check_headers
 if TYPE_CHECKING:
     from goplugins.config import AuthConfig
 
-__all__ = ["auth_headers", "basic_credentials", "secrets_of"]
+__all__ = ["auth_headers", "basic_credentials", "scrub", "secrets_of"]
 
 
 def basic_credentials(username: str, password: str) -> str:
@@ -77,3 +77,11 @@ def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
         if credential and scheme.lower() in ("bearer", "basic", "token", "apikey"):
             found.append(credential.strip())
     return tuple(secret for secret in found if len(secret) >= 4)
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """A remote text without our credentials: debugging pages and plugins like to echo a request."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text

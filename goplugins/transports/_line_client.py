@@ -20,7 +20,7 @@ from goplugins.errors import (
     TransportError,
 )
 from goplugins.models import HealthStatus, PluginInfo, PluginStatus
-from goplugins.transports._auth import auth_headers, secrets_of
+from goplugins.transports._auth import auth_headers, scrub, secrets_of
 from goplugins.transports._codec import codec_for
 from goplugins.transports._envelope import error_text, metadata_of
 from goplugins.transports._line_messages import RequestLines, envelope_of, failure_of, value_of
@@ -188,10 +188,7 @@ class LineClient(Generic[C]):
 
     def scrub(self, text: str) -> str:
         """A remote text without our credentials: a plugin in its debugging mode may echo a request."""
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, "***")
-        return text
+        return scrub(text, self._secrets)
 
     def _scrub_error(self, error: PluginError) -> None:
         if not self._secrets:

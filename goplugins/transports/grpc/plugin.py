@@ -22,7 +22,7 @@ from goplugins.errors import (
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, secrets_of
+from goplugins.transports._auth import auth_headers, scrub, secrets_of
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._pool import ConnectionPool, Lease
 from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
@@ -253,10 +253,7 @@ class GRPCPlugin:
 
     def _scrub(self, text: str) -> str:
         """A remote text without our credentials."""
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, "***")
-        return text
+        return scrub(text, self._secrets)
 
     def __repr__(self) -> str:
         return f"<GRPCPlugin {self._name!r} at {self._endpoint}>"

@@ -18,7 +18,7 @@ from goplugins.errors import (
 )
 from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, basic_credentials, secrets_of
+from goplugins.transports._auth import auth_headers, basic_credentials, scrub, secrets_of
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._envelope import decode_data
 from goplugins.transports._resolve import Resolver, ThreadedResolver
@@ -148,10 +148,7 @@ class HTTPPlugin:
 
     def _scrub(self, text: str) -> str:
         """A remote text without our credentials: debugging pages like to echo a request."""
-        for secret in self._secrets:
-            if secret in text:
-                text = text.replace(secret, "***")
-        return text
+        return scrub(text, self._secrets)
 
     def __repr__(self) -> str:
         return f"<HTTPPlugin {self._name!r} at {self._endpoint}>"
