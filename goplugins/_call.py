@@ -80,7 +80,6 @@ class Call:
         codec: Codec,
         deadline: Deadline,
         request_id: str,
-        *,
         headers: Mapping[str, str] = _NOTHING,
         metadata: Mapping[str, str] = _NOTHING,
         idempotent: bool = False,

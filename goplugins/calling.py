@@ -64,15 +64,17 @@ class Caller:
             PluginNotFoundError: no plugin of that name.
             InvalidArgumentError: a timeout or header that can't be used.
         """
-        plugin = self._registry.get(name)
+        plugin = self._registry.plugins.get(name) or self._registry.get(name)
         if context is None:
             context = _DEFAULT_CONTEXT
         else:
             _check_context(context)
-        if timeout is None:
-            timeout = context.timeout or plugin.request_timeout
+        if timeout is not None:
+            timeout = _checked_timeout(timeout)
+        elif context.timeout is not None:
+            timeout = _checked_timeout(context.timeout)
         else:
-            _check_timeout(timeout)
+            timeout = plugin.request_timeout
         if idempotent is None:
             idempotent = context.idempotent
             if idempotent is None:
@@ -85,22 +87,22 @@ class Caller:
         return Call(
             request,
             codec,
-            Deadline.after(min(timeout, _LONGEST), self._clock),
+            Deadline.after(timeout, self._clock),
             context.request_id or self._next_id(),
-            headers=sent,
-            metadata=context.metadata,
-            idempotent=idempotent,
-            max_retries=context.max_retries,
-            key=context.key if key is None else key,
-            priority=context.priority,
-            preferences=context.preferences,
-            max_wait=max_wait,
+            sent,
+            context.metadata,
+            idempotent,
+            context.max_retries,
+            context.key if key is None else key,
+            context.priority,
+            context.preferences,
+            max_wait,
         )
 
     def run(self, name: str, call: Call) -> Any:
         """Makes the call on this thread."""
         while True:
-            plugin = self._find(name, call)
+            plugin = self._registry.plugins.get(name) or self._find(name, call)
             try:
                 return plugin.call(call)
             except PluginClosedError:
@@ -199,7 +201,7 @@ class Caller:
         if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
             raise InvalidArgumentError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
         if timeout is not None:
-            _check_timeout(timeout)
+            timeout = _checked_timeout(timeout)
         if self._registry.closed:
             raise self._registry.absent(name)
 
@@ -247,6 +249,7 @@ def _check_mapping(headers: Any) -> None:
         raise InvalidArgumentError(f"headers: expected a mapping, got a {type(headers).__name__}")
 
 
-def _check_timeout(seconds: Any) -> None:
+def _checked_timeout(seconds: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {seconds!r}")
+    return min(seconds, _LONGEST)

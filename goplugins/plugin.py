@@ -12,7 +12,6 @@ import attrs
 
 from goplugins._call import Call, Codec, Sender
 from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
 from goplugins.config import PluginConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -189,21 +188,7 @@ class GuardedPlugin:
 
     def _attempt(self, call: Call) -> Any:
         """One attempt, in the order that semantics demands: breaker, token, permit, send, record."""
-        deadline = call.deadline
-        if deadline.remaining() <= 0:
-            raise PluginTimeoutError("the deadline passed before anything was sent")
-        policies = self.policies
-        try:
-            policies.breaker.check()
-            if policies.limiter is not None:
-                policies.limiter.acquire(deadline, call.max_wait, wakeup=self._closing)
-            permit = self._permit(policies, deadline)
-        except CircuitBreakerOpenError:
-            self._refused_by_breaker += 1
-            raise
-        except RateLimitExceededError:
-            self._refused_by_limiter += 1
-            raise
+        permit = self._admit(call)
         call.attempts += 1
         started = self._now()
         try:
@@ -225,12 +210,29 @@ class GuardedPlugin:
             self.watcher.report_success()
         return value
 
-    def _permit(self, policies: Policies, deadline: Deadline) -> Permit:
+    def _admit(self, call: Call) -> Permit:
+        """The breaker's permit, and a token paid for it. What :meth:`CircuitBreaker.enter` gives is settled once."""
+        deadline = call.deadline
+        if deadline.at <= self._now():
+            raise PluginTimeoutError("the deadline passed before anything was sent")
+        policies = self.policies
+        limiter = policies.limiter
         try:
-            return policies.breaker.acquire(deadline.at)
-        except BaseException:
-            if policies.limiter is not None:
-                policies.limiter.refund()
+            if limiter is None:
+                return policies.breaker.enter(deadline.at)
+            policies.breaker.check()
+            if not limiter.allow():
+                limiter.acquire(deadline, call.max_wait, wakeup=self._closing)
+            try:
+                return policies.breaker.enter(deadline.at)
+            except BaseException:
+                limiter.refund()
+                raise
+        except CircuitBreakerOpenError:
+            self._refused_by_breaker += 1
+            raise
+        except RateLimitExceededError:
+            self._refused_by_limiter += 1
             raise
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:

@@ -7,6 +7,7 @@ import threading
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import InvalidArgumentError
 from goplugins.processes import register_forkable
+from goplugins.resilience._counter import Counter
 
 __all__ = ["RetryBudget"]
 
@@ -50,6 +51,7 @@ class RetryBudget:
         self._deposit = _as_units(ratio)
         self._buckets = [0] * _TICKS
         self._deposits = 0  # sum of the buckets
+        self._fresh = Counter()  # calls of this tick that are not in its bucket yet
         self._begin_tick(int(self._now() * _PER_SECOND))
         self._oldest = self._tick  # no older bucket holds anything
         self._reserve = _RESERVE_MAX
@@ -57,13 +59,11 @@ class RetryBudget:
         register_forkable(self)
 
     def deposit(self) -> None:
-        """Counts one call that is really sent (not its retries). Takes the lock."""
-        with self._lock:
-            now = self._now()
-            if now >= self._next_tick_at:
-                self._expire(now)
-            self._buckets[self._place] += self._deposit
-            self._deposits += self._deposit
+        """Counts one call that is really sent (not its retries). Takes the lock ten times a second at most."""
+        if self._now() >= self._next_tick_at:
+            with self._lock:
+                self._take_in()
+        self._fresh.add()
 
     def withdraw(self) -> bool:
         """Takes 1 for a retry or hedge about to be sent; False, taking nothing, if the budget is exhausted."""
@@ -89,7 +89,10 @@ class RetryBudget:
         Raises:
             InvalidArgumentError: a negative ``ratio``.
         """
-        self._deposit = _as_units(ratio)
+        deposit = _as_units(ratio)
+        with self._lock:
+            self._take_in()
+            self._deposit = deposit
 
     def after_fork_in_child(self) -> None:
         """A fresh lock: another thread of the parent may have held the old one at the moment of the fork."""
@@ -99,11 +102,19 @@ class RetryBudget:
 
     def _settle(self) -> None:
         """Drops old deposits and refills the reserve."""
+        now = self._take_in()
+        self._reserve = min(_RESERVE_MAX, self._reserve + (now - self._reserve_at) * _RESERVE_RATE)
+        self._reserve_at = now
+
+    def _take_in(self) -> float:
+        """Puts the fresh deposits into their bucket, and begins another if its time is over; the present moment."""
+        fresh = self._fresh.take() * self._deposit
+        self._buckets[self._place] += fresh
+        self._deposits += fresh
         now = self._now()  # read under the lock, so that it never goes back
         if now >= self._next_tick_at:
             self._expire(now)
-        self._reserve = min(_RESERVE_MAX, self._reserve + (now - self._reserve_at) * _RESERVE_RATE)
-        self._reserve_at = now
+        return now
 
     def _expire(self, now: float) -> None:
         """Begins a new bucket and empties those that are a lifetime old."""

@@ -8,15 +8,16 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins.errors import CircuitBreakerOpenError, PluginError, Verdict, belongs_to_host
+from goplugins.errors import CircuitBreakerOpenError
 from goplugins.models import CircuitBreakerState, CircuitBreakerStats
 from goplugins.processes import register_forkable
 from goplugins.resilience._breaker_rules import BreakerRules
 from goplugins.resilience._callbacks import run_callback
+from goplugins.resilience._counter import Counter
+from goplugins.resilience._permits import SETTLED, Pass, Permit, Probe
 
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig
@@ -27,8 +28,6 @@ _CLOSED = CircuitBreakerState.CLOSED
 _OPEN = CircuitBreakerState.OPEN
 _HALF_OPEN = CircuitBreakerState.HALF_OPEN
 
-_SETTLED = -1  # a generation that never is
-
 # Callers of allow_request() that never record would pile permits up; beyond this the oldest is forgotten.
 _MAX_ANONYMOUS = 4096
 
@@ -37,79 +36,6 @@ class _Mode(enum.Enum):
     NORMAL = "normal"
     DISABLED = "disabled"  # stays CLOSED, counts only
     FORCED = "forced"  # stays OPEN
-
-
-class Permit:
-    """The right to make one call, to be settled once by its outcome; what comes after that is ignored.
-
-    As a context manager it settles itself: success at the end of the block, otherwise by the exception: a
-    :class:`~goplugins.errors.PluginError` by its ``verdict``, another ``Exception`` as a failure, and what the host
-    throws in (KeyboardInterrupt, a worker's soft time limit) is ignored, since it says nothing of the plugin.
-
-    Attributes:
-        is_probe: True if the call is one of the few that a half-open breaker lets through.
-        expires_at: when a probe gives up its place unsettled, on the breaker's clock.
-        generation: which period between two changes of state it belongs to; negative once it is settled.
-
-    >>> from types import SimpleNamespace
-    >>> breaker = CircuitBreaker(SimpleNamespace(failure_threshold=5))
-    >>> with breaker.acquire():
-    ...     pass  # the call
-    >>> permit = breaker.acquire()
-    >>> permit.failure()
-    >>> permit.success()  # too late: it has its outcome
-    >>> stats = breaker.stats()
-    >>> stats.success_count, stats.failure_count
-    (1, 1)
-    """
-
-    # One is made per call: three fields, and what only probes have is their class.
-    __slots__ = ("_breaker", "_start", "expires_at", "generation")
-
-    is_probe = False
-
-    def __init__(self, breaker: CircuitBreaker, generation: int, expires_at: float | None) -> None:
-        self._breaker = breaker
-        self.generation = generation
-        self.expires_at = expires_at
-
-    def success(self, duration: float | None = None) -> None:
-        """The plugin answered, after ``duration`` seconds."""
-        self._breaker.settle(self, True, duration)
-
-    def failure(self, duration: float | None = None) -> None:
-        """The plugin did not serve, after ``duration`` seconds."""
-        self._breaker.settle(self, False, duration)
-
-    def ignore(self) -> None:
-        """The call said nothing about the plugin: the permit goes back as if never taken."""
-        self._breaker.settle(self, None)
-
-    def __enter__(self) -> Self:
-        self._start = self._breaker.clock.monotonic()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        verdict = _verdict(error)
-        if verdict is Verdict.IGNORED:
-            self.ignore()
-        else:
-            duration = self._breaker.clock.monotonic() - self._start
-            self._breaker.settle(self, verdict is Verdict.SUCCESS, duration)
-
-
-class _Probe(Permit):
-    __slots__ = ()
-
-    is_probe = True
-
-
-def _verdict(error: BaseException | None) -> Verdict:
-    if error is None:
-        return Verdict.SUCCESS
-    if isinstance(error, PluginError):
-        return error.verdict
-    return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE
 
 
 class CircuitBreaker:
@@ -180,6 +106,8 @@ class CircuitBreaker:
         self._trips = 0
         self._requests = self._successes = self._failures = 0
         self._last_failure = 0.0
+        self._admitted = Counter()  # requests that took no lock
+        self._pass = self._new_pass()
         register_forkable(self)
 
     # --- one call ----------------------------------------------------------------------------------------------
@@ -194,31 +122,43 @@ class CircuitBreaker:
         Raises:
             CircuitBreakerOpenError: refused; ``retry_after`` says when a call is admitted again at the latest.
         """
-        with self._lock:
-            if self._state is _CLOSED:
-                self._requests += 1
-                return Permit(self, self._generation, expires_at)
         permit = self._admit(expires_at)
         if isinstance(permit, Permit):
             return permit
         raise self._refusal(*permit)
 
+    def enter(self, expires_at: float | None = None) -> Permit:
+        """:meth:`acquire` for a caller that settles exactly once, whatever happens; without the lock while closed.
+
+        Raises:
+            CircuitBreakerOpenError: as :meth:`acquire`.
+        """
+        shared = self._pass
+        if shared is None:
+            return self.acquire(expires_at)
+        self._admitted.add()
+        return shared
+
     def settle(self, permit: Permit, succeeded: bool | None, duration: float | None = None) -> None:
         """Takes in the outcome of a permit (None: to be ignored); use the permit's own methods. Takes the lock."""
         with self._lock:
-            generation, permit.generation = permit.generation, _SETTLED
+            generation, permit.generation = permit.generation, SETTLED
             if generation != self._generation:
                 return
             old = self._state
-            if succeeded and old is _CLOSED and self._window is None:  # the usual way, kept short
-                self._successes += 1
-                self._calls += 1
-                self._consecutive = 0
-                return
             self._apply(permit, succeeded, duration)
             new = self._state
-        if new is not old:
-            self._tell(old, new)
+        self._tell(old, new)
+
+    def settle_pass(self, shared: Pass, duration: float | None) -> None:
+        """Takes in a failure of a call that :meth:`enter` admitted while closed; use the pass's own method."""
+        with self._lock:
+            if shared is not self._pass:
+                return  # of a period that is over
+            old = self._state
+            self._apply(shared, False, duration)
+            new = self._state
+        self._tell(old, new)
 
     def check(self) -> None:
         """Raises what :meth:`acquire` would raise now, taking and changing nothing.
@@ -271,6 +211,7 @@ class CircuitBreaker:
     def stats(self) -> CircuitBreakerStats:
         """The counts since the last :meth:`reset`: requests admitted, and the outcomes that counted."""
         with self._lock:
+            self._take_in()
             return CircuitBreakerStats(self._state, self._failures, self._successes, self._requests, self._last_failure)
 
     def reset(self) -> None:
@@ -279,9 +220,10 @@ class CircuitBreaker:
             old = self._state
             if self._mode is _Mode.FORCED:
                 self._mode = _Mode.NORMAL
+            self._enter(_CLOSED)
+            self._admitted.take()
             self._requests = self._successes = self._failures = 0
             self._last_failure = 0.0
-            self._enter(_CLOSED)
         self._tell(old, _CLOSED)
 
     # --- the operator's interface ------------------------------------------------------------------------------
@@ -317,7 +259,9 @@ class CircuitBreaker:
             before, self._rules = self._rules, rules
             # A rule or a width changed: the old buckets do not fit.
             if rules.window != before.window or (rules.new_window() is None) != (self._window is None):
+                self._take_in()
                 self._window = rules.new_window()
+                self._pass = self._new_pass()
             if rules.enabled != before.enabled and self._mode is not _Mode.FORCED:
                 self._mode = _Mode.NORMAL if rules.enabled else _Mode.DISABLED
                 self._enter(_CLOSED)
@@ -329,7 +273,9 @@ class CircuitBreaker:
     def after_fork_in_child(self) -> None:
         """A fresh lock, and no call under way: the parent's permits count in the parent. The state stays."""
         self._lock = threading.Lock()
+        self._take_in()
         self._generation += 1
+        self._pass = self._new_pass()
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()
@@ -362,7 +308,7 @@ class CircuitBreaker:
     def _permit(self, expires_at: float) -> Permit:
         # With metrics_only more calls come than there are places; only the places are kept track of.
         if self._state is _HALF_OPEN and len(self._probes) < self._rules.success_threshold:
-            probe = _Probe(self, self._generation, expires_at)
+            probe = Probe(self, self._generation, expires_at)
             self._probes.append(probe)
             return probe
         return Permit(self, self._generation, expires_at)
@@ -400,7 +346,7 @@ class CircuitBreaker:
                 return
             old = self._state
             permit = self._anonymous.popleft()
-            permit.generation = _SETTLED
+            permit.generation = SETTLED
             self._apply(permit, succeeded, None)
             new = self._state
         self._tell(old, new)
@@ -416,6 +362,7 @@ class CircuitBreaker:
             self._probes.remove(permit)
         if succeeded is None:
             return
+        self._take_in()
         self._calls += 1
         if succeeded:
             self._successes += 1
@@ -455,9 +402,24 @@ class CircuitBreaker:
         self._open_until = now + self._rules.open_time(self._streak, self._rng)
         self._enter(_OPEN)
 
+    def _take_in(self) -> None:
+        """Counts what was counted without the lock. A success in between ends a row of failures."""
+        self._requests += self._admitted.take()
+        fresh = 0 if self._pass is None else self._pass.successes.take()
+        if fresh:
+            self._successes += fresh
+            self._calls += fresh
+            self._consecutive = 0
+
+    def _new_pass(self) -> Pass | None:
+        """What calls share from now on; None where each outcome is to be looked at."""
+        return Pass(self, self._generation) if self._state is _CLOSED and self._window is None else None
+
     def _enter(self, state: CircuitBreakerState) -> None:
+        self._take_in()
         self._state = state
         self._generation += 1
+        self._pass = self._new_pass()
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()

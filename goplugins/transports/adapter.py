@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goplugins._call import Call
+from goplugins._reply import Reply
 from goplugins.errors import (
     ConnectionLostError,
     PluginError,
@@ -15,6 +16,8 @@ from goplugins.errors import (
 from goplugins.models import HealthStatus, Plugin, PluginInfo, PluginStatus, trusted_context
 
 __all__ = ["PluginAdapter"]
+
+_SHORTEST = 1e-6  # seconds; a timeout is never 0
 
 
 class PluginAdapter:
@@ -30,9 +33,10 @@ class PluginAdapter:
         """Nothing to do: the request stays an object."""
 
     def send(self, call: Call) -> Any:
+        left = call.deadline.remaining()
         context = trusted_context(
             call.request_id,
-            max(call.deadline.remaining(), 1e-6),
+            left if left > _SHORTEST else _SHORTEST,
             call.headers,
             call.metadata,
             call.idempotent,
@@ -41,7 +45,7 @@ class PluginAdapter:
             call.preferences,
         )
         try:
-            return self._plugin.execute(call.request, context)
+            answer = self._plugin.execute(call.request, context)
         except PluginError as exc:
             if exc.plugin is None or exc.plugin == self._plugin.info().name:
                 exc.plugin = None  # it may be registered under another name than it gives itself
@@ -58,6 +62,10 @@ class PluginAdapter:
             if belongs_to_host(exc):
                 raise
             raise PluginInternalError(f"raised {type(exc).__name__}: {exc}") from exc
+        if type(answer) is Reply:
+            call.reply_metadata = answer.metadata
+            return answer.value
+        return answer
 
     def health(self, timeout: float) -> HealthStatus:
         try:

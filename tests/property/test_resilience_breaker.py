@@ -108,25 +108,26 @@ class BreakerMachine(RuleBasedStateMachine):
         self.model = Model(self.config)
         self.permits = []
 
-    @rule(lifetime=st.sampled_from([None, 3.0, 20.0]))
-    def acquire(self, lifetime):
+    @rule(lifetime=st.sampled_from([None, 3.0, 20.0]), enter=st.booleans())
+    def acquire(self, lifetime, enter):
         admitted = self.model.would_admit()
         expiry = self.model.now + (8.0 if lifetime is None else lifetime)
+        take = self.breaker.enter if enter else self.breaker.acquire
         try:
-            permit = self.breaker.acquire(None if lifetime is None else self.clock.monotonic() + lifetime)
+            permit = take(None if lifetime is None else self.clock.monotonic() + lifetime)
         except CircuitBreakerOpenError as refusal:
             assert not admitted
             assert refusal.retry_after is None or refusal.retry_after > 0  # noqa: PT017
         else:
             assert admitted
-            self.permits.append((permit, self.model.admit(expiry), expiry))
+            self.permits.append((permit, self.model.admit(expiry), expiry, 1 if enter else 2))
 
     @precondition(lambda self: self.permits)
     @rule(data=st.data(), outcome=st.sampled_from([True, False, None]))
     def settle(self, data, outcome):
-        permit, period, expiry = self.permits.pop(data.draw(st.integers(0, len(self.permits) - 1)))
+        permit, period, expiry, times = self.permits.pop(data.draw(st.integers(0, len(self.permits) - 1)))
         before = self.breaker.stats(), self.breaker.retry_after()
-        for _ in range(2):  # the second one is ignored
+        for _ in range(times):  # a second one is ignored; what enter() gave is settled once
             {True: permit.success, False: permit.failure, None: permit.ignore}[outcome]()
         if period != self.model.period:
             assert (self.breaker.stats(), self.breaker.retry_after()) == before, "a stale outcome changed something"

@@ -665,3 +665,58 @@ def test_after_a_fork_the_childs_breaker_owes_nothing_to_the_parents_calls(clock
     assert breaker.state is HALF_OPEN
     breaker.acquire().success()
     assert breaker.state is CLOSED
+
+
+# --- the way of a call: enter ---------------------------------------------------------------------------------------
+
+
+def test_entering_a_closed_breaker_makes_no_object(clock):
+    breaker = make(clock)
+    assert breaker.enter() is breaker.enter()
+
+
+def test_what_was_entered_before_the_breaker_opened_changes_nothing_afterwards(clock):
+    breaker = make(clock, failure_threshold=2, min_request_threshold=1, recovery_timeout=5.0)
+    late = [breaker.enter() for _ in range(6)]
+    late.pop().failure()
+    late.pop().failure()
+    assert breaker.state is OPEN
+    before = breaker.stats()
+    late.pop().success()
+    late.pop().failure()
+    assert breaker.stats() == before
+    clock.advance(5.0)
+    probe = breaker.enter()
+    assert probe.is_probe
+    late.pop().success()
+    late.pop().failure()
+    assert breaker.state is HALF_OPEN
+    assert breaker.stats().success_count == before.success_count
+
+
+def test_a_success_without_the_lock_ends_a_row_of_failures(clock):
+    breaker = make(clock, failure_threshold=3, min_request_threshold=1)
+    for _ in range(4):
+        breaker.enter().failure()
+        breaker.enter().failure()
+        breaker.enter().success()
+    assert breaker.state is CLOSED
+    stats = breaker.stats()
+    assert (stats.request_count, stats.failure_count, stats.success_count) == (12, 8, 4)
+
+
+def test_entered_calls_of_many_threads_are_all_counted(clock):
+    breaker = make(clock, failure_threshold=10**9)
+
+    def work():
+        for number in range(2000):
+            permit = breaker.enter()
+            permit.failure() if number % 4 == 0 else permit.success()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = breaker.stats()
+    assert (stats.request_count, stats.failure_count, stats.success_count) == (16000, 4000, 12000)
