@@ -28,7 +28,15 @@ from goplugins.errors import (
     belongs_to_host,
     redact_url,
 )
-from goplugins.models import ExecutionContext, Explanation, HealthStatus, PluginInfo, PluginMetrics, PluginStatus
+from goplugins.models import (
+    CircuitBreakerState,
+    ExecutionContext,
+    Explanation,
+    HealthStatus,
+    PluginInfo,
+    PluginMetrics,
+    PluginStatus,
+)
 from goplugins.resilience.budget import RetryBudget
 from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
 from goplugins.resilience.gate import InFlightGate
@@ -52,11 +60,16 @@ _FAIR_TIMEOUT = 0.1
 """Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
 
 
+_SHORTEST_LOOK = 0.25
+"""Seconds between two looks at a plugin whose breaker is open, at least."""
+
+
 class Watcher(Protocol):
     """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
 
     def report_success(self) -> None: ...
     def report_failure(self, error: BaseException, /) -> None: ...
+    def hurry(self, interval: float | None, /) -> None: ...
 
 
 @attrs.frozen
@@ -69,11 +82,19 @@ class Policies:
     budget: RetryBudget
 
     @classmethod
-    def of(cls, config: PluginConfig, *, clock: Clock, rng: random.Random) -> Policies:
+    def of(
+        cls,
+        config: PluginConfig,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object] | None = None,
+    ) -> Policies:
         """The policies that a resolved configuration asks for."""
         retry, limit = resolved(config.retry), resolved(config.rate_limit)
+        breaker = resolved(config.circuit_breaker)
         return cls(
-            breaker=CircuitBreaker(resolved(config.circuit_breaker), clock=clock, rng=rng, name=config.name),
+            breaker=CircuitBreaker(breaker, clock=clock, rng=rng, name=config.name, on_transition=on_transition),
             limiter=RateLimiter(limit, clock=clock) if limit.enabled else None,
             retry=RetryPolicy(retry, rng=rng),
             budget=RetryBudget(resolved(retry.budget_ratio), clock=clock),
@@ -123,7 +144,8 @@ class GuardedPlugin:
         self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
         self.idempotent: bool = resolved(resolved(config.retry).idempotent)
         self.sender = sender
-        self.policies = Policies.of(config, clock=clock, rng=rng or random.Random())  # noqa: S311 - only jitter
+        rng = rng or random.Random()  # noqa: S311 - only jitter
+        self.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
         self.watcher: Watcher | None = None
@@ -282,6 +304,12 @@ class GuardedPlugin:
         wake, self.on_first_call = self.on_first_call, None
         if wake is not None:
             wake()
+
+    def _breaker_changed(self, _: CircuitBreakerState, new: CircuitBreakerState) -> None:
+        """No call finds out that a plugin is back while its breaker keeps them away: health checks have to."""
+        if self.watcher is not None:
+            recovery: float = resolved(resolved(self.config.circuit_breaker).recovery_timeout)
+            self.watcher.hurry(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))
 
     # --- state -------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,7 @@ class HealthChecker:
         self._telling = False
         self._running = False
         self._ticket: Ticket | None = None
+        self._hurry: float | None = None
         self._look: Look | None = None
         self._done = threading.Event()
         register_forkable(self)
@@ -179,7 +180,7 @@ class HealthChecker:
             self._running = True
             self._done = threading.Event()
             scheduler = self._scheduler = self._scheduler or get_scheduler()
-            interval = self._settings.interval
+            interval = self._interval
         try:
             ticket = scheduler.schedule(self._tick, interval, first=0.0, submit=self._hand_over, rng=self._rng)
         except SaturatedError:
@@ -232,7 +233,24 @@ class HealthChecker:
         elif new.enabled and not old.enabled:
             self.start()
         elif ticket is not None and new.interval != old.interval:
-            ticket.reschedule(new.interval)
+            ticket.reschedule(self._interval)
+
+    def hurry(self, interval: float | None) -> None:
+        """Looks every ``interval`` seconds from now on, where that is more often than configured; None ends that.
+
+        For a plugin that nobody calls while its breaker is open: only a look finds out early that it is back.
+        """
+        with self._lock:
+            before, self._hurry = self._interval, interval
+            ticket = self._ticket if self._interval != before else None
+        if ticket is not None:
+            ticket.reschedule(self._interval)
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two looks as things stand."""
+        configured = self._settings.interval
+        return configured if self._hurry is None else min(configured, self._hurry)
 
     # --- looks -----------------------------------------------------------------------------------------------------
 

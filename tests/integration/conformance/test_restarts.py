@@ -147,3 +147,34 @@ def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(s
     until(works)
     assert time.monotonic() - back < 2.5, "it was not used again soon after its return"
     assert lines_of(ledger) == []
+
+
+@remote
+def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
+    # The circuit has opened four times in a row and would stay open for 1.6 s: a health check has to end that.
+    server = start()
+    manager = connect(
+        server,
+        retry={"max_retries": 0},
+        circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1, "recovery_timeout": 0.2},
+        health_check={"enabled": True, "interval": 30, "timeout": 1},
+    )
+    assert manager.execute("p", Task(value=1)).value == 1
+    server.kill()
+    gone = time.monotonic()
+    while time.monotonic() - gone < 2.0:
+        with pytest.raises(PluginError):
+            manager.execute("p", Task(value=1), timeout=1)
+        time.sleep(0.01)
+    assert manager.metrics().plugins["p"].circuit_breaker_trips >= 3
+    server.start()
+    back = time.monotonic()
+
+    def works() -> bool:
+        try:
+            return manager.execute("p", Task(value=2), timeout=5).value == 2
+        except PluginError:
+            return False
+
+    until(works)
+    assert time.monotonic() - back < 1.0

@@ -399,6 +399,28 @@ def test_new_settings_that_can_not_work_change_nothing(bench: Bench) -> None:
     assert bench.checker.timeout == 2.0
 
 
+def test_in_a_hurry_it_looks_more_often_and_goes_back_to_its_interval(bench: Bench) -> None:
+    bench.checker.start()
+    bench.pass_time(0.1)
+    assert bench.plugin.looks == 1
+    bench.checker.hurry(1.0)
+    bench.pass_time(5.5)
+    assert bench.plugin.looks in {5, 6, 7}  # the interval is jittered
+    looks = bench.plugin.looks
+    bench.checker.hurry(None)
+    bench.pass_time(8.0)
+    assert bench.plugin.looks == looks
+    bench.pass_time(4.0)
+    assert bench.plugin.looks == looks + 1
+
+
+def test_a_hurry_never_slows_it_down(bench: Bench) -> None:
+    bench.checker.hurry(60.0)
+    bench.checker.start()
+    bench.pass_time(23.0)
+    assert bench.plugin.looks == 3
+
+
 # --- who is told ---------------------------------------------------------------------------------------------------
 
 
