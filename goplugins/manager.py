@@ -16,6 +16,7 @@ import attrs
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
 from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.bare import BarePlugin
 from goplugins.bound import BoundPlugin
 from goplugins.building import Builder
 from goplugins.calling import Caller, ContextSource
@@ -33,7 +34,7 @@ from goplugins.models import (
     PluginMetrics,
     TransportType,
 )
-from goplugins.plugin import BarePlugin, GuardedPlugin
+from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
 from goplugins.transports._codec import codec_for

@@ -6,110 +6,33 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-import attrs
-
-from goplugins._call import Call, Codec, Sender
+from goplugins._call import Call, Sender
 from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.attempts import Attempts
 from goplugins.config import PluginConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
-    CircuitBreakerTimeoutError,
-    InvalidArgumentError,
-    PluginClosedError,
     PluginError,
     PluginInternalError,
-    PluginTimeoutError,
-    RateLimitExceededError,
     Replay,
-    SaturatedError,
-    Verdict,
     belongs_to_host,
     redact_url,
 )
 from goplugins.models import (
-    CircuitBreakerState,
-    ExecutionContext,
     Explanation,
     HealthStatus,
-    PluginInfo,
     PluginMetrics,
     PluginStatus,
 )
-from goplugins.resilience.budget import RetryBudget
-from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
+from goplugins.policies import Policies, resolved
 from goplugins.resilience.gate import InFlightGate
-from goplugins.resilience.rate_limiter import RateLimiter
-from goplugins.resilience.retry import RetryPolicy
 from goplugins.scheduler import get_scheduler
-from goplugins.transports._bare import execute_bare
 
-__all__ = ["BarePlugin", "GuardedPlugin", "Policies", "resolved"]
+__all__ = ["GuardedPlugin"]
 
 logger = logging.getLogger("goplugins.plugin")
-
-T = TypeVar("T")
-Req = TypeVar("Req")
-Resp = TypeVar("Resp")
-
-_UNSENT = (SaturatedError, PluginClosedError, InvalidArgumentError)
-"""What a sender raises before anything left this side: no attempt."""
-
-_FAIR_TIMEOUT = 0.1
-"""Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
-
-
-_SHORTEST_LOOK = 0.25
-"""Seconds between two looks at a plugin whose breaker is open, at least."""
-
-
-class Watcher(Protocol):
-    """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
-
-    def report_success(self) -> None: ...
-    def report_failure(self, error: BaseException, /) -> None: ...
-    def hurry(self, interval: float | None, /) -> None: ...
-
-
-@attrs.frozen
-class Policies:
-    """What guards a plugin; replaced as a whole."""
-
-    breaker: CircuitBreaker
-    limiter: RateLimiter | None
-    retry: RetryPolicy
-    budget: RetryBudget
-
-    @classmethod
-    def of(
-        cls,
-        config: PluginConfig,
-        *,
-        clock: Clock,
-        rng: random.Random,
-        on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object] | None = None,
-    ) -> Policies:
-        """The policies that a resolved configuration asks for."""
-        retry, limit = resolved(config.retry), resolved(config.rate_limit)
-        breaker = resolved(config.circuit_breaker)
-        return cls(
-            breaker=CircuitBreaker(breaker, clock=clock, rng=rng, name=config.name, on_transition=on_transition),
-            limiter=RateLimiter(limit, clock=clock) if limit.enabled else None,
-            retry=RetryPolicy(retry, rng=rng),
-            budget=RetryBudget(resolved(retry.budget_ratio), clock=clock),
-        )
-
-
-def resolved(value: T | None) -> T:
-    """A field of a configuration that has its defaults filled in: never None.
-
-    Raises:
-        InvalidArgumentError: it is None all the same.
-    """
-    if value is None:
-        raise InvalidArgumentError("the plugin's configuration has fields to inherit: pass ManagerConfig().resolve(it)")
-    return value
 
 
 class GuardedPlugin:
@@ -122,7 +45,7 @@ class GuardedPlugin:
         from_config: whether a configuration file owns it (a reload then may replace it) or code does.
 
     Attributes:
-        watcher: is told of failures, and of the first success after one.
+        attempts: the wire and the policies of single attempts.
         on_first_call: runs before the first call, in every process: background work starts by need.
     """
 
@@ -143,21 +66,25 @@ class GuardedPlugin:
         self.endpoint = redact_url(config.endpoint or config.executable or "")
         self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
         self.idempotent: bool = resolved(resolved(config.retry).idempotent)
-        self.sender = sender
         rng = rng or random.Random()  # noqa: S311 - only jitter
-        self.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
+        self.attempts = Attempts(sender, clock)
+        self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self.attempts.breaker_changed)
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
-        self.watcher: Watcher | None = None
-        self._is_suspect = False  # the watcher was told of a failure and not yet of a success
         self.on_first_call: Callable[[], object] | None = None
         self.clock = clock
         self._now = clock.monotonic
-        self._closing = threading.Event()
-        self._refused_by_breaker = 0
-        self._refused_by_limiter = 0
         self._budget_exhausted = 0
-        self._usual_latency = 0.0
+
+    @property
+    def sender(self) -> Sender:
+        """The wire."""
+        return self.attempts.sender
+
+    @property
+    def policies(self) -> Policies:
+        """What guards the attempts."""
+        return self.attempts.policies
 
     # --- a call ------------------------------------------------------------------------------------------------
 
@@ -196,84 +123,18 @@ class GuardedPlugin:
                 raise
 
     def _run(self, call: Call) -> Any:
+        attempts = self.attempts
         try:
-            self.sender.prepare(call)
-            value = self._attempt(call)
+            attempts.sender.prepare(call)
+            value = attempts.make(call)
         except PluginError as error:
             if call.attempts:
-                self.policies.budget.deposit()
+                attempts.policies.budget.deposit()
             if error.replay is Replay.NEVER:
                 raise  # most refusals end here, and must stay as cheap as a call
             return self._replay(call, error)
-        self.policies.budget.deposit()
+        attempts.policies.budget.deposit()
         return value
-
-    def _attempt(self, call: Call) -> Any:
-        """One attempt, in the order that semantics demands: breaker, token, permit, send, record."""
-        permit = self._admit(call)
-        call.attempts += 1
-        started = self._now()
-        try:
-            value = self.sender.send(call)
-        except PluginError as error:
-            self._record(permit, error, call, self._now() - started)
-            if permit.is_probe and type(error) is PluginTimeoutError:
-                raise CircuitBreakerTimeoutError(f"probing for the circuit breaker: {error.message}") from error
-            raise
-        except BaseException:
-            permit.ignore()
-            raise
-        elapsed = self._now() - started
-        usual = self._usual_latency
-        self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
-        permit.success(elapsed)
-        if self._is_suspect and self.watcher is not None:
-            self._is_suspect = False
-            self.watcher.report_success()
-        return value
-
-    def _admit(self, call: Call) -> Permit:
-        """The breaker's permit, and a token paid for it. What :meth:`CircuitBreaker.enter` gives is settled once."""
-        deadline = call.deadline
-        if deadline.at <= self._now():
-            raise PluginTimeoutError("the deadline passed before anything was sent")
-        policies = self.policies
-        limiter = policies.limiter
-        try:
-            if limiter is None:
-                return policies.breaker.enter(deadline.at)
-            policies.breaker.check()
-            if not limiter.allow():
-                limiter.acquire(deadline, call.max_wait, wakeup=self._closing)
-            try:
-                return policies.breaker.enter(deadline.at)
-            except BaseException:
-                limiter.refund()
-                raise
-        except CircuitBreakerOpenError:
-            self._refused_by_breaker += 1
-            raise
-        except RateLimitExceededError:
-            self._refused_by_limiter += 1
-            raise
-
-    def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
-        if isinstance(error, _UNSENT):
-            call.attempts -= 1
-        verdict = error.verdict
-        if verdict is Verdict.SUCCESS:
-            permit.success(elapsed)
-        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self._was_fair(elapsed)):
-            permit.ignore()
-        else:
-            permit.failure(elapsed)
-            if self.watcher is not None:
-                self._is_suspect = True
-                self.watcher.report_failure(error)
-
-    def _was_fair(self, elapsed: float) -> bool:
-        """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
-        return elapsed >= _FAIR_TIMEOUT or 0 < 2 * self._usual_latency <= elapsed
 
     def _replay(self, call: Call, error: PluginError) -> Any:
         def exhausted() -> None:
@@ -282,13 +143,13 @@ class GuardedPlugin:
         policies = self.policies
         return policies.retry.run(
             error,
-            lambda: self._attempt(call),
+            lambda: self.attempts.make(call),
             idempotent=call.idempotent,
             max_retries=call.max_retries,
             deadline=call.deadline,
             budget=policies.budget,
             clock=self.clock,
-            wakeup=self._closing,
+            wakeup=self.attempts.closing,
             on_budget_exhausted=exhausted,
         )
 
@@ -304,12 +165,6 @@ class GuardedPlugin:
         wake, self.on_first_call = self.on_first_call, None
         if wake is not None:
             wake()
-
-    def _breaker_changed(self, _: CircuitBreakerState, new: CircuitBreakerState) -> None:
-        """No call finds out that a plugin is back while its breaker keeps them away: health checks have to."""
-        if self.watcher is not None:
-            recovery: float = resolved(resolved(self.config.circuit_breaker).recovery_timeout)
-            self.watcher.hurry(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -338,8 +193,8 @@ class GuardedPlugin:
             active_requests=counts.in_flight,
             circuit_breaker_trips=self.policies.breaker.trips,
             health_check_failures=health_check_failures,
-            refused_rate_limit=self._refused_by_limiter,
-            refused_circuit_breaker=self._refused_by_breaker,
+            refused_rate_limit=self.attempts.refused_by_limiter,
+            refused_circuit_breaker=self.attempts.refused_by_breaker,
             retry_budget_exhausted=self._budget_exhausted,
         )
 
@@ -389,7 +244,7 @@ class GuardedPlugin:
     def refuse(self, reason: str) -> None:
         """Lets no new call in, and wakes those that wait for a retry or a token."""
         self.gate.close(f"plugin {self.name!r}: {reason}")
-        self._closing.set()
+        self.attempts.closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
 
@@ -416,41 +271,8 @@ class GuardedPlugin:
     def after_fork_in_child(self) -> None:
         """A fresh event: its lock may have been held. Policies, gate and sender are renewed on their own."""
         closing = threading.Event()
-        if self._closing.is_set():
+        if self.attempts.closing.is_set():
             closing.set()
-        self._closing = closing
+        self.attempts.closing = closing
         # Not here: a child that only execs makes no call, and needs no thread.
         self.on_first_call = self.on_first_call or (lambda: get_scheduler().ensure_thread())
-
-
-class BarePlugin(Generic[Req, Resp]):
-    """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.Plugin` methods, typed, no policy."""
-
-    def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
-        self.sender = guarded.sender
-        self._guarded = guarded
-        self._codec = codec
-
-    def info(self) -> PluginInfo:
-        """Who the plugin is."""
-        return self.sender.info()
-
-    def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
-        """One attempt, without retries, breaker or limiter."""
-        guarded = self._guarded
-        return execute_bare(  # type: ignore[no-any-return]
-            self.sender,
-            request,
-            context,
-            timeout=guarded.request_timeout,
-            idempotent=guarded.idempotent,
-            clock=guarded.clock,
-            codec=self._codec,
-        )
-
-    def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health."""
-        return self.sender.health(timeout)
-
-    def close(self) -> None:
-        """Nothing: the manager owns the wire. ``unregister`` closes it."""

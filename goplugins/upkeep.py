@@ -9,7 +9,8 @@ from collections.abc import Callable
 from goplugins._clock import Clock
 from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.models import HealthStatus, PluginMetrics
-from goplugins.plugin import GuardedPlugin, resolved
+from goplugins.plugin import GuardedPlugin
+from goplugins.policies import resolved
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
 from goplugins.scheduler import Ticket, get_scheduler
@@ -45,7 +46,7 @@ class Upkeep:
         checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
         with self._lock:
             self._checkers[plugin.name] = checker
-        plugin.watcher = checker
+        plugin.attempts.watcher = checker
         plugin.on_first_call = _weakly(self.start)
 
     def forget(self, plugin: GuardedPlugin) -> PluginMetrics:

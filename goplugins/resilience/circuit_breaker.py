@@ -204,6 +204,11 @@ class CircuitBreaker:
         return self._state
 
     @property
+    def recovery_timeout(self) -> float:
+        """Seconds that it stays open the first time."""
+        return self._rules.recovery_timeout
+
+    @property
     def trips(self) -> int:
         """How often it has opened because of outcomes; never goes back, not even by :meth:`reset`."""
         return self._trips

@@ -196,7 +196,7 @@ LAYERS = {
     "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
     "observability": Layer(("observability",), _GROUND | {"machinery"}),
-    "plugin": Layer(("plugin", "registry"), _PARTS | {"machinery", "observability"}),
+    "plugin": Layer(("plugin", "policies", "attempts", "bare", "registry"), _PARTS | {"machinery", "observability"}),
     "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),
     "health": Layer(("health",), _PARTS | {"plugin", "machinery", "observability"}),
     "reload": Layer(("reload", "discovery"), _HOUSE),

@@ -1,0 +1,148 @@
+"""One attempt at a plugin under its breaker and limiter, and what its outcome says about the plugin."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+from goplugins._call import Call, Sender
+from goplugins._clock import Clock
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    CircuitBreakerTimeoutError,
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+    SaturatedError,
+    Verdict,
+)
+from goplugins.models import CircuitBreakerState
+from goplugins.policies import Policies
+from goplugins.resilience.circuit_breaker import Permit
+
+__all__ = ["Attempts", "Watcher"]
+
+_UNSENT = (SaturatedError, PluginClosedError, InvalidArgumentError)
+"""What a sender raises before anything left this side: no attempt."""
+
+_FAIR_TIMEOUT = 0.1
+"""Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
+
+_SHORTEST_LOOK = 0.25
+"""Seconds between two looks at a plugin whose breaker is open, at least."""
+
+
+class Watcher(Protocol):
+    """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
+
+    def report_success(self) -> None: ...
+    def report_failure(self, error: BaseException, /) -> None: ...
+    def hurry(self, interval: float | None, /) -> None: ...
+
+
+class Attempts:
+    """Makes attempts at one plugin.
+
+    Args:
+        sender: the wire.
+        clock: measures.
+
+    Attributes:
+        sender: the wire; may be replaced while attempts are under way, which end where they began.
+        policies: see :class:`~goplugins.policies.Policies`; set before the first attempt.
+        watcher: is told of failures, and of the first success after one.
+        closing: set when the plugin closes; ends a wait for the limiter.
+        refused_by_breaker: attempts that the breaker refused.
+        refused_by_limiter: attempts that the limiter refused.
+    """
+
+    policies: Policies
+
+    def __init__(self, sender: Sender, clock: Clock) -> None:
+        self.sender = sender
+        self.watcher: Watcher | None = None
+        self.closing = threading.Event()
+        self.refused_by_breaker = 0
+        self.refused_by_limiter = 0
+        self._now = clock.monotonic
+        self._is_suspect = False  # the watcher was told of a failure and not yet of a success
+        self._usual_latency = 0.0
+
+    def make(self, call: Call) -> Any:
+        """One attempt, in the order that semantics demands: breaker, token, permit, send, record.
+
+        Raises:
+            PluginError: what went wrong, whether refused here or by the plugin.
+        """
+        permit = self._admit(call)
+        call.attempts += 1
+        started = self._now()
+        try:
+            value = self.sender.send(call)
+        except PluginError as error:
+            self._record(permit, error, call, self._now() - started)
+            if permit.is_probe and type(error) is PluginTimeoutError:
+                raise CircuitBreakerTimeoutError(f"probing for the circuit breaker: {error.message}") from error
+            raise
+        except BaseException:
+            permit.ignore()
+            raise
+        elapsed = self._now() - started
+        usual = self._usual_latency
+        self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
+        permit.success(elapsed)
+        if self._is_suspect and self.watcher is not None:
+            self._is_suspect = False
+            self.watcher.report_success()
+        return value
+
+    def _admit(self, call: Call) -> Permit:
+        """The breaker's permit, and a token paid for it. What :meth:`CircuitBreaker.enter` gives is settled once."""
+        deadline = call.deadline
+        if deadline.at <= self._now():
+            raise PluginTimeoutError("the deadline passed before anything was sent")
+        policies = self.policies
+        limiter = policies.limiter
+        try:
+            if limiter is None:
+                return policies.breaker.enter(deadline.at)
+            policies.breaker.check()
+            if not limiter.allow():
+                limiter.acquire(deadline, call.max_wait, wakeup=self.closing)
+            try:
+                return policies.breaker.enter(deadline.at)
+            except BaseException:
+                limiter.refund()
+                raise
+        except CircuitBreakerOpenError:
+            self.refused_by_breaker += 1
+            raise
+        except RateLimitExceededError:
+            self.refused_by_limiter += 1
+            raise
+
+    def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
+        if isinstance(error, _UNSENT):
+            call.attempts -= 1
+        verdict = error.verdict
+        if verdict is Verdict.SUCCESS:
+            permit.success(elapsed)
+        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self._was_fair(elapsed)):
+            permit.ignore()
+        else:
+            permit.failure(elapsed)
+            if self.watcher is not None:
+                self._is_suspect = True
+                self.watcher.report_failure(error)
+
+    def _was_fair(self, elapsed: float) -> bool:
+        """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
+        return elapsed >= _FAIR_TIMEOUT or 0 < 2 * self._usual_latency <= elapsed
+
+    def breaker_changed(self, _: CircuitBreakerState, new: CircuitBreakerState) -> None:
+        """The breaker's listener. No call finds out that a plugin is back while it keeps them away: looks have to."""
+        if self.watcher is not None:
+            recovery = self.policies.breaker.recovery_timeout
+            self.watcher.hurry(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))

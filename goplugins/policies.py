@@ -1,0 +1,62 @@
+"""What guards one plugin: its breaker, limiter, retry rules and budget, made from its configuration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
+from goplugins._clock import Clock
+from goplugins.config import PluginConfig
+from goplugins.errors import InvalidArgumentError
+from goplugins.models import CircuitBreakerState
+from goplugins.resilience.budget import RetryBudget
+from goplugins.resilience.circuit_breaker import CircuitBreaker
+from goplugins.resilience.rate_limiter import RateLimiter
+from goplugins.resilience.retry import RetryPolicy
+
+__all__ = ["Policies", "resolved"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Policies:
+    """What guards a plugin; replaced as a whole."""
+
+    breaker: CircuitBreaker
+    limiter: RateLimiter | None
+    retry: RetryPolicy
+    budget: RetryBudget
+
+    @classmethod
+    def of(
+        cls,
+        config: PluginConfig,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object] | None = None,
+    ) -> Policies:
+        """The policies that a resolved configuration asks for."""
+        retry, limit = resolved(config.retry), resolved(config.rate_limit)
+        breaker = resolved(config.circuit_breaker)
+        return cls(
+            breaker=CircuitBreaker(breaker, clock=clock, rng=rng, name=config.name, on_transition=on_transition),
+            limiter=RateLimiter(limit, clock=clock) if limit.enabled else None,
+            retry=RetryPolicy(retry, rng=rng),
+            budget=RetryBudget(resolved(retry.budget_ratio), clock=clock),
+        )
+
+
+def resolved(value: T | None) -> T:
+    """A field of a configuration that has its defaults filled in: never None.
+
+    Raises:
+        InvalidArgumentError: it is None all the same.
+    """
+    if value is None:
+        raise InvalidArgumentError("the plugin's configuration has fields to inherit: pass ManagerConfig().resolve(it)")
+    return value
