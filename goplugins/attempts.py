@@ -18,7 +18,7 @@ from goplugins.errors import (
     SaturatedError,
     Verdict,
 )
-from goplugins.models import CircuitBreakerState
+from goplugins.models import CircuitBreakerState, HealthStatus
 from goplugins.policies import Policies
 from goplugins.resilience.circuit_breaker import Permit
 
@@ -37,6 +37,8 @@ _SHORTEST_LOOK = 0.25
 class Watcher(Protocol):
     """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
 
+    @property
+    def status(self) -> HealthStatus: ...
     def report_success(self) -> None: ...
     def report_failure(self, error: BaseException, /) -> None: ...
     def hurry(self, interval: float | None, /) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -21,12 +22,14 @@ from goplugins.errors import (
     redact_url,
 )
 from goplugins.models import (
+    CircuitBreakerState,
     Explanation,
     HealthStatus,
     PluginMetrics,
     PluginStatus,
 )
 from goplugins.policies import Policies, resolved
+from goplugins.resilience._callbacks import run_callback
 from goplugins.resilience.gate import InFlightGate
 from goplugins.scheduler import get_scheduler
 
@@ -68,13 +71,14 @@ class GuardedPlugin:
         self.idempotent: bool = resolved(resolved(config.retry).idempotent)
         rng = rng or random.Random()  # noqa: S311 - only jitter
         self.attempts = Attempts(sender, clock)
-        self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self.attempts.breaker_changed)
+        self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
         self.clock = clock
         self._now = clock.monotonic
         self._budget_exhausted = 0
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def sender(self) -> Sender:
@@ -88,8 +92,12 @@ class GuardedPlugin:
 
     # --- a call ------------------------------------------------------------------------------------------------
 
-    def call(self, call: Call) -> Any:
+    def call(self, call: Call, run: Callable[[Call], Any] | None = None) -> Any:
         """The whole call: one attempt, and where that fails, replays as far as the policies allow.
+
+        Args:
+            call: what to ask, and by when.
+            run: what to do once inside, instead.
 
         Raises:
             PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass as they are.
@@ -101,7 +109,7 @@ class GuardedPlugin:
         try:
             self.gate.enter(call)
             call.admitted = True
-            value = self._run(call)
+            value = self._run(call) if run is None else run(call)
             ok = True
             return value
         except PluginError as error:
@@ -121,6 +129,25 @@ class GuardedPlugin:
                 # An interrupt in the very act of leaving. Leaving again counts for nothing if the first got through.
                 self.gate.leave(ok, self._now() - started, call.attempts, call)
                 raise
+
+    def offer(self, call: Call) -> Any:
+        """One attempt under this plugin's own gate and policies, for the group of which it is a member.
+
+        ``call`` learns what the plugin sent beside the data; its attempts are counted by whoever makes it.
+
+        Raises:
+            PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
+        """
+        leg = call.leg(call.deadline)
+        value = self.call(leg, self._run_once)
+        call.take_over(leg)
+        call.member = self.name
+        return value
+
+    def _run_once(self, call: Call) -> Any:
+        attempts = self.attempts
+        attempts.sender.prepare(call)
+        return attempts.make(call)
 
     def _run(self, call: Call) -> Any:
         attempts = self.attempts
@@ -165,6 +192,40 @@ class GuardedPlugin:
         wake, self.on_first_call = self.on_first_call, None
         if wake is not None:
             wake()
+
+    # --- as a member of a group ----------------------------------------------------------------------------------
+
+    def admits(self) -> bool:
+        """Whether its breaker would admit a call now and its gate is open. Calls nobody."""
+        return not self.gate.closed and self.policies.breaker.retry_after() <= 0
+
+    def retry_after(self) -> float:
+        """Seconds until its breaker admits a call at the latest; 0 if it does now, infinite while forced open."""
+        return self.policies.breaker.retry_after()
+
+    def status(self) -> PluginStatus:
+        """Its health as last seen; asks nobody."""
+        watcher = self.attempts.watcher
+        return PluginStatus.UNKNOWN if watcher is None else watcher.status.status
+
+    def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
+        """Has ``callback`` called, outside all locks, when breaker, health or gate have changed; returns its end."""
+        self._listeners.append(callback)
+
+        def unsubscribe() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(callback)
+
+        return unsubscribe
+
+    def changed(self) -> None:
+        """Tells those who subscribed."""
+        for callback in tuple(self._listeners):
+            run_callback(callback)
+
+    def _breaker_changed(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
+        self.attempts.breaker_changed(old, new)
+        self.changed()
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -247,6 +308,7 @@ class GuardedPlugin:
         self.attempts.closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
+        self.changed()
 
     def drain(self, timeout: float) -> bool:
         """Waits for the calls in flight, save those on this stack, at most ``timeout`` seconds; True if all are out."""

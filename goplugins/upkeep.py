@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from typing import ParamSpec
 
 from goplugins._clock import Clock
 from goplugins.health import HealthChecker, HealthMonitor
@@ -17,6 +18,8 @@ from goplugins.scheduler import Ticket, get_scheduler
 from goplugins.workers import WorkerPool
 
 __all__ = ["Upkeep"]
+
+P = ParamSpec("P")
 
 _SWEEP_INTERVAL = 5.0
 """Seconds between two looks for connections that were idle for too long."""
@@ -39,6 +42,7 @@ class Upkeep:
         self._checkers: dict[str, HealthChecker] = {}
         self._sweeps: Ticket | None = None
         self._closed = False
+        self.monitor.subscribe(_weakly(self._health_changed))
         register_forkable(self)
 
     def watch(self, plugin: GuardedPlugin) -> None:
@@ -97,18 +101,23 @@ class Upkeep:
         """A fresh lock; checker and scheduler renew their own."""
         self._lock = threading.RLock()
 
+    def _health_changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
+        plugin = self._registry.plugins.get(name)
+        if plugin is not None:
+            plugin.changed()
+
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():
             plugin.sweep()
 
 
-def _weakly(method: Callable[[], object]) -> Callable[[], object]:
+def _weakly(method: Callable[P, object]) -> Callable[P, object]:
     """The bound method, without keeping its object alive."""
     reference = weakref.WeakMethod(method)
 
-    def call() -> None:
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
         alive = reference()
         if alive is not None:
-            alive()
+            alive(*args, **kwargs)
 
     return call
