@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, get_args, overload
-
-import attrs
 
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.bare import BarePlugin
 from goplugins.bound import BoundPlugin
-from goplugins.building import Builder
 from goplugins.calling import Caller, ContextSource
-from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.errors import ConfigError, InvalidArgumentError, ManagerClosedError
-from goplugins.loading import load_resolved
+from goplugins.config import PluginConfig
+from goplugins.errors import InvalidArgumentError
+from goplugins.lifecycle import ConfigSource, Lifecycle
 from goplugins.models import (
     CallResult,
     ExecutionContext,
@@ -31,26 +25,16 @@ from goplugins.models import (
     ManagerMetrics,
     Plugin,
     PluginFactory,
-    PluginMetrics,
-    TransportType,
 )
-from goplugins.plugin import GuardedPlugin
-from goplugins.processes import register_forkable
-from goplugins.registry import Registry
 from goplugins.transports._codec import codec_for
-from goplugins.upkeep import Upkeep
 from goplugins.workers import WorkerPool
 
 __all__ = ["Manager"]
-
-logger = logging.getLogger("goplugins.manager")
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 BoundReq = TypeVar("BoundReq")
 BoundResp = TypeVar("BoundResp")
-
-ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
 
 class Manager(Generic[Req, Resp]):
@@ -128,21 +112,11 @@ class Manager(Generic[Req, Resp]):
             raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
         self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
         self._clock = clock
-        self._registry = Registry()
+        self._names = WorkerPool("goplugins-resolve", 4, 256)
+        self._lifecycle = Lifecycle(clock, rng or random.Random(), self._names.submit)  # noqa: S311 - only jitter
+        self._registry = self._lifecycle.registry
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
-        self._names = WorkerPool("goplugins-resolve", 4, 256)
-        self._upkeep = Upkeep(self._registry, clock)
-        self._builder = Builder(
-            clock=clock,
-            rng=rng or random.Random(),  # noqa: S311 - only jitter
-            resolve=self._names.submit,
-        )
-        self._defaults = ManagerConfig()
-        self._removed = PluginMetrics()
-        self._lifecycle = threading.RLock()
-        self._loaded = False
-        register_forkable(self)
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 
@@ -156,28 +130,7 @@ class Manager(Generic[Req, Resp]):
             ConfigError: with every problem found, each with its path and fix.
             ManagerClosedError: after ``shutdown``.
         """
-        source = str(config) if isinstance(config, str | os.PathLike) else "configuration"
-        with self._lifecycle:
-            if self._registry.closed:
-                raise ManagerClosedError("the manager was shut down")
-            if self._loaded:
-                raise ConfigError("this manager has loaded its configuration already", fix="make another manager")
-            self._loaded = True
-        built: list[GuardedPlugin] = []
-        try:
-            resolved = load_resolved(config, further=self._builder.problems)
-            built = self._builder.build_all(resolved.plugins)
-            self._registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
-        except BaseException:
-            for plugin in built:
-                plugin.retire(0.0)
-            self._loaded = False
-            raise
-        self._defaults = resolved
-        for plugin in built:
-            self._upkeep.watch(plugin)
-        _set_log_level(resolved.log_level)
-        logger.info("loaded %d plugins from %s", len(built), source)
+        self._lifecycle.load(config)
 
     def register(
         self, plugin: Plugin[Any, Any], config: PluginConfig | None = None, *, name: str | None = None
@@ -195,16 +148,7 @@ class Manager(Generic[Req, Resp]):
             InvalidArgumentError: the object is no plugin.
             ManagerClosedError: after ``shutdown``.
         """
-        found = name or (config.name if config is not None else "") or plugin.info().name
-        if config is not None:
-            config.validate_policies(found, defaults=self._defaults)
-            if config.cache is not None or config.fallback is not None:
-                raise ConfigError("cache and fallback are not available in this version", fix="leave them out")
-        base = config if config is not None else PluginConfig(name=found)
-        base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
-        guarded = self._builder.guard(plugin, self._defaults.resolve(base), from_config=False)
-        self._registry.add([guarded])
-        self._upkeep.watch(guarded)
+        self._lifecycle.register(plugin, config, name)
 
     def unregister(self, name: str, drain_timeout: float = 30.0) -> None:
         """Takes a plugin out, waits for its calls in flight at most ``drain_timeout`` seconds, and closes it.
@@ -212,23 +156,11 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        plugin = self._registry.remove(name)
-        plugin.refuse("it was unregistered")
-        plugin.drain(drain_timeout)
-        self._part_with(plugin)
-
-    def _part_with(self, plugin: GuardedPlugin) -> None:
-        """Closes a plugin that was removed and drained, once; its counts stay in the total."""
-        with self._lifecycle:
-            if not self._registry.forget(plugin):
-                return
-            counts = attrs.evolve(self._upkeep.forget(plugin), active_requests=0)
-            self._removed = PluginMetrics.total([self._removed, counts])
-        plugin.close()
+        self._lifecycle.unregister(name, drain_timeout)
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
         """Has plugins whose configuration says ``type: kind`` made by ``factory``. The built-in ones are there."""
-        self._builder.register_factory(kind, factory)
+        self._lifecycle.builder.register_factory(kind, factory)
 
     def get_plugin(self, name: str) -> Plugin[Req, Resp]:
         """The bare plugin, outside the policies: for a look, not for traffic.
@@ -243,7 +175,7 @@ class Manager(Generic[Req, Resp]):
 
     def list_plugins(self) -> dict[str, HealthStatus]:
         """All names with the health last seen; UNKNOWN where nobody has looked. Asks nobody."""
-        return {name: self._upkeep.status_of(name) for name in self._registry.plugins}
+        return {name: self._lifecycle.upkeep.status_of(name) for name in self._registry.plugins}
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -396,21 +328,17 @@ class Manager(Generic[Req, Resp]):
 
     def health(self) -> dict[str, HealthStatus]:
         """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
-        self._upkeep.look()
-        return {name: self._upkeep.status_of(name) for name in self._registry.plugins}
+        self._lifecycle.upkeep.look()
+        return {name: self._lifecycle.upkeep.status_of(name) for name in self._registry.plugins}
 
     def overall_health(self) -> HealthStatus:
         """One status for all; its message names the plugins that are not healthy."""
-        self._upkeep.look()
-        return self._upkeep.monitor.get_overall_health()
+        self._lifecycle.upkeep.look()
+        return self._lifecycle.upkeep.monitor.get_overall_health()
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was made, removed plugins included, and each present plugin's own."""
-        with self._lifecycle:
-            plugins = {name: self._upkeep.metrics_of(plugin) for name, plugin in self._registry.plugins.items()}
-            all_of_them = [self._upkeep.metrics_of(plugin) for plugin in self._registry.all]
-            total = PluginMetrics.total([self._removed, *all_of_them])
-        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
+        return self._lifecycle.metrics()
 
     def explain(self, name: str) -> Explanation:
         """Why a plugin would or would not take the next call; print it.
@@ -418,7 +346,7 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._registry.get(name).explain(self._upkeep.status_of(name))
+        return self._registry.get(name).explain(self._lifecycle.upkeep.status_of(name))
 
     # --- end -------------------------------------------------------------------------------------------------------
 
@@ -428,15 +356,7 @@ class Manager(Generic[Req, Resp]):
         No call is cut short before the timeout. Harmless when repeated.
         """
         end = self._clock.monotonic() + timeout
-        plugins = self._registry.close()
-        for plugin in plugins:
-            plugin.refuse("the manager was shut down")
-        self._upkeep.shutdown(min(1.0, timeout))
-        # All are drained before any is closed: a call that was admitted may still need another plugin.
-        for plugin in plugins:
-            plugin.drain(max(0.0, end - self._clock.monotonic()))
-        for plugin in plugins:
-            self._part_with(plugin)
+        self._lifecycle.retire_all(timeout)
         self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
         self._names.shutdown(wait=False)
 
@@ -455,11 +375,6 @@ class Manager(Generic[Req, Resp]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Manager holds threads and connections and does not pickle: make one in each process")
 
-    def after_fork_in_child(self) -> None:
-        """Fresh locks in a child process; plugins renew their own."""
-        self._lifecycle = threading.RLock()
-        self._registry.after_fork_in_child()
-
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _types(self) -> Codec:
@@ -472,10 +387,3 @@ class Manager(Generic[Req, Resp]):
                 )
             self._codec = codec_for()
         return self._codec
-
-
-def _set_log_level(level: str) -> None:
-    """What the configuration says; its default only where the host has not set a level of its own."""
-    root = logging.getLogger("goplugins")
-    if level != ManagerConfig().log_level or root.level == logging.NOTSET:
-        root.setLevel(level.upper())
