@@ -86,7 +86,9 @@ class Attempts:
         except PluginError as error:
             self._record(permit, error, call, self._now() - started)
             if permit.is_probe and type(error) is PluginTimeoutError:
-                raise CircuitBreakerTimeoutError(f"probing for the circuit breaker: {error.message}") from error
+                raise CircuitBreakerTimeoutError(
+                    f"probing for the circuit breaker: {error.message}", details=error.details
+                ) from error
             raise
         except BaseException:
             permit.ignore()

@@ -21,7 +21,7 @@ class BarePlugin(Generic[Req, Resp]):
     """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.Plugin` methods, typed, no policy."""
 
     def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
-        self.sender = guarded.sender
+        self.sender = guarded.wire
         self._guarded = guarded
         self._codec = codec
 

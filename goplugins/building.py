@@ -117,9 +117,12 @@ class Builder:
 
     def guard(self, plugin: Plugin[Any, Any], config: PluginConfig, *, from_config: bool) -> GuardedPlugin:
         """Puts policies around a plugin."""
-        return GuardedPlugin(
-            as_sender(plugin), plugin, config, from_config=from_config, clock=self._clock, rng=self._rng
-        )
+        sender = as_sender(plugin)
+        if config.chaos is not None:
+            from goplugins.transports.chaos import with_chaos
+
+            sender = with_chaos(sender, config, clock=self._clock)
+        return GuardedPlugin(sender, plugin, config, from_config=from_config, clock=self._clock, rng=self._rng)
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
         """The enabled ones, all or none: what was built before one fails is closed again."""

@@ -375,6 +375,7 @@ class Explanation:
         last_error: the last failed call's code and message.
         last_error_ago: how long ago that was, in seconds.
         annotations: the plugin's own, from its configuration.
+        chaos: the faults that are injected; empty if none are.
     """
 
     name: str
@@ -388,6 +389,7 @@ class Explanation:
     last_error: str = ""
     last_error_ago: float | None = None
     annotations: Mapping[str, str] = attrs.field(factory=dict)
+    chaos: str = ""
 
     def __str__(self) -> str:
         lines = [
@@ -398,6 +400,8 @@ class Explanation:
         ]
         if self.last_error:
             lines.append(f"  last error {self.last_error_ago:.1f} s ago: {self.last_error}")
+        if self.chaos:
+            lines.append(f"  chaos is on, faults are injected: {self.chaos}")
         lines += [f"  {key}: {value}" for key, value in self.annotations.items()]
         return "\n".join(lines)
 

@@ -86,6 +86,12 @@ class GuardedPlugin:
         return self.attempts.sender
 
     @property
+    def wire(self) -> Sender:
+        """The wire itself, without injected faults."""
+        wire: Sender = getattr(self.sender, "wire", self.sender)
+        return wire
+
+    @property
     def policies(self) -> Policies:
         """What guards the attempts."""
         return self.attempts.policies
@@ -285,6 +291,7 @@ class GuardedPlugin:
             last_error=what,
             last_error_ago=None if when is None else self._now() - when,
             annotations=self.config.annotations or {},
+            chaos=getattr(self.sender, "chaos", ""),
         )
 
     # --- end ---------------------------------------------------------------------------------------------------

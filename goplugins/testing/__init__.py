@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from goplugins.testing._clock import ManualClock
+from goplugins.testing._inject import Injection, inject
 
-__all__ = ["ManualClock"]
+__all__ = ["Injection", "ManualClock", "inject"]

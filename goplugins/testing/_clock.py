@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 
+from goplugins._clock import Waitable
 from goplugins.errors import InvalidArgumentError
 
 __all__ = ["ManualClock"]
 
 _EPOCH = 1_700_000_000.0
 
-# An Event can't be told to notify the clock, so a waiting thread looks at it this often (real seconds).
+# What is waited for can't be told to notify the clock, so a waiting thread looks at it this often (real seconds).
 # A move of the clock itself wakes it at once.
 _LOOK = 0.002
 
@@ -20,7 +21,7 @@ class _Wait:
 
     __slots__ = ("due", "over", "wakeup")
 
-    def __init__(self, wakeup: threading.Event, due: float | None) -> None:
+    def __init__(self, wakeup: Waitable, due: float | None) -> None:
         self.wakeup = wakeup
         self.due = due
         self.over = False
@@ -71,7 +72,7 @@ class ManualClock:
             self._waits = [wait for wait in self._waits if not wait.over]
             self._moved.notify_all()
 
-    def wait(self, wakeup: threading.Event, timeout: float | None) -> bool:
+    def wait(self, wakeup: Waitable, timeout: float | None) -> bool:
         """Waits until ``wakeup`` is set, at most ``timeout`` seconds of this clock; True if it is set.
 
         Without a timeout there is no moment to move to: that wait blocks in both modes until the event is set.
