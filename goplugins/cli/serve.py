@@ -77,7 +77,9 @@ def _tls(arguments: argparse.Namespace) -> ServerTLS | None:
     if not (arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca):
         return None
     if not (arguments.tls_cert and arguments.tls_key and arguments.grpc):
-        raise InvalidArgumentError("TLS takes --tls-cert and --tls-key, and is for --grpc")
+        raise InvalidArgumentError(
+            "TLS takes --tls-cert and --tls-key, and is for --grpc; a proxy in front can end it for --http"
+        )
     from goplugins.serve import ServerTLS
 
     return ServerTLS(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)

@@ -14,9 +14,22 @@ does it from the command line.
 
 from __future__ import annotations
 
+from goplugins._reply import Reply
 from goplugins.serve._grpc import ServerTLS
-from goplugins.serve._plugin import Rejected, ServedPlugin, Unavailable, plugin
+from goplugins.serve._plugin import ServedPlugin, plugin
 from goplugins.serve._running import RunningServer, run, start
+from goplugins.serve._verdicts import Rejected, Unavailable
 from goplugins.serve._wsgi import wsgi
 
-__all__ = ["Rejected", "RunningServer", "ServedPlugin", "ServerTLS", "Unavailable", "plugin", "run", "start", "wsgi"]
+__all__ = [
+    "Rejected",
+    "Reply",
+    "RunningServer",
+    "ServedPlugin",
+    "ServerTLS",
+    "Unavailable",
+    "plugin",
+    "run",
+    "start",
+    "wsgi",
+]

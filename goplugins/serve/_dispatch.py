@@ -6,23 +6,39 @@ import contextlib
 import enum
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import attrs
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins._deadline import deadline
+from goplugins._reply import Reply
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
 from goplugins.models import ExecutionContext
-from goplugins.serve._plugin import Rejected, ServedPlugin, Unavailable
+from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._verdicts import Rejected, Unavailable
 
-__all__ = ["Incoming", "Kind", "Outcome", "dispatch", "parse_request", "text_field", "texts_field"]
+__all__ = [
+    "Incoming",
+    "Kind",
+    "Outcome",
+    "dispatch",
+    "parse_request",
+    "parse_value",
+    "text_field",
+    "texts_field",
+    "with_passed_on",
+]
 
 _logger = logging.getLogger("goplugins.serve")
 
 INTERNAL_TEXT = "internal error"
 """All that a caller learns of an exception: its own text may hold anything."""
+
+
+_PASSED_ON = ("Idempotency-Key", "traceparent", "tracestate")
+"""Headers of HTTP and gRPC that the function sees beside the message's own; others are between the two sides."""
 
 
 class Kind(enum.Enum):
@@ -58,7 +74,8 @@ class Incoming:
 class Outcome:
     """What to answer: ``data`` is JSON, for OK; ``error`` is for the caller's eyes, for all else.
 
-    ``retry_after`` is the seconds that an UNAVAILABLE plugin asks for, if it does.
+    ``metadata`` belongs to OK and REJECTED; ``retry_after`` is the seconds that an UNAVAILABLE plugin asks for, if it
+    does.
     """
 
     kind: Kind
@@ -96,7 +113,9 @@ def _run(
     limit = contextlib.nullcontext() if context.timeout is None else deadline(context.timeout, clock=clock)
     try:
         with limit:
-            response = plugin(request, context)
+            response: Any = plugin(request, context)
+        if type(response) is Reply:
+            return Outcome(Kind.OK, data=plugin.encode(response.value), metadata=response.metadata)
         return Outcome(Kind.OK, data=plugin.encode(response))
     except Rejected as exc:
         return Outcome(Kind.REJECTED, error=exc.message, metadata=exc.metadata)
@@ -125,20 +144,32 @@ def _refuse_constant(name: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
+def parse_value(text: bytes, what: str) -> Any:
+    """The one JSON value that ``text`` holds; ``what`` the text is goes into the error.
+
+    Raises:
+        InvalidArgumentError: it holds anything else; the message quotes none of it.
+
+    >>> parse_value(b'[1, "a"]', "the payload")
+    [1, 'a']
+    """
+    try:
+        return _decoder.decode(text.decode("utf-8"))
+    except json.JSONDecodeError as exc:
+        raise InvalidArgumentError(f"{what} is not JSON: {exc.msg} at character {exc.pos}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidArgumentError(f"{what} is not UTF-8: byte {exc.start}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgumentError(f"{what} is not JSON: {exc}"[:200]) from exc
+
+
 def parse_request(body: bytes) -> dict[str, Any]:
     """The one JSON object that ``body`` holds.
 
     Raises:
         InvalidArgumentError: it holds anything else; the text quotes none of it.
     """
-    try:
-        envelope = _decoder.decode(body.decode("utf-8"))
-    except json.JSONDecodeError as exc:
-        raise InvalidArgumentError(f"the request is not JSON: {exc.msg} at character {exc.pos}") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidArgumentError(f"the request is not UTF-8: byte {exc.start}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InvalidArgumentError(f"the request is not JSON: {exc}"[:200]) from exc
+    envelope = parse_value(body, "the request")
     if type(envelope) is not dict:
         raise InvalidArgumentError(f"the request is a JSON {type(envelope).__name__}, expected an object with data")
     return envelope
@@ -170,3 +201,21 @@ def texts_field(envelope: Mapping[str, Any], field: str) -> dict[str, str]:
     if type(value) is not dict or not all(type(text) is str for text in value.values()):
         raise InvalidArgumentError(f"{field}: expected an object whose values are strings")
     return value
+
+
+def with_passed_on(own: Mapping[str, str], header: Callable[[str], str | None]) -> dict[str, str]:
+    """The headers that the function sees: the message's own, and those of its wire that are meant for it.
+
+    Args:
+        own: from the message; they win.
+        header: gives a header of the wire.
+
+    >>> with_passed_on({"X-Tenant": "blue"}, {"traceparent": "00-1", "Host": "x"}.get)
+    {'X-Tenant': 'blue', 'traceparent': '00-1'}
+    """
+    headers = dict(own)
+    known = {name.lower() for name in headers}
+    for name in _PASSED_ON:
+        if name.lower() not in known and (value := header(name)):
+            headers[name] = value
+    return headers

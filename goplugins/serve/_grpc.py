@@ -14,13 +14,13 @@ import attrs
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidCertificateError
 from goplugins.models import PluginStatus
+from goplugins.serve._addresses import check_free
 from goplugins.serve._auth import Guard
-from goplugins.serve._dispatch import INTERNAL_TEXT, Incoming, Kind, Outcome, dispatch
+from goplugins.serve._dispatch import INTERNAL_TEXT, Incoming, Kind, Outcome, dispatch, parse_value, with_passed_on
+from goplugins.serve._grpc_threads import Aside, Threads
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.transports.grpc._json import parse_value
 from goplugins.transports.grpc._library import load
 from goplugins.transports.grpc._messages import CHECK, EXECUTE, HEALTH, INFO, SERVING, messages
-from goplugins.workers import WorkerPool
 
 if TYPE_CHECKING:
     from goplugins.config.sections import AuthConfig
@@ -32,9 +32,6 @@ _logger = logging.getLogger("goplugins.serve")
 _HEALTH_TIMEOUT = 5.0
 _WAITING = 1000
 """Calls that may wait for a thread; further ones are refused with RESOURCE_EXHAUSTED."""
-
-_PASSED_ON = ("idempotency-key", "traceparent", "tracestate")
-"""Metadata that the function sees beside the message's own headers; others are between the two gRPC sides."""
 
 _STATUS = {Kind.INVALID: "INVALID_ARGUMENT", Kind.EXPIRED: "DEADLINE_EXCEEDED", Kind.UNAVAILABLE: "UNAVAILABLE"}
 """How a request that the plugin never judged ends; all else is a reply."""
@@ -100,7 +97,7 @@ class _Service:
         }
 
     def handler(self, method: str) -> Callable[[bytes, Any], bytes]:
-        """The method as grpc calls it."""
+        """The method as grpc calls it; all but calls are answered beside them."""
         answer = self.methods[method]
 
         def handle(request: bytes, context: Any) -> bytes:
@@ -114,7 +111,7 @@ class _Service:
                 status, text, trailing = "INTERNAL", INTERNAL_TEXT, ()
             return _end(context, status, text, trailing)
 
-        return handle
+        return handle if method == EXECUTE else Aside(handle)
 
     def _admitted(self, context: Any) -> Mapping[str, str | bytes]:
         """The metadata of a call that brings what is expected."""
@@ -127,15 +124,15 @@ class _Service:
         message = _parse(self._messages.ExecuteRequest, request)
         request_id = message.request_id or _text(metadata.get("x-request-id")) or uuid.uuid4().hex
         try:
-            data = parse_value(message.payload)
-        except ValueError as exc:
-            raise _Abort("INVALID_ARGUMENT", f"the payload is not JSON: {exc}") from exc
+            data = parse_value(message.payload, "the payload") if message.payload else None
+        except InvalidArgumentError as exc:
+            raise _Abort("INVALID_ARGUMENT", exc.message) from exc
         incoming = Incoming(
             data,
             request_id,
             self._clock.monotonic(),
             _timeout(context, message.timeout_ms),
-            _headers(message.headers, metadata),
+            with_passed_on(message.headers, lambda name: _text(metadata.get(name.lower()))),
             dict(message.metadata),
         )
         return self._answer(dispatch(self._plugin, incoming, self._clock), request_id)
@@ -152,6 +149,7 @@ class _Service:
             response.payload = outcome.data
         else:
             response.error, response.error_kind = outcome.error, outcome.kind.value
+        if outcome.metadata:
             response.metadata.update(outcome.metadata)
         return response.SerializeToString()  # type: ignore[no-any-return]
 
@@ -213,16 +211,6 @@ def _timeout(context: Any, timeout_ms: int) -> float | None:
     return min(counts, default=None)
 
 
-def _headers(own: Mapping[str, str], metadata: Mapping[str, str | bytes]) -> dict[str, str]:
-    headers = dict(own)
-    known = {name.lower() for name in headers}
-    for name in _PASSED_ON:
-        value = _text(metadata.get(name))
-        if value and name not in known:
-            headers[name] = value
-    return headers
-
-
 def _text(value: str | bytes | None) -> str:
     return value if isinstance(value, str) else ""
 
@@ -265,27 +253,31 @@ class Server:
             raise InvalidArgumentError(f"expected a function with @serve.plugin, got {type(plugin).__name__}")
         grpc = load()
         service = _Service(plugin, Guard(auth, clock=clock), clock)
-        handlers = {name: grpc.unary_unary_rpc_method_handler(service.handler(name)) for name in service.methods}
+        most = threads + 2 * _WAITING  # room for other methods while calls are refused
+        self._threads = Threads(threads, _WAITING, most)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._grace: float | None = None
         self._started = False
-        # grpc's own kind of pool would hold the interpreter at its end for as long as the slowest call.
-        self._pool = WorkerPool("goplugins-grpc", threads, max_queued=2 * _WAITING)
         self._server: Any = grpc.server(
-            self._pool,
-            handlers=(_Handlers(handlers),),
+            self._threads,
+            handlers=(_Handlers({name: service.handler(name) for name in service.methods}, self._threads),),
             options=(
                 ("grpc.so_reuseport", 0),  # or a second server would share the port, and nobody would know
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_send_message_length", -1),
             ),
-            maximum_concurrent_rpcs=threads + _WAITING,
+            maximum_concurrent_rpcs=most,
         )
         self.port = self._bind(address, tls)
 
     def _bind(self, address: str, tls: ServerTLS | None) -> int:
         credentials = None if tls is None else tls.credentials()
+        where = f"{'grpc' if tls is None else 'grpcs'}://{address}"
+        host, _, number = address.rpartition(":")
+        if number.isdigit() and int(number) and "/" not in host:
+            # grpc does not say what is wrong, and of several addresses it is content with one.
+            check_free(host.removeprefix("[").removesuffix("]"), int(number), where)
         port: int
         try:
             if credentials is None:
@@ -293,9 +285,9 @@ class Server:
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as exc:
-            raise ConfigError(f"can't listen on {address}: {exc}") from exc
+            raise ConfigError(f"can't listen on {where}", fix="take an address that is free, and is ours") from exc
         if not port:  # grpc's older way to say so
-            raise ConfigError(f"can't listen on {address}")
+            raise ConfigError(f"can't listen on {where}", fix="take an address that is free, and is ours")
         return port
 
     def run(self) -> None:
@@ -306,7 +298,7 @@ class Server:
                 self._started = True
         if self._started:
             self._server.wait_for_termination()
-        self._pool.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
     def stop(self, grace: float) -> None:
         """Makes :meth:`run` end, at the latest in ``grace`` seconds; a later call can only shorten that."""
@@ -322,9 +314,18 @@ class Server:
 class _Handlers:
     """Finds the handler of a method; a :class:`grpc.GenericRpcHandler`, which may only be named once it is loaded."""
 
-    def __init__(self, handlers: Mapping[str, Any]) -> None:
-        self._handlers = handlers
+    def __init__(self, methods: Mapping[str, Callable[[bytes, Any], bytes]], threads: Threads) -> None:
+        handler = load().unary_unary_rpc_method_handler
+        self._handlers = {name: handler(method) for name, method in methods.items()}
+        self._refusal = handler(Aside(_refuse))
+        self._threads = threads
 
     def service(self, details: Any) -> Any:
         """The handler, or None for a method that is not known."""
+        if details.method == EXECUTE and self._threads.full:
+            return self._refusal
         return self._handlers.get(details.method)
+
+
+def _refuse(request: bytes, context: Any) -> bytes:
+    _end(context, "RESOURCE_EXHAUSTED", f"all threads are busy, and {_WAITING} calls wait for one", ())

@@ -253,5 +253,6 @@ def _failure(
 
 def _outcome(request_id: str, outcome: Outcome) -> bytes:
     if outcome.kind is Kind.OK:
-        return _line("execute", request_id, b'"success":true,"data":%b' % outcome.data)
+        metadata = b',"metadata":%b' % _encode(dict(outcome.metadata)).encode() if outcome.metadata else b""
+        return _line("execute", request_id, b'"success":true,"data":%b%b' % (outcome.data, metadata))
     return _failure("execute", request_id, outcome.kind.value, outcome.error, outcome.metadata, outcome.retry_after)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -25,62 +24,19 @@ from goplugins.errors import (
     belongs_to_host,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.serve._types import UNSAID, types_of
+from goplugins.serve._verdicts import Rejected, Unavailable
 from goplugins.transports._codec import codec_for, explain_mismatch, structurer_for
 
-__all__ = ["HealthCheck", "Rejected", "ServedPlugin", "Unavailable", "plugin"]
+__all__ = ["HealthCheck", "ServedPlugin", "plugin"]
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 
 HealthCheck = Callable[[], "HealthStatus | bool | str"]
 
-_LONGEST_WAIT = 86_400.0
 _NO_CONTEXT = ExecutionContext()
 _logger = logging.getLogger("goplugins.serve")
-
-
-class Rejected(Exception):  # noqa: N818 - a verdict on the request, not a failure of the plugin
-    """The plugin understood the request and says no: a business error, which the caller sees with this text.
-
-    Args:
-        message: for the caller; shown as it is, so no secrets.
-        code: an error code of the plugin's own; travels as ``error_code`` in the metadata.
-        metadata: further facts for the caller.
-
-    >>> Rejected("wrong password", code="AUTH_FAILED").metadata
-    {'error_code': 'AUTH_FAILED'}
-    """
-
-    def __init__(self, message: str, *, code: str = "", metadata: Mapping[str, str] | None = None) -> None:
-        # Never empty: on the wire an empty error means that there is none.
-        self.message = str(message) or code or "rejected"
-        super().__init__(self.message)
-        self.code = code
-        self.metadata = {str(name): str(value) for name, value in (metadata or {}).items()}
-        if code:
-            self.metadata["error_code"] = code
-
-
-class Unavailable(Exception):  # noqa: N818 - a verdict on the moment, not a failure of the plugin
-    """The plugin can't answer now and has done nothing: the caller may try again, as its own policy allows.
-
-    Args:
-        message: for the caller; shown as it is, so no secrets.
-        retry_after: seconds after which it is worth another try, a day at most. Said, it makes a retry safe for any
-            call.
-
-    Raises:
-        InvalidArgumentError: ``retry_after`` is no finite number of 0 or more.
-    """
-
-    def __init__(self, message: str = "unavailable", *, retry_after: float | None = None) -> None:
-        if retry_after is not None:
-            if not isinstance(retry_after, int | float) or not 0 <= retry_after < math.inf:
-                raise InvalidArgumentError(f"retry_after: expected finite seconds of 0 or more, got {retry_after!r}")
-            retry_after = min(retry_after, _LONGEST_WAIT)
-        self.message = str(message) or "unavailable"
-        super().__init__(self.message)
-        self.retry_after = retry_after
 
 
 class ServedPlugin(Generic[Req, Resp]):
@@ -90,8 +46,8 @@ class ServedPlugin(Generic[Req, Resp]):
     :class:`~goplugins.models.Plugin`: a manager can register and call it in this process.
 
     Attributes:
-        request_type: what requests are made into; Any without an annotation.
-        response_type: what the function says it returns.
+        request_type: what requests are made into.
+        response_type: what the function says it returns; that of the value, where it returns a ``Reply``.
     """
 
     def __init__(
@@ -100,6 +56,8 @@ class ServedPlugin(Generic[Req, Resp]):
         info: PluginInfo,
         health: HealthCheck | None = None,
         *,
+        request: Any = UNSAID,
+        response: Any = UNSAID,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._function = function
@@ -107,7 +65,7 @@ class ServedPlugin(Generic[Req, Resp]):
         self._info = info
         self._health = health
         self._clock = clock
-        self.request_type, self.response_type = _types(function, info.name)
+        self.request_type, self.response_type = types_of(function, info.name, request, response)
         self._structure = _structurer(self.request_type, f"plugin {info.name!r}, request")
         _structurer(self.response_type, f"plugin {info.name!r}, response")
         self._codec = codec_for(self.response_type)
@@ -232,17 +190,6 @@ def _takes_context(function: Callable[..., Any], name: str) -> bool:
     raise InvalidArgumentError(f"plugin {name!r}: expected f(request) or f(request, context), got f{signature}")
 
 
-def _types(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
-    try:
-        hints = typing.get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
-    except NameError as exc:
-        raise InvalidArgumentError(
-            f"plugin {name!r}: an annotation names a type that its module can't see when it runs: {exc}"
-        ) from exc
-    first = next(iter(inspect.signature(function).parameters))
-    return hints.get(first, Any), hints.get("return", Any)
-
-
 def _structurer(kind: Any, where: str) -> Callable[[Any], Any]:
     try:
         return structurer_for(kind)
@@ -285,6 +232,19 @@ def plugin(
     metadata: Mapping[str, str] | None = None,
     health: HealthCheck | None = None,
 ) -> _Decorator: ...
+@overload
+def plugin(
+    *,
+    request: object = ...,
+    response: object = ...,
+    name: str | None = None,
+    version: str = "",
+    description: str = "",
+    author: str = "",
+    capabilities: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    health: HealthCheck | None = None,
+) -> Callable[[Callable[..., Any]], ServedPlugin[Any, Any]]: ...
 def plugin(
     function: Callable[..., Any] | None = None,
     /,
@@ -296,10 +256,13 @@ def plugin(
     capabilities: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
     health: HealthCheck | None = None,
+    request: Any = UNSAID,
+    response: Any = UNSAID,
 ) -> Any:
     """Makes a plugin of ``f(request)`` or ``f(request, context)``; its annotations say what travels.
 
-    Requests are checked against the annotation before the function runs; without one, any JSON passes.
+    Requests are checked against the annotation before the function runs; ``Any`` lets all JSON pass. The function
+    returns the answer, or a :class:`Reply` with metadata beside it.
     The function raises :class:`Rejected` to say no and :class:`Unavailable` to say not now; any other exception is an
     internal error, logged here and told to the caller without detail. ``context`` has what the caller sent:
     ``timeout`` is the seconds that remain, and calls of other plugins within the function are bounded by it.
@@ -314,9 +277,12 @@ def plugin(
         health: called without arguments for each health check, on a worker thread; must be quick. True, "healthy"
             and "degraded" mean that calls may come; another text says what is wrong; a
             :class:`~goplugins.models.HealthStatus` says all of it.
+        request: the type of requests, for a function without an annotation of its own, such as a lambda.
+        response: the type of answers, likewise.
 
     Raises:
-        InvalidArgumentError: the function takes other arguments, or a type can't be made from JSON.
+        InvalidArgumentError: the function takes other arguments, does not say what it takes or returns, or a type
+            can't be made from JSON.
 
     >>> from goplugins import ExecutionContext, serve
     >>> @serve.plugin(name="greeter", version="1.2.0")
@@ -330,6 +296,6 @@ def plugin(
         own_name = getattr(function, "__name__", type(function).__name__) if name is None else name
         summary = description or (inspect.getdoc(function) or "").partition("\n")[0]
         info = PluginInfo(own_name, version, summary, author, tuple(capabilities), dict(metadata or {}))
-        return ServedPlugin(function, info, health)
+        return ServedPlugin(function, info, health, request=request, response=response)
 
     return decorate if function is None else decorate(function)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.serve._wires import open_server
+from goplugins.serve._wires import endpoint_of, open_server
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ class RunningServer:
 
     Attributes:
         url: where it answers; with the real port if it was asked for port 0.
+        endpoint: what the ``endpoint`` of a client's configuration calls that: ``host:port`` for gRPC, the path of a
+            Unix socket, the URL itself for HTTP.
     """
 
     def __init__(self, server: Server, url: str, grace: float, on_end: Callable[[], None]) -> None:
         self.url = url
+        self.endpoint = endpoint_of(url)
         self._server = server
         self._grace = grace
         self._on_end = on_end
@@ -194,8 +197,9 @@ def run(
     """Serves a plugin until SIGTERM or SIGINT, then finishes the calls in flight and returns.
 
     A second signal cuts them. Off the main thread, which alone receives signals, it runs until a server that
-    ``ready`` was given is stopped. It writes ``listening on http://host:port`` to stdout as soon as it answers, so
-    that a parent process can read the port. Where no logging is set up, it logs to stderr.
+    ``ready`` was given is stopped. As soon as it answers, it writes ``listening on`` and the endpoint to stdout, as a
+    client's configuration names it: ``http://host:port``, ``host:port`` for gRPC, a socket's path. A parent process
+    can so read the port. Where no logging is set up, it logs to stderr.
 
     Args:
         plugin: what :func:`~goplugins.serve.plugin` made.
@@ -205,7 +209,7 @@ def run(
         threads: see :func:`start`; for each URL.
         grace: seconds for the calls in flight.
         max_request_bytes: see :func:`start`.
-        tls: see :func:`start`.
+        tls: see :func:`start`; for the ``grpcs`` addresses among several.
         ready: called with each server once it answers.
         quiet: writes nothing.
 
@@ -217,15 +221,18 @@ def run(
     urls = urls or ("http://127.0.0.1:8000",)
     if "stdio:" in urls and len(urls) > 1:
         raise InvalidArgumentError("stdio: stands alone: its process belongs to the one caller that started it")
+    secured = any(url.lower().startswith("grpcs:") for url in urls)
     _log_somewhere()
     events: SimpleQueue[object] = SimpleQueue()
     with _signals_into(events), contextlib.ExitStack() as running:
         servers = []
         for url in urls:
-            server = _start(plugin, url, auth, threads, grace, max_request_bytes, tls, lambda: events.put(_ENDED))
+            # One of several wires has TLS: the others are served without, and tls alone without any is refused.
+            own = tls if url.lower().startswith("grpcs:") or not secured else None
+            server = _start(plugin, url, auth, threads, grace, max_request_bytes, own, lambda: events.put(_ENDED))
             servers.append(running.enter_context(server))
             if not quiet and url != "stdio:":  # there, stdout is the wire
-                sys.stdout.write(f"listening on {server.url}\n")
+                sys.stdout.write(f"listening on {server.endpoint}\n")
                 sys.stdout.flush()
             if ready is not None:
                 ready(server)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import os
 import select
 import socket
-import stat
-import struct
 import threading
 from typing import TYPE_CHECKING
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins.errors import ConfigError, InvalidArgumentError
+from goplugins.errors import InvalidArgumentError
 from goplugins.serve._lines_server import LineService
+from goplugins.serve._unix_listener import Listener
 from goplugins.serve._warning import RareWarning
-from goplugins.transports.unix import socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,98 +22,17 @@ if TYPE_CHECKING:
     from goplugins.config.sections import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
-__all__ = ["Listener", "UnixServer", "unix_server"]
+__all__ = ["UnixServer", "unix_server"]
 
 _logger = logging.getLogger("goplugins.serve")
 
 _CONNECTIONS = 500
-"""Open at once, safely below the usual limit of 1,024 files; further callers wait in the listener's queue."""
+"""Open at once, safely below the usual limit of 1,024 files. For a further one the longest idle is let go; where all
+are at work, it waits in the listener's queue."""
 
-_BACKLOG = 128
 _CHUNK = 65536
-_MODE = 0o600
 _LOOK = 0.02
-"""Seconds between looks at what is still under way while the server stops."""
-
-
-class Listener:
-    """A bound and listening socket that only this user can connect to.
-
-    Args:
-        endpoint: a path, or ``@name`` for an abstract socket.
-        shared: admits other users to an abstract socket, which has no mode: they have to bring credentials.
-
-    Raises:
-        ConfigError: the address can't be used, or somebody listens there already.
-    """
-
-    def __init__(self, endpoint: str, *, shared: bool = False) -> None:
-        address = socket_address(endpoint)
-        self.endpoint = endpoint
-        # Absolute: the socket is removed at the end, wherever the process has gone until then.
-        self._path = os.path.abspath(address) if isinstance(address, str) else None
-        self._private = self._path is None and not shared
-        self._identity: tuple[int, int] | None = None
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            if self._path is not None:
-                self._replace_stale(self._path, endpoint)
-                # The file takes the socket's own mode where the system lets it have one; where not, nobody can
-                # connect before listen(). The umask, which belongs to all threads, is not touched.
-                with contextlib.suppress(OSError):
-                    os.fchmod(self.sock.fileno(), _MODE)
-            self.sock.bind(address)
-            if self._path is not None:
-                os.chmod(self._path, _MODE)
-                self._identity = _identity(self._path)
-            self.sock.listen(_BACKLOG)
-            self.sock.setblocking(False)
-        except OSError as exc:
-            self.close()
-            raise ConfigError(f"can't listen on {endpoint}: {exc.strerror or exc}") from exc
-        except BaseException:
-            self.close()
-            raise
-
-    def _replace_stale(self, path: str, address: str) -> None:
-        """Removes the socket that a server left which was killed; refuses to remove anything else."""
-        try:
-            found = os.lstat(path)
-        except FileNotFoundError:
-            return
-        if not stat.S_ISSOCK(found.st_mode):
-            raise ConfigError(f"can't listen on {path}: there is a file that is no socket")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            failure = probe.connect_ex(address)
-        if failure not in {errno.ECONNREFUSED, errno.ENOENT}:
-            raise ConfigError(f"can't listen on {path}: a server is listening there")
-        if _identity(path) == (found.st_dev, found.st_ino):
-            os.unlink(path)
-
-    def admits(self, sock: socket.socket) -> bool:
-        """Whether the peer may talk to us: what the mode 0600 does for a path."""
-        option = getattr(socket, "SO_PEERCRED", None)
-        if not self._private or option is None:
-            return True
-        credentials = sock.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
-        return struct.unpack("3i", credentials)[1] in {os.geteuid(), 0}
-
-    def close(self) -> None:
-        """Listens no more, and removes the file unless another server has put its own in its place."""
-        if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-        self._identity = None
-        self.sock.close()
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+"""Seconds between looks at what is still under way, while the server stops or newcomers wait."""
 
 
 class _Connection:
@@ -126,6 +41,8 @@ class _Connection:
     def __init__(self, sock: socket.socket, server: UnixServer) -> None:
         self.sock = sock
         self.busy = False
+        self.leaving = False
+        self.last_used = server.clock.monotonic()
         self._server = server
         self._reader = server.service.reader()
         self.thread = threading.Thread(target=self._run, name="goplugins-unix", daemon=True)
@@ -133,6 +50,21 @@ class _Connection:
     @property
     def mid_line(self) -> bool:
         return self._reader.mid_line
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked, or being asked, on it."""
+        return not self.busy and not self.mid_line
+
+    def let_go(self) -> None:
+        """Ends it, as a caller sees a connection end that was idle for long. Called by the server's thread.
+
+        Only our reading side is shut: what had arrived by now is still answered, and what a caller writes from now
+        on the system refuses, so that it knows that nothing arrived.
+        """
+        self.leaving = True
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.sock.shutdown(socket.SHUT_RD)
 
     def _run(self) -> None:
         try:
@@ -151,7 +83,9 @@ class _Connection:
         while chunk := sock.recv(_CHUNK):
             for line, whole in self._reader.feed(chunk):
                 self.busy = True
-                sock.sendall(server.service.answer(line, whole, clock.monotonic(), server.endpoint))
+                reply = server.service.answer(line, whole, clock.monotonic(), server.endpoint)
+                self.last_used = clock.monotonic()
+                sock.sendall(reply)
                 self.busy = False
 
 
@@ -195,7 +129,9 @@ class UnixServer:
         self._wake_writer.setblocking(False)
         self._stranger = RareWarning("%d connection(s) of other users refused, the last at %s", clock)
         self._refused = RareWarning("%d time(s) no connection could be taken at %s, the last: %s", clock)
-        self._full = RareWarning("%d time(s) all connections were in use, %d of them", clock)
+        self._full = RareWarning("%d look(s) at newcomers that wait: all %d connections have a call in flight", clock)
+        self._let_go = RareWarning("%d idle connection(s) closed in favour of new ones: %d may be open", clock)
+        self._crowded = False  # newcomers wait for somebody to leave; read and written by the server's thread alone
 
     # --- from any thread ---------------------------------------------------------------------------------------
 
@@ -225,7 +161,7 @@ class UnixServer:
         """Answers until :meth:`stop`, then finishes what is under way."""
         try:
             while self._stop_at is None:
-                self._wait(accepting=True)
+                self._wait(accepting=not self._crowded, timeout=_LOOK if self._crowded else None)
                 self._accept()
             self._drain()
         finally:
@@ -234,24 +170,23 @@ class UnixServer:
     def _wait(self, *, accepting: bool, timeout: float | None = None) -> None:
         poll = select.poll()
         poll.register(self._wake_reader, select.POLLIN)
-        if accepting and len(self._connections) < _CONNECTIONS:
+        if accepting:
             poll.register(self._listener.sock, select.POLLIN)
-        elif accepting:
-            self._full(len(self._connections))
         poll.poll(None if timeout is None else max(0.0, timeout * 1000.0))
         with contextlib.suppress(BlockingIOError):
             self._wake_reader.recv(_CHUNK)
 
     def _accept(self) -> None:
-        """Takes in all who wait."""
-        while len(self._connections) < _CONNECTIONS:
+        """Takes in all who wait, as far as there is room."""
+        while self._has_room():
             try:
                 sock, _ = self._listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
                 self._refused(self.endpoint, exc.strerror)
-                self.clock.wait(threading.Event(), _LOOK)  # such as too many open files: it would spin
+                self._make_room()  # such as too many open files
+                self.clock.wait(threading.Event(), _LOOK)  # it would spin
                 return
             if not self._listener.admits(sock):
                 self._stranger(self.endpoint)
@@ -267,6 +202,28 @@ class UnixServer:
                 self._refused(self.endpoint, exc)
                 self.forget(connection)
                 sock.close()
+
+    def _has_room(self) -> bool:
+        """Whether one more may come in; if not, and one waits, somebody is let go."""
+        self._crowded = False
+        if len(self._connections) < _CONNECTIONS:
+            return True
+        newcomers = select.poll()
+        newcomers.register(self._listener.sock, select.POLLIN)
+        if newcomers.poll(0):
+            self._crowded = True
+            self._make_room()
+        return False
+
+    def _make_room(self) -> None:
+        """Lets the longest idle connection go, if there is one, and none is just leaving."""
+        with self._lock:
+            idle = [connection for connection in self._connections if connection.idle]
+        if not idle:
+            self._full(_CONNECTIONS)
+        elif not any(connection.leaving for connection in idle):
+            min(idle, key=lambda connection: connection.last_used).let_go()
+            self._let_go(_CONNECTIONS)
 
     def _each(self, action: Callable[[_Connection], None]) -> int:
         """Does something with all connections; how many there are."""

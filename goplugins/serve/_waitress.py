@@ -4,6 +4,8 @@ What is added to waitress, and why:
 
 - It has no graceful stop: here the listener closes, calls in flight are finished and told ``Connection: close``,
   and connections that stay idle are closed.
+- Health and info have threads of their own: they are asked for just when calls keep a server busy.
+- Idle connections keep no newcomer out: the longest idle one is closed.
 - A request that waits for a thread waits at its caller's cost, so its arrival is noted.
 - An exception that is no Exception left its caller without an answer and without an end.
 - Its own refusals are plain text, here the envelope's error; and a request that is too large is read to its end, or
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,7 @@ from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.parser import HTTPRequestParser  # type: ignore[import-untyped]
 from waitress.server import create_server  # type: ignore[import-untyped]
-from waitress.task import ErrorTask, WSGITask  # type: ignore[import-untyped]
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
 from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-untyped]
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
@@ -39,7 +42,17 @@ __all__ = ["Server"]
 _logger = logging.getLogger("goplugins.serve")
 
 _CONNECTIONS = 500
-"""Open at once, safely below the usual limit of 1,024 files; further callers wait in the listener's queue."""
+"""Open at once, safely below the usual limit of 1,024 files. One place is kept free by closing the longest idle; where
+all have a request under way, further callers wait in the listener's queue."""
+
+_IDLE = 0.5
+"""Seconds without a byte after which a connection may be closed for another: before, a request may be on its way."""
+
+_OWN = 2
+"""What waitress counts among the connections: its listener and what wakes it."""
+
+_ASIDE = 2
+"""Threads beside those of the calls: one health check that hangs does not silence the next one."""
 
 _LOOK = 1.0
 """Seconds between two looks at idle connections; all else wakes the loop."""
@@ -122,6 +135,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = _ErrorTask
     requests: Any
     requests_lock: Any
+    socket: Any
 
     @property
     def draining(self) -> bool:
@@ -147,12 +161,35 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 class _QueueNews:
     """Stands where waitress has a logger."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, what: str, threads: int) -> None:
         self._threads = threads
-        self._warn = RareWarning("%d request(s) found all %d threads busy, the last with %d waiting")
+        self._warn = RareWarning(f"%d {what} found all %d threads busy, the last with %d waiting")
 
     def warning(self, _text: str, waiting: int) -> None:
         self._warn(self._threads, waiting)
+
+
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """The threads: some for calls, and others for all that is none, such as health, info and refusals."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self.queue_logger: Any = _QueueNews("request(s)", threads)
+        self.set_thread_count(threads)
+        self._aside: Any = ThreadedTaskDispatcher()
+        self._aside.queue_logger = _QueueNews("request(s) for health or info", _ASIDE)
+        self._aside.set_thread_count(_ASIDE)
+
+    def add_task(self, task: Any) -> None:
+        request = task.requests[0]
+        if request.error is None and request.command == "POST":
+            super().add_task(task)
+        else:
+            self._aside.add_task(task)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: Any = 5) -> bool:  # waitress takes seconds of any kind
+        self._aside.shutdown(cancel_pending, timeout)
+        return bool(super().shutdown(cancel_pending, timeout))
 
 
 class Server:
@@ -176,8 +213,8 @@ class Server:
             app,
             map=self._map,
             sockets=[listener],
-            threads=threads,
-            connection_limit=_CONNECTIONS,
+            _dispatcher=_Dispatcher(threads),
+            connection_limit=_CONNECTIONS + _OWN,
             # waitress counts what reaches its limit as too large; the app's limit is the largest that is not.
             max_request_body_size=max_request_bytes + 1,
             asyncore_use_poll=True,
@@ -186,13 +223,15 @@ class Server:
             ident="",
         )
         self._server.channel_class = _Channel
-        self._server.task_dispatcher.queue_logger = _QueueNews(threads)
+        self._let_go = RareWarning("%d idle connection(s) closed in favour of new ones: %d may be open", clock)
 
     def run(self) -> None:
         """Answers until :meth:`stop`, then finishes what is under way."""
         try:
             while self._stop_at is None:
                 self._poll(_LOOK)
+                if len(self._server.active_channels) >= _CONNECTIONS:
+                    self._make_room()
             self._drain()
         finally:
             self._close()
@@ -207,6 +246,16 @@ class Server:
 
     def _poll(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+
+    def _make_room(self) -> None:
+        """Closes the longest idle connection, unless all are in use."""
+        before = self._clock.time() - _IDLE  # waitress reads that clock, too
+        idle = [channel for channel in self._channels() if not channel.busy and channel.last_activity <= before]
+        for channel in sorted(idle, key=lambda channel: channel.last_activity):
+            if not _has_sent(channel.socket):
+                channel.handle_close()
+                self._let_go(_CONNECTIONS)
+                return
 
     def _channels(self) -> list[_Channel]:
         return [channel for channel in list(self._map.values()) if isinstance(channel, _Channel)]
@@ -236,7 +285,7 @@ class Server:
 
     def _accept_rest(self) -> None:
         """Takes in the connections that the listener's queue holds: closing it would reset them."""
-        while len(self._map) < _CONNECTIONS:
+        while len(self._map) < _CONNECTIONS + _OWN:
             before = len(self._map)
             self._server.handle_accept()
             if len(self._map) == before:
@@ -254,3 +303,10 @@ class Server:
             # A call that was cut goes on, and at its end wants to wake a loop that is no more.
             self._server.pull_trigger = lambda: None
             self._server.trigger.close()
+
+
+def _has_sent(sock: socket.socket) -> bool:
+    """Whether something came in that nobody has read yet."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import attrs
 
 from goplugins.errors import ConfigError, InvalidEndpointURLError
+from goplugins.serve._addresses import bind
 from goplugins.serve._plugin import ServedPlugin
 from goplugins.serve._wsgi import wsgi
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from goplugins.config.sections import AuthConfig
     from goplugins.serve._grpc import ServerTLS
 
-__all__ = ["Server", "open_server"]
+__all__ = ["Server", "endpoint_of", "open_server"]
+
+_PROXY = "serve http behind a proxy that ends TLS"
 
 
 class Server(Protocol):
@@ -47,7 +49,7 @@ def open_server(
     """
     scheme = url.partition(":")[0].lower()
     if tls is not None and scheme != "grpcs":
-        raise InvalidEndpointURLError(f"{url!r}: tls is for grpcs:// addresses")
+        raise InvalidEndpointURLError(f"{url!r}: tls is for grpcs:// addresses", fix=_PROXY)
     if scheme == "stdio":
         from goplugins.serve._stdio import stdio_server
 
@@ -55,11 +57,23 @@ def open_server(
     if scheme == "unix":
         from goplugins.serve._unix import unix_server
 
-        where = url.removeprefix("unix:").removeprefix("//")
+        where = endpoint_of(url)
         return unix_server(plugin, where, auth=auth, threads=threads, max_request_bytes=max_request_bytes), url
     if scheme in ("grpc", "grpcs"):
         return _grpc_server(plugin, url, scheme, auth, threads, max_request_bytes, tls)
     return _http_server(plugin, url, auth, threads, max_request_bytes)
+
+
+def endpoint_of(url: str) -> str:
+    """What the ``endpoint`` of a client's configuration calls this URL.
+
+    >>> endpoint_of("http://127.0.0.1:8000/p"), endpoint_of("grpc://[::1]:9000"), endpoint_of("unix:///run/x.sock")
+    ('http://127.0.0.1:8000/p', '[::1]:9000', '/run/x.sock')
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme == "unix":
+        return url[len("unix:") :].removeprefix("//")
+    return urlsplit(url).netloc if scheme in ("grpc", "grpcs") else url
 
 
 def _grpc_server(
@@ -77,7 +91,8 @@ def _grpc_server(
         raise InvalidEndpointURLError(f"{url!r} needs certificate files", fix="pass tls=serve.ServerTLS(...)")
     address = urlsplit(url).netloc
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or urlsplit(url).path.strip("/"):
+    # grpc itself would take a number that is no port for another one.
+    if not host or not (port.isdigit() and int(port) < 65536) or urlsplit(url).path.strip("/"):
         raise InvalidEndpointURLError(
             f"{url!r} is not an address to serve at", fix=f'write one such as "{scheme}://127.0.0.1:9000"'
         )
@@ -96,7 +111,7 @@ def _http_server(
         if exc.name != "waitress":
             raise
         raise ConfigError("serving HTTP needs the package waitress", fix="pip install 'goplugins[serve]'") from exc
-    listener = _listen(address)
+    listener = bind(address.host, address.port, address.url(address.port))
     try:
         server = HTTPServer(app, listener, threads=threads, max_request_bytes=max_request_bytes)
     except BaseException:
@@ -119,7 +134,7 @@ class _Address:
         except ValueError as exc:
             raise InvalidEndpointURLError(f"{url!r}: {exc}") from exc
         if parts.scheme == "https":
-            raise InvalidEndpointURLError("https is not served", fix="serve http behind a proxy that ends TLS")
+            raise InvalidEndpointURLError("https is not served", fix=_PROXY)
         if parts.scheme != "http" or not parts.hostname or port is None or parts.query or "@" in parts.netloc:
             raise InvalidEndpointURLError(
                 f"{url!r} is not an address to serve at", fix='write one such as "http://127.0.0.1:8000"'
@@ -129,20 +144,3 @@ class _Address:
     def url(self, port: int) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}{self.path}"
-
-
-def _listen(address: _Address) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # "localhost" is the IPv4 one, as for most clients, where the machine has both.
-        family, kind, protocol, _, where = min(found, key=lambda info: info[0] != socket.AF_INET)
-        listener = socket.socket(family, kind, protocol)
-    except OSError as exc:
-        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-    except OSError as exc:
-        listener.close()
-        raise ConfigError(f"can't listen on {address.url(address.port)}: {exc.strerror or exc}") from exc
-    return listener

@@ -27,6 +27,7 @@ from goplugins.serve._dispatch import (
     parse_request,
     text_field,
     texts_field,
+    with_passed_on,
 )
 from goplugins.serve._plugin import ServedPlugin
 
@@ -44,9 +45,6 @@ ARRIVED = "goplugins.arrived"
 
 _HEALTH_TIMEOUT = 5.0
 _MAX_ID = 200
-_PASSED_ON = ("Idempotency-Key", "traceparent", "tracestate")
-"""HTTP headers that the function sees beside the envelope's own; others are between the two HTTP sides."""
-
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
 _STATUS_OF_KIND = {
     Kind.OK: 200,
@@ -184,7 +182,7 @@ class _App:
                 request_id,
                 arrived,
                 _timeout(envelope),
-                _headers(envelope, environ),
+                with_passed_on(texts_field(envelope, "headers"), lambda name: environ.get(_key(name))),
                 texts_field(envelope, "metadata"),
             )
         except InvalidArgumentError as exc:
@@ -196,8 +194,13 @@ class _App:
 
 
 def _raw_header(environ: WSGIEnvironment, name: str) -> bytes | None:
-    value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+    value = environ.get(_key(name))
     return None if value is None else value.encode("latin-1")  # WSGI's own way to carry bytes in text
+
+
+def _key(name: str) -> str:
+    """Where the environ has a header."""
+    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def _check_content(environ: WSGIEnvironment) -> None:
@@ -245,15 +248,6 @@ def _timeout(envelope: Mapping[str, Any]) -> float | None:
         raise InvalidArgumentError(f"timeout: {exc.message}") from exc
 
 
-def _headers(envelope: Mapping[str, Any], environ: WSGIEnvironment) -> Mapping[str, str]:
-    headers = texts_field(envelope, "headers")
-    for name in _PASSED_ON:
-        value = environ.get("HTTP_" + name.upper().replace("-", "_"))
-        if value and not any(name.lower() == own.lower() for own in headers):
-            headers[name] = value
-    return headers
-
-
 def _fits_header(request_id: str) -> bool:
     """Only visible ASCII goes back in a header; the envelope carries any id."""
     return 0 < len(request_id) <= _MAX_ID and all("!" <= char <= "~" for char in request_id)
@@ -271,7 +265,8 @@ def error_body(text: str, request_id: str = "", metadata: Mapping[str, str] | No
 
 def _outcome_body(outcome: Outcome, request_id: str) -> bytes:
     if outcome.kind is Kind.OK:
-        return b'{"data":%b,"request_id":%b}' % (outcome.data, _encode(request_id).encode())
+        metadata = b',"metadata":%b' % _encode(dict(outcome.metadata)).encode() if outcome.metadata else b""
+        return b'{"data":%b,"request_id":%b%b}' % (outcome.data, _encode(request_id).encode(), metadata)
     return error_body(outcome.error, request_id, outcome.metadata)
 
 

@@ -70,6 +70,7 @@ class _ServedSender:
         if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
             typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every wire sends it
         response = self._adapter.send(typed)
+        call.reply_metadata = typed.reply_metadata
         try:
             answer = json.loads(plugin.encode(response))
         except InvalidArgumentError as exc:

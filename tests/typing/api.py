@@ -78,5 +78,16 @@ def served(request: AuthRequest) -> AuthResponse:
 served_as_plugin: Plugin[AuthRequest, AuthResponse] = served
 assert_type(served(AuthRequest("ada")), AuthResponse)
 
+
+@serve.plugin(name="auth")
+def with_metadata(request: AuthRequest) -> serve.Reply[AuthResponse]:
+    return serve.Reply(AuthResponse(True), metadata={"realm": "staff"})
+
+
+assert_type(with_metadata(AuthRequest("ada")).value, AuthResponse)
+manager.register(with_metadata)
+loose = serve.plugin(name="loose", request=Any, response=Any)(lambda anything: anything)
+assert_type(loose(3), Any)
+
 with deadline(2.0) as limit:
     assert_type(limit.remaining(), float)

@@ -47,13 +47,12 @@ class Server(Protocol):
 class Listening:
     """A server process that listens at an address."""
 
-    def __init__(self, url: str, plugin: str, auth: Auth, folder: Path, endpoint: Callable[[str], str]) -> None:
+    def __init__(self, url: str, plugin: str, auth: Auth, folder: Path) -> None:
         self._url = url.format(folder=folder)
         self._plugin, self._auth = plugin, auth
         self._log = folder / "log"
         self._process: subprocess.Popen[str] | None = None
         self.start()
-        self.config = {"transport": self._url.partition(":")[0], "endpoint": endpoint(self._url)}
 
     def start(self) -> None:
         with self._log.open("a") as log:
@@ -62,7 +61,9 @@ class Listening:
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         assert said.startswith("listening on "), self._log.read_text()
-        self._url = said.split()[-1]
+        transport, endpoint = self._url.partition(":")[0], said.split()[-1]
+        self._url = endpoint if "://" in endpoint else f"{transport}://{endpoint}"  # with the port it has got
+        self.config = {"transport": transport, "endpoint": endpoint}
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -117,13 +118,9 @@ class Imported:
     def kill(self) -> None: ...
 
 
-def listening(url: str, endpoint: Callable[[str], str] = str) -> Callable[[str, Auth, Path], Server]:
-    """Servers at ``url``; ``endpoint`` makes of it what a configuration names it by."""
-    return lambda plugin, auth, folder: Listening(url, plugin, auth, folder, endpoint)
-
-
-def _without_scheme(url: str) -> str:
-    return url.partition("://")[2]
+def listening(url: str) -> Callable[[str, Auth, Path], Server]:
+    """Servers at ``url``."""
+    return lambda plugin, auth, folder: Listening(url, plugin, auth, folder)
 
 
 @dataclass(frozen=True)
@@ -135,21 +132,18 @@ class Wire:
             directory.
         remote: whether the plugin runs in another process, so that it can die, be strange and be refused.
         tells_info: whether the plugin can be asked who it is.
-        lost_by_interrupt: descriptors that an interrupted call costs for good, by a fault of the library.
     """
 
     name: str
     serve: Callable[[str, Auth, Path], Server]
     remote: bool = True
     tells_info: bool = True
-    lost_by_interrupt: int = 0
 
 
 WIRES = (
     Wire("http", listening("http://127.0.0.1:0"), tells_info=False),
-    # grpcio never ends a blocking call that an interrupt took away, and so keeps its connection.
-    Wire("grpc", listening("grpc://127.0.0.1:0", _without_scheme), lost_by_interrupt=1),
-    Wire("unix", listening("unix://{folder}/plugin.sock", _without_scheme)),
+    Wire("grpc", listening("grpc://127.0.0.1:0")),
+    Wire("unix", listening("unix://{folder}/plugin.sock")),
     Wire("exec", Program),
     Wire("python", Imported, remote=False),
 )

@@ -21,11 +21,12 @@ from tests.integration.unix.test_wire import GO_LINES
 
 _PROGRAM = """
 import os, signal, subprocess, sys, threading, time
+from typing import Any
 from goplugins import serve
 from goplugins.serve._stdio import stdio_server
 
 @serve.plugin(name="served", version="1.0")
-def served(request):
+def served(request: Any) -> Any:
     if request == "print":
         print("hello from the plugin")
         os.write(1, b"and from below\\n")

@@ -224,7 +224,9 @@ class TestNames:
 
     def test_installed_entry_point(self, tmp_path, monkeypatch):
         _install(tmp_path, "one", "greet = entry_point_of_test:greet")
-        (tmp_path / "entry_point_of_test.py").write_text("def greet(request):\n    return 'hello ' + request\n")
+        (tmp_path / "entry_point_of_test.py").write_text(
+            "def greet(request: str) -> str:\n    return 'hello ' + request\n"
+        )
         monkeypatch.syspath_prepend(str(tmp_path))
         try:
             assert call(FunctionPlugin(config("greet")), "you") == "hello you"

@@ -30,6 +30,7 @@ from goplugins.errors import (
     ReplyMismatchError,
     ReplyTypeError,
     SaturatedError,
+    TruncatedReplyError,
     UnserializableRequestError,
 )
 from goplugins.models import PluginStatus
@@ -112,7 +113,7 @@ class TestOverOurServer:
             timeout=5,
         )
         assert told["id"] == "id-7"
-        assert told["headers"] == {"X-Tenant": "blue", "traceparent": "00-1", "idempotency-key": "id-7"}
+        assert told["headers"] == {"X-Tenant": "blue", "traceparent": "00-1", "Idempotency-Key": "id-7"}
         assert told["metadata"] == {"who": "ü"}
         assert 4 < told["timeout"] < 5
 
@@ -270,7 +271,7 @@ class TestReplies:
         [
             ({"request_id": "other", "payload": b"1"}, ReplyMismatchError),
             ({"request_id": ""}, BadReplyError),
-            ({"payload": b"{"}, BadReplyError),
+            ({"payload": b"{"}, TruncatedReplyError),
             ({"payload": b"1 2"}, BadReplyError),
             ({"payload": b"NaN"}, BadReplyError),
             ({"error": "no", "error_kind": "rejected"}, PluginExecutionError),
@@ -301,7 +302,7 @@ class TestReplies:
 
 class TestHealth:
     def served(self, word):
-        return serving.plugin(name="h", health=lambda: word)(lambda request: request)
+        return serving.plugin(name="h", health=lambda: word, request=Any, response=Any)(lambda request: request)
 
     @pytest.mark.parametrize(
         ("word", "status"),

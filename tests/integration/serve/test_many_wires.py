@@ -36,8 +36,8 @@ class Served:
         quiet = {"health_check": {"enabled": False}}
         return [
             {"name": "http", "transport": "http", "endpoint": self.http, **quiet},
-            {"name": "grpc", "transport": "grpc", "endpoint": self.grpc.removeprefix("grpc://"), **quiet},
-            {"name": "unix", "transport": "unix", "endpoint": str(self.socket), **quiet},
+            {"name": "grpc", "transport": "grpc", "endpoint": self.grpc, **quiet},
+            {"name": "unix", "transport": "unix", "endpoint": self.unix, **quiet},
         ]
 
 
@@ -52,7 +52,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def test_it_answers_on_all_of_them_and_finishes_calls_in_flight(served: Served) -> None:
-    assert served.unix == f"unix://{served.socket}"
+    assert served.unix == str(served.socket)
     assert stat.S_IMODE(os.stat(served.socket).st_mode) == 0o600
     with Manager(float, float) as manager:
         manager.load_from_config({"plugins": served.plugins()})

@@ -35,6 +35,8 @@ def bare(request):
     return request
 """
 
+ECHO = serve.plugin(name="echo", request=Any, response=Any)(lambda request: request)
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -218,7 +220,7 @@ def test_waitress_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delitem(sys.modules, "goplugins.serve._waitress", raising=False)
     monkeypatch.setitem(sys.modules, "waitress", None)
     with pytest.raises(ConfigError, match=r"pip install 'goplugins\[serve\]'"):
-        serve.start(serve.plugin(lambda request: request))
+        serve.start(ECHO)
 
 
 def test_run_off_the_main_thread_ends_when_its_server_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,8 +231,7 @@ def test_run_off_the_main_thread_ends_when_its_server_is_stopped(capsys: pytest.
         started.append(server)
         ready.set()
 
-    echo = serve.plugin(lambda request: request)
-    thread = threading.Thread(target=serve.run, args=(echo, "http://127.0.0.1:0"), kwargs={"ready": on_ready})
+    thread = threading.Thread(target=serve.run, args=(ECHO, "http://127.0.0.1:0"), kwargs={"ready": on_ready})
     thread.start()
     assert ready.wait(10)
     assert requests.get(started[0].url + "/health", timeout=10).status_code == 200
@@ -243,8 +244,7 @@ def test_run_off_the_main_thread_ends_when_its_server_is_stopped(capsys: pytest.
 def test_run_gives_the_signal_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
-    echo = serve.plugin(lambda request: request)
-    serve.run(echo, "http://127.0.0.1:0", quiet=True, ready=lambda server: timer.start())
+    serve.run(ECHO, "http://127.0.0.1:0", quiet=True, ready=lambda server: timer.start())
     timer.join()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert capsys.readouterr().out == ""

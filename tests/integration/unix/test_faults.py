@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -12,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +41,7 @@ from tests.servers import Peer
 
 
 def _plugin(function):
-    return serve_module.plugin(function)
+    return serve_module.plugin(request=Any, response=Any)(function)
 
 
 def _until(condition, seconds: float = 5.0) -> None:
@@ -105,6 +108,35 @@ class TestConnecting:
                 with pytest.raises(PluginTimeoutError):
                     call(make(connection_timeout=0.1), timeout=5)
                 assert time.monotonic() - started < 0.5
+
+    def test_a_signal_within_connect_is_no_connection(self, make, path):
+        """Python takes a socket that a signal woke for a connected one: sending over it fails."""
+        signals: list[int] = []
+        earlier = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
+        try:
+            with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as threads:
+                listener.bind(path)
+                listener.listen(0)
+                with socket.socket(socket.AF_UNIX) as first:
+                    first.connect(path)
+                    main = threading.get_ident()
+
+                    def serve() -> None:
+                        for _ in range(3):
+                            time.sleep(0.05)
+                            signal.pthread_kill(main, signal.SIGUSR1)
+                        time.sleep(0.05)
+                        listener.accept()[0].close()
+                        sock, _ = listener.accept()
+                        with sock, sock.makefile("rb") as lines:
+                            sock.sendall(ok(json.loads(lines.readline()), "in the end"))
+
+                    served = threads.submit(serve)
+                    assert call(make()) == "in the end"
+                    served.result(5)
+                assert len(signals) == 3
+        finally:
+            signal.signal(signal.SIGUSR1, earlier)
 
     @pytest.mark.parametrize(
         ("endpoint", "error"),

@@ -88,15 +88,6 @@ def test_a_callable_object_can_be_served() -> None:
     assert (served(3), served.info().name, served.request_type) == (6, "Doubler", int)
 
 
-def test_without_annotations_any_json_passes() -> None:
-    @serve.plugin
-    def echo(request, context):  # type: ignore[no-untyped-def]
-        return request
-
-    assert echo.decode({"a": [1, None]}) == {"a": [1, None]}
-    assert echo.encode({"a": 1.5}) == b'{"a":1.5}'
-
-
 def test_decode_names_the_field_that_does_not_fit() -> None:
     served = serve.plugin(login)
     assert served.decode({"user": "ada", "tries": [1]}) == Login("ada", [1])
