@@ -46,6 +46,8 @@ class Call:
         reply_metadata: what the plugin sent beside the data.
         member: which member of a group answered.
         source: who answered: "plugin", "fallback", "cache" or "stale".
+        tried: members of a group that failed this call; another attempt goes elsewhere if it can.
+        through: the plugins that this call is a fallback of, the first asked first.
         reconnected: True once the call has used up its one silent reconnect.
     """
 
@@ -72,6 +74,8 @@ class Call:
         "request",
         "request_id",
         "source",
+        "through",
+        "tried",
     )
 
     def __init__(
@@ -108,6 +112,37 @@ class Call:
         self.reply_metadata: Mapping[str, str] = _NOTHING
         self.member = ""
         self.source = "plugin"
+        self.tried: tuple[str, ...] = ()
+        self.through: tuple[str, ...] = ()
+
+    def leg(self, deadline: Deadline) -> Call:
+        """A copy for one of two attempts that run at the same time, each on a thread of its own.
+
+        It has sent nothing yet, and its ``deadline`` is one that can be cancelled.
+        """
+        leg = Call(
+            self.request,
+            self.codec,
+            deadline,
+            self.request_id,
+            headers=self.headers,
+            metadata=self.metadata,
+            idempotent=self.idempotent,
+            max_retries=self.max_retries,
+            key=self.key,
+            priority=self.priority,
+            preferences=self.preferences,
+            max_wait=self.max_wait,
+        )
+        leg.payload = self.payload
+        leg.reconnected = self.reconnected
+        return leg
+
+    def take_over(self, leg: Call) -> None:
+        """Makes what the attempt that counts has found out this call's own; its attempts are counted apart."""
+        self.reply_metadata = leg.reply_metadata
+        self.member = leg.member
+        self.source = leg.source
 
 
 class Sender(Protocol):

@@ -2,11 +2,68 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import Protocol
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "Waitable", "Wakeup"]
+
+
+class Waitable(Protocol):
+    """What a thread can wait for: a :class:`Wakeup`, a ``threading.Event``."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None, /) -> bool: ...
+
+
+class Wakeup:
+    """Wakes the one thread that waits for it, and may hand it something.
+
+    An Event is Python code around a lock: a signal handler that raises in there (Ctrl-C, a worker's time limit) can
+    leave the lock held, and whoever sets the Event later hangs. Here all is single C calls, so nothing can be left
+    behind, and even a finaliser may set it.
+
+    >>> wakeup = Wakeup()
+    >>> wakeup.set("a place")
+    >>> wakeup.wait(1.0), wakeup.take(), wakeup.take(), wakeup.is_set()
+    (True, 'a place', None, False)
+    """
+
+    __slots__ = ("_given",)
+
+    def __init__(self) -> None:
+        self._given: SimpleQueue[Any] = SimpleQueue()
+
+    def set(self, gift: object = None) -> None:
+        """Wakes the waiting thread, or the next one to wait."""
+        self._given.put(gift)
+
+    def is_set(self) -> bool:
+        """Whether there is something to take."""
+        return not self._given.empty()
+
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Waits until it is set, at most ``timeout`` seconds; True if it is."""
+        try:
+            self._given.put(self._given.get(True, timeout))
+        except Empty:
+            return False
+        return True
+
+    def take(self) -> Any:
+        """The first thing that it was handed, if any; the wakeups without one that came before are used up."""
+        try:
+            while (gift := self._given.get_nowait()) is None:
+                pass
+        except Empty:
+            return None
+        return gift
+
+    def clear(self) -> None:
+        """Takes all, so that it is not set any more."""
+        while self.is_set():
+            self.take()
 
 
 class Clock(Protocol):
@@ -20,7 +77,7 @@ class Clock(Protocol):
         """Seconds since the Unix epoch."""
         ...
 
-    def wait(self, wakeup: threading.Event, timeout: float | None) -> bool:
+    def wait(self, wakeup: Waitable, timeout: float | None) -> bool:
         """Waits until ``wakeup`` is set, at most ``timeout`` seconds; True if it is set."""
         ...
 
@@ -33,7 +90,7 @@ class SystemClock:
     time = staticmethod(time.time)
 
     @staticmethod
-    def wait(wakeup: threading.Event, timeout: float | None) -> bool:
+    def wait(wakeup: Waitable, timeout: float | None) -> bool:
         return wakeup.wait(timeout)
 
 

@@ -6,9 +6,13 @@ import threading
 import weakref
 from contextvars import ContextVar, Token
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from goplugins._cancellation import Cancellation
 
 __all__ = ["Deadline", "deadline"]
 
@@ -25,6 +29,9 @@ class Deadline:
     """
 
     __slots__ = ("at", "clock")
+
+    # Of the class: what ends the wait before its time is there for hedged attempts only, and costs others nothing.
+    cancellation: Cancellation | None = None
 
     def __init__(self, at: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self.at = at

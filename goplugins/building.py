@@ -15,8 +15,9 @@ from goplugins._clock import Clock
 from goplugins.config import ManagerConfig, ObservabilityConfig, PluginConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models import Plugin, PluginFactory
-from goplugins.plugin import GuardedPlugin
+from goplugins.plugin import Forward, GuardedPlugin
 from goplugins.transports.adapter import PluginAdapter
+from goplugins.workers import WorkerPool
 
 __all__ = ["Builder", "as_sender"]
 
@@ -45,13 +46,20 @@ def as_sender(plugin: Any) -> Sender:
 
 
 class Builder:
-    """Builds plugins by kind. Nothing it builds has connected to anything yet."""
+    """Builds plugins by kind. Nothing it builds has connected to anything yet.
+
+    Attributes:
+        forward: what a fallback calls another plugin by; set before the first plugin is built.
+        hedges: the threads of hedged calls, once a plugin needs them.
+    """
 
     def __init__(self, *, clock: Clock, rng: random.Random, resolve: Callable[..., Future[Any]]) -> None:
         self._clock = clock
         self._rng = rng
         self._resolve = resolve
         self._factories: dict[str, PluginFactory] = {}
+        self.forward: Forward | None = None
+        self.hedges: WorkerPool | None = None
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
         """Uses ``factory`` for plugins whose ``type`` is ``kind``, in place of a built-in one if it has that name.
@@ -122,7 +130,26 @@ class Builder:
             from goplugins.transports.chaos import with_chaos
 
             sender = with_chaos(sender, config, clock=self._clock)
-        return GuardedPlugin(sender, plugin, config, from_config=from_config, clock=self._clock, rng=self._rng)
+        return GuardedPlugin(
+            sender,
+            plugin,
+            config,
+            from_config=from_config,
+            clock=self._clock,
+            rng=self._rng,
+            hedge_pool=self._hedge_pool(config),
+            forward=self.forward,
+        )
+
+    def _hedge_pool(self, config: PluginConfig) -> WorkerPool | None:
+        """The one pool behind all hedged calls, made for the first plugin that hedges."""
+        if config.hedge is None or not config.hedge.enabled:
+            return None
+        if self.hedges is None:
+            from goplugins.hedging import hedge_pool
+
+            self.hedges = hedge_pool()
+        return self.hedges
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
         """The enabled ones, all or none: what was built before one fails is closed again."""
@@ -158,8 +185,6 @@ def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
         "load_balancers": config.load_balancers,
         "observability": attrs.evolve(config.observability, log_level=None) != ObservabilityConfig(),
     }
-    for index, plugin in enumerate(config.plugins):
-        asked |= {f"plugins[{index}].fallback": plugin.fallback, f"plugins[{index}].cache": plugin.cache}
     for path, value in asked.items():
         if value:
             yield InvalidConfigError("is not available in this version", path=path, fix="leave it out")

@@ -85,8 +85,6 @@ class Lifecycle:
         found = name or (config.name if config is not None else "") or plugin.info().name
         if config is not None:
             config.validate_policies(found, defaults=self._defaults)
-            if config.cache is not None or config.fallback is not None:
-                raise ConfigError("cache and fallback are not available in this version", fix="leave them out")
         base = config if config is not None else PluginConfig(name=found)
         base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
         guarded = self.builder.guard(plugin, self._defaults.resolve(base), from_config=False)

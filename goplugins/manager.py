@@ -117,6 +117,7 @@ class Manager(Generic[Req, Resp]):
         self._registry = self._lifecycle.registry
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
+        self._lifecycle.builder.forward = self._caller.run
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class Manager(Generic[Req, Resp]):
             PluginNotFoundError: no plugin of that name.
         """
         plugin = self._registry.get(name)
-        if plugin.sender is plugin.plugin:
+        if plugin.wire is plugin.plugin:
             return BarePlugin(plugin, self._types())
         return plugin.plugin  # type: ignore[no-any-return]
 
@@ -359,6 +360,8 @@ class Manager(Generic[Req, Resp]):
         self._lifecycle.retire_all(timeout)
         self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
         self._names.shutdown(wait=False)
+        if self._lifecycle.builder.hedges is not None:
+            self._lifecycle.builder.hedges.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self

@@ -330,7 +330,30 @@ class CircuitBreakerStats:
 
 @attrs.frozen
 class PluginMetrics:
-    """One plugin's counts since it was added. Durations are seconds."""
+    """One plugin's counts since it was added. Durations are seconds.
+
+    Attributes:
+        requests_total: calls that have ended, however.
+        requests_success: those that were answered, by the plugin or in its place.
+        requests_failure: those that raised.
+        request_duration: of all ended calls together.
+        attempts_total: attempts that were sent, hedges included.
+        active_requests: calls under way.
+        circuit_breaker_trips: how often the breaker opened.
+        health_check_failures: looks that found it ill.
+        refused_rate_limit: attempts that the limiter refused.
+        refused_circuit_breaker: attempts that the breaker refused.
+        refused_bulkhead: calls that found no room.
+        retry_budget_exhausted: replays that the budget refused.
+        hedges_sent: second attempts beside a late first one.
+        hedges_won: those of them that gave the answer.
+        cache_hits: answers that had been kept.
+        cache_misses: idempotent calls for which none had been kept.
+        cache_coalesced: calls that got the answer to an identical one under way.
+        stale_answers: old answers in place of failures.
+        fallback_answers: answers of the fallback.
+        fallback_failures: calls that failed, and whose fallback failed as well.
+    """
 
     requests_total: int = 0
     requests_success: int = 0
@@ -342,7 +365,16 @@ class PluginMetrics:
     health_check_failures: int = 0
     refused_rate_limit: int = 0
     refused_circuit_breaker: int = 0
+    refused_bulkhead: int = 0
     retry_budget_exhausted: int = 0
+    hedges_sent: int = 0
+    hedges_won: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_coalesced: int = 0
+    stale_answers: int = 0
+    fallback_answers: int = 0
+    fallback_failures: int = 0
 
     @classmethod
     def total(cls, parts: Iterable[PluginMetrics]) -> PluginMetrics:

@@ -7,7 +7,8 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from goplugins._call import Call, Sender
 from goplugins._clock import SYSTEM_CLOCK, Clock
@@ -17,6 +18,7 @@ from goplugins.errors import (
     CircuitBreakerOpenError,
     PluginError,
     PluginInternalError,
+    PluginNotFoundError,
     Replay,
     belongs_to_host,
     redact_url,
@@ -30,12 +32,27 @@ from goplugins.models import (
 )
 from goplugins.policies import Policies, resolved
 from goplugins.resilience._callbacks import run_callback
+from goplugins.resilience.bulkhead import Bulkhead, load_of
 from goplugins.resilience.gate import InFlightGate
+from goplugins.resilience.hedge import HedgePolicy
 from goplugins.scheduler import get_scheduler
+from goplugins.workers import WorkerPool
 
-__all__ = ["GuardedPlugin"]
+__all__ = ["Forward", "GuardedPlugin"]
+
+if TYPE_CHECKING:
+    from goplugins.answering import Answers
+    from goplugins.hedging import Hedger
 
 logger = logging.getLogger("goplugins.plugin")
+
+
+Forward = Callable[[str, Call], Any]
+"""Makes a call of another plugin, by its name and under its own policies."""
+
+
+def _nobody(name: str, call: Call) -> Any:
+    raise PluginNotFoundError("there is no manager to find it", plugin=name)
 
 
 class GuardedPlugin:
@@ -45,6 +62,8 @@ class GuardedPlugin:
         sender: the wire, or an adapted object.
         plugin: what ``get_plugin`` shows.
         config: resolved: no field is None.
+        hedge_pool: runs hedged attempts; none are made without.
+        forward: makes a call of another plugin, for a fallback.
         from_config: whether a configuration file owns it (a reload then may replace it) or code does.
 
     Attributes:
@@ -61,6 +80,8 @@ class GuardedPlugin:
         from_config: bool = True,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
+        hedge_pool: WorkerPool | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.name = config.name
         self.config = config
@@ -78,6 +99,10 @@ class GuardedPlugin:
         self.clock = clock
         self._now = clock.monotonic
         self._budget_exhausted = 0
+        self.bulkhead: Bulkhead | None = None
+        self.hedger: Hedger | None = None
+        self.answers: Answers | None = None
+        self._layers(config, hedge_pool, forward)
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -115,7 +140,8 @@ class GuardedPlugin:
         try:
             self.gate.enter(call)
             call.admitted = True
-            value = self._run(call) if run is None else run(call)
+            self.attempts.sender.prepare(call)
+            value = self._answer(call) if run is None else run(call)
             ok = True
             return value
         except PluginError as error:
@@ -145,21 +171,15 @@ class GuardedPlugin:
             PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
         """
         leg = call.leg(call.deadline)
-        value = self.call(leg, self._run_once)
+        value = self.call(leg, self.attempts.make)
         call.take_over(leg)
         call.member = self.name
         return value
 
-    def _run_once(self, call: Call) -> Any:
-        attempts = self.attempts
-        attempts.sender.prepare(call)
-        return attempts.make(call)
-
     def _run(self, call: Call) -> Any:
         attempts = self.attempts
         try:
-            attempts.sender.prepare(call)
-            value = attempts.make(call)
+            value = attempts.make(call) if self.hedger is None else self.hedger(call, attempts.make)
         except PluginError as error:
             if call.attempts:
                 attempts.policies.budget.deposit()
@@ -168,6 +188,43 @@ class GuardedPlugin:
             return self._replay(call, error)
         attempts.policies.budget.deposit()
         return value
+
+    def _run_within(self, bulkhead: Bulkhead, call: Call) -> Any:
+        """The same while holding a place in the bulkhead, which learns from it how many the plugin can serve."""
+        place = bulkhead.acquire(call.deadline, wakeup=self.attempts.closing)
+        started = self._now()
+        try:
+            value = self._run(call)
+        except BaseException as exc:
+            bulkhead.release(place, self._now() - started, load_of(exc))
+            raise
+        # With replays the time is mostly backoff, and says nothing of the plugin.
+        bulkhead.release(place, self._now() - started, True if call.attempts == 1 else None)
+        return value
+
+    def _layers(self, config: PluginConfig, hedge_pool: WorkerPool | None, forward: Forward | None) -> None:
+        """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
+        self._answer: Callable[[Call], Any] = self._run
+        if config.bulkhead is not None:
+            self.bulkhead = Bulkhead(config.bulkhead, clock=self.clock, name=self.name)
+            self._answer = partial(self._run_within, self.bulkhead)
+        if config.hedge is not None and config.hedge.enabled and hedge_pool is not None:
+            from goplugins.hedging import Hedger
+
+            policy = HedgePolicy(config.hedge, clock=self.clock)
+            self.hedger = Hedger(policy, hedge_pool, self.policies.budget, self.clock)
+        if config.cache is not None or config.fallback is not None:
+            from goplugins.answering import Answers, layered
+
+            self.answers = Answers()
+            self._answer = layered(
+                self._answer,
+                config,
+                forward=forward or _nobody,
+                counts=self.answers,
+                clock=self.clock,
+                note=self._note,
+            )
 
     def _replay(self, call: Call, error: PluginError) -> Any:
         def exhausted() -> None:
@@ -187,10 +244,13 @@ class GuardedPlugin:
         )
 
     def _annotate(self, error: PluginError, call: Call, started: float) -> None:
+        error.elapsed = self._now() - started
+        self._note(call, error)
+
+    def _note(self, call: Call, error: PluginError) -> None:
         error.plugin = error.plugin or self.name
         error.endpoint = error.endpoint or self.endpoint or None
         error.attempts = call.attempts
-        error.elapsed = self._now() - started
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
 
@@ -251,6 +311,7 @@ class GuardedPlugin:
     def metrics(self, health_check_failures: int = 0) -> PluginMetrics:
         """The counts so far."""
         counts = self.gate.snapshot()
+        answered = {} if self.answers is None else self.answers.snapshot().as_metrics()
         return PluginMetrics(
             requests_total=counts.succeeded + counts.failed,
             requests_success=counts.succeeded,
@@ -262,7 +323,11 @@ class GuardedPlugin:
             health_check_failures=health_check_failures,
             refused_rate_limit=self.attempts.refused_by_limiter,
             refused_circuit_breaker=self.attempts.refused_by_breaker,
+            refused_bulkhead=0 if self.bulkhead is None else self.bulkhead.refused,
             retry_budget_exhausted=self._budget_exhausted,
+            hedges_sent=0 if self.hedger is None else self.hedger.sent,
+            hedges_won=0 if self.hedger is None else self.hedger.won,
+            **answered,
         )
 
     def explain(self, health: HealthStatus) -> Explanation:
@@ -278,6 +343,8 @@ class GuardedPlugin:
             reason = "it is closed"
         elif not reason and tokens is not None and tokens < 1 and not resolved(self.config.rate_limit).max_wait:
             reason = "its rate limiter has no token"
+        elif not reason and self.bulkhead is not None and self.bulkhead.is_full:
+            reason = f"its bulkhead is full: {self.bulkhead.in_use} calls at once"
         when, what = self.last_error or (None, "")
         return Explanation(
             name=self.name,

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.processes import register_forkable
 
-__all__ = ["WorkerPool"]
+__all__ = ["Seat", "WorkerPool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +27,14 @@ IDLE_SECONDS = 10.0
 """How long a thread without work stays."""
 
 
+class Seat:
+    """A worker kept free for one task: see :meth:`WorkerPool.reserve`. Whoever loses it gives it back."""
+
+    __slots__ = ("__weakref__",)
+
+
 class _Task:
-    __slots__ = ("args", "context", "function", "future", "kwargs")
+    __slots__ = ("args", "context", "function", "future", "kwargs", "seat")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.future: Future[Any] = Future()
@@ -36,6 +42,7 @@ class _Task:
         self.function = function
         self.args = args
         self.kwargs = kwargs
+        self.seat: Seat | None = None
 
     def run(self) -> None:
         future = self.future
@@ -44,8 +51,10 @@ class _Task:
         try:
             result = self.context.run(self.function, *self.args, **self.kwargs)
         except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asks the future
+            self.seat = None
             future.set_exception(exc)
         else:
+            self.seat = None  # first: whoever waits for the result may want a seat next
             future.set_result(result)
 
 
@@ -54,10 +63,15 @@ class _State:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.changed = threading.Condition(threading.Lock())
+        # Callers take the lock as it is: entering a Condition is Python code, and an interrupt in there could leave it
+        # held for ever.
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
         self.tasks: collections.deque[_Task] = collections.deque()
         self.threads: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
+        # By weak references: no interrupt, wherever it hits, leaves a seat taken that nobody has.
+        self.seats: dict[int, weakref.ref[Seat]] = {}
         self.idle = 0
         self.closed = False
 
@@ -97,14 +111,49 @@ class WorkerPool(Executor):
             PluginClosedError: the pool was shut down.
         """
         task = _Task(fn, args, kwargs)
+        self._submit(task)
+        return task.future
+
+    def _submit(self, task: _Task) -> None:
         state = self._state
-        with state.changed:
+        with state.lock:
             verdict = self._place(state, task)
         if verdict == "inline":
             task.run()
         elif verdict == "start":
             self._start_thread(state)
-        return task.future
+
+    def reserve(self, count: int) -> list[Seat]:
+        """Keeps ``count`` workers free, each for one :meth:`submit_to`; an empty list if there are not that many.
+
+        For a pool whose every task has its seat: what :meth:`submit` queues is not counted. Never waits.
+        """
+        state = self._state
+        with state.lock:
+            if state.closed or len(state.seats) + count > self.max_workers:
+                return []
+            seats = [Seat() for _ in range(count)]
+            for seat in seats:
+                _take(seat, state.seats)
+        return seats
+
+    def submit_to(self, seat: Seat, fn: Callable[[], object], done: Callable[[], object]) -> None:
+        """Runs ``fn`` on the worker that was kept free. Let go of ``seat``: it is given back when ``fn`` has run.
+
+        No Future is handed out: an interrupt that hits a thread within one may leave its lock held.
+
+        Args:
+            seat: see :meth:`reserve`.
+            fn: raises nothing that anybody would want to know.
+            done: called when ``fn`` has run, or when it never will; on any thread, maybe this one.
+
+        Raises:
+            PluginClosedError: the pool was shut down.
+        """
+        task = _Task(fn, (), {})
+        task.seat = seat
+        task.future.add_done_callback(lambda _: done())
+        self._submit(task)
 
     def _place(self, state: _State, task: _Task) -> str:
         """Decides where the task goes. Expects the state's lock."""
@@ -129,7 +178,7 @@ class WorkerPool(Executor):
 
     def _start_thread(self, state: _State) -> None:
         thread = threading.Thread(target=_work, args=(state,), name=f"{state.name}-worker", daemon=True)
-        with state.changed:
+        with state.lock:
             if len(state.threads) >= self.max_workers:
                 return  # others were faster; their threads take the task
             state.threads.add(thread)
@@ -186,6 +235,11 @@ class WorkerPool(Executor):
         self._state.closed = closed
         self._finalizer = weakref.finalize(self, _close_unheld, self._state)
         self._finalizer.atexit = False
+
+
+def _take(seat: Seat, seats: dict[int, weakref.ref[Seat]]) -> None:
+    key = id(seat)
+    seats[key] = weakref.ref(seat, lambda _: seats.pop(key, None))  # on any thread: a dict's pop needs no lock
 
 
 def _close_unheld(state: _State) -> None:

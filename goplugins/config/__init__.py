@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from goplugins.config.chaos import ChaosConfig
 from goplugins.config.durations import format_go_duration, parse_duration
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.sections import (
     AuthConfig,
+    BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,
     ConnectionConfig,
     FallbackConfig,
     HealthCheckConfig,
+    HedgeConfig,
     RateLimitConfig,
     RetryConfig,
 )
@@ -25,12 +28,15 @@ from goplugins.config.services import (
 
 __all__ = [
     "AuthConfig",
+    "BulkheadConfig",
     "CacheConfig",
+    "ChaosConfig",
     "CircuitBreakerConfig",
     "ConnectionConfig",
     "DiscoveryConfig",
     "FallbackConfig",
     "HealthCheckConfig",
+    "HedgeConfig",
     "LoadBalancerConfig",
     "LoadBalancerMember",
     "ManagerConfig",

@@ -8,7 +8,15 @@ from typing import Any
 
 import attrs
 
-from goplugins.config.plugin import PluginConfig, kind_of_plugin, resolve_auth, resolve_breaker, resolve_cache
+from goplugins.config.plugin import (
+    PluginConfig,
+    kind_of_plugin,
+    resolve_auth,
+    resolve_breaker,
+    resolve_bulkhead,
+    resolve_cache,
+    resolve_hedge,
+)
 from goplugins.config.rules import LogLevel, Port
 from goplugins.config.schema import as_tuple, merge, sparse_repr
 from goplugins.config.sections import (
@@ -218,8 +226,10 @@ idempotent=False, budget_ratio=0.2)
             health_check=merge(plugin.health_check, self.default_health_check),
             connection=merge(plugin.connection, self.default_connection),
             rate_limit=merge(plugin.rate_limit, self.default_rate_limit),
+            bulkhead=resolve_bulkhead(plugin.bulkhead),
             fallback=_resolve_fallback(plugin.fallback),
             cache=resolve_cache(plugin.cache),
+            hedge=resolve_hedge(plugin.hedge),
         )
 
     def _resolve_balancer(self, balancer: LoadBalancerConfig) -> LoadBalancerConfig:

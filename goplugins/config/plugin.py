@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from goplugins.config.chaos import ChaosConfig
 from goplugins.config.rules import Address, Environment, Options
 from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
 from goplugins.config.sections import (
+    DEFAULT_BULKHEAD,
+    DEFAULT_HEDGE,
     AuthConfig,
+    BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,
     ConnectionConfig,
     FallbackConfig,
     HealthCheckConfig,
+    HedgeConfig,
     RateLimitConfig,
     RetryConfig,
 )
@@ -66,8 +71,11 @@ class PluginConfig:
         health_check: over ``default_health_check``.
         connection: over ``default_connection``.
         rate_limit: over ``default_rate_limit``.
+        bulkhead: how many calls may be under way at once; no limit when left out.
         fallback: what answers when the plugin could not; nothing when left out.
         cache: answers kept; none when left out.
+        hedge: a second attempt for idempotent calls that take long; none when left out.
+        chaos: faults injected on purpose; none when left out.
         options: further settings of the transport; those of the built-in ones are checked.
         labels: for people and metrics.
         annotations: for people.
@@ -89,8 +97,11 @@ class PluginConfig:
     health_check: HealthCheckConfig | None = None
     connection: ConnectionConfig | None = None
     rate_limit: RateLimitConfig | None = None
+    bulkhead: BulkheadConfig | None = None
     fallback: FallbackConfig | None = None
     cache: CacheConfig | None = None
+    hedge: HedgeConfig | None = None
+    chaos: ChaosConfig | None = None
     options: Options = attrs.field(factory=dict, converter=as_table)
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
     annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
@@ -169,3 +180,13 @@ def resolve_auth(auth: AuthConfig | None) -> AuthConfig:
 def resolve_cache(cache: CacheConfig | None) -> CacheConfig | None:
     """A cache's own defaults; no cache stays no cache."""
     return None if cache is None else merge(cache, CacheConfig(max_entries=1024, stale_if_error=0.0))
+
+
+def resolve_hedge(hedge: HedgeConfig | None) -> HedgeConfig | None:
+    """The section's own defaults; without it there is no hedging."""
+    return None if hedge is None else merge(hedge, DEFAULT_HEDGE)
+
+
+def resolve_bulkhead(bulkhead: BulkheadConfig | None) -> BulkheadConfig | None:
+    """A bulkhead's own defaults; none stays none."""
+    return None if bulkhead is None else merge(bulkhead, DEFAULT_BULKHEAD)

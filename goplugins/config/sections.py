@@ -29,17 +29,21 @@ from goplugins.config.schema import UNSET, as_member, as_text_table, as_texts, s
 from goplugins.models import AuthMethod
 
 __all__ = [
+    "DEFAULT_BULKHEAD",
     "DEFAULT_CIRCUIT_BREAKER",
     "DEFAULT_CONNECTION",
     "DEFAULT_HEALTH_CHECK",
+    "DEFAULT_HEDGE",
     "DEFAULT_RATE_LIMIT",
     "DEFAULT_RETRY",
     "AuthConfig",
+    "BulkheadConfig",
     "CacheConfig",
     "CircuitBreakerConfig",
     "ConnectionConfig",
     "FallbackConfig",
     "HealthCheckConfig",
+    "HedgeConfig",
     "RateLimitConfig",
     "RetryConfig",
 ]
@@ -247,6 +251,28 @@ class RateLimitConfig:
 
 
 @attrs.frozen(kw_only=True, repr=False)
+class BulkheadConfig:
+    """How many calls of a plugin may be under way at once. A plugin without this section has no such limit.
+
+    Attributes:
+        max_concurrent: calls under way at once, attempts, backoff and waits included; required.
+        max_waiting: further calls that may wait for their turn; 0 refuses them at once.
+        max_wait: seconds that a call may wait; until its deadline when left out.
+        adaptive: moves the limit between ``min_concurrent`` and ``max_concurrent``, down while calls queue up in
+            the plugin.
+        min_concurrent: an adaptive limit never falls below this.
+    """
+
+    max_concurrent: Positive | None = None
+    max_waiting: Count | None = None
+    max_wait: Seconds | None = None
+    adaptive: bool | None = None
+    min_concurrent: Positive | None = None
+
+    __repr__ = sparse_repr
+
+
+@attrs.frozen(kw_only=True, repr=False)
 class FallbackConfig:
     """What answers when the plugin could not: exactly one of ``plugin``, ``value`` and ``function``.
 
@@ -286,6 +312,25 @@ class CacheConfig:
     __repr__ = sparse_repr
 
 
+@attrs.frozen(kw_only=True, repr=False)
+class HedgeConfig:
+    """A second attempt for idempotent calls that take unusually long; whichever answers first counts.
+
+    Attributes:
+        enabled: without it there are none.
+        delay: seconds after which the second attempt is sent; by ``percentile`` when left out.
+        percentile: the share of recent calls that were answered before a call counts as late.
+        min_delay: seconds before which no second attempt is sent, however fast the recent calls were.
+    """
+
+    enabled: bool | None = None
+    delay: Seconds | None = None
+    percentile: PositiveShare | None = None
+    min_delay: SecondsOrZero | None = None
+
+    __repr__ = sparse_repr
+
+
 # The production defaults. Those of the Go library, then those of fields that it lacks.
 DEFAULT_RETRY = RetryConfig(
     max_retries=3,
@@ -318,3 +363,6 @@ DEFAULT_CONNECTION = ConnectionConfig(
 DEFAULT_RATE_LIMIT = RateLimitConfig(
     enabled=False, requests_per_second=10.0, burst_size=20, time_window=1.0, max_wait=0.0
 )
+DEFAULT_HEDGE = HedgeConfig(enabled=False, percentile=0.95, min_delay=0.01)
+# Only where the section is there: max_concurrent has no default, and max_wait none but the deadline.
+DEFAULT_BULKHEAD = BulkheadConfig(max_waiting=0, adaptive=False, min_concurrent=1)

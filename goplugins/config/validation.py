@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
+from goplugins.config.chaos import check_chaos
 from goplugins.config.conversion import type_problems
 from goplugins.config.credentials import check_auth, check_auth_files
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
@@ -16,7 +17,15 @@ from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
 from goplugins.config.problems import Problem, Problems, raise_for
 from goplugins.config.rules import near_name
 from goplugins.config.schema import UNSET
-from goplugins.config.sections import AuthConfig, CacheConfig, CircuitBreakerConfig, FallbackConfig, RateLimitConfig
+from goplugins.config.sections import (
+    AuthConfig,
+    BulkheadConfig,
+    CacheConfig,
+    CircuitBreakerConfig,
+    FallbackConfig,
+    HedgeConfig,
+    RateLimitConfig,
+)
 from goplugins.config.services import LoadBalancerConfig
 from goplugins.errors import (
     DuplicatePluginNameError,
@@ -40,6 +49,7 @@ __all__ = [
     "validate_policies",
 ]
 
+_NOT_HEDGED = (TransportType.EXECUTABLE, TransportType.PYTHON)
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 
@@ -157,6 +167,24 @@ def _check_policies(raw: PluginConfig, plugin: PluginConfig, problems: Problems)
     if raw.rate_limit is not None and plugin.rate_limit is not None:
         _check_limit(raw.rate_limit, plugin.rate_limit, problems.below("rate_limit"))
     _check_stand_ins(plugin.name, plugin.fallback, plugin.cache, problems)
+    if raw.bulkhead is not None:
+        _check_bulkhead(raw.bulkhead, problems.below("bulkhead"))
+    if raw.hedge is not None:
+        _check_hedge(raw.hedge, plugin.transport, problems.below("hedge"))
+    if raw.chaos is not None:
+        check_chaos(raw.chaos, problems.below("chaos"))
+
+
+def _check_hedge(raw: HedgeConfig, transport: TransportType | None, problems: Problems) -> None:
+    if raw.enabled is None:
+        fix = "write enabled: true, or enabled: false to keep it off"
+        problems.add(InvalidConfigError, "the section is there, but hedging is off by default", fix, "enabled")
+    if raw.enabled and transport in _NOT_HEDGED:
+        message = f"a call over {transport} can't be taken back, so it can't be hedged"
+        problems.add(InvalidConfigError, message, "leave the section out", "enabled")
+    for name in ("percentile", "min_delay"):
+        if raw.delay is not None and getattr(raw, name) is not None:
+            problems.add(InvalidConfigError, "has no effect beside delay", f"set either delay or {name}", name)
 
 
 def _check_limit(raw: RateLimitConfig, resolved: RateLimitConfig, problems: Problems) -> None:
@@ -165,6 +193,23 @@ def _check_limit(raw: RateLimitConfig, resolved: RateLimitConfig, problems: Prob
     if written and raw.enabled is None and not resolved.enabled:
         fix = "write enabled: true for this limit to hold, or enabled: false to keep it off"
         problems.add(InvalidConfigError, "a limit is given, but the default is off", fix, "enabled")
+
+
+def _check_bulkhead(bulkhead: BulkheadConfig, problems: Problems) -> None:
+    """A limit that limits nothing, or a setting without the one that it belongs to, would be found out too late."""
+    high, low = bulkhead.max_concurrent, bulkhead.min_concurrent
+    if high is None:
+        fix = "set how many calls may be under way at once"
+        problems.add(InvalidConfigError, "missing", fix, "max_concurrent")
+    if low is not None and not bulkhead.adaptive:
+        fix = "write adaptive: true, or leave it out"
+        problems.add(InvalidConfigError, "does nothing unless the limit is adaptive", fix, "min_concurrent")
+    elif low is not None and high is not None and low > high:
+        fix = f"write at most {high}"
+        problems.add(InvalidConfigError, "is more than max_concurrent", fix, "min_concurrent")
+    if bulkhead.max_wait is not None and not bulkhead.max_waiting:
+        fix = "set how many calls may wait, or leave it out"
+        problems.add(InvalidConfigError, "missing for max_wait", fix, "max_waiting")
 
 
 def _check_name(name: str, problems: Problems) -> None:

@@ -7,6 +7,7 @@ from goplugins.errors._base import PluginError, Replay, Verdict
 __all__ = [
     "AuthenticationError",
     "BadReplyError",
+    "BulkheadFullError",
     "CertificateError",
     "CircuitBreakerOpenError",
     "CircuitBreakerTimeoutError",
@@ -178,6 +179,15 @@ class InvalidHeaderError(InvalidArgumentError):
     """A header name or value that would break out of its line."""
 
     code = "PLUGIN_1217"
+
+
+class BulkheadFullError(SaturatedError):
+    """As many calls of the plugin are under way as its ``bulkhead`` admits; nothing was sent.
+
+    ``details`` has ``limit``, ``in_use`` and ``waiting``.
+    """
+
+    code = "PLUGIN_1218"
 
 
 # --- transports, 1300 to 1399 ----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ __all__ = [
     "MissingMTLSCertsError",
     "MissingSocketPathError",
     "NoPluginsConfiguredError",
+    "ReloadError",
     "UnresolvedVariableError",
     "UnsupportedAuthMethodError",
     "UnsupportedTransportError",
@@ -187,6 +188,17 @@ class ConfigFileError(ConfigError):
     """A configuration file that is missing, unreadable, or of an unknown kind."""
 
     code = "PLUGIN_1014"
+
+
+class ReloadError(PluginError):
+    """A new configuration reads well, but could not be applied: the running one stays. ``plugin`` is to blame.
+
+    ``details["plugins"]`` says of each plugin that could not be built or reached, why.
+    """
+
+    code = "PLUGIN_1015"
+    retryable = True
+    verdict = Verdict.IGNORED
 
 
 # --- authentication, 1100 to 1199 ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.config.sections import DEFAULT_RATE_LIMIT
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
@@ -29,7 +29,7 @@ class _Waiter:
     def __init__(self, due: float, latest: float) -> None:
         self.due = due
         self.latest = latest
-        self.retimed = threading.Event()
+        self.retimed = Wakeup()
 
 
 class RateLimiter:

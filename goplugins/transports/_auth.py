@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from goplugins.errors import AuthConfigError, InvalidHeaderError
+from goplugins.errors import AuthConfigError, InvalidHeaderError, PluginError
 from goplugins.models import AuthMethod, check_headers
 
 if TYPE_CHECKING:
     from goplugins.config import AuthConfig
 
-__all__ = ["auth_headers", "basic_credentials", "scrub", "secrets_of"]
+__all__ = ["auth_headers", "basic_credentials", "scrub", "scrub_error", "secrets_of"]
+
+_TELLING = 8
+"""Characters by which the beginning of a credential is known."""
 
 
 def basic_credentials(username: str, password: str) -> str:
@@ -80,8 +83,39 @@ def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """A remote text without our credentials: debugging pages and plugins like to echo a request."""
+    """A remote text without our credentials: debugging pages and plugins like to echo a request.
+
+    >>> scrub("got Bearer tok-456; then Bearer tok", secrets_of({"Authorization": "Bearer tok-456"}))
+    'got ***; then ***'
+    """
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, "***")
+        # The text may have been cut within the last one.
+        start = text.rfind(secret[:_TELLING])
+        if start >= 0 and secret.startswith(text[start:]):
+            text = text[:start] + "***"
     return text
+
+
+def scrub_error(error: PluginError, secrets: Iterable[str]) -> None:
+    """Takes our credentials out of all that an error says: of its message, and of names and values of its details.
+
+    >>> error = PluginError("refused tok-456", details={"metadata": {"tok-456": "1"}, "status": 400})
+    >>> scrub_error(error, ["tok-456"])
+    >>> error.message, error.details
+    ('refused ***', {'metadata': {'***': '1'}, 'status': 400})
+    """
+    if secrets:
+        error.message = scrub(error.message, secrets)
+        error.details = _scrubbed(error.details, secrets)
+
+
+def _scrubbed(value: Any, secrets: Iterable[str]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, Mapping):
+        return {_scrubbed(name, secrets): _scrubbed(each, secrets) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_scrubbed(each, secrets) for each in value]
+    return value

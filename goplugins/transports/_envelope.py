@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from goplugins._call import Call
-from goplugins.errors import BadReplyError, PluginExecutionError, ReplyMismatchError, TruncatedReplyError
+from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 
-__all__ = ["check_request_id", "decode_data", "dump_text", "dump_texts", "error_text", "parse_object"]
+__all__ = ["check_request_id", "decode_data", "dump_text", "dump_texts", "error_text", "parse_object", "parse_value"]
 
 MAX_ERROR_TEXT = 4096
 """Characters of a plugin's own error text that are kept: it ends up in messages and logs."""
@@ -29,21 +29,36 @@ def _refuse_constant(name: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The one JSON object that ``body`` holds.
+def parse_value(body: bytes, *, whole: bool = False) -> Any:
+    """The one JSON value that ``body`` holds; ``whole`` if the wire says that nothing of the text is missing.
+
+    Raises:
+        TruncatedReplyError: the text ends within a value.
+        BadReplyError: anything else, such as trailing bytes or NaN. The message quotes none of it.
+    """
+    try:
+        return _decoder.decode(body.decode("utf-8"))
+    except json.JSONDecodeError as exc:
+        if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
+            raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
+        error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
+        if whole:  # sent again, it would be as broken
+            error.retryable, error.replay = False, Replay.NEVER
+        raise error from exc
+    except UnicodeDecodeError as exc:
+        raise BadReplyError(f"the reply is not JSON: byte {exc.start} is not UTF-8") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadReplyError(f"the reply is not JSON: {exc}"[:300]) from exc
+
+
+def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
+    """The one JSON object that ``body`` holds. See :func:`parse_value`.
 
     Raises:
         TruncatedReplyError: the text ends within a value.
         BadReplyError: anything else, such as trailing bytes, NaN, or no object.
     """
-    try:
-        value = _decoder.decode(body.decode("utf-8"))
-    except json.JSONDecodeError as exc:
-        if exc.pos >= len(exc.doc.rstrip()) or exc.msg.startswith("Unterminated string"):
-            raise TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes") from exc
-        raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise BadReplyError(f"the reply is not JSON: {type(exc).__name__}: {exc}"[:300]) from exc
+    value = parse_value(body, whole=whole)
     if type(value) is not dict:
         raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
     return value

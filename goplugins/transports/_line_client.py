@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from goplugins._call import Call
@@ -20,7 +21,7 @@ from goplugins.errors import (
     TransportError,
 )
 from goplugins.models import HealthStatus, PluginInfo, PluginStatus
-from goplugins.transports._auth import auth_headers, scrub, secrets_of
+from goplugins.transports._auth import auth_headers, scrub, scrub_error, secrets_of
 from goplugins.transports._codec import codec_for
 from goplugins.transports._envelope import error_text, metadata_of
 from goplugins.transports._line_messages import RequestLines, envelope_of, failure_of, value_of
@@ -55,6 +56,7 @@ class LineClient(Generic[C]):
         other: the error for a failure of a kind that has no class of its own.
         clock: measures.
         explain: may add to an error what is known of the connection that it came over.
+        interrupt: ends an exchange from another thread; must not block or raise. Without it, none can be cancelled.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LineClient(Generic[C]):
         other: type[TransportError],
         clock: Clock,
         explain: Callable[[C, PluginError, Deadline], None] | None = None,
+        interrupt: Callable[[C], None] | None = None,
     ) -> None:
         auth = auth or AuthConfig()
         credentials = auth_headers(auth)
@@ -79,6 +82,7 @@ class LineClient(Generic[C]):
         self._other = other
         self._clock = clock
         self._explain = explain
+        self._interrupt = interrupt
 
     def prepare(self, call: Call) -> None:
         """Writes the request as JSON, and refuses headers that can't be sent."""
@@ -95,7 +99,7 @@ class LineClient(Generic[C]):
             return value_of(envelope, call, self._other)
         except PluginError as error:
             error.endpoint = self._endpoint
-            self._scrub_error(error)
+            scrub_error(error, self._secrets)
             raise
 
     # --- exchanging --------------------------------------------------------------------------------------------
@@ -110,7 +114,13 @@ class LineClient(Generic[C]):
                 line = self._lines.execute(call, remaining)
             else:
                 line = self._lines.ask(question, call.request_id, remaining)
-            envelope = envelope_of(channel.exchange(line, deadline, self._limit), call)
+            cancellation = deadline.cancellation
+            if cancellation is None or self._interrupt is None:
+                reply = channel.exchange(line, deadline, self._limit)
+            else:
+                work = partial(channel.exchange, line, deadline, self._limit)
+                reply = cancellation.guard(partial(self._interrupt, lease.connection), work)
+            envelope = envelope_of(reply, call)
             reusable = channel.clean and self._keep_alive
             return envelope
         except PluginError as error:
@@ -165,7 +175,7 @@ class LineClient(Generic[C]):
         message = facts.get("message")
         text = error_text(envelope) or (message if isinstance(message, str) else "")
         metadata = metadata_of(facts) if isinstance(facts.get("metadata"), dict) else {}
-        return status, text, {key: self.scrub(value) for key, value in metadata.items()}
+        return status, text, {self.scrub(key): self.scrub(value) for key, value in metadata.items()}
 
     def info(self, fallback: PluginInfo) -> PluginInfo | None:
         """Asks who it is; None if it did not say. What it leaves out comes from ``fallback``."""
@@ -189,15 +199,6 @@ class LineClient(Generic[C]):
     def scrub(self, text: str) -> str:
         """A remote text without our credentials: a plugin in its debugging mode may echo a request."""
         return scrub(text, self._secrets)
-
-    def _scrub_error(self, error: PluginError) -> None:
-        if not self._secrets:
-            return
-        error.message = self.scrub(error.message)
-        for field in ("metadata", "headers"):
-            texts = error.details.get(field)
-            if texts:
-                error.details[field] = {key: self.scrub(value) for key, value in texts.items()}
 
 
 def _may_reconnect(error: PluginError, channel: LineChannel, call: Call, deadline: Deadline) -> bool:

@@ -18,7 +18,6 @@ from goplugins.errors import (
     PluginUnavailableError,
     Replay,
     TransportError,
-    TruncatedReplyError,
 )
 from goplugins.models import check_headers
 from goplugins.transports._envelope import (
@@ -34,6 +33,7 @@ from goplugins.transports._envelope import (
 __all__ = ["RequestLines", "envelope_of", "failure_of", "value_of"]
 
 _LONGEST_WAIT = 86400.0
+_LONGEST_KIND = 100
 _KEY = "Idempotency-Key"
 
 _KINDS: Mapping[str, tuple[type[PluginError], str]] = {
@@ -111,11 +111,7 @@ def envelope_of(line: bytes, call: Call) -> dict[str, Any]:
         BadReplyError: it is no whole JSON object, or does not say whether it reports success.
         ReplyMismatchError: it answers another call, or none: a line carries no other sign of what it answers.
     """
-    try:
-        envelope = parse_object(line)
-    except TruncatedReplyError as exc:
-        exc.retryable, exc.replay = False, Replay.NEVER  # the line is whole: sent again, it would be as broken
-        raise
+    envelope = parse_object(line, whole=True)
     check_request_id(envelope, call, required=True)
     if type(envelope.get("success")) is not bool:
         raise BadReplyError("the reply does not say whether it is a success")
@@ -156,7 +152,8 @@ def failure_of(envelope: dict[str, Any], other: type[TransportError]) -> PluginE
         return PluginUnavailableError(text, retry_after=wait, replay=replay, details=details)
     found = _KINDS.get(kind) if isinstance(kind, str) else None
     if found is None:
-        details["error_kind"] = str(kind)[:100]
+        told = str(kind)
+        details["error_kind"] = told if len(told) <= _LONGEST_KIND else "unknown"  # cut, it could not be scrubbed
     error, lead = found or (other, f"the plugin failed ({details['error_kind']})")
     return error(f"{lead}: {text}" if text else lead, details=details)
 

@@ -6,9 +6,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Generic, TypeVar
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError, SaturatedError
 
@@ -32,8 +33,9 @@ class _Place(Generic[C]):
         self.since = 0.0
 
     def __del__(self) -> None:
-        if self.connection is not None:
-            self._abandon(self.connection)
+        connection = getattr(self, "connection", None)  # an interrupt may have broken into __init__
+        if connection is not None:
+            self._abandon(connection)
 
 
 class Lease(Generic[C]):
@@ -49,14 +51,17 @@ class Lease(Generic[C]):
 
 
 class _Waiter(Generic[C]):
-    """A caller in the queue. Once it has a ``place``, with or without a connection in it, it has been served."""
+    """A caller in the queue. It is woken with a place, with or without a connection in it, or to look around."""
 
-    __slots__ = ("closed", "place", "wakeup")
+    __slots__ = ("closed", "wakeup")
 
     def __init__(self) -> None:
-        self.wakeup = threading.Event()
+        self.wakeup = Wakeup()
         self.closed = False
-        self.place: _Place[C] | None = None
+
+    def serve(self, place: _Place[C]) -> None:
+        """Hands a place over: in one step, so that no interrupt leaves a caller asleep that has been served."""
+        self.wakeup.set(place)
 
 
 class ConnectionPool(Generic[C]):
@@ -140,9 +145,15 @@ class ConnectionPool(Generic[C]):
     def _new_place(self) -> _Place[C]:
         """Expects the lock."""
         place: _Place[C] = _Place(self._abandon)
-        places, key = self._places, id(place)
-        # Runs when the place is lost, on any thread: a dict's pop is atomic and needs no lock.
-        places[key] = weakref.ref(place, lambda _: places.pop(key, None))
+        places, waiters, key = self._places, self._waiters, id(place)
+
+        def lost(_: object) -> None:
+            # On any thread, at any point: nothing here needs the lock.
+            places.pop(key, None)
+            for waiter in list(waiters):
+                waiter.wakeup.set()
+
+        places[key] = weakref.ref(place, lost)
         return place
 
     def _wait(self, deadline: Deadline) -> Lease[C]:
@@ -155,33 +166,46 @@ class ConnectionPool(Generic[C]):
         if not queued:
             return self.acquire(deadline)
         try:
-            self._clock.wait(waiter.wakeup, max(deadline.remaining(), 0.0))
+            place = self._await_place(waiter, deadline)
         except BaseException:
             self._leave_queue(waiter)
             raise
-        if waiter.place is None and not self._withdraw(waiter):
+        if place is None:
             if waiter.closed:
                 raise PluginClosedError("the plugin was closed while this call waited for a connection")
             raise SaturatedError(f"no free connection before the deadline: all {self.max_connections} were in use")
-        # Served, perhaps in the very moment of giving up: the place is ours either way.
-        place, waiter.place = waiter.place, None
-        assert place is not None  # noqa: S101 - what served means
         place.since = self._now()
         return self._settle(place, deadline)
 
-    def _withdraw(self, waiter: _Waiter[C]) -> bool:
-        """Takes a waiter out of the queue; True if it had been served meanwhile. Takes the lock."""
-        with self._lock:
-            if waiter.place is not None:
-                return True
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            return False
+    def _await_place(self, waiter: _Waiter[C], deadline: Deadline) -> _Place[C] | None:
+        """The place that a queued waiter gets; None once the pool is closed or the time is over."""
+        while True:
+            wait = partial(self._clock.wait, waiter.wakeup, max(deadline.remaining(), 0.0))
+            if deadline.cancellation is None:
+                wait()
+            else:
+                deadline.cancellation.guard(waiter.wakeup.set, wait)
+            with self._lock:
+                # Handed over, perhaps in the very moment of giving up: it is ours either way.
+                place: _Place[C] | None = waiter.wakeup.take()
+                if place is None and not waiter.closed and len(self._places) < self.max_connections:
+                    place = self._new_place()  # another's place was lost
+                if place is not None or waiter.closed or deadline.remaining() <= 0:
+                    self._withdraw(waiter)
+                    return place
+
+    def _withdraw(self, waiter: _Waiter[C]) -> None:
+        """Takes a waiter out of the queue. Expects the lock."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     def _leave_queue(self, waiter: _Waiter[C]) -> None:
-        """Gives up for a caller that was interrupted, and passes on what it may have been handed."""
-        if self._withdraw(waiter) and waiter.place is not None:
-            self._put_back(waiter.place, reusable=waiter.place.connection is not None)
+        """Gives up for a caller that was interrupted, and passes on what it may have been handed. Takes the lock."""
+        with self._lock:
+            self._withdraw(waiter)
+        place = waiter.wakeup.take()
+        if place is not None:
+            self._put_back(place, reusable=place.connection is not None)
 
     def _settle(self, place: _Place[C], deadline: Deadline) -> Lease[C]:
         """Turns a place, with or without an idle connection in it, into a lease. Expects no lock."""
@@ -251,13 +275,12 @@ class ConnectionPool(Generic[C]):
             finally:
                 self._free(place)
             return
-        waiter = surplus = None
+        surplus = None
         with self._lock:
             if self._closed:
                 surplus = place
             elif self._waiters:
-                waiter = self._waiters.popleft()
-                waiter.place = place
+                self._serve(place)
             else:
                 place.since = self._now()
                 self._idle.append(place)
@@ -265,20 +288,21 @@ class ConnectionPool(Generic[C]):
                     surplus = self._idle.popleft()  # the one unused for longest
             if surplus is not None:
                 self._places.pop(id(surplus), None)
-        if waiter is not None:
-            waiter.wakeup.set()
-        elif surplus is not None:
+        if surplus is not None:
             self._close_all([surplus])
+
+    def _serve(self, place: _Place[C]) -> None:
+        """Hands a place to the first waiter. Expects the lock."""
+        self._waiters[0].serve(place)  # and then takes it off: one that nobody knows of any more would sleep on
+        self._waiters.popleft()
 
     def _free(self, place: _Place[C]) -> None:
         """Hands an empty place to the first waiter, or gives it up. Takes the lock."""
         with self._lock:
-            if not self._waiters:
+            if self._waiters:
+                self._serve(place)
+            else:
                 self._places.pop(id(place), None)
-                return
-            waiter = self._waiters.popleft()
-            waiter.place = place
-        waiter.wakeup.set()
 
     # --- upkeep ------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,6 +21,7 @@ from goplugins.config.sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.errors import (
     InvalidEndpointFormatError,
     PluginConnectionError,
+    PluginError,
     PluginTimeoutError,
     Replay,
     UnixTransportError,
@@ -71,6 +73,11 @@ class UnixConnection:
         descriptor = sock.fileno()
         self.channel = LineChannel(descriptor, descriptor, sock.recv, lambda data: sock.send(data, _NO_SIGNAL), clock)
 
+    def interrupt(self) -> None:
+        """Ends the exchange under way on another thread; the connection is of no use any more."""
+        with contextlib.suppress(OSError):  # the peer was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Closes the socket."""
         self._sock.close()
@@ -80,6 +87,21 @@ class UnixConnection:
         descriptor = self._sock.detach()
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Whether a connect that did not fail did connect.
+
+    A signal ends the wait for a place in the listener's queue. Python then waits until the socket can be written to,
+    which of an unconnected one is true at once.
+    """
+    try:
+        sock.getpeername()
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise
+        return False
+    return True
 
 
 class _Connector:
@@ -98,23 +120,29 @@ class _Connector:
             PluginConnectionError: nobody listens there, or this process may not connect.
             PluginTimeoutError: the plugin did not take the connection in time; nothing was sent.
         """
-        timeout = min(self._timeout, deadline.remaining())
-        if timeout <= 0:
-            raise PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
+        until = Deadline(min(deadline.at, self._clock.monotonic() + self._timeout), self._clock)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A socket that does not block could not wait for a place in the listener's queue: it fails at once.
-            seconds, rest = divmod(max(timeout, 1e-6), 1.0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
             sock.settimeout(None)
-            sock.connect(self._address)
+            self._try_to_connect(sock, until)
+            while not _is_connected(sock):
+                self._try_to_connect(sock, until)
             return UnixConnection(sock, self._clock)
-        except OSError as exc:
+        except BaseException as exc:
             sock.close()
-            raise self._failure(exc) from exc
-        except BaseException:
-            sock.close()
+            if isinstance(exc, OSError) and not isinstance(exc, PluginError):
+                raise self._failure(exc) from exc
             raise
+
+    def _try_to_connect(self, sock: socket.socket, until: Deadline) -> None:
+        timeout = until.remaining()
+        if timeout <= 0:
+            raise PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
+        # A socket that does not block could not wait for a place in the listener's queue: it fails at once.
+        seconds, rest = divmod(timeout, 1.0)
+        wait = struct.pack("@ll", int(seconds), max(int(rest * 1e6), 1))  # zero would be for ever
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        sock.connect(self._address)
 
     def _failure(self, exc: OSError) -> PluginConnectionError | PluginTimeoutError:
         where = self._endpoint
@@ -162,7 +190,13 @@ class UnixSocketPlugin:
             clock=clock,
         )
         self._client = LineClient(
-            pool, connection, config.auth, endpoint=config.endpoint, other=UnixTransportError, clock=clock
+            pool,
+            connection,
+            config.auth,
+            endpoint=config.endpoint,
+            other=UnixTransportError,
+            clock=clock,
+            interrupt=UnixConnection.interrupt,
         )
         register_forkable(self)
 

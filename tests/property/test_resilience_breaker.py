@@ -6,7 +6,6 @@ import random
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
-from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins.errors import CircuitBreakerOpenError
@@ -220,5 +219,4 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.breaker.state is CLOSED
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestBreakerAgainstModel = BreakerMachine.TestCase

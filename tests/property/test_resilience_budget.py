@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from goplugins.resilience import RetryBudget
 from goplugins.testing import ManualClock
@@ -19,7 +19,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(steps=STEPS, ratio=st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 1.0]), start=st.floats(0.0, 1e6))
 def test_withdrawals_in_any_time_stay_under_the_law(steps, ratio, start):
     clock = ManualClock(start)
@@ -68,7 +67,6 @@ class PlainBudget:
         return True
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     steps=st.lists(
         st.one_of(

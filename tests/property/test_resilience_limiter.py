@@ -6,7 +6,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from goplugins.errors import RateLimitExceededError
 from goplugins.resilience import RateLimiter
@@ -28,7 +28,6 @@ def config(rate, burst):
     return SimpleNamespace(enabled=True, requests_per_second=rate, burst_size=burst)
 
 
-@settings(max_examples=300, deadline=None)
 @given(steps=STEPS, rate=st.sampled_from([1, 2, 8, 32]), burst=st.integers(1, 8))
 def test_admits_exactly_what_a_bucket_of_fractions_would(steps, rate, burst):
     clock = ManualClock()
@@ -69,7 +68,6 @@ def test_admits_exactly_what_a_bucket_of_fractions_would(steps, rate, burst):
         assert limiter.tokens == tokens
 
 
-@settings(max_examples=100, deadline=None)
 @given(gaps=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60), rate=st.floats(0.1, 50.0), burst=st.integers(1, 10))
 def test_never_more_than_burst_and_rate_in_any_time(gaps, rate, burst):
     clock = ManualClock(1e5)

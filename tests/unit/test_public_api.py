@@ -188,7 +188,20 @@ _PARTS = frozenset({"ground", "policies", "transports"})
 _HOUSE = _PARTS | {"plugin", "balancing", "health", "observability", "machinery"}
 LAYERS = {
     "ground": Layer(
-        ("errors", "models", "config", "loading", "processes", "_call", "_clock", "_deadline", "_ids"), frozenset()
+        (
+            "errors",
+            "models",
+            "config",
+            "loading",
+            "processes",
+            "_call",
+            "_cancellation",
+            "_clock",
+            "_deadline",
+            "_ids",
+            "_reply",
+        ),
+        frozenset(),
     ),
     "machinery": Layer(("workers", "scheduler"), _GROUND),
     "policies": Layer(("resilience",), _GROUND),
@@ -196,11 +209,14 @@ LAYERS = {
     "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
     "observability": Layer(("observability",), _GROUND | {"machinery"}),
-    "plugin": Layer(("plugin", "policies", "attempts", "bare", "registry"), _PARTS | {"machinery", "observability"}),
+    "plugin": Layer(
+        ("plugin", "answering", "policies", "attempts", "hedging", "bare", "registry"),
+        _PARTS | {"machinery", "observability"},
+    ),
     "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),
     "health": Layer(("health",), _PARTS | {"plugin", "machinery", "observability"}),
     "reload": Layer(("reload", "discovery"), _HOUSE),
-    "manager": Layer(("manager", "calling", "building", "upkeep", "bound", "_batch"), _HOUSE | {"reload"}),
+    "manager": Layer(("manager", "lifecycle", "calling", "building", "upkeep", "bound", "_batch"), _HOUSE | {"reload"}),
     "serve": Layer(("serve",), _GROUND | {"transports", "machinery", "observability"}),
     "testing": Layer(("testing",), frozenset({"ground", "machinery", "serve", "transports"})),
     "outside": Layer(("contrib", "cli", "__main__"), _HOUSE | {"reload", "manager", "serve", "testing", "facade"}),

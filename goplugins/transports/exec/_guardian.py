@@ -15,6 +15,8 @@ import os
 import subprocess
 import threading
 
+from goplugins.transports.exec import _quiet
+
 __all__ = ["Guardian"]
 
 logger = logging.getLogger("goplugins.exec")
@@ -40,7 +42,10 @@ for one in $groups; do kill -s KILL -- "-$one"; done
 
 
 class Guardian:
-    """Protects the machine from plugin processes without a host; one a process, started at first need."""
+    """Protects the machine from plugin processes without a host; one a process, started at first need.
+
+    Used by the threads that start plugins and by the keeper's, never by a caller's: no signal's handler interrupts it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,7 +72,7 @@ class Guardian:
         """Writes to the guardian, and to a new one if it is gone or stuck. Expects the lock; never blocks."""
         if self._pipe >= 0:
             with contextlib.suppress(OSError):
-                if os.write(self._pipe, line.encode()) == len(line):
+                if _quiet.write(self._pipe, line.encode()) == len(line):
                     return
         self._let_go()
         try:
@@ -93,7 +98,7 @@ class Guardian:
         finally:
             os.close(reader)
         os.set_blocking(self._pipe, False)
-        os.write(self._pipe, "".join(f"+ {group}\n" for group in self._groups).encode())
+        _quiet.write(self._pipe, "".join(f"+ {group}\n" for group in self._groups).encode())
 
     def _let_go(self) -> None:
         pipe, self._pipe = self._pipe, -1

@@ -1,48 +1,42 @@
-"""Starts plugin processes: where the program is, whether it is the right one, with what environment and limits."""
+"""Where callers get processes from: starts that are under way, processes that are still starting, and new ones."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import hmac
-import os
-import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goplugins._clock import Clock
+from goplugins._clock import Clock, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.errors import (
     InvalidConfigError,
     MissingExecutableError,
+    PluginClosedError,
     PluginConnectionError,
+    PluginError,
     PluginTimeoutError,
     Replay,
 )
-from goplugins.transports.exec._keeper import Keeper, keeper_of_process
+from goplugins.transports.exec._backoff import Backoff
+from goplugins.transports.exec._channel import State
+from goplugins.transports.exec._keeper import keeper_of_process
 from goplugins.transports.exec._process import Handle, Process
+from goplugins.transports.exec._program import Program
+from goplugins.transports.exec._spawn import LIMITS, Recipe, environment, spawn
+from goplugins.transports.exec._starter import Starter
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
 
-__all__ = ["Backoff", "Launcher", "check_options"]
-
-_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER")
-_LIMITS = {"max_memory": "RLIMIT_AS", "max_cpu_seconds": "RLIMIT_CPU", "max_open_files": "RLIMIT_NOFILE"}
-_DESCRIPTORS = "/proc/self/fd"
-
-_START_FAILURES = (OSError, ValueError, RuntimeError, subprocess.SubprocessError)
-"""What starting a process may raise. RuntimeError: no thread can be started to keep it."""
-
-_FIRST_DELAY = 0.05
-_LONGEST_DELAY = 5.0
+__all__ = ["Launcher", "check_options"]
 
 
 def check_options(config: PluginConfig) -> None:
     """Refuses a plugin without a program, and limits that this system can't set.
+
+    A program that is not there is no reason: it may be installed before the first call, or come with a mount.
 
     Raises:
         ConfigError: names the field.
@@ -50,211 +44,240 @@ def check_options(config: PluginConfig) -> None:
     if not config.executable:
         raise MissingExecutableError("missing", path="executable", fix="write the path of the program to run")
     platform: str = sys.platform
-    for option in _LIMITS:
+    for option in LIMITS:
         if option in config.options and platform != "linux":
             raise InvalidConfigError("this limit needs Linux", path=f"options.{option}", fix="leave it out")
 
 
-class Backoff:
-    """Holds back starts after processes that failed before they had answered anything: 50 ms, doubling to 5 s."""
+class _Claim:
+    """Says that a caller waits for a start. Lost with the caller's frame, whatever interrupts that."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.renew()
+    __slots__ = ("__weakref__",)
 
-    def renew(self) -> None:
-        """A fresh lock, and no failure known."""
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._decided = 0.0
-        self._until = 0.0
-        self._reason = ""
 
-    def check(self) -> None:
-        """Passes if a start may be tried now.
+class _Start:
+    """A start under way, or what has come of it, until a caller takes it."""
 
-        Raises:
-            PluginConnectionError: not yet; ``retry_after`` says when.
-        """
-        left = self._until - self._clock.monotonic()
-        if self._failures and left > 0:
-            raise PluginConnectionError(
-                f"not started again so soon after {self._failures} failed start(s); the last: {self._reason}",
-                retry_after=left,
-            )
+    __slots__ = ("claim", "error", "handle", "news")
 
-    def failed(self, started: float, reason: str) -> None:
-        """Counts a failure of something that was started at ``started``. Takes the lock."""
-        now = self._clock.monotonic()
-        with self._lock:
-            if started < self._decided:
-                return  # of the same wave as the failure that was counted last
-            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures, 30))
-            self._failures += 1
-            self._reason = reason
-            self._decided = now
-            self._until = now + delay
+    def __init__(self) -> None:
+        self.claim: weakref.ref[_Claim] | None = None
+        self.news = Wakeup()
+        self.handle: Handle | None = None
+        self.error: PluginError | None = None
 
-    def worked(self) -> None:
-        """A process has answered: the next one may start at once."""
-        self._failures = 0
+    @property
+    def is_claimed(self) -> bool:
+        return self.claim is not None and self.claim() is not None
+
+    @property
+    def is_done(self) -> bool:
+        return self.handle is not None or self.error is not None
 
 
 class Launcher:
     """Starts the processes of one plugin. Knows nothing of the plugin, so that a forgotten one can be collected.
 
-    A pinned program is hashed through the descriptor that is then executed, so that a file put in its place
-    meanwhile is not run. Who may write *into* the file itself can still beat the pin: keep it and its directory
-    out of others' hands. A script is run by its interpreter under the descriptor's name, not its own.
+    A start belongs to the plugin and not to the call that asked for it. A caller that gives up, or is interrupted,
+    leaves it to the next one; and so it does with a process that has not begun to read its first request yet. What
+    is held for the next caller is no connection of the pool. Still there are no more processes than places: a new
+    one is only started where nothing is held.
 
     Args:
         config: says what to run.
+        limit: bytes that a reply may have.
+        patience: seconds that a start may take, and then again a process to come up.
         clock: measures.
     """
 
-    def __init__(self, config: PluginConfig, clock: Clock) -> None:
+    def __init__(self, config: PluginConfig, *, limit: int, patience: float, clock: Clock) -> None:
         check_options(config)
         options = config.options
-        self._name = config.name
-        self._executable = config.executable
-        self._args = tuple(config.args)
+        work_dir = config.work_dir or None
+        self._recipe = Recipe(
+            name=config.name,
+            argv=(config.executable, *config.args),
+            work_dir=work_dir,
+            limits={kind: options[option] for option, kind in LIMITS.items() if options.get(option)},
+            response_limit=limit,
+            patience=patience,
+        )
+        self._program = Program(config.executable, work_dir, str(options.get("sha256") or ""), clock)
         self._env = dict(item.split("=", 1) for item in config.env)
         self._inherit_env = bool(options.get("inherit_env"))
-        self._work_dir = config.work_dir or None
-        self._sha256 = str(options.get("sha256") or "").lower()
-        self._limits = {kind: options[option] for option, kind in _LIMITS.items() if options.get(option)}
         self._clock = clock
-        self._keeper: Keeper | None = None
+        self._starter = Starter()
         self._newest: Process | None = None
+        self._closed = False
         self.backoff = Backoff(clock)
         self.scrub: Callable[[str], str] = str
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[_Start] = []
+
+    # --- for the pool ------------------------------------------------------------------------------------------
 
     def launch(self, deadline: Deadline) -> Handle:
-        """A new process, which has not been spoken to.
+        """A process that belongs to nobody: one that is held, or a new one.
 
         Raises:
             PluginConnectionError: it could not be started, or should not be yet. Nothing was sent.
-            PluginTimeoutError: the deadline has passed.
+            PluginTimeoutError: the deadline has passed; what was begun goes on for the next caller.
         """
         if deadline.remaining() <= 0:
             raise PluginTimeoutError("the deadline passed before a process was started", replay=Replay.ALWAYS)
+        claim = _Claim()
+        start = self._claim_held(claim) or self._claim_new(claim)
+        try:
+            if not start.is_done:
+                self._submit(start)
+                self._clock.wait(start.news, max(0.0, min(deadline.remaining(), self._recipe.patience)))
+            return self._take(start, deadline)
+        finally:
+            start.claim = None
+
+    def _claim_held(self, claim: _Claim) -> _Start | None:
+        """One that is held; those that answer at once come first."""
+        while True:
+            with self._lock:
+                free = [start for start in self._held if not start.is_claimed]
+                start = min(free, key=_rank, default=None)
+                if start is None:
+                    return None
+                start.claim = weakref.ref(claim)
+            handle = start.handle
+            if not start.is_done:
+                return start
+            if handle is not None and not handle.is_dead():
+                return start
+            self._forget(start)
+            if handle is not None:
+                self._let_go(handle.process, failed=True)
+
+    def _forget(self, start: _Start) -> None:
+        with self._lock:
+            if start in self._held:
+                self._held.remove(start)
+
+    def _claim_new(self, claim: _Claim) -> _Start:
         if self._newest is not None and self._newest.channel.replies:
             self.backoff.worked()
         self.backoff.check()
-        started = self._clock.monotonic()
-        try:
-            process = self._start()
-        except PluginConnectionError as error:
-            self.backoff.failed(started, error.message)
-            raise
-        except _START_FAILURES as exc:
-            reason = str(exc)
-            if isinstance(exc, OSError) and exc.strerror:
-                reason = f"{exc.strerror}: {exc.filename}" if exc.filename else exc.strerror
-            message = f"{self._executable} could not be started: {reason}"
-            self.backoff.failed(started, message)
-            raise PluginConnectionError(message) from exc
-        self._newest = process
-        return Handle(process)
+        start = _Start()
+        start.claim = weakref.ref(claim)
+        with self._lock:
+            self._held.append(start)
+        return start
+
+    def _take(self, start: _Start, deadline: Deadline) -> Handle:
+        if not start.is_done:
+            if deadline.remaining() > 0:
+                raise PluginConnectionError(
+                    f"{self._recipe.argv[0]} was not started within connection.connection_timeout"
+                )
+            raise PluginTimeoutError("no process was started before the deadline", replay=Replay.ALWAYS)
+        self._forget(start)
+        if start.error is not None:
+            raise start.error
+        assert start.handle is not None  # noqa: S101 - done without an error
+        return start.handle
 
     def close(self, handle: Handle) -> None:
-        """Lets go of a process; one that never answered delays the next start."""
+        """Lets go of a process, or holds one that is still starting for the next caller."""
         process = handle.process
-        if not process.channel.replies and not process.channel.clean:
+        if not self._closed and process.timed_out and process.channel.may_stay(self._clock.monotonic()):
+            process.keep_starting()
+            held = _Start()
+            held.handle = handle
+            with self._lock:
+                if not self._closed:
+                    self._held.append(held)
+                    return
+        self._let_go(process, failed=process.failed)
+
+    def _let_go(self, process: Process, *, failed: bool) -> None:
+        """Dismisses a process; one that failed before it answered anything delays the next start."""
+        if failed and not process.channel.replies:
             self.backoff.failed(process.started, process.fault or process.end or "it ended before it answered")
         process.close()
 
+    def shut(self) -> None:
+        """Lets go of all that is held; later starts are used once."""
+        with self._lock:
+            self._closed = True
+            held, self._held = self._held, []
+        for start in held:
+            if start.handle is not None:
+                start.handle.process.close()
+
     def after_fork_in_child(self) -> None:
-        """A fresh lock; the parent's failures are the parent's."""
+        """Fresh locks; the parent's starts and failures are the parent's."""
         self.backoff.renew()
+        self._starter.renew()
         self._newest = None
+        self._renew()
 
     # --- starting ----------------------------------------------------------------------------------------------
 
-    def _start(self) -> Process:
-        keeper = self._keeper = self._keeper or keeper_of_process()
-        env = self._environment()
-        path = self._find(env)
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            stdin_theirs, stdin = _pipe(theirs, ours)
-            stdout, stdout_theirs = _pipe(ours, theirs)
-            stderr, stderr_theirs = _pipe(ours, theirs)
-            for descriptor in (stdin, stdout, stderr):
-                os.set_blocking(descriptor, False)
-            with self._checked(path) as (program, passed):
-                # No preexec_fn: it would run Python between fork and exec, beside other threads' locks.
-                popen = subprocess.Popen(  # noqa: S603 - the configuration says what to run
-                    [self._executable, *self._args],
-                    executable=program,
-                    stdin=stdin_theirs,
-                    stdout=stdout_theirs,
-                    stderr=stderr_theirs,
-                    env=env,
-                    cwd=self._work_dir,
-                    pass_fds=passed,
-                    start_new_session=True,
-                )
-            process = Process(
-                popen, stdin, stdout, stderr, name=self._name, keeper=keeper, clock=self._clock, scrub=self.scrub
-            )
-            ours.pop_all()  # from here on the process's own
+    def _submit(self, start: _Start) -> None:
         try:
-            keeper.guardian.protect(process.pid)
-            self._limit(process.pid)
-            keeper.watch(process)
-        except BaseException:
-            process.abandon()
-            keeper.guardian.release(process.pid)
-            raise
-        return process
+            self._starter.submit(lambda: self._run(start))
+        except RuntimeError as exc:  # no thread
+            raise self._program.failure(exc, self._recipe.argv[0]) from exc
 
-    def _environment(self) -> dict[str, str]:
-        env: Mapping[str, str] = os.environ
-        if not self._inherit_env:
-            env = {name: value for name, value in env.items() if name in _PASSED_ON or name.startswith("LC_")}
-        return {**env, **self._env}
+    def _run(self, start: _Start) -> bool:
+        """Does what a start is there for, on the starter's thread; true if there is a process now."""
+        if start.is_done:  # submitted twice, by one caller after the other
+            return False
+        with self._lock:
+            wanted = not self._closed and start in self._held
+        if not wanted:
+            start.error = PluginClosedError("the plugin was closed before its process was started")
+            start.news.set()
+            return False
+        started = self._clock.monotonic()
+        try:
+            process = self._start(Deadline(started + self._recipe.patience, self._clock))
+        except PluginConnectionError as error:
+            lasting = error.replay is Replay.NEVER
+            self.backoff.failed(started, error.message, lasting=lasting)
+            start.error = error
+            start.news.set()
+            return False
+        self._newest = process
+        start.handle = Handle(process)
+        start.news.set()
+        with self._lock:
+            unwanted = self._closed and not start.is_claimed
+        if unwanted:
+            process.close()
+        return True
 
-    def _find(self, env: Mapping[str, str]) -> str:
-        """The program's path: as for a shell, a name without a slash is looked for in PATH."""
-        if "/" in self._executable:
-            # Popen looks from the directory that the process will start in; so must the check of what it runs.
-            return os.path.join(self._work_dir or "", self._executable)
-        found = shutil.which(self._executable, path=env.get("PATH", os.defpath))
-        if found is None:
-            raise PluginConnectionError(f"{self._executable} could not be started: it is not in PATH")
-        return os.path.abspath(found)
-
-    @contextlib.contextmanager
-    def _checked(self, path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """What to execute, and the descriptors that this takes."""
-        if not self._sha256:
-            yield os.path.abspath(path), ()
-            return
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if not hmac.compare_digest(found, self._sha256):
-                raise PluginConnectionError(
-                    f"{self._executable} was not started: its SHA-256 is {found}, options.sha256 says {self._sha256}",
-                    retryable=False,
-                    replay=Replay.NEVER,
+    def _start(self, deadline: Deadline) -> Process:
+        path = self._recipe.argv[0]
+        try:
+            env = environment(self._env, inherit=self._inherit_env)
+            path = self._program.find(env)
+            with self._program.checked(path, deadline) as program:
+                return spawn(
+                    self._recipe,
+                    program,
+                    env,
+                    keeper=keeper_of_process(),
+                    clock=self._clock,
+                    scrub=self.scrub,
+                    on_end=self._starter.ended,
                 )
-            if os.path.isdir(_DESCRIPTORS):
-                yield f"{_DESCRIPTORS}/{file.fileno()}", (file.fileno(),)
-            else:
-                yield os.path.abspath(path), ()
-
-    def _limit(self, pid: int) -> None:
-        if not self._limits:
-            return
-        import resource
-
-        for kind, limit in self._limits.items():
-            resource.prlimit(pid, getattr(resource, kind), (limit, limit))
+        except PluginConnectionError:
+            raise
+        except Exception as exc:
+            # Whatever it was: the caller waits for word of it, and it is the caller who can say it on.
+            raise self._program.failure(exc, path) from exc
 
 
-def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe, each end closed with its stack."""
-    ends = os.pipe()
-    for stack, descriptor in zip((reader, writer), ends, strict=True):
-        stack.callback(os.close, descriptor)
-    return ends
+def _rank(start: _Start) -> int:
+    if start.handle is None:
+        return 2
+    return 1 if start.handle.channel.state is State.STARTING else 0

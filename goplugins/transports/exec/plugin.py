@@ -11,7 +11,13 @@ from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins._deadline import Deadline
 from goplugins.config.schema import merge
 from goplugins.config.sections import DEFAULT_CONNECTION, ConnectionConfig
-from goplugins.errors import ConnectionLostError, ExecTransportError, PluginError, TruncatedReplyError
+from goplugins.errors import (
+    ConnectionLostError,
+    ExecTransportError,
+    PluginError,
+    PluginTimeoutError,
+    TruncatedReplyError,
+)
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus, TransportType
 from goplugins.processes import register_forkable
 from goplugins.transports._auth import auth_headers
@@ -35,7 +41,9 @@ class ExecPlugin:
 
     Each process answers one call at a time, so there are up to ``connection.max_connections`` of them. They are
     kept however long they have nothing to do (``idle_timeout`` is for connections, which cost nothing to open),
-    but no more than ``max_idle_connections`` of those. A call that ends without its reply kills its process.
+    but no more than ``max_idle_connections`` of those. A call that ends without its reply kills its process, unless
+    that had not begun to read: it is still starting, and the next call waits for it, ``connection_timeout`` seconds
+    from its start at most.
 
     Args:
         config: what is None in ``connection`` takes the production defaults.
@@ -53,7 +61,12 @@ class ExecPlugin:
         self._timeout = connection.request_timeout or 30.0
         self._idempotent = bool(config.retry is not None and config.retry.idempotent)
         self._info: PluginInfo | None = None
-        self._launcher = launcher = Launcher(config, clock)
+        self._launcher = launcher = Launcher(
+            config,
+            limit=connection.max_response_bytes or 0,
+            patience=connection.connection_timeout or 10.0,
+            clock=clock,
+        )
         pool: ConnectionPool[Handle] = ConnectionPool(
             launcher.launch,
             launcher.close,
@@ -68,10 +81,13 @@ class ExecPlugin:
 
         def explain(handle: Handle, error: PluginError, deadline: Deadline) -> None:
             process = handle.process
+            process.timed_out = isinstance(error, PluginTimeoutError)
+            process.failed = not process.timed_out or clock.monotonic() >= process.channel.expires
             if not isinstance(error, ConnectionLostError | TruncatedReplyError):
                 process.fault = error.message
                 return
-            clock.wait(process.over, max(0.0, min(_FOR_THE_END, deadline.remaining())))
+            if not process.end:
+                clock.wait(process.over, max(0.0, min(_FOR_THE_END, deadline.remaining())))
             if process.end:
                 error.message = f"{error.message}: {process.end}"
 
@@ -86,7 +102,7 @@ class ExecPlugin:
         )
         launcher.scrub = self._client.scrub
         # A forgotten plugin's processes must not stay; those of an ending interpreter are the keeper's task.
-        self._finalizer = weakref.finalize(self, pool.close)
+        self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
         register_forkable(self)
 
@@ -118,7 +134,7 @@ class ExecPlugin:
 
     def close(self) -> None:
         """Has idle processes leave now, and those at work when their calls end; later calls are refused."""
-        self._client.pool.close()
+        _end(self._client.pool, self._launcher)
 
     # --- Plugin ------------------------------------------------------------------------------------------------
 
@@ -139,6 +155,11 @@ class ExecPlugin:
 
     def __repr__(self) -> str:
         return f"<ExecPlugin {self._name!r} of {self._executable}>"
+
+
+def _end(pool: ConnectionPool[Handle], launcher: Launcher) -> None:
+    pool.close()
+    launcher.shut()
 
 
 class ExecPluginFactory:

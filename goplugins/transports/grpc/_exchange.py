@@ -12,11 +12,10 @@ from goplugins.errors import (
     InvalidArgumentError,
     UnserializableRequestError,
 )
-from goplugins.transports._envelope import check_request_id
+from goplugins.transports._envelope import check_request_id, parse_value
 from goplugins.transports._line_messages import failure_of
 from goplugins.transports._protobuf import is_message_type
 from goplugins.transports.grpc._health import parse
-from goplugins.transports.grpc._json import parse_value
 from goplugins.transports.grpc._messages import EXECUTE, messages
 
 __all__ = ["Envelope", "Exchange", "Native"]
@@ -83,11 +82,7 @@ class Envelope:
         if error or message.error_kind:
             fields = {"error": error, "error_kind": message.error_kind, "metadata": own}
             raise failure_of(fields, GRPCTransportError)
-        try:
-            value = parse_value(payload)
-        except ValueError as exc:
-            raise BadReplyError(f"the reply's payload is not JSON: {exc}") from exc
-        return call.codec.decode(value)
+        return call.codec.decode(parse_value(payload, whole=True) if payload else None)
 
 
 class Native:

@@ -186,7 +186,8 @@ _OURS_TOO: Mapping[str, Callable[[str, Attempt], PluginError]] = {
 
 def _add_metadata(error: PluginError, metadata: Sequence[Any], scrub: Callable[[str], str]) -> None:
     """The plugin's own trailing metadata; grpc's, and what is not text, stays out."""
-    found = {key: scrub(value) for key, value in metadata if isinstance(value, str) and not key.startswith("grpc-")}
+    own = ((key, value) for key, value in metadata if isinstance(value, str) and not key.startswith("grpc-"))
+    found = {scrub(key): scrub(value) for key, value in own}
     if found:
         error.details["metadata"] = found
 

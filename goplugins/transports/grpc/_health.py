@@ -82,7 +82,8 @@ class HealthReader:
     def _own(self, deadline: Deadline) -> _Verdict:
         reply = parse(messages().HealthResponse, self._ask(HEALTH, b"", deadline))
         status = status_of_word(reply.status, PluginStatus.HEALTHY)
-        return status, reply.message, {key: self._scrub(value) for key, value in reply.metadata.items()}
+        metadata = {self._scrub(key): self._scrub(value) for key, value in reply.metadata.items()}
+        return status, reply.message, metadata
 
     def _standard(self, deadline: Deadline) -> _Verdict:
         service = self._service

@@ -12,10 +12,11 @@ import importlib
 import os
 import threading
 import weakref
+from collections.abc import Sized
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from goplugins._clock import SYSTEM_CLOCK
+from goplugins._clock import SYSTEM_CLOCK, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
 
@@ -26,6 +27,9 @@ __all__ = ["TRAFFIC", "Traffic", "load"]
 
 FORK_PATIENCE = 1.0
 """Seconds that a fork waits for gRPC calls in flight."""
+
+_LOOK = 0.002
+"""Seconds between looks, at a fork. Nobody has to wake anybody, so an interrupted thread can hold up no other one."""
 
 
 def load() -> Any:
@@ -41,9 +45,8 @@ class Traffic:
     """Counts this process's gRPC calls, and stops them for the moment of a fork.
 
     Attributes:
-        lock: guards the counts here and those of every link. One for all: it is held for a few instructions, and a
+        lock: guards the state here and that of every link. One for all: it is held for a few instructions, and a
             call takes it twice.
-        calls: under way.
         forking: True from before a fork until after it; new calls wait.
         epoch: how many forks lie between the first process and this one.
     """
@@ -53,25 +56,21 @@ class Traffic:
         self._hooked = False
         self._damage = ""
         self._inherited: list[Any] = []
-        self._channels: dict[int, grpc.Channel] = {}
+        self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
         self._detached: list[grpc.Channel] = []
         self._reset()
 
     def _reset(self) -> None:
         self.lock = threading.Lock()
-        self.calls = 0
         self.forking = False
-        self._quiet = threading.Event()
-        self._resumed = threading.Event()
 
     # --- calls -------------------------------------------------------------------------------------------------
 
-    def left(self) -> None:
-        """Counts a call out. Expects the lock."""
-        self.calls -= 1
-        if self.forking and not self.calls:
-            self._quiet.set()
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return sum(len(passages) for _, passages in list(self._channels.values()))
 
     def check(self, deadline: Deadline) -> None:
         """Waits for a fork that is under way, and refuses calls in a process that can't make them.
@@ -83,11 +82,15 @@ class Traffic:
         if self._damage:
             raise GRPCTransportError(self._damage, retryable=False, replay=Replay.NEVER)
         while self.forking:
-            if not deadline.clock.wait(self._resumed, max(deadline.remaining(), 0.0)) and deadline.remaining() <= 0:
+            remaining = deadline.remaining()
+            if remaining <= 0:
                 raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
+            deadline.clock.wait(Wakeup(), min(remaining, _LOOK))
 
-    def opened(self, channel: grpc.Channel, owner: object) -> None:
-        """Notes a channel; with the first one, asks to be told of forks. Takes the lock.
+    def opened(self, channel: grpc.Channel, passages: Sized, owner: object) -> None:
+        """Notes a channel, and where its calls are counted; with the first one, asks to be told of forks.
+
+        Takes the lock.
 
         grpc keeps every channel that is not closed. One whose ``owner`` was forgotten is closed when the next one
         opens: a finaliser, which may run at any point of any thread, only notes it.
@@ -95,7 +98,7 @@ class Traffic:
         self._close_forgotten()
         weakref.finalize(owner, self._forgotten.put, channel).atexit = False
         with self.lock:
-            self._channels[id(channel)] = channel
+            self._channels[id(channel)] = (channel, passages)
             hook, self._hooked = not self._hooked, True
         if hook:
             os.register_at_fork(
@@ -105,47 +108,46 @@ class Traffic:
     def _close_forgotten(self) -> None:
         with contextlib.suppress(Empty):
             while True:
-                channel = self._forgotten.get_nowait()
-                self.closed(channel)
-                channel.close()  # harmless where it was closed before
+                self.close(self._forgotten.get_nowait())  # harmless where it was closed before
 
-    def closed(self, channel: grpc.Channel) -> None:
-        """Forgets a channel. Takes the lock."""
+    def close(self, channel: grpc.Channel) -> None:
+        """Closes a channel. Takes the lock."""
         with self.lock:
             self._channels.pop(id(channel), None)
+        channel.close()
 
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        self._resumed.clear()
-        self._quiet.clear()
         with self.lock:
             self.forking = True
-            busy = self.calls
             self._detached = []
-        if busy and not SYSTEM_CLOCK.wait(self._quiet, FORK_PATIENCE):
-            with self.lock:
-                self._detached = list(self._channels.values())
-            _keep_from_child(self._detached, "fork_unregister_channel")
+        patience = SYSTEM_CLOCK.monotonic() + FORK_PATIENCE
+        while self.calls:
+            if SYSTEM_CLOCK.monotonic() >= patience:
+                with self.lock:
+                    self._detached = [channel for channel, _ in self._channels.values()]
+                _keep_from_child(self._detached, "fork_unregister_channel")
+                break
+            SYSTEM_CLOCK.wait(Wakeup(), _LOOK)
 
     def _after_in_parent(self) -> None:
         _keep_from_child(self._detached, "fork_register_channel")
         with self.lock:
             self._detached = []
             self.forking = False
-        self._resumed.set()
 
     def inherited(self, link: object) -> None:
         """Keeps what belongs to the parent referenced for good: to close or collect it in a child could hang."""
         self._inherited.append(link)
 
     def _after_in_child(self) -> None:
-        if self.calls:
+        if calls := self.calls:
             self._damage = (
-                f"this process was forked while {self.calls} gRPC call(s) were under way that did not end within "
+                f"this process was forked while {calls} gRPC call(s) were under way that did not end within "
                 f"{FORK_PATIENCE:g} s, so gRPC can't be used in it: fork before calling, or start it with exec"
             )
-        self._inherited.extend(self._channels.values())
+        self._inherited.extend(channel for channel, _ in self._channels.values())
         self._channels = {}
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError
+from goplugins.transports.grpc._interrupts import Starts, harden, watch
 from goplugins.transports.grpc._library import TRAFFIC, load
 
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["Link", "Links"]
+__all__ = ["Link", "Links", "Passage"]
 
 _CONNECTING, _FAILED = 1, 3
 """Of ``grpc_connectivity_state``."""
@@ -22,18 +24,21 @@ class Link:
     """One channel, which is one connection for many calls at a time.
 
     Attributes:
-        calls: under way on it.
+        passages: of the calls under way on it. Held weakly: whoever is interrupted at any moment and loses its passage
+            has left by that, so no interrupt can keep a link open or a fork waiting.
+        starts: what the threads' calls have started.
         answers: how many calls were answered; tells a connection that lives from one that only seems to.
         retired: whether it is closed once the last call has left.
     """
 
-    __slots__ = ("__weakref__", "answers", "calls", "channel", "epoch", "methods", "retired")
+    __slots__ = ("__weakref__", "answers", "channel", "epoch", "methods", "passages", "retired", "starts")
 
     def __init__(self, channel: grpc.Channel, epoch: int) -> None:
         self.channel = channel
         self.epoch = epoch
         self.methods: dict[str, Callable[..., Any]] = {}
-        self.calls = 0
+        self.passages: dict[int, weakref.ref[Passage]] = {}
+        self.starts: Starts = {}
         self.answers = 0
         self.retired = False
 
@@ -41,8 +46,18 @@ class Link:
         """What calls a method, bytes to bytes: it costs more to make than to keep."""
         found = self.methods.get(name)
         if found is None:
-            found = self.methods[name] = self.channel.unary_unary(name)
+            found = self.channel.unary_unary(name)
+            watch(found, self.starts)
+            self.methods[name] = found
         return found
+
+    def admit(self) -> Passage:
+        """Counts a call in. Expects the lock."""
+        passage = Passage(self)
+        passages, key = self.passages, id(passage)
+        # Runs when the passage is lost, on any thread: a dict's pop is atomic and needs no lock.
+        passages[key] = weakref.ref(passage, lambda _: passages.pop(key, None))
+        return passage
 
     def is_connected(self) -> bool | None:
         """After a failed call: False if there is no connection, True if there is or was one; None if unknown."""
@@ -52,6 +67,15 @@ class Link:
         except AttributeError:
             return None
         return state not in (_CONNECTING, _FAILED)
+
+
+class Passage:
+    """One call's way over a link."""
+
+    __slots__ = ("__weakref__", "link")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
 
 
 class Links:
@@ -79,8 +103,8 @@ class Links:
         self._closed = False
         self._link: Link | None = None
 
-    def enter(self, deadline: Deadline) -> Link:
-        """The link, with this call counted in. Takes the lock.
+    def enter(self, deadline: Deadline) -> Passage:
+        """A passage over the link, with this call counted in. Takes the lock.
 
         Raises:
             PluginClosedError: after :meth:`close`.
@@ -91,12 +115,10 @@ class Links:
         with traffic.lock:
             link = self._link
             if link is not None and not traffic.forking:
-                link.calls += 1
-                traffic.calls += 1
-                return link
+                return link.admit()
         return self._connect(deadline)
 
-    def _connect(self, deadline: Deadline) -> Link:
+    def _connect(self, deadline: Deadline) -> Passage:
         while True:
             TRAFFIC.check(deadline)
             if self._closed:
@@ -113,13 +135,11 @@ class Links:
                         self._link = made
                     else:
                         made.retired = True
-                if link is not None:
-                    link.calls += 1
-                    TRAFFIC.calls += 1
+                passage = None if link is None else link.admit()
             if link is not made:
                 self._close(made)
-            if link is not None:
-                return link
+            if passage is not None:
+                return passage
 
     def _open(self) -> Link:
         grpc = load()
@@ -127,19 +147,19 @@ class Links:
             channel = grpc.insecure_channel(self._target, options=self._options)
         else:
             channel = grpc.secure_channel(self._target, self._credentials(), options=self._options)
+        harden(channel)
         link = Link(channel, TRAFFIC.epoch)
-        TRAFFIC.opened(channel, link)
+        TRAFFIC.opened(channel, link.passages, link)
         return link
 
-    def leave(self, link: Link) -> None:
+    def leave(self, passage: Passage) -> None:
         """Counts a call out, and closes a retired link with its last one. Takes the lock."""
-        traffic = TRAFFIC
+        traffic, link = TRAFFIC, passage.link
         if link.epoch != traffic.epoch:
             return  # this is a child, forked by a signal handler within the call
         with traffic.lock:
-            link.calls -= 1
-            traffic.left()
-            over = link.retired and not link.calls
+            link.passages.pop(id(passage), None)
+            over = link.retired and not link.passages
         if over:
             self._close(link)
 
@@ -148,7 +168,7 @@ class Links:
         with TRAFFIC.lock:
             if self._link is link:
                 self._link = None
-            over = not link.retired and not link.calls
+            over = not link.retired and not link.passages
             link.retired = True
         if over:
             self._close(link)
@@ -169,5 +189,4 @@ class Links:
 
     @staticmethod
     def _close(link: Link) -> None:
-        TRAFFIC.closed(link.channel)
-        link.channel.close()
+        TRAFFIC.close(link.channel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,16 @@ from goplugins.errors import (
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, scrub, secrets_of
+from goplugins.transports._auth import auth_headers, scrub, scrub_error, secrets_of
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports.grpc._cancelling import call_unless
 from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
 from goplugins.transports.grpc._failures import Attempt, is_broken, translate
 from goplugins.transports.grpc._health import HealthReader, parse
+from goplugins.transports.grpc._interrupts import end_call
 from goplugins.transports.grpc._library import load
-from goplugins.transports.grpc._link import Link, Links
+from goplugins.transports.grpc._link import Link, Links, Passage
 from goplugins.transports.grpc._messages import INFO, messages
 from goplugins.transports.grpc._metadata import Metadata, MetadataWriter
 from goplugins.transports.grpc._target import channel_options, target_of, tls_credentials
@@ -116,7 +118,7 @@ class GRPCPlugin:
                 self._places.release(lease, reusable=True)
             return exchange.read(call, reply, metadata)
         except PluginError as error:
-            error.message = self._scrub(error.message)
+            scrub_error(error, self._secrets)
             error.endpoint = self._endpoint
             raise
 
@@ -130,28 +132,35 @@ class GRPCPlugin:
     ) -> tuple[bytes, Sequence[Any]]:
         """The exchange, and once more over a new connection if a used one turned out to be dead."""
         while True:
-            link = self._links.enter(deadline)
+            passage = self._links.enter(deadline)
             try:
-                return self._over(link, method, request, metadata, deadline)
+                return self._over(passage, method, request, metadata, deadline)
             except ConnectionLostError as error:
                 again = call is not None and call.idempotent and not call.reconnected and is_broken(error)
-                if call is None or not again or not link.answers or deadline.remaining() <= 0:
+                if call is None or not again or not passage.link.answers or deadline.remaining() <= 0:
                     raise
                 call.reconnected = True
             finally:
-                self._links.leave(link)
+                self._links.leave(passage)
 
     def _over(
-        self, link: Link, method: str, request: bytes, metadata: Metadata, deadline: Deadline
+        self, passage: Passage, method: str, request: bytes, metadata: Metadata, deadline: Deadline
     ) -> tuple[bytes, Sequence[Any]]:
         """One gRPC call over the link, with its failure translated."""
+        link = passage.link
         answers = link.answers
         remaining = deadline.remaining()
         if remaining <= 0:
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
+        starts, thread = link.starts, threading.get_ident()
+        started = starts[thread] = []
         try:
             invoke = link.method(method)
-            if self._exchange.wants_metadata:
+            cancellation = deadline.cancellation
+            if cancellation is not None:
+                reply, rpc = call_unless(cancellation, invoke, request, remaining, metadata)
+                trailing = rpc.trailing_metadata()
+            elif self._exchange.wants_metadata:
                 reply, rpc = invoke.with_call(request, remaining, metadata)
                 trailing = rpc.trailing_metadata()
             else:
@@ -163,9 +172,10 @@ class GRPCPlugin:
             # The words of a server that quotes our credentials stay out of tracebacks, too.
             raise error from (exc if self._scrub(str(exc)) == str(exc) else None)
         except BaseException as exc:
-            # What is left of the call in grpc's frames keeps it going; without that, it is cancelled.
-            traceback.clear_frames(exc.__traceback__)
+            end_call(exc, started, passage)
             raise
+        finally:
+            starts.pop(thread, None)
 
     def _failure(self, exc: Any, link: Link, answers: int, deadline: Deadline, had: float, sent: int) -> PluginError:
         """The error for a status; decides whether the link is used again."""

@@ -7,33 +7,15 @@ from typing import TYPE_CHECKING
 
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
-from goplugins.errors import (
-    PluginClosedError,
-    PluginConnectionError,
-    PluginError,
-    PluginTimeoutError,
-    SaturatedError,
-)
+from goplugins.errors import PluginError
 from goplugins.models import HealthStatus, PluginStatus
+from goplugins.transports._verdicts import failed_look, status_of_word
 from goplugins.transports.http._target import Target
 
 if TYPE_CHECKING:
     from goplugins.transports.http.engine import Engine, HTTPReply
 
 __all__ = ["HealthReader"]
-
-_WORDS = {
-    "degraded": PluginStatus.DEGRADED,
-    "warn": PluginStatus.DEGRADED,
-    "warning": PluginStatus.DEGRADED,
-    "unhealthy": PluginStatus.UNHEALTHY,
-    "down": PluginStatus.UNHEALTHY,
-    "fail": PluginStatus.UNHEALTHY,
-    "error": PluginStatus.UNHEALTHY,
-    "offline": PluginStatus.OFFLINE,
-    "out_of_service": PluginStatus.OFFLINE,
-}
-"""What services write into ``status`` when they are not well; any other word with a 2xx means healthy."""
 
 _LONGEST_MESSAGE = 500
 
@@ -71,7 +53,7 @@ class HealthReader:
             message=self._scrub(message)[:_LONGEST_MESSAGE],
             last_check=clock.time(),
             response_time=clock.monotonic() - started,
-            metadata=metadata,
+            metadata={self._scrub(key): self._scrub(value) for key, value in metadata.items()},
         )
 
     def _verdict(self, deadline: Deadline) -> tuple[PluginStatus, str, dict[str, str]]:
@@ -86,14 +68,8 @@ class HealthReader:
                 call_state=_Probe(),
                 wait=False,
             )
-        except SaturatedError:
-            return PluginStatus.UNKNOWN, "every connection is in use", {}
-        except PluginClosedError:
-            return PluginStatus.UNKNOWN, "the plugin is closed", {}
-        except (PluginConnectionError, PluginTimeoutError) as error:
-            return PluginStatus.OFFLINE, str(error), {}
         except PluginError as error:
-            return PluginStatus.UNHEALTHY, str(error), {}
+            return *failed_look(error), {}
         return self._judged(reply)
 
     @staticmethod
@@ -105,6 +81,4 @@ class HealthReader:
         metadata = texts_of(fields)
         if not 200 <= reply.status < 300:
             return PluginStatus.UNHEALTHY, f"HTTP {reply.status}" + (f": {text}" if text else ""), metadata
-        word = fields.get("status")
-        status = _WORDS.get(word.lower(), PluginStatus.HEALTHY) if isinstance(word, str) else PluginStatus.HEALTHY
-        return status, text, metadata
+        return status_of_word(fields.get("status"), PluginStatus.HEALTHY), text, metadata

@@ -97,7 +97,7 @@ def status_error(reply: HTTPReply, fields: dict[str, Any], now: float, scrub: Ca
         error.message = f"{error.message}: {scrub(text)}"
     metadata = texts_of(fields)
     if metadata:
-        error.details["metadata"] = {key: scrub(value) for key, value in metadata.items()}
+        error.details["metadata"] = {scrub(key): scrub(value) for key, value in metadata.items()}
     return error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
@@ -17,9 +18,11 @@ from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay, 
 from goplugins.transports._resolve import Address, Resolver, literal_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from goplugins._cancellation import Cancellation
 
 __all__ = ["DeadlineSocket", "PluginConnection", "TLSConnection", "open_socket"]
 
@@ -134,6 +137,10 @@ class DeadlineSocket:
         """Wakes a thread that reads or writes here."""
         self._sock.shutdown(how)
 
+    def interrupt(self) -> None:
+        """Ends the exchange under way on another thread; the connection is of no use any more."""
+        _shut_down(self._sock)
+
     def destroy(self) -> None:
         """Closes the descriptor."""
         self._sock.close()
@@ -181,12 +188,48 @@ class _ReplyReader(io.BufferedReader):
             self._source.dry = False
 
 
+class _Handles:
+    """Duplicates of the sockets of a connection that is being opened, by which another thread may end that.
+
+    TLS hands the descriptor from one object to another in the midst of it; a duplicate stays.
+    """
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+        self._held: list[socket.socket] = []
+
+    def hold(self, sock: socket.socket) -> None:
+        """Includes ``sock``. The cancel, which marks before it looks here, finds it, or is found here."""
+        self._held.append(sock.dup())
+        if self._cancellation.cancelled:
+            self.shut_down()
+
+    def shut_down(self) -> None:
+        """Wakes whoever connects, writes or reads."""
+        for sock in self._held:
+            _shut_down(sock)
+
+    def close(self) -> None:
+        for sock in self._held:
+            sock.close()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    # Not an SSLSocket's own method, which takes off the encryption under a thread that may go on to read.
+    with contextlib.suppress(OSError):  # the peer was faster
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 def open_socket(
-    addresses: Sequence[Address], options: Sequence[tuple[int, int, int | bytes]], deadline: Deadline
+    addresses: Sequence[Address],
+    options: Sequence[tuple[int, int, int | bytes]],
+    deadline: Deadline,
+    on_socket: Callable[[socket.socket], None] | None = None,
 ) -> socket.socket:
     """Connects to the first address that takes the connection.
 
     Those still to be tried share what remains, so that one that swallows packets doesn't use up all the time.
+    ``on_socket`` is shown each socket before it connects.
 
     Raises:
         PluginConnectionError: all of them refused or can't be reached.
@@ -201,6 +244,8 @@ def open_socket(
         try:
             for option in options:
                 sock.setsockopt(*option)
+            if on_socket is not None:
+                on_socket(sock)
             sock.settimeout(remaining / (len(addresses) - position))
             sock.connect(address)
         except OSError as exc:
@@ -242,9 +287,10 @@ class PluginConnection(HTTPConnection):
         self._clock = clock
         self._wire: DeadlineSocket | None = None
         self._connect_by = Deadline(0.0, clock)
+        self._on_socket: Callable[[socket.socket], None] | None = None
 
-    def open(self, deadline: Deadline) -> None:
-        """Resolves, connects, tunnels and shakes hands before ``deadline``.
+    def open(self, deadline: Deadline, cancellation: Cancellation | None = None) -> None:
+        """Resolves, connects, tunnels and shakes hands before ``deadline``, and before a cancel.
 
         Raises:
             PluginError: of :func:`open_socket` and the resolver.
@@ -252,11 +298,22 @@ class PluginConnection(HTTPConnection):
         """
         self._connect_by = deadline
         try:
-            self.connect()
+            if cancellation is None:
+                self.connect()
+            else:
+                self._connect_unless(cancellation)
         except BaseException:
             self.discard()
             raise
         self._wire = self.sock = DeadlineSocket(self.sock, self._clock)
+
+    def _connect_unless(self, cancellation: Cancellation) -> None:
+        handles = _Handles(cancellation)
+        self._on_socket = handles.hold
+        try:
+            cancellation.guard(handles.shut_down, self.connect)
+        finally:
+            handles.close()
 
     @property
     def wire(self) -> DeadlineSocket:
@@ -268,7 +325,7 @@ class PluginConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         literal = literal_address(self.host, self.port)
         found = [literal] if literal is not None else self._resolver.resolve(self.host, self.port, self._connect_by)
-        sock = open_socket(found, self.socket_options or (), self._connect_by)
+        sock = open_socket(found, self.socket_options or (), self._connect_by, self._on_socket)
         remaining = self._connect_by.remaining()
         if remaining <= 0:
             sock.close()

@@ -7,6 +7,7 @@ from goplugins' own pool, so that limits, deadlines and what happens to a dead c
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
@@ -228,7 +229,7 @@ class _PoolAdapter(BaseAdapter):
         else:
             connection = PluginConnection(host, port, self._resolver, clock, socket_options=target.socket_options)
         try:
-            connection.open(limit)
+            connection.open(limit, deadline.cancellation)
         except PluginError:
             raise
         except _failures.WIRE_FAILURES as exc:
@@ -261,7 +262,12 @@ class _PoolAdapter(BaseAdapter):
         connection = lease.connection
         wire = connection.wire
         try:
-            reply = self._attempt(connection, wire, request, exchange)
+            cancellation = exchange.deadline.cancellation
+            if cancellation is None:
+                reply = self._attempt(connection, wire, request, exchange)
+            else:
+                work = functools.partial(self._attempt, connection, wire, request, exchange)
+                reply = cancellation.guard(wire.interrupt, work)
             good = exchange.check is None or exchange.check(reply)
             reusable = good and self._keep_alive and _is_clean(connection)
             return reply

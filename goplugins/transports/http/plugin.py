@@ -13,12 +13,11 @@ from goplugins.config.schema import merge
 from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
 from goplugins.errors import (
     PluginError,
-    PluginExecutionError,
     redact_url,
 )
 from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, basic_credentials, scrub, secrets_of
+from goplugins.transports._auth import auth_headers, basic_credentials, scrub, scrub_error, secrets_of
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._envelope import decode_data
 from goplugins.transports._resolve import Resolver, ThreadedResolver
@@ -104,11 +103,8 @@ class HTTPPlugin:
             if not 200 <= reply.status < 300:
                 raise self._status_error(reply, envelope.fields, self._clock.time(), self._scrub)
             return decode_data(envelope.fields, call)
-        except PluginExecutionError as error:
-            error.message = self._scrub(error.message)
-            error.endpoint = self._endpoint
-            raise
         except PluginError as error:
+            scrub_error(error, self._secrets)
             error.endpoint = self._endpoint
             raise
 

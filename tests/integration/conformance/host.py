@@ -150,7 +150,7 @@ def leaks(configuration: dict[str, Any]) -> dict[str, Any]:
         before = settled()
         for _ in range(1, _LIVES):
             use(configuration, folder)
-        return {"before": before, "after": settled(before, patience=3.0), "interrupts": _LIVES - 1}
+        return {"before": before, "after": settled(before, patience=3.0)}
 
 
 if __name__ == "__main__":

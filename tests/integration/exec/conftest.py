@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -57,7 +59,7 @@ def make() -> Iterator[Callable[..., ExecPlugin]]:
 
 
 def keeper_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "goplugins-exec"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("goplugins-exec")]
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
@@ -76,5 +78,42 @@ def children() -> list[int]:
     """This process's children, zombies included."""
     found = []
     for task in os.listdir("/proc/self/task"):
-        found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
     return found
+
+
+PREAMBLE = """
+import sys
+from goplugins.transports.exec import ExecPlugin
+from tests.integration.exec.conftest import config
+from tests.integration.unix.conftest import call
+"""
+
+
+def start_host(code: str) -> subprocess.Popen[str]:
+    root = str(Path(__file__).parents[3])
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PREAMBLE + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+    )
+
+
+def line_of(host: subprocess.Popen[str]) -> str:
+    assert host.stdout is not None
+    line = host.stdout.readline().strip()
+    if not line:
+        host.kill()
+        pytest.fail(end_of(host))
+    return line
+
+
+def end_of(host: subprocess.Popen[str]) -> str:
+    assert host.stdout is not None
+    assert host.stderr is not None
+    host.wait(10)
+    with host.stdout, host.stderr:
+        return host.stderr.read()

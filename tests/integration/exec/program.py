@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -17,6 +18,14 @@ def reply(request, data=None, **fields):
 def stubborn():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def chatter(count, mark):
+    """Writes to stdout a moment after the reply, and says so in a file once it was rid of everything."""
+    time.sleep(0.1)
+    for _ in range(count // 1000):
+        os.write(1, b"progress\n" * 100 + b"x" * 100)
+    open(mark, "w").close()
 
 
 def do(request):
@@ -51,6 +60,18 @@ def do(request):
         reply(request, "ok")
         os.write(1, data["text"].encode())
         raise StopIteration
+    if what == "chatter":
+        threading.Thread(target=chatter, args=(data["bytes"], data["mark"])).start()
+    if what == "die with the thread that started me":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        return os.getpid()
+    if what == "stop reading":
+        reply(request, os.getpid())
+        os.close(0)
+        time.sleep(0.3)
+        os._exit(0)
     if what == "stderr":
         block = data["text"].encode() * (1 + (1 << 16) // len(data["text"]))
         for _ in range(data["bytes"] // len(block) + 1):
@@ -76,6 +97,12 @@ def do(request):
 def main():
     if "--stubborn" in sys.argv:
         stubborn()
+    for flag in sys.argv:
+        if flag.startswith("--starts="):
+            with open(flag.removeprefix("--starts="), "a") as file:
+                file.write(f"{os.getpid()}\n")
+        if flag.startswith("--slow="):
+            time.sleep(float(flag.removeprefix("--slow=")))
     if "--exit" in sys.argv:
         sys.stderr.write("I can't start\n")
         sys.exit(3)

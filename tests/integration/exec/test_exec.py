@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -209,6 +210,27 @@ class TestFaults:
         time.sleep(0.05)
         assert call(plugin, 1) == 1
 
+    def test_garbage_of_an_idle_process_is_taken_from_it_and_answers_nobody(self, make, tmp_path, caplog):
+        """More than a pipe holds: it would be stuck in its write until the next call, for ever if there is none."""
+        mark = tmp_path / "rid of it"
+        plugin = make()
+        pid = call(plugin, PID)
+        assert call(plugin, {"do": "chatter", "bytes": 1 << 20, "mark": str(mark)})
+        until(mark.exists, 4)
+        until(lambda: not is_alive(pid))
+        assert (
+            f"process {pid}: it ended with exit status 0, since: it wrote to stdout without being asked" in caplog.text
+        )
+        assert call(plugin, PID) != pid
+
+    def test_calls_after_a_pause_find_the_same_process(self, make):
+        """The keeper watches its stdout by then, and must not take its reply."""
+        plugin = make()
+        pid = call(plugin, PID)
+        for _ in range(3):
+            time.sleep(1.1)
+            assert [call(plugin, PID) for _ in range(200)] == [pid] * 200
+
     def test_garbage_without_end_stalls_nobody(self, make):
         plugin = make(max_response_bytes=1 << 20)
         call(plugin)
@@ -256,20 +278,49 @@ class TestStarting:
         with pytest.raises(PluginConnectionError, match="could not be started") as caught:
             call(make(executable=executable))
         assert executable in str(caught.value)
-        assert caught.value.replay is Replay.ALWAYS
+        assert "install it" in str(caught.value)
+        assert (caught.value.replay, caught.value.retryable) == (Replay.NEVER, False)
         assert make(executable=executable).health(1).status is PluginStatus.OFFLINE
 
     def test_program_that_is_none(self, make, tmp_path):
         (tmp_path / "text").write_text("no program")
-        with pytest.raises(PluginConnectionError, match="ermission denied"):
-            call(make(executable=str(tmp_path / "text")))
-        (tmp_path / "text").chmod(0o755)
-        with pytest.raises(PluginConnectionError, match="xec format error"):
-            call(make(executable=str(tmp_path / "text")))
+        text = str(tmp_path / "text")
+        for sha256 in ("", hashlib.sha256(b"no program").hexdigest()):
+            (tmp_path / "text").chmod(0o644)
+            _refused_for_good(make(executable=text, options={"sha256": sha256}), "ermission denied.*may execute")
+            (tmp_path / "text").chmod(0o755)
+            _refused_for_good(make(executable=text, options={"sha256": sha256}), "xec format error.*#!/bin/sh")
+            _refused_for_good(make(executable=str(tmp_path), options={"sha256": sha256}), "directory")
+
+    def test_script_without_its_interpreter(self, make, tmp_path):
+        script = tmp_path / "script"
+        script.write_text("#!/nonexistent/interpreter\n")
+        script.chmod(0o755)
+        _refused_for_good(make(executable=str(script), args=[]), "interpreter or loader that it names is not")
 
     def test_missing_directory(self, make):
-        with pytest.raises(PluginConnectionError, match="/nonexistent"):
-            call(make(work_dir="/nonexistent"))
+        _refused_for_good(make(work_dir="/nonexistent"), "/nonexistent.*work_dir")
+
+    def test_program_that_appears_later_is_run(self, make, tmp_path):
+        script = tmp_path / "later"
+        plugin = make(executable=str(script))
+        _refused_for_good(plugin, "no such file|No such file")
+        script.symlink_to(os.path.realpath("/proc/self/exe"))
+        time.sleep(0.06)
+        assert call(plugin, 1) == 1
+
+    def test_want_of_descriptors_passes(self, make):
+        import resource
+
+        plugin = make()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+        try:
+            with pytest.raises(PluginConnectionError, match="Too many open files") as caught:
+                call(plugin)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (caught.value.replay, caught.value.retryable) == (Replay.ALWAYS, True)
 
     def test_name_is_looked_for_in_path(self, make, tmp_path):
         link = tmp_path / "my-python"
@@ -366,6 +417,14 @@ class TestEnd:
             else:
                 assert isinstance(future.exception(), PluginClosedError)
         until(lambda: not any(map(is_alive, pids)))
+
+
+def _refused_for_good(plugin: ExecPlugin, match: str) -> None:
+    """Neither the failure nor being held back for it is anything that a retry could mend."""
+    for text in (f"(?s){match}", f"(?s)not started again so soon.*{match}"):
+        with pytest.raises(PluginConnectionError, match=text) as caught:
+            call(plugin)
+        assert (caught.value.replay, caught.value.retryable) == (Replay.NEVER, False)
 
 
 def _runs(pid: int) -> bool:

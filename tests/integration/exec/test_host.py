@@ -6,8 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +13,18 @@ import pytest
 
 from goplugins.errors import ConnectionLostError, PluginConnectionError, PluginExecutionError, Replay
 from goplugins.testing import ManualClock
-from goplugins.transports.exec._launcher import Backoff
+from goplugins.transports.exec._backoff import Backoff
 from goplugins.transports.exec._stderr import StderrLog
-from tests.integration.exec.conftest import PROGRAM, PYTHON, children, is_alive, until
+from tests.integration.exec.conftest import (
+    PROGRAM,
+    PYTHON,
+    children,
+    end_of,
+    is_alive,
+    line_of,
+    start_host,
+    until,
+)
 from tests.integration.unix.conftest import call
 
 PID = {"do": "pid"}
@@ -116,11 +123,11 @@ if not os.fork():
     os._exit(0)
 os.kill(os.getpid(), 9)
 """
-        host = _host(code)
-        pid = int(_line(host))
+        host = start_host(code)
+        pid = int(line_of(host))
         host.wait(5)
         until(lambda: not _runs(pid), 2.0)
-        _end(host)
+        end_of(host)
 
 
 class TestEndOfTheHost:
@@ -135,14 +142,14 @@ with ThreadPoolExecutor(3) as pool:
 print(*sum(found, []), flush=True)
 import time; time.sleep(60)
 """
-        host = _host(code)
-        pids = [int(pid) for pid in _line(host).split()]
+        host = start_host(code)
+        pids = [int(pid) for pid in line_of(host).split()]
         assert all(map(_runs, pids))
         host.kill()
         killed = time.monotonic()
         host.wait(5)
         until(lambda: not any(map(_runs, pids)), 2.0 - (time.monotonic() - killed))
-        _end(host)
+        end_of(host)
 
     def test_signals_to_the_hosts_group_do_not_take_its_guardian_away(self):
         code = """
@@ -155,13 +162,13 @@ os.killpg(0, signal.SIGTERM)
 print("still here", flush=True)
 time.sleep(60)
 """
-        host = _host(code)
-        pid = int(_line(host))
-        assert _line(host) == "still here"
+        host = start_host(code)
+        pid = int(line_of(host))
+        assert line_of(host) == "still here"
         host.kill()
         host.wait(5)
         until(lambda: not _runs(pid), 2.0)
-        _end(host)
+        end_of(host)
 
     def test_an_interpreter_that_ends_takes_its_plugins_along_and_is_not_held_up(self):
         code = """
@@ -169,12 +176,12 @@ plugin = ExecPlugin(config("--stubborn"))
 print(call(plugin, {"do": "pid"}), flush=True)
 import time; print(time.monotonic(), flush=True)
 """
-        host = _host(code)
-        pid, at = int(_line(host)), float(_line(host))
+        host = start_host(code)
+        pid, at = int(line_of(host)), float(line_of(host))
         assert host.wait(10) == 0
         assert time.monotonic() - at < 1.5
         assert not _runs(pid)
-        assert _end(host) == ""
+        assert end_of(host) == ""
 
     def test_works_beside_grpc_in_one_process(self):
         code = """
@@ -206,46 +213,10 @@ channel.close()
 server.stop(None).wait()
 print("done", flush=True)
 """
-        host = _host(code)
-        assert _line(host) == "done"
+        host = start_host(code)
+        assert line_of(host) == "done"
         assert host.wait(10) == 0
-        assert "fork" not in _end(host).lower()
-
-
-_PREAMBLE = """
-import sys
-from goplugins.transports.exec import ExecPlugin
-from tests.integration.exec.conftest import config
-from tests.integration.unix.conftest import call
-"""
-
-
-def _host(code: str) -> subprocess.Popen[str]:
-    root = str(Path(__file__).parents[3])
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", _PREAMBLE + code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=root,
-    )
-
-
-def _line(host: subprocess.Popen[str]) -> str:
-    assert host.stdout is not None
-    line = host.stdout.readline().strip()
-    if not line:
-        host.kill()
-        pytest.fail(_end(host))
-    return line
-
-
-def _end(host: subprocess.Popen[str]) -> str:
-    assert host.stdout is not None
-    assert host.stderr is not None
-    host.wait(10)
-    with host.stdout, host.stderr:
-        return host.stderr.read()
+        assert "fork" not in end_of(host).lower()
 
 
 def _runs(pid: int) -> bool:

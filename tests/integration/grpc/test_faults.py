@@ -31,7 +31,7 @@ from goplugins.errors import (
 )
 from goplugins.transports.grpc import GRPCPluginFactory
 from tests.integration.grpc.conftest import aborting, asked, call, failure, ok, reply
-from tests.servers import RawServer as SocketServer, free_port
+from tests.servers import Peer, RawServer as SocketServer, free_port
 
 STATUSES = {
     "UNAVAILABLE": (PluginUnavailableError, Replay.IF_IDEMPOTENT),
@@ -205,6 +205,38 @@ def test_credentials_that_a_server_quotes_stay_out_of_the_error(raw, make):
     assert "bad: Bearer ***" in error.message
 
 
+def test_names_and_the_kind_of_an_error_tell_no_secret_either(raw, make):
+    auth = AuthConfig(method="bearer", token="tok-456-secret")
+    trailing = (("a-tok-456-secret", "1"),)
+    error = failure(make(raw(aborting("INTERNAL", trailing=trailing)).address, auth=auth))
+    assert error.details["metadata"] == {"a-***": "1"}
+    told = {"error_kind": "kind tok-456-secret", "error": "no", "metadata": {"tok-456-secret": "1"}}
+    error = failure(make(raw(lambda request, _: reply(request, **told)).address, auth=auth))
+    assert error.details == {"error_kind": "kind ***", "metadata": {"***": "1"}}
+    assert "tok-456" not in str(error)
+
+
+# --- before there is a connection --------------------------------------------------------------------------------
+
+
+def closes(peer: Peer) -> None:
+    peer.sock.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("handler", [closes, Peer.reset, Peer.hang, None], ids=["closes", "resets", "hangs", "refuses"])
+def test_without_a_connection_any_call_may_be_made_again(make, handler):
+    """Nothing of the call can have been sent, so it need not be idempotent."""
+    with contextlib.ExitStack() as stack:
+        address = f"127.0.0.1:{free_port()}"
+        if handler is not None:
+            server = SocketServer(handler)
+            stack.callback(server.close)
+            address = f"127.0.0.1:{server.port}"
+        plugin = make(address, connection_timeout=0.3)
+        for _ in range(2):
+            assert failure(plugin, timeout=1.5).replay is Replay.ALWAYS
+
+
 # --- servers that go and come ------------------------------------------------------------------------------------
 
 
@@ -218,6 +250,24 @@ def test_server_that_comes_back_is_used_at_once(raw, make):
         server.close()
         for _ in range(5):
             assert isinstance(failure(plugin), PluginConnectionError | PluginUnavailableError)
+
+
+def test_server_that_was_gone_for_long_is_used_as_soon_as_it_is_back(raw, make):
+    """No backoff that grew in the meantime stands before the first attempt, neither of calls nor of health checks."""
+    port = free_port()
+    plugin = make(f"127.0.0.1:{port}")
+    server = raw(ok, port=port)
+    assert call(plugin) == "ok"
+    server.close()
+    gone = time.monotonic()
+    while time.monotonic() < gone + 5.5:
+        assert failure(plugin, timeout=1.0).retryable
+        plugin.health(0.5)
+        time.sleep(0.1)
+    raw(ok, port=port)
+    back = time.monotonic()
+    assert call(plugin, timeout=1.0) == "ok"
+    assert time.monotonic() - back < 1.0
 
 
 def test_dead_connection_is_replaced_silently(raw, make):

@@ -305,7 +305,21 @@ class TestSecrets:
 
         def echo_business(peer: Peer) -> None:
             request = peer.read_request()
-            peer.send(http_reply({"error": request.headers["authorization"], "metadata": {"a": "b"}}))
+            told = request.headers["authorization"]
+            peer.send(http_reply({"error": told, "metadata": {told: told}}))
+
+        def echo_as_metadata(peer: Peer) -> None:
+            told = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"error": "no", "metadata": {told: told}}, "400 Bad"))
+
+        def echo_and_cut(peer: Peer) -> None:
+            """A text of which only the beginning is kept, which ends within the credential."""
+            told = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"message": "x" * 180 + told}, "500 Oops"))
+
+        def echo_id(peer: Peer) -> None:
+            told = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"data": 1, "request_id": told}))
 
         def echo_garbage(peer: Peer) -> None:
             peer.send(peer.read_request().raw[:5] + b"\r\n")
@@ -321,6 +335,9 @@ class TestSecrets:
         handlers = [
             echo,
             echo_business,
+            echo_as_metadata,
+            echo_and_cut,
+            echo_id,
             echo_garbage,
             truncated,
             broken_chunks,
@@ -347,7 +364,7 @@ class TestSecrets:
                 seen += [str(link), repr(link), repr(link.args), repr(vars(link))]
                 link = link.__cause__ or link.__context__
             for text in seen:
-                assert self.TOKEN not in text, (url, text)
+                assert self.TOKEN[:9] not in text, (url, text)
 
 
 def test_execute_is_one_attempt_with_plain_values(serve, make):

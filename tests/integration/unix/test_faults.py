@@ -117,6 +117,7 @@ class TestConnecting:
             with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as threads:
                 listener.bind(path)
                 listener.listen(0)
+                listener.settimeout(5)
                 with socket.socket(socket.AF_UNIX) as first:
                     first.connect(path)
                     main = threading.get_ident()

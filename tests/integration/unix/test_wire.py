@@ -15,6 +15,7 @@ from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
     InvalidHeaderError,
+    PluginError,
     PluginExecutionError,
     PluginInternalError,
     PluginRequestError,
@@ -270,6 +271,22 @@ class TestReply:
             call(make(auth=AuthConfig(method="bearer", token=SECRET)))
         assert SECRET not in str(caught.value)
         assert SECRET not in repr(caught.value.details)
+
+    def test_names_and_the_kind_of_an_error_tell_no_secret_either(self, raw, make):
+        raw(failed(f"kind {SECRET}", metadata={f"a {SECRET}": "1"}, headers={SECRET: "2"}))
+        with pytest.raises(PluginError) as caught:
+            call(make(auth=AuthConfig(method="bearer", token=SECRET)))
+        assert SECRET not in str(caught.value)
+        assert caught.value.details == {
+            "error_kind": "kind ***",
+            "metadata": {"a ***": "1"},
+            "headers": {"***": "2"},
+        }
+
+    def test_health_tells_no_secret(self, raw, make):
+        raw(replies(lambda request: ok(request, {"status": "healthy", "metadata": {f"a {SECRET}": SECRET}})))
+        told = make(auth=AuthConfig(method="bearer", token=SECRET)).health(2)
+        assert told.metadata == {"a ***": "***"}
 
     def test_wrong_request_id(self, raw, make):
         raw(replies(lambda request: ok({**request, "request_id": "another"})))

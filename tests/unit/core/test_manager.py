@@ -690,7 +690,7 @@ def test_what_is_not_built_yet_is_refused_and_all_problems_come_at_once():
             {
                 "metrics_port": 9090,
                 "plugins": [
-                    {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1", "cache": {"ttl": "1s"}},
+                    {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1", "cache": {}},
                     {"name": "b", "transport": "https", "endpoint": "http://127.0.0.1:1"},
                     {"name": "c", "type": "mine", "transport": "http", "endpoint": "http://127.0.0.1:1"},
                     {"name": "d", "transport": "python", "endpoint": "no.such.module:f"},
@@ -698,7 +698,7 @@ def test_what_is_not_built_yet_is_refused_and_all_problems_come_at_once():
             }
         )
     paths = {problem.path for problem in caught.value.problems}
-    assert {"metrics_port", "plugins[0].cache", "plugins[1].endpoint", "plugins[2].type"} <= paths
+    assert {"metrics_port", "plugins[0].cache.ttl", "plugins[1].endpoint", "plugins[2].type"} <= paths
 
 
 def test_an_error_names_the_plugin_as_it_is_called(manager):

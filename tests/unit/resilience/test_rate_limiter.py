@@ -218,6 +218,27 @@ def test_an_interrupted_wait_refunds():
     assert limiter.allow()
 
 
+def test_who_wakes_the_others_meets_no_lock_that_an_interrupt_left():
+    """A signal handler that raises within an Event's wait can leave its lock held."""
+
+    class Strangling(ManualClock):
+        def wait(self, wakeup, timeout):
+            lock = getattr(wakeup, "_cond", None)
+            if lock is not None:
+                lock.acquire()
+            other = threading.Thread(target=limiter.wake, daemon=True)
+            other.start()
+            other.join(2)
+            hung.append(other.is_alive())
+            raise KeyboardInterrupt
+
+    hung: list[bool] = []
+    limiter = empty(Strangling())
+    with pytest.raises(KeyboardInterrupt):
+        limiter.acquire(max_wait=10.0)
+    assert hung == [False]
+
+
 def test_refund_gives_a_token_back_but_no_more_than_the_burst(clock):
     limiter = make(clock, burst=2)
     limiter.acquire()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import random
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -296,6 +299,78 @@ def test_a_place_that_was_lost_is_free_again():
     del lease
     assert bench.pool.open == 0
     assert bench.acquire(0.0).connection.number == 1
+
+
+def test_a_place_that_was_lost_goes_to_who_waits():
+    bench = Bench(max_connections=1)
+    lost = [bench.acquire()]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bench.acquire, 10.0)
+        while not bench.pool.waiting:
+            pass
+        lost.clear()
+        assert waiting.result(2).connection.number == 1
+    assert (bench.pool.open, bench.pool.waiting) == (1, 0)
+
+
+def test_a_waiter_that_was_handed_two_places_keeps_one():
+    """An interrupt in another thread may leave it in the queue after it was served."""
+    bench = Bench(max_connections=2)
+    held = [bench.acquire(), bench.acquire()]
+    waiter = _Waiter()
+    bench.pool._waiters.append(waiter)
+    bench.pool.release(held[0], reusable=True)
+    bench.pool._waiters.append(waiter)
+    bench.pool.release(held[1], reusable=True)
+    place = waiter.wakeup.take()
+    del waiter
+    assert place.connection is held[0].connection
+    assert (bench.pool.open, held[1].connection.dropped) == (1, 1)
+
+
+class _Strike(BaseException):
+    pass
+
+
+def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
+    """Signal handlers that raise within the waits of a pool that other threads use, too."""
+    bench = Bench(SYSTEM_CLOCK, max_connections=1)
+    stop = threading.Event()
+    late: list[float] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            started = SYSTEM_CLOCK.monotonic()
+            bench.pool.release(bench.acquire(5.0), reusable=True)
+            late.append(SYSTEM_CLOCK.monotonic() - started)
+
+    def strike(*_: object) -> None:
+        raise _Strike
+
+    dice = random.Random(7)
+    earlier = signal.signal(signal.SIGALRM, strike)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(300):
+            with contextlib.suppress(_Strike):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.random() * 1e-3 + 1e-6)
+                    while True:
+                        bench.pool.release(bench.acquire(5.0), reusable=True)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+        stop.set()
+        for thread in threads:
+            thread.join(6)
+    assert not any(thread.is_alive() for thread in threads)
+    assert max(late) < 2.0
+    assert bench.acquire(1.0)
+    assert bench.pool.waiting == 0
 
 
 def test_a_place_handed_to_a_waiter_that_is_gone_is_free_again():

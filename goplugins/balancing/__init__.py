@@ -1,0 +1,9 @@
+"""One name for many instances: who may take calls, and who gets the next one."""
+
+from __future__ import annotations
+
+from goplugins.balancing.load_balancer import LoadBalancer
+from goplugins.balancing.member import Member, Selection
+from goplugins.balancing.report import GroupExplanation, LoadBalancerStats, MemberExplanation
+
+__all__ = ["GroupExplanation", "LoadBalancer", "LoadBalancerStats", "Member", "MemberExplanation", "Selection"]

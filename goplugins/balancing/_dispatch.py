@@ -1,0 +1,335 @@
+"""One attempt of a call on a group: pick, count in, offer, count out, learn."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence, Set as AbstractSet
+from typing import Any, NoReturn
+
+from goplugins._call import Call
+from goplugins._clock import Clock
+from goplugins.balancing._refusal import Lost, refusal
+from goplugins.balancing._state import Condition, MemberState, Traffic
+from goplugins.balancing._table import MemberTable
+from goplugins.balancing.strategies import NOBODY, Least, strategy_for
+from goplugins.config import LoadBalancerConfig
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    InvalidArgumentError,
+    NoAvailablePluginsError,
+    PluginClosedError,
+    PluginError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+    SaturatedError,
+    Verdict,
+    belongs_to_host,
+)
+from goplugins.models import ExecutionContext
+from goplugins.processes import register_forkable
+
+__all__ = ["Dispatcher"]
+
+_REFUSALS = (
+    CircuitBreakerOpenError,
+    RateLimitExceededError,
+    SaturatedError,
+    PluginClosedError,
+    NoAvailablePluginsError,
+)
+"""How a member refuses a call before anything is sent: another one is picked, at no cost to the call."""
+
+_UNSENT = (*_REFUSALS, InvalidArgumentError)
+
+_FAIR_TIMEOUT = 0.1
+"""Seconds. A timeout says nothing about a member that had less than this and less than twice its usual latency."""
+
+_READY = Condition.READY
+_NOBODY_LOST: Lost = {}
+
+
+class Dispatcher:
+    """The members of a group with the lock that guards them, and the way of a call to one of them.
+
+    Attributes:
+        lock: guards the table and every member's state. Taken before a breaker's, never after it.
+        table: who may take calls.
+        closed: why no call is taken any more; empty while they are.
+    """
+
+    def __init__(self, config: LoadBalancerConfig, *, clock: Clock, rng: random.Random) -> None:
+        self.config = config
+        self.clock = clock
+        self.now = clock.monotonic
+        self.closed = ""
+        self._rng = rng
+        self._start()
+        self.table = MemberTable(config, self._strategy, self._traffic)
+        register_forkable(self)
+
+    def _start(self) -> None:
+        self.lock = threading.Lock()
+        self._traffic = Traffic()
+        self._strategy = strategy_for(self.config, self._rng, self._traffic)
+        # Only some strategies want to know when a member has less to do.
+        self._relieved = self._strategy.relieved if isinstance(self._strategy, Least) else None
+
+    def after_fork_in_child(self) -> None:
+        """A fresh lock, no calls under way, and chances and turns of its own: workers must not go in step."""
+        self._rng.seed()
+        self._start()
+        self.table.after_fork(self._strategy, self._traffic)
+
+    # --- a call ------------------------------------------------------------------------------------------------
+
+    def send(self, call: Call) -> Any:
+        """One attempt. Members that refuse the call unsent are passed over until one takes it, or none is left.
+
+        Raises:
+            PluginError: of the member that took it, or why none did.
+        """
+        lost = _NOBODY_LOST
+        while True:
+            picked: MemberState | None = None
+            try:
+                with self.lock:
+                    started = self.now()
+                    state = self._next(call, lost, started)
+                    if state is not None:
+                        # No call, hence no interrupt, until it is clear who has to be counted out.
+                        state.active += 1
+                        state.traffic.active += 1
+                        picked = state
+                if state is None:
+                    self._refuse(lost)
+                call.member = state.name
+                value = state.member.offer(call)
+                with self.lock:
+                    state.active -= 1
+                    state.traffic.active -= 1
+                    picked = None
+                    self._succeeded(state, call, started)
+                if state.waiters:
+                    self._wake(state)
+                return value
+            except Exception as error:
+                if picked is None:
+                    raise
+                with self.lock:
+                    state = picked
+                    state.active -= 1
+                    state.traffic.active -= 1
+                    picked = None
+                    self._learn(state, call, started, error)
+                if state.waiters:
+                    self._wake(state)
+                if not isinstance(error, _REFUSALS) or call.deadline.at <= self.now():
+                    raise
+                # Without its traceback, which would hold this frame and with it the error itself.
+                lost = {**lost, state: error.with_traceback(None)}
+            finally:
+                if picked is not None:  # an interrupt, or the host's own exception
+                    self._vanished(picked, call)
+
+    def _next(self, call: Call, lost: Lost, now: float) -> MemberState | None:
+        """Who gets the call; None if nobody can. Expects the lock."""
+        table = self.table
+        if table.stale or table.due <= now:
+            self.refresh(now)
+        if lost or table.trials or call.tried or call.preferences or call.priority > 0:
+            return self._choose(call, lost, now)
+        state = self._strategy.pick(call.key, NOBODY, False)
+        if state is None or state.warm_at <= now:
+            return state
+        return self._unless_cold(state, call.key, NOBODY, False, now)
+
+    def _choose(self, call: Call, lost: Lost, now: float) -> MemberState | None:
+        """The long way of :meth:`_next`, for calls with wishes or a past. Expects the lock."""
+        table = self.table
+        urgent = call.priority > 0
+        if table.trials and not (lost or urgent or call.tried or call.preferences):
+            state = self._on_trial(call, now)
+            if state is not None:
+                return state
+        state = self.find(call.key, call.preferences, urgent, call.tried, lost, now)
+        if state is None and table.trials:
+            return self._on_trial(call, now)
+        return state
+
+    def find(
+        self,
+        key: str,
+        preferences: Sequence[str],
+        urgent: bool,
+        tried: Sequence[str],
+        lost: Lost,
+        now: float,
+    ) -> MemberState | None:
+        """Somebody who is ready: preferred ones first, then who was not tried yet, never one of the lost."""
+        states = self.table.states
+        for name in preferences:
+            preferred = states.get(name)
+            if preferred is not None and preferred.ready and preferred not in lost and name not in tried:
+                return preferred
+        avoid = {*lost, *(states[name] for name in tried if name in states)}
+        state = self._strategy.pick(key, avoid, urgent)
+        if state is None and len(avoid) > len(lost):
+            avoid = {*lost}
+            state = self._strategy.pick(key, avoid, urgent)
+        if state is None or state.warm_at <= now:
+            return state
+        return self._unless_cold(state, key, avoid, urgent, now)
+
+    def _unless_cold(
+        self, state: MemberState, key: str, avoid: AbstractSet[MemberState], urgent: bool, now: float
+    ) -> MemberState:
+        """A member that starts slowly gives some of its turns away, all of them for an urgent call."""
+        share = state.share(now, self.config.slow_start)
+        if self._relieved is not None:
+            # Turned away, it is the best choice of the next call again: it must give away more to take its share.
+            share /= share + (1.0 - share) * len(self.table.ready)
+        if not urgent and self._rng.random() < share:
+            return state
+        return self._strategy.pick(key, {state, *avoid}, urgent) or state
+
+    def _on_trial(self, call: Call, now: float) -> MemberState | None:
+        """Makes the call the probe of a member whose ejection is over."""
+        state = self.table.trials[0]
+        state.probe = call
+        self.table.judge(state, now)
+        if state.condition is Condition.PROBING:
+            return state
+        state.probe = None
+        self.refresh(now)
+        return None
+
+    def select(self, context: ExecutionContext) -> MemberState:
+        """Who would get a call now. Takes the lock; counts nothing in.
+
+        Raises:
+            PluginError: nobody, and why.
+        """
+        with self.lock:
+            now = self.now()
+            self.refresh(now)
+            state = self.find(context.key, context.preferences, context.priority > 0, (), _NOBODY_LOST, now)
+        if state is None:
+            self._refuse(_NOBODY_LOST)
+        return state
+
+    def refresh(self, now: float) -> None:
+        """Takes in all that is due. Expects the lock."""
+        if self.table.due <= now:
+            self.table.look(now)
+        if self.table.stale:
+            self.table.rebuild(now)
+
+    def _refuse(self, lost: Lost) -> NoReturn:
+        """Says why nobody can take the call. Takes the lock."""
+        if self.closed:
+            raise PluginClosedError(self.closed, plugin=self.config.name)
+        with self.lock:
+            now = self.now()
+            self.refresh(now)
+            error = refusal(self.config.name, self.table, lost, now, self.config.slow_start)
+        try:
+            raise error from (list(lost.values())[-1] if lost else None)
+        finally:
+            del error  # its traceback holds this frame: no work for the collector
+
+    # --- its outcome: the lock is held -------------------------------------------------------------------------
+
+    def _succeeded(self, state: MemberState, call: Call, started: float) -> None:
+        now = self.now()
+        state.last_used = started
+        state.total += 1
+        state.succeeded += 1
+        state.failures = 0
+        state.answered(now - started, now)
+        if state.condition is not _READY:
+            self._stop_probing(state, call)
+            self.table.succeeded(state, started, now)
+        if self._relieved is not None and state.ready:
+            self._relieved(state)
+
+    def _learn(self, state: MemberState, call: Call, started: float, error: Exception) -> None:
+        """What an error says of the member: see :class:`goplugins.errors.Verdict`."""
+        table, now = self.table, self.now()
+        self._stop_probing(state, call)
+        state.last_used = started
+        if isinstance(error, _UNSENT):
+            if isinstance(error, PluginClosedError):
+                table.refused_as_closed(state, now)
+            else:
+                table.judge(state, now)
+        else:
+            call.tried = (*call.tried, state.name)
+            state.total += 1
+            verdict = _verdict(error, now - started, state)
+            if verdict is Verdict.SUCCESS:
+                state.succeeded += 1
+                state.recovered()
+                table.succeeded(state, started, now)
+            elif verdict is Verdict.FAILURE:
+                state.failed_again(now)
+                state.last_error = _text(error)
+                state.last_error_at = now
+                table.failed(state, started, now)
+            else:
+                table.judge(state, now)
+        if self._relieved is not None and state.ready:
+            self._relieved(state)
+
+    @staticmethod
+    def _stop_probing(state: MemberState, call: Call) -> None:
+        if state.probe is call:
+            state.probe = None
+
+    # --- and what does not hold it -----------------------------------------------------------------------------
+
+    def _vanished(self, state: MemberState, call: Call) -> None:
+        """The call ended in no outcome: it is counted out, and says nothing."""
+        with self.lock:
+            state.active -= 1
+            state.traffic.active -= 1
+            self._stop_probing(state, call)
+            self.table.judge(state, self.now())
+            if self._relieved is not None and state.ready:
+                self._relieved(state)
+        if state.waiters:
+            self._wake(state)
+
+    def _wake(self, state: MemberState) -> None:
+        with self.lock:
+            waiters = state.waiters if state.active == 0 else []
+            if waiters:
+                state.waiters = []
+        for waiter in waiters:
+            waiter.set()
+
+    def drain(self, state: MemberState, timeout: float) -> bool:
+        """Waits until no call is under way on the member, at most ``timeout`` seconds; True if none is."""
+        waiter = threading.Event()
+        with self.lock:
+            if state.active == 0:
+                return True
+            state.waiters = [*state.waiters, waiter]
+        if timeout > 0:
+            self.clock.wait(waiter, timeout)
+        with self.lock:
+            state.waiters = [each for each in state.waiters if each is not waiter]
+            return state.active == 0 or waiter.is_set()
+
+
+def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:
+    if not isinstance(error, PluginError):
+        return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE
+    if error.verdict is Verdict.FAILURE and isinstance(error, PluginTimeoutError):
+        fair = elapsed >= _FAIR_TIMEOUT or (state.latency is not None and elapsed >= 2 * state.latency)
+        return Verdict.FAILURE if fair else Verdict.IGNORED
+    return error.verdict
+
+
+def _text(error: Exception) -> str:
+    return f"{error.code} {error.message}" if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"

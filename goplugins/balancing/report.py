@@ -1,0 +1,185 @@
+"""What a group tells of itself: counts for dashboards, explanations for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from goplugins.balancing._state import Condition, MemberState
+from goplugins.models import LoadBalancingStrategy
+
+__all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats"]
+
+
+@attrs.frozen
+class LoadBalancerStats:
+    """One member's counts since it was added. Durations are seconds.
+
+    Attributes:
+        plugin_name: the member.
+        weight: its share of the calls, relative to the others'.
+        priority: the larger is preferred, where the strategy goes by it.
+        enabled: False once an operator or the configuration took it out.
+        active_connections: calls under way.
+        total_requests: calls that were given to it and have ended, but for those that it refused unsent.
+        successful_requests: those that it served; an error of the request's own (a business error, a 4xx) is
+            service, too.
+        failed_requests: those that it failed. What says nothing of it (429, a caller that went away) is in neither.
+        average_latency: mean time of the calls that it answered.
+        health_score: 100 for no trouble, 20 less for each failure in a row, 0 while it is out.
+        last_used: when it was last given a call, in seconds since the Unix epoch; 0 for never.
+    """
+
+    plugin_name: str
+    weight: int = 1
+    priority: int = 0
+    enabled: bool = True
+    active_connections: int = 0
+    total_requests: int = 0
+    successful_requests: int = 0
+    failed_requests: int = 0
+    average_latency: float = 0.0
+    health_score: int = 100
+    last_used: float = 0.0
+
+    @property
+    def success_rate(self) -> float:
+        """Percentage of its calls that succeeded, 0 to 100; 0 before the first."""
+        return 100.0 * self.successful_requests / self.total_requests if self.total_requests else 0.0
+
+
+@attrs.frozen
+class MemberExplanation:
+    """Why a member would or would not be given the next call.
+
+    Attributes:
+        name: the member.
+        eligible: True if the strategy may pick it now.
+        state: "ready", "starting slowly", "disabled", "draining", "closed", "circuit breaker open", "offline",
+            "ejected", "about to be probed" or "being probed".
+        reason: the same in a sentence.
+        next_try: seconds until it is tried again; 0 if it may be now, None where nobody knows.
+        weight: its weight.
+        priority: its tier.
+        share: part of its turns that it takes: less than 1 while it starts slowly.
+        active: calls under way.
+        latency: recent latency in seconds as the strategy sees it; None before the first answer.
+        failures: failures in a row.
+        last_error: the last failed call's code and message.
+        last_error_ago: how long ago that was, in seconds.
+    """
+
+    name: str
+    eligible: bool
+    state: str
+    reason: str
+    next_try: float | None
+    weight: int
+    priority: int
+    share: float
+    active: int
+    latency: float | None
+    failures: int
+    last_error: str = ""
+    last_error_ago: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.state}"
+        if self.reason:
+            text += f" ({self.reason})"
+        if not self.eligible and self.next_try is not None:
+            text += f", next try in {self.next_try:.1f} s"
+        text += f", {self.active} under way"
+        if self.latency is not None:
+            text += f", latency {self.latency * 1000:.1f} ms"
+        if self.last_error:
+            text += f", last error {self.last_error_ago:.1f} s ago: {self.last_error}"
+        return text
+
+
+@attrs.frozen
+class GroupExplanation:
+    """Where a group stands; ``print`` it.
+
+    Attributes:
+        name: the group.
+        strategy: how it picks.
+        panic: too few members are well, so ejection and health don't count for now.
+        members: each member's standing.
+    """
+
+    name: str
+    strategy: LoadBalancingStrategy
+    panic: bool
+    members: Sequence[MemberExplanation]
+
+    def __str__(self) -> str:
+        able = sum(member.eligible for member in self.members)
+        head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members may take calls"
+        if self.panic:
+            head += "; too few are well, so ejection and health don't count (panic)"
+        return "\n".join([head, *(f"  {member}" for member in self.members)])
+
+
+def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerStats:
+    """The counts. ``epoch`` is the Unix time at ``now``. Expects the group's lock."""
+    out = state.condition not in (Condition.READY, Condition.TRIAL, Condition.PROBING)
+    return LoadBalancerStats(
+        plugin_name=state.name,
+        weight=state.weight,
+        priority=state.priority,
+        enabled=state.enabled,
+        active_connections=state.active,
+        total_requests=state.total,
+        successful_requests=state.succeeded,
+        failed_requests=state.failed,
+        average_latency=state.latency_sum / state.timed if state.timed else 0.0,
+        health_score=0 if out else max(0, 100 - 20 * state.failures),
+        last_used=epoch - (now - state.last_used) if state.last_used > -math.inf else 0.0,
+    )
+
+
+def explain_member(state: MemberState, now: float, slow_start: float) -> MemberExplanation:
+    """The member's standing. Expects the group's lock, and that all that was due was looked at."""
+    share = state.share(now, slow_start)
+    condition = state.condition
+    what, reason, next_try = _standing(state, condition, now)
+    if condition is Condition.READY and share < 1.0:
+        what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
+    if state.ready and condition is not Condition.READY:
+        reason, next_try = f"{reason}; lifted in a panic", 0.0
+    return MemberExplanation(
+        name=state.name,
+        eligible=state.ready,
+        state=what,
+        reason=reason,
+        next_try=None if next_try is None else max(0.0, next_try),
+        weight=state.weight,
+        priority=state.priority,
+        share=share,
+        active=state.active,
+        latency=state.latency_now(now),
+        failures=state.failures,
+        last_error=state.last_error,
+        last_error_ago=now - state.last_error_at if state.last_error else None,
+    )
+
+
+def _standing(state: MemberState, condition: Condition, now: float) -> tuple[str, str, float | None]:
+    """The state, why it is so, and the seconds until the next try; None if nobody knows."""
+    left = state.due - now
+    forced = state.blocked_until == math.inf
+    reason, wait = {
+        Condition.DISABLED: ("until it is enabled", None),
+        Condition.CLOSED: ("its gate lets nobody in", left),
+        Condition.BREAKER_OPEN: ("held open by force_open()", None) if forced else ("", state.blocked_until - now),
+        Condition.OFFLINE: ("until a health check finds it well", None),
+        Condition.EJECTED: (f"time {state.ejections} in a row, after {state.failures} failures in a row", left),
+        Condition.TRIAL: ("the next call shows whether it is well again", 0.0),
+        Condition.PROBING: ("a call under way shows whether it is well again", left),
+        Condition.READY: ("", 0.0),
+    }[condition]
+    what = "draining" if condition is Condition.DISABLED and state.active else str(condition)
+    return what, reason, wait

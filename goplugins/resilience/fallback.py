@@ -1,0 +1,182 @@
+"""The fallback: what answers in place of a plugin that could not, and when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import Any
+
+from goplugins._call import Call, Codec
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline, deadline as deadline_block
+from goplugins.config.schema import UNSET
+from goplugins.config.sections import FallbackConfig
+from goplugins.errors import (
+    AuthenticationError,
+    ConfigError,
+    InvalidArgumentError,
+    InvalidConfigError,
+    LoadBalancerError,
+    PluginClosedError,
+    PluginError,
+    PluginExecutionError,
+    PluginNotEnabledError,
+    PluginNotFoundError,
+    PluginRequestError,
+    PluginThrottledError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+    ReplyTypeError,
+)
+from goplugins.resilience._copies import Copies
+
+__all__ = ["Fallback", "could_not_serve", "time_for_the_plugin"]
+
+Forward = Callable[[str, Call], Any]
+
+# Errors that another answer would only hide: the plugin's own word, or a mistake of the caller or the configuration.
+_NOT_FOR_A_FALLBACK = (
+    PluginExecutionError,
+    PluginRequestError,
+    AuthenticationError,
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginNotFoundError,
+    PluginNotEnabledError,
+    LoadBalancerError,
+    ConfigError,
+)
+_RATE_LIMIT = (RateLimitExceededError, PluginThrottledError)
+
+_SHORTEST = 1e-6  # seconds; a deadline block is never of 0
+
+
+def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
+    """Whether the call failed because the plugin could not serve it, and not by anybody's mistake or will.
+
+    True for timeouts, failed connections, 5xx, replies that are none, an open breaker, no place and no member. False
+    for what the plugin refused (4xx, business errors), for arguments that can't be used, for a plugin or manager that
+    was closed, and for anything that is no :class:`~goplugins.errors.PluginError`.
+
+    Args:
+        error: what the call raised.
+        on: ``"rate-limit"`` makes it True for refusals of the rate limiter and for a plugin's 429 as well.
+
+    >>> could_not_serve(PluginTimeoutError()), could_not_serve(PluginRequestError())
+    (True, False)
+    >>> could_not_serve(RateLimitExceededError()), could_not_serve(RateLimitExceededError(), ["rate-limit"])
+    (False, True)
+    """
+    if isinstance(error, _RATE_LIMIT):
+        return "rate-limit" in on
+    return isinstance(error, PluginError) and not isinstance(error, _NOT_FOR_A_FALLBACK)
+
+
+def time_for_the_plugin(deadline: Deadline, reserve: float) -> Deadline:
+    """The deadline less the ``reserve`` seconds kept back for the fallback: at most half of what is left.
+
+    A call with little time still asks the plugin first, which is the better answer.
+    """
+    kept = min(reserve, deadline.remaining() / 2)
+    return Deadline(deadline.at - kept, deadline.clock) if kept > 0 else deadline
+
+
+class Fallback:
+    """What answers in the place of one plugin: another plugin, a static value, or a function.
+
+    Args:
+        config: which of them; exactly one.
+        name: the plugin's that it stands in for.
+        forward: makes a call of another plugin, under that plugin's own policies.
+        clock: measures the time that a function has.
+
+    Raises:
+        InvalidConfigError: a value made in code that can't be copied.
+    """
+
+    def __init__(self, config: FallbackConfig, name: str, forward: Forward, clock: Clock) -> None:
+        self.name = name
+        self._forward = forward
+        self._clock = clock
+        self._plugin = config.plugin
+        self._function = config.function
+        self._value = config.value
+        self._text: str | None = None
+        self._copies: Copies | None = None
+        self._checked: Codec | None = None
+        if self._value is not UNSET:
+            self._prepare_value()
+
+    def __str__(self) -> str:
+        if self._plugin:
+            return f"plugin {self._plugin!r}"
+        return "a static value" if self._function is None else "a function"
+
+    def check(self, codec: Codec) -> None:
+        """Refuses a static value that is no answer of the call's response type: before it is needed.
+
+        Raises:
+            InvalidConfigError: says what does not fit.
+        """
+        if self._value is UNSET or codec is self._checked:
+            return
+        try:
+            self._static(codec)
+        except ReplyTypeError as exc:
+            raise self._refusal(exc.message.replace("the reply is", "it is", 1)) from exc
+        kind = getattr(codec, "response_type", None)
+        if self._text is None and type(kind) is type and not isinstance(self._value, kind):
+            raise self._refusal(f"it is of type {type(self._value).__name__}, and the response of type {kind.__name__}")
+        self._checked = codec
+
+    def answer(self, call: Call, error: PluginError) -> Any:
+        """The answer in the plugin's stead; notes in ``call`` who gave it.
+
+        Args:
+            call: the one that failed, its whole deadline restored.
+            error: how it failed.
+
+        Raises:
+            PluginExecutionError: the other plugin, or the function, said no: that is an answer, too.
+            Exception: the fallback failed as well, with this.
+        """
+        if self._plugin:
+            return self._ask_plugin(call)
+        if self._function is not None:
+            # Calls of other plugins that it makes keep to the deadline by this; its own work can't be interrupted.
+            with deadline_block(max(call.deadline.remaining(), _SHORTEST), clock=self._clock):
+                return self._function(call.request, error)
+        return self._static(call.codec)
+
+    def _ask_plugin(self, call: Call) -> Any:
+        way = (*call.through, self.name)
+        if self._plugin in way:
+            raise InvalidConfigError(f"fallbacks go in a circle: {' -> '.join([*way, self._plugin])}", path="fallback")
+        if call.deadline.remaining() <= 0:
+            raise PluginTimeoutError("no time was left for it: fallback.reserve keeps some back")
+        other = call.leg(call.deadline)
+        other.payload = b""
+        other.reconnected = False
+        other.through = way
+        value = self._forward(self._plugin, other)
+        call.take_over(other)
+        call.member = other.member or self._plugin
+        return value
+
+    def _prepare_value(self) -> None:
+        try:
+            self._text = json.dumps(self._value)
+        except (TypeError, ValueError, RecursionError):  # an object that only code can set
+            self._copies = Copies.of(self._value)
+            if self._copies is None:
+                raise self._refusal(f"a {type(self._value).__name__} can't be copied for each caller") from None
+
+    def _static(self, codec: Codec) -> Any:
+        """Made anew for each call: callers may do with it what they like."""
+        if self._copies is not None:
+            return self._copies.take()
+        return codec.decode(json.loads(self._text or "null"))
+
+    def _refusal(self, message: str) -> InvalidConfigError:
+        fix = "write an answer as the plugin would give it"
+        return InvalidConfigError(message, path="fallback.value", fix=fix, source=f"plugin {self.name!r}")

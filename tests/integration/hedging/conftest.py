@@ -1,0 +1,189 @@
+"""A plugin on each wire behind breaker, budget and hedger, and a server whose slowness a test decides."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import pytest
+
+from goplugins._call import Call
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.attempts import Attempts
+from goplugins.config import HedgeConfig, ManagerConfig, PluginConfig
+from goplugins.hedging import Hedger, hedge_pool
+from goplugins.policies import Policies
+from goplugins.resilience import HedgePolicy
+from goplugins.transports._codec import codec_for
+from goplugins.transports.grpc import GRPCPlugin
+from goplugins.transports.http import HTTPPlugin
+from goplugins.transports.unix import UnixSocketPlugin
+from tests.integration.unix import conftest as lines
+from tests.servers import Peer, RawServer, ok
+
+WIRES = ("http", "unix", "grpc")
+
+Slowness = Callable[[int], float]
+
+
+class Service:
+    """Answers each request with its own data, after as many seconds as ``slowness`` says for the request's number."""
+
+    def __init__(self, wire: str, slowness: Slowness) -> None:
+        self.slowness = slowness
+        self.told: list[float] = []  # seconds that each request said it had, in order of arrival
+        self.keys: list[str] = []
+        self._numbers = itertools.count()
+        self._cleanup = contextlib.ExitStack()
+        self._closing = threading.Event()
+        self.open_now: Callable[[], int] = lambda: 0
+        self.endpoint = getattr(self, f"_serve_{wire}")()
+
+    def _delay(self) -> None:
+        self._closing.wait(self.slowness(next(self._numbers)))
+
+    def _serve_http(self) -> str:
+        def handler(peer: Peer) -> None:
+            while (request := peer.read_request()) is not None:
+                self.told.append(_seconds(request.json["timeout"]))
+                self.keys.append(request.headers.get("idempotency-key", ""))
+                self._delay()
+                peer.send(ok(request, request.json["data"]))
+
+        server = self._cleanup.enter_context(RawServer(handler))
+        self.open_now = lambda: server.open_now
+        return server.url
+
+    def _serve_unix(self) -> str:
+        def handler(peer: Peer) -> None:
+            while (request := lines.read_line(peer)) is not None:
+                self.told.append(request["timeout_ms"] / 1000)
+                self._delay()
+                peer.send(lines.ok(request, request["data"]))
+
+        folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gp-"))
+        server = self._cleanup.enter_context(RawServer(handler, unix=os.path.join(folder, "s")))
+        self.open_now = lambda: server.open_now
+        return server.unix or ""
+
+    def _serve_grpc(self) -> str:
+        from goplugins.transports.grpc._library import load
+        from goplugins.transports.grpc._messages import EXECUTE, messages
+
+        grpc = load()
+
+        def handle(raw: bytes, context: Any) -> bytes:
+            request = messages().ExecuteRequest.FromString(raw)
+            self.told.append(request.timeout_ms / 1000)
+            gone = threading.Event()
+            context.add_callback(gone.set)
+            gone.wait(self.slowness(next(self._numbers)))
+            reply = messages().ExecuteResponse(request_id=request.request_id, payload=request.payload)
+            return bytes(reply.SerializeToString())
+
+        class Handlers:
+            def service(self, details: Any) -> Any:
+                return grpc.unary_unary_rpc_method_handler(handle) if details.method == EXECUTE else None
+
+        server = grpc.server(futures.ThreadPoolExecutor(32), handlers=(Handlers(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        self._cleanup.callback(lambda: server.stop(0).wait(5))
+        return f"127.0.0.1:{port}"
+
+    def close(self) -> None:
+        self._closing.set()
+        self._cleanup.close()
+
+
+def _seconds(duration: str) -> float:
+    from goplugins.config import parse_duration
+
+    return parse_duration(duration)
+
+
+PLUGINS: dict[str, Any] = {"http": HTTPPlugin, "unix": UnixSocketPlugin, "grpc": GRPCPlugin}
+
+
+class Hedged:
+    """One guarded plugin, as far as hedging goes."""
+
+    def __init__(self, wire: str, endpoint: str, hedge: HedgeConfig, **sections: Any) -> None:
+        config = PluginConfig.from_mapping({"name": "p", "transport": wire, "endpoint": endpoint, **sections})
+        config = ManagerConfig().resolve(config)
+        self.plugin = PLUGINS[wire](config)
+        self.attempts = Attempts(self.plugin, SYSTEM_CLOCK)
+        self.attempts.policies = Policies.of(config, clock=SYSTEM_CLOCK, rng=random.Random(1))
+        self.pool = hedge_pool()
+        self.budget = self.attempts.policies.budget
+        self.hedger = Hedger(HedgePolicy(hedge), self.pool, self.budget)
+        self._ids = itertools.count()
+
+    def new_call(self, value: Any, timeout: float = 5.0) -> Call:
+        call = Call(value, codec_for(), Deadline.after(timeout), f"id-{next(self._ids)}", idempotent=True)
+        self.plugin.prepare(call)
+        return call
+
+    def call(self, value: Any, timeout: float = 5.0) -> Any:
+        call = self.new_call(value, timeout)
+        try:
+            return self.hedger(call, self.attempts.make)
+        finally:
+            self.budget.deposit()
+
+    @property
+    def places(self) -> int:
+        """Connections that are in use, or calls under way on the one connection of gRPC."""
+        pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "_client.pool", "GRPCPlugin": "_places"}
+        pool: Any = self.plugin
+        for name in pools[type(self.plugin).__name__].split("."):
+            pool = getattr(pool, name)
+        return int(pool.open - pool.idle)
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Waits until nothing is under way any more."""
+        end = time.monotonic() + seconds
+        while self.places or self.pool._state.seats:
+            assert time.monotonic() < end, f"{self.places} places, {len(self.pool._state.seats)} seats are still taken"
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        self.plugin.close()
+        self.pool.shutdown(timeout=10)
+        assert self.pool.threads == 0
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def start(wire: str, slowness: Slowness = lambda _: 0.0) -> Service:
+        services.append(Service(wire, slowness))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.close()
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Hedged]]:
+    """Makes hedged plugins and closes them after the test."""
+    made: list[Hedged] = []
+
+    def build(wire: str, endpoint: str, *, hedge: HedgeConfig | None = None, **sections: Any) -> Hedged:
+        made.append(Hedged(wire, endpoint, hedge or HedgeConfig(delay=0.005), **sections))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()

@@ -1,0 +1,216 @@
+"""Hedged calls over real wires: faster in the worst case, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from goplugins.config import HedgeConfig
+from goplugins.models import CircuitBreakerState
+from tests.integration.hedging.conftest import WIRES, Hedged, Service
+
+
+def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
+    took = []
+    for number in range(calls):
+        started = time.monotonic()
+        assert make(number) == number
+        took.append(time.monotonic() - started)
+    return sorted(took)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_one_slow_reply_out_of_thirty_hurts_no_more(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    service = serve(wire, lambda number: 0.25 if number % 30 == 29 else 0.0)
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig())
+    plain = latencies(90, lambda number: hedged.attempts.make(hedged.new_call(number)))
+    assert plain[-3] >= 0.25
+    for number in range(25):  # it learns
+        assert hedged.call(number) == number
+    faster = latencies(120, hedged.call)
+    assert faster[-2] < 0.2
+    assert hedged.hedger.won >= 3
+    assert hedged.hedger.sent <= 30
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_deadlines_told_to_the_server_strictly_decrease(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    service = serve(wire, lambda number: 0.0 if number % 2 else 0.25)
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.02))
+    for number in range(3):
+        assert hedged.call(number, timeout=2.0) == number
+        hedged.settle()
+    assert len(service.told) == 6
+    for first, second in zip(service.told[::2], service.told[1::2], strict=True):
+        assert first - 0.2 < second <= first - 0.019
+
+
+def test_both_attempts_carry_one_idempotency_key(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.25)
+    hedged = make("http", service.endpoint)
+    hedged.call(1)
+    hedged.call(2)
+    first, again, second, once_more = service.keys
+    assert first == again != second == once_more
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_loser_says_nothing_of_the_plugin(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
+    hedged = make(wire, service.endpoint, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
+    for number in range(10):
+        assert hedged.call(number) == number
+        hedged.settle()  # the next one begins with an even number
+    breaker = hedged.attempts.policies.breaker
+    assert breaker.state is CircuitBreakerState.CLOSED
+    assert breaker.stats().failure_count == 0
+    assert hedged.hedger.won == 10
+
+
+def test_a_probe_that_lost_gives_its_permit_back(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
+    breaker_config = {"success_threshold": 2, "recovery_timeout": "10ms", "failure_threshold": 1}
+    hedged = make("http", service.endpoint, circuit_breaker={**breaker_config, "min_request_threshold": 1})
+    breaker = hedged.attempts.policies.breaker
+    for round_ in range(5):
+        permit = breaker.acquire()
+        permit.failure()
+        time.sleep(0.3)
+        assert hedged.call(round_) == round_
+        hedged.settle()
+        assert hedged.call(round_) == round_
+        hedged.settle()
+        assert breaker.state is CircuitBreakerState.CLOSED
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_thousand_hedged_calls_leave_nothing_behind(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    rng = random.Random(3)
+    service = serve(wire, lambda _: rng.choice([0.0, 0.0, 0.03]))
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.002), connection={"max_connections": 16})
+    hedged.budget.set_ratio(1.0)
+    hedged.call("warm up")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def work(worker: int) -> None:
+        for number in range(250):
+            assert hedged.call([worker, number]) == [worker, number]
+
+    with ThreadPoolExecutor(4) as callers:
+        for done in [callers.submit(work, worker) for worker in range(4)]:
+            done.result()
+    hedged.settle()
+    assert hedged.hedger.sent > 100
+    assert hedged.hedger.won > 50
+    assert hedged.pool.threads <= 16  # two for each caller, and losers that are about to end
+    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+    gc.collect()
+    # The server's side of at most so many kept connections is in this process, too.
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 16
+    hedged.close()
+    end = time.monotonic() + 5
+    while service.open_now() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert service.open_now() == 0
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("goplugins-hedge")]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_cancels_at_random_moments_hit_nobody_else(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    """The server answers about when the hedge does: losers are cancelled before, while and after they end."""
+    rng = random.Random(5)
+    service = serve(wire, lambda _: rng.random() * 0.004)
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.001), connection={"max_connections": 8})
+    hedged.hedger.budget = type("Unlimited", (), {"withdraw": lambda self: True})()  # type: ignore[assignment]
+
+    def work(worker: int) -> None:
+        for number in range(300):
+            assert hedged.call([worker, number]) == [worker, number]
+
+    with ThreadPoolExecutor(4) as callers:
+        for done in [callers.submit(work, worker) for worker in range(4)]:
+            done.result()
+    hedged.settle()
+    assert hedged.hedger.sent > 200
+    assert 0 < hedged.hedger.won < hedged.hedger.sent
+    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+
+
+# --- interrupts and forks ------------------------------------------------------------------------------------------
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[float], object]]:
+    """Raises in the main thread after so many seconds; 0 takes that back.
+
+    A signal that comes in the moment before a system call does not end it, for any code in Python, so it comes again.
+    """
+
+    def raising(*_: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, raising)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds, 0.02)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged], alarm: Callable[[float], object]
+) -> None:
+    rng = random.Random(9)
+    service = serve(wire, lambda _: 30.0)
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.004))
+    for _ in range(60):
+        call = hedged.new_call("x", timeout=20.0)
+        alarm(rng.choice([0.05, rng.random() * 0.01 + 1e-4]))
+        with pytest.raises(Interrupted):
+            hedged.hedger(call, hedged.attempts.make)
+        assert call.attempts <= 2
+    hedged.settle()  # long before the deadlines
+    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+    service.slowness = lambda _: 0.0
+    assert hedged.call("well") == "well"
+
+
+def test_a_forked_child_hedges_with_workers_and_connections_of_its_own(
+    serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.2)
+    hedged = make("http", service.endpoint)
+    assert hedged.call("parent") == "parent"
+    hedged.settle()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if hedged.call("child") == "child" and hedged.hedger.won == 2 and hedged.pool.threads == 2 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert hedged.call("parent again") == "parent again"

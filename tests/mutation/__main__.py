@@ -1,0 +1,118 @@
+"""Breaks the policies on purpose, one line at a time, and counts which breaks no test notices.
+
+``make mutation`` runs it whole. For work on one module:
+
+    python -m tests.mutation gate budget      # only these modules
+    python -m tests.mutation --survivors gate # only what survived the last time, after a test was written
+    python -m tests.mutation --report         # run nothing, print the last figures
+
+The work is mutmut's, on a copy of the tree in build/mutation; its settings are in pyproject.toml. What survived is
+listed in build/mutation/survivors.txt, each with its diff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "build/mutation"
+COPIED = ("goplugins", "tests", "setup.cfg", "pyproject.toml")
+
+KILLED, TIMEOUT, SURVIVED, UNTESTED, OTHER = "killed", "timeout", "survived", "no tests", "other"
+# Exit codes of a mutant's test run, as mutmut keeps them. A run that hangs was ended by a signal: noticed, too.
+OUTCOMES = {1: KILLED, 3: KILLED, 0: SURVIVED, 5: UNTESTED, 33: UNTESTED} | dict.fromkeys(
+    (-24, 24, 36, 152, 255, -9), TIMEOUT
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
+    parser.add_argument("modules", nargs="*", help="names of modules, such as gate; all if none is given")
+    parser.add_argument("--survivors", action="store_true", help="test again what survived the last run")
+    parser.add_argument("--report", action="store_true", help="print the last figures and run nothing")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at once (default: one a core)")
+    options = parser.parse_args()
+    if not options.report:
+        wanted = [f"goplugins.*{module}.x*" for module in options.modules]
+        if options.survivors:
+            wanted = [
+                name
+                for name, code in results().items()
+                if outcome(code) in (SURVIVED, TIMEOUT, OTHER) and matches(name, wanted)
+            ]
+        elif not wanted:
+            shutil.rmtree(WORK, ignore_errors=True)
+        copy_tree()
+        mutmut("run", "--max-children", str(options.jobs), *wanted)
+    report()
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def outcome(code: int | None) -> str:
+    return OTHER if code is None else OUTCOMES.get(code, OTHER)
+
+
+def copy_tree() -> None:
+    """Brings the copy up to date; mutmut compares times to see which modules have changed."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(WORK / "mutants/tests", ignore_errors=True)
+    for name in COPIED:
+        source, target = ROOT / name, WORK / name
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+
+
+def mutmut(*arguments: str) -> None:
+    # Few examples, always the same: a mutant lives or dies by the tests, not by the dice.
+    environment = os.environ | {"HYPOTHESIS_PROFILE": "mutation"}
+    program = Path(sys.executable).with_name("mutmut")
+    if subprocess.run([program, *arguments], cwd=WORK, env=environment, check=False).returncode:
+        sys.exit("mutmut could not do its work; what it said is above")
+
+
+def results() -> dict[str, int | None]:
+    """Mutant to exit code of its test run; None if it has not been run."""
+    found: dict[str, int | None] = {}
+    for meta in sorted(WORK.glob("mutants/goplugins/**/*.meta")):
+        found |= json.loads(meta.read_text())["exit_code_by_key"]
+    return found
+
+
+def report() -> None:
+    counts: dict[str, Counter[str]] = {}
+    for name, code in results().items():
+        module = name.rpartition(".")[0].removeprefix("goplugins.")
+        counts.setdefault(module, Counter())[outcome(code)] += 1
+    total = sum(counts.values(), Counter())
+    print(f"| {'Module':<28} | Mutants | Killed | by hanging | Survived | Share killed |")
+    print("|---|---|---|---|---|---|")
+    for module, count in [*sorted(counts.items()), ("total", total)]:
+        noticed = count[KILLED] + count[TIMEOUT]
+        share = noticed / max(1, count.total())
+        row = f"{count.total():7} | {noticed:6} | {count[TIMEOUT]:10} | {count.total() - noticed:8} | {share:12.1%}"
+        print(f"| {module:<28} | {row} |")
+    survivors = [name for name, code in results().items() if outcome(code) in (SURVIVED, UNTESTED, OTHER)]
+    with (WORK / "survivors.txt").open("w") as file:
+        for name in survivors:
+            program = Path(sys.executable).with_name("mutmut")
+            shown = subprocess.run([program, "show", name], cwd=WORK, capture_output=True, text=True, check=False)
+            file.write(shown.stdout + "\n")
+    print(f"{len(survivors)} survivors are in {(WORK / 'survivors.txt').relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The answer cache against plain models: what it keeps, and who makes the request that others wait for."""
+
+import threading
+from collections import OrderedDict
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from goplugins._deadline import Deadline
+from goplugins.config import CacheConfig
+from goplugins.errors import PluginTimeoutError, PluginUnavailableError
+from goplugins.resilience.cache import AnswerCache, Origin
+from goplugins.testing import ManualClock
+
+KEYS = st.integers(0, 5)
+SECONDS = st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0])
+
+
+class Keeping(RuleBasedStateMachine):
+    """One thread: times, bounds, and in which order answers leave.
+
+    The model may hold what is good for nothing any more; the cache may have dropped that.
+    """
+
+    @initialize(
+        ttl=st.sampled_from([1.0, 3.0]),
+        stale=st.sampled_from([0.0, 2.0]),
+        entries=st.integers(1, 4),
+        size=st.sampled_from([None, 5, 12]),
+    )
+    def begin(self, ttl, stale, entries, size):
+        self.clock = ManualClock()
+        self.ttl, self.stale_for, self.entries, self.most = ttl, stale, entries, size
+        config = CacheConfig(ttl=ttl, stale_if_error=stale, max_entries=entries)
+        self.cache = AnswerCache(config, clock=self.clock, size_of=len, max_size=size)
+        self.model = OrderedDict()  # key -> (answer, when it came), the least recently used first
+        self.asked = 0
+
+    def useful(self, key, seconds):
+        if key not in self.model or self.clock.monotonic() >= self.model[key][1] + seconds:
+            return None
+        self.model.move_to_end(key)
+        return self.model[key][0]
+
+    def keep(self, key, answer):
+        self.model.pop(key, None)
+        if self.most is not None and len(answer) > self.most:
+            return
+        self.model[key] = (answer, self.clock.monotonic())
+        for oldest in list(self.model)[:2]:
+            if self.clock.monotonic() >= self.model[oldest][1] + self.ttl + self.stale_for:
+                del self.model[oldest]
+        while len(self.model) > self.entries or (self.most is not None and self.size() > self.most):
+            self.model.popitem(last=False)
+
+    def size(self):
+        return sum(len(answer) for answer, _ in self.model.values())
+
+    @rule(key=KEYS, length=st.integers(1, 8))
+    def ask(self, key, length):
+        self.asked += 1
+        answer = f"{self.asked:0{length}d}"
+        kept = self.useful(key, self.ttl)
+        found = self.cache.fetch(key, lambda: answer, Deadline.after(1.0, self.clock))
+        if kept is not None:
+            assert found == (kept, Origin.KEPT)
+        else:
+            assert found == (answer, Origin.MADE)
+            self.keep(key, answer)
+
+    @rule(key=KEYS)
+    def ask_in_vain(self, key):
+        kept = self.useful(key, self.ttl)
+
+        def fail():
+            raise PluginUnavailableError("down")
+
+        try:
+            assert self.cache.fetch(key, fail, Deadline.after(1.0, self.clock)) == (kept, Origin.KEPT)
+        except PluginUnavailableError:
+            assert kept is None
+
+    @rule(key=KEYS)
+    def get(self, key):
+        assert self.cache.get(key) == self.useful(key, self.ttl)
+
+    @rule(key=KEYS)
+    def get_stale(self, key):
+        assert self.cache.stale(key) == self.useful(key, self.ttl + self.stale_for)
+
+    @rule(seconds=SECONDS)
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    @rule()
+    def clear(self):
+        self.cache.clear()
+        self.model.clear()
+
+    @rule()
+    def fork(self):
+        self.cache.after_fork_in_child()
+
+    @invariant()
+    def holds_what_the_model_holds(self):
+        if not hasattr(self, "cache"):
+            return
+        assert (len(self.cache), self.cache.size) == (len(self.model), self.size())
+        assert self.cache.waiting == 0
+
+
+class _Caller:
+    """A thread that asks, and its request, which waits to be told how it ends."""
+
+    def __init__(self, machine, seconds):
+        self.deadline = Deadline.after(seconds, machine.clock)
+        self.verdict = None
+        self.told = threading.Event()
+        self.outcome = None
+        self.machine = machine
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def make(self):
+        self.machine.requests.append(self)
+        assert self.told.wait(20)
+        if isinstance(self.verdict, BaseException):
+            raise self.verdict
+        return self.verdict
+
+    def run(self):
+        try:
+            self.outcome = self.machine.cache.fetch("key", self.make, self.deadline)
+        except BaseException as exc:
+            self.outcome = exc
+
+
+class Flying(RuleBasedStateMachine):
+    """Many threads with one key: one request at a time, made by whoever came first of those who have time left."""
+
+    @initialize()
+    def begin(self):
+        self.clock = ManualClock(auto_advance=False)
+        self.cache = AnswerCache(CacheConfig(ttl=1.0), clock=self.clock)
+        self.leader = None
+        self.waiting = []
+        self.requests = []  # grows on the callers' threads
+        self.fresh_until = -1.0
+        self.answers = 0
+
+    def settle(self, caller):
+        caller.thread.join(20)
+        assert not caller.thread.is_alive()
+        return caller.outcome
+
+    def leads(self, caller):
+        """The model's leader makes the request, and no other does."""
+        self.leader = caller
+        for _ in range(20_000):
+            if self.requests and self.requests[-1] is caller:
+                return
+            threading.Event().wait(0.001)
+        raise AssertionError("the next one does not take over")
+
+    @rule(seconds=st.sampled_from([1.5, 3.0, 30.0]))
+    def ask(self, seconds):
+        caller = _Caller(self, seconds)
+        caller.thread.start()
+        if self.clock.monotonic() < self.fresh_until:
+            assert self.settle(caller) == (self.answers, Origin.KEPT)
+        elif self.leader is None or self.leader.deadline.remaining() <= 0:
+            # Nobody, or one who is overdue: that one is no part of the model any more, and gets its answer now.
+            late = self.leader
+            self.leads(caller)
+            if late is not None:
+                late.verdict = PluginUnavailableError("overdue")
+                late.told.set()
+                assert self.settle(late) is late.verdict
+        else:
+            self.waiting.append(caller)
+            self.clock.wait_for_waiters(len(self.waiting))
+
+    @precondition(lambda self: getattr(self, "leader", None) is not None)
+    @rule()
+    def answer(self):
+        self.answers += 1
+        leader, self.leader = self.leader, None
+        leader.verdict = self.answers
+        leader.told.set()
+        assert self.settle(leader) == (self.answers, Origin.MADE)
+        self.fresh_until = self.clock.monotonic() + 1.0
+        for caller in self.waiting:
+            assert self.settle(caller) == (self.answers, Origin.SHARED)
+        self.waiting = []
+
+    @precondition(lambda self: getattr(self, "leader", None) is not None)
+    @rule(verdict=st.sampled_from([PluginUnavailableError, KeyboardInterrupt]))
+    def fail(self, verdict):
+        leader, self.leader = self.leader, None
+        leader.verdict = verdict()
+        leader.told.set()
+        assert self.settle(leader) is leader.verdict
+        if self.waiting:
+            self.leads(self.waiting.pop(0))
+
+    @rule(seconds=SECONDS)
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+        for caller in [caller for caller in self.waiting if caller.deadline.remaining() <= 0]:
+            assert isinstance(self.settle(caller), PluginTimeoutError)
+            self.waiting.remove(caller)
+
+    @invariant()
+    def nobody_waits_whom_the_model_does_not_know(self):
+        if hasattr(self, "cache"):
+            assert self.cache.waiting == len(self.waiting)
+            assert [caller for caller in self.requests if caller.thread.is_alive()] == (
+                [] if self.leader is None else [self.leader]
+            )
+
+    def teardown(self):
+        while getattr(self, "leader", None) is not None:
+            self.fail(PluginUnavailableError)
+
+
+TestKeeping = Keeping.TestCase
+TestKeeping.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestFlying = Flying.TestCase
+TestFlying.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -1,0 +1,77 @@
+"""The law of the retry budget, with hedges beside the retries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.config import HedgeConfig
+from goplugins.hedging import Hedger
+from goplugins.resilience import HedgePolicy, RetryBudget
+from goplugins.testing import ManualClock
+from goplugins.transports._codec import codec_for
+
+
+class TwoAtOnce:
+    """A pool for one thread: the first attempt of each call never answers, the second one does at once."""
+
+    def reserve(self, count: int) -> list[object]:
+        return [object()] * count
+
+    def submit_to(self, seat: object, fn: Any, done: Any) -> None:
+        leg = fn.__self__
+        if leg.call.max_wait is None:
+            leg.call.attempts = 1  # it was sent
+        else:
+            fn()
+            done()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("pass"), st.floats(0.0, 15.0)),
+        st.tuples(st.just("calls"), st.integers(1, 120)),
+        st.tuples(st.just("retries"), st.integers(1, 120)),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, ratio=st.sampled_from([0.0, 0.2, 1.0]))
+def test_hedges_and_retries_together_stay_under_the_law(steps: list[tuple[str, Any]], ratio: float) -> None:
+    clock = ManualClock()
+    budget = RetryBudget(ratio, clock=clock)
+    hedger = Hedger(HedgePolicy(HedgeConfig(delay=0.001), clock=clock), TwoAtOnce(), budget, clock)  # type: ignore[arg-type]
+    calls: list[float] = []
+    extra: list[float] = []
+
+    def answer(call: Call) -> str:
+        call.attempts += 1
+        extra.append(clock.monotonic())
+        return "answer"
+
+    for what, amount in steps:
+        if what == "pass":
+            clock.advance(amount)
+        elif what == "retries":
+            extra += [clock.monotonic() for _ in range(amount) if budget.withdraw()]
+        else:
+            for _ in range(amount):
+                calls.append(clock.monotonic())
+                call = Call("x", codec_for(), Deadline.after(0.02, clock), "id", idempotent=True)
+                try:
+                    hedger(call, answer)
+                    assert call.attempts == 2
+                except TimeoutError:
+                    assert call.attempts == 1
+                budget.deposit()
+    for position, begin in enumerate(extra):
+        for count, end in enumerate(extra[position:], 1):
+            paid = sum(begin - 10 <= at <= end for at in calls)
+            assert count <= ratio * paid + 10 * (end - begin + 10) + 1e-3
+    assert hedger.sent <= len(extra)

@@ -1,0 +1,167 @@
+"""Ending an attempt from another thread."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.errors import Replay, Verdict
+
+
+class Stop:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+def test_a_cancel_stops_what_is_attached() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    cancellation.attach(stop)
+    cancellation.cancel()
+    assert stop.calls == 1
+    with pytest.raises(AttemptCancelledError):
+        cancellation.detach()
+
+
+def test_a_cancel_after_detach_does_nothing() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    cancellation.attach(stop)
+    cancellation.detach()
+    cancellation.cancel()
+    assert stop.calls == 0
+
+
+def test_an_attach_after_cancel_raises_at_once() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    cancellation.cancel()
+    with pytest.raises(AttemptCancelledError):
+        cancellation.attach(stop)
+    assert stop.calls == 0
+
+
+def test_a_second_cancel_stops_nothing_again() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    cancellation.attach(stop)
+    cancellation.cancel()
+    cancellation.cancel()
+    assert stop.calls == 1
+
+
+def test_a_cancel_that_is_interrupted_can_be_repeated() -> None:
+    cancellation = Cancellation()
+    outcomes = iter([KeyboardInterrupt, None])
+
+    def stop() -> None:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+
+    cancellation.attach(stop)
+    with pytest.raises(KeyboardInterrupt):
+        cancellation.cancel()
+    cancellation.cancel()
+    assert next(outcomes, "used up") == "used up"
+
+
+def test_guard_gives_back_what_the_work_returns_and_raises() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    assert cancellation.guard(stop, lambda: 7) == 7
+    with pytest.raises(ValueError, match="seven"):
+        cancellation.guard(stop, lambda: int("seven"))
+    cancellation.cancel()
+    assert stop.calls == 0
+    with pytest.raises(AttemptCancelledError):
+        cancellation.guard(stop, lambda: 7)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_cancelled_counts_as_cancelled_however_it_ended(fails: bool) -> None:
+    cancellation = Cancellation()
+
+    def work() -> int:
+        cancellation.cancel()
+        return int("seven" if fails else "7")
+
+    with pytest.raises(AttemptCancelledError):
+        cancellation.guard(Stop(), work)
+
+
+def test_the_error_says_nothing_of_the_plugin_and_is_never_replayed() -> None:
+    assert AttemptCancelledError.verdict is Verdict.IGNORED
+    assert AttemptCancelledError.replay is Replay.NEVER
+
+
+def test_an_ordinary_deadline_has_none() -> None:
+    assert Deadline.after(1.0).cancellation is None
+    cancellation = Cancellation()
+    assert CancellableDeadline(5.0, SYSTEM_CLOCK, cancellation).cancellation is cancellation
+    assert Deadline(5.0).cancellation is None
+
+
+def test_in_a_forked_child_it_leaves_the_parents_connection_alone() -> None:
+    cancellation, stop = Cancellation(), Stop()
+    cancellation.attach(stop)
+    cancellation._lock.acquire()  # another thread of the parent, at the moment of the fork
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            cancellation.cancel()
+            os.write(writer, b"cancelled" if cancellation.cancelled and not stop.calls else b"wrong")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 20) == b"cancelled"
+    os.waitpid(pid, 0)
+    os.close(reader)
+    cancellation._lock.release()
+    cancellation.cancel()
+    assert stop.calls == 1
+
+
+def test_no_stop_is_at_work_once_detach_has_returned() -> None:
+    """Thousands of cancels at random moments: each finds the connection in use by its own attempt, or not at all."""
+    rng = random.Random(7)
+    wrong: list[Cancellation] = []
+    outcomes = {"answered": 0, "cancelled": 0}
+    current = Cancellation()  # of the newest attempt, which has the connection
+    over = threading.Event()
+
+    def cancel_whatever_there_is() -> None:
+        while not over.is_set():
+            found = current
+            time.sleep(rng.random() * 2e-4)
+            found.cancel()
+
+    thread = threading.Thread(target=cancel_whatever_there_is)
+    thread.start()
+    for _ in range(3000):
+        mine = Cancellation()
+
+        def stop(mine: Cancellation = mine) -> None:
+            for _ in range(3):
+                time.sleep(0)  # lets the other thread go on, as a system call does
+                if current is not mine:  # noqa: B023 - as it is by then
+                    wrong.append(mine)
+
+        current = mine
+        try:
+            mine.attach(stop)
+            time.sleep(rng.random() * 1e-4)
+            mine.detach()
+            outcomes["answered"] += 1
+        except AttemptCancelledError:
+            outcomes["cancelled"] += 1
+    over.set()
+    thread.join(30)
+    assert not wrong
+    assert min(outcomes.values()) > 100, f"the races were none: {outcomes}"

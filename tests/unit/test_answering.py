@@ -1,0 +1,512 @@
+"""The cache and the fallback around a whole call: who answers, how that is marked, counted and logged."""
+
+import contextlib
+import gc
+import logging
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.answering import AnswerCounts, Answers, layered
+from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    InvalidConfigError,
+    PluginConnectionError,
+    PluginExecutionError,
+    PluginRequestError,
+    PluginTimeoutError,
+    PluginUnavailableError,
+    RateLimitExceededError,
+)
+from goplugins.testing import ManualClock
+from goplugins.transports._codec import codec_for
+
+CACHE = {"ttl": 10.0, "stale_if_error": 60.0}
+
+
+class Plugin:
+    """Answers from a script, behind its layers: an exception is raised, a callable is called, all else returned."""
+
+    def __init__(self, *script, clock=None, forward=None, balancer=False, **sections):
+        self.clock = clock or ManualClock()
+        self.script = list(script)
+        self.calls = []
+        self.left = []
+        self.counts = Answers()
+        self.noted = []
+        if balancer:
+            config = LoadBalancerConfig(name="main", **sections)
+        else:
+            raw = PluginConfig.from_mapping({"name": "main", "transport": "python", **sections})
+            config = ManagerConfig().resolve(raw)
+        self.answer = layered(
+            self.run,
+            config,
+            clock=self.clock,
+            forward=forward or (lambda name, call: f"from {name}"),
+            counts=self.counts,
+            note=lambda call, error: self.noted.append(error),
+        )
+
+    def run(self, call):
+        self.calls.append(call)
+        self.left.append(call.deadline.remaining())
+        call.attempts += 1
+        step = self.script.pop(0) if self.script else "answer"
+        if isinstance(step, BaseException):
+            raise step
+        return step(call) if callable(step) else step
+
+    def start(self, request="request", timeout=30.0, idempotent=True, codec=None, **fields):
+        codec = codec or codec_for()
+        deadline = Deadline.after(timeout, self.clock)
+        call = Call(request, codec, deadline, "id", idempotent=idempotent, **fields)
+        call.payload = codec.encode(request)
+        return call
+
+    def ask(self, *args, **fields):
+        """The answer and who gave it."""
+        call = self.start(*args, **fields)
+        return self.answer(call), call.source
+
+    def counted(self):
+        counts = self.counts.snapshot()
+        return {name: getattr(counts, name) for name in AnswerCounts.__slots__ if getattr(counts, name, 0)}
+
+
+def down(text="down"):
+    return PluginUnavailableError(text)
+
+
+def test_what_is_not_configured_costs_nothing():
+    plugin = Plugin()
+    assert plugin.answer == plugin.run
+
+
+# --- cache ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_identical_call_is_answered_from_the_cache():
+    plugin = Plugin({"rows": [1]}, cache=CACHE)
+    assert plugin.ask() == ({"rows": [1]}, "plugin")
+    call = plugin.start()
+    assert plugin.answer(call) == {"rows": [1]}
+    assert (call.source, call.attempts) == ("cache", 0)
+    assert plugin.counted() == {"cache_hits": 1, "cache_misses": 1}
+
+
+def test_a_call_that_is_not_idempotent_never_meets_the_cache():
+    plugin = Plugin("first", "second", down(), cache=CACHE)
+    assert plugin.ask() == ("first", "plugin")
+    assert plugin.ask(idempotent=False) == ("second", "plugin")
+    with pytest.raises(PluginUnavailableError):
+        plugin.ask(idempotent=False)
+    assert plugin.ask() == ("first", "cache"), "nor is its answer kept"
+
+
+def test_a_call_with_credentials_of_its_own_never_meets_the_cache():
+    plugin = Plugin("for anybody", "for Ann", "for Bob", cache=CACHE)
+    assert plugin.ask() == ("for anybody", "plugin")
+    assert plugin.ask(headers={"Authorization": "Bearer ann"}) == ("for Ann", "plugin")
+    assert plugin.ask(headers={"Authorization": "Bearer bob"}) == ("for Bob", "plugin")
+
+
+def test_no_caller_sees_what_another_does_to_its_answer():
+    plugin = Plugin({"rows": [1]}, cache=CACHE)
+    plugin.ask()[0]["rows"].append("changed by the first")
+    plugin.ask()[0]["rows"].append("changed by the second")
+    assert plugin.ask() == ({"rows": [1]}, "cache")
+
+
+def test_pairs_of_types_that_share_a_plugin_do_not_share_answers():
+    plugin = Plugin("text", 3, cache=CACHE)
+    assert plugin.ask("x", codec=codec_for(str, str))[0] == "text"
+    assert plugin.ask("x", codec=codec_for(str, int))[0] == 3
+
+
+def test_the_answers_circumstances_are_kept_with_it():
+    def answer(call):
+        call.member = "member-2"
+        call.reply_metadata = {"rows": "3"}
+        return "answer"
+
+    plugin = Plugin(answer, cache=CACHE)
+    plugin.ask()
+    call = plugin.start()
+    plugin.answer(call)
+    assert (call.member, call.reply_metadata) == ("member-2", {"rows": "3"})
+
+
+def test_clear_empties_it_with_and_without_a_fallback():
+    for sections in ({}, {"fallback": {"value": 0}}):
+        plugin = Plugin("old", "new", cache=CACHE, **sections)
+        plugin.ask()
+        plugin.answer.clear()
+        assert plugin.ask() == ("new", "plugin")
+    Plugin(fallback={"value": 0}).answer.clear()  # nothing to empty
+
+
+def test_answers_that_can_not_be_copied_are_given_and_not_kept_and_the_log_says_so_once(caplog):
+    plugin = Plugin(*[threading.Lock() for _ in range(3)], cache=CACHE)
+    sources = [plugin.ask()[1] for _ in range(3)]
+    assert sources == ["plugin"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "main: its answers can't be copied, so they are not cached: a lock"
+    ]
+
+
+def test_identical_concurrent_calls_are_one_request():
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def slow(call):
+        entered.release()
+        assert go.wait(20)
+        return ["answer"]
+
+    plugin = Plugin(slow, clock=ManualClock(auto_advance=False), cache=CACHE)
+    with ThreadPoolExecutor(20) as pool:
+        futures = [pool.submit(plugin.ask) for _ in range(20)]
+        assert entered.acquire(timeout=20)
+        plugin.clock.wait_for_waiters(19)
+        go.set()
+        outcomes = [future.result(20) for future in futures]
+    assert len(plugin.calls) == 1
+    assert sorted(source for _, source in outcomes) == ["cache"] * 19 + ["plugin"]
+    assert len({id(answer) for answer, _ in outcomes}) == 20, "each has its own"
+    assert plugin.counted() == {"cache_misses": 20, "coalesced": 19}
+
+
+# --- old answers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [down(), PluginTimeoutError("late"), CircuitBreakerOpenError("open"), PluginConnectionError("refused")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_old_answer_stands_in_when_the_plugin_could_not_serve(error):
+    plugin = Plugin("old", error, cache=CACHE)
+    plugin.ask()
+    plugin.clock.advance(11.0)
+    call = plugin.start()
+    assert plugin.answer(call) == "old"
+    assert (call.source, call.attempts) == ("stale", 1)
+    assert plugin.noted == [error]
+    assert plugin.counted() == {"cache_misses": 2, "stale": 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PluginRequestError("400"), PluginExecutionError("no"), RateLimitExceededError("too many")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_old_answer_never_hides_the_callers_own_mistake(error):
+    plugin = Plugin("old", error, cache=CACHE)
+    plugin.ask()
+    plugin.clock.advance(11.0)
+    with pytest.raises(type(error)):
+        plugin.ask()
+    assert plugin.noted == []
+
+
+def test_an_old_answer_never_hides_the_callers_own_cancellation():
+    plugin = Plugin("old", KeyboardInterrupt(), cache=CACHE, fallback={"value": 0})
+    plugin.ask()
+    plugin.clock.advance(11.0)
+    with pytest.raises(KeyboardInterrupt):
+        plugin.ask()
+
+
+def test_an_old_answer_is_given_for_as_long_as_allowed():
+    plugin = Plugin("old", down(), down("still"), cache=CACHE)
+    plugin.ask()
+    plugin.clock.advance(69.0)
+    assert plugin.ask() == ("old", "stale")
+    plugin.clock.advance(1.0)
+    with pytest.raises(PluginUnavailableError, match="still"):
+        plugin.ask()
+
+
+def test_the_rate_limit_is_covered_by_both_where_the_fallback_says_so():
+    error = RateLimitExceededError("too many")
+    plugin = Plugin("old", error, error, cache=CACHE, fallback={"value": "static", "on": ["rate-limit"]})
+    plugin.ask("a")
+    plugin.clock.advance(11.0)
+    assert plugin.ask("a") == ("old", "stale")
+    assert plugin.ask("b") == ("static", "fallback")
+
+
+# --- fallback ------------------------------------------------------------------------------------------------------
+
+
+def test_the_fallback_answers_when_the_plugin_could_not():
+    plugin = Plugin("answer", down(), fallback={"value": "static"})
+    assert plugin.ask() == ("answer", "plugin")
+    assert plugin.ask() == ("static", "fallback")
+    assert plugin.counted() == {"fallbacks": 1}
+    assert [error.message for error in plugin.noted] == ["down"]
+
+
+def test_the_fallback_applies_to_calls_that_are_not_idempotent_as_well():
+    plugin = Plugin(down(), cache=CACHE, fallback={"value": "static"})
+    assert plugin.ask(idempotent=False) == ("static", "fallback")
+
+
+@pytest.mark.parametrize("error", [PluginRequestError("400"), PluginExecutionError("no")], ids=repr)
+def test_the_fallback_never_hides_what_the_plugin_said(error):
+    plugin = Plugin(error, fallback={"value": "static"})
+    with pytest.raises(type(error)):
+        plugin.ask()
+    assert plugin.counted() == {}
+
+
+def test_a_fallbacks_answer_is_never_kept_as_the_plugins():
+    plugin = Plugin(down(), "answer", cache=CACHE, fallback={"value": "static"})
+    assert plugin.ask() == ("static", "fallback")
+    assert plugin.ask() == ("answer", "plugin")
+    assert plugin.ask() == ("answer", "cache")
+
+
+def test_an_old_answer_of_the_plugin_comes_before_the_fallback():
+    plugin = Plugin("old", down(), down(), cache=CACHE, fallback={"value": "static"})
+    plugin.ask()
+    plugin.clock.advance(11.0)
+    assert plugin.ask() == ("old", "stale")
+    assert plugin.ask("never asked before") == ("static", "fallback")
+
+
+def test_those_who_wait_for_an_identical_call_fall_back_each_in_time_for_its_fallback():
+    clock = ManualClock(auto_advance=False)
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def hang(call):
+        entered.release()
+        assert go.wait(20)
+        return "at last"
+
+    plugin = Plugin(hang, clock=clock, cache=CACHE, fallback={"function": lambda *_: clock.monotonic(), "reserve": 1.0})
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(plugin.ask, timeout=60.0)
+        assert entered.acquire(timeout=20)
+        follower = pool.submit(plugin.ask, timeout=5.0)
+        clock.wait_for_waiters(1)
+        clock.advance(4.0)
+        assert follower.result(20) == (4.0, "fallback")
+        go.set()
+        assert leader.result(20) == ("at last", "plugin")
+
+
+def test_the_plugin_gets_the_deadline_less_the_reserve_and_the_fallback_what_is_left():
+    left = []
+
+    def forward(name, call):
+        left.append(call.deadline.remaining())
+        return "from backup"
+
+    def late(call):
+        plugin.clock.advance(call.deadline.remaining())
+        raise PluginTimeoutError("late")
+
+    plugin = Plugin(late, forward=forward, fallback={"plugin": "backup", "reserve": 2.0})
+    call = plugin.start(timeout=10.0)
+    assert plugin.answer(call) == "from backup"
+    assert (plugin.left, left) == ([8.0], [2.0])
+    assert call.deadline.remaining() == 2.0, "the whole deadline is put back"
+
+
+def test_a_call_shorter_than_twice_the_reserve_is_shared_in_halves():
+    plugin = Plugin(down(), fallback={"value": 0, "reserve": 5.0})
+    plugin.ask(timeout=4.0)
+    assert plugin.left == [2.0]
+
+
+def test_the_whole_deadline_is_put_back_however_the_call_ends():
+    for step in ("answer", PluginRequestError("400"), KeyboardInterrupt()):
+        plugin = Plugin(step, fallback={"value": 0, "reserve": 5.0})
+        call = plugin.start(timeout=20.0)
+        try:
+            plugin.answer(call)
+        except BaseException as exc:
+            assert exc is step  # noqa: PT017 - whichever it is
+        assert call.deadline.remaining() == 20.0
+
+
+def test_when_the_fallback_fails_the_caller_gets_the_first_error_which_tells_of_the_other():
+    def forward(name, call):
+        raise PluginConnectionError("refused")
+
+    error = down()
+    plugin = Plugin(error, forward=forward, fallback={"plugin": "backup"})
+    with pytest.raises(PluginUnavailableError) as caught:
+        plugin.ask()
+    assert caught.value is error
+    assert error.details["fallback"] == "plugin 'backup' failed, too: PLUGIN_1205 refused"
+    assert plugin.counted() == {"fallback_failures": 1}
+
+
+def test_a_function_that_fails_leaves_the_first_error_and_its_own_traceback_in_the_log(caplog):
+    def broken(request, error):
+        raise KeyError("no such default")
+
+    plugin = Plugin(down(), down(), fallback={"function": broken})
+    for _ in range(2):
+        with pytest.raises(PluginUnavailableError) as caught:
+            plugin.ask()
+        assert caught.value.details["fallback"] == "a function failed, too: KeyError: 'no such default'"
+    (record,) = caplog.records
+    assert record.getMessage() == "main: could not serve, and its fallback, a function, failed, too"
+    assert record.exc_info[0] is KeyError
+
+
+def test_a_function_that_has_no_better_answer_raises_the_error_that_it_was_given():
+    def picky(request, error):
+        raise error
+
+    error = down()
+    plugin = Plugin(error, fallback={"function": picky})
+    with pytest.raises(PluginUnavailableError) as caught:
+        plugin.ask()
+    assert caught.value is error
+    assert error.details == {}
+    assert plugin.counted() == {}
+
+
+def test_a_fallback_that_says_no_has_answered():
+    def refuse(request, error):
+        raise PluginExecutionError("closed on Sundays")
+
+    error = down()
+    plugin = Plugin(error, fallback={"function": refuse})
+    call = plugin.start()
+    with pytest.raises(PluginExecutionError, match="closed on Sundays") as caught:
+        plugin.answer(call)
+    assert caught.value.__cause__ is error
+    assert call.source == "fallback"
+    assert plugin.counted() == {"fallbacks": 1}
+
+
+def test_an_interrupt_in_the_fallback_passes():
+    def interrupted(request, error):
+        raise SystemExit
+
+    plugin = Plugin(down(), fallback={"function": interrupted})
+    with pytest.raises(SystemExit):
+        plugin.ask()
+
+
+def test_a_static_value_of_the_wrong_type_is_found_while_the_plugin_still_works():
+    plugin = Plugin("answer", fallback={"value": 3})
+    with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is no str"):
+        plugin.ask(codec=codec_for(str, str))
+    assert plugin.calls == []
+
+
+def test_two_plugins_that_stand_in_for_each_other_end_with_the_first_ones_error():
+    def forward(name, call):
+        return second.answer(call)
+
+    second = Plugin(down("second"), forward=lambda name, call: pytest.fail("round again"), fallback={"plugin": "main"})
+    first = Plugin(down("first"), forward=forward, fallback={"plugin": "second"})
+    with pytest.raises(PluginUnavailableError, match="first") as caught:
+        first.ask()
+    assert "second" in caught.value.details["fallback"]
+
+
+def test_a_group_may_have_a_fallback():
+    plugin = Plugin(
+        down(),
+        balancer=True,
+        fallback=ManagerConfig.from_mapping({"load_balancers": [{"name": "main", "fallback": {"value": "static"}}]})
+        .load_balancers[0]
+        .fallback,
+    )
+    assert plugin.ask() == ("static", "fallback")
+
+
+@pytest.mark.parametrize("sections", [{"cache": CACHE}, {"fallback": {"plugin": "backup"}}], ids=str)
+def test_an_error_that_passes_the_layers_leaves_nothing_for_the_garbage_collector(sections, caplog):
+    made = []
+
+    class WatchedError(PluginUnavailableError):
+        def __init__(self, message):
+            super().__init__(message)
+            made.append(weakref.ref(self))
+
+    def forward(name, call):
+        raise PluginConnectionError("refused")
+
+    def fail(call):
+        raise WatchedError("down")
+
+    caplog.set_level(logging.CRITICAL, "goplugins.plugin")  # a record of the log would hold it
+    plugin = Plugin(fail, forward=forward, **sections)
+    call = plugin.start()
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(WatchedError):
+            plugin.answer(call)
+        plugin.noted.clear()
+        assert made[0]() is None
+    finally:
+        gc.enable()
+
+
+# --- the log -------------------------------------------------------------------------------------------------------
+
+
+def messages(caplog):
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("sections", "begins", "ends"),
+    [
+        (
+            {"fallback": {"plugin": "backup"}},
+            "main: could not serve, plugin 'backup' answers instead: TRANSPORT_1305 down",
+            "main: answers again; its fallback stood in for 50 calls in 49.0 s",
+        ),
+        (
+            {"cache": {"ttl": 0.5, "stale_if_error": 600.0}},
+            "main: could not serve, old answers from the cache stand in: TRANSPORT_1305 down",
+            "main: answers again; the cache stood in for 50 calls in 49.0 s",
+        ),
+    ],
+    ids=["fallback", "stale"],
+)
+def test_the_log_has_the_beginning_and_the_end_and_not_each_call(caplog, sections, begins, ends):
+    caplog.set_level(logging.INFO, "goplugins")
+    plugin = Plugin("answer", *[down() for _ in range(50)], **sections)
+    plugin.ask()
+    for _ in range(50):
+        plugin.clock.advance(1.0)
+        plugin.ask()
+    assert messages(caplog) == [("WARNING", begins)]
+    for _ in range(10):
+        plugin.clock.advance(1.0)
+        plugin.ask()
+    assert messages(caplog) == [("WARNING", begins), ("INFO", ends)]
+
+
+def test_a_plugin_that_comes_and_goes_does_not_fill_the_log(caplog):
+    caplog.set_level(logging.INFO, "goplugins")
+    plugin = Plugin(*[step for _ in range(100) for step in (down(), "answer")], fallback={"value": 0})
+    for _ in range(200):
+        plugin.clock.advance(0.1)
+        plugin.ask()
+    assert len(caplog.records) == 1
+
+
+def test_the_next_outage_is_told_of_again(caplog):
+    caplog.set_level(logging.INFO, "goplugins")
+    plugin = Plugin(down(), "answer", down(), fallback={"value": 0})
+    for _ in range(3):
+        plugin.ask()
+        plugin.clock.advance(6.0)
+    assert [level for level, _ in messages(caplog)] == ["WARNING", "INFO", "WARNING"]
