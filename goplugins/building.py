@@ -12,10 +12,12 @@ import attrs
 
 from goplugins._call import Sender
 from goplugins._clock import Clock
-from goplugins.config import ManagerConfig, ObservabilityConfig, PluginConfig
+from goplugins.config import LoadBalancerConfig, ManagerConfig, ObservabilityConfig, PluginConfig
+from goplugins.config.groups import GroupConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models import Plugin, PluginFactory
 from goplugins.plugin import Forward, GuardedPlugin
+from goplugins.registry import Registry
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.workers import WorkerPool
 
@@ -50,6 +52,7 @@ class Builder:
 
     Attributes:
         forward: what a fallback calls another plugin by; set before the first plugin is built.
+        registry: where the members of groups are found; set before the first group is built.
         hedges: the threads of hedged calls, once a plugin needs them.
     """
 
@@ -59,6 +62,7 @@ class Builder:
         self._resolve = resolve
         self._factories: dict[str, PluginFactory] = {}
         self.forward: Forward | None = None
+        self.registry: Registry | None = None
         self.hedges: WorkerPool | None = None
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
@@ -114,14 +118,29 @@ class Builder:
             if plugin.enabled and index not in suspect:
                 path = f"plugins[{index}]"
                 try:
-                    self.factory(plugin, path).validate_config(plugin)
+                    factory = self.factory(plugin, path)
+                    for endpoint in plugin.endpoints or (plugin.endpoint,):
+                        factory.validate_config(attrs.evolve(plugin, endpoint=endpoint, endpoints=()))
                 except ConfigError as error:
                     yield from _placed(error, path).problems
 
     def build(self, config: PluginConfig) -> GuardedPlugin:
         """One guarded plugin from a resolved configuration."""
+        if isinstance(config, GroupConfig):
+            return self._build_group(config)
         plugin = self.factory(config).create_plugin(config)
         return self.guard(plugin, config, from_config=True)
+
+    def _build_group(self, config: GroupConfig) -> GuardedPlugin:
+        from goplugins.balancing import LoadBalancer
+        from goplugins.balancing.named import NamedMember
+
+        if self.registry is None or not isinstance(config.balancer, LoadBalancerConfig):
+            raise InvalidConfigError("is made of other plugins", path="type", fix="write it under load_balancers")
+        balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=self._clock, rng=self._rng)
+        for member in config.balancer.members:
+            balancer.add_plugin(NamedMember(member.name, self.registry))
+        return self.guard(balancer, config, from_config=True)
 
     def guard(self, plugin: Plugin[Any, Any], config: PluginConfig, *, from_config: bool) -> GuardedPlugin:
         """Puts policies around a plugin."""
@@ -151,6 +170,17 @@ class Builder:
             self.hedges = hedge_pool()
         return self.hedges
 
+    def build_at(self, index: int, config: PluginConfig) -> GuardedPlugin:
+        """One guarded plugin of a configuration; what is wrong with it is told with its place there."""
+        try:
+            return self.build(config)
+        except ConfigError as error:
+            raise _placed(error, f"plugins[{index}]")  # noqa: B904 - the same error, with its place
+
+    def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
+        """Has a plugin go by the policies of another resolved configuration."""
+        plugin.reconfigure(config, hedge_pool=self._hedge_pool(config))
+
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
         """The enabled ones, all or none: what was built before one fails is closed again."""
         built: list[GuardedPlugin] = []
@@ -158,10 +188,7 @@ class Builder:
             for index, config in enumerate(configs):
                 if not config.enabled:
                     continue
-                try:
-                    built.append(self.build(config))
-                except ConfigError as error:
-                    raise _placed(error, f"plugins[{index}]")  # noqa: B904 - the same error, with its place
+                built.append(self.build_at(index, config))
         except BaseException:
             for plugin in built:
                 plugin.retire(0.0, "another plugin of its configuration could not be built")
@@ -182,7 +209,6 @@ def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
     asked: dict[str, object] = {
         "metrics_port": config.metrics_port,
         "discovery": config.discovery is not None and config.discovery.enabled,
-        "load_balancers": config.load_balancers,
         "observability": attrs.evolve(config.observability, log_level=None) != ObservabilityConfig(),
     }
     for path, value in asked.items():

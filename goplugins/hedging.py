@@ -26,6 +26,9 @@ _LAST_WORDS = 0.02
 _TOO_LATE = 0.005
 """Seconds before the deadline in which a hedge would have no chance."""
 
+_INSTANT = 1e-6
+"""Seconds too short to be waited for."""
+
 Attempt = Callable[[Call], Any]
 
 
@@ -222,7 +225,7 @@ class _Race:
             if all(leg.ended for leg in self._legs):
                 return self._most_telling()
             remaining = self._call.deadline.remaining() + _LAST_WORDS
-            if remaining <= 0:
+            if remaining < _INSTANT:
                 raise PluginTimeoutError("no whole reply in time")
             self._clock.wait(self._news, remaining)
 

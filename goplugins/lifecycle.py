@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,18 +15,26 @@ import attrs
 
 from goplugins._clock import Clock
 from goplugins.building import Builder
-from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.errors import ConfigError, ManagerClosedError
+from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
+from goplugins.config.groups import spread
+from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.loading import load_resolved
-from goplugins.models import ManagerMetrics, Plugin, PluginMetrics, TransportType
+from goplugins.models import HealthStatus, ManagerMetrics, Plugin, PluginMetrics, PluginStatus, TransportType
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
+from goplugins.reload._plan import plan_of
+from goplugins.reload._report import ReloadReport
+from goplugins.reload._work import Turn, Work
 from goplugins.upkeep import Upkeep
+from goplugins.watching import Watch
 
 __all__ = ["ConfigSource", "Lifecycle"]
 
 logger = logging.getLogger("goplugins.manager")
+
+_RELOAD = "last reload"
+"""What a failed reload is called in the overall health. No plugin can have this name: it has a space."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -49,36 +58,136 @@ class Lifecycle:
         self.registry = Registry()
         self.upkeep = Upkeep(self.registry, clock)
         self.builder = Builder(clock=clock, rng=rng, resolve=resolve)
-        self._defaults = ManagerConfig()
+        self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
+        self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of plugins that are there
         self._lock = threading.RLock()
-        self._loaded = False
+        self._turn = Turn()
+        self._loading = False
+        self._watches: dict[int, Watch] = {}
         register_forkable(self)
+
+    @property
+    def _defaults(self) -> ManagerConfig:
+        return self._config or ManagerConfig()
+
+    # --- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, config: ConfigSource) -> None:
         """See :meth:`goplugins.Manager.load_from_config`."""
-        source = str(config) if isinstance(config, str | os.PathLike) else "configuration"
         with self._lock:
             if self.registry.closed:
                 raise ManagerClosedError("the manager was shut down")
-            if self._loaded:
-                raise ConfigError("this manager has loaded its configuration already", fix="make another manager")
-            self._loaded = True
+            if self._config is not None or self._loading:
+                fix = "make another manager, or change this one's configuration with reload_config"
+                raise ConfigError("this manager has loaded its configuration already", fix=fix)
+            self._loading = True
+        try:
+            with self._turn.take(math.inf):
+                self._load(config)
+        finally:
+            self._loading = False
+
+    def _load(self, config: ConfigSource) -> None:
+        """The first configuration: nothing runs that could be harmed, so nobody is asked whether he is there."""
         built: list[GuardedPlugin] = []
         try:
-            resolved = load_resolved(config, further=self.builder.problems)
+            resolved = self._read(config)
             built = self.builder.build_all(resolved.plugins)
             self.registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
         except BaseException:
             for plugin in built:
                 plugin.retire(0.0)
-            self._loaded = False
             raise
-        self._defaults = resolved
+        self._config = resolved
         for plugin in built:
             self.upkeep.watch(plugin)
         _set_log_level(resolved.log_level)
-        logger.info("loaded %d plugins from %s", len(built), source)
+        logger.info("loaded %d plugins from %s", len(built), _source(config))
+
+    def _read(self, config: ConfigSource) -> ManagerConfig:
+        in_code = [name for name, plugin in self.registry.plugins.items() if not plugin.from_config]
+        return spread(load_resolved(config, further=self.builder.problems, registered=in_code))
+
+    # --- reloading -------------------------------------------------------------------------------------------------
+
+    def reload(self, config: ConfigSource, options: ReloadOptions, *, dry_run: bool = False) -> ReloadReport:
+        """See :meth:`goplugins.Manager.reload_config`."""
+        if dry_run:
+            plan = plan_of(self._read(config), self._config, self.registry.plugins, options.strategy)
+            return ReloadReport(options.strategy, plan.outcomes(), plan.diff, dry_run=True)
+        started = self._clock.monotonic()
+        work: Work | None = None
+        try:
+            with self._turn.take(options.graceful_timeout):
+                resolved = self._read(config)
+                plan = plan_of(resolved, self._config, self.registry.plugins, options.strategy)
+                if self._config is None:
+                    self._load(resolved)
+                else:
+                    work = Work(self, plan, options, self._clock, started + options.graceful_timeout)
+                    work.run()
+                    _set_log_level(resolved.log_level, self._config.log_level)
+                    self._config = resolved
+                self.upkeep.monitor.remove_checker(_RELOAD)
+        except Exception as exc:
+            if isinstance(exc, PluginError) and not isinstance(exc, ManagerClosedError):
+                self._note_failure(config, exc)
+            raise
+        finally:
+            # Not while others wait for their turn: a call that is waited for may want to reload, too.
+            drained = {} if work is None else self._see_off(work.leaving, options, started)
+        outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in plan.outcomes()]
+        elapsed = self._clock.monotonic() - started
+        report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
+        logger.info("reloaded from %s: %s", _source(config), report)
+        return report
+
+    def _note_failure(self, config: ConfigSource, error: PluginError) -> None:
+        """Shows in the overall health that what runs is not what was wished for; until the next good reload."""
+        for problem in error.problems if isinstance(error, ConfigError) else (error,):
+            logger.error("reload from %s failed, the running configuration stays: %s", _source(config), problem)
+        status = HealthStatus(PluginStatus.DEGRADED, f"failed: {error}", last_check=self._clock.time())
+        self.upkeep.monitor.update_status(_RELOAD, status)
+
+    def _see_off(
+        self, leaving: Sequence[GuardedPlugin], options: ReloadOptions, started: float
+    ) -> dict[str, dict[str, Any]]:
+        """Drains and closes who was replaced or removed; how many calls of each were waited for, and how long."""
+        now = self._clock.monotonic
+        begun = now()
+        end = min(begun + options.drain_timeout, started + options.graceful_timeout)
+        under_way = {plugin: plugin.stand_down() for plugin in leaving}
+        drained: dict[str, dict[str, Any]] = {}
+        try:
+            # All are drained before any is closed: a call that was admitted may still need another plugin.
+            for plugin, count in under_way.items():
+                left = 0 if plugin.drain(max(0.0, end - now())) else plugin.gate.in_flight
+                if count:
+                    drained[plugin.name] = {
+                        "drained": max(0, count - left),
+                        "drain_time": now() - begun,
+                        "left_behind": left,
+                    }
+        finally:
+            for plugin in leaving:
+                plugin.refuse("it was replaced")
+                self._part_with(plugin)
+        return drained
+
+    def build(self, index: int, config: PluginConfig) -> GuardedPlugin:
+        """One plugin of a new configuration."""
+        return self.builder.build_at(index, config)
+
+    def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
+        """Has a plugin go by other policies."""
+        self.builder.adapt(plugin, config)
+
+    def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None) -> None:
+        """Looks after a plugin from now on."""
+        self.upkeep.watch(plugin, seen)
+
+    # --- code ------------------------------------------------------------------------------------------------------
 
     def register(self, plugin: Plugin[Any, Any], config: PluginConfig | None, name: str | None) -> None:
         """See :meth:`goplugins.Manager.register`."""
@@ -103,16 +212,25 @@ class Lifecycle:
         with self._lock:
             if not self.registry.forget(plugin):
                 return
-            counts = attrs.evolve(self.upkeep.forget(plugin), active_requests=0)
-            self._removed = PluginMetrics.total([self._removed, counts])
+            counts = [attrs.evolve(self.upkeep.forget(plugin), active_requests=0)]
+            name = plugin.name
+            if name in self._replaced:
+                counts.append(self._replaced.pop(name))
+            if name in self.registry.plugins:  # its successor goes on counting where it ended
+                self._replaced[name] = PluginMetrics.total(counts)
+            else:
+                self._removed = PluginMetrics.total([self._removed, *counts])
         plugin.close()
 
     def metrics(self) -> ManagerMetrics:
         """See :meth:`goplugins.Manager.metrics`."""
         with self._lock:
-            plugins = {name: self.upkeep.metrics_of(plugin) for name, plugin in self.registry.plugins.items()}
-            all_of_them = [self.upkeep.metrics_of(plugin) for plugin in self.registry.all]
-            total = PluginMetrics.total([self._removed, *all_of_them])
+            counts: dict[str, list[PluginMetrics]] = {name: [count] for name, count in self._replaced.items()}
+            names = self.registry.plugins
+            for plugin in self.registry.all:
+                counts.setdefault(plugin.name, []).append(self.upkeep.metrics_of(plugin))
+            total = PluginMetrics.total([self._removed, *(count for each in counts.values() for count in each)])
+        plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
         return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
 
     def retire_all(self, timeout: float) -> None:
@@ -134,8 +252,13 @@ class Lifecycle:
         self.registry.after_fork_in_child()
 
 
-def _set_log_level(level: str) -> None:
+def _source(config: ConfigSource) -> str:
+    return str(config) if isinstance(config, str | os.PathLike) else "configuration"
+
+
+def _set_log_level(level: str, before: str = "") -> None:
     """What the configuration says; its default only where the host has not set a level of its own."""
     root = logging.getLogger("goplugins")
-    if level != ManagerConfig().log_level or root.level == logging.NOTSET:
+    ours = bool(before) and before != level and logging.getLevelName(root.level) == before.upper()
+    if ours or (level not in {before, ManagerConfig().log_level}) or root.level == logging.NOTSET:
         root.setLevel(level.upper())

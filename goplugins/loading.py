@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -66,6 +66,7 @@ def load_resolved(
     *,
     environ: Mapping[str, str] | None = None,
     further: FurtherCheck | None = None,
+    registered: Collection[str] | None = None,
 ) -> ManagerConfig:
     """:func:`load_config` for who is about to use the configuration: defaults filled in, certificate files checked.
 
@@ -77,11 +78,12 @@ def load_resolved(
         further: checks of the caller's own. Called with the resolved configuration and the indexes of the plugins in
             which something is wrong already, so that a check can leave those out; gives problems with their paths.
             Fields that can't be read are missing from the configuration.
+        registered: as for :meth:`ManagerConfig.validate`.
 
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    return _load(source, environ, further or _no_check)[1]
+    return _load(source, environ, further or _no_check, registered)[1]
 
 
 def _no_check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterable[ConfigError]:
@@ -89,7 +91,10 @@ def _no_check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterable[Conf
 
 
 def _load(
-    source: object, environ: Mapping[str, str] | None, further: FurtherCheck | None
+    source: object,
+    environ: Mapping[str, str] | None,
+    further: FurtherCheck | None,
+    registered: Collection[str] | None = None,
 ) -> tuple[ManagerConfig, ManagerConfig]:
     """The configuration as it is and with its defaults; with ``further``, its files are checked, too."""
     from goplugins.config.problems import raise_for
@@ -97,7 +102,8 @@ def _load(
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
     try:
         values = _values(source)
-        config, resolved, problems = _judge(values, os.environ if environ is None else environ, further)
+        environ = os.environ if environ is None else environ
+        config, resolved, problems = _judge(values, environ, further, registered)
     except RecursionError:
         message = "holds itself, or is nested too deeply"
         raise InvalidConfigError(message, path=name, fix="write each value where it is used") from None
@@ -106,7 +112,7 @@ def _load(
 
 
 def _judge(
-    values: Any, environ: Mapping[str, str], further: FurtherCheck | None
+    values: Any, environ: Mapping[str, str], further: FurtherCheck | None, registered: Collection[str] | None
 ) -> tuple[ManagerConfig | None, ManagerConfig | None, list[Problem]]:
     from goplugins.config.conversion import read
     from goplugins.config.problems import Problems, untouched
@@ -124,7 +130,7 @@ def _judge(
     if config is None:
         return None, None, problems
     resolved = config.with_defaults()
-    later = semantic_problems(config, resolved)
+    later = semantic_problems(config, resolved, registered)
     if further is not None:
         later += file_problems(resolved)
     problems += untouched(later, wrong)

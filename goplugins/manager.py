@@ -118,6 +118,7 @@ class Manager(Generic[Req, Resp]):
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
         self._lifecycle.builder.forward = self._caller.run
+        self._lifecycle.builder.registry = self._registry
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import attrs
 from goplugins.errors import InvalidArgumentError, InvalidHeaderError
 
 if TYPE_CHECKING:
+    from goplugins.balancing import GroupExplanation
     from goplugins.config import PluginConfig
 
 __all__ = [
@@ -408,6 +409,7 @@ class Explanation:
         last_error_ago: how long ago that was, in seconds.
         annotations: the plugin's own, from its configuration.
         chaos: the faults that are injected; empty if none are.
+        group: of a group, where each member stands.
     """
 
     name: str
@@ -422,6 +424,7 @@ class Explanation:
     last_error_ago: float | None = None
     annotations: Mapping[str, str] = attrs.field(factory=dict)
     chaos: str = ""
+    group: GroupExplanation | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -432,6 +435,8 @@ class Explanation:
         ]
         if self.last_error:
             lines.append(f"  last error {self.last_error_ago:.1f} s ago: {self.last_error}")
+        if self.group is not None:
+            lines += [f"  {line}" for line in str(self.group).splitlines()]
         if self.chaos:
             lines.append(f"  chaos is on, faults are injected: {self.chaos}")
         lines += [f"  {key}: {value}" for key, value in self.annotations.items()]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from goplugins._call import Call, Sender
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.attempts import Attempts
-from goplugins.config import PluginConfig
+from goplugins.config import BulkheadConfig, PluginConfig
+from goplugins.config.schema import same_value
 from goplugins.errors import (
     CircuitBreakerOpenError,
     PluginError,
@@ -49,6 +50,9 @@ logger = logging.getLogger("goplugins.plugin")
 
 Forward = Callable[[str, Call], Any]
 """Makes a call of another plugin, by its name and under its own policies."""
+
+
+_NO_BULKHEAD = BulkheadConfig(max_concurrent=1_000_000_000)
 
 
 def _nobody(name: str, call: Call) -> Any:
@@ -90,7 +94,7 @@ class GuardedPlugin:
         self.endpoint = redact_url(config.endpoint or config.executable or "")
         self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
         self.idempotent: bool = resolved(resolved(config.retry).idempotent)
-        rng = rng or random.Random()  # noqa: S311 - only jitter
+        self._rng = rng = rng or random.Random()  # noqa: S311 - only jitter
         self.attempts = Attempts(sender, clock)
         self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
         self.gate = InFlightGate()
@@ -102,7 +106,9 @@ class GuardedPlugin:
         self.bulkhead: Bulkhead | None = None
         self.hedger: Hedger | None = None
         self.answers: Answers | None = None
-        self._layers(config, hedge_pool, forward)
+        self._hedges_before = (0, 0)  # sent and won by hedgers that were replaced
+        self._forward = forward or _nobody
+        self._layers(None, config, hedge_pool)
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -179,7 +185,8 @@ class GuardedPlugin:
     def _run(self, call: Call) -> Any:
         attempts = self.attempts
         try:
-            value = attempts.make(call) if self.hedger is None else self.hedger(call, attempts.make)
+            hedger = self.hedger  # a reload may take it away
+            value = attempts.make(call) if hedger is None else hedger(call, attempts.make)
         except PluginError as error:
             if call.attempts:
                 attempts.policies.budget.deposit()
@@ -202,29 +209,75 @@ class GuardedPlugin:
         bulkhead.release(place, self._now() - started, True if call.attempts == 1 else None)
         return value
 
-    def _layers(self, config: PluginConfig, hedge_pool: WorkerPool | None, forward: Forward | None) -> None:
-        """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
-        self._answer: Callable[[Call], Any] = self._run
-        if config.bulkhead is not None:
-            self.bulkhead = Bulkhead(config.bulkhead, clock=self.clock, name=self.name)
-            self._answer = partial(self._run_within, self.bulkhead)
-        if config.hedge is not None and config.hedge.enabled and hedge_pool is not None:
-            from goplugins.hedging import Hedger
+    def _run_inside(self, call: Call) -> Any:
+        return self._inside(call)
 
-            policy = HedgePolicy(config.hedge, clock=self.clock)
-            self.hedger = Hedger(policy, hedge_pool, self.policies.budget, self.clock)
-        if config.cache is not None or config.fallback is not None:
+    # --- what is around the attempts -----------------------------------------------------------------------------
+
+    def _layers(self, old: PluginConfig | None, new: PluginConfig, hedge_pool: WorkerPool | None) -> None:
+        """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
+        self._inside: Callable[[Call], Any] = self._run
+        if new.bulkhead is not None:
+            if self.bulkhead is None:
+                self.bulkhead = Bulkhead(new.bulkhead, clock=self.clock, name=self.name)
+            else:
+                self.bulkhead.configure(new.bulkhead)
+            self._inside = partial(self._run_within, self.bulkhead)
+        elif self.bulkhead is not None:  # its counts stay, and who waits for a place gets in
+            self.bulkhead.configure(_NO_BULKHEAD)
+        if old is None or new.hedge != old.hedge:
+            self._hedge(new, hedge_pool)
+        if old is not None and new.cache == old.cache and same_value(new.fallback, old.fallback):
+            if new.cache is None and new.fallback is None:
+                self._answer = self._inside
+            return
+        self._answer: Callable[[Call], Any] = self._inside
+        if new.cache is not None or new.fallback is not None:
             from goplugins.answering import Answers, layered
 
-            self.answers = Answers()
+            self.answers = self.answers or Answers()
             self._answer = layered(
-                self._answer,
-                config,
-                forward=forward or _nobody,
+                self._run_inside,
+                new,
+                forward=self._forward,
                 counts=self.answers,
                 clock=self.clock,
                 note=self._note,
             )
+
+    def _hedge(self, config: PluginConfig, pool: WorkerPool | None) -> None:
+        before, self.hedger = self.hedger, None
+        if before is not None:
+            self._hedges_before = (self._hedges_before[0] + before.sent, self._hedges_before[1] + before.won)
+        if config.hedge is not None and config.hedge.enabled and pool is not None:
+            from goplugins.hedging import Hedger
+
+            policy = HedgePolicy(config.hedge, clock=self.clock)
+            self.hedger = Hedger(policy, pool, self.policies.budget, self.clock)
+
+    def reconfigure(self, config: PluginConfig, *, hedge_pool: WorkerPool | None = None) -> None:
+        """Goes by the policies of another configuration from now on. The wire is not touched, counts and states stay.
+
+        Args:
+            config: resolved; the same in all that the wire and its connections depend on.
+            hedge_pool: runs hedged attempts; none are made without.
+        """
+        old = self.config
+        self.attempts.policies = self.policies.adapted(config, clock=self.clock, rng=self._rng)
+        self.request_timeout = resolved(resolved(config.connection).request_timeout)
+        self.idempotent = resolved(resolved(config.retry).idempotent)
+        self._layers(old, config, hedge_pool)
+        if config.chaos != old.chaos:
+            from goplugins.transports.chaos import with_chaos
+
+            before = self.sender
+            self.attempts.sender = with_chaos(self.wire, config, clock=self.clock)
+            if before is not self.wire:
+                before.end()  # type: ignore[attr-defined]  # whoever is late goes on now
+        if self.attempts.watcher is not None and config.health_check != old.health_check:
+            self.attempts.watcher.reconfigure(config.health_check)
+        self.config = config
+        self.changed()
 
     def _replay(self, call: Call, error: PluginError) -> Any:
         def exhausted() -> None:
@@ -325,8 +378,8 @@ class GuardedPlugin:
             refused_circuit_breaker=self.attempts.refused_by_breaker,
             refused_bulkhead=0 if self.bulkhead is None else self.bulkhead.refused,
             retry_budget_exhausted=self._budget_exhausted,
-            hedges_sent=0 if self.hedger is None else self.hedger.sent,
-            hedges_won=0 if self.hedger is None else self.hedger.won,
+            hedges_sent=self._hedges_before[0] + (0 if self.hedger is None else self.hedger.sent),
+            hedges_won=self._hedges_before[1] + (0 if self.hedger is None else self.hedger.won),
             **answered,
         )
 
@@ -345,6 +398,10 @@ class GuardedPlugin:
             reason = "its rate limiter has no token"
         elif not reason and self.bulkhead is not None and self.bulkhead.is_full:
             reason = f"its bulkhead is full: {self.bulkhead.in_use} calls at once"
+        describe = getattr(self.wire, "explain", None)
+        group = None if describe is None else describe()
+        if group is not None and not reason and not any(member.eligible for member in group.members):
+            reason = "none of its members does"
         when, what = self.last_error or (None, "")
         return Explanation(
             name=self.name,
@@ -359,6 +416,7 @@ class GuardedPlugin:
             last_error_ago=None if when is None else self._now() - when,
             annotations=self.config.annotations or {},
             chaos=getattr(self.sender, "chaos", ""),
+            group=group,
         )
 
     # --- end ---------------------------------------------------------------------------------------------------
@@ -383,6 +441,16 @@ class GuardedPlugin:
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
         self.changed()
+
+    def stand_down(self, reason: str = "another has taken its place") -> int:
+        """Lets no new call in, as :meth:`refuse`, but leaves those inside to their retries and waits.
+
+        Returns:
+            How many calls of other threads are inside.
+        """
+        self.gate.close(f"plugin {self.name!r}: {reason}")
+        self.changed()
+        return self.gate.in_flight - self.gate.holds(threading.get_ident())
 
     def drain(self, timeout: float) -> bool:
         """Waits for the calls in flight, save those on this stack, at most ``timeout`` seconds; True if all are out."""

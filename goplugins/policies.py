@@ -51,6 +51,22 @@ class Policies:
         )
 
 
+    def adapted(self, config: PluginConfig, *, clock: Clock, rng: random.Random) -> Policies:
+        """The same going by another resolved configuration from now on; their counts and states stay.
+
+        Put the result in their place: what was switched on or off is not in the old ones.
+        """
+        retry, limit = resolved(config.retry), resolved(config.rate_limit)
+        limiter = self.limiter
+        if limiter is not None:
+            limiter.set_rate(limit)  # switched off, it lets through who waits
+        elif limit.enabled:
+            limiter = RateLimiter(limit, clock=clock)
+        self.breaker.configure(resolved(config.circuit_breaker))
+        self.budget.set_ratio(resolved(retry.budget_ratio))
+        return attrs.evolve(self, limiter=limiter if limit.enabled else None, retry=RetryPolicy(retry, rng=rng))
+
+
 def resolved(value: T | None) -> T:
     """A field of a configuration that has its defaults filled in: never None.
 

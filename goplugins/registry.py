@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from goplugins.errors import (
     PluginNotFoundError,
 )
 from goplugins.plugin import GuardedPlugin
+from goplugins.resilience._callbacks import run_callback
 
 __all__ = ["Registry"]
 
@@ -36,6 +38,7 @@ class Registry:
         self._disabled: frozenset[str] = frozenset()
         self._retiring: dict[int, GuardedPlugin] = {}
         self.closed = False
+        self._listeners: list[Callable[[], object]] = []
         self.plugins: Mapping[str, GuardedPlugin] = MappingProxyType({})
 
     def add(self, plugins: Iterable[GuardedPlugin], disabled: Iterable[str] = ()) -> None:
@@ -58,6 +61,102 @@ class Registry:
                 names[plugin.name] = plugin
             self.plugins = MappingProxyType(names)
             self._disabled |= frozenset(disabled)
+        self._tell()
+
+    def replace(
+        self,
+        plugins: Iterable[GuardedPlugin],
+        removed: Iterable[GuardedPlugin] = (),
+        disabled: Iterable[str] | None = None,
+    ) -> list[GuardedPlugin]:
+        """Puts plugins in the places of those of their names, and takes others out, in one step.
+
+        Nobody sees a name without a plugin, or some of the new ones beside some of the old.
+
+        Args:
+            plugins: the new ones; where a name is not taken, one more.
+            removed: those to take out, unless code has replaced them meanwhile.
+            disabled: the names that are configured and switched off from now on; None leaves them as they are.
+
+        Returns:
+            Whom nobody finds any more; the caller drains and closes them, then calls :meth:`forget`.
+
+        Raises:
+            DuplicatePluginNameError: a name belongs to a plugin that was registered in code.
+            ManagerClosedError: the manager was shut down.
+        """
+        old = []
+        with self._lock:
+            if self.closed:
+                raise ManagerClosedError("the manager was shut down")
+            names = dict(self.plugins)
+            for plugin in removed:
+                if names.get(plugin.name) is plugin:
+                    old.append(names.pop(plugin.name))
+            for plugin in plugins:
+                before = names.get(plugin.name)
+                if before is not None and not before.from_config:
+                    raise DuplicatePluginNameError(
+                        f"plugin {plugin.name!r} was registered in code meanwhile", fix="choose another name"
+                    )
+                if before is not None:
+                    old.append(before)
+                names[plugin.name] = plugin
+            self._retiring |= {id(plugin): plugin for plugin in old}
+            self.plugins = MappingProxyType(names)
+            if disabled is not None:
+                self._disabled = frozenset(disabled)
+        self._tell()
+        return old
+
+    @property
+    def disabled(self) -> frozenset[str]:
+        """Names that are configured and switched off."""
+        return self._disabled
+
+    def restore(
+        self, old: Iterable[GuardedPlugin], new: Iterable[GuardedPlugin], disabled: frozenset[str]
+    ) -> tuple[list[GuardedPlugin], list[GuardedPlugin]]:
+        """Undoes :meth:`replace`, in one step.
+
+        Args:
+            old: what it returned.
+            new: the plugins that it put in.
+            disabled: the names that were switched off before.
+
+        Returns:
+            Who is back in place, and whom nobody finds any more.
+        """
+        places = {plugin.name: plugin for plugin in old}
+        back: list[GuardedPlugin] = []
+        gone: list[GuardedPlugin] = []
+        with self._lock:
+            names = dict(self.plugins)
+            if self.closed:
+                return [], [*old, *new]
+            for plugin in new:
+                gone.append(plugin)
+                before = places.pop(plugin.name, None)
+                if names.get(plugin.name) is not plugin:  # code has unregistered it meanwhile: nobody is wanted there
+                    gone += [] if before is None else [before]
+                    continue
+                self._retiring[id(plugin)] = plugin
+                if before is None:
+                    del names[plugin.name]
+                else:
+                    names[plugin.name] = before
+                    back.append(before)
+            for before in places.values():  # it was taken out
+                if names.setdefault(before.name, before) is before:
+                    back.append(before)
+                else:
+                    gone.append(before)
+            for plugin in back:
+                self._retiring.pop(id(plugin), None)
+            self.plugins = MappingProxyType(names)
+            self._disabled = disabled
+        self._tell()
+        return back, gone
 
     def remove(self, name: str) -> GuardedPlugin:
         """Takes the name out; the caller drains and closes the plugin, then calls :meth:`forget`.
@@ -73,6 +172,7 @@ class Registry:
                 self.plugins = MappingProxyType(names)
         if plugin is None:
             raise self.absent(name)
+        self._tell()
         return plugin
 
     def close(self) -> Sequence[GuardedPlugin]:
@@ -82,6 +182,19 @@ class Registry:
             self._retiring |= {id(plugin): plugin for plugin in self.plugins.values()}
             self.plugins = MappingProxyType({})
             return list(self._retiring.values())
+
+    def subscribe(self, listener: Callable[[], object]) -> None:
+        """Has ``listener`` called, outside the lock, when names have come, gone or changed hands."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], object]) -> None:
+        """Ends :meth:`subscribe`; harmless when repeated."""
+        with contextlib.suppress(ValueError):
+            self._listeners.remove(listener)
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            run_callback(listener)
 
     def forget(self, plugin: GuardedPlugin) -> bool:
         """A plugin that was removed is closed now. True for the first to say so."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable
 from typing import ParamSpec
 
 from goplugins._clock import Clock
+from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.models import HealthStatus, PluginMetrics
 from goplugins.plugin import GuardedPlugin
@@ -23,6 +25,9 @@ P = ParamSpec("P")
 
 _SWEEP_INTERVAL = 5.0
 """Seconds between two looks for connections that were idle for too long."""
+
+_FILES_INTERVAL = 0.5
+"""Seconds between two looks at certificates and tokens on disk."""
 
 
 class Upkeep:
@@ -41,25 +46,45 @@ class Upkeep:
         self._lock = threading.RLock()
         self._checkers: dict[str, HealthChecker] = {}
         self._sweeps: Ticket | None = None
+        self._files: Ticket | None = None
         self._closed = False
         self.monitor.subscribe(_weakly(self._health_changed))
         register_forkable(self)
 
-    def watch(self, plugin: GuardedPlugin) -> None:
-        """Has the plugin's health looked at, from its first call in this process on."""
-        checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
+    def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None = None) -> None:
+        """Has the plugin's health looked at, from its first call in this process on.
+
+        Where looks go on already, at once, and in the place of another plugin of its name.
+
+        Args:
+            plugin: may have been watched before.
+            seen: its health, where somebody has looked.
+        """
+        checker = plugin.attempts.watcher
+        if not isinstance(checker, HealthChecker):
+            checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
+        if seen is not None:
+            checker.set_status(seen)
         with self._lock:
             self._checkers[plugin.name] = checker
+            started = self._sweeps is not None and not self._closed
         plugin.attempts.watcher = checker
         plugin.on_first_call = _weakly(self.start)
+        if started:
+            self._follow_files()
+            # It is being shut down, or has no thread left; then the next look at all starts this one, too.
+            with contextlib.suppress(PluginClosedError, SaturatedError):
+                self.monitor.add_checker(plugin.name, checker)
 
     def forget(self, plugin: GuardedPlugin) -> PluginMetrics:
-        """Looks at the plugin no more; its last counts."""
+        """Looks at the plugin no more, save that another one of its name has taken its place; its last counts."""
         counts = self.metrics_of(plugin)
         with self._lock:
-            self._checkers.pop(plugin.name, None)
+            last = self._checkers.get(plugin.name) is plugin.attempts.watcher
+            if last:
+                self._checkers.pop(plugin.name, None)
             closed = self._closed
-        if not closed:
+        if last and not closed:
             self.monitor.remove_checker(plugin.name)
         return counts
 
@@ -72,7 +97,24 @@ class Upkeep:
                 if self.monitor.get_status(name) is None:
                     self.monitor.add_checker(name, checker)
             if self._sweeps is None:
-                self._sweeps = get_scheduler().schedule(self._sweep, _SWEEP_INTERVAL, submit=self._pool.submit)
+                self._sweeps = self.every(self._sweep, _SWEEP_INTERVAL, _SWEEP_INTERVAL)
+        self._follow_files()
+
+    def every(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+        """Runs a short bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``."""
+        return get_scheduler().schedule(method, interval, first=first, submit=self._pool.submit)
+
+    def _follow_files(self) -> None:
+        """Looks at certificates and tokens on disk from now on, if any plugin has some."""
+        plugins = self._registry.plugins.values()
+        with self._lock:
+            if self._files is None and not self._closed and any(map(_follows_files, plugins)):
+                self._files = self.every(self._renew_credentials, _FILES_INTERVAL, _FILES_INTERVAL)
+
+    def _renew_credentials(self) -> None:
+        for plugin in self._registry.plugins.values():
+            if _follows_files(plugin):
+                plugin.wire.renew_credentials()  # type: ignore[attr-defined]
 
     def look(self) -> None:
         """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly."""
@@ -85,15 +127,16 @@ class Upkeep:
 
     def metrics_of(self, plugin: GuardedPlugin) -> PluginMetrics:
         """The plugin's counts, those of its health checks included."""
-        checker = self._checkers.get(plugin.name)
-        return plugin.metrics(checker.failures_total if checker is not None else 0)
+        checker = plugin.attempts.watcher
+        return plugin.metrics(checker.failures_total if isinstance(checker, HealthChecker) else 0)
 
     def shutdown(self, timeout: float) -> None:
         """Ends it all; waits at most ``timeout`` seconds for health checks under way."""
         with self._lock:
             self._closed = True
-            if self._sweeps is not None:
-                self._sweeps.cancel()
+            for ticket in (self._sweeps, self._files):
+                if ticket is not None:
+                    ticket.cancel()
         self.monitor.shutdown(timeout)
         self._pool.shutdown(wait=False)
 
@@ -109,6 +152,10 @@ class Upkeep:
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():
             plugin.sweep()
+
+
+def _follows_files(plugin: GuardedPlugin) -> bool:
+    return bool(getattr(plugin.wire, "follows_files", False))
 
 
 def _weakly(method: Callable[P, object]) -> Callable[P, object]:

@@ -92,6 +92,7 @@ class Dispatcher:
         lost = _NOBODY_LOST
         while True:
             picked: MemberState | None = None
+            started = 0.0
             try:
                 with self.lock:
                     started = self.now()
@@ -125,6 +126,7 @@ class Dispatcher:
                 if state.waiters:
                     self._wake(state)
                 if not isinstance(error, _REFUSALS) or call.deadline.at <= self.now():
+                    _name_member(error, state)
                     raise
                 # Without its traceback, which would hold this frame and with it the error itself.
                 lost = {**lost, state: error.with_traceback(None)}
@@ -329,6 +331,13 @@ def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:
         fair = elapsed >= _FAIR_TIMEOUT or (state.latency is not None and elapsed >= 2 * state.latency)
         return Verdict.FAILURE if fair else Verdict.IGNORED
     return error.verdict
+
+
+def _name_member(error: Exception, state: MemberState) -> None:
+    """The caller knows the group's name only: that of the member stands among the details."""
+    if isinstance(error, PluginError):
+        error.plugin = None
+        error.details.setdefault("member", state.name)
 
 
 def _text(error: Exception) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from goplugins._call import Call, Sender
 from goplugins._clock import Clock
 from goplugins.errors import InvalidArgumentError
-from goplugins.models import HealthStatus, PluginStatus, TransportType
+from goplugins.models import TransportType
 
 if TYPE_CHECKING:
     from goplugins.balancing.load_balancer import LoadBalancer
     from goplugins.config import LoadBalancerConfig
     from goplugins.plugin import GuardedPlugin
 
-__all__ = ["Guard", "GuardedMember", "guard_group", "guard_member"]
+__all__ = ["Guard", "guard_group", "guard_member"]
 
 
 class Guard(Protocol):
@@ -29,12 +28,8 @@ class Guard(Protocol):
         """The whole call."""
         ...
 
-    def retire(self, timeout: float) -> bool:
-        """Refuses new calls, waits for those in flight, closes."""
-        ...
 
-
-def guard_member(plugin: Any, name: str, *, clock: Clock, rng: random.Random) -> GuardedMember:
+def guard_member(plugin: Any, name: str, *, clock: Clock, rng: random.Random) -> GuardedPlugin:
     """A plugin object as a member, under the production's default policies.
 
     Raises:
@@ -44,8 +39,7 @@ def guard_member(plugin: Any, name: str, *, clock: Clock, rng: random.Random) ->
     from goplugins.plugin import GuardedPlugin
 
     config = ManagerConfig().resolve(PluginConfig(name=name, transport=TransportType.PYTHON))
-    guarded = GuardedPlugin(_as_sender(plugin), plugin, config, from_config=False, clock=clock, rng=rng)
-    return GuardedMember(guarded)
+    return GuardedPlugin(_as_sender(plugin), plugin, config, from_config=False, clock=clock, rng=rng)
 
 
 def guard_group(
@@ -76,63 +70,3 @@ def _as_sender(plugin: Any) -> Sender:
     if missing:
         raise InvalidArgumentError(f"{type(plugin).__name__} is no plugin: it lacks {', '.join(missing)}()")
     return PluginAdapter(plugin)
-
-
-class GuardedMember:
-    """A guarded plugin as a member of a group: single attempts, each a call of its own at the plugin's gate."""
-
-    def __init__(self, guarded: GuardedPlugin) -> None:
-        self.name = guarded.name
-        self._guarded = guarded
-        self._status = PluginStatus.UNKNOWN
-        self._callbacks: dict[int, Callable[[], object]] = {}
-
-    def offer(self, call: Call) -> Any:
-        """See :class:`goplugins.balancing.Member`."""
-        own = Call(
-            call.request,
-            call.codec,
-            call.deadline,
-            call.request_id,
-            headers=call.headers,
-            metadata=call.metadata,
-            idempotent=call.idempotent,
-            max_retries=0,
-            key=call.key,
-            priority=call.priority,
-            preferences=call.preferences,
-            max_wait=call.max_wait,
-        )
-        own.nested = call.nested
-        value = self._guarded.call(own)
-        call.reply_metadata = own.reply_metadata
-        return value
-
-    def retry_after(self) -> float:
-        """See :class:`goplugins.balancing.Member`."""
-        return self._guarded.policies.breaker.retry_after()
-
-    def admits(self) -> bool:
-        """See :class:`goplugins.balancing.Member`."""
-        return not self._guarded.gate.closed and self.retry_after() <= 0
-
-    def status(self) -> PluginStatus:
-        """See :class:`goplugins.balancing.Member`."""
-        return self._status
-
-    def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
-        """See :class:`goplugins.balancing.Member`."""
-        self._callbacks[id(callback)] = callback
-        return lambda: self._callbacks.pop(id(callback), None)
-
-    def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health, and remembers the finding as its status."""
-        found = self._guarded.health(timeout)
-        self._status = found.status
-        for callback in list(self._callbacks.values()):
-            callback()
-        return found
-
-    def retire(self, timeout: float) -> bool:
-        """Refuses new calls, waits for those in flight at most ``timeout`` seconds, closes the plugin."""
-        return self._guarded.retire(timeout)

@@ -292,10 +292,10 @@ class LoadBalancer(Generic[Req, Resp]):
         dispatcher = self._dispatcher
         with dispatcher.lock:
             states = list(dispatcher.table.states.values())
-        look_at(states, timeout, self._clock)
+        looks = look_at(states, timeout, self._clock)
         with dispatcher.lock:
             dispatcher.refresh(dispatcher.now())
-            return group_health(list(dispatcher.table.states.values()), self._clock.time())
+            return group_health(list(dispatcher.table.states.values()), looks, self._clock.time())
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -363,6 +363,9 @@ class _News:
             with dispatcher.lock:
                 state = dispatcher.table.states.get(self._name)
                 if state is not None:
+                    if state.found_closed:  # there is news of it, so it is worth a look
+                        state.found_closed = False
+                        state.blocked_until = 0.0
                     dispatcher.table.judge(state, dispatcher.now())
 
 

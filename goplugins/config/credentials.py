@@ -21,7 +21,7 @@ from goplugins.errors import (
 )
 from goplugins.models import AuthMethod, TransportType, check_headers
 
-__all__ = ["check_auth", "check_auth_files"]
+__all__ = ["check_auth", "check_auth_files", "is_header"]
 
 _TLS = frozenset({TransportType.HTTPS, TransportType.GRPC_TLS})
 _GRPC = frozenset({TransportType.GRPC, TransportType.GRPC_TLS})
@@ -44,10 +44,12 @@ def check_auth(auth: AuthConfig, problems: Problems, transport: TransportType | 
     elif auth.method is not None and auth.method in _NEEDED:
         names, error = _NEEDED[auth.method]
         for name in names:
-            if not getattr(auth, name):
+            if not getattr(auth, name) and not (name == "token" and auth.token_file):
                 problems.add(
                     error, f"missing for method {auth.method}", f"set auth.{name}, or another auth.method", name
                 )
+    if auth.token and auth.token_file:
+        problems.add(AuthConfigError, "is set beside token", "keep one of them", "token_file")
     if auth.method is AuthMethod.MTLS and transport is not None and transport not in _TLS:
         fix = "use transport https or grpc-tls, or another method"
         problems.add(AuthConfigError, f"mtls needs TLS, which transport {transport} lacks", fix, "method")
@@ -64,14 +66,15 @@ def check_auth(auth: AuthConfig, problems: Problems, transport: TransportType | 
 
 def _check_headers(auth: AuthConfig, charset: str, problems: Problems) -> None:
     for name, value in auth.headers.items():
-        if not _is_header(name, ""):
+        if not is_header(name):
             fix = "use letters, digits and dashes"
             problems.add(AuthConfigError, "holds a name that no header can have", fix, "headers")
         elif fault := _text_fault(value, charset):
             problems.add(AuthConfigError, *fault, "headers", name)
 
 
-def _is_header(name: str, value: str) -> bool:
+def is_header(name: str, value: str = "") -> bool:
+    """Whether a header may have this name and value."""
     try:
         check_headers({name: value})
     except InvalidHeaderError:
@@ -84,7 +87,7 @@ def _text_fault(text: str, charset: str) -> tuple[str, str] | None:
     if text == MASK:
         fix = "write the secret, or to_json(include_secrets=True)"
         return f"is {MASK}, which stands for a secret that was left out", fix
-    if not _is_header("x", text):
+    if not is_header("x", text):
         fix = "take it out; a secret read from a file often ends in a line break"
         return "holds a line break or control character", fix
     if charset and text != text.strip():
@@ -97,13 +100,15 @@ def _text_fault(text: str, charset: str) -> tuple[str, str] | None:
 
 
 def check_auth_files(auth: AuthConfig, problems: Problems) -> None:
-    """Notes which certificate, key and CA files can't be read here."""
-    for name in ("cert_file", "key_file", "ca_file"):
+    """Notes which certificate, key, CA and token files can't be read here."""
+    for name in ("cert_file", "key_file", "ca_file", "token_file"):
         path = getattr(auth, name)
         if not path:
             continue
+        error: type[ConfigError] = MissingBearerTokenError if name == "token_file" else InvalidCertificateError
         if not os.path.isfile(path):
             state = "is a directory" if os.path.isdir(path) else "does not exist"
-            problems.add(InvalidCertificateError, f"{path!r} {state}", "write the path of a PEM file", name)
+            kind = "the file that holds the token" if name == "token_file" else "a PEM file"
+            problems.add(error, f"{path!r} {state}", f"write the path of {kind}", name)
         elif not os.access(path, os.R_OK):
-            problems.add(InvalidCertificateError, f"{path!r} can't be read", "let this process's user read it", name)
+            problems.add(error, f"{path!r} can't be read", "let this process's user read it", name)

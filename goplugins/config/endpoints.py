@@ -29,11 +29,11 @@ _ENTRY_POINT = re.compile(r"\w[\w.-]*")
 _MAX_SOCKET_PATH = 107  # bytes that fit a Linux socket address, its closing zero apart
 
 
-def check_endpoint(transport: TransportType, endpoint: str, problems: Problems) -> None:
-    """Notes what is wrong with ``endpoint`` as an address of ``transport``."""
+def check_endpoint(transport: TransportType, endpoint: str, problems: Problems, *, named: bool = True) -> None:
+    """Notes what is wrong with ``endpoint`` as an address of ``transport``, below its field's name if ``named``."""
     check = _CHECKS.get(transport)
     if check is not None:
-        check(transport, endpoint, problems.below("endpoint"))
+        check(transport, endpoint, problems.below("endpoint") if named else problems)
 
 
 def check_health_endpoint(transport: TransportType, endpoint: str, problems: Problems) -> None:

@@ -239,7 +239,10 @@ idempotent=False, budget_ratio=0.2)
             request_timeout=balancer.request_timeout or self.default_connection.request_timeout,
             retry=merge(balancer.retry, self.default_retry),
             rate_limit=limit,
+            bulkhead=resolve_bulkhead(balancer.bulkhead),
             fallback=_resolve_fallback(balancer.fallback),
+            cache=resolve_cache(balancer.cache),
+            hedge=resolve_hedge(balancer.hedge),
         )
 
 

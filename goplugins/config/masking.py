@@ -15,6 +15,7 @@ __all__ = [
     "mask_options",
     "mask_text",
     "mask_url",
+    "mask_urls",
     "mask_values",
 ]
 
@@ -61,6 +62,11 @@ def mask_url(value: object) -> object:
     text = _USER_INFO.sub(f"{MASK}@", value, count=1)
     head, mark, query = text.partition("?")
     return f"{head}?{MASK}" if mark and query else text
+
+
+def mask_urls(value: object) -> object:
+    """:func:`mask_url` of each item."""
+    return tuple(mask_url(item) for item in value) if isinstance(value, list | tuple) else mask_url(value)
 
 
 def mask_options(value: object) -> object:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.config.chaos import ChaosConfig
-from goplugins.config.rules import Address, Environment, Options
+from goplugins.config.rules import Address, Addresses, Environment, Options
 from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
 from goplugins.config.sections import (
     DEFAULT_BULKHEAD,
@@ -24,6 +24,7 @@ from goplugins.config.sections import (
     RateLimitConfig,
     RetryConfig,
 )
+from goplugins.config.services import LoadBalancerConfig
 from goplugins.models import AuthMethod, TransportType
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PluginConfig:
         transport: how it is reached.
         endpoint: where it is: a URL on http and https; ``host:port``, ``dns:///...`` or ``unix:...`` on grpc; the
             socket's path (``@name``: abstract) on unix; ``package.module:callable`` or an entry point's name on python.
+        endpoints: instead of ``endpoint``, where several instances do the same: calls are shared out among them.
+        balancing: how, with ``endpoints``; name and members follow from the plugin.
         priority: the larger number is preferred, where something chooses.
         enabled: true when left out.
         executable: the program of an exec plugin.
@@ -85,6 +88,8 @@ class PluginConfig:
     type: str | None = None
     transport: TransportType | None = attrs.field(default=None, converter=_transport)
     endpoint: Address = ""
+    endpoints: Addresses = attrs.field(default=(), converter=as_texts)
+    balancing: LoadBalancerConfig | None = None
     priority: int = 0
     enabled: bool | None = None
     executable: str = ""

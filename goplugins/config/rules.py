@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn, Protocol, Self
 import attrs
 
 from goplugins.config.durations import parse_duration
-from goplugins.config.masking import Masked, mask_environment, mask_options, mask_text, mask_url, mask_values
+from goplugins.config.masking import Masked, mask_environment, mask_options, mask_text, mask_url, mask_urls, mask_values
 from goplugins.errors import ConfigError, InvalidConfigError, UnsupportedAuthMethodError, UnsupportedTransportError
 from goplugins.models import AuthMethod, TransportType
 
@@ -327,6 +327,7 @@ LogLevel = Annotated[str, Choice(("debug", "info", "warn", "warning", "error", "
 MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a metric name's beginning", "goplugins")]
 Secret = Annotated[str, Masked(mask_text)]
 Address = Annotated[str, Masked(mask_url)]
+Addresses = Annotated[tuple[str, ...], Masked(mask_urls)]
 SecretTexts = Annotated[Mapping[str, str], Masked(mask_values)]
 Environment = Annotated[tuple[str, ...], Masked(mask_environment)]
 Options = Annotated[Mapping[str, Any], Masked(mask_options)]

@@ -52,6 +52,7 @@ __all__ = [
 _METHODS = {
     "api_key": AuthMethod.API_KEY,
     "token": AuthMethod.BEARER,
+    "token_file": AuthMethod.BEARER,
     "username": AuthMethod.BASIC,
     "password": AuthMethod.BASIC,
     "cert_file": AuthMethod.MTLS,
@@ -71,6 +72,8 @@ class AuthConfig:
         method: which of the fields below are used; none when left out.
         api_key: api-key sends it as ``X-API-Key``.
         token: bearer sends it as ``Authorization: Bearer``.
+        token_file: bearer sends what this file holds, instead of ``token``; a path. It is read again when it changes,
+            and so are the three files below.
         username: basic sends it with ``password``.
         password: see ``username``.
         cert_file: mtls presents this PEM certificate; a path.
@@ -82,6 +85,7 @@ class AuthConfig:
     method: AuthMethod | None = attrs.field(default=None, converter=_method)
     api_key: Secret = ""
     token: Secret = ""
+    token_file: str = ""
     username: str = ""
     password: Secret = ""
     cert_file: str = ""

@@ -19,7 +19,14 @@ from goplugins.config.rules import (
     Share,
 )
 from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
-from goplugins.config.sections import FallbackConfig, RateLimitConfig, RetryConfig
+from goplugins.config.sections import (
+    BulkheadConfig,
+    CacheConfig,
+    FallbackConfig,
+    HedgeConfig,
+    RateLimitConfig,
+    RetryConfig,
+)
 from goplugins.models import LoadBalancingStrategy, ReloadStrategy
 
 __all__ = ["DiscoveryConfig", "LoadBalancerConfig", "LoadBalancerMember", "ObservabilityConfig", "ReloadOptions"]
@@ -121,7 +128,10 @@ class LoadBalancerConfig:
         request_timeout: seconds for a whole call; ``default_connection``'s when left out.
         retry: over ``default_retry``.
         rate_limit: of the group as a whole; none when left out.
+        bulkhead: how many calls the group takes at once; as many as come when left out.
         fallback: what answers when no member could.
+        cache: answers kept; none when left out.
+        hedge: a second attempt, on another member, for calls that are late; none when left out.
     """
 
     name: str = ""
@@ -138,7 +148,10 @@ class LoadBalancerConfig:
     request_timeout: Seconds | None = None
     retry: RetryConfig | None = None
     rate_limit: RateLimitConfig | None = None
+    bulkhead: BulkheadConfig | None = None
     fallback: FallbackConfig | None = None
+    cache: CacheConfig | None = None
+    hedge: HedgeConfig | None = None
 
     __repr__ = sparse_repr
 

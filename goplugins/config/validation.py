@@ -9,7 +9,7 @@ import attrs
 
 from goplugins.config.chaos import check_chaos
 from goplugins.config.conversion import type_problems
-from goplugins.config.credentials import check_auth, check_auth_files
+from goplugins.config.credentials import check_auth, check_auth_files, is_header
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.options import check_options
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _NOT_HEDGED = (TransportType.EXECUTABLE, TransportType.PYTHON)
+_LOCAL = _NOT_HEDGED
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 
@@ -100,7 +101,11 @@ def file_problems(config: ManagerConfig) -> list[Problem]:
     problems = Problems()
     for index, plugin in enumerate(config.plugins):
         auth = plugin.auth
-        if plugin.enabled is not False and auth is not None and (auth.cert_file or auth.key_file or auth.ca_file):
+        if (
+            plugin.enabled is not False
+            and auth is not None
+            and (auth.cert_file or auth.key_file or auth.ca_file or auth.token_file)
+        ):
             check_auth_files(auth, problems.below("plugins", index, "auth"))
     return problems.found
 
@@ -149,7 +154,7 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
         fix = f"write one of {', '.join(BUILT_IN_KINDS)}"
         problems.add(InvalidTransportError, "missing", fix, "transport")
     else:
-        check_endpoint(transport, plugin.endpoint, problems)
+        _check_endpoints(raw, transport, problems)
         _check_kind(plugin, transport, problems)
         check_options(plugin, problems.below("options"))
         if transport is TransportType.EXECUTABLE:
@@ -159,6 +164,29 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
     if raw.auth is not None:
         check_auth(raw.auth, problems.below("auth"), transport)
     _check_policies(raw, plugin, problems)
+
+
+def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
+    if not plugin.endpoints:
+        check_endpoint(transport, plugin.endpoint, problems)
+        if plugin.balancing is not None:
+            problems.add(InvalidConfigError, "has nothing to share out", "write endpoints", "balancing")
+        return
+    if plugin.endpoint:
+        problems.add(InvalidConfigError, "stands beside endpoints", "put it among those", "endpoint")
+    if transport in _LOCAL:
+        fix = "write a plugin for each, and a group under load_balancers"
+        problems.add(InvalidConfigError, f"is not for transport {transport}", fix, "endpoints")
+        return
+    for index, endpoint in enumerate(plugin.endpoints):
+        where = problems.below("endpoints", index)
+        check_endpoint(transport, endpoint, where, named=False)
+        if endpoint in plugin.endpoints[:index]:
+            where.add(InvalidConfigError, "is there already", "leave it out")
+    balancing = plugin.balancing
+    for name in ("name", "members", "request_timeout", "retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge"):
+        if balancing is not None and getattr(balancing, name):
+            problems.add(InvalidConfigError, "is the plugin's own", "leave it out here", "balancing", name)
 
 
 def _check_policies(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -> None:
@@ -257,6 +285,10 @@ def _check_breaker(breaker: CircuitBreakerConfig, problems: Problems) -> None:
 def _check_stand_ins(name: str, fallback: FallbackConfig | None, cache: CacheConfig | None, problems: Problems) -> None:
     if cache is not None and cache.ttl is None:
         problems.add(InvalidConfigError, "missing", "set the seconds that an answer is good for", "cache", "ttl")
+    for index, header in enumerate(() if cache is None else cache.vary_headers):
+        if not is_header(header):
+            fix = "write a name such as Accept-Language"
+            problems.add(InvalidConfigError, "is not a header's name", fix, "cache", "vary_headers", index)
     if fallback is None:
         return
     given = [bool(fallback.plugin), fallback.value is not UNSET, fallback.function is not None]
@@ -269,7 +301,11 @@ def _check_stand_ins(name: str, fallback: FallbackConfig | None, cache: CacheCon
 
 def _check_balancer(balancer: LoadBalancerConfig, problems: Problems) -> None:
     _check_name(balancer.name, problems)
-    _check_stand_ins(balancer.name, balancer.fallback, None, problems)
+    _check_stand_ins(balancer.name, balancer.fallback, balancer.cache, problems)
+    if balancer.bulkhead is not None:
+        _check_bulkhead(balancer.bulkhead, problems.below("bulkhead"))
+    if balancer.hedge is not None:
+        _check_hedge(balancer.hedge, None, problems.below("hedge"))
     if not balancer.members:
         problems.add(InvalidConfigError, "missing", "name the plugins of the group", "members")
     seen: set[str] = set()
@@ -315,7 +351,7 @@ def _check_references(config: ManagerConfig, registered: Collection[str] | None,
     def look_up(name: str, names: Collection[str], *path: str | int) -> None:
         if name and name not in names:
             near = near_name(name, names)
-            fix = f"did you mean {near!r}?" if near else "name a configured or registered plugin"
+            fix = f"did you mean {near!r}?" if near else "name a plugin of this configuration, or register it before"
             problems.add(InvalidConfigError, f"there is no plugin {name!r}", fix, *path)
 
     for path, item in _named(config):

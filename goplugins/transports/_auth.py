@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from goplugins.errors import AuthConfigError, InvalidHeaderError, PluginError
+import attrs
+
+from goplugins.config.sections import AuthConfig
+from goplugins.errors import AuthConfigError, InvalidHeaderError, MissingBearerTokenError, PluginError
 from goplugins.models import AuthMethod, check_headers
 
-if TYPE_CHECKING:
-    from goplugins.config import AuthConfig
-
-__all__ = ["auth_headers", "basic_credentials", "scrub", "scrub_error", "secrets_of"]
+__all__ = ["auth_headers", "basic_credentials", "joined_secrets", "scrub", "scrub_error", "secrets_of", "with_token"]
 
 _TELLING = 8
 """Characters by which the beginning of a credential is known."""
@@ -53,6 +53,27 @@ def auth_headers(auth: AuthConfig) -> dict[str, str]:
     return headers
 
 
+def with_token(auth: AuthConfig | None) -> AuthConfig:
+    """The section with the token that its ``token_file`` holds now; as it is where it names none.
+
+    Raises:
+        MissingBearerTokenError: the file can't be read, or is empty.
+        AuthConfigError: it holds what no header can carry.
+    """
+    if auth is None or not auth.token_file:
+        return auth or AuthConfig()
+    try:
+        with open(auth.token_file, encoding="utf-8") as stream:
+            token = stream.read().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else "") or "it is no text"
+        message = f"{auth.token_file!r} can't be read: {reason}"
+        raise MissingBearerTokenError(message, path="auth.token_file") from None  # the cause may hold the token
+    if not token:
+        raise MissingBearerTokenError(f"{auth.token_file!r} is empty", path="auth.token_file")
+    return attrs.evolve(auth, token=token)
+
+
 def _set(headers: dict[str, str], name: str, value: str) -> None:
     for other in [other for other in headers if other.lower() == name.lower()]:
         del headers[other]
@@ -80,6 +101,11 @@ def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
         if credential and scheme.lower() in ("bearer", "basic", "token", "apikey"):
             found.append(credential.strip())
     return tuple(secret for secret in found if len(secret) >= 4)
+
+
+def joined_secrets(new: tuple[str, ...], *, before: tuple[str, ...]) -> tuple[str, ...]:
+    """The secrets of now and those of shortly before, with which calls are still under way."""
+    return tuple(dict.fromkeys((*new, *before)))[: 3 * len(new)]
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:

@@ -21,9 +21,10 @@ from goplugins.errors import (
     TransportError,
 )
 from goplugins.models import HealthStatus, PluginInfo, PluginStatus
-from goplugins.transports._auth import auth_headers, scrub, scrub_error, secrets_of
+from goplugins.transports._auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
 from goplugins.transports._codec import codec_for
 from goplugins.transports._envelope import error_text, metadata_of
+from goplugins.transports._files import CredentialFiles
 from goplugins.transports._line_messages import RequestLines, envelope_of, failure_of, value_of
 from goplugins.transports._lines import LineChannel
 from goplugins.transports._pool import ConnectionPool, Lease
@@ -71,18 +72,25 @@ class LineClient(Generic[C]):
         explain: Callable[[C, PluginError, Deadline], None] | None = None,
         interrupt: Callable[[C], None] | None = None,
     ) -> None:
-        auth = auth or AuthConfig()
-        credentials = auth_headers(auth)
+        self.files = CredentialFiles.of(auth, clock, self.use, endpoint)
         self.pool = pool
         self._limit = connection.max_response_bytes or 0
         self._keep_alive = connection.keep_alive is not False
-        self._lines = RequestLines(credentials)
-        self._secrets = secrets_of(credentials, auth.password, auth.token, auth.api_key)
+        self._secrets: tuple[str, ...] = ()
+        self.use(with_token(auth))
         self._endpoint = endpoint
         self._other = other
         self._clock = clock
         self._explain = explain
         self._interrupt = interrupt
+
+    def use(self, auth: AuthConfig) -> None:
+        """Sends these credentials from now on."""
+        credentials = auth_headers(auth)
+        self._lines = RequestLines(credentials)
+        self._secrets = joined_secrets(
+            secrets_of(credentials, auth.password, auth.token, auth.api_key), before=self._secrets
+        )
 
     def prepare(self, call: Call) -> None:
         """Writes the request as JSON, and refuses headers that can't be sent."""

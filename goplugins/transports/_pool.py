@@ -25,10 +25,11 @@ class _Place(Generic[C]):
     it: no code path, however unlikely, can leave the pool a place smaller, or a connection open.
     """
 
-    __slots__ = ("__weakref__", "_abandon", "connection", "since")
+    __slots__ = ("__weakref__", "_abandon", "age", "connection", "since")
 
     def __init__(self, abandon: Callable[[C], None]) -> None:
         self._abandon = abandon
+        self.age = 0
         self.connection: C | None = None
         self.since = 0.0
 
@@ -108,6 +109,7 @@ class ConnectionPool(Generic[C]):
         self._clock = clock
         self._now = clock.monotonic
         self._epoch = 0
+        self._age = 0
         self._closed = False
         self._reset()
 
@@ -230,6 +232,7 @@ class ConnectionPool(Generic[C]):
         return self._connect_into(place, deadline, epoch)
 
     def _connect_into(self, place: _Place[C], deadline: Deadline, epoch: int) -> Lease[C]:
+        place.age = self._age  # before it connects: what is renewed meanwhile, it may not have seen
         try:
             connection = self._connect(deadline)
         except BaseException:
@@ -277,7 +280,10 @@ class ConnectionPool(Generic[C]):
             return
         surplus = None
         with self._lock:
-            if self._closed:
+            renewed = place.age != self._age
+            if renewed:
+                pass
+            elif self._closed:
                 surplus = place
             elif self._waiters:
                 self._serve(place)
@@ -288,7 +294,9 @@ class ConnectionPool(Generic[C]):
                     surplus = self._idle.popleft()  # the one unused for longest
             if surplus is not None:
                 self._places.pop(id(surplus), None)
-        if surplus is not None:
+        if renewed:
+            self._put_back(place, reusable=False)
+        elif surplus is not None:
             self._close_all([surplus])
 
     def _serve(self, place: _Place[C]) -> None:
@@ -315,6 +323,19 @@ class ConnectionPool(Generic[C]):
                 expired.append(self._idle.popleft())
                 self._places.pop(id(expired[-1]), None)
         return self._close_all(expired)
+
+    def renew_all(self) -> None:
+        """Uses no connection again that was opened, or begun to be, before now: the way to open them has changed.
+
+        Idle ones are closed at once, those in use when they are given back. Nobody is refused.
+        """
+        with self._lock:
+            self._age += 1
+            idle = list(self._idle)
+            self._idle.clear()
+            for place in idle:
+                self._places.pop(id(place), None)
+        self._close_all(idle)
 
     def close(self) -> None:
         """Refuses new callers, wakes those who wait, closes idle connections now and those in use when given back."""

@@ -36,7 +36,7 @@ class PluginAdapter:
         left = call.deadline.remaining()
         context = trusted_context(
             call.request_id,
-            left if left > _SHORTEST else _SHORTEST,
+            max(_SHORTEST, left),
             call.headers,
             call.metadata,
             call.idempotent,

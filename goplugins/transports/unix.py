@@ -231,6 +231,16 @@ class UnixSocketPlugin:
         """Closes connections that were idle for longer than ``idle_timeout``; for a scheduler."""
         self._client.pool.sweep()
 
+    @property
+    def follows_files(self) -> bool:
+        """Whether its credentials come from files, for :meth:`renew_credentials`."""
+        return self._client.files is not None
+
+    def renew_credentials(self) -> None:
+        """Looks whether its token has changed on disk, and sends the new one if it has; for a scheduler."""
+        if self._client.files is not None:
+            self._client.files.renew()
+
     # --- Plugin ------------------------------------------------------------------------------------------------
 
     def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen

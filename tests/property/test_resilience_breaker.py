@@ -21,12 +21,16 @@ class NoJitter(random.Random):
         return 1.0
 
 
+WINDOW = 10.0  # ten buckets of a second: at whole seconds the ring forgets exactly
+
+
 class Model:
     """The semantics in the plainest words: lists of everything, no trick."""
 
     def __init__(self, config):
         self.config = config
         self.now = 0
+        self.disabled = False
         self.period = 0
         self.trips = 0
         self.until = 0
@@ -36,6 +40,9 @@ class Model:
 
     def begin(self, state):
         self.state = state
+        self.forget_the_calls_under_way()
+
+    def forget_the_calls_under_way(self):
         self.period += 1
         self.probes = []  # expiry of each place taken
         self.probe_successes = 0
@@ -43,18 +50,26 @@ class Model:
 
     def close(self):
         self.begin(CLOSED)
-        self.since_closed = []
+        self.since_closed = []  # outcomes
+        self.recent = []  # (when, whether it failed, whether it was slow), for the windowed rules
         self.row = 0
+
+    @property
+    def has_window(self):
+        return self.config.failure_rate is not None or self.config.slow_call_rate is not None
 
     def trip(self):
         self.begin(OPEN)
         self.trips += 1
         self.row += 1
+        self.opened_at, self.until = self.now, self.now + self.open_time()
+
+    def open_time(self):
         c = self.config
-        self.until = self.now + min(c.recovery_timeout * 2 ** (self.row - 1), c.max_recovery_timeout)
+        return min(c.recovery_timeout * 2 ** (self.row - 1), c.max_recovery_timeout)
 
     def would_admit(self):
-        if self.state is CLOSED:
+        if self.state is CLOSED or self.config.metrics_only:
             return True
         if self.state is OPEN:
             return not self.forced and self.now >= self.until
@@ -62,13 +77,13 @@ class Model:
 
     def admit(self, expiry):
         """Returns the period that the call belongs to."""
-        if self.state is OPEN:
+        if self.state is OPEN and not self.forced and self.now >= self.until:
             self.begin(HALF_OPEN)
         if self.state is HALF_OPEN:
             self.probes.append(expiry)
         return self.period
 
-    def settle(self, period, expiry, outcome):
+    def settle(self, period, expiry, outcome, duration=None):
         if period != self.period:
             return
         if self.state is HALF_OPEN and expiry in self.probes:
@@ -78,30 +93,53 @@ class Model:
         self.outcomes.append(outcome)
         if self.state is CLOSED:
             self.since_closed.append(outcome)
-            tail = self.since_closed[-self.config.failure_threshold :]
-            enough = len(self.since_closed) >= max(self.config.min_request_threshold, self.config.failure_threshold)
-            if enough and not any(tail):
+            if not self.disabled:
+                slow = duration is not None and duration >= self.config.slow_call_duration
+                self.recent.append((self.now, not outcome, slow))
+                if self.says_a_row() or self.says_a_rate():
+                    self.trip()
+        elif self.state is HALF_OPEN:
+            self.probe_successes += outcome
+            if not outcome:
                 self.trip()
-        elif not outcome:
-            self.trip()
-        else:
-            self.probe_successes += 1
-            if self.probe_successes == self.config.success_threshold:
+            elif self.probe_successes >= self.config.success_threshold:
                 self.close()
+
+    def says_a_row(self):
+        tail = self.since_closed[-self.config.failure_threshold :]
+        enough = len(self.since_closed) >= max(self.config.min_request_threshold, self.config.failure_threshold)
+        return enough and not any(tail)
+
+    def says_a_rate(self):
+        recent = [entry for entry in self.recent if self.now - entry[0] < WINDOW]
+        if not self.has_window or len(recent) < self.config.min_request_threshold:
+            return False
+        failed, slow = (sum(entry[kind] for entry in recent) / len(recent) for kind in (1, 2))
+        c = self.config
+        return (c.failure_rate is not None and failed >= c.failure_rate) or (
+            c.slow_call_rate is not None and slow >= c.slow_call_rate
+        )
+
+
+configs = st.builds(
+    SimpleNamespace,
+    failure_threshold=st.sampled_from([1, 2, 3, 4, 50]),
+    min_request_threshold=st.integers(1, 6),
+    success_threshold=st.integers(1, 3),
+    recovery_timeout=st.just(8.0),
+    max_recovery_timeout=st.sampled_from([8.0, 32.0]),
+    window=st.just(WINDOW),
+    failure_rate=st.sampled_from([None, None, 0.5, 1.0]),
+    slow_call_rate=st.sampled_from([None, None, 0.5]),
+    slow_call_duration=st.just(1.5),
+    metrics_only=st.sampled_from([False, False, False, True]),
+)
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    @initialize(
-        failures=st.integers(1, 4), least=st.integers(1, 6), successes=st.integers(1, 3), growth=st.sampled_from([1, 4])
-    )
-    def start(self, failures, least, successes, growth):
-        self.config = SimpleNamespace(
-            failure_threshold=failures,
-            min_request_threshold=least,
-            success_threshold=successes,
-            recovery_timeout=8.0,
-            max_recovery_timeout=8.0 * growth,
-        )
+    @initialize(config=configs)
+    def start(self, config):
+        self.config = config
         self.clock = ManualClock()
         self.breaker = CircuitBreaker(self.config, clock=self.clock, rng=NoJitter())
         self.model = Model(self.config)
@@ -122,15 +160,22 @@ class BreakerMachine(RuleBasedStateMachine):
             self.permits.append((permit, self.model.admit(expiry), expiry, 1 if enter else 2))
 
     @precondition(lambda self: self.permits)
-    @rule(data=st.data(), outcome=st.sampled_from([True, False, None]))
-    def settle(self, data, outcome):
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from([True, False, None]),
+        duration=st.sampled_from([None, 0.0, 1.4, 1.5, 60.0]),
+    )
+    def settle(self, data, outcome, duration):
         permit, period, expiry, times = self.permits.pop(data.draw(st.integers(0, len(self.permits) - 1)))
         before = self.breaker.stats(), self.breaker.retry_after()
         for _ in range(times):  # a second one is ignored; what enter() gave is settled once
-            {True: permit.success, False: permit.failure, None: permit.ignore}[outcome]()
+            if outcome is None:
+                permit.ignore()
+            else:
+                (permit.success if outcome else permit.failure)(duration)
         if period != self.model.period:
             assert (self.breaker.stats(), self.breaker.retry_after()) == before, "a stale outcome changed something"
-        self.model.settle(period, expiry, outcome)
+        self.model.settle(period, expiry, outcome, duration)
 
     @rule()
     def allow_request(self):
@@ -170,15 +215,38 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def force_open(self):
         self.breaker.force_open()
-        self.model.forced = True
+        self.model.forced, self.model.disabled = True, False
         self.model.begin(OPEN)
 
-    @precondition(lambda self: self.model.forced)
+    @rule()
+    def disable(self):
+        self.breaker.disable()
+        self.model.forced, self.model.disabled = False, True
+        self.model.close()
+
     @rule()
     def enable(self):
         self.breaker.enable()
-        self.model.forced = False
-        self.model.close()
+        if self.model.forced or self.model.disabled:
+            self.model.forced = self.model.disabled = False
+            self.model.close()
+
+    @rule(config=configs)
+    def configure(self, config):
+        had_window, model = self.model.has_window, self.model
+        self.breaker.configure(config)
+        self.config = model.config = config
+        if model.has_window != had_window:
+            model.recent = []
+            if model.state is CLOSED:
+                self.forget_entered()
+        if model.state is OPEN and not model.forced:
+            model.until = min(model.until, model.opened_at + model.open_time())
+
+    @rule()
+    def fork(self):
+        self.breaker.after_fork_in_child()
+        self.model.forget_the_calls_under_way()
 
     @invariant()
     def agrees_with_the_model(self):

@@ -114,6 +114,9 @@ SECTIONS = {
     "HealthCheckConfig": "default_health_check",
     "ConnectionConfig": "default_connection",
     "RateLimitConfig": "default_rate_limit",
+    "FallbackConfig": "",
+    "CacheConfig": "",
+    "HedgeConfig": "",
     "ChaosConfig": "",
 }
 

@@ -89,7 +89,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def without_fork(self) -> Iterator[None]:
-        """Keeps forks away from a start: a child would inherit pipes that no record tells it to close.
+        """Keeps forks away from starts and ends: a child would inherit pipes that no record tells it to close.
 
         Used by threads of ours only. Neither side waits for the other for ever.
         """
@@ -109,10 +109,23 @@ class Keeper:
         if self._ending:
             raise RuntimeError("the interpreter is ending")
 
+    def open(self) -> None:
+        """Opens and registers what lasts, before the first start. Takes the lock."""
+        with self._lock:
+            if self._wake_writer < 0:
+                self._wake_reader, self._wake_writer = os.pipe()
+                os.set_blocking(self._wake_reader, False)
+                os.set_blocking(self._wake_writer, False)
+                self._poll.register(self._wake_reader, select.POLLIN)
+            if not self._registered:
+                self._registered = True
+                register_forkable(self)
+                os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork_in_parent)
+                atexit.register(self._at_exit)
+
     def watch(self, process: Process) -> None:
         """Takes charge of a process that has just started. Called by threads of ours only. Takes the lock."""
         with self._lock:
-            self._open()
             self._processes.add(process)
             self._orders.put(("watch", process))
             start, self._runs = not self._runs, True
@@ -125,19 +138,6 @@ class Keeper:
                     self._processes.discard(process)
                 raise
         self._wake()
-
-    def _open(self) -> None:
-        """Opens and registers what lasts. Expects the lock."""
-        if self._wake_writer < 0:
-            self._wake_reader, self._wake_writer = os.pipe()
-            os.set_blocking(self._wake_reader, False)
-            os.set_blocking(self._wake_writer, False)
-            self._poll.register(self._wake_reader, select.POLLIN)
-        if not self._registered:
-            self._registered = True
-            register_forkable(self)
-            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork_in_parent)
-            atexit.register(self._at_exit)
 
     def order(self, what: str, process: Process) -> None:
         """Leaves word about a process: leave, kill, lost or start. Takes no lock: finalisers call it."""
@@ -312,10 +312,12 @@ class Keeper:
             self._processes_end(process)
         elif at_once:
             self._ignore_output(process)
-            process.close_pipes()
+            with self.without_fork():
+                process.close_pipes()
             process.signal(signal.SIGKILL)
         else:
-            process.close_stdin()
+            with self.without_fork():
+                process.close_stdin()
             if process.stdout not in self._outputs:
                 self._watch_output(process)
             self._stops[process] = _Stop(self._clock.monotonic() + _STEPS[0][0])
@@ -333,17 +335,17 @@ class Keeper:
             if process.stderr not in self._errors or not self._read_errors(process):
                 break
         process.signal(signal.SIGKILL)  # what its dead leader left of the group, whose number is still its own
-        with self.without_fork():  # the guardian may have to be replaced
-            self.guardian.release(process.pid)
         for registered in (self._errors, self._ends):
             for descriptor in [key for key, value in registered.items() if value is process]:
                 self._poll.unregister(descriptor)
                 del registered[descriptor]
         self._unseen.discard(process)
         self._stops.pop(process, None)
+        with self.without_fork():
+            self.guardian.release(process.pid)  # before its number can be another's; the guardian may be replaced
+            process.close_signs()
         process.bury()
         process.log.close()
-        process.close_signs()
         process.on_end()
         self._report(process)
         # One that a caller has stays until that caller lets go: it may be reading the last bytes of a reply.
@@ -355,7 +357,8 @@ class Keeper:
         self._ignore_output(process)
         self._unwatched.discard(process)
         self._starting.discard(process)
-        process.close_pipes()
+        with self.without_fork():
+            process.close_pipes()
         with self._lock:
             self._processes.discard(process)
 

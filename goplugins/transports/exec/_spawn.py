@@ -74,6 +74,7 @@ def spawn(
         OSError: the system refused.
     """
     path, passed = program
+    keeper.open()
     with keeper.without_fork():
         keeper.check_not_ending()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:

@@ -136,6 +136,16 @@ class ExecPlugin:
         """Has idle processes leave now, and those at work when their calls end; later calls are refused."""
         _end(self._client.pool, self._launcher)
 
+    @property
+    def follows_files(self) -> bool:
+        """Whether its credentials come from files, for :meth:`renew_credentials`."""
+        return self._client.files is not None
+
+    def renew_credentials(self) -> None:
+        """Looks whether its token has changed on disk, and sends the new one if it has; for a scheduler."""
+        if self._client.files is not None:
+            self._client.files.renew()
+
     # --- Plugin ------------------------------------------------------------------------------------------------
 
     def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen

@@ -3,6 +3,9 @@
 grpc's blocking calls are not made for that. Struck in the wrong place they leave a channel locked for all other
 threads, and wherever they are struck they keep their connection for good. What is done about it here uses parts of
 grpc that are not public; where a version of grpc lacks them, nothing is done, and calls work as they do without.
+
+One gap is left: struck in the few microseconds in which grpc makes a call, before it is sent, the call is lost to
+everybody, and its channel's connection stays until the process ends.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ Starts = dict[int, list[Any]]
 class _Condition(threading.Condition):
     """One that is entered and left without a line of Python, so that no signal handler runs between lock and use."""
 
-    __enter__ = property(operator.attrgetter("_lock.__enter__"))  # type: ignore[assignment]
-    __exit__ = property(operator.attrgetter("_lock.__exit__"))  # type: ignore[assignment]
+    __enter__: Any = property(operator.attrgetter("_lock.__enter__"))
+    __exit__: Any = property(operator.attrgetter("_lock.__exit__"))
 
 
 def harden(channel: Any) -> None:

@@ -123,9 +123,10 @@ class Links:
             TRAFFIC.check(deadline)
             if self._closed:
                 raise PluginClosedError("the plugin is closed")
+            credentials = self._credentials
             made = self._open()
             with TRAFFIC.lock:
-                if TRAFFIC.forking:
+                if TRAFFIC.forking or credentials is not self._credentials:
                     link = None
                 elif self._closed or (self._shared and self._link is not None):
                     link = self._link
@@ -172,6 +173,14 @@ class Links:
             link.retired = True
         if over:
             self._close(link)
+
+    def renew(self, credentials: Callable[[], Any]) -> None:
+        """Has later calls use a new link with other credentials; those under way go on. Takes the lock."""
+        with TRAFFIC.lock:
+            self._credentials = credentials
+            link = self._link
+        if link is not None:
+            self.retire(link)
 
     def close(self) -> None:
         """Refuses new calls; the link is closed once the last call has left. Takes the lock."""

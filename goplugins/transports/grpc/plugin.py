@@ -22,8 +22,9 @@ from goplugins.errors import (
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, scrub, scrub_error, secrets_of
+from goplugins.transports._auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
 from goplugins.transports._bare import execute_bare
+from goplugins.transports._files import CredentialFiles
 from goplugins.transports._pool import ConnectionPool, Lease
 from goplugins.transports.grpc._cancelling import call_unless
 from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
@@ -65,7 +66,8 @@ class GRPCPlugin:
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
-        auth = config.auth or AuthConfig()
+        self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
+        auth = with_token(config.auth)
         self._name = config.name
         self._clock = clock
         self._timeout = connection.request_timeout or 30.0
@@ -75,9 +77,8 @@ class GRPCPlugin:
         self._target = target = target_of(config)
         self._transport = config.transport or TransportType.GRPC
         self._endpoint = redact_url(config.endpoint)
-        credentials = auth_headers(auth)
-        self._secrets = secrets_of(credentials, auth.password, auth.token, auth.api_key)
-        self._writer = MetadataWriter(credentials)
+        self._secrets: tuple[str, ...] = ()
+        self._use(auth)
         self._exchange: Exchange = Native(target.method) if target.method else Envelope()
         self._links = Links(
             target.name,
@@ -98,6 +99,13 @@ class GRPCPlugin:
         self._health = HealthReader(self._ask, target.health_service, bool(target.method), clock, self._scrub)
         self._info: PluginInfo | None = None
         register_forkable(self)
+
+    def _use(self, auth: AuthConfig) -> None:
+        credentials = auth_headers(auth)
+        self._writer = MetadataWriter(credentials)
+        self._secrets = joined_secrets(
+            secrets_of(credentials, auth.password, auth.token, auth.api_key), before=self._secrets
+        )
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
@@ -243,6 +251,26 @@ class GRPCPlugin:
         """Closes the connection, once the calls in flight have ended; later calls are refused."""
         self._places.close()
         self._links.close()
+
+    @property
+    def follows_files(self) -> bool:
+        """Whether its credentials come from files, for :meth:`renew_credentials`."""
+        return self._files is not None
+
+    def renew_credentials(self) -> None:
+        """Looks whether certificates and tokens have changed on disk, and uses those that have; for a scheduler.
+
+        No call is dropped: a connection with an old certificate is closed once its calls have ended.
+        """
+        if self._files is not None:
+            self._files.renew()
+
+    def _renew(self, auth: AuthConfig) -> None:
+        target = self._target
+        credentials = tls_credentials(auth, trust_env=target.trust_env) if target.tls else None
+        self._use(auth)
+        if credentials is not None:
+            self._links.renew(credentials)
 
     # --- Plugin ------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,12 @@ class HealthReader:
     """Asks one plugin how it is."""
 
     def __init__(
-        self, engine: Engine, target: Target, headers: Mapping[str, str], clock: Clock, scrub: Callable[[str], str]
+        self,
+        engine: Engine,
+        target: Target,
+        headers: Callable[[], Mapping[str, str]],
+        clock: Clock,
+        scrub: Callable[[str], str],
     ) -> None:
         self._engine = engine
         self._path = target.prefix + target.health_path
@@ -61,7 +66,7 @@ class HealthReader:
             reply = self._engine.exchange(
                 "GET",
                 self._path,
-                self._headers,
+                self._headers(),
                 None,
                 deadline,
                 replay_safe=True,

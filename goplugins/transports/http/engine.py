@@ -102,6 +102,10 @@ class Engine(Protocol):
         """Closes connections that were idle for too long."""
         ...
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Uses another TLS context from now on, and no older connection for another exchange."""
+        ...
+
     def after_fork_in_child(self) -> None:
         """Forgets the parent's connections."""
         ...
@@ -163,6 +167,10 @@ class SessionEngine:
     def sweep(self) -> None:
         self._adapter.pool.sweep()
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        self._adapter.context = context
+        self._adapter.pool.renew_all()
+
     def after_fork_in_child(self) -> None:
         self._adapter.pool.after_fork_in_child()
 
@@ -193,7 +201,7 @@ class _PoolAdapter(BaseAdapter):
     ) -> None:
         super().__init__()
         self._target = target
-        self._context = context
+        self.context = context  # replaced as a whole
         self._connection_timeout = connection.connection_timeout
         self._keep_alive = connection.keep_alive
         self._limit = connection.max_response_bytes
@@ -222,7 +230,7 @@ class _PoolAdapter(BaseAdapter):
         connection: PluginConnection
         if target.tls:
             connection = TLSConnection(
-                host, port, self._resolver, clock, socket_options=target.socket_options, ssl_context=self._context
+                host, port, self._resolver, clock, socket_options=target.socket_options, ssl_context=self.context
             )
             if target.proxy is not None:
                 connection.set_tunnel(target.host, target.port, headers=target.proxy_headers)

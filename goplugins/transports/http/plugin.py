@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from goplugins._call import Call
@@ -17,9 +18,18 @@ from goplugins.errors import (
 )
 from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginInfo, TransportType
 from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, basic_credentials, scrub, scrub_error, secrets_of
+from goplugins.transports._auth import (
+    auth_headers,
+    basic_credentials,
+    joined_secrets,
+    scrub,
+    scrub_error,
+    secrets_of,
+    with_token,
+)
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._envelope import decode_data
+from goplugins.transports._files import CredentialFiles
 from goplugins.transports._resolve import Resolver, ThreadedResolver
 from goplugins.transports._tls import client_context
 from goplugins.transports.http._health import HealthReader
@@ -51,32 +61,41 @@ class HTTPPlugin:
         from goplugins.transports.http.engine import SessionEngine
 
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
-        auth = config.auth or AuthConfig()
+        self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
+        auth = with_token(config.auth)
         self._name = config.name
         self._clock = clock
         self._timeout = connection.request_timeout or 30.0
         self._idempotent = bool(config.retry is not None and config.retry.idempotent)
         self._target = target = target_of(config)
         self._endpoint = redact_url(config.endpoint)
-        trust_env = bool(config.options.get("trust_env"))
-        credentials = _credentials(auth, target, trust_env=trust_env)
-        self._secrets = secrets_of({**credentials, **target.proxy_headers}, auth.password, auth.token, auth.api_key)
-        self._request = RequestWriter(
+        self._trust_env = bool(config.options.get("trust_env"))
+        self._secrets: tuple[str, ...] = ()
+        self._write = partial(
+            RequestWriter,
             version=__version__,
-            credentials=credentials,
             compression=not connection.disable_compression,
             keep_alive=bool(connection.keep_alive),
             proxy_headers=target.proxy_headers if target.prefix else {},
         )
+        self._use(auth)
         self._path = target.prefix + target.path
         self._envelope, self._status_error = Envelope, status_error
         if resolver is None:
             resolver = ThreadedResolver(clock=clock)
         self._resolver = resolver
-        context = _context(auth, trust_env=trust_env) if target.tls else None
+        context = _context(auth, trust_env=self._trust_env) if target.tls else None
         self._engine: Engine = SessionEngine(target, context, connection, resolver, clock)
-        self._health = HealthReader(self._engine, target, self._request.of_health, clock, self._scrub)
+        self._health = HealthReader(self._engine, target, lambda: self._request.of_health, clock, self._scrub)
         register_forkable(self)
+
+    def _use(self, auth: AuthConfig) -> None:
+        credentials = _credentials(auth, self._target, trust_env=self._trust_env)
+        headers = {**credentials, **self._target.proxy_headers}
+        self._secrets = joined_secrets(
+            secrets_of(headers, auth.password, auth.token, auth.api_key), before=self._secrets
+        )
+        self._request = self._write(credentials=credentials)
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
@@ -123,6 +142,25 @@ class HTTPPlugin:
     def sweep(self) -> None:
         """Closes connections that were idle for longer than ``idle_timeout``; for a scheduler."""
         self._engine.sweep()
+
+    @property
+    def follows_files(self) -> bool:
+        """Whether its credentials come from files, for :meth:`renew_credentials`."""
+        return self._files is not None
+
+    def renew_credentials(self) -> None:
+        """Looks whether certificates and tokens have changed on disk, and uses those that have; for a scheduler.
+
+        No call is dropped: connections with an old certificate serve out the call that they are in.
+        """
+        if self._files is not None:
+            self._files.renew()
+
+    def _renew(self, auth: AuthConfig) -> None:
+        context = _context(auth, trust_env=self._trust_env) if self._target.tls else None
+        self._use(auth)
+        if context is not None:
+            self._engine.renew(context)
 
     # --- Plugin ------------------------------------------------------------------------------------------------
 

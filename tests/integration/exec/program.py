@@ -70,7 +70,7 @@ def do(request):
     if what == "stop reading":
         reply(request, os.getpid())
         os.close(0)
-        time.sleep(0.3)
+        time.sleep(1)
         os._exit(0)
     if what == "stderr":
         block = data["text"].encode() * (1 + (1 << 16) // len(data["text"]))

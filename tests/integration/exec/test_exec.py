@@ -216,7 +216,7 @@ class TestFaults:
         plugin = make()
         pid = call(plugin, PID)
         assert call(plugin, {"do": "chatter", "bytes": 1 << 20, "mark": str(mark)})
-        until(mark.exists, 4)
+        until(mark.exists)
         until(lambda: not is_alive(pid))
         assert (
             f"process {pid}: it ended with exit status 0, since: it wrote to stdout without being asked" in caplog.text
@@ -344,6 +344,7 @@ class TestStarting:
                 call(plugin)
             assert caught.value.replay is Replay.ALWAYS
             delays.append(caught.value.retry_after)
+            assert caught.value.retry_after is not None
             time.sleep(caught.value.retry_after)
         for delay, expected in zip(delays, (0.05, 0.1, 0.2, 0.4), strict=True):
             assert expected * 0.5 < delay <= expected

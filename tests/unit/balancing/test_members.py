@@ -141,7 +141,9 @@ def test_retries_and_urgent_calls_are_no_probes() -> None:
     assert isinstance(group.try_send(), Exception)
 
 
-@pytest.mark.parametrize(("members", "percent", "ejected"), [(4, 50, 2), (5, 50, 2), (3, 10, 1), (10, 30, 3), (2, 100, 2)])
+@pytest.mark.parametrize(
+    ("members", "percent", "ejected"), [(4, 50, 2), (5, 50, 2), (3, 10, 1), (10, 30, 3), (2, 100, 2)]
+)
 def test_never_more_than_the_percentage_but_one_always_may(members: int, percent: int, ejected: int) -> None:
     group = Group(members, max_ejection_percent=percent, panic_threshold=0)
     group.eject(*(member.name for member in group.members))

@@ -145,7 +145,10 @@ def test_a_slower_answer_counts_at_once_and_is_forgotten_slowly(strategy: str) -
     group.count(20)
     group["a"].latency = 1.0
     group.send(preferences=("a",))
+    assert group.balancer.explain().members[0].latency == pytest.approx(1.0)
     group["a"].latency = 0.02
+    group.send(preferences=("a",))
+    assert group.balancer.explain().members[0].latency == pytest.approx(1.0, abs=0.01)
     assert group.count(100)["a"] == 0
     group.clock.advance(60.0)  # who is not called decays as everybody: now only a new sample tells
     group.send(preferences=("b",))
@@ -201,6 +204,18 @@ def refused_error() -> Exception:
     from .fakes import refused
 
     return refused()
+
+
+@pytest.mark.parametrize("strategy", ["least-connections", "least-latency"])
+def test_who_was_passed_over_for_one_call_is_there_for_the_next(strategy: str) -> None:
+    group = Group(4, strategy)
+    for _ in range(20):
+        retry = group.call()
+        retry.tried = ("a", "b", "c")
+        assert group.balancer.send(retry) == "d"
+    with group.balancer._dispatcher.lock:
+        group.balancer._dispatcher.table.states["d"].active += 50
+    assert {group.send() for _ in range(30)} == {"a", "b", "c"}
 
 
 # --- consistent hash -------------------------------------------------------------------------------------------------

@@ -353,6 +353,7 @@ def test_fallback_and_cache() -> None:
     assert set(codes(fallback=FallbackConfig(plugin="a"))) == {"fallback.plugin"}
     assert set(codes(fallback=FallbackConfig(value=1, on=["timeout"]))) == {"fallback.on[0]"}
     assert set(codes(cache=CacheConfig())) == {"cache.ttl"}
+    assert set(codes(cache=CacheConfig(ttl=1.0, vary_headers=["X-Ok", "no name"]))) == {"cache.vary_headers[1]"}
 
 
 def test_fallbacks_in_a_circle_are_found_once() -> None:

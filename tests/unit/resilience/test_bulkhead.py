@@ -266,7 +266,17 @@ def test_a_closed_adaptive_bulkhead_stays_closed():
     place = bulkhead.acquire()
     bulkhead.close()
     bulkhead.release(place, 0.1, True)
+    with pytest.raises(PluginClosedError):
+        bulkhead.acquire()
     bulkhead.configure(BulkheadConfig(max_concurrent=5))
+    with pytest.raises(PluginClosedError):
+        bulkhead.acquire()
+
+
+def test_places_that_were_free_are_closed_too():
+    bulkhead = make(2)
+    bulkhead.release(bulkhead.acquire())
+    bulkhead.close()
     with pytest.raises(PluginClosedError):
         bulkhead.acquire()
 

@@ -46,6 +46,7 @@ def interrupted_at(number: int, work: Callable[[], object]) -> bool:
                 raise Interrupt
 
     before = sys.getprofile()
+    gc.disable()  # or the interrupt may hit in a finaliser, where Python swallows it
     sys.setprofile(profile)
     try:
         work()
@@ -53,12 +54,13 @@ def interrupted_at(number: int, work: Callable[[], object]) -> bool:
         return True
     finally:
         sys.setprofile(before)
+        gc.enable()
     return False
 
 
 def every_chance(scenario: Callable[[], tuple[Bulkhead, Callable[[], object]]], most: int = 300) -> int:
     """Runs a scenario with an interrupt at each of its chances; the number of these."""
-    alive = []  # for an interrupt must not hit in a finaliser, where Python swallows it
+    alive = []  # likewise
     for number in range(most):
         bulkhead, work = scenario()
         alive.append(bulkhead)
@@ -214,6 +216,39 @@ def test_an_exception_that_is_kept_keeps_no_place():
 
     every_chance(scenario)
     assert len(kept) > 10
+
+
+def test_an_interrupted_waiter_passes_on_what_it_was_handed():
+    class Interrupting(ManualClock):
+        """Hands the place over in the very moment in which the wait is interrupted."""
+
+        def wait(self, wakeup, timeout):
+            bulkhead.release(held)
+            assert wakeup.is_set()
+            raise Interrupt
+
+    bulkhead = make(1, 1, Interrupting())
+    held = bulkhead.acquire()
+    with pytest.raises(Interrupt) as info:
+        bulkhead.acquire()
+    assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
+    assert info.value.__traceback__ is not None, "it is still known"
+
+
+def test_an_interrupted_end_of_a_block_gives_its_place_back():
+    class Interrupting(ManualClock):
+        def monotonic(self):
+            if bulkhead.in_use and next(looks):
+                raise Interrupt
+            return 0.0
+
+    clock, looks = Interrupting(), iter([False, True])
+    bulkhead = make(1, clock=ManualClock())
+    bulkhead.clock = clock
+    with pytest.raises(Interrupt) as info, bulkhead.acquire():
+        assert bulkhead.in_use == 1
+    assert bulkhead.in_use == 0
+    assert info.value.__traceback__ is not None, "it is still known"
 
 
 # --- with real threads and real signals ----------------------------------------------------------------------------

@@ -389,7 +389,7 @@ def test_an_interrupt_in_the_one_called_to_lead_calls_the_next(pool):
 
 def test_an_interrupt_while_the_answer_is_handed_out_still_reaches_all(pool, monkeypatch):
     cache, server = cache_of(SYSTEM_CLOCK), Server()
-    futures = calls(pool, cache, server, 5)
+    futures = calls(pool, cache, server, 5, timeout=300.0)
     server.wait_for_request()
     wait_until(lambda: cache.waiting == 4)
     module = __import__("goplugins.resilience.cache", fromlist=["_wake"])

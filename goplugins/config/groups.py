@@ -1,0 +1,114 @@
+"""Groups as plugins: a balanced group, and a plugin with several endpoints, become what a manager can build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import attrs
+
+from goplugins.config.manager import ManagerConfig
+from goplugins.config.masking import mask_url
+from goplugins.config.plugin import PluginConfig
+from goplugins.config.schema import UNSET, Unset, sparse_repr
+from goplugins.config.sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
+from goplugins.config.services import LoadBalancerConfig, LoadBalancerMember
+from goplugins.models import TransportType
+
+__all__ = ["GROUP_KIND", "GroupConfig", "member_name", "spread"]
+
+GROUP_KIND = "group"
+"""The ``type`` of a group's configuration. There is no factory of this name: a group is made of other plugins."""
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class GroupConfig(PluginConfig):
+    """A group in the shape of a plugin: what its calls go by, and how it shares them out.
+
+    Attributes:
+        balancer: members and strategy.
+    """
+
+    balancer: LoadBalancerConfig | Unset = UNSET
+
+    __repr__ = sparse_repr
+
+
+def spread(resolved: ManagerConfig) -> ManagerConfig:
+    """The configuration with nothing but plugins: each endpoint is one, and each group, after its members.
+
+    Args:
+        resolved: nothing in it is left to inherit, and it is right.
+    """
+    plugins: list[PluginConfig] = []
+    for plugin in resolved.plugins:
+        plugins += _instances(plugin, resolved) if plugin.endpoints else [plugin]
+    for balancer in resolved.load_balancers:
+        plugins.append(_group(balancer, resolved))
+    return attrs.evolve(resolved, plugins=plugins, load_balancers=())
+
+
+def member_name(name: str, endpoint: str) -> str:
+    """What a member is called that is one of a plugin's endpoints.
+
+    >>> member_name("search", "https://10.0.0.7:8443/v1")
+    'search@10.0.0.7:8443/v1'
+    """
+    shown = str(mask_url(endpoint))
+    parts = urlsplit(shown)
+    return f"{name}@{parts.netloc + parts.path.rstrip('/') if parts.scheme and parts.netloc else shown}"
+
+
+def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[PluginConfig]:
+    """One plugin for each endpoint, with a breaker and looks of its own, and the group, which has all else."""
+    members = []
+    for endpoint in plugin.endpoints:
+        name = member_name(plugin.name, endpoint)
+        members.append(LoadBalancerMember(name=name))
+        yield attrs.evolve(
+            plugin,
+            name=name,
+            endpoint=endpoint,
+            endpoints=(),
+            balancing=None,
+            rate_limit=attrs.evolve(plugin.rate_limit or RateLimitConfig(), enabled=False),
+            bulkhead=None,
+            fallback=None,
+            cache=None,
+            hedge=None,
+        )
+    balancer = attrs.evolve(
+        plugin.balancing or LoadBalancerConfig(),
+        name=plugin.name,
+        members=members,
+        request_timeout=plugin.connection.request_timeout if plugin.connection is not None else None,
+        retry=plugin.retry,
+        rate_limit=plugin.rate_limit,
+        bulkhead=plugin.bulkhead,
+        fallback=plugin.fallback,
+        cache=plugin.cache,
+        hedge=plugin.hedge,
+    )
+    group = _group(balancer, resolved)
+    yield attrs.evolve(group, enabled=plugin.enabled, labels=plugin.labels, annotations=plugin.annotations)
+
+
+def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig:
+    """The group has no breaker, since its members have theirs, and no looks: its health is what theirs is."""
+    config = GroupConfig(
+        name=balancer.name,
+        type=GROUP_KIND,
+        transport=TransportType.PYTHON,
+        retry=balancer.retry,
+        circuit_breaker=CircuitBreakerConfig(enabled=False),
+        health_check=HealthCheckConfig(enabled=False),
+        connection=ConnectionConfig(request_timeout=balancer.request_timeout),
+        rate_limit=balancer.rate_limit,
+        bulkhead=balancer.bulkhead,
+        fallback=balancer.fallback,
+        cache=balancer.cache,
+        hedge=balancer.hedge,
+    )
+    found = resolved.resolve(config)
+    assert isinstance(found, GroupConfig)  # noqa: S101 - resolving keeps the class
+    return attrs.evolve(found, type=GROUP_KIND, balancer=balancer)

@@ -1,0 +1,62 @@
+"""Reloading always in the same way: the manager's method with its options remembered."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from goplugins.config import ReloadOptions
+from goplugins.reload._diff import PluginDiff
+from goplugins.reload._report import ReloadReport
+
+__all__ = ["PluginReloader", "Reloadable"]
+
+
+class Reloadable(Protocol):
+    """A :class:`~goplugins.Manager`, as far as reloads go."""
+
+    def reload_config(
+        self, config: Any, strategy: Any = None, options: ReloadOptions | None = None, *, dry_run: bool = False
+    ) -> ReloadReport:
+        """See :meth:`goplugins.Manager.reload_config`."""
+        ...
+
+
+class PluginReloader:
+    """Reloads one manager's configuration with options of its own.
+
+    Args:
+        manager: whose configuration.
+        options: how; the defaults when left out.
+
+    Raises:
+        ConfigError: options that can't be used.
+
+    >>> from goplugins import Manager
+    >>> manager = Manager()
+    >>> reloader = PluginReloader(manager, ReloadOptions(strategy="rolling", max_concurrent_reloads=1))
+    >>> config = {"plugins": [{"name": "size", "transport": "python", "endpoint": "builtins:len"}]}
+    >>> print(reloader.preview(config))
+    + size: python builtins:len
+    >>> reloader.reload(config).added
+    ('size',)
+    >>> manager.execute("size", [1, 2, 3])
+    3
+    >>> manager.shutdown()
+    """
+
+    def __init__(self, manager: Reloadable, options: ReloadOptions | None = None) -> None:
+        self.options = options or ReloadOptions()
+        self.options.validate()
+        self._manager = manager
+
+    def reload(self, config: Any, *, dry_run: bool = False) -> ReloadReport:
+        """See :meth:`goplugins.Manager.reload_config`."""
+        return self._manager.reload_config(config, options=self.options, dry_run=dry_run)
+
+    def preview(self, config: Any) -> PluginDiff:
+        """What a reload would change; does nothing.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        return self.reload(config, dry_run=True).diff

@@ -1,0 +1,179 @@
+"""Groups of a manager: by ``load_balancers``, and by ``endpoints`` of one plugin."""
+
+from __future__ import annotations
+
+import pytest
+
+from goplugins import ExecutionContext, Manager, PluginInfo, PluginStatus, serve
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    ConfigError,
+    NoAvailablePluginsError,
+    PluginConnectionError,
+    PluginExecutionError,
+)
+from goplugins.models import HealthStatus
+from tests.servers import free_port
+
+
+class Member:
+    def __init__(self, name):
+        self.name = name
+        self.error = None
+        self.calls = 0
+
+    def info(self):
+        return PluginInfo(self.name)
+
+    def execute(self, request, context):
+        self.calls += 1
+        if self.error is not None:
+            raise self.error("down")
+        return self.name
+
+    def health(self, timeout):
+        return HealthStatus(PluginStatus.HEALTHY)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def manager():
+    with Manager() as manager:
+        yield manager
+
+
+def group(manager, count=3, **balancer):
+    members = [Member(f"m{number}") for number in range(count)]
+    for member in members:
+        manager.register(member)
+    names = [member.name for member in members]
+    manager.load_from_config({"load_balancers": [{"name": "g", "members": names, **balancer}]})
+    return members
+
+
+def test_a_group_is_called_by_name_like_anything_else(manager):
+    members = group(manager)
+    answers = [manager.execute("g", None) for _ in range(9)]
+    assert {answers.count(member.name) for member in members} == {3}
+    result = manager.execute_result("g", None)
+    assert result.member == result.value
+    metrics = manager.metrics().plugins
+    assert metrics["g"].requests_success == metrics["g"].attempts_total == 10
+    assert sum(metrics[member.name].requests_success for member in members) == 10
+
+
+def test_a_failed_attempt_goes_to_another_member_and_only_the_group_retries(manager):
+    members = group(manager, retry={"max_retries": 2, "initial_interval": 0, "random_jitter": False})
+    for member in members[:2]:
+        member.error = PluginConnectionError
+    results = [manager.execute_result("g", None) for _ in range(3)]
+    assert {result.value for result in results} == {"m2"}
+    assert max(result.attempts for result in results) <= 3
+    assert sum(member.calls for member in members) == sum(result.attempts for result in results)
+
+
+def test_the_error_of_a_group_names_the_group_and_its_member(manager):
+    members = group(manager, count=1)
+    members[0].error = PluginExecutionError
+    with pytest.raises(PluginExecutionError) as caught:
+        manager.execute("g", None)
+    assert (caught.value.plugin, caught.value.details["member"], caught.value.attempts) == ("g", "m0", 1)
+
+
+def test_all_breakers_open_is_a_refusal_that_says_so_of_each(manager):
+    members = group(manager, count=2, retry={"max_retries": 0})
+    for member in members:
+        member.error = PluginConnectionError
+    for _ in range(12):
+        with pytest.raises((PluginConnectionError, CircuitBreakerOpenError, NoAvailablePluginsError)):
+            manager.execute("g", None)
+    with pytest.raises(CircuitBreakerOpenError) as caught:
+        manager.execute("g", None)
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after > 0
+    assert [found["name"] for found in caught.value.details["members"]] == ["m0", "m1"]
+    text = str(manager.explain("g"))
+    assert "g (round-robin): takes no calls" in text or "takes no calls" in text
+    assert "m0: circuit breaker open" in text
+    assert "last error" in text
+
+
+def test_a_member_may_be_unregistered_and_another_of_its_name_takes_its_place(manager):
+    members = group(manager, count=2)
+    manager.unregister("m0")
+    assert {manager.execute("g", None) for _ in range(4)} == {"m1"}
+    again = Member("m0")
+    manager.register(again)
+    assert {manager.execute("g", None) for _ in range(200)} == {"m0", "m1"}
+    assert members[0].calls + again.calls > 0
+
+
+def test_a_member_that_is_nowhere_is_a_problem_of_the_configuration(manager):
+    with pytest.raises(ConfigError, match="no plugin 'nobody'"):
+        manager.load_from_config({"load_balancers": [{"name": "g", "members": ["nobody"]}]})
+
+
+def test_one_plugin_with_several_endpoints_is_a_group():
+    @serve.plugin(name="p")
+    def port(request: int, context: ExecutionContext) -> int:
+        return request
+
+    with serve.start(port) as one, serve.start(port) as two, Manager() as manager:
+        manager.load_from_config(
+            {
+                "plugins": [
+                    {
+                        "name": "p",
+                        "transport": "http",
+                        "endpoints": [one.url, two.url],
+                        "balancing": {"strategy": "p2c"},
+                        "retry": {"max_retries": 2, "initial_interval": 0.01, "idempotent": True},
+                    }
+                ]
+            }
+        )
+        results = [manager.execute_result("p", number) for number in range(40)]
+        assert [result.value for result in results] == list(range(40))
+        assert len({result.member for result in results}) == 2
+        one.stop()
+        assert [manager.execute("p", number, timeout=5) for number in range(20)] == list(range(20))
+        health = manager.health()
+        assert sorted(health) == sorted(["p", *{result.member for result in results}])
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"endpoint": "http://h", "endpoints": ["http://g"]}, "plugins[0].endpoint"),
+        ({"endpoints": ["http://h", "http://h"]}, "plugins[0].endpoints[1]"),
+        ({"endpoints": ["ftp://h"]}, "plugins[0].endpoints[0]"),
+        ({"endpoint": "http://h", "balancing": {"strategy": "p2c"}}, "plugins[0].balancing"),
+        ({"endpoints": ["http://h"], "balancing": {"name": "x"}}, "plugins[0].balancing.name"),
+    ],
+)
+def test_endpoints_that_make_no_sense(manager, fields, path):
+    with pytest.raises(ConfigError) as caught:
+        manager.load_from_config({"plugins": [{"name": "p", "transport": "http", **fields}]})
+    assert [problem.path for problem in caught.value.problems] == [path]
+
+
+def test_nobody_there_at_all(manager):
+    port = free_port()
+    manager.load_from_config(
+        {
+            "plugins": [
+                {
+                    "name": "p",
+                    "transport": "http",
+                    "endpoints": [f"http://127.0.0.1:{port}"],
+                    "retry": {"max_retries": 0},
+                }
+            ]
+        }
+    )
+    with pytest.raises(PluginConnectionError) as caught:
+        manager.execute("p", None, timeout=2)
+    assert caught.value.plugin == "p"
+    assert caught.value.details["member"] == f"p@127.0.0.1:{port}"
