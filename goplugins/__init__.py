@@ -134,6 +134,14 @@ if TYPE_CHECKING:
         SpanStatusCode as SpanStatusCode,
         TransportType as TransportType,
     )
+    from goplugins.reload import (
+        PluginDiff as PluginDiff,
+        PluginOutcome as PluginOutcome,
+        PluginReloader as PluginReloader,
+        PluginUpdate as PluginUpdate,
+        ReloadAction as ReloadAction,
+        ReloadReport as ReloadReport,
+    )
     from goplugins.resilience import (
         Bulkhead as Bulkhead,
         CircuitBreaker as CircuitBreaker,
@@ -159,6 +167,9 @@ if TYPE_CHECKING:
     from goplugins.transports.unix import (
         UnixSocketPlugin as UnixSocketPlugin,
         UnixSocketPluginFactory as UnixSocketPluginFactory,
+    )
+    from goplugins.watching import (
+        Watch as Watch,
     )
 
 __version__ = "0.1.0"
@@ -277,6 +288,15 @@ _HOMES = {
         "SpanStatusCode",
         "TransportType",
     ),
+    "goplugins.reload": (
+        "PluginDiff",
+        "PluginOutcome",
+        "PluginReloader",
+        "PluginUpdate",
+        "ReloadAction",
+        "ReloadReport",
+    ),
+    "goplugins.watching": ("Watch",),
     "goplugins.resilience": (
         "Bulkhead",
         "CircuitBreaker",
@@ -385,6 +405,7 @@ __all__ = [
     "PluginClosedError",
     "PluginConfig",
     "PluginConnectionError",
+    "PluginDiff",
     "PluginError",
     "PluginExecutionError",
     "PluginFactory",
@@ -393,15 +414,21 @@ __all__ = [
     "PluginMetrics",
     "PluginNotEnabledError",
     "PluginNotFoundError",
+    "PluginOutcome",
+    "PluginReloader",
     "PluginRequestError",
     "PluginStatus",
     "PluginThrottledError",
     "PluginTimeoutError",
     "PluginUnavailableError",
+    "PluginUpdate",
     "RateLimitConfig",
     "RateLimitExceededError",
     "RateLimiter",
+    "ReloadAction",
+    "ReloadError",
     "ReloadOptions",
+    "ReloadReport",
     "ReloadStrategy",
     "RemoteCause",
     "Replay",
@@ -425,6 +452,7 @@ __all__ = [
     "UnsupportedAuthMethodError",
     "UnsupportedTransportError",
     "Verdict",
+    "Watch",
     "__version__",
     "deadline",
     "serve",

@@ -116,9 +116,9 @@ class Call:
         self.through: tuple[str, ...] = ()
 
     def leg(self, deadline: Deadline) -> Call:
-        """A copy for one of two attempts that run at the same time, each on a thread of its own.
+        """A copy that has sent nothing yet: for one of two attempts at the same time, or for one member of a group.
 
-        It has sent nothing yet, and its ``deadline`` is one that can be cancelled.
+        Its ``deadline`` is this call's, or one of the same moment that can be cancelled.
         """
         leg = Call(
             self.request,

@@ -11,6 +11,7 @@ from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
     InvalidArgumentError,
+    NoAvailablePluginsError,
     PluginClosedError,
     PluginError,
     PluginTimeoutError,
@@ -24,7 +25,15 @@ from goplugins.resilience.circuit_breaker import Permit
 
 __all__ = ["Attempts", "Watcher"]
 
-_UNSENT = (SaturatedError, PluginClosedError, InvalidArgumentError)
+_UNSENT = (
+    SaturatedError,
+    PluginClosedError,
+    InvalidArgumentError,
+    # Of a group whose members all refused:
+    NoAvailablePluginsError,
+    CircuitBreakerOpenError,
+    RateLimitExceededError,
+)
 """What a sender raises before anything left this side: no attempt."""
 
 _FAIR_TIMEOUT = 0.1

@@ -23,9 +23,9 @@ from goplugins.models import HealthStatus, ManagerMetrics, Plugin, PluginMetrics
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
-from goplugins.reload._plan import plan_of
-from goplugins.reload._report import ReloadReport
-from goplugins.reload._work import Turn, Work
+from goplugins.reload.plan import plan_of
+from goplugins.reload.report import ReloadReport
+from goplugins.reload.work import Turn, Work
 from goplugins.upkeep import Upkeep
 from goplugins.watching import Watch
 
@@ -84,15 +84,14 @@ class Lifecycle:
             self._loading = True
         try:
             with self._turn.take(math.inf):
-                self._load(config)
+                self._install(self._read(config), _source(config))
         finally:
             self._loading = False
 
-    def _load(self, config: ConfigSource) -> None:
+    def _install(self, resolved: ManagerConfig, source: str) -> None:
         """The first configuration: nothing runs that could be harmed, so nobody is asked whether he is there."""
         built: list[GuardedPlugin] = []
         try:
-            resolved = self._read(config)
             built = self.builder.build_all(resolved.plugins)
             self.registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
         except BaseException:
@@ -103,7 +102,7 @@ class Lifecycle:
         for plugin in built:
             self.upkeep.watch(plugin)
         _set_log_level(resolved.log_level)
-        logger.info("loaded %d plugins from %s", len(built), _source(config))
+        logger.info("loaded %d plugins from %s", len(built), source)
 
     def _read(self, config: ConfigSource) -> ManagerConfig:
         in_code = [name for name, plugin in self.registry.plugins.items() if not plugin.from_config]
@@ -123,7 +122,7 @@ class Lifecycle:
                 resolved = self._read(config)
                 plan = plan_of(resolved, self._config, self.registry.plugins, options.strategy)
                 if self._config is None:
-                    self._load(resolved)
+                    self._install(resolved, _source(config))
                 else:
                     work = Work(self, plan, options, self._clock, started + options.graceful_timeout)
                     work.run()
@@ -174,6 +173,31 @@ class Lifecycle:
                 plugin.refuse("it was replaced")
                 self._part_with(plugin)
         return drained
+
+    def follow(
+        self, path: str | os.PathLike[str], options: ReloadOptions, *, interval: float, on_signal: bool
+    ) -> Watch:
+        """See :meth:`goplugins.Manager.watch`."""
+        name = os.fspath(path)
+        if self._config is None:
+            self.load(name)
+        watch = Watch(
+            name,
+            lambda: self.reload(name, options),
+            self._clock,
+            self.upkeep.every,
+            interval=interval,
+            on_signal=on_signal,
+            closed=self._unfollow,
+        )
+        self._watches[id(watch)] = watch
+        if self.registry.closed:
+            watch.close()
+            raise ManagerClosedError("the manager was shut down")
+        return watch
+
+    def _unfollow(self, watch: Watch) -> None:
+        self._watches.pop(id(watch), None)
 
     def build(self, index: int, config: PluginConfig) -> GuardedPlugin:
         """One plugin of a new configuration."""
@@ -236,6 +260,8 @@ class Lifecycle:
     def retire_all(self, timeout: float) -> None:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes every plugin."""
         end = self._clock.monotonic() + timeout
+        for watch in list(self._watches.values()):
+            watch.close()
         plugins = self.registry.close()
         for plugin in plugins:
             plugin.refuse("the manager was shut down")
@@ -249,6 +275,8 @@ class Lifecycle:
     def after_fork_in_child(self) -> None:
         """Fresh locks in a child process; plugins renew their own."""
         self._lock = threading.RLock()
+        self._turn.after_fork_in_child()
+        self._loading = False
         self.registry.after_fork_in_child()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from os import PathLike
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, get_args, overload
 
@@ -14,7 +15,7 @@ from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.bare import BarePlugin
 from goplugins.bound import BoundPlugin
 from goplugins.calling import Caller, ContextSource
-from goplugins.config import PluginConfig
+from goplugins.config import PluginConfig, ReloadOptions
 from goplugins.errors import InvalidArgumentError
 from goplugins.lifecycle import ConfigSource, Lifecycle
 from goplugins.models import (
@@ -25,8 +26,12 @@ from goplugins.models import (
     ManagerMetrics,
     Plugin,
     PluginFactory,
+    ReloadStrategy,
 )
+from goplugins.reload.reloader import reload_options
+from goplugins.reload.report import ReloadReport
 from goplugins.transports._codec import codec_for
+from goplugins.watching import Watch
 from goplugins.workers import WorkerPool
 
 __all__ = ["Manager"]
@@ -133,6 +138,66 @@ class Manager(Generic[Req, Resp]):
             ManagerClosedError: after ``shutdown``.
         """
         self._lifecycle.load(config)
+
+    def reload_config(
+        self,
+        config: ConfigSource,
+        strategy: ReloadStrategy | str | None = None,
+        options: ReloadOptions | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> ReloadReport:
+        """Changes the configuration while calls go on: none of them fails for it, save on plugins that are removed.
+
+        All or nothing: with any failure the running configuration stays as it is, and ``overall_health()`` shows it
+        until the next good reload. New policies (retry, breaker, limits, health checks, ...) are taken over in place;
+        what else has changed is built and looked at before it takes over, then the old ones are drained and closed.
+        Plugins registered in code are not touched. Before the first ``load_from_config`` it does the same as that.
+        One reload at a time; the next one waits.
+
+        Args:
+            config: as for ``load_from_config``; all of it, not just what has changed.
+            strategy: instead of that of ``options``.
+            options: how; the defaults when left out.
+            dry_run: only tells what would be done.
+
+        Returns:
+            What became of each plugin, and the difference. ``print`` it.
+
+        Raises:
+            ConfigError: with every problem found, each with its path and fix.
+            ReloadError: a new plugin can't be made or reached; names it and says why.
+            ManagerClosedError: after ``shutdown``.
+        """
+        return self._lifecycle.reload(config, reload_options(strategy, options), dry_run=dry_run)
+
+    def watch(
+        self,
+        path: str | PathLike[str],
+        *,
+        interval: float = 1.0,
+        signal: bool = False,
+        options: ReloadOptions | None = None,
+    ) -> Watch:
+        """Follows a configuration file: loads it if nothing is loaded yet, and reloads when its content changes.
+
+        A file that can't be loaded leaves the running configuration as it is; see :class:`~goplugins.Watch`.
+
+        Args:
+            path: as for ``load_from_config``.
+            interval: seconds between two looks at the file.
+            signal: reload on SIGHUP, too, whether the file has changed or not. Only on the main thread.
+            options: how to reload.
+
+        Returns:
+            The watch, which ends with :meth:`Watch.close`, or with ``shutdown``.
+
+        Raises:
+            ConfigError: nothing was loaded yet, and the file can't be.
+            InvalidArgumentError: an interval of 0 or less, or ``signal`` on another thread.
+            ManagerClosedError: after ``shutdown``.
+        """
+        return self._lifecycle.follow(path, reload_options(None, options), interval=interval, on_signal=signal)
 
     def register(
         self, plugin: Plugin[Any, Any], config: PluginConfig | None = None, *, name: str | None = None

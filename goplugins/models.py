@@ -427,10 +427,12 @@ class Explanation:
     group: GroupExplanation | None = None
 
     def __str__(self) -> str:
+        where = "a group" if self.group is not None else self.endpoint or "in this process"
+        # A group has no breaker: its members have theirs.
+        state = "" if self.group is not None else f"circuit breaker {self.breaker}, health {self.health.status}, "
         lines = [
-            f"{self.name} ({self.endpoint or 'in this process'}): "
-            + ("takes calls" if self.admits else f"takes no calls: {self.reason}"),
-            f"  circuit breaker {self.breaker}, health {self.health.status}, {self.in_flight} in flight"
+            f"{self.name} ({where}): " + ("takes calls" if self.admits else f"takes no calls: {self.reason}"),
+            f"  {state}{self.in_flight} in flight"
             + ("" if self.tokens is None else f", rate limiter has {self.tokens:.0f} tokens"),
         ]
         if self.last_error:

@@ -108,6 +108,8 @@ class GuardedPlugin:
         self.answers: Answers | None = None
         self._hedges_before = (0, 0)  # sent and won by hedgers that were replaced
         self._forward = forward or _nobody
+        self._inside: Callable[[Call], Any]
+        self._answer: Callable[[Call], Any]
         self._layers(None, config, hedge_pool)
         self._listeners: list[Callable[[], object]] = []
 
@@ -216,7 +218,7 @@ class GuardedPlugin:
 
     def _layers(self, old: PluginConfig | None, new: PluginConfig, hedge_pool: WorkerPool | None) -> None:
         """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
-        self._inside: Callable[[Call], Any] = self._run
+        self._inside = self._run
         if new.bulkhead is not None:
             if self.bulkhead is None:
                 self.bulkhead = Bulkhead(new.bulkhead, clock=self.clock, name=self.name)
@@ -231,7 +233,7 @@ class GuardedPlugin:
             if new.cache is None and new.fallback is None:
                 self._answer = self._inside
             return
-        self._answer: Callable[[Call], Any] = self._inside
+        self._answer = self._inside
         if new.cache is not None or new.fallback is not None:
             from goplugins.answering import Answers, layered
 

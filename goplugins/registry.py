@@ -85,14 +85,11 @@ class Registry:
             DuplicatePluginNameError: a name belongs to a plugin that was registered in code.
             ManagerClosedError: the manager was shut down.
         """
-        old = []
         with self._lock:
             if self.closed:
                 raise ManagerClosedError("the manager was shut down")
             names = dict(self.plugins)
-            for plugin in removed:
-                if names.get(plugin.name) is plugin:
-                    old.append(names.pop(plugin.name))
+            old = [names.pop(plugin.name) for plugin in removed if names.get(plugin.name) is plugin]
             for plugin in plugins:
                 before = names.get(plugin.name)
                 if before is not None and not before.from_config:

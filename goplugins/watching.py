@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -76,6 +77,8 @@ class Watch:
         on_signal: bool = False,
         closed: Callable[[Watch], object] | None = None,
     ) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
+            raise InvalidArgumentError(f"interval: expected seconds greater than 0, got {interval!r}")
         self.path = path
         self.reloads = 0
         self.last_error: Exception | None = None

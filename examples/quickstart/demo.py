@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ from goplugins import (
     PluginTimeoutError,
     RateLimitExceededError,
 )
+from goplugins.testing import inject
 
 HERE = Path(__file__).parent
 false_claims: list[str] = []
@@ -139,8 +141,41 @@ def rate_limit(manager: Manager[Any, Any]) -> None:
     claim(f"map() waits for the limiter instead: {len(results)} answers in {seconds:.1f} s", 0.4 <= seconds < 3)
 
 
+def group(manager: Manager[Any, Any], processes: list[PluginProcess]) -> None:
+    title("6. One name, three instances: 200 calls each time from 8 threads, served by")
+    stock = manager.bind("stock", QuoteRequest, QuoteResponse)
+    names = [f"stock@{process.addresses[0].removeprefix('http://').rstrip('/')}" for process in processes]
+    print(f"      {'':36}" + "".join(f"{letter:>7}" for letter in "ABC") + "   failed")
+
+    def round_of_calls(label: str) -> tuple[list[int], int]:
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda _: timed(lambda: stock.result(QuoteRequest("ACME")))[0], range(200)))
+        failed = sum(isinstance(result, PluginError) for result in results)
+        served = Counter(result.member for result in results if not isinstance(result, PluginError))
+        counts = [served[name] for name in names]
+        print(f"      {label:36}" + "".join(f"{count:7}" for count in counts) + f"{failed:9}", flush=True)
+        return counts, failed
+
+    before, failed = round_of_calls("all well")
+    claim("all three have their share, no call failed", min(before) > 30 and not failed)
+    with inject(manager, names[1], latency=1.0, delay=0.2):
+        slowed, failed = round_of_calls("B answers 200 ms late")
+    claim("the slow one gets less than a fifth of a fair share", slowed[1] < 200 / 3 / 5 and not failed)
+    processes[2].kill()
+    killed, failed = round_of_calls("C is killed")
+    claim(f"C had {killed[2]} calls, and not one call failed", killed[2] <= 5 and not failed)
+    print("      " + str(manager.explain("stock")).replace("\n", "\n      "))
+    processes[2].start()
+    start = time.perf_counter()
+    while time.perf_counter() - start < 2:
+        timed(lambda: stock(QuoteRequest("ACME")))
+        time.sleep(0.005)
+    after, failed = round_of_calls("B and C are well, 2 s later")
+    claim("all three serve again, B a little less until its slow answers are forgotten", min(after) >= 5 and not failed)
+
+
 def every_transport(manager: Manager[Any, Any]) -> None:
-    title("6. One plugin, called over every transport (median of 200 calls)")
+    title("7. One plugin, called over every transport (median of 200 calls)")
     for transport in ("python", "exec", "unix", "grpc", "http"):
         echo = manager.bind(f"echo-{transport}", QuoteRequest, QuoteResponse)
         call = partial(echo, QuoteRequest("ACME"))
@@ -157,6 +192,7 @@ def start_plugins(sockets: str) -> dict[str, PluginProcess]:
         "slow": PluginProcess("services:slow", HERE, http),
         "flaky": PluginProcess("services:flaky", HERE, http),
         "quotes": PluginProcess("services:quotes", HERE, http),
+        **{f"stock_{letter}": PluginProcess("services:stock", HERE, http) for letter in "abc"},
         "echo": PluginProcess("services:echo", HERE, [*http, "--grpc", "127.0.0.1:0", "--unix", f"{sockets}/echo"]),
     }
     try:
@@ -167,7 +203,7 @@ def start_plugins(sockets: str) -> dict[str, PluginProcess]:
         raise
     os.environ |= {f"{name.upper()}_URL": process.addresses[0] for name, process in processes.items()}
     web, grpc, _ = processes["echo"].addresses
-    os.environ |= {"ECHO_HTTP": web, "ECHO_GRPC": grpc.removeprefix("grpc://"), "ECHO_SOCKET": f"{sockets}/echo"}
+    os.environ |= {"ECHO_HTTP": web, "ECHO_GRPC": grpc, "ECHO_SOCKET": f"{sockets}/echo"}
     os.environ |= {"PYTHON": sys.executable, "DEMO_DIR": str(HERE)}
     return processes
 
@@ -182,7 +218,7 @@ def main() -> int:
     started = time.perf_counter()
     sockets = tempfile.TemporaryDirectory()
     processes = start_plugins(sockets.name)
-    print(f"Five plugins serve, each in a process of its own (ready in {time.perf_counter() - started:.1f} s).")
+    print(f"Eight plugins serve, each in a process of its own (ready in {time.perf_counter() - started:.1f} s).")
     try:
         with Manager() as manager:
             manager.load_from_config(HERE / "plugins.yaml")
@@ -191,12 +227,13 @@ def main() -> int:
             retries(manager)
             breaker(manager, processes["quotes"])
             rate_limit(manager)
+            group(manager, [processes[f"stock_{letter}"] for letter in "abc"])
             every_transport(manager)
             counts = manager.metrics()
-        title("7. What the manager counted")
+        title("8. What the manager counted")
         for name, plugin in counts.plugins.items():
             print(
-                f"      {name:12} {plugin.requests_success:4} ok {plugin.requests_failure:4} failed"
+                f"      {name:24} {plugin.requests_success:4} ok {plugin.requests_failure:4} failed"
                 f" {plugin.attempts_total:5} attempts {plugin.circuit_breaker_trips:2} breaker trips"
             )
         claim(

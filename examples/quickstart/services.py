@@ -35,6 +35,12 @@ def quotes(request: QuoteRequest) -> QuoteResponse:
     return QuoteResponse(request.symbol, 9_900)
 
 
+@serve.plugin(name="stock", version="1.0.0")
+def stock(request: QuoteRequest) -> QuoteResponse:
+    time.sleep(0.002)
+    return QuoteResponse(request.symbol, 7)
+
+
 @serve.plugin(name="echo", version="1.0.0")
 def echo(request: QuoteRequest) -> QuoteResponse:
     return QuoteResponse(request.symbol, len(request.symbol))

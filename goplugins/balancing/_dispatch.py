@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from goplugins._call import Call
 from goplugins._clock import Clock
 from goplugins.balancing._refusal import Lost, refusal
-from goplugins.balancing._state import Condition, MemberState, Traffic
+from goplugins.balancing._state import Condition, MemberState, Traffic, share_at
 from goplugins.balancing._table import MemberTable
 from goplugins.balancing.strategies import NOBODY, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
@@ -123,13 +123,11 @@ class Dispatcher:
                     state.traffic.active -= 1
                     picked = None
                     self._learn(state, call, started, error)
-                if state.waiters:
-                    self._wake(state)
-                if not isinstance(error, _REFUSALS) or call.deadline.at <= self.now():
-                    _name_member(error, state)
+                refused = self._refused(state, call, error)
+                if refused is None:
                     raise
                 # Without its traceback, which would hold this frame and with it the error itself.
-                lost = {**lost, state: error.with_traceback(None)}
+                lost = {**lost, state: refused.with_traceback(None)}
             finally:
                 if picked is not None:  # an interrupt, or the host's own exception
                     self._vanished(picked, call)
@@ -187,7 +185,9 @@ class Dispatcher:
         self, state: MemberState, key: str, avoid: AbstractSet[MemberState], urgent: bool, now: float
     ) -> MemberState:
         """A member that starts slowly gives some of its turns away, all of them for an urgent call."""
-        share = state.share(now, self.config.slow_start)
+        slow_start = self.config.slow_start
+        # As measured by the warmest: where all begin, nobody has to wait.
+        share = state.share(now, slow_start) / share_at(self.table.warmest, now, slow_start)
         if self._relieved is not None:
             # Turned away, it is the best choice of the next call again: it must give away more to take its share.
             share /= share + (1.0 - share) * len(self.table.ready)
@@ -289,6 +289,15 @@ class Dispatcher:
             state.probe = None
 
     # --- and what does not hold it -----------------------------------------------------------------------------
+
+    def _refused(self, state: MemberState, call: Call, error: Exception) -> PluginError | None:
+        """The error, if it is a refusal after which there is time to ask another member."""
+        if state.waiters:
+            self._wake(state)
+        if isinstance(error, _REFUSALS) and call.deadline.at > self.now():
+            return error
+        _name_member(error, state)
+        return None
 
     def _vanished(self, state: MemberState, call: Call) -> None:
         """The call ended in no outcome: it is counted out, and says nothing."""

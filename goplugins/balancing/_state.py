@@ -10,7 +10,7 @@ from typing import Any
 from goplugins._call import Call
 from goplugins.balancing.member import Member
 
-__all__ = ["MAX_ORDER", "Condition", "MemberState", "Traffic"]
+__all__ = ["MAX_ORDER", "Condition", "MemberState", "Traffic", "share_at"]
 
 MAX_ORDER = (1 << 24) - 1
 """The largest number that a member is told apart by."""
@@ -210,6 +210,9 @@ class MemberState:
 
     def share(self, now: float, slow_start: float) -> float:
         """How much of its turns it takes while it starts slowly: a tenth at first, 1 in the end."""
-        if self.warm_at <= now:
-            return 1.0
-        return max(0.1, 1.0 - (self.warm_at - now) / slow_start)
+        return share_at(self.warm_at, now, slow_start)
+
+
+def share_at(warm_at: float, now: float, slow_start: float) -> float:
+    """The share of one whose slow start ends at ``warm_at``."""
+    return 1.0 if warm_at <= now else max(0.1, 1.0 - (warm_at - now) / slow_start)

@@ -38,6 +38,7 @@ class MemberTable:
         ready: those that the strategy picks from.
         trials: those whose ejection is over: the next call is theirs, to see whether they are well again.
         panic: too few are ready, so ejection and health don't count.
+        warmest: when the first of the ready ends its slow start; past where one has.
         stale: ``ready`` must be rebuilt before the next pick.
         due: when the next member is to be looked at.
     """
@@ -50,6 +51,7 @@ class MemberTable:
         self.ready: list[MemberState] = []
         self.trials: list[MemberState] = []
         self.panic = False
+        self.warmest = 0.0
         self.stale = False
         self.due = math.inf
         self._heap: list[tuple[float, int, MemberState]] = []
@@ -66,8 +68,7 @@ class MemberTable:
             self._orders = (self._orders + 1) & MAX_ORDER
         state = MemberState(member, plugin, self._orders, weight, priority, enabled, self._traffic)
         self._orders = (self._orders + 1) & MAX_ORDER
-        if any(other.total for other in self.states.values()):
-            self._warm_up(state, now)
+        self._warm_up(state, now)
         self.states[state.name] = state
         self.stale = True
         self.judge(state, now)
@@ -165,6 +166,7 @@ class MemberTable:
         self.ready = ready
         self.trials = [] if panic else [state for state in asked if state.condition is Condition.TRIAL]
         self.panic = panic
+        self.warmest = min((state.warm_at for state in ready), default=0.0)
         out = sum(state.ejected_at is not None for state in asked)
         self._room = max(1, int(len(asked) * self._config.max_ejection_percent / 100)) - out
         self.stale = False
@@ -212,8 +214,10 @@ class MemberTable:
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _warm_up(self, state: MemberState, now: float) -> None:
+        """Begins a slow start, but for the members of a group that nobody has called yet: it would spare nobody."""
         slow_start = self._config.slow_start
-        state.warm_at = now + slow_start if slow_start else 0.0
+        if slow_start and any(other.total for other in self.states.values()):
+            state.warm_at = now + slow_start
 
 
 def _look_at_breaker(state: MemberState, now: float) -> None:

@@ -207,8 +207,9 @@ def _check_hedge(raw: HedgeConfig, transport: TransportType | None, problems: Pr
     if raw.enabled is None:
         fix = "write enabled: true, or enabled: false to keep it off"
         problems.add(InvalidConfigError, "the section is there, but hedging is off by default", fix, "enabled")
-    if raw.enabled and transport in _NOT_HEDGED:
-        message = f"a call over {transport} can't be taken back, so it can't be hedged"
+    if raw.enabled and (transport is None or transport in _NOT_HEDGED):
+        what = f"over {transport}" if transport is not None else "of an object whose transport is not given"
+        message = f"a call {what} can't be taken back, so it can't be hedged"
         problems.add(InvalidConfigError, message, "leave the section out", "enabled")
     for name in ("percentile", "min_delay"):
         if raw.delay is not None and getattr(raw, name) is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from goplugins.reload._diff import Change, PluginDiff, PluginUpdate
-from goplugins.reload._report import PluginOutcome, ReloadAction, ReloadReport
+from goplugins.reload.diff import Change, PluginDiff, PluginUpdate
 from goplugins.reload.reloader import PluginReloader
+from goplugins.reload.report import PluginOutcome, ReloadAction, ReloadReport
 
 __all__ = [
     "Change",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from goplugins.config import ReloadOptions
-from goplugins.reload._diff import PluginDiff
-from goplugins.reload._report import ReloadReport
+import attrs
 
-__all__ = ["PluginReloader", "Reloadable"]
+from goplugins.config import ReloadOptions
+from goplugins.errors import InvalidArgumentError
+from goplugins.models import ReloadStrategy
+from goplugins.reload.diff import PluginDiff
+from goplugins.reload.report import ReloadReport
+
+__all__ = ["PluginReloader", "Reloadable", "reload_options"]
 
 
 class Reloadable(Protocol):
@@ -19,6 +23,22 @@ class Reloadable(Protocol):
     ) -> ReloadReport:
         """See :meth:`goplugins.Manager.reload_config`."""
         ...
+
+
+def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:
+    """The options with that strategy, checked; the defaults where there are none.
+
+    Raises:
+        ConfigError: options that can't be used.
+        InvalidArgumentError: they are none.
+    """
+    found = ReloadOptions() if options is None else options
+    if not isinstance(found, ReloadOptions):
+        raise InvalidArgumentError(f"options: expected ReloadOptions, got a {type(found).__name__}")
+    if strategy is not None:
+        found = attrs.evolve(found, strategy=strategy)
+    found.validate()
+    return found
 
 
 class PluginReloader:
@@ -45,8 +65,7 @@ class PluginReloader:
     """
 
     def __init__(self, manager: Reloadable, options: ReloadOptions | None = None) -> None:
-        self.options = options or ReloadOptions()
-        self.options.validate()
+        self.options = reload_options(None, options)
         self._manager = manager
 
     def reload(self, config: Any, *, dry_run: bool = False) -> ReloadReport:

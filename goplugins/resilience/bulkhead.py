@@ -380,10 +380,10 @@ nobody may wait
             pass
         if len(self._tokens) >= self._limit:
             return None
-        token: _Token | None = _Token(self._epoch)
+        token = _Token(self._epoch)
         try:
             self._tokens.add(weakref.ref(token, self._gone))
         except BaseException:
-            token = None  # or the traceback would hold it
+            del token  # or the traceback would hold it
             raise
         return token

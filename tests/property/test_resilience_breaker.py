@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.models import CircuitBreakerState
 from goplugins.resilience import CircuitBreaker
+from goplugins.resilience._permits import Pass
 from goplugins.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN
@@ -44,9 +45,9 @@ class Model:
 
     def forget_the_calls_under_way(self):
         self.period += 1
-        self.probes = []  # expiry of each place taken
+        self.probes = []  # one-element lists: when each place that is taken is given up
         self.probe_successes = 0
-        self.anonymous = []  # expiry of each
+        self.anonymous = []  # (when it is not waited for any more, its place)
 
     def close(self):
         self.begin(CLOSED)
@@ -73,21 +74,25 @@ class Model:
             return True
         if self.state is OPEN:
             return not self.forced and self.now >= self.until
-        return sum(expiry > self.now for expiry in self.probes) < self.config.success_threshold
+        return sum(place[0] > self.now for place in self.probes) < self.config.success_threshold
 
     def admit(self, expiry):
-        """Returns the period that the call belongs to."""
+        """Returns the period that the call belongs to, and the place that it takes, if any."""
         if self.state is OPEN and not self.forced and self.now >= self.until:
             self.begin(HALF_OPEN)
+        place = None
         if self.state is HALF_OPEN:
-            self.probes.append(expiry)
-        return self.period
+            if not self.config.metrics_only and len(self.probes) >= self.config.success_threshold:
+                self.probes = [taken for taken in self.probes if taken[0] > self.now]
+            if len(self.probes) < self.config.success_threshold:
+                place = [expiry]
+                self.probes.append(place)
+        return self.period, place
 
-    def settle(self, period, expiry, outcome, duration=None):
+    def settle(self, period, place, outcome, duration=None):
         if period != self.period:
             return
-        if self.state is HALF_OPEN and expiry in self.probes:
-            self.probes.remove(expiry)
+        self.probes = [taken for taken in self.probes if taken is not place]
         if outcome is None:
             return
         self.outcomes.append(outcome)
@@ -137,9 +142,11 @@ configs = st.builds(
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    @initialize(config=configs)
-    def start(self, config):
+    @initialize(config=configs, has_operator=st.booleans())
+    def start(self, config, has_operator):
         self.config = config
+        self.has_operator = has_operator  # somebody who overrides it now and then
+        self.most_places = 0
         self.clock = ManualClock()
         self.breaker = CircuitBreaker(self.config, clock=self.clock, rng=NoJitter())
         self.model = Model(self.config)
@@ -147,6 +154,24 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(lifetime=st.sampled_from([None, 3.0, 20.0]), enter=st.booleans())
     def acquire(self, lifetime, enter):
+        self.ask(lifetime, enter)
+
+    @rule(outcomes=st.lists(st.booleans(), min_size=1, max_size=5), enter=st.booleans())
+    def several_calls_one_after_another(self, outcomes, enter):
+        for outcome in outcomes:
+            if self.ask(None, enter):
+                self.end(len(self.permits) - 1, outcome, 0.0)
+
+    @rule(more=st.integers(0, 2))
+    def a_row_of_failures(self, more):
+        self.several_calls_one_after_another([False] * (min(self.config.failure_threshold, 4) + more), enter=True)
+
+    @rule(count=st.integers(1, 5))
+    def a_crowd(self, count):
+        for _ in range(count):
+            self.ask(20.0, enter=False)
+
+    def ask(self, lifetime, enter):
         admitted = self.model.would_admit()
         expiry = self.model.now + (8.0 if lifetime is None else lifetime)
         take = self.breaker.enter if enter else self.breaker.acquire
@@ -157,7 +182,10 @@ class BreakerMachine(RuleBasedStateMachine):
             assert refusal.retry_after is None or refusal.retry_after > 0  # noqa: PT017
         else:
             assert admitted
-            self.permits.append((permit, self.model.admit(expiry), expiry, 1 if enter else 2))
+            period, place = self.model.admit(expiry)
+            assert permit.is_probe is (place is not None)
+            self.permits.append((permit, period, place, 1 if enter else 2))
+        return admitted
 
     @precondition(lambda self: self.permits)
     @rule(
@@ -166,7 +194,10 @@ class BreakerMachine(RuleBasedStateMachine):
         duration=st.sampled_from([None, 0.0, 1.4, 1.5, 60.0]),
     )
     def settle(self, data, outcome, duration):
-        permit, period, expiry, times = self.permits.pop(data.draw(st.integers(0, len(self.permits) - 1)))
+        self.end(data.draw(st.integers(0, len(self.permits) - 1)), outcome, duration)
+
+    def end(self, which, outcome, duration):
+        permit, period, place, times = self.permits.pop(which)
         before = self.breaker.stats(), self.breaker.retry_after()
         for _ in range(times):  # a second one is ignored; what enter() gave is settled once
             if outcome is None:
@@ -175,36 +206,44 @@ class BreakerMachine(RuleBasedStateMachine):
                 (permit.success if outcome else permit.failure)(duration)
         if period != self.model.period:
             assert (self.breaker.stats(), self.breaker.retry_after()) == before, "a stale outcome changed something"
-        self.model.settle(period, expiry, outcome, duration)
+        self.model.settle(period, place, outcome, duration)
 
     @rule()
     def allow_request(self):
         admitted = self.model.would_admit()
         assert self.breaker.allow_request() is admitted
         if admitted:
-            expiry = self.model.now + 8.0
-            self.model.admit(expiry)
-            self.model.anonymous.append(expiry)
+            expiry = self.model.now + self.config.recovery_timeout
+            place = self.model.admit(expiry)[1]
+            self.model.anonymous.append((expiry, place))
 
     @rule(outcome=st.booleans())
     def record(self, outcome):
         (self.breaker.record_success if outcome else self.breaker.record_failure)()
-        waiting = [expiry for expiry in self.model.anonymous if expiry > self.model.now]
-        if waiting:
-            self.model.anonymous = waiting[1:]
-            self.model.settle(self.model.period, waiting[0], outcome)
+        self.model.anonymous = [entry for entry in self.model.anonymous if entry[0] > self.model.now]
+        if self.model.anonymous:
+            _, place = self.model.anonymous.pop(0)
+            self.model.settle(self.model.period, place, outcome)
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 8.0, 32.0]))
     def advance(self, seconds):
         self.clock.advance(seconds)
         self.model.now += seconds
 
+    @precondition(lambda self: self.model.state is OPEN and not self.model.forced)
+    @rule()
+    def wait_until_it_is_due(self):
+        seconds = max(0.0, self.model.until - self.model.now)
+        assert self.breaker.retry_after() == (0.0 if self.config.metrics_only else seconds)
+        self.advance(seconds)
+
     @rule()
     def health_probe_succeeds(self):
         self.breaker.probe_succeeded()
-        if self.model.state is OPEN:
+        if self.model.state is OPEN and not self.model.forced:
             self.model.until = min(self.model.until, self.model.now)
 
+    @precondition(lambda self: self.has_operator)
     @rule()
     def reset(self):
         self.breaker.reset()
@@ -212,18 +251,21 @@ class BreakerMachine(RuleBasedStateMachine):
         self.model.outcomes = []
         self.model.close()
 
+    @precondition(lambda self: self.has_operator)
     @rule()
     def force_open(self):
         self.breaker.force_open()
         self.model.forced, self.model.disabled = True, False
         self.model.begin(OPEN)
 
+    @precondition(lambda self: self.has_operator)
     @rule()
     def disable(self):
         self.breaker.disable()
         self.model.forced, self.model.disabled = False, True
         self.model.close()
 
+    @precondition(lambda self: self.has_operator)
     @rule()
     def enable(self):
         self.breaker.enable()
@@ -231,6 +273,7 @@ class BreakerMachine(RuleBasedStateMachine):
             self.model.forced = self.model.disabled = False
             self.model.close()
 
+    @precondition(lambda self: self.has_operator)
     @rule(config=configs)
     def configure(self, config):
         had_window, model = self.model.has_window, self.model
@@ -239,10 +282,15 @@ class BreakerMachine(RuleBasedStateMachine):
         if model.has_window != had_window:
             model.recent = []
             if model.state is CLOSED:
-                self.forget_entered()
+                # What entered without a permit of its own went by counts that are no more.
+                self.permits = [
+                    (permit, -1 if isinstance(permit, Pass) else period, place, times)
+                    for permit, period, place, times in self.permits
+                ]
         if model.state is OPEN and not model.forced:
             model.until = min(model.until, model.opened_at + model.open_time())
 
+    @precondition(lambda self: self.has_operator)
     @rule()
     def fork(self):
         self.breaker.after_fork_in_child()
@@ -266,12 +314,14 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_more_probes_than_places(self):
-        if hasattr(self, "model") and self.model.state is HALF_OPEN:
-            in_flight = sum(
-                permit.is_probe and permit.expires_at > self.clock.monotonic() and period == self.model.period
-                for permit, period, _ in self.permits
-            )
-            assert in_flight <= self.config.success_threshold
+        if not hasattr(self, "model"):
+            return
+        self.most_places = max(self.most_places if self.model.state is HALF_OPEN else 0, self.config.success_threshold)
+        in_flight = sum(
+            permit.is_probe and permit.expires_at > self.clock.monotonic() and period == self.model.period
+            for permit, period, _, _ in self.permits
+        )
+        assert in_flight <= self.most_places
 
     def teardown(self):
         """From every state, time plus successes closes it."""
@@ -282,7 +332,7 @@ class BreakerMachine(RuleBasedStateMachine):
         for _ in range(2 * self.config.success_threshold):
             if self.breaker.state is CLOSED:
                 break
-            self.clock.advance(self.breaker.retry_after())
+            self.clock.advance(32.0 if self.config.metrics_only else self.breaker.retry_after())
             self.breaker.acquire().success()
         assert self.breaker.state is CLOSED
 

@@ -114,6 +114,7 @@ SECTIONS = {
     "HealthCheckConfig": "default_health_check",
     "ConnectionConfig": "default_connection",
     "RateLimitConfig": "default_rate_limit",
+    "BulkheadConfig": "",
     "FallbackConfig": "",
     "CacheConfig": "",
     "HedgeConfig": "",

@@ -46,6 +46,7 @@ class Service:
         self._cleanup = contextlib.ExitStack()
         self._closing = threading.Event()
         self.open_now: Callable[[], int] = lambda: 0
+        self.drop: Callable[[], None] = lambda: None
         self.endpoint = getattr(self, f"_serve_{wire}")()
 
     def _delay(self) -> None:
@@ -61,6 +62,7 @@ class Service:
 
         server = self._cleanup.enter_context(RawServer(handler))
         self.open_now = lambda: server.open_now
+        self.drop = server.drop_connections
         return server.url
 
     def _serve_unix(self) -> str:

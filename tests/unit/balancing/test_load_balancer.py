@@ -18,6 +18,7 @@ from goplugins.config import LoadBalancerConfig, LoadBalancerMember, RetryConfig
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
+    NoAvailablePluginsError,
     PluginClosedError,
     PluginConnectionError,
     PluginNotFoundError,
@@ -84,6 +85,15 @@ def test_members_make_single_attempts_only_the_group_retries() -> None:
             balancer.execute("x")
         assert caught.value.attempts == 3
     assert [plugin.calls for plugin in plugins] == [1, 1, 1]
+
+
+def test_a_call_that_found_nobody_made_no_attempt() -> None:
+    with LoadBalancer("search", members=[Echo("first"), Echo("second")]) as balancer:
+        balancer.disable_plugin("first")
+        balancer.disable_plugin("second")
+        with pytest.raises(NoAvailablePluginsError, match="2 disabled") as caught:
+            balancer.execute("x")
+        assert caught.value.attempts == 0
 
 
 def test_select_plugin_shows_what_was_added_and_counts_nothing_in() -> None:

@@ -419,6 +419,27 @@ def test_a_newcomer_to_a_group_at_work_starts_slowly_and_to_a_new_one_does_not()
     assert group.states()["new"] == "starting slowly"
 
 
+def test_members_that_all_come_back_at_once_share_as_ever() -> None:
+    group = Group(3, weights=(2, 1, 1))
+    group.send()
+    for name in "abc":
+        group.balancer.disable_plugin(name)
+    for name in "abc":
+        group.balancer.enable_plugin(name)
+    assert set(group.states().values()) == {"starting slowly"}
+    assert group.count(40) == {"a": 20, "b": 10, "c": 10}
+
+
+def test_members_that_are_found_before_the_first_call_start_at_once() -> None:
+    group = Group(2)
+    group["a"].gate_open = False
+    group["a"].tell()
+    assert group.states()["a"] == "closed"
+    group["a"].gate_open = True
+    group["a"].tell()
+    assert group.states()["a"] == "ready"
+
+
 # --- wishes ----------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from goplugins.config import HedgeConfig, ManagerConfig, PluginConfig
 from goplugins.errors import ConfigError
+from goplugins.models import TransportType
 
 HTTP = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
 
@@ -68,6 +69,14 @@ def test_a_section_that_does_nothing_is_refused() -> None:
 def test_what_can_not_be_taken_back_can_not_be_hedged(fields: dict[str, Any]) -> None:
     assert problems(plugin({"enabled": True}, **fields)) == {"hedge.enabled"}
     plugin({"enabled": False}, **fields).validate()
+
+
+def test_an_object_registered_in_code_must_say_what_it_is_called_over() -> None:
+    hedge = HedgeConfig(enabled=True)
+    with pytest.raises(ConfigError, match=r"hedge\.enabled: a call of an object whose transport is not given"):
+        PluginConfig(hedge=hedge).validate_policies("a")
+    PluginConfig(hedge=hedge, transport=TransportType.HTTP).validate_policies("a")
+    PluginConfig(hedge=HedgeConfig(enabled=False)).validate_policies("a")
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,10 @@ def test_a_refusal_says_how_full_it_is_and_is_nobodys_fault():
     assert (error.code, error.plugin) == ("PLUGIN_1218", "geo")
     assert error.details == {"limit": 2, "in_use": 2, "waiting": 1}
     assert (error.retryable, error.replay, error.verdict) == (True, Replay.NEVER, Verdict.IGNORED)
+    assert bulkhead.is_full
     bulkhead.release(held[0])
     assert waiter.end() is None
+    assert not bulkhead.is_full
 
 
 def test_a_place_is_given_back_once():

@@ -324,8 +324,24 @@ def test_a_follower_that_times_out_says_what_those_before_it_met_with(pool):
     assert second.result(20) == ("answer", Origin.MADE)
 
 
+class HoldingClock(ManualClock):
+    """Lets nobody out of a wait, although it is over, while ``gate`` is closed."""
+
+    def __init__(self):
+        super().__init__(auto_advance=False)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waits = 0
+
+    def wait(self, wakeup, timeout):
+        self.waits += 1
+        woken = super().wait(wakeup, timeout)
+        assert self.gate.wait(20)
+        return woken
+
+
 def test_one_that_is_called_to_lead_after_its_deadline_passes_it_on(pool):
-    clock = ManualClock(auto_advance=False)
+    clock = HoldingClock()
     cache, server = cache_of(clock), Server()
     leader = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
     server.wait_for_request()
@@ -333,14 +349,36 @@ def test_one_that_is_called_to_lead_after_its_deadline_passes_it_on(pool):
     clock.wait_for_waiters(1)
     patient = pool.submit(cache.fetch, "key", server.make, Deadline.after(50.0, clock))
     clock.wait_for_waiters(2)
-    with cache._lock:  # the failure and the deadline come at the same moment
-        server.answer(PluginUnavailableError("no"))
-        clock.advance(1.0)
-    assert isinstance(late.exception(20), PluginTimeoutError)
+    clock.gate.clear()
+    server.answer(PluginUnavailableError("no"))
+    assert leader.exception(20) is not None
+    clock.advance(1.0)
+    clock.gate.set()
     server.wait_for_request()
     server.answer("answer")
+    assert isinstance(late.exception(20), PluginTimeoutError)
     assert patient.result(20) == ("answer", Origin.MADE)
+
+
+def test_a_newcomer_that_is_quicker_than_the_one_called_to_lead_makes_the_request(pool):
+    clock = HoldingClock()
+    cache, server = cache_of(clock), Server()
+    leader = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
+    server.wait_for_request()
+    called = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
+    clock.wait_for_waiters(1)
+    clock.gate.clear()
+    server.answer(PluginUnavailableError("no"))
     assert leader.exception(20) is not None
+    newcomer = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
+    server.wait_for_request()
+    clock.gate.set()
+    clock.wait_for_waiters(1)
+    assert clock.waits == 2, "it waits again, and does not spin"
+    server.answer("answer")
+    assert newcomer.result(20) == ("answer", Origin.MADE)
+    assert called.result(20) == ("answer", Origin.SHARED)
+    assert server.requests == 2
 
 
 def test_an_interrupt_in_a_waiting_follower_harms_nobody(pool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -14,7 +15,7 @@ from goplugins.resilience import HedgePolicy
 from goplugins.testing import ManualClock
 
 
-def policy_of(clock: ManualClock | None = None, **fields: float) -> HedgePolicy:
+def policy_of(clock: ManualClock | None = None, **fields: Any) -> HedgePolicy:
     return HedgePolicy(HedgeConfig(**{"min_delay": 0.0, **fields}), clock=clock or ManualClock())
 
 

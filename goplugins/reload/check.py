@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 
+from goplugins.config.groups import GroupConfig
 from goplugins.errors import ReloadError
 from goplugins.health.look import ask
 from goplugins.models import HealthStatus, PluginStatus
@@ -26,6 +27,8 @@ _HAS_NO_HEALTH = re.compile(
 def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, HealthStatus]:
     """Looks at all of them side by side, on their wires, and returns what was found; UNKNOWN is left out.
 
+    Groups are not looked at: their members are, and a group can only be asked once these are at work.
+
     Args:
         plugins: not in use yet.
         timeout: seconds for all looks together. Real ones: what other threads do takes real time.
@@ -33,6 +36,7 @@ def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, Hea
     Raises:
         ReloadError: one can't be reached in that time, or says that it is not well; names all of them.
     """
+    plugins = [plugin for plugin in plugins if not isinstance(plugin.config, GroupConfig)]
     if not plugins:
         return {}
     pool = WorkerPool("goplugins-reload", min(len(plugins), _MOST_WORKERS), len(plugins))

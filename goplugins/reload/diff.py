@@ -32,6 +32,9 @@ _IN_PLACE = frozenset(
 )
 """Fields of a plugin that its connections know nothing of."""
 
+_OF_GROUPS = frozenset({"bulkhead", "cache", "fallback", "hedge", "rate_limit", "request_timeout", "retry"})
+"""Fields of a group's ``balancer`` that its own policies come from; they stand in its configuration a second time."""
+
 _NOTHING: Any = object()
 
 
@@ -54,7 +57,8 @@ class Change:
         """Whether a plugin can take it over as it runs, with its connections."""
         if self.path in {"connection.request_timeout", "health_check.endpoint"}:
             return self.path == "connection.request_timeout"
-        return self.path.partition(".")[0] in _IN_PLACE
+        first, _, rest = self.path.partition(".")
+        return first in _IN_PLACE or (first == "balancer" and rest.partition(".")[0] in _OF_GROUPS)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.old} -> {self.new}"
@@ -162,12 +166,16 @@ def update_of(old: Any, new: Any) -> PluginUpdate | None:
         changes = tuple(changes_between(old, new))
     if not changes:
         return None
+    told_twice = [c for c in changes if c.path.startswith("balancer.") and c.in_place]
+    if len(told_twice) < len(changes):
+        changes = tuple(change for change in changes if change not in told_twice)
     in_place = isinstance(new, PluginConfig) and all(change.in_place for change in changes)
     return PluginUpdate(new.name, old, new, changes, in_place)
 
 
 def _named(config: ManagerConfig) -> dict[str, PluginConfig | LoadBalancerConfig]:
-    return {item.name: item for item in (*config.plugins, *config.load_balancers)}
+    items: tuple[PluginConfig | LoadBalancerConfig, ...] = (*config.plugins, *config.load_balancers)
+    return {item.name: item for item in items}
 
 
 def _described(config: PluginConfig | LoadBalancerConfig) -> str:

@@ -7,7 +7,7 @@ import enum
 import attrs
 
 from goplugins.models import ReloadStrategy
-from goplugins.reload._diff import PluginDiff
+from goplugins.reload.diff import PluginDiff
 
 __all__ = ["PluginOutcome", "ReloadAction", "ReloadReport"]
 

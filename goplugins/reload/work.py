@@ -13,8 +13,8 @@ from goplugins.errors import PluginError, ReloadError, belongs_to_host
 from goplugins.models import HealthStatus, ReloadStrategy
 from goplugins.plugin import GuardedPlugin
 from goplugins.registry import Registry
-from goplugins.reload._check import check_all
-from goplugins.reload._plan import Plan
+from goplugins.reload.check import check_all
+from goplugins.reload.plan import Plan
 
 __all__ = ["House", "Turn", "Work"]
 

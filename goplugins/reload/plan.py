@@ -10,8 +10,8 @@ from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.errors import DuplicatePluginNameError, InvalidConfigError
 from goplugins.models import ReloadStrategy
 from goplugins.plugin import GuardedPlugin
-from goplugins.reload._diff import PluginDiff, diff_of, update_of
-from goplugins.reload._report import PluginOutcome, ReloadAction
+from goplugins.reload.diff import PluginDiff, diff_of, update_of
+from goplugins.reload.report import PluginOutcome, ReloadAction
 
 __all__ = ["Plan", "plan_of"]
 

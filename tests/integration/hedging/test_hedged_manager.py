@@ -1,0 +1,62 @@
+"""Hedging as a manager does it: by configuration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from goplugins import Manager
+from tests.integration.hedging.conftest import Service
+
+
+def load(service: Service, **sections: Any) -> Manager[Any, Any]:
+    manager = Manager()
+    own = {"name": "p", "transport": "http", "endpoint": service.endpoint}
+    plugin = {**own, "health_check": {"enabled": False}, **sections}
+    manager.load_from_config({"plugins": [plugin]})
+    return manager
+
+
+HEDGE = {"enabled": True, "delay": "10ms"}
+
+
+def test_by_configuration_and_counted(serve: Callable[..., Service]) -> None:
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
+    with load(service, hedge=HEDGE) as manager:
+        result = manager.execute_result("p", "x", None, idempotent=True)
+        assert (result.value, result.attempts) == ("x", 2)
+        metrics = manager.metrics().plugins["p"]
+        assert (metrics.hedges_sent, metrics.hedges_won, metrics.attempts_total) == (1, 1, 2)
+    for thread in threading.enumerate():
+        if thread.name.startswith("goplugins-hedge"):
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_never_for_calls_that_are_not_idempotent(serve: Callable[..., Service]) -> None:
+    service = serve("http", lambda _: 0.1)
+    with load(service, hedge=HEDGE) as manager:
+        assert manager.execute_result("p", "x").attempts == 1
+        assert manager.metrics().plugins["p"].hedges_sent == 0
+    assert len(service.told) == 1
+
+
+def test_off_unless_asked_for(serve: Callable[..., Service]) -> None:
+    service = serve("http", lambda _: 0.1)
+    with load(service, retry={"idempotent": True}) as manager:
+        assert manager.execute_result("p", "x").attempts == 1
+        assert not [thread for thread in threading.enumerate() if "hedge" in thread.name]
+
+
+def test_when_both_attempts_failed_the_retries_go_on(serve: Callable[..., Service]) -> None:
+    service = serve("http", lambda number: 5.0 if number < 2 else 0.0)
+    retry = {"idempotent": True, "max_retries": 1, "initial_interval": "1ms"}
+    with load(service, hedge=HEDGE, retry=retry) as manager:
+        timer = threading.Timer(0.2, service.drop)
+        timer.start()
+        result = manager.execute_result("p", "x", timeout=4.0)
+        timer.join()
+        assert (result.value, result.attempts) == ("x", 3)
+    assert service.told == sorted(service.told, reverse=True)
+    assert len(set(service.told)) == 3

@@ -1,0 +1,151 @@
+"""Interrupts in the middle of a fetch, at every point where one can come: nobody waits for one who is gone."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline
+from goplugins.config import CacheConfig
+from goplugins.errors import PluginUnavailableError
+from goplugins.resilience.cache import AnswerCache, Origin
+from tests.interrupts import interrupted_at
+
+LONG = 300.0  # seconds; who waits that long fails the test
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def wait_until(condition):
+    for _ in range(10_000):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it did not come about")
+
+
+def every_chance(scenario, most=300):
+    """Runs a scenario with an interrupt at each chance of its work, then looks whether the key is free; their number."""
+    for number in range(most):
+        cache, work, others = scenario()
+        happened = interrupted_at(number, work)
+        for other in others:
+            answer, origin = other.result(10)
+            assert answer == "answer", f"interrupt {number}"
+            assert origin is not None
+        assert cache.waiting == 0, f"interrupt {number}"
+        assert not cache._lock.locked(), f"interrupt {number}"
+        free = threading.Thread(target=cache.fetch, args=("key", lambda: "answer", Deadline.after(LONG)), daemon=True)
+        free.start()
+        free.join(10)
+        assert not free.is_alive(), f"interrupt {number}: the key is blocked"
+        if not happened:
+            return number
+    raise AssertionError("the scenario does not end")
+
+
+def new_cache(clock=SYSTEM_CLOCK):
+    return AnswerCache(CacheConfig(ttl=60.0), clock=clock, size_of=len, max_size=1000)
+
+
+def join(pool, cache, count, make=lambda: "answer"):
+    """Callers that wait for the key's leader."""
+    before = cache.waiting
+    futures = [pool.submit(cache.fetch, "key", make, Deadline.after(LONG)) for _ in range(count)]
+    wait_until(lambda: cache.waiting == before + count)
+    return futures
+
+
+def test_asking_alone():
+    def scenario():
+        cache = new_cache()
+
+        def work():
+            for _ in range(2):
+                cache.fetch("key", lambda: "answer", Deadline.after(LONG))
+
+        return cache, work, []
+
+    assert every_chance(scenario) > 20
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failing"])
+def test_leading_while_others_wait(pool, fails):
+    def scenario():
+        cache, others = new_cache(), []
+
+        def make():
+            others.extend(join(pool, cache, 3))
+            if fails:
+                raise PluginUnavailableError("no")
+            return "answer"
+
+        def work():
+            try:
+                cache.fetch("key", make, Deadline.after(LONG))
+            except PluginUnavailableError:
+                assert fails
+
+        return cache, work, others
+
+    # An interrupt in the middle of join() is no concern of the cache's: it leaves fewer to wait.
+    assert every_chance(scenario, most=3000) > 20
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "called to lead"])
+def test_following_while_others_wait(pool, fails):
+    def scenario():
+        going, go = threading.Event(), threading.Event()
+        others = []
+
+        class Handing:
+            """Lets the leader end once the follower waits for it."""
+
+            monotonic, time = SYSTEM_CLOCK.monotonic, SYSTEM_CLOCK.time
+
+            def wait(self, wakeup, timeout):
+                if threading.get_ident() == follower and not go.is_set():
+                    others.extend(join(pool, cache, 2))
+                    go.set()
+                return SYSTEM_CLOCK.wait(wakeup, timeout)
+
+        def lead():
+            going.set()
+            assert go.wait(20)
+            if fails:
+                raise PluginUnavailableError("no")
+            return "answer"
+
+        follower = threading.get_ident()
+        cache = new_cache(Handing())
+        leader = pool.submit(cache.fetch, "key", lead, Deadline.after(LONG))
+        assert going.wait(20)
+
+        def work():
+            try:
+                answer, _ = cache.fetch("key", lambda: "answer", Deadline.after(LONG))
+                assert answer == "answer"
+            finally:
+                go.set()
+                leader.exception(10)
+
+        return cache, work, others
+
+    assert every_chance(scenario, most=3000) > 20
+
+
+def test_the_helper_interrupts_where_it_says():
+    reached = []
+
+    def work():
+        reached.append("a")
+        reached.append("b")
+
+    assert [interrupted_at(number, work) for number in range(4)] == [True, True, True, False]
+    assert Origin.MADE is not None
+    assert reached == ["a", "a", "b", "a", "b"]
