@@ -6,7 +6,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "SystemClock", "Waitable", "Wakeup"]
+__all__ = ["SYSTEM_CLOCK", "Bell", "Clock", "SystemClock", "Waitable", "Wakeup"]
 
 
 class Waitable(Protocol):
@@ -64,6 +64,42 @@ class Wakeup:
         """Takes all, so that it is not set any more."""
         while self.is_set():
             self.take()
+
+
+class Bell:
+    """An event that any number of threads wait for: each on a :class:`Wakeup` of its own, for the same reason.
+
+    >>> bell = Bell()
+    >>> bell.set()
+    >>> bell.is_set(), bell.wait(1.0)
+    (True, True)
+    """
+
+    __slots__ = ("_rung", "_waiting")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiting: set[Wakeup] = set()  # whose changes are single C calls
+
+    def set(self) -> None:
+        """Wakes all who wait; nobody waits any more."""
+        self._rung = True
+        for wakeup in self._waiting.copy():
+            wakeup.set()
+
+    def is_set(self) -> bool:
+        """Whether it has been set."""
+        return self._rung
+
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Waits until it is set, at most ``timeout`` seconds; True if it is."""
+        wakeup = Wakeup()
+        try:
+            self._waiting.add(wakeup)
+            # Looked at only now: whoever sets it after this finds the wakeup.
+            return self._rung or wakeup.wait(timeout) or self._rung
+        finally:
+            self._waiting.discard(wakeup)
 
 
 class Clock(Protocol):

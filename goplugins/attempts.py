@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Protocol
 
 from goplugins._call import Call, Sender
-from goplugins._clock import Clock
+from goplugins._clock import Bell, Clock
 from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
@@ -75,7 +74,7 @@ class Attempts:
     def __init__(self, sender: Sender, clock: Clock) -> None:
         self.sender = sender
         self.watcher: Watcher | None = None
-        self.closing = threading.Event()
+        self.closing = Bell()
         self.refused_by_breaker = 0
         self.refused_by_limiter = 0
         self._now = clock.monotonic
@@ -143,7 +142,7 @@ class Attempts:
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)
-        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self._was_fair(elapsed)):
+        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self.was_fair(elapsed)):
             permit.ignore()
         else:
             permit.failure(elapsed)
@@ -151,7 +150,7 @@ class Attempts:
                 self._is_suspect = True
                 self.watcher.report_failure(error)
 
-    def _was_fair(self, elapsed: float) -> bool:
+    def was_fair(self, elapsed: float) -> bool:
         """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
         return elapsed >= _FAIR_TIMEOUT or 0 < 2 * self._usual_latency <= elapsed
 

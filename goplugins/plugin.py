@@ -11,12 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from goplugins._call import Call, Sender
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Bell, Clock
 from goplugins.attempts import Attempts
 from goplugins.config import BulkheadConfig, PluginConfig
 from goplugins.config.schema import same_value
 from goplugins.errors import (
-    CircuitBreakerOpenError,
     PluginError,
     PluginInternalError,
     PluginNotFoundError,
@@ -24,6 +23,7 @@ from goplugins.errors import (
     belongs_to_host,
     redact_url,
 )
+from goplugins.explaining import explain
 from goplugins.models import (
     CircuitBreakerState,
     Explanation,
@@ -109,6 +109,7 @@ class GuardedPlugin:
         self._hedges_before = (0, 0)  # sent and won by hedgers that were replaced
         self._forward = forward or _nobody
         self._inside: Callable[[Call], Any]
+        self._once: Callable[[Call], Any]
         self._answer: Callable[[Call], Any]
         self._layers(None, config, hedge_pool)
         self._listeners: list[Callable[[], object]] = []
@@ -179,7 +180,7 @@ class GuardedPlugin:
             PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
         """
         leg = call.leg(call.deadline)
-        value = self.call(leg, self.attempts.make)
+        value = self.call(leg, self._once)
         call.take_over(leg)
         call.member = self.name
         return value
@@ -198,18 +199,28 @@ class GuardedPlugin:
         attempts.policies.budget.deposit()
         return value
 
-    def _run_within(self, bulkhead: Bulkhead, call: Call) -> Any:
-        """The same while holding a place in the bulkhead, which learns from it how many the plugin can serve."""
+    def _run_within(self, bulkhead: Bulkhead, run: Callable[[Call], Any], call: Call) -> Any:
+        """``run`` while holding a place in the bulkhead, which learns from it how many the plugin can serve."""
+        call.admitted = False  # who still waits when the plugin is replaced goes to its successor
         place = bulkhead.acquire(call.deadline, wakeup=self.attempts.closing)
+        call.admitted = True
+        ok: bool | None = None
         started = self._now()
         try:
-            value = self._run(call)
+            value = run(call)
+            # With replays the time is mostly backoff, and says nothing of the plugin.
+            ok = True if call.attempts == 1 else None
+            return value
         except BaseException as exc:
-            bulkhead.release(place, self._now() - started, load_of(exc))
+            if call.attempts and (not isinstance(exc, TimeoutError) or self.attempts.was_fair(self._now() - started)):
+                ok = load_of(exc)
             raise
-        # With replays the time is mostly backoff, and says nothing of the plugin.
-        bulkhead.release(place, self._now() - started, True if call.attempts == 1 else None)
-        return value
+        finally:
+            try:
+                bulkhead.release(place, self._now() - started, ok)
+            except BaseException:
+                bulkhead.release(place)  # counts for nothing if the first time got through
+                raise
 
     def _run_inside(self, call: Call) -> Any:
         return self._inside(call)
@@ -218,13 +229,14 @@ class GuardedPlugin:
 
     def _layers(self, old: PluginConfig | None, new: PluginConfig, hedge_pool: WorkerPool | None) -> None:
         """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
-        self._inside = self._run
+        self._inside, self._once = self._run, self.attempts.make
         if new.bulkhead is not None:
             if self.bulkhead is None:
                 self.bulkhead = Bulkhead(new.bulkhead, clock=self.clock, name=self.name)
             else:
                 self.bulkhead.configure(new.bulkhead)
-            self._inside = partial(self._run_within, self.bulkhead)
+            self._inside = partial(self._run_within, self.bulkhead, self._run)
+            self._once = partial(self._run_within, self.bulkhead, self.attempts.make)
         elif self.bulkhead is not None:  # its counts stay, and who waits for a place gets in
             self.bulkhead.configure(_NO_BULKHEAD)
         if old is None or new.hedge != old.hedge:
@@ -354,7 +366,10 @@ class GuardedPlugin:
         """Looks at the plugin's health, outside the policies. A good answer ends an open breaker's waiting time."""
         status = self.sender.health(timeout)
         if status.status is PluginStatus.HEALTHY:
-            self.policies.breaker.probe_succeeded()
+            breaker = self.policies.breaker
+            if breaker.state is not CircuitBreakerState.CLOSED:
+                breaker.probe_succeeded()
+                self.changed()
         return status
 
     def sweep(self) -> None:
@@ -387,39 +402,7 @@ class GuardedPlugin:
 
     def explain(self, health: HealthStatus) -> Explanation:
         """Why it would or would not take a call now."""
-        policies = self.policies
-        tokens = policies.limiter.tokens if policies.limiter is not None else None
-        reason = ""
-        try:
-            policies.breaker.check()
-        except CircuitBreakerOpenError as refusal:
-            reason = refusal.message
-        if self.gate.closed:
-            reason = "it is closed"
-        elif not reason and tokens is not None and tokens < 1 and not resolved(self.config.rate_limit).max_wait:
-            reason = "its rate limiter has no token"
-        elif not reason and self.bulkhead is not None and self.bulkhead.is_full:
-            reason = f"its bulkhead is full: {self.bulkhead.in_use} calls at once"
-        describe = getattr(self.wire, "explain", None)
-        group = None if describe is None else describe()
-        if group is not None and not reason and not any(member.eligible for member in group.members):
-            reason = "none of its members does"
-        when, what = self.last_error or (None, "")
-        return Explanation(
-            name=self.name,
-            admits=not reason,
-            reason=reason,
-            endpoint=self.endpoint,
-            breaker=policies.breaker.state,
-            health=health,
-            tokens=tokens,
-            in_flight=self.gate.in_flight,
-            last_error=what,
-            last_error_ago=None if when is None else self._now() - when,
-            annotations=self.config.annotations or {},
-            chaos=getattr(self.sender, "chaos", ""),
-            group=group,
-        )
+        return explain(self, health)
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -442,6 +425,8 @@ class GuardedPlugin:
         self.attempts.closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
+        if self.bulkhead is not None:
+            self.bulkhead.wake()
         self.changed()
 
     def stand_down(self, reason: str = "another has taken its place") -> int:
@@ -476,7 +461,7 @@ class GuardedPlugin:
 
     def after_fork_in_child(self) -> None:
         """A fresh event: its lock may have been held. Policies, gate and sender are renewed on their own."""
-        closing = threading.Event()
+        closing = Bell()
         if self.attempts.closing.is_set():
             closing.set()
         self.attempts.closing = closing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from functools import partial
 from typing import Protocol
 
 __all__ = ["Forkable", "register_forkable"]
@@ -32,7 +33,8 @@ def register_forkable(part: Forkable) -> None:
         _hooked = True
         os.register_at_fork(after_in_child=_renew_all)
     key = id(part)
-    _forkables[key] = weakref.ref(part, lambda _: _forkables.pop(key, None))
+    # All C: an interrupt that hits within a callback of Python's own is printed and lost.
+    _forkables[key] = weakref.ref(part, partial(_forkables.pop, key))
 
 
 def _renew_all() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence, Set as AbstractSet
 from typing import Any, NoReturn
 
 from goplugins._call import Call
-from goplugins._clock import Clock
+from goplugins._clock import Clock, Wakeup
 from goplugins.balancing._refusal import Lost, refusal
 from goplugins.balancing._state import Condition, MemberState, Traffic, share_at
 from goplugins.balancing._table import MemberTable
@@ -321,7 +321,7 @@ class Dispatcher:
 
     def drain(self, state: MemberState, timeout: float) -> bool:
         """Waits until no call is under way on the member, at most ``timeout`` seconds; True if none is."""
-        waiter = threading.Event()
+        waiter = Wakeup()
         with self.lock:
             if state.active == 0:
                 return True

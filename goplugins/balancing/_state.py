@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
-import threading
 from typing import Any
 
 from goplugins._call import Call
+from goplugins._clock import Wakeup
 from goplugins.balancing.member import Member
 
 __all__ = ["MAX_ORDER", "Condition", "MemberState", "Traffic", "share_at"]
@@ -137,7 +137,7 @@ class MemberState:
         self.ready = False
         self.traffic = traffic
         self.active = 0
-        self.waiters: list[threading.Event] = []
+        self.waiters: list[Wakeup] = []
         self.unsubscribe: Any = None
         self.total = self.succeeded = self.failed = self.failures = 0
         self.last_used = -math.inf

@@ -79,6 +79,10 @@ def validate_policies(plugin: PluginConfig, name: str | None, defaults: ManagerC
         if plugin.enabled is False:
             fix = "leave it out, and register the plugin only where it shall be called"
             problems.add(InvalidConfigError, "a plugin registered in code is always on", fix, "enabled")
+        if plugin.hedge is not None and plugin.hedge.enabled and plugin.transport is None:
+            message = "a call of an object whose transport is not given can't be taken back, so it can't be hedged"
+            fix = "name the transport, or leave the section out"
+            problems.add(InvalidConfigError, message, fix, "hedge", "enabled")
         _check_policies(named, (defaults or ManagerConfig()).resolve(named), problems)
     raise_for(problems.found, f"plugin {plugin.name if name is None else name!r}")
 
@@ -207,9 +211,8 @@ def _check_hedge(raw: HedgeConfig, transport: TransportType | None, problems: Pr
     if raw.enabled is None:
         fix = "write enabled: true, or enabled: false to keep it off"
         problems.add(InvalidConfigError, "the section is there, but hedging is off by default", fix, "enabled")
-    if raw.enabled and (transport is None or transport in _NOT_HEDGED):
-        what = f"over {transport}" if transport is not None else "of an object whose transport is not given"
-        message = f"a call {what} can't be taken back, so it can't be hedged"
+    if raw.enabled and transport in _NOT_HEDGED:
+        message = f"a call over {transport} can't be taken back, so it can't be hedged"
         problems.add(InvalidConfigError, message, "leave the section out", "enabled")
     for name in ("percentile", "min_delay"):
         if raw.delay is not None and getattr(raw, name) is not None:

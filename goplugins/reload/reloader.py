@@ -54,13 +54,14 @@ class PluginReloader:
     >>> from goplugins import Manager
     >>> manager = Manager()
     >>> reloader = PluginReloader(manager, ReloadOptions(strategy="rolling", max_concurrent_reloads=1))
-    >>> config = {"plugins": [{"name": "size", "transport": "python", "endpoint": "builtins:len"}]}
-    >>> print(reloader.preview(config))
-    + size: python builtins:len
+    >>> config = {"plugins": [{"name": "auth", "transport": "unix", "endpoint": "/run/auth.sock"}]}
     >>> reloader.reload(config).added
-    ('size',)
-    >>> manager.execute("size", [1, 2, 3])
-    3
+    ('auth',)
+    >>> config["plugins"][0]["rate_limit"] = {"enabled": True, "burst_size": 50}
+    >>> print(reloader.preview(config))
+    ~ auth: in place
+        rate_limit.enabled: False -> True
+        rate_limit.burst_size: 20 -> 50
     >>> manager.shutdown()
     """
 

@@ -14,6 +14,9 @@ __all__ = ["CacheKeys", "Kept"]
 _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 """Headers that make an answer one person's own, unless ``vary_headers`` names them."""
 
+_ALWAYS = frozenset({"idempotency-key"})
+"""A caller that says this itself tells one deed from another, however alike the requests are."""
+
 
 class Kept:
     """What the cache holds: an answer with its circumstances.
@@ -49,7 +52,7 @@ class CacheKeys:
     """What tells one question to a plugin from another."""
 
     def __init__(self, vary_headers: Iterable[str]) -> None:
-        self._vary = frozenset(name.lower() for name in vary_headers)
+        self._vary = _ALWAYS.union(name.lower() for name in vary_headers)
         self._private = _CREDENTIALS - self._vary
 
     def of(self, call: Call) -> Hashable:

@@ -26,6 +26,7 @@ from goplugins.errors import (
     PluginThrottledError,
     PluginTimeoutError,
     RateLimitExceededError,
+    ReloadError,
     ReplyTypeError,
 )
 from goplugins.resilience._copies import Copies
@@ -45,6 +46,7 @@ _NOT_FOR_A_FALLBACK = (
     PluginNotEnabledError,
     LoadBalancerError,
     ConfigError,
+    ReloadError,
 )
 _RATE_LIMIT = (RateLimitExceededError, PluginThrottledError)
 

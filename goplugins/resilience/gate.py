@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins.errors import PluginClosedError
 from goplugins.processes import register_forkable
 from goplugins.resilience._callbacks import run_callback
@@ -82,7 +82,7 @@ class InFlightGate:
         self._attempts = 0
         self._duration = 0.0
         self._reason: str | None = None
-        self._drains: list[tuple[int, threading.Event]] = []  # threads that wait for the others to leave
+        self._drains: list[tuple[int, Wakeup]] = []  # threads that wait for the others to leave
         self._on_empty: list[Callable[[], object]] = []
         register_forkable(self)
 
@@ -202,7 +202,7 @@ class InFlightGate:
             True if nobody else is inside; False if somebody still is after ``timeout``.
         """
         thread = threading.get_ident()
-        drain = (thread, threading.Event())
+        drain = (thread, Wakeup())
         with self._lock:
             waiting = self._others(thread) > 0
             if waiting:
@@ -256,7 +256,7 @@ class InFlightGate:
         """How many calls other threads have inside or on the way. The lock is held."""
         return self._in_flight + self._expected - self._inside.get(thread, 0)
 
-    def _news(self) -> tuple[list[threading.Event], list[Callable[[], object]]]:
+    def _news(self) -> tuple[list[Wakeup], list[Callable[[], object]]]:
         """Who has to be told that calls have left. The lock is held."""
         drained = [event for waiting, event in self._drains if self._others(waiting) == 0]
         return drained, self._take_callbacks()
@@ -269,7 +269,7 @@ class InFlightGate:
         return callbacks
 
 
-def _announce(drained: list[threading.Event], callbacks: list[Callable[[], object]]) -> None:
+def _announce(drained: list[Wakeup], callbacks: list[Callable[[], object]]) -> None:
     for event in drained:
         event.set()
     for callback in callbacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins._clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.config.sections import DEFAULT_RATE_LIMIT
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
@@ -85,7 +85,7 @@ class RateLimiter:
             return not self._enabled
 
     def acquire(
-        self, deadline: Deadline | None = None, max_wait: float | None = None, wakeup: threading.Event | None = None
+        self, deadline: Deadline | None = None, max_wait: float | None = None, wakeup: Waitable | None = None
     ) -> None:
         """Takes a token, waiting for it if it comes in time. Takes the lock, but not while it waits.
 
@@ -195,7 +195,7 @@ class RateLimiter:
 
     # --- outside the lock --------------------------------------------------------------------------------------
 
-    def _wait(self, waiter: _Waiter, wakeup: threading.Event | None) -> None:
+    def _wait(self, waiter: _Waiter, wakeup: Waitable | None) -> None:
         try:
             while (left := self._seconds_left(waiter, wakeup)) > 0:
                 self.clock.wait(waiter.retimed, left)
@@ -205,7 +205,7 @@ class RateLimiter:
             self._abandon(waiter)
             raise
 
-    def _seconds_left(self, waiter: _Waiter, wakeup: threading.Event | None) -> float:
+    def _seconds_left(self, waiter: _Waiter, wakeup: Waitable | None) -> float:
         waiter.retimed.clear()  # before it looks: a change after the look sets it again
         if wakeup is not None and wakeup.is_set():
             raise PluginClosedError("it was closed while the call waited for the rate limit", plugin=self.name or None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.config.sections import DEFAULT_RETRY
 from goplugins.errors import PluginError, Replay, Verdict
@@ -75,7 +74,7 @@ class RetryPolicy:
         deadline: Deadline | None = None,
         budget: RetryBudget | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        wakeup: threading.Event | None = None,
+        wakeup: Waitable | None = None,
         on_replay: Callable[[int, PluginError], object] | None = None,
         on_budget_exhausted: Callable[[], object] | None = None,
     ) -> T:
@@ -155,7 +154,7 @@ class _Replays(Generic[T]):
     deadline: Deadline | None
     budget: RetryBudget | None
     clock: Clock
-    wakeup: threading.Event | None
+    wakeup: Waitable | None
     on_replay: Callable[[int, PluginError], object] | None
     on_budget_exhausted: Callable[[], object] | None
     value: T = attrs.field(init=False)
@@ -219,7 +218,7 @@ class _Replays(Generic[T]):
 
     def sleep(self, seconds: float) -> None:
         """Tenacity's ``sleep``."""
-        if self.clock.wait(self.wakeup or threading.Event(), seconds):
+        if self.clock.wait(self.wakeup or Wakeup(), seconds):
             self._stop("closed")
 
     def _stop(self, why: str) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Bell, Clock
 from goplugins._deadline import Deadline
 from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
 
@@ -61,7 +61,7 @@ class _Lookup:
     __slots__ = ("addresses", "done", "error")
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done = Bell()
         self.addresses: list[Address] = []
         self.error: Exception | None = None
 

@@ -260,6 +260,17 @@ def test_a_circle_that_only_shows_at_run_time_ends_with_the_first_error():
         assert [manager.metrics().plugins[name].attempts_total for name in "abc"] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("fallback", [{"plugin": "backup"}, {"value": {"item": "pen", "cents": 120}}], ids=str)
+def test_a_group_whose_members_are_all_away_falls_back(backup_url, fallback):
+    group = {"name": "shops", "members": ["a", "b"], "fallback": fallback}
+    plugins = [plugin("a", nowhere()), plugin("b", nowhere()), plugin("backup", backup_url)]
+    with Manager(str, Price) as manager:
+        manager.load_from_config({"plugins": plugins, "load_balancers": [group], "log_level": "error"})
+        for _ in range(20):
+            result = manager.execute_result("shops", "pen")
+            assert (result.value, result.source) == (Price("pen", 120), "fallback")
+
+
 # --- configuration -------------------------------------------------------------------------------------------------
 
 

@@ -510,3 +510,33 @@ def test_the_next_outage_is_told_of_again(caplog):
         plugin.ask()
         plugin.clock.advance(6.0)
     assert [level for level, _ in messages(caplog)] == ["WARNING", "INFO", "WARNING"]
+
+
+def test_answers_from_the_cache_do_not_say_that_the_plugin_is_back(caplog):
+    caplog.set_level(logging.INFO, "goplugins")
+    plugin = Plugin("answer", down(), cache={"ttl": 60.0}, fallback={"value": 0})
+    plugin.ask("a")
+    assert plugin.ask("b") == (0, "fallback")
+    plugin.clock.advance(6.0)
+    assert plugin.ask("a") == ("answer", "cache")
+    assert [level for level, _ in messages(caplog)] == ["WARNING"]
+    assert plugin.ask("c") == ("answer", "plugin")
+    assert [level for level, _ in messages(caplog)] == ["WARNING", "INFO"]
+
+
+def test_a_fallback_that_fails_again_later_is_told_of_again(caplog):
+    works = iter([False, False, True, False])
+
+    def fallback(request, error):
+        if not next(works):
+            raise KeyError("no default")
+        return "default"
+
+    plugin = Plugin(*[down() for _ in range(4)], fallback={"function": fallback})
+    for _ in range(4):
+        with contextlib.suppress(PluginUnavailableError):
+            plugin.ask()
+        plugin.clock.advance(6.0)
+    texts = [text for _, text in messages(caplog)]
+    assert sum("failed, too" in text for text in texts) == 2
+    assert sum("answers instead" in text for text in texts) == 1

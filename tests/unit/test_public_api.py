@@ -210,7 +210,7 @@ LAYERS = {
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
     "observability": Layer(("observability",), _GROUND | {"machinery"}),
     "plugin": Layer(
-        ("plugin", "answering", "policies", "attempts", "hedging", "bare", "registry"),
+        ("plugin", "answering", "policies", "attempts", "hedging", "bare", "explaining", "registry"),
         _PARTS | {"machinery", "observability"},
     ),
     "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),

@@ -106,6 +106,8 @@ def main():
     if "--exit" in sys.argv:
         sys.stderr.write("I can't start\n")
         sys.exit(3)
+    if "--stray" in sys.argv:
+        print('{"type":"execute","request_id":"somebody\'s","success":true,"data":"stray"}', flush=True)
     if "--banner" in sys.argv:
         print("welcome", flush=True)
     for line in sys.stdin:

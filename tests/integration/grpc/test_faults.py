@@ -165,8 +165,7 @@ def test_large_reply_is_refused(raw, make):
     assert (type(error), error.replay) == (ReplyTooLargeError, Replay.NEVER)
 
 
-def test_reply_that_inflates_is_refused(raw, make):
-    """Known fault: gzip bombs were accepted."""
+def test_known_fault_gzip_bombs_were_accepted(raw, make):
     import grpc
 
     def bomb(request, context):
@@ -240,8 +239,7 @@ def test_without_a_connection_any_call_may_be_made_again(make, handler):
 # --- servers that go and come ------------------------------------------------------------------------------------
 
 
-def test_server_that_comes_back_is_used_at_once(raw, make):
-    """Known fault: gRPC stayed dead after one UNAVAILABLE."""
+def test_known_fault_grpc_stayed_dead_after_one_unavailable(raw, make):
     port = free_port()
     plugin = make(f"127.0.0.1:{port}")
     for _ in range(3):

@@ -257,8 +257,7 @@ class TestMetadata:
         assert next(iter(headers.values())) not in str(caught.value) or next(iter(headers.values())) in "xy"
         assert server.calls == []
 
-    def test_plain_transport_refuses_nothing_that_tls_would(self):
-        """Known fault: a plaintext endpoint on grpc-tls sent credentials in clear."""
+    def test_known_fault_a_plaintext_endpoint_on_grpc_tls_sent_credentials_in_clear(self):
         config = PluginConfig(name="p", transport="grpc-tls", endpoint="http://127.0.0.1:1")
         for use in (GRPCPluginFactory().validate_config, GRPCPluginFactory().create_plugin):
             with pytest.raises(InvalidEndpointFormatError):

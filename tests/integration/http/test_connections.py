@@ -151,9 +151,7 @@ class TestSilentReconnect:
         assert server.connections == 1
 
 
-def test_never_more_connections_than_allowed(serve, make):
-    """Known fault: 51 connections where 5 were allowed."""
-
+def test_known_fault_51_connections_where_5_were_allowed(serve, make):
     def slow(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             time.sleep(0.002)

@@ -246,6 +246,29 @@ def test_fault_has_its_own_error_in_time_and_the_next_call_succeeds(serve, make,
     assert plugin._engine.pool.open == 1
 
 
+WRONG_ANSWERS = {
+    "wrong request id": (http_reply({"data": 1, "request_id": "req-2"}), ReplyMismatchError),
+    "none of data, error and request_id": (http_reply({}), BadReplyError),
+    "unrelated JSON": (http_reply({"status": "up"}), BadReplyError),
+    "trailing bytes": (http_reply(GOOD + b" x"), BadReplyError),
+    "truncated": (http_reply(GOOD, length=500), TruncatedReplyError),
+    "oversized": (http_reply({"data": "x" * LIMIT}), ReplyTooLargeError),
+}
+
+
+@pytest.mark.parametrize(("reply", "expected"), WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+def test_known_fault_http_accepted_what_is_no_answer_to_this_request(serve, make, reply, expected):
+    with pytest.raises(PluginError) as caught:
+        call(make(serve(replying(reply)).url, max_response_bytes=LIMIT))
+    assert type(caught.value) is expected
+
+
+def test_known_fault_a_gzip_bomb_of_64_mib_was_accepted(serve, make):
+    server = serve(encoded(gzip.compress(b" " * 64 * 1024 * 1024), "gzip"))
+    with pytest.raises(ReplyTooLargeError):
+        call(make(server.url), timeout=10.0)  # by the limit that holds where none is configured
+
+
 def test_each_kind_of_fault_has_a_code_of_its_own():
     codes: dict[str, type[PluginError]] = {}
     for _, _, kind, _ in FAULTS:
@@ -327,9 +350,7 @@ def test_early_refusal_of_a_large_request_reaches_the_caller(serve, make):
         call(plugin, "x" * 8_000_000, timeout=2)
 
 
-def test_surplus_bytes_close_the_connection_and_answer_nobody(serve, make):
-    """Known fault: a late reply answered the next call's read."""
-
+def test_known_fault_a_late_reply_answered_the_next_calls_read(serve, make):
     def handler(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             stray = http_reply({"data": "stray"}) if len(peer.server.requests) == 1 else b""
@@ -398,8 +419,7 @@ def test_whole_replies_of_any_status_keep_the_connection(serve, make, status):
     assert server.connections == 1
 
 
-def test_redirect_is_not_followed_and_takes_no_credential_along(serve, make):
-    """Known fault: the credential left its host."""
+def test_known_fault_a_redirect_took_the_credential_to_another_host(serve, make):
     from goplugins.config import AuthConfig
 
     elsewhere = serve()

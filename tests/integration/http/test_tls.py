@@ -22,8 +22,7 @@ from goplugins.errors import (
 from tests.integration.http.conftest import call
 
 
-def test_ca_file_is_honoured(serve, make, server_context, ca_file):
-    """Known fault: HTTPS ignored it."""
+def test_known_fault_https_ignored_the_ca_file(serve, make, server_context, ca_file):
     server = serve(tls=server_context())
     plugin = make(server.url, auth=AuthConfig(ca_file=ca_file))
     assert call(plugin) == "ok"
@@ -167,8 +166,7 @@ class TestFiles:
             )
 
 
-def test_https_with_a_plaintext_endpoint_is_refused(serve):
-    """Known fault: the bearer token went out in clear."""
+def test_known_fault_the_bearer_token_went_out_in_clear(serve):
     from goplugins.config import PluginConfig
     from goplugins.transports.http import HTTPPluginFactory
 

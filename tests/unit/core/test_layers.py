@@ -174,3 +174,47 @@ def test_hedging_is_refused_where_it_could_not_cancel(manager):
     config = PluginConfig.from_mapping({"name": "p", "transport": "python", "hedge": {"enabled": True}})
     with pytest.raises(ConfigError, match="hedge"):
         manager.register(Service(), config)
+
+
+def test_who_waits_for_a_place_when_the_plugin_is_replaced_is_served_by_the_successor(manager):
+    first = add(manager, Service(), bulkhead={"max_concurrent": 1, "max_waiting": 5})
+    first.gate = threading.Event()
+    inside = manager.submit("p", 0, timeout=20)
+    while first.calls < 1:
+        time.sleep(0.001)
+    errors, answers = [], []
+
+    def wait():
+        try:
+            answers.append(manager.execute("p", 1, timeout=20))
+        except Exception as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    old = manager._registry.get("p")
+    while old.bulkhead.waiting < 1:
+        time.sleep(0.001)
+    successor = Service()
+    config = old.config
+    new = manager._lifecycle.builder.guard(successor, config, from_config=True)
+    old.from_config = True
+    manager._registry.replace([new])
+    old.refuse("it was replaced")
+    waiting.join(5)
+    first.gate.set()
+    assert inside.result(5) == "p:0"
+    assert (answers, errors, successor.calls) == (["p:1"], [], 1)
+    old.retire(5)
+
+
+def test_a_members_own_bulkhead_holds_in_a_group_too_and_a_full_one_is_passed_over(manager):
+    members = [add(manager, Service(name), bulkhead={"max_concurrent": 1}) for name in ("a", "b")]
+    manager.load_from_config({"load_balancers": [{"name": "g", "members": ["a", "b"]}]})
+    members[0].gate = threading.Event()
+    stuck = manager.submit("a", 0, timeout=20)
+    while members[0].calls < 1:
+        time.sleep(0.001)
+    assert [manager.execute("g", number) for number in range(4)] == [f"b:{number}" for number in range(4)]
+    members[0].gate.set()
+    assert stuck.result(5) == "a:0"

@@ -147,6 +147,11 @@ def test_the_order_of_headers_and_metadata_makes_no_difference():
     assert one == key(["b", "a"], headers={"b": "2", "a": "1"}, metadata={"y": "2", "x": "1"})
 
 
+def test_a_deed_with_an_idempotency_key_of_its_own_is_not_taken_for_another():
+    assert key(headers={"Idempotency-Key": "charge-1"}) != key(headers={"Idempotency-Key": "charge-2"})
+    assert key(headers={"Idempotency-Key": "charge-1"}) == key(headers={"idempotency-key": "charge-1"})
+
+
 @pytest.mark.parametrize("header", ["Authorization", "cookie", "Proxy-Authorization", "X-API-Key"])
 def test_an_answer_to_credentials_of_the_calls_own_is_nobody_elses(header):
     assert key(headers={header: "secret of one"}) is None

@@ -48,6 +48,7 @@ ASKED = {
     "PluginTimeoutError": YES,
     "PluginUnavailableError": YES,
     "RateLimitExceededError": RATE_LIMIT,
+    "ReloadError": NO,
     "ReplyMismatchError": YES,
     "ReplyTooLargeError": YES,
     "ReplyTypeError": YES,

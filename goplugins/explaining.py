@@ -1,0 +1,51 @@
+"""Why a plugin would or would not take a call: what a person asks first when calls fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from goplugins.errors import CircuitBreakerOpenError
+from goplugins.models import Explanation, HealthStatus
+from goplugins.policies import resolved
+
+if TYPE_CHECKING:
+    from goplugins.plugin import GuardedPlugin
+
+__all__ = ["explain"]
+
+
+def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
+    """Why it would or would not take a call now."""
+    policies = plugin.policies
+    tokens = policies.limiter.tokens if policies.limiter is not None else None
+    reason = ""
+    try:
+        policies.breaker.check()
+    except CircuitBreakerOpenError as refusal:
+        reason = refusal.message
+    if plugin.gate.closed:
+        reason = "it is closed"
+    elif not reason and tokens is not None and tokens < 1 and not resolved(plugin.config.rate_limit).max_wait:
+        reason = "its rate limiter has no token"
+    elif not reason and plugin.bulkhead is not None and plugin.bulkhead.is_full:
+        reason = f"its bulkhead is full: {plugin.bulkhead.in_use} calls at once"
+    describe = getattr(plugin.wire, "explain", None)
+    group = None if describe is None else describe()
+    if group is not None and not reason and not any(member.eligible for member in group.members):
+        reason = "none of its members does"
+    when, what = plugin.last_error or (None, "")
+    return Explanation(
+        name=plugin.name,
+        admits=not reason,
+        reason=reason,
+        endpoint=plugin.endpoint,
+        breaker=policies.breaker.state,
+        health=health,
+        tokens=tokens,
+        in_flight=plugin.gate.in_flight,
+        last_error=what,
+        last_error_ago=None if when is None else plugin.clock.monotonic() - when,
+        annotations=plugin.config.annotations or {},
+        chaos=getattr(plugin.sender, "chaos", ""),
+        group=group,
+    )

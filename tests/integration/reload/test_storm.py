@@ -1,0 +1,265 @@
+"""Reloads while many threads call over every wire at once: nobody notices, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goplugins import Manager, ReloadOptions, serve
+from goplugins.plugin import GuardedPlugin
+from tests.servers import Peer, RawServer, ok
+
+PROGRAM = str(Path(__file__).with_name("program.py"))
+THREADS = 16
+
+
+@serve.plugin(name="echo")
+def echo(request: Any) -> Any:
+    return request
+
+
+@pytest.fixture(scope="module")
+def endpoints() -> Iterator[dict[str, list[str]]]:
+    """Two servers for each wire that has servers."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gp-"))
+        urls = {
+            "http": ["http://127.0.0.1:0"] * 2,
+            "grpc": ["grpc://127.0.0.1:0"] * 2,
+            "unix": [f"unix://{folder}/{number}.sock" for number in range(2)],
+        }
+        yield {
+            transport: [stack.enter_context(serve.start(echo, url, threads=24)).endpoint for url in both]
+            for transport, both in urls.items()
+        }
+
+
+class Scene:
+    """A random configuration: four plugins that stay, one a wire, and others that come and go."""
+
+    def __init__(self, endpoints: dict[str, list[str]], seed: int) -> None:
+        self.endpoints = endpoints
+        self.rng = random.Random(seed)
+
+    def policies(self) -> dict[str, Any]:
+        rng = self.rng
+        found: dict[str, Any] = {
+            "retry": {"max_retries": rng.randrange(4)},
+            "circuit_breaker": {"failure_threshold": rng.randrange(1, 9), "enabled": rng.random() < 0.8},
+            "health_check": {"interval": rng.choice([5, 30]), "enabled": rng.random() < 0.8},
+        }
+        if rng.random() < 0.5:
+            found["bulkhead"] = {"max_concurrent": rng.choice([20, 50])}
+        if rng.random() < 0.5:
+            found["rate_limit"] = {"enabled": True, "requests_per_second": 1e6, "burst_size": 10**6}
+        if rng.random() < 0.3:
+            found["cache"] = {"ttl": 1}
+        if rng.random() < 0.3:
+            found["fallback"] = {"value": "never"}
+        return found
+
+    def plugin(self, name: str, transport: str) -> dict[str, Any]:
+        rng = self.rng
+        plugin = {"name": name, "transport": transport, **self.policies()}
+        if transport == "exec":
+            # Starting a process is dear: that one changes less often.
+            env = [f"ROUND={rng.randrange(20) // 19}"]
+            return {
+                **plugin,
+                "executable": sys.executable,
+                "args": ["-S", "-E", PROGRAM],
+                "env": env,
+                "connection": {"max_connections": 2},
+            }
+        return {**plugin, "endpoint": rng.choice(self.endpoints[transport]), "connection": {"max_connections": 8}}
+
+    def config(self) -> dict[str, Any]:
+        plugins = [self.plugin(transport, transport) for transport in ("http", "grpc", "unix", "exec")]
+        for number in range(3):
+            if self.rng.random() < 0.5:
+                further = self.plugin(f"extra{number}", self.rng.choice(["http", "grpc", "unix"]))
+                plugins.append({**further, "enabled": self.rng.random() < 0.8})
+        self.rng.shuffle(plugins)
+        return {"plugins": plugins, "load_balancers": [{"name": "group", "members": ["http", "unix"]}]}
+
+    def options(self) -> ReloadOptions:
+        strategies = ["graceful"] * 6 + ["rolling"] * 3 + ["recreate"]
+        return ReloadOptions(
+            strategy=self.rng.choice(strategies),
+            max_concurrent_reloads=self.rng.choice([1, 3]),
+            health_check_timeout=20.0,
+        )
+
+
+class Callers:
+    """Threads that call the plugins that stay, all the time."""
+
+    def __init__(self, manager: Manager[Any, Any]) -> None:
+        self.errors: list[str] = []
+        self.calls: Counter[str] = Counter()
+        self.over = threading.Event()
+        self._manager = manager
+        names = ["http", "grpc", "unix", "exec", "http", "grpc", "unix", "group"]
+        self._threads = [threading.Thread(target=self._run, args=(names[n % 8],)) for n in range(THREADS)]
+
+    def _run(self, name: str) -> None:
+        number = 0
+        while not self.over.is_set():
+            number += 1
+            try:
+                answer = self._manager.execute(name, [name, number], timeout=20)
+                assert answer == [name, number], answer
+                self.calls[name] += 1
+            except Exception as exc:
+                self.errors.append(f"{name}: {exc!r}: {exc}")
+                return
+            self.over.wait(0.01)
+
+    def __enter__(self) -> Callers:  # noqa: PYI034
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+
+def pool_of(plugin: GuardedPlugin) -> Any:
+    wire: Any = plugin.wire
+    for way in ("_engine", "_client"):
+        if hasattr(wire, way):
+            return getattr(wire, way).pool
+    return None
+
+
+def children() -> set[str]:
+    mark = PROGRAM.encode()
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if mark in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+        except OSError:
+            continue
+    return found
+
+
+def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: float) -> None:
+    scene = Scene(endpoints, seed)
+    manager: Manager[Any, Any] = Manager()
+    manager.load_from_config(scene.config())
+    registry = manager._registry
+    ever: set[GuardedPlugin] = set(registry.plugins.values())
+    registry.subscribe(lambda: ever.update(registry.plugins.values()))
+    before = children()
+    done: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+    with manager:
+        with Callers(manager) as callers:
+            for _ in range(reloads):
+                report = manager.reload_config(scene.config(), options=scene.options())
+                done.update(str(outcome.action) for outcome in report.plugins)
+                assert not any(outcome.left_behind for outcome in report.plugins)
+                present = set(registry.plugins.values())
+                gone = [plugin for plugin in ever - present if (pool := pool_of(plugin)) is not None and pool.open]
+                assert gone == [], "connections of plugins that were replaced"
+                ever &= present
+                assert callers.errors == []
+                if time.monotonic() > end:
+                    break
+            # A process that was told to leave does so in its own time.
+            patience = time.monotonic() + 10
+            while len(children() - before) > 2 and time.monotonic() < patience:
+                time.sleep(0.01)
+            assert len(children() - before) <= 2
+        assert callers.errors == []
+        assert min(callers.calls.values()) > 0
+        assert len(callers.calls) == 5
+        assert min(done[action] for action in ("kept", "updated", "replaced", "added", "removed")) > 0
+        metrics = manager.metrics()
+        assert metrics.requests_failure == 0
+        for name in ("http", "grpc", "unix", "exec"):
+            assert metrics.plugins[name].requests_success >= callers.calls[name]  # a group's calls count, too
+        assert metrics.active_requests == 0
+    patience = time.monotonic() + 10
+    while children() - before and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert children() - before == set()
+
+
+@pytest.mark.timeout(150)
+def test_200_reloads_under_16_threads_over_every_wire(endpoints: dict[str, list[str]]) -> None:
+    storm(endpoints, 200, seed=6, seconds=100)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_long_storm(endpoints: dict[str, list[str]], seed: int) -> None:
+    storm(endpoints, 1000, seed, seconds=600)
+
+
+# --- how long a reload takes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_server() -> Iterator[RawServer]:
+    """Answers calls after as many milliseconds as they ask for."""
+
+    def answer(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            if request.method == "POST":
+                time.sleep(request.json["data"] / 1000)
+            peer.send(ok(request))
+
+    with RawServer(answer) as server:
+        yield server
+
+
+def of(server: RawServer, number: int) -> dict[str, Any]:
+    return {"plugins": [{"name": "p", "transport": "http", "endpoint": f"{server.url}/{number}"}]}
+
+
+def test_an_idle_plugin_is_replaced_within_50_milliseconds(slow_server: RawServer) -> None:
+    with Manager() as manager:
+        manager.load_from_config(of(slow_server, 0))
+        manager.execute("p", 0)
+        took = []
+        for number in range(1, 8):
+            started = time.monotonic()
+            report = manager.reload_config(of(slow_server, number))
+            took.append(time.monotonic() - started)
+            assert report.replaced == ("p",)
+            manager.execute("p", 0)
+        assert sorted(took)[len(took) // 2] < 0.05
+
+
+def test_a_call_of_500_milliseconds_takes_that_and_no_more(slow_server: RawServer) -> None:
+    with Manager() as manager:
+        manager.load_from_config(of(slow_server, 0))
+        manager.execute("p", 0)
+        over = []
+        for number in range(1, 4):
+            call = manager.submit("p", 500)
+            while manager.metrics().active_requests == 0:
+                time.sleep(0.0005)
+            started = time.monotonic()
+            report = manager.reload_config(of(slow_server, number))
+            over.append(time.monotonic() - started - 0.5)
+            assert call.result() == "ok"
+            assert report.drained == 1
+        assert sorted(over)[1] < 0.05

@@ -1,0 +1,84 @@
+"""What the Go library got wrong over the wire and no transport's own tests show; docs/known-faults.md has them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from goplugins import CircuitBreakerOpenError, CircuitBreakerState, Manager
+from goplugins.errors import HTTPTransportError, PluginRequestError, PluginThrottledError
+from tests.servers import Peer, RawServer, http_reply, ok
+
+
+def answering(*replies: bytes) -> Callable[[Peer], None]:
+    """Sends these, one a request over all connections, and then good answers."""
+    left = list(replies)
+
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            peer.send(left.pop(0) if left else ok(request))
+
+    return handler
+
+
+def manager_for(server: RawServer, **sections: Any) -> Manager[Any, Any]:
+    manager: Manager[Any, Any] = Manager()
+    plugin = {"name": "p", "transport": "http", "endpoint": server.url, "health_check": {"enabled": False}, **sections}
+    manager.load_from_config({"plugins": [plugin]})
+    return manager
+
+
+def test_known_fault_the_manager_ignored_the_configured_breaker() -> None:
+    broken = answering(*[http_reply("", "500 Oops")] * 9)
+    breaker = {"failure_threshold": 2, "min_request_threshold": 1, "recovery_timeout": "45s"}
+    with RawServer(broken) as server, manager_for(server, circuit_breaker=breaker) as manager:
+        for _ in range(2):
+            with pytest.raises(HTTPTransportError):
+                manager.execute("p", 1)
+        with pytest.raises(CircuitBreakerOpenError) as caught:
+            manager.execute("p", 1)
+        assert 44 < (caught.value.retry_after or 0) <= 45
+        assert manager.explain("p").breaker is CircuitBreakerState.OPEN
+        assert len(server.requests) == 2
+
+
+def test_known_fault_a_503_was_never_retried() -> None:
+    busy = http_reply("", "503 Busy", {"Retry-After": "0"})
+    with RawServer(answering(busy, busy)) as server, manager_for(server) as manager:
+        result = manager.execute_result("p", 1)
+        assert (result.value, result.attempts) == ("ok", 3)
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "hits"), [("404 No", PluginRequestError, 1), ("429 Slow", PluginThrottledError, 3)]
+)
+def test_known_fault_the_error_said_four_attempts_when_there_was_one(status, error, hits) -> None:
+    retry = {"max_retries": 2, "initial_interval": "1ms"}
+    with RawServer(answering(*[http_reply("", status)] * 9)) as server, manager_for(server, retry=retry) as manager:
+        with pytest.raises(error) as caught:
+            manager.execute("p", 1)
+        assert caught.value.attempts == len(server.requests) == hits
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_known_fault_request_ids_repeated_in_other_processes() -> None:
+    manager: Manager[Any, Any] = Manager()
+    draw = manager._caller._next_id
+    draw()
+    reader, writer = os.pipe()
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            os.write(writer, "".join(f"{draw()}\n" for _ in range(50)).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        theirs = file.read().split()
+    ours = [draw() for _ in range(50)]
+    assert len(theirs) == 200
+    assert len({*theirs, *ours}) == 250

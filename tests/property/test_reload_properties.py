@@ -1,0 +1,147 @@
+"""Reloading from A to B ends where loading B ends, and going back ends where it began, whatever A and B are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from goplugins.config import PluginConfig
+from goplugins.config.groups import GroupConfig
+from goplugins.config.schema import fields_of
+from goplugins.models import ReloadStrategy
+from goplugins.reload.diff import Change, changes_between, diff_of
+from tests.unit.reload.conftest import House
+
+NAMES = ("a", "b", "c", "d")
+
+maybe = st.fixed_dictionaries
+
+
+def section(**fields: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in fields.items()})
+
+
+PLUGIN = st.fixed_dictionaries(
+    {"endpoint": st.sampled_from(["m:v1", "m:v2"])},
+    optional={
+        "enabled": st.booleans(),
+        "priority": st.integers(0, 2),
+        "auth": st.sampled_from([{"method": "api-key", "api_key": key} for key in ("one", "two")]),
+        "retry": section(max_retries=[0, 5], idempotent=[True, False], budget_ratio=[0.1, 0.9], multiplier=[3]),
+        "circuit_breaker": section(enabled=[True, False], failure_threshold=[1, 9], recovery_timeout=[1, 60]),
+        "health_check": section(enabled=[True, False], interval=[1, 99], endpoint=["x"]),
+        "connection": section(request_timeout=[1, 2], max_connections=[3, 4]),
+        "rate_limit": st.sampled_from([
+            {"enabled": True, "requests_per_second": 1e6, "burst_size": size} for size in (10**6, 10**7)
+        ]),
+        "bulkhead": st.sampled_from([
+            {"max_concurrent": 3},
+            {"max_concurrent": 9, "max_waiting": 2},
+            {"max_concurrent": 9, "adaptive": True},
+        ]),
+        "fallback": st.sampled_from([{"value": 1}, {"value": True}, {"value": None}]),
+        "cache": st.sampled_from([{"ttl": 1}, {"ttl": 2, "max_entries": 5}]),
+        "chaos": st.sampled_from([{"enabled": False}, {"enabled": True, "seed": 1, "latency": 0.5, "delay": 0.0001}]),
+        "labels": st.sampled_from([{"team": "x"}, {"team": "y"}]),
+        "options": st.sampled_from([{"x": 1}, {"x": True}, {"y": [1, 2]}]),
+    },
+)  # fmt: skip
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> dict[str, Any]:
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+    plugins = [{"name": name, "type": "fake", "transport": "python", **draw(PLUGIN)} for name in names]
+    config: dict[str, Any] = {"plugins": plugins}
+    if draw(st.booleans()):
+        config["default_retry"] = draw(section(max_retries=[1, 2]))
+    if draw(st.booleans()):
+        members = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+        group = draw(section(strategy=["random", "p2c"], request_timeout=[1, 2], retry=[{"max_retries": 1}]))
+        config["load_balancers"] = [{"name": "group", "members": members, **group}]
+    return config
+
+
+def wired(config: PluginConfig) -> dict[str, Any]:
+    """What the wire was built from, of a configuration."""
+    found = {}
+    for change in changes_between(PluginConfig(), config) if type(config) is PluginConfig else ():
+        if not Change(change.path, "", "").in_place and not change.path.startswith(("connection", "health_check")):
+            found[change.path] = change.new
+    assert config.connection is not None
+    connection = attrs.asdict(config.connection)
+    connection.pop("request_timeout")
+    return {**found, **connection, "health": config.health_check.endpoint if config.health_check else None}
+
+
+def state(house: House) -> dict[str, Any]:
+    """All that calls can notice, short of counts and what was learnt."""
+    found: dict[str, Any] = {"": sorted(house.manager._registry.disabled)}
+    for name, plugin in house.manager._registry.plugins.items():
+        policies = plugin.policies
+        limiter, retry, budget = policies.limiter, policies.retry, policies.budget
+        bulkhead = plugin.bulkhead if plugin.config.bulkhead is not None else None
+        layers = plugin._answer
+        found[name] = {
+            "config": {field.name: getattr(plugin.config, field.name) for field in fields_of(type(plugin.config))},
+            "wire": None if isinstance(plugin.config, GroupConfig) else wired(plugin.plugin.config),
+            "retry": (retry.max_retries, retry._initial, retry._longest, retry._multiplier, retry._jitter),
+            "budget": budget._deposit,
+            "breaker": (attrs.asdict(policies.breaker._rules), policies.breaker._mode),
+            "limiter": None if limiter is None else (limiter._rate, limiter._burst, limiter._max_wait),
+            "timeout": (plugin.request_timeout, plugin.idempotent),
+            "bulkhead": None if bulkhead is None else (bulkhead._adaptive is None, bulkhead._max_waiting),
+            "checks": plugin.attempts.watcher._settings,
+            "chaos": getattr(plugin.sender, "chaos", ""),
+            "layers": (type(layers).__name__, type(getattr(layers, "_run", None)).__name__),
+        }
+    return found
+
+
+def loaded(config: dict[str, Any]) -> House:
+    house = House()
+    house.manager.load_from_config(config)
+    return house
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(configurations(), configurations(), st.sampled_from(list(ReloadStrategy)))
+def test_from_a_to_b_is_where_b_begins(old: dict[str, Any], new: dict[str, Any], strategy: ReloadStrategy) -> None:
+    house, fresh = loaded(old), loaded(new)
+    try:
+        house.manager.reload_config(new, strategy)
+        assert state(house) == state(fresh)
+        assert not diff_of(house.manager._lifecycle._config, fresh.manager._lifecycle._config)  # type: ignore[arg-type]
+        for name, plugin in house.manager._registry.plugins.items():
+            answers = house.ask(name), fresh.ask(name)
+            if not isinstance(plugin.config, GroupConfig):
+                assert answers[0] == answers[1] == [name, plugin.config.endpoint]
+        alive = [wire.name for wire in house.factory.made if not wire.closed]
+        assert sorted(alive) == sorted(name for name in house.manager.list_plugins() if name != "group")
+    finally:
+        house.manager.shutdown(1)
+        fresh.manager.shutdown(1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(configurations(), configurations(), st.sampled_from(["graceful", "rolling"]))
+def test_there_and_back_ends_where_it_began(old: dict[str, Any], new: dict[str, Any], strategy: str) -> None:
+    house = loaded(old)
+    try:
+        for name in house.manager.list_plugins():
+            house.ask(name)
+        before, counts = state(house), house.manager.metrics()
+        report = house.manager.reload_config(new, strategy)
+        survivors = set(house.manager.list_plugins()) - set(report.added)
+        kept = {name: house.guarded(name) for name in (*report.kept, *report.updated)}
+        house.manager.reload_config(old, strategy)
+        assert state(house) == before
+        after = house.manager.metrics()
+        assert all(after.plugins[name] == counts.plugins[name] for name in survivors)
+        assert after.requests_total == counts.requests_total
+        assert all(house.guarded(name) is plugin for name, plugin in kept.items())
+        assert house.manager.reload_config(old, strategy).kept == tuple(before)[1:] or not house.manager.list_plugins()
+    finally:
+        house.manager.shutdown(1)

@@ -1,0 +1,195 @@
+"""Places, permits and tokens come back, whatever is thrown into a thread and wherever it hits."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins._deadline import Deadline, deadline
+from goplugins.errors import PluginError
+from goplugins.models import CircuitBreakerState
+from goplugins.resilience import Bulkhead, CircuitBreaker, InFlightGate, RateLimiter, RetryBudget
+from tests.unit.core.fakes import FakeSender, guarded, make_call
+
+from .threads import Interrupt, interrupted
+
+CLOSED = CircuitBreakerState.CLOSED
+
+
+class PlainClock:
+    """Without the locks of the manual clock, which an interrupt may leave held."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def advance(self, seconds):
+        self.now += seconds
+
+    def monotonic(self):
+        return self.now
+
+    def time(self):
+        return self.now
+
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def closes_by_time_and_successes(breaker, clock):
+    for _ in range(20):
+        if breaker.state is CLOSED:
+            return True
+        clock.advance(max(breaker.retry_after(), 10.0))  # what was lost on the way gives up its place by then
+        breaker.acquire().success()
+    return breaker.state is CLOSED
+
+
+@pytest.mark.parametrize("way", ["acquire", "enter"])
+def test_a_breaker_loses_no_place_and_never_wedges(way, scaled):
+    clock = PlainClock()
+    config = SimpleNamespace(failure_threshold=3, min_request_threshold=1, success_threshold=2, recovery_timeout=1.0)
+    breaker = CircuitBreaker(config, clock=clock, rng=random.Random(1))
+    ask, dice = getattr(breaker, way), random.Random(2)
+
+    def call():
+        clock.advance(0.05)
+        with contextlib.suppress(PluginError, ZeroDivisionError), ask(clock.monotonic() + 1.0):
+            if dice.random() < 0.4:
+                raise ZeroDivisionError
+
+    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+        assert closes_by_time_and_successes(breaker, clock)
+        for _ in range(3):
+            breaker.acquire().failure()
+        assert breaker.state is CircuitBreakerState.OPEN, "and its rules still hold"
+        clock.advance(breaker.retry_after())
+        held = [breaker.acquire(clock.monotonic() + 1.0) for _ in range(2)]
+        assert all(probe.is_probe for probe in held), "all places are free"
+        for probe in held:
+            probe.success()
+        assert breaker.state is CLOSED
+
+
+def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
+    limiter = RateLimiter(SimpleNamespace(enabled=True, requests_per_second=500, burst_size=3, max_wait=0.05))
+
+    def call():
+        with contextlib.suppress(PluginError):
+            limiter.acquire()
+            limiter.refund()
+
+    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+        assert not limiter._waiters, "a reservation that nobody waits for"
+        assert limiter.tokens <= 3.0
+        limiter.acquire(max_wait=30.0)
+
+
+def test_a_gate_is_empty_when_all_are_out(scaled):
+    gate = InFlightGate()
+
+    def call():
+        admission = SimpleNamespace(inside=False, expected=False, nested=False)
+        try:
+            gate.enter(admission)
+        finally:
+            try:
+                if admission.inside:
+                    gate.leave(True, 0.0, 1, admission)
+            except BaseException:
+                gate.leave(True, 0.0, 1, admission)
+                raise
+
+    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+        assert gate.in_flight == 0
+        gate.close("over")
+        assert gate.drain(0.0)
+
+
+def test_a_budget_grants_no_more_than_its_law(scaled):
+    clock = PlainClock()
+    budget = RetryBudget(0.2, clock=clock)
+    withdrawn = []
+
+    def call():
+        budget.deposit()
+        if budget.withdraw():
+            withdrawn.append(1)
+
+    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+        while budget.withdraw():  # whatever was interrupted: the lock is free
+            pass
+        clock.advance(1000.0)
+        assert sum(budget.withdraw() for _ in range(500)) == 100
+
+
+def test_a_bulkhead_has_all_its_places_again(scaled):
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=3, max_waiting=4, max_wait=0.02))
+
+    def call():
+        with contextlib.suppress(PluginError), bulkhead.acquire():
+            pass
+
+    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+        gc.collect()
+        assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
+        with bulkhead.acquire(), bulkhead.acquire(), bulkhead.acquire():
+            assert bulkhead.in_use == 3
+
+
+def a_plugin():
+    return guarded(
+        FakeSender(),
+        SYSTEM_CLOCK,
+        circuit_breaker={"failure_threshold": 2, "success_threshold": 1, "recovery_timeout": 0.05},
+        rate_limit={"enabled": True, "requests_per_second": 1000, "burst_size": 5, "max_wait": 0.01},
+    )
+
+
+def has_nothing_left(plugin):
+    assert plugin.gate.in_flight == 0
+    assert not plugin.policies.limiter._waiters
+    assert plugin.policies.breaker.state is CLOSED
+    assert plugin.call(make_call(SYSTEM_CLOCK, timeout=5.0, max_wait=5.0)) == "ok"
+    return True
+
+
+def test_a_whole_call_leaves_nothing_behind(scaled):
+    plugin = a_plugin()
+
+    def call():
+        with contextlib.suppress(PluginError):
+            plugin.call(make_call(SYSTEM_CLOCK, timeout=1.0))
+
+    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+        assert has_nothing_left(plugin)
+
+
+def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
+    plugin, dice, hits = a_plugin(), random.Random(3), 0
+
+    def strike(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        while hits < scaled(150, 3000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 + dice.random() * 3e-4)
+                for _ in range(1000):
+                    with contextlib.suppress(PluginError), deadline(1.0):
+                        plugin.call(make_call(SYSTEM_CLOCK, timeout=1.0))
+            except Interrupt:
+                hits += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    gc.collect()
+    assert Deadline.after(60.0).remaining() > 59.0, "no deadline of an interrupted block is left"
+    assert has_nothing_left(plugin)

@@ -1,0 +1,115 @@
+"""What limiter and budget grant to many threads, measured on the machine's clock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left, bisect_right
+from types import SimpleNamespace
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK
+from goplugins.errors import RateLimitExceededError
+from goplugins.resilience import RateLimiter, RetryBudget
+
+from .threads import run_threads
+
+
+class Watch:
+    """The system's clock, perhaps faster, that remembers what each thread read last and what it waited for.
+
+    A thread may lose the processor between the moment a part decides and the moment the thread can note it; the
+    reading on which the part decided is exact.
+    """
+
+    def __init__(self, speed=1.0):
+        self.speed = speed
+        self.seen = threading.local()
+
+    def monotonic(self):
+        now = self.seen.now = time.monotonic() * self.speed
+        return now
+
+    def time(self):
+        return time.time()
+
+    def wait(self, wakeup, timeout):
+        self.seen.due = self.seen.now + timeout
+        return SYSTEM_CLOCK.wait(wakeup, timeout / self.speed)
+
+
+def most_beyond(grants, rate):
+    """How many grants came in some interval beyond ``rate`` times its length, at most."""
+    grants, least, most = sorted(grants), float("inf"), 0.0
+    for number, at in enumerate(grants):
+        least = min(least, number - rate * at)
+        most = max(most, number + 1 - rate * at - least)
+    return most
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(400.0, 20), (2000.0, 1), (50.0, 50)])
+def test_tokens_in_any_interval_never_exceed_rate_times_interval_plus_burst(rate, burst, scaled):
+    clock = Watch()
+    limiter = RateLimiter(
+        SimpleNamespace(enabled=True, requests_per_second=rate, burst_size=burst, max_wait=0.05), clock=clock
+    )
+    end = clock.monotonic() + scaled(0.5, 8.0)
+
+    def take(number):
+        taken, came = [], []
+        while clock.monotonic() < end:
+            if number % 2 and limiter.allow():
+                taken.append(clock.seen.now)
+                came.append(clock.seen.now)
+            elif not number % 2:
+                clock.seen.due = None
+                try:
+                    limiter.acquire()
+                except RateLimitExceededError:
+                    time.sleep(0.001)
+                else:
+                    taken.append(clock.seen.now)
+                    # When its token came; it may have woken up later.
+                    came.append(clock.seen.now if clock.seen.due is None else clock.seen.due)
+                    assert came[-1] <= taken[-1] + 1e-6, "nobody goes before its token has come"
+        return taken, came
+
+    granted = run_threads(64, take)
+    taken = [at for own, _ in granted for at in own]
+    came = [at for _, own in granted for at in own]
+    late = max(at - due for own, dues in granted for at, due in zip(own, dues, strict=True))
+    assert most_beyond(came, rate) <= burst + 1e-3
+    assert most_beyond(taken, rate) <= burst + rate * late + 1e-3, "who woke up late is all that is beyond it"
+    assert len(came) > burst, "beyond what it starts with"
+    assert not limiter._waiters
+
+
+def test_the_budgets_law_holds_for_many_threads(scaled):
+    speed = 10.0
+    clock = Watch(speed)
+    budget = RetryBudget(0.2, clock=clock)
+    end = clock.monotonic() + scaled(6.0, 120.0)
+
+    def work(number):
+        calls, retries = [], []
+        while clock.monotonic() < end:
+            for _ in range(number % 4):
+                budget.deposit()
+                calls.append(clock.seen.now)
+            if budget.withdraw():
+                retries.append(clock.seen.now)
+            else:
+                time.sleep(0.002)
+        return calls, retries
+
+    done = run_threads(16, work)
+    calls = sorted(at for own, _ in done for at in own)
+    retries = sorted(at for _, own in done for at in own)
+    assert len(retries) > 100, "beyond what it starts with"
+    slack = 0.05 * speed  # a thread may lose the processor between looking at the clock and its deposit
+    for begin in retries[:: max(1, len(retries) // 300)]:
+        for finish in retries[bisect_left(retries, begin) :: max(1, len(retries) // 300)]:
+            made = bisect_right(retries, finish) - bisect_left(retries, begin)
+            paid = bisect_right(calls, finish) - bisect_left(calls, begin - 10 - slack)
+            assert made <= 0.2 * paid + 10 * (finish - begin + 10) + 1e-3

@@ -1,0 +1,280 @@
+"""One attempt: what it tells breaker, limiter and health of its end."""
+
+import threading
+
+import pytest
+
+from goplugins.errors import (
+    CircuitBreakerOpenError,
+    CircuitBreakerTimeoutError,
+    HTTPTransportError,
+    PluginClosedError,
+    PluginConnectionError,
+    PluginRequestError,
+    PluginTimeoutError,
+    RateLimitExceededError,
+)
+from goplugins.models import CircuitBreakerState
+from goplugins.testing import ManualClock
+
+from .fakes import FakeSender, guarded, make_call
+
+EAGER = {"failure_threshold": 1, "min_request_threshold": 1, "success_threshold": 1}
+ONCE = {"max_retries": 0, "random_jitter": False}
+
+
+class Watcher:
+    """Notes what it is told."""
+
+    status = None
+
+    def __init__(self):
+        self.told = []
+
+    def report_success(self):
+        self.told.append("well")
+
+    def report_failure(self, error):
+        self.told.append(error)
+
+    def hurry(self, interval):
+        self.told.append(("hurry", interval))
+
+
+class Plugin:
+    """A guarded plugin whose attempts take what the test says."""
+
+    def __init__(self, start=500.0, **sections):
+        self.clock = ManualClock(start)
+        self.sender = FakeSender()
+        self.guarded = guarded(self.sender, self.clock, **({"retry": ONCE} | sections))
+        self.watcher = self.guarded.attempts.watcher = Watcher()
+
+    def attempt(self, outcome="ok", takes=0.0, **options):
+        def step(call):
+            self.clock.advance(takes)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        self.sender.script.append(step)
+        return self.guarded.call(make_call(self.clock, **options))
+
+    def fails(self, error, takes=0.0, **options):
+        with pytest.raises(type(error)) as caught:
+            self.attempt(error, takes, **options)
+        return caught.value
+
+    @property
+    def breaker(self):
+        return self.guarded.policies.breaker
+
+
+# --- what health is told ----------------------------------------------------------------------------------------
+
+
+def test_health_is_told_of_failures_and_of_the_first_success_after_one():
+    plugin = Plugin(circuit_breaker={"enabled": False})
+    plugin.attempt()
+    assert plugin.watcher.told == []
+    first, second = PluginConnectionError("refused"), HTTPTransportError("500")
+    plugin.fails(first)
+    plugin.fails(second)
+    assert plugin.watcher.told == [first, second]
+    plugin.attempt()
+    plugin.attempt()
+    assert plugin.watcher.told == [first, second, "well"]
+
+
+def test_health_is_not_told_of_what_says_nothing_of_the_plugin():
+    plugin = Plugin(circuit_breaker={"enabled": False})
+    plugin.fails(PluginRequestError("404"))
+    plugin.fails(PluginTimeoutError("late"), takes=0.01)
+    plugin.attempt()
+    assert plugin.watcher.told == []
+
+
+def test_without_a_watcher_nothing_is_told_and_nothing_fails():
+    plugin = Plugin(circuit_breaker=EAGER)
+    plugin.guarded.attempts.watcher = None
+    plugin.fails(HTTPTransportError("500"))
+    assert plugin.breaker.state is CircuitBreakerState.OPEN
+    plugin.clock.advance(30.0)
+    assert plugin.attempt() == "ok"
+
+
+@pytest.mark.parametrize(("recovery", "looks_every"), [(30.0, 30.0), (0.25, 0.25), (0.1, 0.25)])
+def test_a_plugin_whose_breaker_is_open_is_looked_at_more_often(recovery, looks_every):
+    plugin = Plugin(circuit_breaker=EAGER | {"recovery_timeout": recovery})
+    error = plugin.fails(HTTPTransportError("500"))
+    assert plugin.watcher.told == [("hurry", looks_every), error]
+    plugin.clock.advance(recovery)
+    plugin.attempt()
+    assert plugin.watcher.told[2:] == [("hurry", looks_every), ("hurry", None), "well"]
+
+
+# --- a timeout that was not the plugin's fault --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("took", "counts"), [(0.0999, False), (0.1, True)])
+def test_a_timeout_counts_from_100_milliseconds_on(took, counts):
+    plugin = Plugin(start=0.0, circuit_breaker=EAGER)  # from 0, the difference of two readings is exact
+    plugin.fails(PluginTimeoutError("late"), takes=took)
+    assert (plugin.breaker.state is CircuitBreakerState.OPEN) is counts
+
+
+def test_a_first_timeout_after_no_answer_at_all_needs_the_100_milliseconds():
+    plugin = Plugin(circuit_breaker=EAGER)
+    plugin.fails(PluginTimeoutError("late"), takes=0.05)
+    assert plugin.breaker.state is CircuitBreakerState.CLOSED
+
+
+@pytest.mark.parametrize(("took", "counts"), [(2**-5 - 2**-10, False), (2**-5, True), (2**-4, True)])
+def test_a_timeout_counts_from_twice_the_usual_latency_on(took, counts):
+    plugin = Plugin(circuit_breaker=EAGER)
+    for _ in range(200):
+        plugin.attempt(takes=2**-6)
+    plugin.fails(PluginTimeoutError("late"), takes=took)
+    assert (plugin.breaker.state is CircuitBreakerState.OPEN) is counts
+
+
+def test_the_usual_latency_follows_slowly():
+    plugin = Plugin(circuit_breaker=EAGER)
+    for _ in range(50):
+        plugin.attempt(takes=0.01)
+    for _ in range(3):
+        plugin.attempt(takes=0.06)  # 0.01, then a tenth of the way to 0.06 each time: 0.0236
+    plugin.fails(PluginTimeoutError("late"), takes=0.046)
+    assert plugin.breaker.state is CircuitBreakerState.CLOSED
+    plugin.fails(PluginTimeoutError("late"), takes=0.048)
+    assert plugin.breaker.state is CircuitBreakerState.OPEN
+
+
+def test_a_single_slow_answer_is_not_the_usual_one():
+    plugin = Plugin(circuit_breaker=EAGER)
+    for _ in range(50):
+        plugin.attempt(takes=0.01)
+    plugin.attempt(takes=1.0)  # 0.109 now
+    for _ in range(30):
+        plugin.attempt(takes=0.01)
+    plugin.fails(PluginTimeoutError("late"), takes=0.06)
+    assert plugin.breaker.state is CircuitBreakerState.OPEN
+
+
+# --- probes -------------------------------------------------------------------------------------------------------
+
+
+def half_open(plugin):
+    plugin.fails(HTTPTransportError("500"))
+    plugin.clock.advance(30.0)
+
+
+def test_a_probe_that_timed_out_says_so_and_keeps_what_was_known():
+    plugin = Plugin(circuit_breaker=EAGER)
+    half_open(plugin)
+    late = PluginTimeoutError("no whole reply", details={"sent": True})
+    with pytest.raises(CircuitBreakerTimeoutError) as caught:
+        plugin.attempt(late, takes=1.0)
+    assert caught.value.message == "probing for the circuit breaker: no whole reply"
+    assert caught.value.details == {"sent": True}
+    assert caught.value.__cause__ is late
+
+
+def test_other_failures_of_probes_and_other_timeouts_stay_what_they_are():
+    plugin = Plugin(circuit_breaker=EAGER)
+    half_open(plugin)
+    refused = PluginConnectionError("refused")
+    assert plugin.fails(refused) is refused
+    calm = Plugin(circuit_breaker={"enabled": False})
+    late = PluginTimeoutError("late")
+    assert calm.fails(late, takes=1.0) is late
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_probe_gives_up_its_place_at_the_calls_own_deadline(limited):
+    limit = {"rate_limit": {"enabled": True, "requests_per_second": 1000, "burst_size": 9}} if limited else {}
+    plugin = Plugin(circuit_breaker=EAGER, **limit)
+    half_open(plugin)
+    seen = []
+
+    def probing(call):
+        with pytest.raises(CircuitBreakerOpenError) as caught:
+            plugin.guarded.call(make_call(plugin.clock))
+        seen.append(caught.value.retry_after)
+        return "ok"
+
+    plugin.sender.script.append(probing)
+    plugin.guarded.call(make_call(plugin.clock, timeout=4.0))
+    assert seen == [4.0]
+
+
+# --- durations for the rule about slow calls --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["ok", HTTPTransportError("500"), PluginRequestError("404")], ids=str)
+def test_the_breaker_learns_how_long_each_attempt_took(outcome):
+    slow = {"failure_threshold": 99, "min_request_threshold": 3, "slow_call_duration": 1.0, "slow_call_rate": 1.0}
+    for takes, state in ((0.5, CircuitBreakerState.CLOSED), (1.0, CircuitBreakerState.OPEN)):
+        plugin = Plugin(circuit_breaker=slow)
+        for _ in range(3):
+            if outcome == "ok":
+                plugin.attempt(takes=takes)
+            else:
+                plugin.fails(outcome, takes=takes)
+        assert plugin.breaker.state is state
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_refusals_are_counted():
+    plugin = Plugin(circuit_breaker=EAGER, rate_limit={"enabled": True, "requests_per_second": 0.001, "burst_size": 2})
+    plugin.attempt()
+    plugin.fails(HTTPTransportError("500"))
+    for _ in range(3):
+        with pytest.raises(CircuitBreakerOpenError):
+            plugin.guarded.call(make_call(plugin.clock))
+    plugin.breaker.reset()
+    for _ in range(2):
+        with pytest.raises(RateLimitExceededError):
+            plugin.guarded.call(make_call(plugin.clock))
+    counts = plugin.guarded.metrics()
+    assert (counts.refused_circuit_breaker, counts.refused_rate_limit) == (3, 2)
+
+
+def test_a_deadline_that_is_over_sends_nothing_and_says_so():
+    plugin = Plugin()
+    call = make_call(plugin.clock, timeout=2.0)
+    plugin.clock.advance(2.0)
+    with pytest.raises(PluginTimeoutError) as caught:
+        plugin.guarded.call(call)
+    assert caught.value.message == "the deadline passed before anything was sent"
+    assert plugin.sender.sent == []
+
+
+def test_the_wait_for_a_token_ends_before_the_deadline():
+    plugin = Plugin(rate_limit={"enabled": True, "requests_per_second": 1, "burst_size": 1, "max_wait": 60.0})
+    plugin.attempt()
+    with pytest.raises(RateLimitExceededError):
+        plugin.guarded.call(make_call(plugin.clock, timeout=0.5))
+    assert plugin.clock.monotonic() == 500.0
+
+
+def test_closing_ends_the_wait_for_a_token():
+    clock = ManualClock(auto_advance=False)
+    limit = {"enabled": True, "requests_per_second": 1, "burst_size": 1, "max_wait": 60.0}
+    plugin = guarded(FakeSender(), clock, rate_limit=limit)
+    plugin.call(make_call(clock))
+    caught = []
+
+    def wait():
+        with pytest.raises(PluginClosedError) as refusal:
+            plugin.call(make_call(clock))
+        caught.append(refusal.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    clock.wait_for_waiters(1)
+    plugin.refuse("it was removed")
+    waiting.join(10)
+    assert len(caught) == 1

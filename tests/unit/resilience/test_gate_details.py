@@ -1,0 +1,151 @@
+"""The moments that the gate's other tests pass over."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from goplugins.errors import PluginClosedError
+from goplugins.resilience import InFlightGate, gate as gate_module
+from goplugins.testing import ManualClock
+
+
+def a_call():
+    return SimpleNamespace(inside=False, expected=False, nested=False)
+
+
+def on_a_thread(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+
+
+def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monkeypatch):
+    gate = InFlightGate()
+    gate.enter()  # the drain is on a call's own stack
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        gate.enter()
+        entered.set()
+        leave.wait(10)
+        gate.leave(True, 0.0, 1)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(10)
+
+    class Clock(ManualClock):
+        def wait(self, wakeup, timeout):
+            leave.set()
+            thread.join(10)
+            return False  # its time is up
+
+    # The call is out, and has not come to tell those who wait.
+    monkeypatch.setattr(gate_module, "_announce", lambda drained, callbacks: None)
+    assert gate.drain(1.0, Clock())
+    gate.leave(True, 0.0, 1)
+
+
+def test_a_drain_that_waits_for_a_queued_call_ends_when_that_will_not_come():
+    gate, clock = InFlightGate(), ManualClock(auto_advance=False)
+    queued, results = a_call(), []
+    gate.expect(queued)
+    gate.close("it was removed")
+    drain = threading.Thread(
+        target=lambda: results.append(gate.drain(30.0, clock, on_empty=lambda: results.append("empty")))
+    )
+    drain.start()
+    clock.wait_for_waiters(1)
+    gate.expect_no_more(queued)
+    drain.join(10)
+    assert results == ["empty", True]
+
+
+def test_the_last_one_out_tells_who_waited_and_runs_what_was_left():
+    gate, clock, results = InFlightGate(), ManualClock(), []
+    gate.enter()
+    queued = a_call()
+    gate.expect(queued)
+    gate.close("it was removed")
+    assert not gate.drain(1.0, clock, on_empty=lambda: results.append("too early"))
+    gate.expect_no_more(queued)
+    assert gate.drain(1.0, clock, on_empty=lambda: results.append("last one out"))
+    assert results == []
+    gate.leave(True, 0.0, 1)
+    assert results == ["last one out"]
+
+
+def test_a_lull_ends_a_drain_although_somebody_came_in_again():
+    """A gate that is not closed may fill again before the drain has woken up."""
+    gate, entered, leave = InFlightGate(), threading.Event(), threading.Event()
+
+    def other():
+        gate.enter()
+        entered.set()
+        leave.wait(10)
+        gate.leave(True, 0.0, 1)
+        gate.enter()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(10)
+
+    class Clock(ManualClock):
+        def wait(self, wakeup, timeout):
+            leave.set()
+            thread.join(10)
+            return wakeup.is_set()
+
+    assert gate.drain(30.0, Clock())
+    assert gate.in_flight == 1
+
+
+def test_a_closed_gate_says_why_to_who_would_queue():
+    gate = InFlightGate()
+    gate.close("it was removed")
+    late = a_call()
+    with pytest.raises(PluginClosedError, match="it was removed"):
+        gate.expect(late)
+    assert late.expected is False
+
+
+def test_marks_of_a_call_tell_where_it_is():
+    gate, call = InFlightGate(), a_call()
+    gate.expect(call)
+    assert (call.expected, call.inside) == (True, False)
+    gate.enter(call)
+    assert (call.expected, call.inside) == (False, True)
+    gate.leave(True, 0.0, 1, call)
+    assert (call.expected, call.inside) == (False, False)
+    gate.expect(call)
+    gate.expect_no_more(call)
+    assert call.expected is False
+
+
+def test_holds_a_thread_as_long_as_a_call_of_it_is_inside():
+    gate, here = InFlightGate(), threading.get_ident()
+    gate.enter()
+    gate.enter()
+    gate.leave(True, 0.0, 1)
+    assert gate.holds(here)
+    on_a_thread(lambda: gate.leave(True, 0.0, 1))  # never entered there: counts for nothing
+    assert gate.holds(here)
+    gate.leave(False, 0.0, 1)
+    assert not gate.holds(here)
+    assert gate.snapshot().failed == 1
+
+
+def test_a_child_can_drain_anew():
+    gate = InFlightGate()
+    gate.enter()
+    gate.drain(0.0, ManualClock(), on_empty=lambda: pytest.fail("the parent's"))
+    gate.after_fork_in_child()
+    gate.enter()
+    gate.leave(True, 0.0, 1)
+    gate.close("over")
+    emptied = []
+    assert gate.drain(0.0, ManualClock(), on_empty=lambda: emptied.append(1))
+    assert emptied == [1]

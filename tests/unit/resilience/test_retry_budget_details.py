@@ -1,0 +1,64 @@
+"""What the ring of buckets holds after it has gone round, to the millionth."""
+
+from __future__ import annotations
+
+import pytest
+
+from goplugins.resilience import RetryBudget
+from goplugins.testing import ManualClock
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(start=12345.05)  # in the middle of a tenth of a second
+
+
+def spend_the_reserve(budget):
+    while budget.withdraw():
+        pass
+
+
+def test_deposits_of_neighbouring_moments_expire_one_after_the_other(clock):
+    budget = RetryBudget(1.0, clock=clock)
+    for _ in range(3):
+        budget.deposit()
+        clock.advance(0.1)
+    clock.advance(9.7)
+    assert [budget.available] == [pytest.approx(102.0)]
+    clock.advance(0.1)
+    assert budget.available == pytest.approx(101.0)
+    clock.advance(0.1)
+    assert budget.available == pytest.approx(100.0)
+
+
+def test_what_is_left_is_exact_after_many_rounds(clock):
+    budget = RetryBudget(0.2, clock=clock)
+    for _ in range(400):
+        budget.deposit()
+        budget.withdraw()
+        clock.advance(0.37)
+        assert budget._deposits == sum(budget._buckets)
+        assert all(0 <= bucket for bucket in budget._buckets)
+    clock.advance(11.0)
+    assert budget.available == 100.0
+    for _ in range(7):
+        budget.deposit()
+    assert budget.available == pytest.approx(101.4, abs=1e-12)
+
+
+def test_a_withdrawal_gathers_its_one_from_several_moments(clock):
+    budget = RetryBudget(0.25, clock=clock)
+    spend_the_reserve(budget)
+    for _ in range(6):
+        budget.deposit()
+        clock.advance(0.1)
+    reserve = budget.available - 6 * 0.25
+    assert budget.withdraw()
+    assert budget._deposits == 500_000
+    assert budget.available == pytest.approx(reserve + 0.5)
+    clock.advance(9.55)  # the fifth deposit is a lifetime old, the sixth is not
+    assert budget._deposits >= 0
+    before = budget.available
+    assert before == pytest.approx(min(100.0, reserve + 95.5) + 0.25, abs=0.01)
+    clock.advance(0.1)
+    assert budget.available == pytest.approx(min(100.0, reserve + 96.5), abs=0.01)
