@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from goplugins._deadline import (
         deadline as deadline,
     )
+    from goplugins.balancing import (
+        GroupExplanation as GroupExplanation,
+        LoadBalancer as LoadBalancer,
+        LoadBalancerStats as LoadBalancerStats,
+        MemberExplanation as MemberExplanation,
+    )
     from goplugins.bound import (
         BoundPlugin as BoundPlugin,
     )
@@ -176,6 +182,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "goplugins._deadline": ("deadline",),
+    "goplugins.balancing": ("GroupExplanation", "LoadBalancer", "LoadBalancerStats", "MemberExplanation"),
     "goplugins.bound": ("BoundPlugin",),
     "goplugins.config": (
         "AuthConfig",
@@ -365,6 +372,7 @@ __all__ = [
     "GRPCPlugin",
     "GRPCPluginFactory",
     "GRPCTransportError",
+    "GroupExplanation",
     "HTTPPlugin",
     "HTTPPluginFactory",
     "HTTPTransportError",
@@ -383,13 +391,16 @@ __all__ = [
     "InvalidHeaderError",
     "InvalidPluginNameError",
     "InvalidTransportError",
+    "LoadBalancer",
     "LoadBalancerConfig",
     "LoadBalancerError",
+    "LoadBalancerStats",
     "LoadBalancingStrategy",
     "Manager",
     "ManagerClosedError",
     "ManagerConfig",
     "ManagerMetrics",
+    "MemberExplanation",
     "MissingAPIKeyError",
     "MissingBasicCredentialsError",
     "MissingBearerTokenError",

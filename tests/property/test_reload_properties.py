@@ -16,9 +16,6 @@ from tests.unit.reload.conftest import House
 
 NAMES = ("a", "b", "c", "d")
 
-maybe = st.fixed_dictionaries
-
-
 def section(**fields: Any) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in fields.items()})
 
@@ -115,9 +112,8 @@ def test_from_a_to_b_is_where_b_begins(old: dict[str, Any], new: dict[str, Any],
         assert state(house) == state(fresh)
         assert not diff_of(house.manager._lifecycle._config, fresh.manager._lifecycle._config)  # type: ignore[arg-type]
         for name, plugin in house.manager._registry.plugins.items():
-            answers = house.ask(name), fresh.ask(name)
             if not isinstance(plugin.config, GroupConfig):
-                assert answers[0] == answers[1] == [name, plugin.config.endpoint]
+                assert house.ask(name) == fresh.ask(name) == [name, plugin.config.endpoint]
         alive = [wire.name for wire in house.factory.made if not wire.closed]
         assert sorted(alive) == sorted(name for name in house.manager.list_plugins() if name != "group")
     finally:
@@ -131,7 +127,8 @@ def test_there_and_back_ends_where_it_began(old: dict[str, Any], new: dict[str, 
     house = loaded(old)
     try:
         for name in house.manager.list_plugins():
-            house.ask(name)
+            if name != "group":  # its members may all be switched off
+                house.ask(name)
         before, counts = state(house), house.manager.metrics()
         report = house.manager.reload_config(new, strategy)
         survivors = set(house.manager.list_plugins()) - set(report.added)
@@ -142,6 +139,6 @@ def test_there_and_back_ends_where_it_began(old: dict[str, Any], new: dict[str, 
         assert all(after.plugins[name] == counts.plugins[name] for name in survivors)
         assert after.requests_total == counts.requests_total
         assert all(house.guarded(name) is plugin for name, plugin in kept.items())
-        assert house.manager.reload_config(old, strategy).kept == tuple(before)[1:] or not house.manager.list_plugins()
+        assert set(house.manager.reload_config(old, strategy).kept) == set(house.manager.list_plugins())
     finally:
         house.manager.shutdown(1)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +82,19 @@ class Program:
         command = shlex.join(_command(plugin, "stdio:", auth))
         # The directory's name, as the last argument, marks our processes.
         self._mark = str(folder)
+        self._release: Callable[[], object] = lambda: None
         self._script.write_text(f"#!/bin/sh\necho $$ >> {self._pids}\nexec {command} {self._mark}\n")
         self.start()
         self.config = {"transport": "exec", "executable": str(self._script), "work_dir": ROOT}
 
     def start(self) -> None:
         self._script.chmod(0o700)
+        self._release()
 
     def kill(self) -> None:
-        self._script.chmod(0o600)
+        # Busy, as while a new version is being written: worth another attempt, unlike what may not be executed.
+        self._release()
+        self._release = weakref.finalize(self, os.close, os.open(self._script, os.O_WRONLY))
         numbers = self._pids.read_text().split() if self._pids.exists() else []
         ours = [number for number in numbers if self._is_ours(number)]
         for number in ours:

@@ -388,3 +388,57 @@ def test_a_second_release_of_a_lease_counts_for_nothing():
     other = bench.acquire()
     bench.pool.release(lease, reusable=False)
     assert (other.connection.closed, bench.pool.open) == (0, 1)
+
+
+def test_renewed_pool_uses_no_older_connection_again() -> None:
+    opened: list[int] = []
+    closed: list[int] = []
+
+    def connect(deadline: Deadline) -> int:
+        opened.append(len(opened))
+        return opened[-1]
+
+    pool: ConnectionPool[int] = ConnectionPool(
+        connect, closed.append, lambda _: False, max_connections=2, max_idle=2, idle_timeout=60.0
+    )
+    idle, used = pool.acquire(Deadline.after(5)), pool.acquire(Deadline.after(5))
+    pool.release(idle, reusable=True)
+    pool.renew_all()
+    assert closed == [0]
+    pool.release(used, reusable=True)
+    assert (closed, pool.open) == ([0, 1], 0)
+    fresh = pool.acquire(Deadline.after(5))
+    pool.release(fresh, reusable=True)
+    assert pool.acquire(Deadline.after(5)).connection == 2
+
+
+def test_a_caller_that_waits_gets_the_place_of_a_renewed_connection() -> None:
+    numbers = iter(range(10))
+    closed: list[int] = []
+    pool: ConnectionPool[int] = ConnectionPool(
+        lambda _: next(numbers), closed.append, lambda _: False, max_connections=1, max_idle=1, idle_timeout=60.0
+    )
+    lease = pool.acquire(Deadline.after(5))
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(pool.acquire(Deadline.after(10)).connection))
+    thread.start()
+    while not pool.waiting:
+        time.sleep(0.001)
+    pool.renew_all()
+    pool.release(lease, reusable=True)
+    thread.join(10)
+    assert (found, closed, pool.open) == ([1], [0], 1)
+
+
+def test_what_was_being_connected_when_the_pool_was_renewed_is_used_once() -> None:
+    closed: list[str] = []
+
+    def connect(deadline: Deadline) -> str:
+        pool.renew_all()
+        return "old"
+
+    pool: ConnectionPool[str] = ConnectionPool(
+        connect, closed.append, lambda _: False, max_connections=1, max_idle=1, idle_timeout=60.0
+    )
+    pool.release(pool.acquire(Deadline.after(5)), reusable=True)
+    assert (closed, pool.idle) == (["old"], 0)
