@@ -71,7 +71,7 @@ class _State:
         self.threads: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
         # By weak references: no interrupt, wherever it hits, leaves a seat taken that nobody has.
-        self.seats: dict[int, weakref.ref[Seat]] = {}
+        self.seats: set[weakref.ref[Seat]] = set()
         self.idle = 0
         self.closed = False
 
@@ -133,8 +133,8 @@ class WorkerPool(Executor):
             if state.closed or len(state.seats) + count > self.max_workers:
                 return []
             seats = [Seat() for _ in range(count)]
-            for seat in seats:
-                _take(seat, state.seats)
+            # What gives them back is no Python code, in which an interrupt would get lost, and with it the seat.
+            state.seats.update([weakref.ref(seat, state.seats.discard) for seat in seats])
         return seats
 
     def submit_to(self, seat: Seat, fn: Callable[[], object], done: Callable[[], object]) -> None:
@@ -235,11 +235,6 @@ class WorkerPool(Executor):
         self._state.closed = closed
         self._finalizer = weakref.finalize(self, _close_unheld, self._state)
         self._finalizer.atexit = False
-
-
-def _take(seat: Seat, seats: dict[int, weakref.ref[Seat]]) -> None:
-    key = id(seat)
-    seats[key] = weakref.ref(seat, lambda _: seats.pop(key, None))  # on any thread: a dict's pop needs no lock
 
 
 def _close_unheld(state: _State) -> None:

@@ -32,6 +32,14 @@ OUTCOMES = {1: KILLED, 3: KILLED, 0: SURVIVED, 5: UNTESTED, 33: UNTESTED} | dict
     (-24, 24, 36, 152, 255, -9), TIMEOUT
 )
 
+# In one process: mutmut's own `show` starts anew for each.
+DIFFS = """
+import sys
+from mutmut.mutation.diff_apply import find_mutant, get_diff_for_mutant
+for name in sys.argv[1:]:
+    print(name, get_diff_for_mutant(name, path=find_mutant(name).path), sep="\\n", end="\\n\\n")
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
@@ -43,11 +51,7 @@ def main() -> None:
     if not options.report:
         wanted = [f"goplugins.*{module}.x*" for module in options.modules]
         if options.survivors:
-            wanted = [
-                name
-                for name, code in results().items()
-                if outcome(code) in (SURVIVED, TIMEOUT, OTHER) and matches(name, wanted)
-            ]
+            wanted = [name for name, code in results().items() if outcome(code) != KILLED and matches(name, wanted)]
         elif not wanted:
             shutil.rmtree(WORK, ignore_errors=True)
         copy_tree()
@@ -105,13 +109,11 @@ def report() -> None:
         share = noticed / max(1, count.total())
         row = f"{count.total():7} | {noticed:6} | {count[TIMEOUT]:10} | {count.total() - noticed:8} | {share:12.1%}"
         print(f"| {module:<28} | {row} |")
-    survivors = [name for name, code in results().items() if outcome(code) in (SURVIVED, UNTESTED, OTHER)]
-    with (WORK / "survivors.txt").open("w") as file:
-        for name in survivors:
-            program = Path(sys.executable).with_name("mutmut")
-            shown = subprocess.run([program, "show", name], cwd=WORK, capture_output=True, text=True, check=False)
-            file.write(shown.stdout + "\n")
-    print(f"{len(survivors)} survivors are in {(WORK / 'survivors.txt').relative_to(ROOT)}")
+    survivors = [name for name, code in results().items() if outcome(code) in (SURVIVED, UNTESTED)]
+    listing = WORK / "survivors.txt"
+    with listing.open("w") as file:
+        subprocess.run([sys.executable, "-c", DIFFS, *survivors], cwd=WORK, stdout=file, check=True)
+    print(f"{len(survivors)} survivors are in {listing.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

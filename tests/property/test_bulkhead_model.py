@@ -6,7 +6,6 @@ import threading
 import time
 
 import hypothesis.strategies as st
-from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from goplugins._deadline import Deadline
@@ -160,4 +159,3 @@ def until(condition, report=lambda: "it did not come to pass") -> None:
 
 
 TestBulkhead = BulkheadMachine.TestCase
-TestBulkhead.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

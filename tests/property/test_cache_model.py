@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 
-from hypothesis import settings, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins._deadline import Deadline
@@ -223,6 +223,4 @@ class Flying(RuleBasedStateMachine):
 
 
 TestKeeping = Keeping.TestCase
-TestKeeping.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestFlying = Flying.TestCase
-TestFlying.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, bisect_right
 from collections import deque
+from itertools import pairwise
 
 import attrs
 import hypothesis.strategies as st
@@ -155,14 +156,14 @@ class World:
         assert self.clock.monotonic() <= limit.at + 0.1, "no call ends later than its deadline + 100 ms"
         assert all(attempt.told > 0 for attempt in attempts), "nothing is sent after the deadline"
         told = [int(attempt.told * 1000) for attempt in attempts]
-        assert all(later < earlier for earlier, later in zip(told, told[1:], strict=False)), "told less each time"
+        assert all(later < earlier for earlier, later in pairwise(told)), "told less each time"
         most = self.retry.max_retries if plan.max_retries is None else plan.max_retries
         assert len(attempts) <= 1 + most
         assert call.attempts == len(sent)
         if error is not None:
             assert error.attempts == len(sent), "the error says how many attempts were made"
             assert error.plugin == "fake"
-        for before, after in zip(attempts, attempts[1:], strict=False):
+        for before, after in pairwise(attempts):
             assert before.replay == "always" or (before.replay == "if idempotent" and plan.idempotent)
             assert after.began - before.ended >= (before.error.retry_after or 0.0) - 1e-9
         if sent:

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import given
 
 from goplugins._call import Call
 from goplugins._deadline import Deadline
@@ -42,7 +42,6 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(steps=STEPS, ratio=st.sampled_from([0.0, 0.2, 1.0]))
 def test_hedges_and_retries_together_stay_under_the_law(steps: list[tuple[str, Any]], ratio: float) -> None:
     clock = ManualClock()

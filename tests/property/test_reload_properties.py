@@ -16,6 +16,7 @@ from tests.unit.reload.conftest import House
 
 NAMES = ("a", "b", "c", "d")
 
+
 def section(**fields: Any) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in fields.items()})
 

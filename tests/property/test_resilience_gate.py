@@ -54,7 +54,7 @@ class GateMachine(RuleBasedStateMachine):
             self.gate.enter(admission)
         except PluginClosedError as refusal:
             assert not allowed
-            assert refusal.message == "the first reason"
+            assert refusal.message == "the first reason"  # noqa: PT017
             assert admission is None or not admission.inside
         else:
             assert allowed

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = re.findall(r"^\| (?!\*\*|What |---)(.+?) \| .+? \| (.+?) \|$", (ROOT / "docs/known-faults.md").read_text(), re.M)
+ROWS = re.findall(
+    r"^\| (?!\*\*|What |---)(.+?) \| .+? \| (.+?) \|$", (ROOT / "docs/known-faults.md").read_text(), re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
 def tests() -> set[str]:
     files = (ROOT / "tests").glob("**/test_*.py")
-    return {name for file in files for name in re.findall(r"^ *def (test_known_fault\w+)\(", file.read_text(), re.M)}
+    return {
+        name for file in files for name in re.findall(r"^ *def (test_known_fault\w+)\(", file.read_text(), re.MULTILINE)
+    }
 
 
 def test_the_page_has_rows() -> None:

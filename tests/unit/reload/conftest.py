@@ -73,7 +73,7 @@ class Factory:
         return wire
 
     def supported_transports(self) -> list[str]:
-        return ["python"]
+        return ["python", "unix"]
 
     def validate_config(self, config: Any) -> None: ...
 

@@ -38,7 +38,7 @@ def test_what_is_left_is_exact_after_many_rounds(clock):
         budget.withdraw()
         clock.advance(0.37)
         assert budget._deposits == sum(budget._buckets)
-        assert all(0 <= bucket for bucket in budget._buckets)
+        assert all(bucket >= 0 for bucket in budget._buckets)
     clock.advance(11.0)
     assert budget.available == 100.0
     for _ in range(7):

@@ -4,6 +4,7 @@ import contextlib
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -419,15 +420,15 @@ def test_a_caller_that_waits_gets_the_place_of_a_renewed_connection() -> None:
         lambda _: next(numbers), closed.append, lambda _: False, max_connections=1, max_idle=1, idle_timeout=60.0
     )
     lease = pool.acquire(Deadline.after(5))
-    found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(pool.acquire(Deadline.after(10)).connection))
+    found: list[Lease[int]] = []
+    thread = threading.Thread(target=lambda: found.append(pool.acquire(Deadline.after(10))))
     thread.start()
     while not pool.waiting:
         time.sleep(0.001)
     pool.renew_all()
     pool.release(lease, reusable=True)
     thread.join(10)
-    assert (found, closed, pool.open) == ([1], [0], 1)
+    assert (found[0].connection, closed, pool.open) == (1, [0], 1)
 
 
 def test_what_was_being_connected_when_the_pool_was_renewed_is_used_once() -> None:
