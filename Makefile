@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -q -n auto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment break it
-.PHONY: help demo test lint typecheck bench docs format clean
+.PHONY: help demo test stress lint typecheck bench mutation docs format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -21,6 +21,10 @@ demo: $(VENV)/.base ## start plugin servers, break them, and watch what the clie
 
 test: $(VENV)/.test $(VENV)/.lint ## unit, integration, typing and property tests, and the doctests
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+stress: $(VENV)/.test ## the policies with many threads, interrupts and thousands of histories; a few minutes
+	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q tests/stress
+	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q -n auto --timeout 600 tests/property
 
 lint: $(VENV)/.lint ## ruff: rules and format
 	@$(PY) -m ruff check .
@@ -32,6 +36,9 @@ typecheck: $(VENV)/.test $(VENV)/.lint ## mypy (strict) and pyright
 
 bench: $(VENV)/.bench ## measure; prints ratios, fails nothing
 	@$(PY) -m benchmarks
+
+mutation: $(VENV)/.mutation ## break the policies line by line and count what no test notices; an hour
+	@nice $(PY) -m tests.mutation
 
 docs: $(VENV)/.test ## check the pages: links, code blocks, doctests, the README's example, the table of Go names
 	@$(PY) -m pytest -q tests/unit/test_docs.py tests/unit/test_go_mapping.py tests/integration/test_readme.py goplugins
@@ -69,6 +76,10 @@ $(VENV)/.test: $(VENV)/.base
 
 $(VENV)/.bench: $(VENV)/.base
 	@$(PIP) install --group bench
+	@touch $@
+
+$(VENV)/.mutation: $(VENV)/.base
+	@$(PIP) install --group mutation
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.base

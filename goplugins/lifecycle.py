@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -112,13 +113,15 @@ class Lifecycle:
 
     def reload(self, config: ConfigSource, options: ReloadOptions, *, dry_run: bool = False) -> ReloadReport:
         """See :meth:`goplugins.Manager.reload_config`."""
+        if self.registry.closed:
+            raise ManagerClosedError("the manager was shut down")
         if dry_run:
             plan = plan_of(self._read(config), self._config, self.registry.plugins, options.strategy)
             return ReloadReport(options.strategy, plan.outcomes(), plan.diff, dry_run=True)
         started = self._clock.monotonic()
         work: Work | None = None
         try:
-            with self._turn.take(options.graceful_timeout):
+            with self._turn.take(options.graceful_timeout), self._noting_failure(config):
                 resolved = self._read(config)
                 plan = plan_of(resolved, self._config, self.registry.plugins, options.strategy)
                 if self._config is None:
@@ -128,11 +131,6 @@ class Lifecycle:
                     work.run()
                     _set_log_level(resolved.log_level, self._config.log_level)
                     self._config = resolved
-                self.upkeep.monitor.remove_checker(_RELOAD)
-        except Exception as exc:
-            if isinstance(exc, PluginError) and not isinstance(exc, ManagerClosedError):
-                self._note_failure(config, exc)
-            raise
         finally:
             # Not while others wait for their turn: a call that is waited for may want to reload, too.
             drained = {} if work is None else self._see_off(work.leaving, options, started)
@@ -142,12 +140,22 @@ class Lifecycle:
         logger.info("reloaded from %s: %s", _source(config), report)
         return report
 
-    def _note_failure(self, config: ConfigSource, error: PluginError) -> None:
-        """Shows in the overall health that what runs is not what was wished for; until the next good reload."""
-        for problem in error.problems if isinstance(error, ConfigError) else (error,):
-            logger.error("reload from %s failed, the running configuration stays: %s", _source(config), problem)
-        status = HealthStatus(PluginStatus.DEGRADED, f"failed: {error}", last_check=self._clock.time())
-        self.upkeep.monitor.update_status(_RELOAD, status)
+    @contextlib.contextmanager
+    def _noting_failure(self, config: ConfigSource) -> Iterator[None]:
+        """Shows in the overall health that what runs is not what was wished for, until the next good reload."""
+        monitor = self.upkeep.monitor
+        try:
+            yield
+        except ManagerClosedError:
+            raise
+        except PluginError as error:
+            for problem in error.problems if isinstance(error, ConfigError) else (error,):
+                logger.error("reload from %s failed, the running configuration stays: %s", _source(config), problem)  # noqa: TRY400 - expected: a traceback would hide the problems
+            failed = HealthStatus(PluginStatus.DEGRADED, f"failed: {error}", last_check=self._clock.time())
+            monitor.update_status(_RELOAD, failed)
+            raise
+        else:
+            monitor.remove_checker(_RELOAD)
 
     def _see_off(
         self, leaving: Sequence[GuardedPlugin], options: ReloadOptions, started: float

@@ -150,8 +150,11 @@ class Watch:
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            if not isinstance(exc, PluginError):  # what is, was logged
-                logger.exception("%s: the reload broke off", self.path)
+            after = self._retry_after
+            if isinstance(exc, PluginError):  # its problems were logged one by one
+                logger.warning("%s: not loaded (%s), next try in %g s", self.path, type(exc).__name__, after)
+            else:
+                logger.exception("%s: the reload broke off, next try in %g s", self.path, after)
             self._failed(exc)
         else:
             self.reloads += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from goplugins.balancing._state import Condition, MemberState
 from goplugins.balancing._table import MemberTable
-from goplugins.balancing.report import explain_member
+from goplugins.balancing.report import standing
 from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError
 
 __all__ = ["Lost", "refusal"]
@@ -70,13 +70,16 @@ def _wait(state: MemberState, lost: Lost, now: float) -> float:
 
 
 def _describe(state: MemberState, lost: Lost, now: float, slow_start: float) -> dict[str, Any]:
-    found = explain_member(state, now, slow_start)
     error = lost.get(state)
+    if error is None:
+        what, reason, next_try = standing(state, now, slow_start)
+    else:
+        what, reason, next_try = "refused the call", error.message, error.retry_after
     return {
-        "name": found.name,
-        "state": found.state if error is None else "refused the call",
-        "reason": found.reason if error is None else error.message,
-        "next_try": found.next_try if error is None else error.retry_after,
-        "last_error": found.last_error,
-        "last_error_ago": found.last_error_ago,
+        "name": state.name,
+        "state": what,
+        "reason": reason,
+        "next_try": next_try,
+        "last_error": state.last_error,
+        "last_error_ago": now - state.last_error_at if state.last_error else None,
     }

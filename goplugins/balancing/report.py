@@ -10,7 +10,7 @@ import attrs
 from goplugins.balancing._state import Condition, MemberState
 from goplugins.models import LoadBalancingStrategy
 
-__all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats"]
+__all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats", "standing"]
 
 
 @attrs.frozen
@@ -143,22 +143,16 @@ def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerSt
 
 def explain_member(state: MemberState, now: float, slow_start: float) -> MemberExplanation:
     """The member's standing. Expects the group's lock, and that all that was due was looked at."""
-    share = state.share(now, slow_start)
-    condition = state.condition
-    what, reason, next_try = _standing(state, condition, now)
-    if condition is Condition.READY and share < 1.0:
-        what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
-    if state.ready and condition is not Condition.READY:
-        reason, next_try = f"{reason}; lifted in a panic", 0.0
+    what, reason, next_try = standing(state, now, slow_start)
     return MemberExplanation(
         name=state.name,
         eligible=state.ready,
         state=what,
         reason=reason,
-        next_try=None if next_try is None else max(0.0, next_try),
+        next_try=next_try,
         weight=state.weight,
         priority=state.priority,
-        share=share,
+        share=state.share(now, slow_start),
         active=state.active,
         latency=state.latency_now(now),
         failures=state.failures,
@@ -167,19 +161,38 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
     )
 
 
+def standing(state: MemberState, now: float, slow_start: float) -> tuple[str, str, float | None]:
+    """What state a member is in, why, and in how many seconds it is tried next; None if nobody knows."""
+    condition = state.condition
+    what, reason, next_try = _standing(state, condition, now)
+    if condition is Condition.READY and (share := state.share(now, slow_start)) < 1.0:
+        what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
+    if state.ready and condition is not Condition.READY:
+        reason, next_try = f"{reason}; lifted in a panic", 0.0
+    return what, reason, next_try if next_try is None or next_try > 0.0 else 0.0
+
+
+_FIXED: dict[Condition, tuple[str, float | None]] = {
+    Condition.READY: ("", 0.0),
+    Condition.TRIAL: ("the next call shows whether it is well again", 0.0),
+    Condition.DISABLED: ("until it is enabled", None),
+    Condition.OFFLINE: ("until a health check finds it well", None),
+}
+"""States whose explanation is always the same."""
+
+
 def _standing(state: MemberState, condition: Condition, now: float) -> tuple[str, str, float | None]:
-    """The state, why it is so, and the seconds until the next try; None if nobody knows."""
-    left = state.due - now
-    forced = state.blocked_until == math.inf
-    reason, wait = {
-        Condition.DISABLED: ("until it is enabled", None),
-        Condition.CLOSED: ("its gate lets nobody in", left),
-        Condition.BREAKER_OPEN: ("held open by force_open()", None) if forced else ("", state.blocked_until - now),
-        Condition.OFFLINE: ("until a health check finds it well", None),
-        Condition.EJECTED: (f"time {state.ejections} in a row, after {state.failures} failures in a row", left),
-        Condition.TRIAL: ("the next call shows whether it is well again", 0.0),
-        Condition.PROBING: ("a call under way shows whether it is well again", left),
-        Condition.READY: ("", 0.0),
-    }[condition]
-    what = "draining" if condition is Condition.DISABLED and state.active else str(condition)
-    return what, reason, wait
+    fixed = _FIXED.get(condition)
+    if fixed is not None:
+        return "draining" if condition is Condition.DISABLED and state.active else condition.value, *fixed
+    if condition is Condition.BREAKER_OPEN:
+        forced = state.blocked_until == math.inf
+        reason = "held open by force_open()" if forced else ""
+        return condition.value, reason, None if forced else state.blocked_until - now
+    if condition is Condition.EJECTED:
+        reason = f"time {state.ejections} in a row, after {state.failures} failures in a row"
+    elif condition is Condition.PROBING:
+        reason = "a call under way shows whether it is well again"
+    else:
+        reason = "its gate lets nobody in"
+    return condition.value, reason, state.due - now

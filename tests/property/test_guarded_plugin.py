@@ -184,7 +184,7 @@ class World:
 @given(
     history=st.lists(plans, min_size=1, max_size=8),
     max_retries=st.integers(0, 4),
-    initial=st.sampled_from([0.001, 0.1, 0.5]),
+    initial=st.sampled_from([1e-6, 0.1, 0.5]),
     ratio=st.sampled_from([0.0, 0.2, 1.0]),
     spent=st.sampled_from([0, 98, 99, 100]),
 )
@@ -207,7 +207,7 @@ def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial
         for number, attempt in enumerate(attempts, 1):
             following = attempts[number] if number < len(attempts) else None
             stopped = None if error is None else error.details.get("retry_stopped")
-            pause = min(initial * 3.0 ** (number - 1), 1.0)
+            pause = max(min(initial * 3.0 ** (number - 1), 1.0), 0.001)
             if attempt.error is not None:
                 pause = max(pause, attempt.error.retry_after or 0.0)
             if following is not None:
@@ -259,7 +259,8 @@ def test_with_breaker_and_limiter_too_every_law_holds(history, rate, max_wait, t
             refused = isinstance(error, CircuitBreakerOpenError | RateLimitExceededError)
             assert refused or (isinstance(error, PluginTimeoutError) and error.details == {})
         elif error is not None and "replay_refused" in error.details:
-            assert error is attempts[-1].error or attempts[-1].kind == UNSENT
+            # A probe that timed out says that it was one.
+            assert attempts[-1].error in (error, error.__cause__) or attempts[-1].kind == UNSENT
     world.check_the_budgets_law()
     world.clock.advance(1e4)
     for _ in range(10):  # time and successes make it well

@@ -138,6 +138,8 @@ class GateMachine(RuleBasedStateMachine):
         for thread, admission in self.calls:
             self.thread = thread
             self.gate.leave(True, 1.0, 1, admission)
+        for admission in self.queued:  # nor does it that what the parent queued will not come
+            self.gate.expect_no_more(admission)
         self.calls, self.queued, self.waiting = [], [], []
 
     @invariant()

@@ -94,7 +94,7 @@ class Scene:
         return {"plugins": plugins, "load_balancers": [{"name": "group", "members": ["http", "unix"]}]}
 
     def options(self) -> ReloadOptions:
-        strategies = ["graceful"] * 6 + ["rolling"] * 3 + ["recreate"]
+        strategies = ["graceful"] * 12 + ["rolling"] * 6 + ["recreate"]
         return ReloadOptions(
             strategy=self.rng.choice(strategies),
             max_concurrent_reloads=self.rng.choice([1, 3]),
@@ -124,7 +124,7 @@ class Callers:
             except Exception as exc:
                 self.errors.append(f"{name}: {exc!r}: {exc}")
                 return
-            self.over.wait(0.01)
+            self.over.wait(0.015)
 
     def __enter__(self) -> Callers:  # noqa: PYI034
         for thread in self._threads:
