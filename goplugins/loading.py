@@ -22,9 +22,10 @@ from goplugins.errors import (
 if TYPE_CHECKING:
     from goplugins.config.problems import Path as FieldPath, Problem, Problems
 
-__all__ = ["expand", "load_config", "load_resolved", "read_file"]
+__all__ = ["FurtherCheck", "expand", "load_config", "load_resolved", "parse_file", "read_file"]
 
 FurtherCheck: TypeAlias = Callable[[ManagerConfig, AbstractSet[int]], Iterable[ConfigError]]
+Extension: TypeAlias = Callable[[ManagerConfig], ManagerConfig]
 
 # In this order: the escape, a variable with or without a default, and what only looks like one.
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\}|\$\{")
@@ -39,7 +40,8 @@ def load_config(
 
     In every string value ``${VAR}`` becomes the variable's value and ``${VAR:default}`` has a default, which stands
     right behind the colon and holds no variable itself; ``$${`` is a plain ``${``. A value that is wholly one
-    ``${VAR}`` may fill a field for numbers, switches or durations, too.
+    ``${VAR}`` may fill a field for numbers, switches or durations, too. Over the values of a file go those of variables
+    such as ``GOPLUGINS__PLUGINS__AUTH__ENDPOINT``; a mapping and a configuration made in code stay as they are.
 
     Args:
         source: the configuration, a mapping, or the path of a .json, .toml, .yaml or .yml file.
@@ -58,7 +60,7 @@ def load_config(
     >>> config.plugins[0].endpoint, config.plugins[0].retry.max_retries
     ('http://a.example.com/a', 2)
     """
-    return _load(source, environ, None)[0]
+    return _load(source, environ, None, None, None)[0]
 
 
 def load_resolved(
@@ -67,6 +69,7 @@ def load_resolved(
     environ: Mapping[str, str] | None = None,
     further: FurtherCheck | None = None,
     registered: Collection[str] | None = None,
+    extend: Extension | None = None,
 ) -> ManagerConfig:
     """:func:`load_config` for who is about to use the configuration: defaults filled in, certificate files checked.
 
@@ -79,11 +82,12 @@ def load_resolved(
             which something is wrong already, so that a check can leave those out; gives problems with their paths.
             Fields that can't be read are missing from the configuration.
         registered: as for :meth:`ManagerConfig.validate`.
+        extend: adds plugins from elsewhere to a configuration that reads well, before it is judged as a whole.
 
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    return _load(source, environ, further or _no_check, registered)[1]
+    return _load(source, environ, further or _no_check, registered, extend)[1]
 
 
 def _no_check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterable[ConfigError]:
@@ -94,16 +98,22 @@ def _load(
     source: object,
     environ: Mapping[str, str] | None,
     further: FurtherCheck | None,
-    registered: Collection[str] | None = None,
+    registered: Collection[str] | None,
+    extend: Extension | None,
 ) -> tuple[ManagerConfig, ManagerConfig]:
     """The configuration as it is and with its defaults; with ``further``, its files are checked, too."""
-    from goplugins.config.problems import raise_for
+    from goplugins.config.overrides import override
+    from goplugins.config.problems import Problems, raise_for
 
+    unset = Problems()
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
     try:
         values = _values(source)
         environ = os.environ if environ is None else environ
-        config, resolved, problems = _judge(values, environ, further, registered)
+        if isinstance(source, str | os.PathLike):
+            values, _ = override(values, environ, unset)
+        values = expand(values, environ, unset)
+        config, resolved, problems = _judge(values, unset.found, further, registered, extend)
     except RecursionError:
         message = "holds itself, or is nested too deeply"
         raise InvalidConfigError(message, path=name, fix="write each value where it is used") from None
@@ -112,23 +122,30 @@ def _load(
 
 
 def _judge(
-    values: Any, environ: Mapping[str, str], further: FurtherCheck | None, registered: Collection[str] | None
+    values: Any,
+    unset: Sequence[Problem],
+    further: FurtherCheck | None,
+    registered: Collection[str] | None,
+    extend: Extension | None,
 ) -> tuple[ManagerConfig | None, ManagerConfig | None, list[Problem]]:
     from goplugins.config.conversion import read
-    from goplugins.config.problems import Problems, untouched
+    from goplugins.config.problems import untouched
     from goplugins.config.validation import file_problems, semantic_problems
 
-    unset = Problems()
-    values = expand(values, environ, unset)
     config, found = read(ManagerConfig, values)
-    wrong = [path for path, _ in unset.found]
-    problems = [*unset.found, *untouched(found, wrong)]
+    wrong = [path for path, _ in unset]
+    problems = [*unset, *untouched(found, wrong)]
     if problems:
         # What can be read is checked all the same, without the wrong fields: one round instead of two.
         wrong = [path for path, _ in problems]
         config, _ = read(ManagerConfig, _without(values, wrong))
     if config is None:
         return None, None, problems
+    if config.discovery.enabled:
+        if extend is not None and not problems:
+            config = extend(config)
+        else:
+            registered = None  # not all plugins are known
     resolved = config.with_defaults()
     later = semantic_problems(config, resolved, registered)
     if further is not None:
@@ -287,16 +304,26 @@ def read_file(path: str | os.PathLike[str]) -> Any:
         raise ConfigFileError(
             "a text is not a path", path="configuration", fix="use ManagerConfig.from_json for JSON text"
         )
-    parse = _PARSERS.get(Path(name).suffix.lower())
-    if parse is None:
-        known = ", ".join(_PARSERS)
-        raise ConfigFileError("a file of an unknown kind", path=name, fix=f"name it with one of {known}")
+    parse = _parser(name)
     try:
         data = Path(name).read_bytes()
     except OSError as exc:
         state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
         raise ConfigFileError(state, path=name, fix="give the path of a file that this process can read") from exc
     return parse(data, name)
+
+
+def parse_file(data: bytes, name: str) -> Any:
+    """The plain values of what a configuration file holds; raises as :func:`read_file` does."""
+    return _parser(name)(data, name)
+
+
+def _parser(name: str) -> Callable[[bytes, str], Any]:
+    parse = _PARSERS.get(Path(name).suffix.lower())
+    if parse is None:
+        known = ", ".join(_PARSERS)
+        raise ConfigFileError("a file of an unknown kind", path=name, fix=f"name it with one of {known}")
+    return parse
 
 
 def _parse_json(data: bytes, source: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 import attrs
@@ -10,12 +10,13 @@ import attrs
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.masking import mask_url
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.schema import UNSET, Unset, sparse_repr
+from goplugins.config.resolving import is_resolved
+from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
 from goplugins.config.sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
 from goplugins.config.services import LoadBalancerConfig, LoadBalancerMember
 from goplugins.models import TransportType
 
-__all__ = ["GROUP_KIND", "GroupConfig", "member_name", "spread"]
+__all__ = ["GROUP_KIND", "GroupConfig", "ResolvedConfig", "member_name", "spread"]
 
 GROUP_KIND = "group"
 """The ``type`` of a group's configuration. There is no factory of this name: a group is made of other plugins."""
@@ -34,6 +35,19 @@ class GroupConfig(PluginConfig):
     __repr__ = sparse_repr
 
 
+@attrs.frozen(kw_only=True, repr=False)
+class ResolvedConfig(GroupConfig):
+    """A group whose members are the addresses of one host, as they are found.
+
+    Attributes:
+        instance: each member's configuration, but for its name.
+    """
+
+    instance: PluginConfig | Unset = UNSET
+
+    __repr__ = sparse_repr
+
+
 def spread(resolved: ManagerConfig) -> ManagerConfig:
     """The configuration with nothing but plugins: each endpoint is one, and each group, after its members.
 
@@ -42,7 +56,10 @@ def spread(resolved: ManagerConfig) -> ManagerConfig:
     """
     plugins: list[PluginConfig] = []
     for plugin in resolved.plugins:
-        plugins += _instances(plugin, resolved) if plugin.endpoints else [plugin]
+        if plugin.endpoints:
+            plugins += _instances(plugin, resolved)
+        else:
+            plugins.append(_expanded(plugin, resolved) if is_resolved(plugin) else plugin)
     for balancer in resolved.load_balancers:
         plugins.append(_group(balancer, resolved))
     return attrs.evolve(resolved, plugins=plugins, load_balancers=())
@@ -65,22 +82,36 @@ def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[Plugin
     for endpoint in plugin.endpoints:
         name = member_name(plugin.name, endpoint)
         members.append(LoadBalancerMember(name=name))
-        yield attrs.evolve(
-            plugin,
-            name=name,
-            endpoint=endpoint,
-            endpoints=(),
-            balancing=None,
-            rate_limit=attrs.evolve(plugin.rate_limit or RateLimitConfig(), enabled=False),
-            bulkhead=None,
-            fallback=None,
-            cache=None,
-            hedge=None,
-        )
+        yield attrs.evolve(_instance(plugin), name=name, endpoint=endpoint)
+    yield _group_of(plugin, members, resolved)
+
+
+def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> ResolvedConfig:
+    """The group of a plugin whose addresses are yet to be found."""
+    group = as_mapping(_group_of(plugin, (), resolved))
+    return ResolvedConfig(**{**group, "endpoint": plugin.endpoint, "options": plugin.options}, instance=_instance(plugin))
+
+
+def _instance(plugin: PluginConfig) -> PluginConfig:
+    """The plugin without what its group has in its stead."""
+    return attrs.evolve(
+        plugin,
+        endpoints=(),
+        balancing=None,
+        rate_limit=attrs.evolve(plugin.rate_limit or RateLimitConfig(), enabled=False),
+        bulkhead=None,
+        fallback=None,
+        cache=None,
+        hedge=None,
+    )
+
+
+def _group_of(plugin: PluginConfig, members: Iterable[LoadBalancerMember], resolved: ManagerConfig) -> GroupConfig:
+    """What shares the calls of a plugin out among its instances."""
     balancer = attrs.evolve(
         plugin.balancing or LoadBalancerConfig(),
         name=plugin.name,
-        members=members,
+        members=tuple(members),
         request_timeout=plugin.connection.request_timeout if plugin.connection is not None else None,
         retry=plugin.retry,
         rate_limit=plugin.rate_limit,
@@ -90,7 +121,7 @@ def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[Plugin
         hedge=plugin.hedge,
     )
     group = _group(balancer, resolved)
-    yield attrs.evolve(group, enabled=plugin.enabled, labels=plugin.labels, annotations=plugin.annotations)
+    return attrs.evolve(group, enabled=plugin.enabled, labels=plugin.labels, annotations=plugin.annotations)
 
 
 def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig:

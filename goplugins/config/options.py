@@ -7,7 +7,7 @@ from typing import Any
 
 from goplugins.config.plugin import PluginConfig, kind_of_plugin
 from goplugins.config.problems import Problems, unknown_fix
-from goplugins.config.rules import Flag, Rule, Text, Whole
+from goplugins.config.rules import Duration, Flag, Rule, Text, Whole
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.models import TransportType
 
@@ -17,10 +17,14 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
         # Credentials in a proxy's URL are the proxy's own way to take them, so user info is allowed here.
         "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
+        "resolve": Flag(),
+        "resolve_interval": Duration(),
         "trust_env": Flag(),
     },
     "grpc": {
         "method": Text(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*", "a method's full name", "/pkg.Service/Method"),
+        "resolve": Flag(),
+        "resolve_interval": Duration(),
         "trust_env": Flag(),
     },
     "unix": {},

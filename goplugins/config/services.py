@@ -34,19 +34,21 @@ __all__ = ["DiscoveryConfig", "LoadBalancerConfig", "LoadBalancerMember", "Obser
 
 @attrs.frozen(kw_only=True, repr=False)
 class DiscoveryConfig:
-    """Finding plugins in directories.
+    """Finding plugins in directories, and among installed packages.
 
     Attributes:
         enabled: off unless set.
         directories: where to look; only directories that others can't write are read.
-        patterns: file names to take, such as ``plugin-*``; all when empty.
+        patterns: file names to take, such as ``plugin-*``. When empty: all manifests, and no plain programs.
         watch_mode: keep looking.
+        entry_points: also take what installed packages offer under ``goplugins.plugins``.
     """
 
     enabled: bool = False
     directories: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
     patterns: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
     watch_mode: bool = False
+    entry_points: bool = False
 
     __repr__ = sparse_repr
 

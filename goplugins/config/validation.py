@@ -15,6 +15,7 @@ from goplugins.config.manager import ManagerConfig
 from goplugins.config.options import check_options
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
 from goplugins.config.problems import Problem, Problems, raise_for
+from goplugins.config.resolving import check_resolving, is_resolved
 from goplugins.config.rules import near_name
 from goplugins.config.schema import UNSET
 from goplugins.config.sections import (
@@ -56,6 +57,8 @@ _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 def validate_manager(config: ManagerConfig, registered: Collection[str] | None) -> None:
     """Raises for all that is wrong with the configuration."""
+    if config.discovery.enabled:
+        registered = None  # which plugins there will be is known once they have been looked for
     raise_for(type_problems(config) or semantic_problems(config, config.with_defaults(), registered), "configuration")
 
 
@@ -141,7 +144,7 @@ def semantic_problems(
     if not (config.plugins or config.load_balancers or config.discovery.enabled):
         fix = "add a plugin, enable discovery, or register plugins in code without loading a configuration"
         problems.add(NoPluginsConfiguredError, "no plugin is configured", fix, "plugins")
-    if config.discovery.enabled and not config.discovery.directories:
+    if config.discovery.enabled and not (config.discovery.directories or config.discovery.entry_points):
         problems.add(
             InvalidConfigError, "missing for discovery", "name a directory to look in", "discovery", "directories"
         )
@@ -161,6 +164,7 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
         _check_endpoints(raw, transport, problems)
         _check_kind(plugin, transport, problems)
         check_options(plugin, problems.below("options"))
+        check_resolving(plugin, problems)
         if transport is TransportType.EXECUTABLE:
             _check_executable(plugin, problems)
         if plugin.health_check and plugin.health_check.endpoint:
@@ -173,7 +177,9 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
 def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
     if not plugin.endpoints:
         check_endpoint(transport, plugin.endpoint, problems)
-        if plugin.balancing is not None:
+        if is_resolved(plugin):
+            _check_balancing(plugin.balancing, problems)
+        elif plugin.balancing is not None:
             problems.add(InvalidConfigError, "has nothing to share out", "write endpoints", "balancing")
         return
     if plugin.endpoint:
@@ -187,7 +193,10 @@ def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: P
         check_endpoint(transport, endpoint, where, named=False)
         if endpoint in plugin.endpoints[:index]:
             where.add(InvalidConfigError, "is there already", "leave it out")
-    balancing = plugin.balancing
+    _check_balancing(plugin.balancing, problems)
+
+
+def _check_balancing(balancing: LoadBalancerConfig | None, problems: Problems) -> None:
     for name in ("name", "members", "request_timeout", "retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge"):
         if balancing is not None and getattr(balancing, name):
             problems.add(InvalidConfigError, "is the plugin's own", "leave it out here", "balancing", name)
@@ -347,7 +356,7 @@ def _check_duplicates(config: ManagerConfig, problems: Problems) -> None:
 
 def _check_references(config: ManagerConfig, registered: Collection[str] | None, problems: Problems) -> None:
     """Names of other plugins, once it is known which ones there can be."""
-    if registered is None or config.discovery.enabled:
+    if registered is None:
         return
     known = {plugin.name for plugin in config.plugins}.union(registered)
     groups = {balancer.name for balancer in config.load_balancers}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from goplugins.config.problems import shown_key
+from goplugins.config.problems import Path, shown_key
 from goplugins.errors import ConfigSyntaxError
 
-__all__ = ["parse_yaml"]
+__all__ = ["parse_yaml", "yaml_lines"]
 
 
 _MOST_ALIASED = 1_000_000
@@ -83,3 +84,28 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigSyntaxError(
             "not YAML that can be read", path=source, fix="put dates in quotes, nest less"
         ) from None
+
+
+def yaml_lines(text: str) -> Iterator[tuple[Path, int]]:
+    """Every path of a YAML text with its line, from 1; nothing for a text that :func:`parse_yaml` refuses."""
+    try:
+        node = yaml.compose(text, _Loader)
+    except (yaml.YAMLError, ValueError):
+        return iter(())
+    return iter(()) if node is None else _node_lines(node, ())
+
+
+def _node_lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
+    if isinstance(node, yaml.MappingNode):
+        merged = [part for part in node.value if part[0].tag == "tag:yaml.org,2002:merge"]
+        for _, value in merged:  # first, so that a key of the table's own comes over it
+            for each in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _node_lines(each, path)
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                yield (*path, key.value), key.start_mark.line + 1
+                yield from _node_lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*path, index), item.start_mark.line + 1
+            yield from _node_lines(item, (*path, index))

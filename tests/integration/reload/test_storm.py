@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,13 @@ def children() -> set[str]:
     return found
 
 
+def eventually(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
 def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: float) -> None:
     scene = Scene(endpoints, seed)
     manager: Manager[Any, Any] = Manager()
@@ -175,17 +182,15 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
                 done.update(str(outcome.action) for outcome in report.plugins)
                 assert not any(outcome.left_behind for outcome in report.plugins)
                 present = set(registry.plugins.values())
-                gone = [plugin for plugin in ever - present if (pool := pool_of(plugin)) is not None and pool.open]
-                assert gone == [], "connections of plugins that were replaced"
+                gone = [pool for plugin in ever - present if (pool := pool_of(plugin)) is not None]
+                # No call is inside any more, but perhaps a look at the old one's health: that one ends by itself.
+                eventually(lambda gone=gone: not any(pool.open for pool in gone), 5)
                 ever &= present
                 assert callers.errors == []
                 if time.monotonic() > end:
                     break
             # A process that was told to leave does so in its own time.
-            patience = time.monotonic() + 10
-            while len(children() - before) > 2 and time.monotonic() < patience:
-                time.sleep(0.01)
-            assert len(children() - before) <= 2
+            eventually(lambda: len(children() - before) <= 2, 10)
         assert callers.errors == []
         assert min(callers.calls.values()) > 0
         assert len(callers.calls) == 5
@@ -195,10 +200,7 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
         for name in ("http", "grpc", "unix", "exec"):
             assert metrics.plugins[name].requests_success >= callers.calls[name]  # a group's calls count, too
         assert metrics.active_requests == 0
-    patience = time.monotonic() + 10
-    while children() - before and time.monotonic() < patience:
-        time.sleep(0.01)
-    assert children() - before == set()
+    eventually(lambda: children() <= before, 10)
 
 
 @pytest.mark.timeout(150)
