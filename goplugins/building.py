@@ -6,20 +6,25 @@ import importlib
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from goplugins._call import Sender
 from goplugins._clock import Clock
 from goplugins.config import LoadBalancerConfig, ManagerConfig, ObservabilityConfig, PluginConfig
-from goplugins.config.groups import GroupConfig
+from goplugins.config.groups import GroupConfig, ResolvedConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models import Plugin, PluginFactory
 from goplugins.plugin import Forward, GuardedPlugin
+from goplugins.processes import register_forkable
 from goplugins.registry import Registry
+from goplugins.transports._resolve import Resolver, ThreadedResolver
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from goplugins.balancing.resolved import Household
 
 __all__ = ["Builder", "as_sender"]
 
@@ -53,6 +58,8 @@ class Builder:
     Attributes:
         forward: what a fallback calls another plugin by; set before the first plugin is built.
         registry: where the members of groups are found; set before the first group is built.
+        house: who looks after the members that groups find by themselves; set before the first such group is built.
+        resolver: finds the addresses of their hosts.
         hedges: the threads of hedged calls, once a plugin needs them.
     """
 
@@ -63,6 +70,8 @@ class Builder:
         self._factories: dict[str, PluginFactory] = {}
         self.forward: Forward | None = None
         self.registry: Registry | None = None
+        self.house: Household | None = None
+        self.resolver: Resolver | None = None
         self.hedges: WorkerPool | None = None
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
@@ -126,6 +135,8 @@ class Builder:
 
     def build(self, config: PluginConfig) -> GuardedPlugin:
         """One guarded plugin from a resolved configuration."""
+        if isinstance(config, ResolvedConfig):
+            return self._build_resolved(config)
         if isinstance(config, GroupConfig):
             return self._build_group(config)
         plugin = self.factory(config).create_plugin(config)
@@ -141,6 +152,33 @@ class Builder:
         for member in config.balancer.members:
             balancer.add_plugin(NamedMember(member.name, self.registry))
         return self.guard(balancer, config, from_config=True)
+
+    def _build_resolved(self, config: ResolvedConfig) -> GuardedPlugin:
+        """A group that makes its members by itself. What is wrong with all of them is told now."""
+        from goplugins.balancing.resolved import ResolvedGroup
+
+        instance = config.instance
+        assert isinstance(instance, PluginConfig)  # noqa: S101 - spread() has set it
+        factory = self.factory(instance)
+        create_at = getattr(factory, "create_at", None)
+        if create_at is None or self.house is None:
+            text = "the plugin's factory can't make a plugin for one address"
+            raise InvalidConfigError(text, path="options.resolve", fix="leave it out")
+        factory.create_plugin(instance).close()
+        group = ResolvedGroup(
+            config,
+            resolver=self.resolver or self._own_resolver(),
+            build=lambda member, address: self.guard(create_at(member, address), member, from_config=True),
+            house=self.house,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        return self.guard(group, config, from_config=True)
+
+    def _own_resolver(self) -> Resolver:
+        self.resolver = resolver = ThreadedResolver(self._resolve, clock=self._clock)
+        register_forkable(resolver)
+        return resolver
 
     def guard(self, plugin: Plugin[Any, Any], config: PluginConfig, *, from_config: bool) -> GuardedPlugin:
         """Puts policies around a plugin."""
@@ -180,6 +218,8 @@ class Builder:
     def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
         """Has a plugin go by the policies of another resolved configuration."""
         plugin.reconfigure(config, hedge_pool=self._hedge_pool(config))
+        if isinstance(config, ResolvedConfig):
+            plugin.wire.adapt(config)  # type: ignore[attr-defined]
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
         """The enabled ones, all or none: what was built before one fails is closed again."""

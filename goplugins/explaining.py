@@ -32,7 +32,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
     describe = getattr(plugin.wire, "explain", None)
     group = None if describe is None else describe()
     if group is not None and not reason and not any(member.eligible for member in group.members):
-        reason = "none of its members does"
+        reason = "none of its members does" if group.members else group.resolution or "it has no members"
     when, what = plugin.last_error or (None, "")
     return Explanation(
         name=plugin.name,

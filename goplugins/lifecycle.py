@@ -59,6 +59,7 @@ class Lifecycle:
         self.registry = Registry()
         self.upkeep = Upkeep(self.registry, clock)
         self.builder = Builder(clock=clock, rng=rng, resolve=resolve)
+        self.builder.house = self.upkeep
         self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
         self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of plugins that are there
@@ -254,6 +255,11 @@ class Lifecycle:
                 self._removed = PluginMetrics.total([self._removed, *counts])
         plugin.close()
 
+    def statuses(self) -> dict[str, HealthStatus]:
+        """The health last seen of all plugins, and of the members that groups have found."""
+        names = {**self.registry.plugins, **self.upkeep.members}
+        return {name: self.upkeep.status_of(name) for name in names}
+
     def metrics(self) -> ManagerMetrics:
         """See :meth:`goplugins.Manager.metrics`."""
         with self._lock:
@@ -261,9 +267,11 @@ class Lifecycle:
             names = self.registry.plugins
             for plugin in self.registry.all:
                 counts.setdefault(plugin.name, []).append(self.upkeep.metrics_of(plugin))
-            total = PluginMetrics.total([self._removed, *(count for each in counts.values() for count in each)])
+            members, parted = self.upkeep.metrics_of_members()
+            all_counts = (count for each in counts.values() for count in each)
+            total = PluginMetrics.total([self._removed, parted, *members.values(), *all_counts])
         plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
-        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
+        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins={**members, **plugins})
 
     def retire_all(self, timeout: float) -> None:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes every plugin."""

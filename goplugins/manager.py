@@ -242,7 +242,7 @@ class Manager(Generic[Req, Resp]):
 
     def list_plugins(self) -> dict[str, HealthStatus]:
         """All names with the health last seen; UNKNOWN where nobody has looked. Asks nobody."""
-        return {name: self._lifecycle.upkeep.status_of(name) for name in self._registry.plugins}
+        return self._lifecycle.statuses()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -396,7 +396,7 @@ class Manager(Generic[Req, Resp]):
     def health(self) -> dict[str, HealthStatus]:
         """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
         self._lifecycle.upkeep.look()
-        return {name: self._lifecycle.upkeep.status_of(name) for name in self._registry.plugins}
+        return self._lifecycle.statuses()
 
     def overall_health(self) -> HealthStatus:
         """One status for all; its message names the plugins that are not healthy."""
@@ -413,7 +413,8 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._registry.get(name).explain(self._lifecycle.upkeep.status_of(name))
+        upkeep = self._lifecycle.upkeep
+        return (upkeep.members.get(name) or self._registry.get(name)).explain(upkeep.status_of(name))
 
     # --- end -------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
+
+import attrs
 
 from goplugins._clock import Clock
 from goplugins.errors import PluginClosedError, SaturatedError
@@ -43,8 +45,13 @@ class Upkeep:
         self._registry = registry
         self._clock = clock
         self._pool = WorkerPool("goplugins-upkeep", 1, 8)
+        self._lookups = WorkerPool(
+            "goplugins-lookup", 2, 64
+        )  # a lookup may hang, and must keep nothing else from its time
         self._lock = threading.RLock()
         self._checkers: dict[str, HealthChecker] = {}
+        self._members: dict[int, GuardedPlugin] = {}
+        self._parted = PluginMetrics()
         self._sweeps: Ticket | None = None
         self._files: Ticket | None = None
         self._closed = False
@@ -87,6 +94,49 @@ class Upkeep:
         if last and not closed:
             self.monitor.remove_checker(plugin.name)
         return counts
+
+    # --- members that a group has found by itself --------------------------------------------------------------
+
+    def join(self, member: GuardedPlugin) -> None:
+        """Looks after a member of a group, which is in no registry."""
+        with self._lock:
+            self._members[id(member)] = member
+        self.watch(member)
+
+    def look_away(self, member: GuardedPlugin) -> None:
+        """Looks at a member's health no more, save that another one of its name does the same for another group."""
+        self.forget(member)
+        successor = self.members.get(member.name)
+        if successor is not None and successor is not member:
+            self.watch(successor)
+
+    def part(self, member: GuardedPlugin) -> None:
+        """A member is gone; what it has counted stays in the total."""
+        with self._lock:
+            if self._members.pop(id(member), None) is not None:
+                counts = attrs.evolve(self.metrics_of(member), active_requests=0)
+                self._parted = PluginMetrics.total([self._parted, counts])
+        self.look_away(member)
+
+    @property
+    def members(self) -> Mapping[str, GuardedPlugin]:
+        """The members that groups have found, by name."""
+        with self._lock:
+            return {member.name: member for member in self._members.values()}
+
+    def metrics_of_members(self) -> tuple[dict[str, PluginMetrics], PluginMetrics]:
+        """Each such member's counts, and those of all together that are gone."""
+        with self._lock:
+            counts: dict[str, list[PluginMetrics]] = {}
+            for member in self._members.values():
+                counts.setdefault(member.name, []).append(self.metrics_of(member))
+            return {name: PluginMetrics.total(each) for name, each in counts.items()}, self._parted
+
+    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+        """As :meth:`every`, for a method that may hang for some seconds."""
+        return get_scheduler().schedule(method, interval, first=first, submit=self._lookups.submit)
+
+    # --- what is periodic ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts what has not been started. Harmless when repeated."""
@@ -139,13 +189,14 @@ class Upkeep:
                     ticket.cancel()
         self.monitor.shutdown(timeout)
         self._pool.shutdown(wait=False)
+        self._lookups.shutdown(wait=False)
 
     def after_fork_in_child(self) -> None:
         """A fresh lock; checker and scheduler renew their own."""
         self._lock = threading.RLock()
 
     def _health_changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
-        plugin = self._registry.plugins.get(name)
+        plugin = self._registry.plugins.get(name) or self.members.get(name)
         if plugin is not None:
             plugin.changed()
 

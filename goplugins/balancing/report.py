@@ -108,18 +108,22 @@ class GroupExplanation:
         strategy: how it picks.
         panic: too few members are well, so ejection and health don't count for now.
         members: each member's standing.
+        resolution: where the members are the addresses of a host: what was found of it, and when.
     """
 
     name: str
     strategy: LoadBalancingStrategy
     panic: bool
     members: Sequence[MemberExplanation]
+    resolution: str = ""
 
     def __str__(self) -> str:
         able = sum(member.eligible for member in self.members)
         head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members may take calls"
         if self.panic:
             head += "; too few are well, so ejection and health don't count (panic)"
+        if self.resolution:
+            head += f"\n  {self.resolution}"
         return "\n".join([head, *(f"  {member}" for member in self.members)])
 
 

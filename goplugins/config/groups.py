@@ -89,7 +89,9 @@ def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[Plugin
 def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> ResolvedConfig:
     """The group of a plugin whose addresses are yet to be found."""
     group = as_mapping(_group_of(plugin, (), resolved))
-    return ResolvedConfig(**{**group, "endpoint": plugin.endpoint, "options": plugin.options}, instance=_instance(plugin))
+    own = {name: value for name, value in plugin.options.items() if not name.startswith("resolve")}
+    instance = attrs.evolve(_instance(plugin), options=own)
+    return ResolvedConfig(**{**group, "endpoint": plugin.endpoint, "options": plugin.options}, instance=instance)
 
 
 def _instance(plugin: PluginConfig) -> PluginConfig:

@@ -19,16 +19,18 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+')
 
 
 def lines_of(data: bytes, name: str) -> dict[Path, int]:
-    """The line of every table, list and value, from 1, by its path; nothing for a text that can't be read.
+    r"""The line of every table, list and value, from 1, by its path; nothing for a text that can't be read.
 
     Args:
         data: what the file holds.
         name: the file's, which says whether it is JSON, TOML or YAML.
 
-    >>> lines_of(b'{"a": 1,\\n "b": [2,\\n  3]}', "c.json")
+    >>> lines_of(b'{"a": 1,\n "b": [2,\n  3]}', "c.json")
     {('a',): 1, ('b',): 2, ('b', 0): 2, ('b', 1): 3}
     """
-    find = {".json": _in_json, ".toml": _in_toml, ".yaml": _in_yaml, ".yml": _in_yaml}.get(PurePath(name).suffix.lower())
+    find = {".json": _in_json, ".toml": _in_toml, ".yaml": _in_yaml, ".yml": _in_yaml}.get(
+        PurePath(name).suffix.lower()
+    )
     if find is None:
         return {}
     try:

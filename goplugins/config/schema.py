@@ -23,6 +23,7 @@ __all__ = [
     "as_tuple",
     "fields_of",
     "merge",
+    "plain",
     "same_value",
     "shown",
     "sparse_repr",
@@ -175,19 +176,20 @@ def shown(instance: Any, *, secrets: bool = False) -> dict[str, Any]:
             continue
         if field.masked is not None and not secrets:
             value = field.masked.mask(value)
-        result[field.name] = _plain(value, secrets=secrets)
+        result[field.name] = plain(value, secrets=secrets)
     return result
 
 
-def _plain(value: Any, *, secrets: bool) -> Any:
+def plain(value: Any, *, secrets: bool = False) -> Any:
+    """A field's value as JSON has it; what is below it masked unless ``secrets``."""
     if attrs.has(type(value)):
         return shown(value, secrets=secrets)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
-        return [_plain(item, secrets=secrets) for item in value]
+        return [plain(item, secrets=secrets) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item, secrets=secrets) for key, item in value.items()}
+        return {key: plain(item, secrets=secrets) for key, item in value.items()}
     return value
 
 

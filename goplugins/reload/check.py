@@ -27,7 +27,7 @@ _HAS_NO_HEALTH = re.compile(
 def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, HealthStatus]:
     """Looks at all of them side by side, on their wires, and returns what was found; UNKNOWN is left out.
 
-    Groups are not looked at: their members are, and a group can only be asked once these are at work.
+    Groups of plugins are not looked at: their members are, and a group can only be asked once these are at work.
 
     Args:
         plugins: not in use yet.
@@ -36,7 +36,7 @@ def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, Hea
     Raises:
         ReloadError: one can't be reached in that time, or says that it is not well; names all of them.
     """
-    plugins = [plugin for plugin in plugins if not isinstance(plugin.config, GroupConfig)]
+    plugins = [plugin for plugin in plugins if type(plugin.config) is not GroupConfig]
     if not plugins:
         return {}
     pool = WorkerPool("goplugins-reload", min(len(plugins), _MOST_WORKERS), len(plugins))

@@ -166,11 +166,17 @@ def update_of(old: Any, new: Any) -> PluginUpdate | None:
         changes = tuple(changes_between(old, new))
     if not changes:
         return None
+    changes = tuple(dict.fromkeys(map(_of_instance, changes)))
     told_twice = [c for c in changes if c.path.startswith("balancer.") and c.in_place]
     if len(told_twice) < len(changes):
         changes = tuple(change for change in changes if change not in told_twice)
     in_place = isinstance(new, PluginConfig) and all(change.in_place for change in changes)
     return PluginUpdate(new.name, old, new, changes, in_place)
+
+
+def _of_instance(change: Change) -> Change:
+    """What differs in the configuration of a group's members is told as the plugin's own, since it was written so."""
+    return attrs.evolve(change, path=change.path.removeprefix("instance."))
 
 
 def _named(config: ManagerConfig) -> dict[str, PluginConfig | LoadBalancerConfig]:

@@ -13,7 +13,7 @@ from goplugins._clock import SYSTEM_CLOCK, Bell, Clock
 from goplugins._deadline import Deadline
 from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
 
-__all__ = ["Address", "Resolver", "ThreadedResolver", "literal_address"]
+__all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
 
 Address = tuple[socket.AddressFamily, Any]
 """A family and what ``socket.connect`` takes for it."""
@@ -53,6 +53,21 @@ def literal_address(host: str, port: int) -> Address | None:
             4
         ]
     return socket.AF_INET6, (host, port, 0, 0)
+
+
+class FixedResolver:
+    """Finds one and the same address for every name: for one of the instances behind a name.
+
+    Args:
+        address: to be connected to, whatever host the endpoint, its certificate and its requests name.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._found = [address]
+
+    def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
+        """The address. Asks nobody."""
+        return self._found
 
 
 class _Lookup:

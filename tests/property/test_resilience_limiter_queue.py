@@ -1,4 +1,4 @@
-"""The limiter with callers waiting, against a queue in front of a bucket. All numbers are dyadic, so floats are exact."""
+"""The limiter with callers waiting, against a queue in front of a bucket. Dyadic numbers, so floats are exact."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_breaker_loses_no_place_and_never_wedges(way, scaled):
             if dice.random() < 0.4:
                 raise ZeroDivisionError
 
-    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         assert closes_by_time_and_successes(breaker, clock)
         for _ in range(3):
             breaker.acquire().failure()
@@ -84,7 +84,7 @@ def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
             limiter.acquire()
             limiter.refund()
 
-    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         assert not limiter._waiters, "a reservation that nobody waits for"
         assert limiter.tokens <= 3.0
         limiter.acquire(max_wait=30.0)
@@ -105,7 +105,7 @@ def test_a_gate_is_empty_when_all_are_out(scaled):
                 gate.leave(True, 0.0, 1, admission)
                 raise
 
-    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         assert gate.in_flight == 0
         gate.close("over")
         assert gate.drain(0.0)
@@ -121,7 +121,7 @@ def test_a_budget_grants_no_more_than_its_law(scaled):
         if budget.withdraw():
             withdrawn.append(1)
 
-    with interrupted(call, threads=8, hits=scaled(150, 4000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         while budget.withdraw():  # whatever was interrupted: the lock is free
             pass
         clock.advance(1000.0)
@@ -135,7 +135,7 @@ def test_a_bulkhead_has_all_its_places_again(scaled):
         with contextlib.suppress(PluginError), bulkhead.acquire():
             pass
 
-    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         gc.collect()
         assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
         with bulkhead.acquire(), bulkhead.acquire(), bulkhead.acquire():
@@ -166,7 +166,7 @@ def test_a_whole_call_leaves_nothing_behind(scaled):
         with contextlib.suppress(PluginError):
             plugin.call(make_call(SYSTEM_CLOCK, timeout=1.0))
 
-    with interrupted(call, threads=8, hits=scaled(150, 3000)):
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
         assert has_nothing_left(plugin)
 
 
@@ -178,7 +178,7 @@ def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
 
     before = signal.signal(signal.SIGALRM, strike)
     try:
-        while hits < scaled(150, 3000):
+        while hits < scaled(150, 2000):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 + dice.random() * 3e-4)
                 for _ in range(1000):

@@ -47,6 +47,8 @@ def take_turn(state: MemberState, now: float) -> float:
 def draw_other(states: list[MemberState], avoid: AbstractSet[MemberState], rng: random.Random) -> MemberState | None:
     """One of ``states`` by chance that is not in ``avoid``; None if all are."""
     count = len(states)
+    if not count:
+        return None
     place = 0
     for _ in range(_DRAWS):
         place = int(rng.random() * count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from goplugins.config.problems import Problems, raise_for
 from goplugins.config.sections import AuthConfig, ConnectionConfig
 from goplugins.errors import InvalidCertificateError, InvalidConfigError
 from goplugins.models import TransportType
+from goplugins.transports._resolve import Address
 from goplugins.transports._tls import client_context
 from goplugins.transports.grpc._library import load
 
@@ -36,6 +38,7 @@ class Target:
         method: the full name of the one method that is called natively; empty for PluginService.
         trust_env: whether proxies and authorities of the environment are used.
         health_service: the service whose health is asked for; empty for the server's.
+        authority: whom calls and certificate name, where ``name`` is a mere address; empty for ``name``.
     """
 
     name: str
@@ -43,10 +46,15 @@ class Target:
     method: str = ""
     trust_env: bool = False
     health_service: str = ""
+    authority: str = ""
 
 
-def target_of(config: PluginConfig) -> Target:
+def target_of(config: PluginConfig, address: Address | None = None) -> Target:
     """The target that a configuration names.
+
+    Args:
+        config: of the plugin.
+        address: where to connect, instead of where the endpoint's host is found; all else stays the host's.
 
     Raises:
         ConfigError: there is none, or it can't be used.
@@ -59,6 +67,8 @@ def target_of(config: PluginConfig) -> Target:
     if _HOST_PORT.fullmatch(name):
         # With its scheme, a host that is called "unix" or "dns" is a host; a zone's % has to be escaped in a URI.
         name = "dns:///" + name.replace("%", "%25")
+    if address is not None:
+        name = _literal(address)
     options = config.options or {}
     method = options.get("method") or ""
     if not isinstance(method, str) or (method and not _METHOD.fullmatch(method)):
@@ -70,7 +80,17 @@ def target_of(config: PluginConfig) -> Target:
         method=method,
         trust_env=bool(options.get("trust_env")),
         health_service=health.strip("/"),
+        authority="" if address is None else config.endpoint,
     )
+
+
+def _literal(address: Address) -> str:
+    """An address as grpc names it."""
+    family, (host, port, *rest) = address
+    if family is not socket.AF_INET6:
+        return f"ipv4:{host}:{port}"
+    zone = f"%25{rest[1]}" if len(rest) > 1 and rest[1] else ""
+    return f"ipv6:[{host.partition('%')[0]}{zone}]:{port}"
 
 
 def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[str, Any]]:
@@ -89,6 +109,8 @@ def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.client_idle_timeout_ms", _milliseconds(connection.idle_timeout)),
     ]
+    if target.authority:
+        options.append(("grpc.default_authority", target.authority))  # also what the certificate is held against
     if connection.disable_compression:
         options.append(("grpc.compression_enabled_algorithms_bitset", 1))  # bit 0: identity
     return options

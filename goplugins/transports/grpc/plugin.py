@@ -26,6 +26,7 @@ from goplugins.transports._auth import auth_headers, joined_secrets, scrub, scru
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._files import CredentialFiles
 from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports._resolve import Address
 from goplugins.transports.grpc._cancelling import call_unless
 from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
 from goplugins.transports.grpc._failures import Attempt, is_broken, translate
@@ -59,12 +60,13 @@ class GRPCPlugin:
     Args:
         config: what is None in ``connection`` takes the production defaults.
         clock: measures and waits.
+        address: where to connect, instead of where the endpoint's host is found.
 
     Raises:
         ConfigError: an endpoint, credential or certificate that can't be used.
     """
 
-    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK, address: Address | None = None) -> None:
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
         self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
         auth = with_token(config.auth)
@@ -74,7 +76,7 @@ class GRPCPlugin:
         self._connection_timeout = connection.connection_timeout or 10.0
         self._limit = connection.max_response_bytes or 0
         self._idempotent = bool(config.retry is not None and config.retry.idempotent)
-        self._target = target = target_of(config)
+        self._target = target = target_of(config, address)
         self._transport = config.transport or TransportType.GRPC
         self._endpoint = redact_url(config.endpoint)
         self._secrets: tuple[str, ...] = ()
@@ -315,6 +317,14 @@ class GRPCPluginFactory:
             ConfigError: what :meth:`validate_config` raises, and certificate files that can't be used.
         """
         return GRPCPlugin(config, clock=self._clock)
+
+    def create_at(self, config: PluginConfig, address: Address) -> GRPCPlugin:
+        """A plugin for one of the addresses of its endpoint's host: all but the connection's other end is the host's.
+
+        Raises:
+            ConfigError: as :meth:`create_plugin`.
+        """
+        return GRPCPlugin(config, clock=self._clock, address=address)
 
     def supported_transports(self) -> Sequence[str]:
         """The values ``grpc`` and ``grpc-tls``."""

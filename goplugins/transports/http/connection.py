@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from goplugins._cancellation import Cancellation
 
-__all__ = ["DeadlineSocket", "PluginConnection", "TLSConnection", "open_socket"]
+__all__ = ["DeadlineSocket", "PluginConnection", "TLSConnection", "drop_socket", "open_socket", "shut_down"]
 
 _JOIN_LIMIT = 65536
 """Bytes up to which head and body are copied together into one packet."""
@@ -139,17 +139,15 @@ class DeadlineSocket:
 
     def interrupt(self) -> None:
         """Ends the exchange under way on another thread; the connection is of no use any more."""
-        _shut_down(self._sock)
+        shut_down(self._sock)
 
     def destroy(self) -> None:
         """Closes the descriptor."""
         self._sock.close()
 
     def drop(self) -> None:
-        """Closes this process's descriptor and nothing else: after a fork, the connection is the parent's."""
-        descriptor = self._sock.detach()
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Closes this process's descriptor only; see :func:`drop_socket`."""
+        drop_socket(self._sock)
 
 
 class _RawReader(io.RawIOBase):
@@ -207,17 +205,25 @@ class _Handles:
     def shut_down(self) -> None:
         """Wakes whoever connects, writes or reads."""
         for sock in self._held:
-            _shut_down(sock)
+            shut_down(sock)
 
     def close(self) -> None:
         for sock in self._held:
             sock.close()
 
 
-def _shut_down(sock: socket.socket) -> None:
+def shut_down(sock: socket.socket) -> None:
+    """Wakes whoever reads or writes there, on another thread; the descriptor stays."""
     # Not an SSLSocket's own method, which takes off the encryption under a thread that may go on to read.
     with contextlib.suppress(OSError):  # the peer was faster
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def drop_socket(sock: socket.socket) -> None:
+    """Closes this process's descriptor and nothing else, TLS and all: after a fork, the connection is the parent's."""
+    descriptor = sock.detach()
+    if descriptor >= 0:
+        os.close(descriptor)
 
 
 def open_socket(
@@ -305,6 +311,9 @@ class PluginConnection(HTTPConnection):
         except BaseException:
             self.discard()
             raise
+
+    def carry(self) -> None:
+        """Puts the socket behind a :class:`DeadlineSocket`, for exchanges that http.client makes."""
         self._wire = self.sock = DeadlineSocket(self.sock, self._clock)
 
     def _connect_unless(self, cancellation: Cancellation) -> None:
@@ -356,7 +365,7 @@ class PluginConnection(HTTPConnection):
             sock.close()
 
     def drop(self) -> None:
-        """Closes this process's descriptor only; see :meth:`DeadlineSocket.drop`."""
+        """Closes this process's descriptor only; see :func:`drop_socket`."""
         if self._wire is not None:
             self._wire.drop()
 

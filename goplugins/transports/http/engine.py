@@ -1,57 +1,26 @@
-"""One exchange over HTTP: a pooled connection, a request out, a whole reply in, before the deadline.
-
-`requests` carries it, through its documented extension point, a transport adapter. The adapter takes connections
-from goplugins' own pool, so that limits, deadlines and what happens to a dead connection are decided in one place.
-"""
+"""What makes exchanges over HTTP: the seam that two engines stand behind."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import attrs
-import requests
-from requests.adapters import BaseAdapter
-from urllib3.response import BaseHTTPResponse
+if TYPE_CHECKING:
+    import ssl
 
-from goplugins._clock import Clock
-from goplugins._deadline import Deadline
-from goplugins.errors import (
-    BadReplyError,
-    InvalidHeaderError,
-    PluginError,
-    PluginTimeoutError,
-    Replay,
-    ReplyTooLargeError,
-    SaturatedError,
-    TruncatedReplyError,
-    belongs_to_host,
-)
-from goplugins.transports._pool import ConnectionPool, Lease
-from goplugins.transports._resolve import Resolver
-from goplugins.transports.http import _body, _failures
-from goplugins.transports.http._target import Target
-from goplugins.transports.http.connection import DeadlineSocket, PluginConnection, TLSConnection
+    from goplugins._call import Call
+    from goplugins._deadline import Deadline
+    from goplugins.transports._pool import ConnectionPool
+    from goplugins.transports.http._request import RequestWriter
 
-__all__ = ["CallState", "Engine", "HTTPReply", "SessionEngine"]
+__all__ = ["FRAMING_ALLOWANCE", "Check", "Engine", "HTTPReply"]
 
-_CHUNK = 65536
-_FRAMING_ALLOWANCE = 1 << 20
+FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
 
 
-class CallState(Protocol):
-    """What an exchange remembers for the attempts after it."""
-
-    reconnected: bool
-
-
-@attrs.frozen
-class HTTPReply:
-    """A whole reply. ``headers`` don't mind case; ``framed`` tells a body with an announced end."""
+class HTTPReply(NamedTuple):
+    """A whole reply. ``headers`` have names in any case; ``framed`` tells a body with an announced end."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,38 +28,30 @@ class HTTPReply:
     framed: bool
 
 
+Check = Callable[[HTTPReply], bool]
+"""Looks at a reply before its connection is given back, and says whether that may be used again; what it raises closes
+the connection."""
+
+
 class Engine(Protocol):
-    """Makes exchanges with one endpoint. The seam for a faster one."""
+    """Makes exchanges with one endpoint: one request out, one whole reply in, before the deadline."""
 
-    def exchange(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        deadline: Deadline,
-        *,
-        replay_safe: bool,
-        call_state: CallState,
-        check: Callable[[HTTPReply], bool] | None = None,
-        wait: bool = True,
-    ) -> HTTPReply:
-        """Sends one request and reads its reply.
+    def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
+        """One attempt of a call: waits for a connection, connects, sends and reads within its deadline.
 
-        Args:
-            method: of HTTP.
-            target: path and query.
-            headers: checked; complete but for Host and Content-Length.
-            body: None for none.
-            deadline: bounds waiting for a connection, connecting, sending and reading.
-            replay_safe: whether the request may go out again after it may have been received.
-            call_state: allows one silent reconnect and notes it.
-            check: looks at the reply before its connection is given back, and says whether that may be used again;
-                what it raises closes the connection.
-            wait: whether to wait for a free connection.
+        A request that may be sent twice, or was not sent at all, goes out once more on a new connection if the one
+        that it was given proves dead; ``call.reconnected`` notes it.
 
         Raises:
             PluginError: one of the wire's errors.
+        """
+        ...
+
+    def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+        """Asks for the plugin's health. Does not wait for a free connection.
+
+        Raises:
+            PluginError: one of the wire's errors; SaturatedError if no connection is free.
         """
         ...
 
@@ -110,249 +71,7 @@ class Engine(Protocol):
         """Forgets the parent's connections."""
         ...
 
-
-@attrs.define
-class _Exchange:
-    """What travels past ``requests`` to the adapter, in the place of a timeout."""
-
-    target: str
-    deadline: Deadline
-    replay_safe: bool
-    call_state: CallState
-    check: Callable[[HTTPReply], bool] | None
-    wait: bool
-
-
-class SessionEngine:
-    """Exchanges through a ``requests.Session``.
-
-    Args:
-        target: where to; its addresses, proxy and path.
-        context: TLS, for a target that has it.
-        connection: limits and times, resolved.
-        resolver: finds addresses.
-        clock: measures.
-    """
-
-    def __init__(
-        self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
-    ) -> None:
-        self._adapter = _PoolAdapter(target, context, connection, resolver, clock)
-        self._origin = target.origin
-        self._session = _Session(self._adapter)
-
-    def exchange(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        deadline: Deadline,
-        *,
-        replay_safe: bool,
-        call_state: CallState,
-        check: Callable[[HTTPReply], bool] | None = None,
-        wait: bool = True,
-    ) -> HTTPReply:
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = method, self._origin, body
-        request.headers = headers  # type: ignore[assignment]  # read only from here on
-        exchange = _Exchange(target, deadline, replay_safe, call_state, check, wait)
-        how: dict[str, Any] = {"timeout": exchange, "stream": True, "proxies": {}, "allow_redirects": False}
-        return cast(HTTPReply, self._session.send(request, **how).raw)
-
-    def close(self) -> None:
-        self._adapter.close()
-
-    def sweep(self) -> None:
-        self._adapter.pool.sweep()
-
-    def renew(self, context: ssl.SSLContext) -> None:
-        self._adapter.context = context
-        self._adapter.pool.renew_all()
-
-    def after_fork_in_child(self) -> None:
-        self._adapter.pool.after_fork_in_child()
-
     @property
-    def pool(self) -> ConnectionPool[PluginConnection]:
-        return self._adapter.pool
-
-
-class _Session(requests.Session):
-    """A session that keeps nothing from one call to the next and follows nothing."""
-
-    def __init__(self, adapter: BaseAdapter) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.adapters.clear()
-        self.mount("http://", adapter)
-        self.mount("https://", adapter)
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would read a redirect's body to its end, however large."""
-
-
-class _PoolAdapter(BaseAdapter):
-    """Sends requests over pooled connections."""
-
-    def __init__(
-        self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
-    ) -> None:
-        super().__init__()
-        self._target = target
-        self.context = context  # replaced as a whole
-        self._connection_timeout = connection.connection_timeout
-        self._keep_alive = connection.keep_alive
-        self._limit = connection.max_response_bytes
-        self._resolver = resolver
-        self._clock = clock
-        self.pool: ConnectionPool[PluginConnection] = ConnectionPool(
-            self._connect,
-            lambda connection: connection.discard(),
-            lambda connection: connection.wire.is_dead,
-            drop=lambda connection: connection.drop(),
-            max_connections=connection.max_connections,
-            max_idle=connection.max_idle_connections,
-            idle_timeout=connection.idle_timeout,
-            clock=clock,
-        )
-
-    def close(self) -> None:
-        self.pool.close()
-
-    # --- connecting --------------------------------------------------------------------------------------------
-
-    def _connect(self, deadline: Deadline) -> PluginConnection:
-        target, clock = self._target, self._clock
-        limit = Deadline(min(deadline.at, clock.monotonic() + self._connection_timeout), clock)
-        host, port = target.first_hop
-        connection: PluginConnection
-        if target.tls:
-            connection = TLSConnection(
-                host, port, self._resolver, clock, socket_options=target.socket_options, ssl_context=self.context
-            )
-            if target.proxy is not None:
-                connection.set_tunnel(target.host, target.port, headers=target.proxy_headers)
-        else:
-            connection = PluginConnection(host, port, self._resolver, clock, socket_options=target.socket_options)
-        try:
-            connection.open(limit, deadline.cancellation)
-        except PluginError:
-            raise
-        except _failures.WIRE_FAILURES as exc:
-            error = _failures.connect_failure(exc, limit, tls=target.tls)
-            raise error from _failures.safe_cause(exc, None)
-        return connection
-
-    # --- exchanging --------------------------------------------------------------------------------------------
-
-    def send(self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
-        """The adapter's entry; ``timeout`` carries the whole exchange."""
-        exchange: _Exchange = timeout
-        response = requests.Response()
-        response.raw = reply = self._exchange(request, exchange)
-        response.status_code = reply.status
-        return response
-
-    def _exchange(self, request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
-        deadline = exchange.deadline
-        if deadline.remaining() <= 0:
-            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        lease = self.pool.acquire(deadline) if exchange.wait else self.pool.try_acquire(deadline)
-        if lease is None:
-            raise SaturatedError("no connection is free")
-        return self._run(lease, request, exchange)
-
-    def _run(self, lease: Lease[PluginConnection], request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
-        """The exchange over the leased connection, and once more over a new one if that was dead all along."""
-        reusable = reconnect = False
-        connection = lease.connection
-        wire = connection.wire
-        try:
-            cancellation = exchange.deadline.cancellation
-            if cancellation is None:
-                reply = self._attempt(connection, wire, request, exchange)
-            else:
-                work = functools.partial(self._attempt, connection, wire, request, exchange)
-                reply = cancellation.guard(wire.interrupt, work)
-            good = exchange.check is None or exchange.check(reply)
-            reusable = good and self._keep_alive and _is_clean(connection)
-            return reply
-        except _failures.WIRE_FAILURES as exc:
-            if isinstance(exc, PluginError) or belongs_to_host(exc):
-                raise
-            reconnect = lease.reused and _may_reconnect(exc, wire, exchange)
-            if not reconnect:
-                raise _failures.exchange_failure(exc, wire) from _failures.safe_cause(exc, wire)
-        finally:
-            if not reconnect:
-                self.pool.release(lease, reusable=reusable)
-        exchange.call_state.reconnected = True
-        return self._run(self.pool.renew(lease, exchange.deadline), request, exchange)
-
-    def _attempt(
-        self,
-        connection: PluginConnection,
-        wire: DeadlineSocket,
-        request: requests.PreparedRequest,
-        exchange: _Exchange,
-    ) -> HTTPReply:
-        wire.begin(exchange.deadline, 8 * self._limit + _FRAMING_ALLOWANCE)
-        writable = True
-        try:
-            connection.request(
-                request.method or "",
-                exchange.target,
-                body=cast("bytes | None", request.body),
-                headers=cast("Mapping[str, str]", request.headers),
-                preload_content=False,
-                decode_content=False,
-            )
-        except ValueError:
-            writable = False
-        if not writable:
-            # Nothing was sent: see DeadlineSocket.sendall. Raised out here, since the ValueError quotes the value.
-            raise InvalidHeaderError("a header can't be sent: it holds a line break or is not Latin-1")
-        # A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and
-        # if it said nothing, reading fails in its turn.
-        with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
-            wire.flush()
-        response = connection.getresponse()
-        return self._read(response, wire)
-
-    def _read(self, response: BaseHTTPResponse, wire: DeadlineSocket) -> HTTPReply:
-        """The whole reply, within its cap."""
-        if wire.eof:
-            raise TruncatedReplyError("the reply ended within its head")
-        headers = response.headers
-        status = response.status
-        if status < 200:
-            raise BadReplyError(f"the reply is an interim one only (status {status})")
-        transfer = headers.get("transfer-encoding", "").strip().lower()
-        if transfer not in ("", "chunked"):
-            raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {transfer[:40]!r}")
-        length = headers.get("content-length", "").partition(",")[0].strip()
-        if length and not transfer:
-            if not (length.isascii() and length.isdigit()):
-                raise BadReplyError(f"the reply has an unreadable Content-Length: {length[:40]!r}")
-            if len(length) > 18 or int(length) > self._limit:
-                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {length[:40]}")
-        encoding = _body.check_encoding(headers.get("content-encoding", ""))
-        body = _body.collect(response.stream(_CHUNK, decode_content=False), encoding, self._limit)
-        return HTTPReply(status, headers, body, bool(length or transfer))
-
-
-def _is_clean(connection: PluginConnection) -> bool:
-    """Whether nothing but a whole reply came, and both sides mean to go on. http.client unsets ``sock`` if not."""
-    wire = connection.wire
-    return connection.sock is not None and not wire.eof and wire.failure is None and not wire.has_leftover
-
-
-def _may_reconnect(exc: Exception, wire: DeadlineSocket, exchange: _Exchange) -> bool:
-    return (
-        not exchange.call_state.reconnected
-        and (wire.sent == 0 or exchange.replay_safe)
-        and _failures.is_dead_connection(exc, wire)
-        and exchange.deadline.remaining() > 0
-    )
+    def pool(self) -> ConnectionPool[Any]:
+        """What bounds its connections."""
+        ...

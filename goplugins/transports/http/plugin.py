@@ -13,6 +13,7 @@ from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.config.schema import merge
 from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
 from goplugins.errors import (
+    InvalidConfigError,
     PluginError,
     redact_url,
 )
@@ -30,7 +31,7 @@ from goplugins.transports._auth import (
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._envelope import decode_data
 from goplugins.transports._files import CredentialFiles
-from goplugins.transports._resolve import Resolver, ThreadedResolver
+from goplugins.transports._resolve import Address, FixedResolver, Resolver, ThreadedResolver
 from goplugins.transports._tls import client_context
 from goplugins.transports.http._health import HealthReader
 from goplugins.transports.http._request import RequestWriter
@@ -227,6 +228,14 @@ class HTTPPluginFactory:
         """
         return HTTPPlugin(config, clock=self._clock, resolver=self._resolver)
 
+    def create_at(self, config: PluginConfig, address: Address) -> HTTPPlugin:
+        """A plugin for one of the addresses of its endpoint's host: all but the connection's other end is the host's.
+
+        Raises:
+            ConfigError: as :meth:`create_plugin`.
+        """
+        return HTTPPlugin(config, clock=self._clock, resolver=FixedResolver(address))
+
     def supported_transports(self) -> Sequence[str]:
         """The values ``http`` and ``https``."""
         return (TransportType.HTTP, TransportType.HTTPS)
@@ -237,6 +246,9 @@ class HTTPPluginFactory:
         Raises:
             ConfigError: what can't be used.
         """
-        target_of(config)
+        target = target_of(config)
+        if target.proxy is not None and config.options.get("resolve"):
+            fix = "leave one of them out"
+            raise InvalidConfigError("does nothing behind a proxy: it looks names up", path="options.resolve", fix=fix)
         if config.auth is not None:
             auth_headers(config.auth)

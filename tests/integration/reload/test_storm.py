@@ -51,6 +51,7 @@ class Scene:
     def __init__(self, endpoints: dict[str, list[str]], seed: int) -> None:
         self.endpoints = endpoints
         self.rng = random.Random(seed)
+        self.at: dict[str, str] = {}  # where the plugins are now
 
     def policies(self) -> dict[str, Any]:
         rng = self.rng
@@ -82,13 +83,15 @@ class Scene:
                 "env": env,
                 "connection": {"max_connections": 2},
             }
-        return {**plugin, "endpoint": rng.choice(self.endpoints[transport]), "connection": {"max_connections": 8}}
+        if name not in self.at or rng.random() < 0.25:
+            self.at[name] = rng.choice(self.endpoints[transport])
+        return {**plugin, "endpoint": self.at[name], "connection": {"max_connections": 8}}
 
     def config(self) -> dict[str, Any]:
         plugins = [self.plugin(transport, transport) for transport in ("http", "grpc", "unix", "exec")]
         for number in range(3):
             if self.rng.random() < 0.5:
-                further = self.plugin(f"extra{number}", self.rng.choice(["http", "grpc", "unix"]))
+                further = self.plugin(f"extra{number}", ["http", "grpc", "unix"][number])
                 plugins.append({**further, "enabled": self.rng.random() < 0.8})
         self.rng.shuffle(plugins)
         return {"plugins": plugins, "load_balancers": [{"name": "group", "members": ["http", "unix"]}]}

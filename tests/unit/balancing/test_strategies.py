@@ -16,6 +16,7 @@ import pytest
 
 from goplugins.balancing import LoadBalancer
 from goplugins.balancing.strategies.ring import hash_key
+from goplugins.errors import NoAvailablePluginsError
 from goplugins.models import ExecutionContext
 
 from .fakes import STRATEGIES, FakeMember, Group, make_call
@@ -263,6 +264,7 @@ def test_a_member_that_was_away_gets_its_own_keys_back_and_nobody_elses_moved() 
 _OWNERS = """
 import json, sys
 from goplugins.balancing import LoadBalancer
+from goplugins.errors import NoAvailablePluginsError
 from goplugins.models import ExecutionContext
 sys.path.insert(0, sys.argv[1])
 from tests.unit.balancing.fakes import FakeMember, Group
@@ -430,3 +432,14 @@ def test_picking_among_a_thousand_costs_at_most_twice_as_much_as_among_ten(strat
         if ratios[-1] <= 2:
             return
     pytest.fail(f"times as much: {ratios}")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_with_nobody_to_pick_from_the_error_says_so(strategy: str) -> None:
+    group = Group(2, strategy)
+    for name in "ab":
+        group.balancer.disable_plugin(name)
+    with pytest.raises(NoAvailablePluginsError, match="2 disabled"):
+        group.balancer.select_plugin(ExecutionContext(key="k"))
+    with pytest.raises(NoAvailablePluginsError, match="2 disabled"):
+        group.balancer.send(make_call(group.clock))

@@ -1,0 +1,17 @@
+"""Finding plugins: manifests and programs in directories, entry points of installed packages."""
+
+from __future__ import annotations
+
+from goplugins.discovery.finding import Discovery, discovered
+from goplugins.discovery.manifest import PluginManifest, PluginRequirements
+from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport
+
+__all__ = [
+    "DiscoveredPlugin",
+    "Discovery",
+    "DiscoveryProblem",
+    "DiscoveryReport",
+    "PluginManifest",
+    "PluginRequirements",
+    "discovered",
+]

@@ -1,0 +1,174 @@
+"""The files of a directory that may be plugins: manifests, and programs that a pattern names."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from goplugins.config.masking import mask_url
+from goplugins.discovery.manifest import MANIFEST_KINDS, read_plugin
+from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem
+from goplugins.discovery.safety import read_safely, safe_directory, safe_file, safe_program
+from goplugins.errors import ConfigError
+from goplugins.loading import parse_file
+from goplugins.models import TransportType
+
+__all__ = ["scan_directory", "signature_of"]
+
+Note = Callable[[DiscoveryProblem], None]
+
+
+def scan_directory(
+    directory: str, patterns: Sequence[str], environ: Mapping[str, str], note: Note
+) -> list[DiscoveredPlugin]:
+    """The plugins of one directory, in the order of their files' names, manifests before plain programs.
+
+    Args:
+        directory: where to look; not below it.
+        patterns: names to take; all manifests and no programs when empty.
+        environ: for ``${VAR}``.
+        note: is told what is left out.
+    """
+    here = os.path.abspath(directory)
+    try:
+        safe_directory(directory)
+        names = _names(here)
+    except (ConfigError, OSError) as exc:
+        note(_problem(here, exc))
+        return []
+    manifests = [name for name in names if _is_manifest(name) and (not patterns or _matches(name, patterns))]
+    found: list[DiscoveredPlugin] = []
+    for name in manifests:
+        path = os.path.join(here, name)
+        try:
+            found.append(_from_manifest(path, environ))
+        except (ConfigError, OSError) as exc:
+            for problem in exc.problems if isinstance(exc, ConfigError) else (exc,):
+                note(_problem(path, problem))
+    # A program beside a manifest of its name is that manifest's, whatever may be wrong with the manifest: it must not
+    # run without the settings, and perhaps the checks, that stand there.
+    stems = {os.path.splitext(name)[0] for name in names if _is_manifest(name)}
+    taken = {os.path.realpath(plugin.config.executable) for plugin in found if plugin.config.executable}
+    for name in names:
+        path = os.path.join(here, name)
+        if _is_manifest(name) or not _matches(name, patterns) or os.path.isdir(path):
+            continue
+        if name not in stems and _program_name(name) not in stems and os.path.realpath(path) not in taken:
+            found += _from_program(path, environ, note)
+    return found
+
+
+def _names(directory: str) -> list[str]:
+    """Without hidden files, such as those of editors, and backups."""
+    return sorted(name for name in os.listdir(directory) if not name.startswith(".") and not name.endswith("~"))
+
+
+def _is_manifest(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in MANIFEST_KINDS
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _from_manifest(path: str, environ: Mapping[str, str]) -> DiscoveredPlugin:
+    values = parse_file(read_safely(path), path)
+    manifest, config, variables = read_plugin(values, environ, source=path, directory=os.path.dirname(path))
+    if config.transport is TransportType.EXECUTABLE and os.sep in config.executable:
+        safe_program(config.executable)
+    return DiscoveredPlugin(config, manifest, path, variables)
+
+
+def _from_program(path: str, environ: Mapping[str, str], note: Note) -> list[DiscoveredPlugin]:
+    """A program without a manifest: all that is known is where it is."""
+    try:
+        if _is_library(path):
+            note(DiscoveryProblem(path, "is a shared library, which can't be run (serve it by a program of its own)"))
+            return []
+        safe_file(path)
+        if not os.access(path, os.X_OK):
+            note(DiscoveryProblem(path, "matches a pattern, but is neither a manifest nor executable"))
+            return []
+        values: dict[str, Any] = {
+            "name": _program_name(os.path.basename(path)),
+            "transport": TransportType.EXECUTABLE.value,
+            "executable": path.replace("${", "$${"),
+        }
+        manifest, config, variables = read_plugin(values, environ, source=path)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            note(_problem(path, problem))
+        return []
+    return [DiscoveredPlugin(config, manifest, path, variables)]
+
+
+def _is_library(path: str) -> bool:
+    """Judged by its name, such as libgeo.so or libgeo.so.1."""
+    return "so" in os.path.basename(path).split(".")[1:]
+
+
+def _program_name(name: str) -> str:
+    """A file's name without what says how it is run: ``plugin-geo.sh``, but not ``plugin-1.2``."""
+    stem, suffix = os.path.splitext(name)
+    return stem if stem and suffix[1:].isalpha() else name
+
+
+def _problem(path: str, exc: Exception) -> DiscoveryProblem:
+    if isinstance(exc, ConfigError):
+        where = f"{mask_url(exc.path)}: " if exc.path not in {"", path} else ""
+        fix = f" ({exc.fix})" if exc.fix else ""
+        return DiscoveryProblem(path, f"{where}{exc.message}{fix}", exc.plugin or "")
+    reason = exc.strerror if isinstance(exc, OSError) else None
+    return DiscoveryProblem(path, f"can't be read: {reason or exc}")
+
+
+# --- changes ---------------------------------------------------------------------------------------------------
+
+
+def signature_of(directories: Iterable[str], patterns: Sequence[str]) -> str:
+    """Stands for what a scan of the directories would read: another text once something has changed there.
+
+    Of manifests their content counts and not their times, of programs size and times: those are large. Who they
+    belong to and who may write counts, too, and all other programs of the directories: a manifest may have waited
+    for one.
+    """
+    digest = hashlib.sha256()
+    for directory in directories:
+        here = os.path.abspath(directory)
+        digest.update(repr(("directory", here, _mode(here))).encode())
+        try:
+            names = _names(here)
+        except OSError as exc:
+            digest.update(repr(exc.errno).encode())
+            continue
+        for name in names:
+            digest.update(repr((name, _mark(os.path.join(here, name), name, patterns))).encode())
+    return digest.hexdigest()
+
+
+def _mark(path: str, name: str, patterns: Sequence[str]) -> object:
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if _is_manifest(name):
+            with open(path, "rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            return (found.st_mode, found.st_uid, content)
+    except OSError as exc:
+        return exc.errno
+    if found.st_mode & stat.S_IXUSR or _matches(name, patterns):
+        return (found.st_mode, found.st_uid, found.st_ino, found.st_size, found.st_mtime_ns)
+    return None
+
+
+def _mode(path: str) -> object:
+    try:
+        found = os.stat(path)
+    except OSError as exc:
+        return exc.errno
+    return (found.st_mode, found.st_uid, found.st_gid)

@@ -1,0 +1,230 @@
+"""Replies off the wire, by llhttp: whole and well formed, within their limits, or refused.
+
+llhttp refuses by itself what would let two readers see two different messages: lengths that contradict each other or
+the transfer encoding, folded headers, line ends that are none, control characters, broken chunk sizes. It is never
+told to be lenient. What it leaves to its user is here: limits, and who may say that a connection lives on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.transports.http import _body
+from goplugins.transports.http.engine import HTTPReply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ReplyParser"]
+
+_MOST_HEADERS = 100
+_LARGEST_HEAD = 65536
+"""Bytes of header names and values together, trailers included."""
+
+_LONGEST_SILENCE = 65536
+"""Bytes that may come without the parser telling of anything: a line of them."""
+
+_START = b"HTTP/"
+_VERSIONS = ("1.1", "1.0")
+_NO_CONTENT = (204, 304)
+_NO_HEADERS: dict[bytes, bytes] = {}
+
+
+class Source(Protocol):
+    """Where the bytes come from."""
+
+    @property
+    def received(self) -> int: ...
+    def receive(self) -> bytes: ...
+
+
+class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser and back
+    """Bytes beyond the reply."""
+
+
+class _Headers(Mapping[str, str]):
+    """Headers by their lower-case names, decoded when asked for: a good reply's are not."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: dict[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.lower().encode("latin-1")].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class ReplyParser:
+    """Reads the replies of one connection, one after the other.
+
+    Args:
+        limit: bytes that a body may have, as sent and decompressed.
+
+    Attributes:
+        keep_alive: whether the last reply came whole, with nothing after it, and the peer means to go on.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_count",
+        "_done",
+        "_feed",
+        "_headers",
+        "_in_body",
+        "_limit",
+        "_parser",
+        "_silence",
+        "_size",
+        "_start",
+        "_status",
+        "keep_alive",
+        "on_body",
+    )
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self.on_body: Callable[[bytes], None] = self._chunks.append
+        self._headers = _NO_HEADERS
+        self._done = self._in_body = self.keep_alive = False
+        self._status = self._count = self._size = self._silence = 0
+        self._start = b""
+        self._parser = HttpResponseParser(self)
+        self._feed = self._parser.feed_data
+
+    def read(self, source: Source) -> HTTPReply:
+        """The next reply, whole. After an error, the connection and this parser are of no use any more.
+
+        Raises:
+            EOFError: the source ended before the reply began.
+            PluginError: the reply is broken, too large or too short.
+            OSError: what the source raised.
+        """
+        self._chunks.clear()
+        self._done = self.keep_alive = False
+        self._status = self._silence = 0
+        self._start = b""
+        self._pull(source)
+        while self._status < 200:
+            self._pull(source)
+        headers = self._headers
+        encoding = b""
+        if b"content-encoding" in headers:
+            encoding = _body.check_encoding(headers[b"content-encoding"].decode("latin-1"))
+        framed = b"content-length" in headers
+        if self._done and framed and not encoding:
+            body = b"".join(self._chunks)
+        else:
+            framed = framed or b"transfer-encoding" in headers
+            body = _body.collect(self._rest(source), encoding, self._limit)
+        return HTTPReply(self._status, _Headers(headers), body, framed)
+
+    def _rest(self, source: Source) -> Iterator[bytes]:
+        chunks = self._chunks
+        while True:
+            yield from chunks
+            chunks.clear()
+            if self._done:
+                return
+            self._pull(source)
+
+    def _pull(self, source: Source) -> None:
+        """Parses what the source has next. Raises what :meth:`read` does."""
+        data = source.receive()
+        if not data:
+            self._end(source)
+            return
+        if len(self._start) < len(_START):
+            self._start = start = (self._start + data[: len(_START)])[: len(_START)]
+            if not _START.startswith(start):
+                raise BadReplyError("the reply is not HTTP: it has no status line")
+        told = self._count + len(self._chunks)
+        try:
+            self._feed(data)
+        except HttpParserError as exc:
+            self._refused(exc)
+        if not self._done:
+            self._silence = self._silence + len(data) if told == self._count + len(self._chunks) else 0
+            if self._silence > _LONGEST_SILENCE:
+                raise BadReplyError("the reply has a line that is too long")
+
+    def _refused(self, exc: HttpParserError) -> None:
+        """Raises the error for what the parser, or one of the functions that it calls, refused."""
+        if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
+            # An interrupt (Ctrl-C, a task's time limit) is packed in like our own errors.
+            if not isinstance(exc.__context__, _Surplus):
+                raise exc.__context__
+        elif not self._done:
+            if isinstance(exc, HttpParserUpgrade):
+                raise BadReplyError(f"the reply wants another protocol than HTTP (status {self._status})") from None
+            if str(exc) == "Content-Length overflow":
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces far more") from exc
+            raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
+        self.keep_alive = False  # the reply is whole; what came after it is nobody's
+
+    def _end(self, source: Source) -> None:
+        """The source has ended: the end of the reply, if nothing else tells it."""
+        self.keep_alive = False
+        headers = self._headers
+        if not source.received:
+            raise EOFError
+        if not self._status:
+            raise TruncatedReplyError(f"the reply ended within its head, after {source.received} bytes")
+        if self._status < 200:
+            raise BadReplyError(f"the reply is an interim one only (status {self._status})")
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
+        self._done = True
+
+    # --- what llhttp calls -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._done:
+            raise _Surplus
+        self._headers = {}
+        self._in_body = False
+        self._status = self._count = self._size = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count = count = self._count + 1
+        self._size = size = self._size + len(name) + len(value)
+        if count > _MOST_HEADERS or size > _LARGEST_HEAD:
+            raise BadReplyError("the reply has too many headers, or too long ones")
+        if self._in_body:
+            return  # a trailer says nothing that could still matter
+        name, headers = name.lower(), self._headers
+        headers[name] = b"%b, %b" % (headers[name], value) if name in headers else value
+
+    def on_headers_complete(self) -> None:
+        parser, headers = self._parser, self._headers
+        status = parser.get_status_code()
+        if status < 100 or parser.get_http_version() not in _VERSIONS:
+            raise BadReplyError("the reply is not of HTTP/1.0 or HTTP/1.1")
+        if b"content-length" in headers:
+            length = headers[b"content-length"]
+            if int(length) > self._limit and status not in _NO_CONTENT:
+                told = length[:40].decode("latin-1")
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {told}")
+        elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
+            found = headers[b"transfer-encoding"][:40].decode("latin-1")
+            raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {found!r}")
+        self._in_body = True
+        self._status = status
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200:
+            self._done = True
+            # Only here does the parser know; and a version that has no chunks did not mean to send any.
+            self.keep_alive = self._parser.should_keep_alive() and (
+                b"transfer-encoding" not in self._headers or self._parser.get_http_version() == "1.1"
+            )

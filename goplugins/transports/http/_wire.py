@@ -1,0 +1,190 @@
+"""A connection of the fast engine: a socket that never blocks, every wait of which ends at the exchange's deadline.
+
+One system call writes a request, one waits and one reads; Python's own timeouts would take twice as many, and they
+start anew with each byte that a slow server sends.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline
+from goplugins.errors import ReplyTooLargeError
+from goplugins.transports.http._parser import ReplyParser
+from goplugins.transports.http.connection import drop_socket, shut_down
+from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
+
+__all__ = ["Wire"]
+
+_CHUNK = 65536
+_LONGEST_WAIT = 86_400_000.0
+"""Milliseconds: poll() refuses what an int can't hold. A longer deadline is waited for in several steps."""
+
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Wire:
+    """One connected socket and the parser of its replies.
+
+    Attributes:
+        sent: bytes handed to the system in this exchange.
+        received: bytes taken from it in this exchange.
+        eof: whether the peer has closed its side.
+        failure: the system call that failed in this exchange.
+    """
+
+    __slots__ = (
+        "_at",
+        "_limit",
+        "_now",
+        "_parser",
+        "_pending",
+        "_poll",
+        "_read",
+        "_sock",
+        "_write",
+        "eof",
+        "failure",
+        "received",
+        "sent",
+    )
+
+    def __init__(self, sock: socket.socket, clock: Clock, limit: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._now = clock.monotonic
+        self._at = 0.0
+        self._limit = 8 * limit + FRAMING_ALLOWANCE
+        self._parser = ReplyParser(limit)
+        register = select.poll()
+        register.register(sock, select.POLLIN)
+        self._poll = register.poll
+        if isinstance(sock, ssl.SSLSocket):
+            self._read, self._write, self._pending = sock.read, sock.write, sock.pending
+        else:
+            self._read, self._write, self._pending = sock.recv, sock.send, None
+        self.sent = self.received = 0
+        self.eof = False
+        self.failure: OSError | None = None
+
+    def exchange(self, message: bytes, deadline: Deadline) -> HTTPReply:
+        """Sends a request and reads the whole reply.
+
+        Raises:
+            OSError: a system call failed, which ``failure`` is then, too.
+            EOFError: the peer closed the connection before it replied.
+            PluginError: the reply is broken.
+        """
+        self._at = deadline.at
+        self.sent = self.received = 0
+        self.failure = None
+        try:
+            self.sent = count = self._write(message)
+        except OSError as exc:
+            self._write_rest(message, exc)
+        else:
+            if count != len(message):
+                self._write_rest(message)
+        return self._parser.read(self)
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def _write_rest(self, message: bytes, failure: OSError | None = None) -> None:
+        """What the first write left over, or failed with.
+
+        A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and if
+        it said nothing, reading fails in its turn.
+        """
+        try:
+            if failure is not None and not isinstance(failure, _NOT_NOW):
+                raise failure
+            self._write_all(message, failure)
+        except (ConnectionError, ssl.SSLEOFError) as exc:
+            self.failure = exc
+        except OSError as exc:
+            self.failure = exc
+            raise
+
+    def _write_all(self, message: bytes, refusal: OSError | None) -> None:
+        poll = select.poll()
+        with memoryview(message) as view:
+            while self.sent < len(message):
+                # TLS may have to read before it can go on writing.
+                poll.register(self._sock, select.POLLIN if isinstance(refusal, ssl.SSLWantReadError) else select.POLLOUT)
+                poll.poll(self._milliseconds())
+                try:
+                    self.sent += self._write(view[self.sent :])
+                    refusal = None
+                except _NOT_NOW as exc:
+                    refusal = exc
+
+    def _milliseconds(self) -> float:
+        remaining = self._at - self._now()
+        if remaining <= 0:
+            raise TimeoutError("the deadline has passed")
+        return min(remaining * 1e3, _LONGEST_WAIT)
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def receive(self) -> bytes:
+        """What has come, at least a byte; empty once the peer has closed its side.
+
+        Raises:
+            OSError: the system call failed, or nothing came in time.
+            ReplyTooLargeError: more came than any reply may have.
+        """
+        if self.received > self._limit:
+            raise ReplyTooLargeError(f"the reply with its framing is larger than {self._limit} bytes")
+        try:
+            while True:
+                wait = (self._at - self._now()) * 1e3
+                if wait <= 0.0:
+                    raise TimeoutError("the deadline has passed")  # noqa: TRY301 - a failure like the system's own
+                pending = self._pending  # what TLS has decrypted already, the system does not know of
+                if (pending is not None and pending()) or self._poll(wait if wait < _LONGEST_WAIT else _LONGEST_WAIT):
+                    try:
+                        data = self._read(_CHUNK)
+                        break
+                    except _NOT_NOW:
+                        pass  # a part of a TLS record, or one that was no data
+        except OSError as exc:
+            self.failure = exc
+            raise
+        if data:
+            self.received += len(data)
+        else:
+            self.eof = True
+        return data
+
+    # --- what the pool needs -----------------------------------------------------------------------------------
+
+    def is_clean(self) -> bool:
+        """Whether nothing but a whole reply came, and both sides mean to go on."""
+        return (
+            self._parser.keep_alive
+            and self.failure is None
+            and not self.eof
+            and (self._pending is None or not self._pending())
+        )
+
+    def is_dead(self) -> bool:
+        """Whether an idle connection has become readable: closed by the peer, or with bytes nobody asked for."""
+        return bool(self._poll(0))
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def interrupt(self) -> None:
+        """Ends the exchange under way on another thread; the connection is of no use any more."""
+        shut_down(self._sock)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        self._sock.close()
+
+    def drop(self) -> None:
+        """Closes this process's descriptor and nothing else: after a fork, the connection is the parent's."""
+        drop_socket(self._sock)
