@@ -15,18 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goplugins import serve as serve
-    from goplugins._deadline import (
-        deadline as deadline,
-    )
+    from goplugins._deadline import deadline as deadline
     from goplugins.balancing import (
         GroupExplanation as GroupExplanation,
         LoadBalancer as LoadBalancer,
         LoadBalancerStats as LoadBalancerStats,
         MemberExplanation as MemberExplanation,
     )
-    from goplugins.bound import (
-        BoundPlugin as BoundPlugin,
-    )
+    from goplugins.bound import BoundPlugin as BoundPlugin
     from goplugins.config import (
         AuthConfig as AuthConfig,
         BulkheadConfig as BulkheadConfig,
@@ -45,6 +41,12 @@ if TYPE_CHECKING:
         RateLimitConfig as RateLimitConfig,
         ReloadOptions as ReloadOptions,
         RetryConfig as RetryConfig,
+    )
+    from goplugins.discovery import (
+        DiscoveredPlugin as DiscoveredPlugin,
+        Discovery as Discovery,
+        DiscoveryReport as DiscoveryReport,
+        PluginManifest as PluginManifest,
     )
     from goplugins.errors import (
         AuthConfigError as AuthConfigError,
@@ -114,13 +116,8 @@ if TYPE_CHECKING:
         UnsupportedTransportError as UnsupportedTransportError,
         Verdict as Verdict,
     )
-    from goplugins.health import (
-        HealthChecker as HealthChecker,
-        HealthMonitor as HealthMonitor,
-    )
-    from goplugins.manager import (
-        Manager as Manager,
-    )
+    from goplugins.health import HealthChecker as HealthChecker, HealthMonitor as HealthMonitor
+    from goplugins.manager import Manager as Manager
     from goplugins.models import (
         AuthMethod as AuthMethod,
         CallResult as CallResult,
@@ -154,29 +151,19 @@ if TYPE_CHECKING:
         RateLimiter as RateLimiter,
         RetryBudget as RetryBudget,
     )
-    from goplugins.transports.exec import (
-        ExecPlugin as ExecPlugin,
-        ExecPluginFactory as ExecPluginFactory,
-    )
+    from goplugins.sources import Origins as Origins, load_with_origins as load_with_origins
+    from goplugins.transports.exec import ExecPlugin as ExecPlugin, ExecPluginFactory as ExecPluginFactory
     from goplugins.transports.function import (
         FunctionPlugin as FunctionPlugin,
         FunctionPluginFactory as FunctionPluginFactory,
     )
-    from goplugins.transports.grpc import (
-        GRPCPlugin as GRPCPlugin,
-        GRPCPluginFactory as GRPCPluginFactory,
-    )
-    from goplugins.transports.http import (
-        HTTPPlugin as HTTPPlugin,
-        HTTPPluginFactory as HTTPPluginFactory,
-    )
+    from goplugins.transports.grpc import GRPCPlugin as GRPCPlugin, GRPCPluginFactory as GRPCPluginFactory
+    from goplugins.transports.http import HTTPPlugin as HTTPPlugin, HTTPPluginFactory as HTTPPluginFactory
     from goplugins.transports.unix import (
         UnixSocketPlugin as UnixSocketPlugin,
         UnixSocketPluginFactory as UnixSocketPluginFactory,
     )
-    from goplugins.watching import (
-        Watch as Watch,
-    )
+    from goplugins.watching import Watch as Watch
 
 __version__ = "0.1.0"
 
@@ -203,6 +190,7 @@ _HOMES = {
         "ReloadOptions",
         "RetryConfig",
     ),
+    "goplugins.discovery": ("DiscoveredPlugin", "Discovery", "DiscoveryReport", "PluginManifest"),
     "goplugins.errors": (
         "AuthConfigError",
         "AuthenticationError",
@@ -271,10 +259,7 @@ _HOMES = {
         "UnsupportedTransportError",
         "Verdict",
     ),
-    "goplugins.health": (
-        "HealthChecker",
-        "HealthMonitor",
-    ),
+    "goplugins.health": ("HealthChecker", "HealthMonitor"),
     "goplugins.manager": ("Manager",),
     "goplugins.models": (
         "AuthMethod",
@@ -310,26 +295,12 @@ _HOMES = {
         "RateLimiter",
         "RetryBudget",
     ),
-    "goplugins.transports.http": (
-        "HTTPPlugin",
-        "HTTPPluginFactory",
-    ),
-    "goplugins.transports.exec": (
-        "ExecPlugin",
-        "ExecPluginFactory",
-    ),
-    "goplugins.transports.function": (
-        "FunctionPlugin",
-        "FunctionPluginFactory",
-    ),
-    "goplugins.transports.unix": (
-        "UnixSocketPlugin",
-        "UnixSocketPluginFactory",
-    ),
-    "goplugins.transports.grpc": (
-        "GRPCPlugin",
-        "GRPCPluginFactory",
-    ),
+    "goplugins.sources": ("Origins", "load_with_origins"),
+    "goplugins.transports.http": ("HTTPPlugin", "HTTPPluginFactory"),
+    "goplugins.transports.exec": ("ExecPlugin", "ExecPluginFactory"),
+    "goplugins.transports.function": ("FunctionPlugin", "FunctionPluginFactory"),
+    "goplugins.transports.unix": ("UnixSocketPlugin", "UnixSocketPluginFactory"),
+    "goplugins.transports.grpc": ("GRPCPlugin", "GRPCPluginFactory"),
 }
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -359,7 +330,10 @@ __all__ = [
     "ConfigSyntaxError",
     "ConnectionConfig",
     "ConnectionLostError",
+    "DiscoveredPlugin",
+    "Discovery",
     "DiscoveryConfig",
+    "DiscoveryReport",
     "DuplicatePluginNameError",
     "ExecPlugin",
     "ExecPluginFactory",
@@ -412,6 +386,7 @@ __all__ = [
     "NoAvailablePluginsError",
     "NoPluginsConfiguredError",
     "ObservabilityConfig",
+    "Origins",
     "Plugin",
     "PluginClosedError",
     "PluginConfig",
@@ -422,6 +397,7 @@ __all__ = [
     "PluginFactory",
     "PluginInfo",
     "PluginInternalError",
+    "PluginManifest",
     "PluginMetrics",
     "PluginNotEnabledError",
     "PluginNotFoundError",
@@ -466,6 +442,7 @@ __all__ = [
     "Watch",
     "__version__",
     "deadline",
+    "load_with_origins",
     "serve",
 ]
 

@@ -21,6 +21,7 @@ from goplugins.errors import (
 from goplugins.models import CircuitBreakerState, HealthStatus
 from goplugins.policies import Policies
 from goplugins.resilience.circuit_breaker import Permit
+from goplugins.resilience.rate_limiter import RateLimiter
 
 __all__ = ["Attempts", "Watcher"]
 
@@ -87,7 +88,38 @@ class Attempts:
         Raises:
             PluginError: what went wrong, whether refused here or by the plugin.
         """
-        permit = self._admit(call)
+        deadline = call.deadline
+        if deadline.at <= self._now():
+            raise PluginTimeoutError("the deadline passed before anything was sent")
+        policies = self.policies
+        refusal = policies.breaker.refusal()
+        if refusal is not None:
+            self.refused_by_breaker += 1
+            try:
+                raise refusal  # few frames from the caller: a dead plugin has to cost no more than a live one
+            finally:
+                del refusal  # its traceback holds this frame: no work for the collector
+        limiter = policies.limiter
+        if limiter is not None and not limiter.allow():
+            self._wait_for_token(limiter, call)
+        try:
+            permit = policies.breaker.enter(deadline.at)
+        except BaseException as exc:
+            if limiter is not None:
+                limiter.refund()
+            self.refused_by_breaker += isinstance(exc, CircuitBreakerOpenError)
+            raise
+        return self._send(permit, call)
+
+    def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
+        try:
+            limiter.acquire(call.deadline, call.max_wait, wakeup=self.closing)
+        except RateLimitExceededError:
+            self.refused_by_limiter += 1
+            raise
+
+    def _send(self, permit: Permit, call: Call) -> Any:
+        """The rest of an attempt that was admitted. The permit is settled exactly once."""
         call.attempts += 1
         started = self._now()
         try:
@@ -110,31 +142,6 @@ class Attempts:
             self._is_suspect = False
             self.watcher.report_success()
         return value
-
-    def _admit(self, call: Call) -> Permit:
-        """The breaker's permit, and a token paid for it. What :meth:`CircuitBreaker.enter` gives is settled once."""
-        deadline = call.deadline
-        if deadline.at <= self._now():
-            raise PluginTimeoutError("the deadline passed before anything was sent")
-        policies = self.policies
-        limiter = policies.limiter
-        try:
-            if limiter is None:
-                return policies.breaker.enter(deadline.at)
-            policies.breaker.check()
-            if not limiter.allow():
-                limiter.acquire(deadline, call.max_wait, wakeup=self.closing)
-            try:
-                return policies.breaker.enter(deadline.at)
-            except BaseException:
-                limiter.refund()
-                raise
-        except CircuitBreakerOpenError:
-            self.refused_by_breaker += 1
-            raise
-        except RateLimitExceededError:
-            self.refused_by_limiter += 1
-            raise
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if isinstance(error, _UNSENT):

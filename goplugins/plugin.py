@@ -312,14 +312,17 @@ class GuardedPlugin:
 
     def _annotate(self, error: PluginError, call: Call, started: float) -> None:
         error.elapsed = self._now() - started
-        self._note(call, error)
-
-    def _note(self, call: Call, error: PluginError) -> None:
-        error.plugin = error.plugin or self.name
-        error.endpoint = error.endpoint or self.endpoint or None
         error.attempts = call.attempts
+        if error.plugin is None:
+            error.plugin = self.name
+        if error.endpoint is None:
+            error.endpoint = self.endpoint or None
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
+
+    def _note(self, call: Call, error: PluginError) -> None:
+        """For who answers in the plugin's place: the error is told although nobody sees it."""
+        self._annotate(error, call, self._now() - error.elapsed)
 
     def _wake_up(self) -> None:
         wake, self.on_first_call = self.on_first_call, None

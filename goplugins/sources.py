@@ -130,10 +130,7 @@ def _replace(marks: _Marks, path: FieldPath, origin: str, value: Any) -> None:
 
 def _at(value: Any, path: FieldPath) -> Any:
     for step in path:
-        if isinstance(step, str) and attrs.has(type(value)):
-            value = getattr(value, step)
-        else:
-            value = value[step]
+        value = getattr(value, str(step)) if attrs.has(type(value)) else value[step]
     return value
 
 

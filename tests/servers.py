@@ -136,6 +136,7 @@ class RawServer:
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
     unix: str | None = None
+    bind_port: int = 0
     requests: list[Request] = field(default_factory=list)
     closing: threading.Event = field(default_factory=threading.Event)
     connections: int = 0
@@ -152,7 +153,7 @@ class RawServer:
         else:
             self._listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind((self.host, 0))
+            self._listener.bind((self.host, self.bind_port))
         self._listener.listen(128)
         self.port = 0 if self.unix is not None else self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept, daemon=True)

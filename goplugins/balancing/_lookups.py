@@ -173,20 +173,23 @@ class Lookups:
         Raises:
             PluginError: no address was ever found, and why.
         """
-        while True:
-            turn, outcome = self._enter()
-            if turn is not None:
-                try:
-                    self._look_up(deadline, outcome)
-                finally:
-                    self._leave(turn)
-                return
-            if self._known:
-                return
-            if not self._clock.wait(outcome.done, max(0.0, deadline.remaining())):
-                raise PluginTimeoutError(f"the name {self.host!r} was not resolved in time", replay=Replay.ALWAYS)
-            if not self._known and outcome.refusal:
-                raise NameResolutionError(outcome.refusal)
+        turn, outcome = self._enter()
+        if turn is not None:
+            try:
+                self._look_up(deadline, outcome)
+            finally:
+                self._leave(turn)
+        elif not self._known:
+            self._await(outcome, deadline)
+
+    def _await(self, outcome: _Outcome, deadline: Deadline) -> None:
+        if not self._clock.wait(outcome.done, max(0.0, deadline.remaining())):
+            raise PluginTimeoutError(f"the name {self.host!r} was not resolved in time", replay=Replay.ALWAYS)
+        if self._known:
+            return
+        if outcome.refusal:
+            raise NameResolutionError(outcome.refusal)
+        self.ask(deadline)  # whoever asked had to give up
 
     def apart(self, work: Callable[[], object]) -> None:
         """Runs ``work`` while no answer is taken in; not at all if one just is."""

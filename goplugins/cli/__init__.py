@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from goplugins.cli import serve
-from goplugins.errors import PluginError
+from goplugins.cli import config, serve
+from goplugins.errors import ConfigError, PluginError
 
 __all__ = ["main"]
 
 
-_COMMANDS = (serve.add_command,)
+_COMMANDS = (config.add_command, serve.add_command)
 
 
 class _Version(argparse.Action):
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process when None.
 
     Returns:
-        The exit code: 0 for done, 2 for what could not be done as asked, with one line on stderr that says why.
+        The exit code: 0 for done, 1 for what was looked for and found (``config check`` and ``diff``), 2 for what could
+        not be done as asked, with lines on stderr that say why.
 
     Raises:
         SystemExit: by argparse, for ``--help``, ``--version`` and wrong arguments (code 2).
@@ -46,11 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.execute(arguments)
     except PluginError as exc:
-        sys.stderr.write(f"goplugins: {_one_line(exc)}\n")
+        source = getattr(exc, "source", "")
+        for problem in exc.problems if isinstance(exc, ConfigError) else (exc,):
+            sys.stderr.write(f"goplugins: {_one_line(problem, source)}\n")
         return 2
     return code
 
 
-def _one_line(error: PluginError) -> str:
-    fix = getattr(error, "fix", "")
-    return " ".join(f"{error.message}{f' ({fix})' if fix else ''}".split())
+def _one_line(error: PluginError, source: str) -> str:
+    path, fix = getattr(error, "path", ""), getattr(error, "fix", "")
+    where = "".join(f"{each}: " for each in dict.fromkeys((source, path)) if each not in {"", "configuration"})
+    return " ".join(f"{where}{error.message}{f' ({fix})' if fix else ''}".split())

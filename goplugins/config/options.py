@@ -7,7 +7,7 @@ from typing import Any
 
 from goplugins.config.plugin import PluginConfig, kind_of_plugin
 from goplugins.config.problems import Problems, unknown_fix
-from goplugins.config.rules import Duration, Flag, Rule, Text, Whole
+from goplugins.config.rules import Choice, Duration, Flag, Rule, Text, Whole
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.models import TransportType
 
@@ -15,6 +15,7 @@ __all__ = ["OPTIONS", "check_options", "read_options"]
 
 OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
+        "engine": Choice(("fast", "requests")),
         # Credentials in a proxy's URL are the proxy's own way to take them, so user info is allowed here.
         "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
         "resolve": Flag(),

@@ -104,7 +104,7 @@ class PluginError(Exception):
         self.attempts = attempts
         self.elapsed = elapsed
         self.retry_after = retry_after
-        self.details: dict[str, Any] = dict(details or {})
+        self.details: dict[str, Any] = dict(details) if details else {}
         if retryable is not None:
             self.retryable = retryable
         if replay is not None:

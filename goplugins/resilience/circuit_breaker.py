@@ -166,13 +166,25 @@ class CircuitBreaker:
         Raises:
             CircuitBreakerOpenError: open and not yet due, or half-open and all its places are taken.
         """
-        if self._state is _CLOSED:
-            return
-        with self._lock:
-            state = self._state
-            left = self._wait_left(self._now())
-        if left > 0:
-            raise self._refusal(state, left)
+        refusal = self.refusal()
+        if refusal is not None:
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame: no work for the collector
+
+    def refusal(self) -> CircuitBreakerOpenError | None:
+        """What :meth:`check` would raise, without raising it; None if a call would be admitted."""
+        state = self._state
+        if state is _CLOSED:
+            return None
+        if state is _OPEN and self._mode is _Mode.NORMAL and not self._rules.metrics_only:
+            left = self._open_until - self._now()  # most refusals; each fact is read once, so no lock is needed
+        else:
+            with self._lock:
+                state = self._state
+                left = self._wait_left(self._now())
+        return self._refusal(state, left) if left > 0 else None
 
     def retry_after(self) -> float:
         """Seconds until a call is admitted at the latest; 0 if one is now, infinite while it is forced open."""

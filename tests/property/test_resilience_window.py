@@ -46,3 +46,15 @@ def test_a_call_in_the_first_bucket_of_all_is_forgotten_like_any_other():
     assert (window.calls, window.failures, window.slow) == (2, 1, 1)
     window.record(10.5, failed=False, slow=False)
     assert (window.calls, window.failures, window.slow) == (2, 0, 0)
+
+
+def test_several_calls_of_one_bucket_are_forgotten_together():
+    window = RollingWindow(10.0)
+    for _ in range(3):
+        window.record(0.5, failed=True, slow=True)
+    for second in range(1, 10):
+        window.record(second + 0.5, failed=False, slow=False)
+    window.record(10.5, failed=False, slow=False)
+    assert (window.calls, window.failures, window.slow) == (10, 0, 0)
+    window.record(100.5, failed=False, slow=False)
+    assert (window.calls, window.failures, window.slow) == (1, 0, 0)

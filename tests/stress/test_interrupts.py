@@ -14,7 +14,7 @@ from goplugins._clock import SYSTEM_CLOCK
 from goplugins._deadline import Deadline, deadline
 from goplugins.errors import PluginError
 from goplugins.models import CircuitBreakerState
-from goplugins.resilience import Bulkhead, CircuitBreaker, InFlightGate, RateLimiter, RetryBudget
+from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
 from tests.unit.core.fakes import FakeSender, guarded, make_call
 
 from .threads import Interrupt, interrupted
@@ -111,21 +111,35 @@ def test_a_gate_is_empty_when_all_are_out(scaled):
         assert gate.drain(0.0)
 
 
-def test_a_budget_grants_no_more_than_its_law(scaled):
+def test_a_budget_loses_and_mints_nothing(scaled):
     clock = PlainClock()
     budget = RetryBudget(0.2, clock=clock)
-    withdrawn = []
 
     def call():
+        clock.advance(0.01)
         budget.deposit()
-        if budget.withdraw():
-            withdrawn.append(1)
+        budget.withdraw()
 
     with interrupted(call, threads=8, hits=scaled(150, 2000)):
-        while budget.withdraw():  # whatever was interrupted: the lock is free
-            pass
+        assert budget._deposits == sum(budget._buckets)
         clock.advance(1000.0)
+        assert budget.available == 100.0
         assert sum(budget.withdraw() for _ in range(500)) == 100
+
+
+def test_a_hedge_policy_goes_on_knowing_what_is_usual(scaled):
+    clock, dice = PlainClock(), random.Random(4)
+    policy = HedgePolicy(SimpleNamespace(percentile=0.9, min_delay=0.0), clock=clock)
+
+    def call():
+        clock.advance(0.5)
+        policy.record(dice.random())
+
+    with interrupted(call, threads=8, hits=scaled(150, 2000)):
+        clock.advance(1000.0)
+        for number in range(100):
+            policy.record(number / 100)
+        assert policy.delay() == 0.9
 
 
 def test_a_bulkhead_has_all_its_places_again(scaled):

@@ -14,7 +14,19 @@ from goplugins.transports.http import _failures
 from goplugins.transports.http._target import Target
 from goplugins.transports.http.connection import PluginConnection, TLSConnection
 
-__all__ = ["Connector", "pool_of"]
+__all__ = ["Connector", "Look", "pool_of"]
+
+
+class Look:
+    """A look at a plugin's health, as far as an exchange asks: it may reconnect once, like a call."""
+
+    __slots__ = ("deadline", "reconnected")
+
+    idempotent = True
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.reconnected = False
 
 
 class Connector:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from typing import Protocol
 
 import urllib3.exceptions
 
@@ -23,12 +24,24 @@ from goplugins.errors import (
     TLSError,
     TruncatedReplyError,
 )
-from goplugins.transports.http.connection import DeadlineSocket
 
 __all__ = ["WIRE_FAILURES", "connect_failure", "exchange_failure", "is_dead_connection", "safe_cause"]
 
 WIRE_FAILURES = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
 """What the wire and the libraries above it may raise. ValueError: http.client's for numbers that are none."""
+
+
+class _Wire(Protocol):
+    """How an exchange stands: see the attributes of the same names of either engine's sockets."""
+
+    @property
+    def sent(self) -> int: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def failure(self) -> OSError | None: ...
 
 
 def connect_failure(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginError:
@@ -46,7 +59,7 @@ def connect_failure(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginE
     return PluginConnectionError(f"no connection: {_reason(exc)}")
 
 
-def is_dead_connection(exc: BaseException, wire: DeadlineSocket) -> bool:
+def is_dead_connection(exc: BaseException, wire: _Wire) -> bool:
     """Whether the peer had gone before it sent any byte of a reply."""
     if wire.received or isinstance(wire.failure or exc, TimeoutError):
         return False
@@ -55,7 +68,7 @@ def is_dead_connection(exc: BaseException, wire: DeadlineSocket) -> bool:
     return isinstance(failure, gone) or (failure is None and wire.eof)
 
 
-def exchange_failure(exc: Exception, wire: DeadlineSocket) -> PluginError:
+def exchange_failure(exc: Exception, wire: _Wire) -> PluginError:
     """The error for an exchange that broke off or made no sense."""
     failure = wire.failure
     if isinstance(failure, TimeoutError):
@@ -74,7 +87,7 @@ def exchange_failure(exc: Exception, wire: DeadlineSocket) -> PluginError:
     return _protocol_failure(exc, wire)
 
 
-def _protocol_failure(exc: Exception, wire: DeadlineSocket) -> PluginError:
+def _protocol_failure(exc: Exception, wire: _Wire) -> PluginError:
     if not wire.received:
         return ConnectionLostError("the plugin closed the connection before it replied")
     if isinstance(exc, http.client.BadStatusLine) and not (wire.eof and str(exc).lstrip("'").startswith("HTTP/")):
@@ -86,7 +99,7 @@ def _protocol_failure(exc: Exception, wire: DeadlineSocket) -> PluginError:
     return BadReplyError(f"the reply is not HTTP: {type(exc).__name__}")
 
 
-def safe_cause(exc: Exception, wire: DeadlineSocket | None) -> BaseException | None:
+def safe_cause(exc: Exception, wire: _Wire | None) -> BaseException | None:
     """What an error may name as its cause: the system's failure, or a plain exception of the standard library."""
     if wire is not None and wire.failure is not None:
         return wire.failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from goplugins._clock import Clock
@@ -10,23 +10,14 @@ from goplugins._deadline import Deadline
 from goplugins.errors import PluginError
 from goplugins.models import HealthStatus, PluginStatus
 from goplugins.transports._verdicts import failed_look, status_of_word
-from goplugins.transports.http._target import Target
 
 if TYPE_CHECKING:
+    from goplugins.transports.http._request import RequestWriter
     from goplugins.transports.http.engine import Engine, HTTPReply
 
 __all__ = ["HealthReader"]
 
 _LONGEST_MESSAGE = 500
-
-
-class _Probe:
-    """A probe may reconnect once, like a call."""
-
-    __slots__ = ("reconnected",)
-
-    def __init__(self) -> None:
-        self.reconnected = False
 
 
 class HealthReader:
@@ -35,14 +26,12 @@ class HealthReader:
     def __init__(
         self,
         engine: Engine,
-        target: Target,
-        headers: Callable[[], Mapping[str, str]],
+        request: Callable[[], RequestWriter],
         clock: Clock,
         scrub: Callable[[str], str],
     ) -> None:
         self._engine = engine
-        self._path = target.prefix + target.health_path
-        self._headers = headers
+        self._request = request
         self._clock = clock
         self._scrub = scrub
 
@@ -63,16 +52,7 @@ class HealthReader:
 
     def _verdict(self, deadline: Deadline) -> tuple[PluginStatus, str, dict[str, str]]:
         try:
-            reply = self._engine.exchange(
-                "GET",
-                self._path,
-                self._headers(),
-                None,
-                deadline,
-                replay_safe=True,
-                call_state=_Probe(),
-                wait=False,
-            )
+            reply = self._engine.look(self._request(), deadline)
         except PluginError as error:
             return *failed_look(error), {}
         return self._judged(reply)

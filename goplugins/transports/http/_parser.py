@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
 from goplugins.transports.http import _body
 from goplugins.transports.http.engine import HTTPReply
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ReplyParser"]
 
-_MOST_HEADERS = 100
+_MOST_HEADERS = 101
+"""Trailers included, and the beginning of each message counted as one: there may be interim replies."""
+
 _LARGEST_HEAD = 65536
 """Bytes of header names and values together, trailers included."""
 
@@ -100,7 +102,7 @@ class ReplyParser:
         self._status = self._count = self._size = self._silence = 0
         self._start = b""
         self._parser = HttpResponseParser(self)
-        self._feed = self._parser.feed_data
+        self._feed: Callable[[bytes], None] = self._parser.feed_data
 
     def read(self, source: Source) -> HTTPReply:
         """The next reply, whole. After an error, the connection and this parser are of no use any more.
@@ -112,20 +114,18 @@ class ReplyParser:
         """
         self._chunks.clear()
         self._done = self.keep_alive = False
-        self._status = self._silence = 0
+        self._status = self._count = self._size = self._silence = 0
         self._start = b""
-        self._pull(source)
         while self._status < 200:
             self._pull(source)
         headers = self._headers
-        encoding = b""
-        if b"content-encoding" in headers:
-            encoding = _body.check_encoding(headers[b"content-encoding"].decode("latin-1"))
-        framed = b"content-length" in headers
-        if self._done and framed and not encoding:
+        framed = b"content-length" in headers or b"transfer-encoding" in headers
+        if self._done and b"content-encoding" not in headers:
             body = b"".join(self._chunks)
+            if len(body) > self._limit:
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes")
         else:
-            framed = framed or b"transfer-encoding" in headers
+            encoding = _body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
             body = _body.collect(self._rest(source), encoding, self._limit)
         return HTTPReply(self._status, _Headers(headers), body, framed)
 
@@ -163,12 +163,14 @@ class ReplyParser:
         if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
             # An interrupt (Ctrl-C, a task's time limit) is packed in like our own errors.
             if not isinstance(exc.__context__, _Surplus):
-                raise exc.__context__
+                raise exc.__context__ from None
         elif not self._done:
             if isinstance(exc, HttpParserUpgrade):
                 raise BadReplyError(f"the reply wants another protocol than HTTP (status {self._status})") from None
             if str(exc) == "Content-Length overflow":
-                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces far more") from exc
+                raise ReplyTooLargeError(
+                    f"the reply is larger than {self._limit} bytes: it announces far more"
+                ) from exc
             raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
         self.keep_alive = False  # the reply is whole; what came after it is nobody's
 
@@ -186,6 +188,10 @@ class ReplyParser:
             raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
         self._done = True
 
+    def let_go(self) -> None:
+        """After the last reply: parts that hold each other would have to wait for the garbage collector."""
+        del self._parser, self._feed
+
     # --- what llhttp calls -------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -193,7 +199,8 @@ class ReplyParser:
             raise _Surplus
         self._headers = {}
         self._in_body = False
-        self._status = self._count = self._size = 0
+        self._status = 0
+        self._count += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count = count = self._count + 1

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 from goplugins._call import Call
 from goplugins.config.durations import format_go_duration
-from goplugins.errors import InvalidHeaderError
+from goplugins.errors import InvalidEndpointURLError, InvalidHeaderError
 from goplugins.models import check_headers
 from goplugins.transports._envelope import dump_text, dump_texts
+from goplugins.transports.http._target import Target
 
 __all__ = ["RequestWriter"]
+
+_DATA = b'{"data":'
+_HOST = re.compile(r"[!-~]+")
 
 _OWN = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"})
 _OWN_PREFIX = "proxy-"
@@ -21,23 +27,26 @@ class RequestWriter:
     """Writes the requests of one plugin.
 
     Args:
+        target: where they go.
         version: of goplugins, for the User-Agent.
         credentials: headers that no caller may override.
         compression: whether compressed replies are asked for.
         keep_alive: whether connections are used again.
-        proxy_headers: credentials for a forwarding proxy.
+
+    Attributes:
+        path: what POST goes to, as it stands in the request line.
+        health_path: what GET goes to.
+        of_health: the headers of GET, all but Host.
+
+    Raises:
+        InvalidEndpointURLError: the endpoint's host can't stand in a header.
     """
 
     def __init__(
-        self,
-        *,
-        version: str,
-        credentials: Mapping[str, str],
-        compression: bool,
-        keep_alive: bool,
-        proxy_headers: Mapping[str, str],
+        self, target: Target, *, version: str, credentials: Mapping[str, str], compression: bool, keep_alive: bool
     ) -> None:
-        self._last = {**proxy_headers, **credentials}
+        # A forwarding proxy is told who we are with each request; one with a tunnel was, before there was a tunnel.
+        self._last = {**(target.proxy_headers if target.prefix else {}), **credentials}
         self._reserved = _OWN | {name.lower() for name in credentials}
         self._base = {
             "User-Agent": f"goplugins-python/{version}",
@@ -47,6 +56,13 @@ class RequestWriter:
             self._base["Connection"] = "close"
         self._of_body = {**self._base, "Content-Type": "application/json"}
         self.of_health = {**self._base, **self._last}
+        self.path = target.prefix + target.path
+        self.health_path = target.prefix + target.health_path
+        host = _host(target)
+        self._start = f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
+        self._usual_head = self._start + _lines({**self._of_body, **self._last})
+        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
+        self._health = health + _lines(self.of_health) + b"\r\n"
 
     def check(self, call: Call) -> None:
         """Refuses headers that can't be sent or are not the caller's to set.
@@ -55,7 +71,7 @@ class RequestWriter:
             InvalidHeaderError: names the header, never its value.
         """
         if not (call.request_id.isascii() and call.request_id.isprintable()):
-            raise InvalidHeaderError("request_id: it travels in a header, so it must be printable ASCII")
+            self._refuse_request_id()
         headers = call.headers
         if not headers:
             return
@@ -69,6 +85,10 @@ class RequestWriter:
                 value.encode("latin-1")
             except UnicodeEncodeError:
                 raise InvalidHeaderError(f"headers[{name!r}]: the value has characters outside Latin-1") from None
+
+    @staticmethod
+    def _refuse_request_id() -> NoReturn:
+        raise InvalidHeaderError("request_id: it travels in a header, so it must be printable ASCII")
 
     def headers(self, call: Call) -> dict[str, str]:
         """All headers of a call but Host and Content-Length."""
@@ -90,11 +110,67 @@ class RequestWriter:
             headers[name] = value
 
     @staticmethod
-    def body(call: Call, remaining: float) -> bytes:
-        """The envelope, which tells the plugin how many seconds remain."""
-        head = f'"request_id":{dump_text(call.request_id)},"timeout":"{format_go_duration(remaining)}"'
+    def tail(call: Call) -> bytes:
+        """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
+        tail = f',"request_id":{dump_text(call.request_id)}'
+        tail += f',"timeout":"{format_go_duration(max(call.deadline.remaining(), 0.0))}"'
         if call.headers:
-            head += f',"headers":{dump_texts(call.headers)}'
+            tail += f',"headers":{dump_texts(call.headers)}'
         if call.metadata:
-            head += f',"metadata":{dump_texts(call.metadata)}'
-        return b'{"data":%b,%b}' % (call.payload, head.encode())
+            tail += f',"metadata":{dump_texts(call.metadata)}'
+        return tail.encode() + b"}"
+
+    def body(self, call: Call) -> bytes:
+        """The envelope."""
+        return b'{"data":%b%b' % (call.payload, self.tail(call))
+
+    # --- as bytes ----------------------------------------------------------------------------------------------
+
+    def message(self, call: Call) -> bytes:
+        """The whole request of a call, head and body.
+
+        Raises:
+            InvalidHeaderError: a header would break out of its line; :meth:`check` was left out.
+        """
+        request_id = call.request_id
+        if not (request_id.isascii() and request_id.isprintable()):
+            self._refuse_request_id()
+        if call.headers:
+            head = self._start + _lines(self.headers(call))
+        elif call.idempotent:
+            name = request_id.encode()
+            head = b"%bX-Request-ID: %b\r\nIdempotency-Key: %b\r\n" % (self._usual_head, name, name)
+        else:
+            head = b"%bX-Request-ID: %b\r\n" % (self._usual_head, request_id.encode())
+        payload, tail = call.payload, self.tail(call)
+        # Copied once: a body may be large.
+        size = len(_DATA) + len(payload) + len(tail)
+        return b'%bContent-Length: %d\r\n\r\n{"data":%b%b' % (head, size, payload, tail)
+
+    def message_of_health(self) -> bytes:
+        """The whole request for the plugin's health."""
+        return self._health
+
+
+def _host(target: Target) -> str:
+    """What the Host header says: the port only where it is not the scheme's usual one, no zone of an address."""
+    host = re.sub(r"%[^\]]*", "", target.origin.partition("://")[2])
+    try:
+        if not host.isascii():
+            host = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        host = ""
+    if not _HOST.fullmatch(host):
+        raise InvalidEndpointURLError("its host has characters that no host has", path="endpoint")
+    return host
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Headers as they stand in a head. They were checked when they were set; nothing may slip by all the same."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
+        raise InvalidHeaderError("a header can't be sent: it holds a line break")
+    try:
+        return lines.encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidHeaderError("a header can't be sent: it is not Latin-1") from None

@@ -9,10 +9,11 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Callable
 
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
-from goplugins.errors import ReplyTooLargeError
+from goplugins.errors import PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.transports.http._parser import ReplyParser
 from goplugins.transports.http.connection import drop_socket, shut_down
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
@@ -62,10 +63,11 @@ class Wire:
         register = select.poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll
-        if isinstance(sock, ssl.SSLSocket):
+        self._read: Callable[[int], bytes] = sock.recv
+        self._write: Callable[[bytes | memoryview], int] = sock.send
+        self._pending: Callable[[], int] | None = None
+        if isinstance(sock, ssl.SSLSocket):  # its recv and send only look at arguments and call these
             self._read, self._write, self._pending = sock.read, sock.write, sock.pending
-        else:
-            self._read, self._write, self._pending = sock.recv, sock.send, None
         self.sent = self.received = 0
         self.eof = False
         self.failure: OSError | None = None
@@ -76,9 +78,11 @@ class Wire:
         Raises:
             OSError: a system call failed, which ``failure`` is then, too.
             EOFError: the peer closed the connection before it replied.
-            PluginError: the reply is broken.
+            PluginError: the reply is broken, or there was no time left to send anything.
         """
-        self._at = deadline.at
+        self._at = at = deadline.at
+        if at <= self._now():
+            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
         self.sent = self.received = 0
         self.failure = None
         try:
@@ -113,7 +117,9 @@ class Wire:
         with memoryview(message) as view:
             while self.sent < len(message):
                 # TLS may have to read before it can go on writing.
-                poll.register(self._sock, select.POLLIN if isinstance(refusal, ssl.SSLWantReadError) else select.POLLOUT)
+                poll.register(
+                    self._sock, select.POLLIN if isinstance(refusal, ssl.SSLWantReadError) else select.POLLOUT
+                )
                 poll.poll(self._milliseconds())
                 try:
                     self.sent += self._write(view[self.sent :])
@@ -142,9 +148,9 @@ class Wire:
             while True:
                 wait = (self._at - self._now()) * 1e3
                 if wait <= 0.0:
-                    raise TimeoutError("the deadline has passed")  # noqa: TRY301 - a failure like the system's own
+                    raise TimeoutError("the deadline has passed")
                 pending = self._pending  # what TLS has decrypted already, the system does not know of
-                if (pending is not None and pending()) or self._poll(wait if wait < _LONGEST_WAIT else _LONGEST_WAIT):
+                if (pending is not None and pending()) or self._poll(min(_LONGEST_WAIT, wait)):
                     try:
                         data = self._read(_CHUNK)
                         break
@@ -184,7 +190,9 @@ class Wire:
     def close(self) -> None:
         """Closes the descriptor."""
         self._sock.close()
+        self._parser.let_go()
 
     def drop(self) -> None:
         """Closes this process's descriptor and nothing else: after a fork, the connection is the parent's."""
         drop_socket(self._sock)
+        self._parser.let_go()

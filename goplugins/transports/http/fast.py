@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import ssl
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from goplugins._call import Call
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
-from goplugins.errors import PluginError, PluginTimeoutError, Replay, SaturatedError, belongs_to_host
+from goplugins.errors import PluginError, SaturatedError, belongs_to_host
 from goplugins.transports._pool import ConnectionPool, Lease
 from goplugins.transports._resolve import Resolver
 from goplugins.transports.http import _failures
-from goplugins.transports.http._connect import Connector, pool_of
+from goplugins.transports.http._connect import Connector, Look, pool_of
 from goplugins.transports.http._request import RequestWriter
 from goplugins.transports.http._target import Target
 from goplugins.transports.http._wire import Wire
@@ -23,8 +23,19 @@ from goplugins.transports.http.engine import Check, HTTPReply
 __all__ = ["FastEngine"]
 
 
+class _Attempt(Protocol):
+    """What an exchange needs to know of the call, or of the look at the plugin's health, that it is for."""
+
+    @property
+    def deadline(self) -> Deadline: ...
+    @property
+    def idempotent(self) -> bool: ...
+
+    reconnected: bool
+
+
 class FastEngine:
-    """Exchanges over pooled connections of its own.
+    """Exchanges over pooled connections.
 
     Args:
         target: where to; its addresses, proxy and path.
@@ -38,7 +49,7 @@ class FastEngine:
         self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
     ) -> None:
         self._connector = Connector(target, context, connection.connection_timeout, resolver, clock)
-        self._keep_alive = connection.keep_alive
+        self._keep_alive = bool(connection.keep_alive)
         self._limit = connection.max_response_bytes
         self._clock = clock
         self._pid = os.getpid()
@@ -53,23 +64,69 @@ class FastEngine:
 
     def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        self._stay_at_home()
-        deadline = call.deadline
-        _check_time(deadline)
-        return self._run(self.pool.acquire(deadline), request.message, call, check)
+        if self._pid != os.getpid():  # forked by something that does not tell Python
+            self.after_fork_in_child()
+        lease = self.pool.acquire(call.deadline)
+        return self._run(lease, request.message(call), call, check)
 
     def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        self._stay_at_home()
-        _check_time(deadline)
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
         lease = self.pool.try_acquire(deadline)
         if lease is None:
             raise SaturatedError("no connection is free")
-        return self._run(lease, request.message, _Look(deadline), None)
+        return self._run(lease, request.message_of_health(), Look(deadline), None)
 
-    def _run(self, lease: Lease[Wire], write: Callable[[Call], bytes], call: Call, check: Check | None) -> HTTPReply:
+    def _run(self, lease: Lease[Wire], message: bytes, attempt: _Attempt, check: Check | None) -> HTTPReply:
         """The exchange over the leased connection, and once more over a new one if that was dead all along."""
         reusable = reconnect = False
-        wire = lease.connection
-        deadline = call.deadline
-        ...
+        wire, deadline = lease.connection, attempt.deadline
+        cancellation = deadline.cancellation
+        try:
+            if cancellation is None:
+                reply = wire.exchange(message, deadline)
+            else:
+                reply = cancellation.guard(wire.interrupt, partial(wire.exchange, message, deadline))
+            reusable = (check is None or check(reply)) and self._keep_alive and wire.is_clean()
+            return reply
+        except (OSError, EOFError) as exc:
+            if isinstance(exc, PluginError) or belongs_to_host(exc):
+                raise
+            reconnect = lease.reused and _may_reconnect(exc, wire, attempt)
+            if not reconnect:
+                raise _failures.exchange_failure(exc, wire) from _failures.safe_cause(exc, wire)
+        finally:
+            if not reconnect:
+                self.pool.release(lease, reusable=reusable)
+        attempt.reconnected = True
+        return self._run(self.pool.renew(lease, deadline), message, attempt, check)
+
+    # --- upkeep ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        self.pool.close()
+
+    def sweep(self) -> None:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        self.pool.sweep()
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        self._connector.context = context
+        self.pool.renew_all()
+
+    def after_fork_in_child(self) -> None:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        self._pid = os.getpid()
+        self.pool.after_fork_in_child()
+
+
+def _may_reconnect(exc: BaseException, wire: Wire, attempt: _Attempt) -> bool:
+    return (
+        not attempt.reconnected
+        and (wire.sent == 0 or attempt.idempotent)
+        and _failures.is_dead_connection(exc, wire)
+        and attempt.deadline.remaining() > 0
+    )

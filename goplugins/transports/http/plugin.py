@@ -59,7 +59,6 @@ class HTTPPlugin:
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK, resolver: Resolver | None = None) -> None:
         from goplugins import __version__
         from goplugins.transports.http._reply import Envelope, status_error
-        from goplugins.transports.http.engine import SessionEngine
 
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
         self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
@@ -74,20 +73,19 @@ class HTTPPlugin:
         self._secrets: tuple[str, ...] = ()
         self._write = partial(
             RequestWriter,
+            target,
             version=__version__,
             compression=not connection.disable_compression,
             keep_alive=bool(connection.keep_alive),
-            proxy_headers=target.proxy_headers if target.prefix else {},
         )
         self._use(auth)
-        self._path = target.prefix + target.path
         self._envelope, self._status_error = Envelope, status_error
         if resolver is None:
             resolver = ThreadedResolver(clock=clock)
         self._resolver = resolver
         context = _context(auth, trust_env=self._trust_env) if target.tls else None
-        self._engine: Engine = SessionEngine(target, context, connection, resolver, clock)
-        self._health = HealthReader(self._engine, target, lambda: self._request.of_health, clock, self._scrub)
+        self._engine = _engine_of(config, target, context, connection, resolver, clock)
+        self._health = HealthReader(self._engine, lambda: self._request, clock, self._scrub)
         register_forkable(self)
 
     def _use(self, auth: AuthConfig) -> None:
@@ -107,19 +105,9 @@ class HTTPPlugin:
 
     def send(self, call: Call) -> Any:
         """One POST. See :class:`goplugins._call.Sender`."""
-        deadline = call.deadline
         envelope = self._envelope(call)
         try:
-            reply = self._engine.exchange(
-                "POST",
-                self._path,
-                self._request.headers(call),
-                self._request.body(call, max(deadline.remaining(), 0.0)),
-                deadline,
-                replay_safe=call.idempotent,
-                call_state=call,
-                check=envelope.read,
-            )
+            reply = self._engine.send(call, self._request, envelope.read)
             if not 200 <= reply.status < 300:
                 raise self._status_error(reply, envelope.fields, self._clock.time(), self._scrub)
             return decode_data(envelope.fields, call)
@@ -198,6 +186,23 @@ def _credentials(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[s
 
     found = get_netrc_auth(target.origin)
     return {"Authorization": basic_credentials(*found)} if found else headers
+
+
+def _engine_of(
+    config: PluginConfig,
+    target: Target,
+    context: ssl.SSLContext | None,
+    connection: Any,
+    resolver: Resolver,
+    clock: Clock,
+) -> Engine:
+    if config.options.get("engine", "fast") == "requests":
+        from goplugins.transports.http.session import SessionEngine
+
+        return SessionEngine(target, context, connection, resolver, clock)
+    from goplugins.transports.http.fast import FastEngine
+
+    return FastEngine(target, context, connection, resolver, clock)
 
 
 def _context(auth: AuthConfig, *, trust_env: bool) -> ssl.SSLContext:

@@ -33,8 +33,14 @@ def serve() -> Iterator[Callable[..., RawServer]]:
         server.close()
 
 
+@pytest.fixture(params=["fast", "requests"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """What carries the exchanges: every test of this directory runs over both engines."""
+    return str(request.param)
+
+
 @pytest.fixture
-def make() -> Iterator[Callable[..., HTTPPlugin]]:
+def make(engine: str) -> Iterator[Callable[..., HTTPPlugin]]:
     """Makes plugins and closes them after the test; keywords are those of ConnectionConfig, or named sections."""
     plugins: list[HTTPPlugin] = []
 
@@ -52,7 +58,7 @@ def make() -> Iterator[Callable[..., HTTPPlugin]]:
             transport="https" if endpoint.startswith("https") else "http",  # type: ignore[arg-type]
             endpoint=endpoint,
             auth=auth,
-            options=options or {},
+            options={"engine": engine, **(options or {})},
             health_check=HealthCheckConfig(endpoint=health),
             connection=ConnectionConfig(**connection),
         )

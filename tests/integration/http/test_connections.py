@@ -281,7 +281,8 @@ def test_forked_child_uses_a_connection_of_its_own(serve, make):
     server = serve()
     plugin = make(server.url)
     assert call(plugin) == "ok"
-    descriptor = plugin._engine.pool._idle[0].connection.wire.fileno()
+    connection = plugin._engine.pool._idle[0].connection
+    descriptor = getattr(connection, "wire", connection).fileno()
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -138,6 +138,15 @@ def test_a_timeout_counts_from_twice_the_usual_latency_on(took, counts):
     assert (plugin.breaker.state is CircuitBreakerState.OPEN) is counts
 
 
+def test_the_first_answer_is_what_is_usual():
+    plugin = Plugin(circuit_breaker=EAGER)
+    plugin.attempt(takes=0.04)
+    plugin.fails(PluginTimeoutError("late"), takes=0.06)
+    assert plugin.breaker.state is CircuitBreakerState.CLOSED
+    plugin.fails(PluginTimeoutError("late"), takes=0.09)
+    assert plugin.breaker.state is CircuitBreakerState.OPEN
+
+
 def test_the_usual_latency_follows_slowly():
     plugin = Plugin(circuit_breaker=EAGER)
     for _ in range(50):

@@ -149,3 +149,28 @@ def test_a_child_can_drain_anew():
     emptied = []
     assert gate.drain(0.0, ManualClock(), on_empty=lambda: emptied.append(1))
     assert emptied == [1]
+
+
+def test_a_drain_waits_for_each_of_the_queued_calls():
+    gate, calls = InFlightGate(), [a_call(), a_call()]
+    for call in calls:
+        gate.expect(call)
+    gate.close("it was removed")
+    gate.expect_no_more(calls[0])
+    assert not gate.drain(0.0, ManualClock())
+    gate.expect_no_more(calls[1])
+    assert gate.drain(0.0, ManualClock())
+
+
+def test_a_child_expects_none_of_the_calls_that_its_parent_had_queued():
+    gate, queued, coming = InFlightGate(), a_call(), a_call()
+    gate.expect(queued)
+    gate.expect(coming)
+    gate.after_fork_in_child()
+    gate.expect_no_more(queued)
+    gate.enter(coming)
+    assert gate.in_flight == 1
+    gate.leave(True, 0.0, 1, coming)
+    emptied = []
+    assert gate.drain(0.0, ManualClock(), on_empty=lambda: emptied.append(1))
+    assert emptied == [1]

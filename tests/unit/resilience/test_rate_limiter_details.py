@@ -71,6 +71,15 @@ def test_a_refusal_names_the_plugin_if_there_is_a_name(clock):
     assert caught.value.plugin is None
 
 
+def test_half_a_token_in_the_bucket_halves_the_wait(clock):
+    limiter = RateLimiter(config(4.0), clock=clock)
+    limiter.acquire()
+    clock.advance(0.125)
+    with pytest.raises(RateLimitExceededError) as caught:
+        limiter.acquire()
+    assert caught.value.retry_after == 0.125
+
+
 @pytest.mark.parametrize(("name", "expected"), [("auth", "auth"), ("", None)])
 def test_who_is_woken_by_a_close_learns_why(stepped, name, expected):
     limiter, closing = RateLimiter(config(1.0), clock=stepped, name=name), threading.Event()

@@ -60,3 +60,21 @@ def test_a_withdrawal_gathers_its_one_from_several_moments(clock):
     assert budget.available == pytest.approx(100.25)
     clock.advance(0.1)
     assert budget.available == 100.0
+
+
+def test_buckets_that_expired_are_empty_when_their_turn_comes_again(clock):
+    budget = RetryBudget(0.25, clock=clock)
+    for _ in range(250):
+        budget.deposit()
+        clock.advance(0.1)
+        assert budget._deposits == sum(budget._buckets)
+    assert budget.available == pytest.approx(100 + 0.25 * 99, abs=0.26)
+
+
+def test_deposits_of_a_long_life_live_as_long_as_the_first_ones(clock):
+    budget = RetryBudget(1.0, clock=clock)
+    clock.advance(15.0)
+    for _ in range(6):
+        budget.deposit()
+        clock.advance(0.1)
+    assert budget.available == 106.0

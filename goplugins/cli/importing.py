@@ -1,0 +1,155 @@
+"""``goplugins config import-go``: a file of the Go library as one of ours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goplugins.errors import ConfigError, ConfigFileError
+
+if TYPE_CHECKING:
+    from goplugins.config import ManagerConfig
+
+__all__ = ["add_action"]
+
+_NO_NAME = re.compile(r"[^A-Z0-9]+")
+
+
+def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``import-go``."""
+    parser = actions.add_parser(
+        "import-go", help="turn a file of the Go library into ours", description=_import.__doc__
+    )
+    parser.add_argument("file", metavar="FILE", help="JSON that the Go library wrote")
+    parser.add_argument("--format", choices=("yaml", "json"), default="yaml", help="what to write (default: yaml)")
+    parser.add_argument(
+        "--include-secrets", action="store_true", help="write secrets as they are, and not as variables"
+    )
+    parser.set_defaults(execute=_import)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    """Reads a file of the Go library and writes ours to stdout; what has no counterpart is told on stderr.
+
+    Durations are nanoseconds there, and zero means left out. Secrets become ${VARIABLES}, unless asked for.
+    """
+    dump = _dumper(arguments.format)
+    config = _read(arguments.file)
+    values, variables = _portable(config, include_secrets=arguments.include_secrets)
+    sys.stdout.write(dump(values))
+    for variable, path in variables.items():
+        _warn(f"{path}: is a secret; set {variable} to it where the manager runs")
+    for problem in _unfinished(config):
+        _warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
+    return 0
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {' '.join(text.split())}\n")
+
+
+def _dumper(kind: str) -> Callable[[Any], str]:
+    if kind == "json":
+        return lambda values: json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    try:
+        import yaml
+    except ImportError as exc:
+        raise ConfigFileError("YAML needs PyYAML", fix="pip install goplugins[yaml], or --format json") from exc
+    return lambda values: str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _read(name: str) -> ManagerConfig:
+    """The configuration; fields that we have not are dropped with a warning, all other problems raised."""
+    from goplugins.config import ManagerConfig
+    from goplugins.config.problems import path_parts
+    from goplugins.config.text import parse_json
+
+    try:
+        data = Path(name).read_bytes()
+    except OSError as exc:
+        raise ConfigFileError(f"can't be read: {exc.strerror}", path=name) from exc
+    values = parse_json(data, name)
+    while True:
+        try:
+            return ManagerConfig.from_go_json(json.dumps(values), source=name)
+        except ConfigError as exc:
+            unknown = [problem for problem in exc.problems if problem.message == "unknown field"]
+            dropped = [problem.path for problem in unknown if _drop(values, path_parts(problem.path))]
+            if len(unknown) < len(exc.problems) or len(dropped) < len(unknown):
+                raise
+        for path in dropped:
+            _warn(f"{path}: has no counterpart here, left out")
+
+
+def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
+    """Takes out what is at ``path``; whether it was there."""
+    *way, last = path
+    try:
+        for step in way:
+            values = values[step]
+        del values[last]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _unfinished(config: ManagerConfig) -> list[ConfigError]:
+    """What the configuration would be refused for when it is loaded here."""
+    from goplugins.cli.config import factory_check
+    from goplugins.config.validation import semantic_problems
+
+    resolved = config.with_defaults()
+    found = [error for _, error in semantic_problems(config, resolved)]
+    places = {error.path for error in found}
+    suspect = {index for index in range(len(config.plugins)) if any(p.startswith(f"plugins[{index}]") for p in places)}
+    return found + [error for error in factory_check()(resolved, suspect) if error.path not in places]
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dict[str, str]]:
+    """Plain values as a file may hold them, and the variables that stand for secrets, with their fields."""
+    from goplugins.config.schema import shown
+
+    variables: dict[str, str] = {}
+    full = shown(config, secrets=True)
+    masked = full if include_secrets else shown(config)
+    names = [item.get("name", "") for item in full.get("plugins", ())]
+
+    def merged(value: Any, safe: Any, path: tuple[str | int, ...]) -> Any:
+        if isinstance(value, Mapping):
+            return {key: merged(item, safe[key], (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [merged(item, safe[index], (*path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        if value == safe:
+            return value.replace("${", "$${")  # there it is no variable
+        return secret(value, str(safe), path)
+
+    def secret(value: str, safe: str, path: tuple[str | int, ...]) -> str:
+        """A variable for a secret text; in NAME=secret for the secret part alone."""
+        name, equals, _ = value.partition("=")
+        before = f"{name}=" if equals and safe == f"{name}=***" else ""
+        steps = [names[step] if place == 1 and isinstance(step, int) else step for place, step in enumerate(path)]
+        label = [*steps[1:-1], name] if before else steps[1:]
+        variable = base = _NO_NAME.sub("_", "_".join(map(str, label)).upper()).strip("_")
+        number = 2
+        while variable in variables:
+            variable, number = f"{base}_{number}", number + 1
+        variables[variable] = _path(path)
+        return f"{before.replace('${', '$${')}${{{variable}}}"
+
+    return merged(full, masked, ()), variables
+
+
+def _path(path: tuple[str | int, ...]) -> str:
+    from goplugins.config.problems import path_text
+
+    return path_text(path)

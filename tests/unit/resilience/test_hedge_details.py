@@ -1,0 +1,27 @@
+"""Where the hedge policy's quantile begins and ends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from goplugins.resilience import HedgePolicy
+from goplugins.testing import ManualClock
+
+
+def test_a_policy_that_has_seen_nothing_says_nothing():
+    policy = HedgePolicy(SimpleNamespace(), clock=ManualClock(-1e9))
+    assert policy.delay() is None
+    assert HedgePolicy(SimpleNamespace(delay=None), clock=ManualClock()).delay() is None
+    assert HedgePolicy(SimpleNamespace(delay=0.5), clock=ManualClock()).delay() == 0.5
+
+
+@pytest.mark.parametrize(("percentile", "expected"), [(0.5, 0.51), (0.9, 0.91), (0.999, 1.0), (1.0, 1.0)])
+def test_the_quantile_of_a_hundred_answers(percentile, expected):
+    policy = HedgePolicy(SimpleNamespace(percentile=percentile, min_delay=0.0), clock=ManualClock())
+    for number in range(1, 101):
+        policy.record(number / 100)
+    for _ in range(412 if percentile > 0.99 else 0):  # so rare a one needs more of them
+        policy.record(0.001)
+    assert policy.delay() == expected
