@@ -150,7 +150,7 @@ class Builder:
             raise InvalidConfigError("is made of other plugins", path="type", fix="write it under load_balancers")
         balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=self._clock, rng=self._rng)
         for member in config.balancer.members:
-            balancer.add_plugin(NamedMember(member.name, self.registry))
+            balancer.add_plugin(NamedMember(member.name, self.registry, balancer))
         return self.guard(balancer, config, from_config=True)
 
     def _build_resolved(self, config: ResolvedConfig) -> GuardedPlugin:

@@ -197,6 +197,9 @@ class _Race:
             # A hedge waits for no token, and the call's one silent reconnect is the first attempt's.
             leg.call.max_wait = 0.0
             leg.call.reconnected = True
+            # In a group it goes elsewhere, whatever the strategy.
+            first = self._legs[0].call
+            leg.call.tried = (*first.tried, first.member)
         self._legs.append(leg)  # before it runs: an interrupt from here on must find it
         try:
             self._hedger.pool.submit_to(self._seats.pop(), leg.run, leg.over)
@@ -243,6 +246,7 @@ class _Race:
         call, first = self._call, legs[0].call
         call.attempts = sum(leg.call.attempts for leg in legs)
         call.reconnected = first.reconnected
+        call.tried = tuple({name: None for leg in legs for name in leg.call.tried})
         if winner is not None:
             call.take_over(winner.call)
         if len(legs) > 1 and legs[1].call.attempts:

@@ -171,15 +171,20 @@ class GuardedPlugin:
                 self.gate.leave(ok, self._now() - started, call.attempts, call)
                 raise
 
-    def offer(self, call: Call) -> Any:
+    def offer(self, call: Call, *, nested: bool = False) -> Any:
         """One attempt under this plugin's own gate and policies, for the group of which it is a member.
 
         ``call`` learns what the plugin sent beside the data; its attempts are counted by whoever makes it.
+
+        Args:
+            call: what the group was asked.
+            nested: the group had let it in before both were taken out: this plugin's closed gate is no bar.
 
         Raises:
             PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
         """
         leg = call.leg(call.deadline)
+        leg.nested = nested
         value = self.call(leg, self._once)
         call.take_over(leg)
         call.member = self.name

@@ -214,10 +214,18 @@ class Registry:
         with self._lock:
             retiring = list(self._retiring.values())
         if any(each.gate.holds(thread) for each in retiring):
-            for plugin in reversed(retiring):
+            plugin = self.leaving(name)
+            if plugin is not None:
+                return plugin
+        raise self.absent(name)
+
+    def leaving(self, name: str) -> GuardedPlugin | None:
+        """The last plugin of that name to be taken out, until it is closed. Takes the lock."""
+        with self._lock:
+            for plugin in reversed(self._retiring.values()):
                 if plugin.name == name:
                     return plugin
-        raise self.absent(name)
+        return None
 
     def get(self, name: str) -> GuardedPlugin:
         """Who answers to the name. Takes no lock.

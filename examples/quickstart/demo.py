@@ -142,13 +142,14 @@ def rate_limit(manager: Manager[Any, Any]) -> None:
 
 
 def group(manager: Manager[Any, Any], processes: list[PluginProcess]) -> None:
-    title("6. One name, three instances: 200 calls each time from 8 threads, served by")
+    title("6. One name, three instances: 200 calls each time from 6 threads, served by")
     stock = manager.bind("stock", QuoteRequest, QuoteResponse)
     names = [f"stock@{process.addresses[0].removeprefix('http://').rstrip('/')}" for process in processes]
+    print("      " + ", ".join(f"{letter} is {name}" for letter, name in zip("ABC", names, strict=True)))
     print(f"      {'':36}" + "".join(f"{letter:>7}" for letter in "ABC") + "   failed")
 
     def round_of_calls(label: str) -> tuple[list[int], int]:
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(6) as pool:
             results = list(pool.map(lambda _: timed(lambda: stock.result(QuoteRequest("ACME")))[0], range(200)))
         failed = sum(isinstance(result, PluginError) for result in results)
         served = Counter(result.member for result in results if not isinstance(result, PluginError))
@@ -237,7 +238,8 @@ def main() -> int:
                 f" {plugin.attempts_total:5} attempts {plugin.circuit_breaker_trips:2} breaker trips"
             )
         claim(
-            f"{counts.requests_total} calls, of which {counts.refused_circuit_breaker} were refused by the breaker",
+            f"{counts.requests_total} calls (those of stock for the group and for its members);"
+            f" breakers refused {counts.refused_circuit_breaker} attempts",
             counts.requests_total == counts.requests_success + counts.requests_failure
             and counts.refused_circuit_breaker >= 100,
         )

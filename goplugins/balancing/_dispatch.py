@@ -8,6 +8,7 @@ from collections.abc import Sequence, Set as AbstractSet
 from typing import Any, NoReturn
 
 from goplugins._call import Call
+from goplugins._cancellation import AttemptCancelledError
 from goplugins._clock import Clock, Wakeup
 from goplugins.balancing._refusal import Lost, refusal
 from goplugins.balancing._state import Condition, MemberState, Traffic, share_at
@@ -279,6 +280,8 @@ class Dispatcher:
                 state.last_error_at = now
                 table.failed(state, started, now)
             else:
+                if isinstance(error, AttemptCancelledError):  # or who only ever loses to hedges would never be slow
+                    state.kept_waiting(now - started, now)
                 table.judge(state, now)
         if self._relieved is not None and state.ready:
             self._relieved(state)

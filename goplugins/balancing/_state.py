@@ -174,6 +174,14 @@ class MemberState:
         self.latency_at = now
         self._reckon()
 
+    def kept_waiting(self, seconds: float, now: float) -> None:
+        """It had not answered after so long, and is waited for no longer: its latency is that at least."""
+        latency = self.latency_now(now)
+        if latency is None or seconds > latency:
+            self.latency = seconds
+            self.latency_at = now
+            self._reckon()
+
     def failed_again(self, now: float) -> None:
         """Counts a failure. How long it took says nothing: who fails fast is not fast, but costs twice as much."""
         self.failed += 1

@@ -39,7 +39,7 @@ def guard_member(plugin: Any, name: str, *, clock: Clock, rng: random.Random) ->
     from goplugins.plugin import GuardedPlugin
 
     config = ManagerConfig().resolve(PluginConfig(name=name, transport=TransportType.PYTHON))
-    return GuardedPlugin(_as_sender(plugin), plugin, config, from_config=False, clock=clock, rng=rng)
+    return GuardedPlugin(as_sender(plugin), plugin, config, from_config=False, clock=clock, rng=rng)
 
 
 def guard_group(
@@ -61,7 +61,12 @@ def guard_group(
     return GuardedPlugin(balancer, balancer, resolved, from_config=False, clock=clock, rng=rng)
 
 
-def _as_sender(plugin: Any) -> Sender:
+def as_sender(plugin: Any) -> Sender:
+    """The plugin itself if it is a wire, else an adapter around it.
+
+    Raises:
+        InvalidArgumentError: it is neither.
+    """
     from goplugins.transports.adapter import PluginAdapter
 
     if hasattr(plugin, "send") and hasattr(plugin, "prepare"):

@@ -18,7 +18,7 @@ from goplugins._deadline import Deadline
 from goplugins.balancing._dispatch import Dispatcher
 from goplugins.balancing._health import group_health, look_at
 from goplugins.balancing._state import MemberState
-from goplugins.balancing._wrap import Guard, guard_group, guard_member
+from goplugins.balancing._wrap import Guard, as_sender, guard_group, guard_member
 from goplugins.balancing.member import Selection
 from goplugins.balancing.report import GroupExplanation, LoadBalancerStats, explain_member, member_stats
 from goplugins.config import LoadBalancerConfig
@@ -155,6 +155,8 @@ class LoadBalancer(Generic[Req, Resp]):
             PluginClosedError: the balancer is closed.
         """
         is_member = hasattr(plugin, "offer")
+        if not is_member:
+            as_sender(plugin)  # says what it lacks
         found: str = plugin.name if is_member else name or plugin.info().name
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1

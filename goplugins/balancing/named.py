@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goplugins._call import Call
-from goplugins.errors import PluginClosedError, PluginError
+from goplugins.errors import PluginClosedError
 from goplugins.models import HealthStatus, PluginStatus
 from goplugins.plugin import GuardedPlugin
 from goplugins.registry import Registry
+
+if TYPE_CHECKING:
+    from goplugins.balancing.load_balancer import LoadBalancer
 
 __all__ = ["NamedMember"]
 
@@ -21,44 +25,54 @@ class NamedMember:
     Args:
         name: the plugin's; it need not be there yet.
         registry: where it is looked up, anew for each call.
+        group: of which it is a member, in the same registry. The calls that it let in before both were taken out
+            still find their members.
     """
 
-    def __init__(self, name: str, registry: Registry) -> None:
+    def __init__(self, name: str, registry: Registry, group: LoadBalancer[Any, Any]) -> None:
         self.name = name
         self._registry = registry
+        self._group_name = group.name
+        self._group = weakref.ref(group)
         self._callbacks: list[Callable[[], object]] = []
         self._seen: GuardedPlugin | None = None  # whose news are listened to
         self._deafen: Callable[[], object] | None = None
 
     def offer(self, call: Call) -> Any:
         """See :class:`goplugins.balancing.Member`."""
+        nested = False
         while True:
-            plugin = self._registry.plugins.get(self.name) or self._retiring(call)
+            plugin = self._registry.plugins.get(self.name)
+            if plugin is None:
+                plugin, nested = self._leaving(), True
+                if plugin is None:
+                    raise PluginClosedError(f"there is no plugin {self.name!r} now")
             try:
-                return plugin.offer(call)
+                return plugin.offer(call, nested=nested)
             except PluginClosedError as error:
-                # Refused at the gate of a plugin that was just replaced: its successor takes the call.
-                if error.attempts or self._registry.plugins.get(self.name) in (plugin, None):
+                # Refused at the gate of a plugin that was just replaced or taken out.
+                if nested or error.attempts or self._registry.plugins.get(self.name) is plugin:
                     raise
 
-    def _retiring(self, call: Call) -> GuardedPlugin:
-        """A plugin on its way out, for a call that the group had let in before."""
-        try:
-            plugin = self._registry.retiring(self.name)
-        except PluginError as exc:
-            raise PluginClosedError(f"there is no plugin {self.name!r} now") from exc
-        call.nested = True
-        return plugin
+    def _leaving(self) -> GuardedPlugin | None:
+        """A plugin on its way out, for the calls of a group that is on its way out as well."""
+        group = self._registry.plugins.get(self._group_name)
+        if group is not None and group.plugin is self._group():
+            return None
+        return self._registry.leaving(self.name)
 
     def retry_after(self) -> float:
         """See :class:`goplugins.balancing.Member`."""
-        plugin = self._registry.plugins.get(self.name)
+        plugin = self._registry.plugins.get(self.name) or self._leaving()
         return 0.0 if plugin is None else plugin.retry_after()
 
     def admits(self) -> bool:
         """See :class:`goplugins.balancing.Member`."""
         plugin = self._registry.plugins.get(self.name)
-        return plugin is not None and plugin.admits()
+        if plugin is not None:
+            return plugin.admits()
+        plugin = self._leaving()
+        return plugin is not None and plugin.retry_after() <= 0
 
     def status(self) -> PluginStatus:
         """See :class:`goplugins.balancing.Member`."""

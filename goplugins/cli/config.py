@@ -96,7 +96,7 @@ def _show(arguments: argparse.Namespace) -> int:
     """Shows every setting that would apply, with secrets masked, and which of them are defaults."""
     from goplugins.sources import load_with_origins
 
-    _, origins = load_with_origins(arguments.file, check=factory_check())
+    _, origins = load_with_origins(arguments.file)
     _warn(origins.report)
     rows = [(f"{path} = {json.dumps(value, ensure_ascii=False)}", path) for path, value in _plain(origins.shown)]
     width = min(_WIDEST, max(len(text) for text, _ in rows))

@@ -113,17 +113,22 @@ def _item(
         if top != "plugins" or not _may_discover(values):
             known = ", ".join(env_name(name) for _, name in names) or "none"
             fix = f"unset it, or write one of those that there are: {known}"
-            problems.add(InvalidConfigError, f"names none of the {top}", fix, variable)
+            _note(problems, variable, f"names none of the {top}", fix)
         return None
     longest = max(fits)[0]
     best = [fit for fit in fits if fit[0] == longest]
     if len(best) > 1:
         both = " and ".join(repr(name) for _, _, name in best)
         fix = "give one of them another name, or write the setting into the file"
-        problems.add(InvalidConfigError, f"may be for {both}", fix, variable)
+        _note(problems, variable, f"may be for {both}", fix)
         return None
     field = next(field for field in fields_of(ManagerConfig) if field.name == top)
     return (top, best[0][1]), field.item, tail[longest + len(_BETWEEN) :]
+
+
+def _note(problems: Problems, variable: str, message: str, fix: str) -> None:
+    """A problem of a variable, which is shown whole: a name is no secret, however long."""
+    problems.found.append(((variable,), InvalidConfigError(message, path=variable, fix=fix)))
 
 
 def _items(listed: Any) -> Iterator[Mapping[Any, Any]]:
@@ -146,7 +151,7 @@ def _applied(
         names = [field.name for field in fields_of(cls)]
         first = tail.partition(_BETWEEN)[0].lower()
         fix = unknown_fix(first, names, "fields") if first not in names else "write the name of one of its fields"
-        problems.add(InvalidConfigError, "names no field", fix, variable)
+        _note(problems, variable, "names no field", fix)
         return values, ()
     path, kind = found
     value: Any = f"${{{variable}}}"
@@ -156,7 +161,7 @@ def _applied(
         except ValueError:
             if kind.section is not None or kind.item is not None or _is_table(kind):
                 fix = 'write a list as ["a", "b"], a table as {"name": "value"}'
-                problems.add(InvalidConfigError, "is not the JSON that a list or a table takes", fix, variable)
+                _note(problems, variable, "is not the JSON that a list or a table takes", fix)
                 return values, ()
     return _set(values, (*base, *path), value), (*base, *path)
 

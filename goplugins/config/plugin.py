@@ -61,7 +61,7 @@ class PluginConfig:
         endpoint: where it is: a URL on http and https; ``host:port``, ``dns:///...`` or ``unix:...`` on grpc; the
             socket's path (``@name``: abstract) on unix; ``package.module:callable`` or an entry point's name on python.
         endpoints: instead of ``endpoint``, where several instances do the same: calls are shared out among them.
-        balancing: how, with ``endpoints``; name and members follow from the plugin.
+        balancing: how, with ``endpoints`` or ``options.resolve``; name and members follow from the plugin.
         priority: the larger number is preferred, where something chooses.
         enabled: true when left out.
         executable: the program of an exec plugin.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goplugins.discovery.finding import Discovery, discovered
+from goplugins.discovery.following import FollowedDirectories
 from goplugins.discovery.manifest import PluginManifest, PluginRequirements
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport
 
@@ -11,6 +12,7 @@ __all__ = [
     "Discovery",
     "DiscoveryProblem",
     "DiscoveryReport",
+    "FollowedDirectories",
     "PluginManifest",
     "PluginRequirements",
     "discovered",

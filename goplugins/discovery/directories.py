@@ -139,14 +139,17 @@ def signature_of(directories: Iterable[str], patterns: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for directory in directories:
         here = os.path.abspath(directory)
-        digest.update(repr(("directory", here, _mode(here))).encode())
+        verdict, names = "", list[str]()
         try:
+            safe_directory(directory)
             names = _names(here)
-        except OSError as exc:
-            digest.update(repr(exc.errno).encode())
-            continue
+        except (ConfigError, OSError) as exc:
+            verdict = str(exc)
+        digest.update(repr((here, verdict)).encode())
         for name in names:
-            digest.update(repr((name, _mark(os.path.join(here, name), name, patterns))).encode())
+            mark = _mark(os.path.join(here, name), name, patterns)
+            if mark is not None:
+                digest.update(repr((name, mark)).encode())
     return digest.hexdigest()
 
 
@@ -164,11 +167,3 @@ def _mark(path: str, name: str, patterns: Sequence[str]) -> object:
     if found.st_mode & stat.S_IXUSR or _matches(name, patterns):
         return (found.st_mode, found.st_uid, found.st_ino, found.st_size, found.st_mtime_ns)
     return None
-
-
-def _mode(path: str) -> object:
-    try:
-        found = os.stat(path)
-    except OSError as exc:
-        return exc.errno
-    return (found.st_mode, found.st_uid, found.st_gid)

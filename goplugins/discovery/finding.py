@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -33,19 +33,24 @@ def discovered(
     environ: Mapping[str, str] | None = None,
     registered: Collection[str] = (),
     check: FurtherCheck | None = None,
+    told: Callable[[Discovery, DiscoveryReport], object] | None = None,
 ) -> ManagerConfig:
     """The configuration with the plugins that its ``discovery`` section finds, behind its own; logs what was left out.
 
     Args:
         config: as it was written; nothing happens unless its ``discovery.enabled`` is set.
-        environ: as for :class:`Discovery`; so are the other two.
+        environ: as for :class:`Discovery`.
         registered: names of plugins registered in code.
-        check: what factories say.
+        check: as for :class:`Discovery`.
+        told: is told what was found, and who looked; nothing is told where discovery is off.
     """
     if not config.discovery.enabled:
         return config
-    report = Discovery(config, environ=environ, registered=registered, check=check).scan()
+    discovery = Discovery(config, environ=environ, registered=registered, check=check)
+    report = discovery.scan()
     report.log()
+    if told is not None:
+        told(discovery, report)
     return report.added_to(config)
 
 
@@ -85,6 +90,7 @@ class Discovery:
     def scan(self) -> DiscoveryReport:
         """Looks once. Takes as long as reading the files does; raises nothing for what is wrong with them."""
         section = self._config.discovery
+        signature = self.signature()  # first: what comes in while we read must count as new
         problems: list[DiscoveryProblem] = []
         found: dict[str, DiscoveredPlugin] = {}
         offered = [
@@ -104,7 +110,7 @@ class Discovery:
         seen = [plugin.manifest.name for plugin in offered]
         self._sift(found, problems)
         problems += self._unused_variables(seen)
-        return DiscoveryReport(found, tuple(problems))
+        return DiscoveryReport(found, tuple(problems), signature)
 
     def signature(self) -> str:
         """Stands for what :meth:`scan` would read in the directories: another text once something changed there.

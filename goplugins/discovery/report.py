@@ -61,10 +61,12 @@ class DiscoveryReport:
     Attributes:
         found: the plugins that can be used, by name and in the order of their names.
         problems: what was left out.
+        signature: what :meth:`Discovery.signature` said right before.
     """
 
     found: Mapping[str, DiscoveredPlugin] = attrs.field(factory=dict)
     problems: tuple[DiscoveryProblem, ...] = ()
+    signature: str = ""
 
     def added_to(self, config: ManagerConfig) -> ManagerConfig:
         """The configuration with the plugins that were found, behind its own."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from goplugins.config.sections import DEFAULT_CIRCUIT_BREAKER
+from goplugins.errors import InvalidArgumentError
 from goplugins.resilience._settings import setting
 from goplugins.resilience._window import RollingWindow
 
@@ -38,8 +39,16 @@ class BreakerRules:
 
     @classmethod
     def of(cls, config: CircuitBreakerConfig) -> BreakerRules:
-        """The rules that ``config`` asks for; a field that is None, or that it lacks, has its default."""
+        """The rules that ``config`` asks for; a field that is None, or that it lacks, has its default.
+
+        Raises:
+            InvalidArgumentError: a threshold or time of 0 or less.
+        """
         recovery_timeout: float = setting(config, DEFAULT_CIRCUIT_BREAKER, "recovery_timeout")
+        for name in ("failure_threshold", "min_request_threshold", "success_threshold", "recovery_timeout"):
+            value = setting(config, DEFAULT_CIRCUIT_BREAKER, name)
+            if not value > 0:
+                raise InvalidArgumentError(f"{name}: expected more than 0, got {value!r}")
         max_recovery_timeout = getattr(config, "max_recovery_timeout", None) or recovery_timeout * _GROWTH
         return cls(
             enabled=setting(config, DEFAULT_CIRCUIT_BREAKER, "enabled"),

@@ -344,7 +344,9 @@ nobody may wait
         max_waiting: int = setting(config, DEFAULT_BULKHEAD, "max_waiting")
         max_wait: float | None = setting(config, DEFAULT_BULKHEAD, "max_wait")
         wait = math.inf if max_wait is None else max_wait
-        if high is None or not (1 <= low <= high or (high >= 1 and not adaptive)) or max_waiting < 0 or not wait >= 0:
+        if high is None:
+            raise InvalidArgumentError("bulkhead: max_concurrent is missing; say how many calls may be inside at once")
+        if not (1 <= low <= high or (high >= 1 and not adaptive)) or max_waiting < 0 or not wait >= 0:
             raise InvalidArgumentError(
                 f"bulkhead: expected 1 <= min_concurrent <= max_concurrent and waits of 0 or more, got {low}, {high}, "
                 f"{max_waiting}, {max_wait}"

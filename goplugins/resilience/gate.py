@@ -109,7 +109,7 @@ class InFlightGate:
                     admission.inside = True
                     if admission.expected:
                         admission.expected = False
-                        self._expected -= 1
+                        self._expected = max(0, self._expected - 1)  # it may have been expected before a fork
                 return
         raise PluginClosedError(reason)
 
@@ -131,7 +131,7 @@ class InFlightGate:
             if not admission.expected:
                 return
             admission.expected = False
-            self._expected -= 1
+            self._expected = max(0, self._expected - 1)
             drained, callbacks = self._news()
         _announce(drained, callbacks)
 

@@ -40,17 +40,17 @@ class RateLimiter:
     over a wait.
 
     Args:
-        config: rate, burst and waiting; a field that is None has its default. ``enabled: false`` admits all.
+        config: rate, burst and waiting; a field that is None has its default. Only ``enabled=False`` admits all.
         clock: where the time comes from, and what waits.
         name: the plugin's, for errors.
 
     Raises:
         InvalidArgumentError: a rate or window of 0 or less, or a burst below 1.
 
-    >>> from types import SimpleNamespace
+    >>> from goplugins import RateLimitConfig
     >>> from goplugins.testing import ManualClock
     >>> clock = ManualClock()
-    >>> limiter = RateLimiter(SimpleNamespace(enabled=True, requests_per_second=10, burst_size=2), clock=clock)
+    >>> limiter = RateLimiter(RateLimitConfig(requests_per_second=10, burst_size=2), clock=clock)
     >>> limiter.allow(), limiter.allow(), limiter.allow()
     (True, True, False)
     >>> limiter.acquire(max_wait=1.0)  # waits for its token
@@ -177,7 +177,8 @@ class RateLimiter:
         self._rate = rate / window
         self._burst = float(burst)
         self._max_wait: float = setting(config, DEFAULT_RATE_LIMIT, "max_wait")
-        self._enabled: bool = setting(config, DEFAULT_RATE_LIMIT, "enabled")
+        # Who makes a limiter wants one: None is on here, although a configuration has it off by default.
+        self._enabled: bool = getattr(config, "enabled", None) is not False
 
     def _refill(self) -> float:
         """Counts what has come since; returns the present moment, read under the lock so that it never goes back."""

@@ -108,6 +108,7 @@ def test_make_targets_that_are_named_exist(block: Block) -> None:
 SECTIONS = {
     "ManagerConfig": "",
     "PluginConfig": "",
+    "DiscoveryConfig": "",
     "LoadBalancerConfig": "",
     "AuthConfig": "",
     "RetryConfig": "default_retry",

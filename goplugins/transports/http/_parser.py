@@ -30,8 +30,7 @@ _LARGEST_HEAD = 65536
 _LONGEST_SILENCE = 65536
 """Bytes that may come without the parser telling of anything: a line of them."""
 
-_START = b"HTTP/"
-_VERSIONS = ("1.1", "1.0")
+_START = b"HTTP/1."
 _NO_CONTENT = (204, 304)
 _NO_HEADERS: dict[bytes, bytes] = {}
 
@@ -144,10 +143,10 @@ class ReplyParser:
         if not data:
             self._end(source)
             return
-        if len(self._start) < len(_START):
+        if len(self._start) < len(_START):  # llhttp would take other protocols of this form, too
             self._start = start = (self._start + data[: len(_START)])[: len(_START)]
             if not _START.startswith(start):
-                raise BadReplyError("the reply is not HTTP: it has no status line")
+                raise BadReplyError("the reply is not HTTP/1.0 or HTTP/1.1: it has no such status line")
         told = self._count + len(self._chunks)
         try:
             self._feed(data)
@@ -215,8 +214,8 @@ class ReplyParser:
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
         status = parser.get_status_code()
-        if status < 100 or parser.get_http_version() not in _VERSIONS:
-            raise BadReplyError("the reply is not of HTTP/1.0 or HTTP/1.1")
+        if status < 100:
+            raise BadReplyError(f"the reply is not HTTP: its status is {status}")
         if b"content-length" in headers:
             length = headers[b"content-length"]
             if int(length) > self._limit and status not in _NO_CONTENT:

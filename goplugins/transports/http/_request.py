@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import NoReturn
 
 from goplugins._call import Call
 from goplugins.config.durations import format_go_duration
 from goplugins.errors import InvalidEndpointURLError, InvalidHeaderError
 from goplugins.models import check_headers
-from goplugins.transports._envelope import dump_text, dump_texts
+from goplugins.transports._envelope import dump_texts
 from goplugins.transports.http._target import Target
 
 __all__ = ["RequestWriter"]
@@ -112,8 +113,8 @@ class RequestWriter:
     @staticmethod
     def tail(call: Call) -> bytes:
         """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
-        tail = f',"request_id":{dump_text(call.request_id)}'
-        tail += f',"timeout":"{format_go_duration(max(call.deadline.remaining(), 0.0))}"'
+        remaining = max(call.deadline.remaining(), 0.0)
+        tail = f',"request_id":{quoted(call.request_id)},"timeout":"{format_go_duration(remaining)}"'
         if call.headers:
             tail += f',"headers":{dump_texts(call.headers)}'
         if call.metadata:

@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from goplugins import Manager, PluginError, PluginStatus, ReloadError, serve
-from goplugins.errors import NameResolutionError
+from goplugins.errors import CertificateError, NameResolutionError
 from goplugins.scheduler import get_scheduler
 from goplugins.serve import ServerTLS
 from tests.integration.conformance.conftest import in_threads, join, until
@@ -188,12 +188,17 @@ def test_a_certificate_for_the_name_is_held_against_each_address(names: Names, t
             assert set(spread_of(manager, 10)) == {"127.0.0.2", "127.0.0.3"}
             assert set(instances.sni) == {HOST}
             names.addresses = ["127.0.0.4"]
-            with pytest.raises(PluginError, match="certificate"):
-                for _ in range(200):
-                    manager.execute("p", "x")
-                    time.sleep(0.01)
+            until(lambda: refused_for_its_certificate(manager), 10)
     finally:
         instances.stop()
+
+
+def refused_for_its_certificate(manager: Manager[str, str]) -> bool:
+    try:
+        assert manager.execute("p", "x") in {"127.0.0.2", "127.0.0.3"}
+    except CertificateError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
@@ -318,7 +323,9 @@ def test_a_name_without_an_address_is_told_in_time(names: Names) -> None:
         with pytest.raises(NameResolutionError, match="Temporary failure") as caught:
             manager.execute("p", "x", timeout=2)
         assert caught.value.attempts == 4
-        assert manager.health()["p"].status is PluginStatus.OFFLINE
+        found = manager.health()["p"]
+        assert found.status is not PluginStatus.HEALTHY
+        assert "Temporary failure" in found.message
         assert "not found yet" in str(manager.explain("p"))
 
 
@@ -350,7 +357,8 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
         spread_of(manager, 4)
         tickets = get_scheduler().scheduled
         in_place = configuration(instances.port, health_check=health, circuit_breaker={"failure_threshold": 50})
-        assert str(manager.reload_config(in_place)).count("p") >= 1
+        report = manager.reload_config(in_place)
+        assert [str(outcome.action) for outcome in report.plugins] == ["updated"]
         connections = [server.connections for server in instances.running.values()]
         spread_of(manager, 4)
         assert [server.connections for server in instances.running.values()] == connections
@@ -368,6 +376,7 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
         until(lambda: all(manager.health()[name].last_check > seen for name, seen in checked.items()), 10)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from 3.12 on, of forks beside threads
 def test_a_forked_child_calls_the_members_and_goes_on_following(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3")
     names.addresses = ["127.0.0.2", "127.0.0.3"]

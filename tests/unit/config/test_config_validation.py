@@ -288,7 +288,7 @@ def test_values_made_in_code_are_checked_like_a_file_s() -> None:
 def test_options() -> None:
     found = problems_of(attrs.evolve(GOOD, options={"proxi": "http://p:1", "verify_hostname": False}))
     assert found["options.proxi"].fix == "did you mean 'proxy'?"
-    assert found["options.verify_hostname"].fix == "known options: proxy, trust_env"
+    assert found["options.verify_hostname"].fix == "known options: engine, proxy, resolve, resolve_interval, trust_env"
     assert codes_of(attrs.evolve(GOOD, options={"proxy": "http://p:1", "trust_env": True})) == {}
     assert codes_of(attrs.evolve(GOOD, type="mine", options={"anything": object()})) == {}
 

@@ -10,6 +10,7 @@ import pytest
 from goplugins.config.sections import CircuitBreakerConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
+    InvalidArgumentError,
     PluginConnectionError,
     PluginExecutionError,
     PluginThrottledError,
@@ -665,6 +666,14 @@ def test_after_a_fork_the_childs_breaker_owes_nothing_to_the_parents_calls(clock
     assert breaker.state is HALF_OPEN
     breaker.acquire().success()
     assert breaker.state is CLOSED
+
+
+@pytest.mark.parametrize(
+    "field", ["failure_threshold", "success_threshold", "min_request_threshold", "recovery_timeout"]
+)
+def test_thresholds_and_times_of_nothing_are_refused(field):
+    with pytest.raises(InvalidArgumentError, match=field):
+        CircuitBreaker(CircuitBreakerConfig(**{field: 0}))
 
 
 # --- the way of a call: enter ---------------------------------------------------------------------------------------

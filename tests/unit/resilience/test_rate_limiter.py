@@ -135,9 +135,9 @@ def test_disabled_admits_all(clock):
     assert clock.monotonic() == 1e6
 
 
-def test_the_config_class_alone_is_a_limiter_that_is_off(clock):
-    limiter = RateLimiter(RateLimitConfig(), clock=clock)
-    assert all(limiter.allow() for _ in range(100))
+def test_a_limiter_made_by_hand_is_on_though_a_configuration_has_it_off_by_default(clock):
+    limiter = RateLimiter(RateLimitConfig(requests_per_second=5, burst_size=1), clock=clock)
+    assert [limiter.allow() for _ in range(3)] == [True, False, False]
 
 
 @pytest.mark.parametrize(

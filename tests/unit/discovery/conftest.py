@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GiveAway = Callable[[Path], None]
+SOMEBODY = 54321
+
+
+@pytest.fixture(autouse=True)
+def strict_umask() -> Iterator[None]:
+    """Files as a careful installation makes them, whatever the umask of who runs the tests."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def give_away(monkeypatch: pytest.MonkeyPatch) -> GiveAway:
+    """Has a file belong to somebody else. Only root can do that; for others we become somebody else."""
+
+    def give(path: Path) -> None:
+        if os.geteuid() == 0:
+            os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+
+    return give
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    return folder
+
+
+def put(folder: Path, name: str, /, **fields: Any) -> Path:
+    """Writes a manifest; a plugin that is right in all that the fields don't say."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"name": name, "transport": "unix", "endpoint": f"/run/{name}.sock", **fields}))
+    return path
+
+
+def program(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
