@@ -248,7 +248,6 @@ def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
     """Settings that this version reads but can't act on: refused, since a silent no-op is worse."""
     asked: dict[str, object] = {
         "metrics_port": config.metrics_port,
-        "discovery": config.discovery is not None and config.discovery.enabled,
         "observability": attrs.evolve(config.observability, log_level=None) != ObservabilityConfig(),
     }
     for path, value in asked.items():

@@ -238,6 +238,7 @@ class _Race:
 
     def _settle(self, winner: _Leg | None) -> None:
         """Cancels what has not ended, and notes in the call what its legs did. Repeating it changes nothing."""
+        self._seats.clear()  # whoever keeps the call's error keeps this race, and must not keep a worker from others
         legs = self._legs
         for leg in legs:
             leg.cancel()

@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -30,12 +30,18 @@ from goplugins.reload.work import Turn, Work
 from goplugins.upkeep import Upkeep
 from goplugins.watching import Watch
 
+if TYPE_CHECKING:
+    from goplugins.discovery import Discovery, DiscoveryReport
+
 __all__ = ["ConfigSource", "Lifecycle"]
 
 logger = logging.getLogger("goplugins.manager")
 
 _RELOAD = "last reload"
 """What a failed reload is called in the overall health. No plugin can have this name: it has a space."""
+
+_SCAN_INTERVAL = 5.0
+"""Seconds between two looks for what is new to discover."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -67,6 +73,8 @@ class Lifecycle:
         self._turn = Turn()
         self._loading = False
         self._watches: dict[int, Watch] = {}
+        self._scan: tuple[Discovery, DiscoveryReport] | None = None
+        self._scan_watch: Watch | None = None
         register_forkable(self)
 
     @property
@@ -87,6 +95,7 @@ class Lifecycle:
         try:
             with self._turn.take(math.inf):
                 self._install(self._read(config), _source(config))
+                self._follow_directories(config)
         finally:
             self._loading = False
 
@@ -108,7 +117,41 @@ class Lifecycle:
 
     def _read(self, config: ConfigSource) -> ManagerConfig:
         in_code = [name for name, plugin in self.registry.plugins.items() if not plugin.from_config]
-        return spread(load_resolved(config, further=self.builder.problems, registered=in_code))
+        self._scan = None
+
+        def discover(found: ManagerConfig) -> ManagerConfig:
+            if not found.discovery.enabled:
+                return found
+            from goplugins.discovery import discovered
+
+            return discovered(found, registered=in_code, check=self.builder.problems, told=self._note_scan)
+
+        further = self.builder.problems
+        return spread(load_resolved(config, further=further, registered=in_code, extend=discover))
+
+    def _note_scan(self, discovery: Discovery, report: DiscoveryReport) -> None:
+        self._scan = (discovery, report)
+
+    def _follow_directories(self, source: ConfigSource) -> None:
+        """With ``discovery.watch_mode``, reloads ``source`` when there is something new to discover."""
+        scan, before = self._scan, self._scan_watch
+        wanted = self._config is not None and self._config.discovery.watch_mode and scan is not None
+        self._scan_watch = None
+        if wanted and scan is not None:
+            from goplugins.discovery import FollowedDirectories
+
+            self._scan_watch = Watch(
+                _source(source),
+                lambda: self.reload(source, ReloadOptions()),
+                self._clock,
+                self.upkeep.every,
+                interval=_SCAN_INTERVAL,
+                closed=self._unfollow,
+                following=FollowedDirectories(scan[0], self._clock, known=scan[1].signature),
+            )
+            self._watches[id(self._scan_watch)] = self._scan_watch
+        if before is not None:
+            before.close()
 
     # --- reloading -------------------------------------------------------------------------------------------------
 
@@ -132,6 +175,7 @@ class Lifecycle:
                     work.run()
                     _set_log_level(resolved.log_level, self._config.log_level)
                     self._config = resolved
+                self._follow_directories(config)
         finally:
             # Not while others wait for their turn: a call that is waited for may want to reload, too.
             drained = {} if work is None else self._see_off(work.leaving, options, started)

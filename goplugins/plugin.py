@@ -303,17 +303,20 @@ class GuardedPlugin:
             self._budget_exhausted += 1
 
         policies = self.policies
-        return policies.retry.run(
-            error,
-            lambda: self.attempts.make(call),
-            idempotent=call.idempotent,
-            max_retries=call.max_retries,
-            deadline=call.deadline,
-            budget=policies.budget,
-            clock=self.clock,
-            wakeup=self.attempts.closing,
-            on_budget_exhausted=exhausted,
-        )
+        try:
+            return policies.retry.run(
+                error,
+                lambda: self.attempts.make(call),
+                idempotent=call.idempotent,
+                max_retries=call.max_retries,
+                deadline=call.deadline,
+                budget=policies.budget,
+                clock=self.clock,
+                wakeup=self.attempts.closing,
+                on_budget_exhausted=exhausted,
+            )
+        finally:
+            del error  # its traceback holds this frame: no work for the collector
 
     def _annotate(self, error: PluginError, call: Call, started: float) -> None:
         error.elapsed = self._now() - started

@@ -34,6 +34,23 @@ class Cancellable(Protocol):
         ...
 
 
+class Following(Protocol):
+    """Something whose changes are followed, such as :class:`~goplugins.discovery.FollowedDirectories`."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last look found something new, settled or not."""
+        ...
+
+    def changed(self) -> bool:
+        """Looks; whether there is something new that has settled."""
+        ...
+
+    def accept(self) -> None:
+        """What the last look found is known from now on."""
+        ...
+
+
 class Schedule(Protocol):
     """Has a bound method called every ``interval`` seconds, or once with None, for the first time after ``first``."""
 
@@ -56,6 +73,7 @@ class Watch:
         interval: seconds between two looks.
         on_signal: reload on SIGHUP, too, whatever the file holds. Only on the main thread.
         closed: called when it is closed.
+        following: tells what has changed, instead of the file itself.
 
     Attributes:
         path: the file.
@@ -76,6 +94,7 @@ class Watch:
         interval: float = 1.0,
         on_signal: bool = False,
         closed: Callable[[Watch], object] | None = None,
+        following: Following | None = None,
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
             raise InvalidArgumentError(f"interval: expected seconds greater than 0, got {interval!r}")
@@ -86,7 +105,7 @@ class Watch:
         self._clock = clock
         self._schedule = schedule
         self._told_closed = closed
-        self._file = FollowedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
+        self._file = following or FollowedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
         self._settle = min(_SETTLE, interval)
         self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY

@@ -207,7 +207,7 @@ def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial
         for number, attempt in enumerate(attempts, 1):
             following = attempts[number] if number < len(attempts) else None
             stopped = None if error is None else error.details.get("retry_stopped")
-            pause = max(min(initial * 3.0 ** (number - 1), 1.0), 0.001)
+            pause = max(min(initial * 3.0 ** (number - 1), 1.0), 0.002)
             if attempt.error is not None:
                 pause = max(pause, attempt.error.retry_after or 0.0)
             if following is not None:

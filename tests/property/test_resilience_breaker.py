@@ -82,8 +82,7 @@ class Model:
             self.begin(HALF_OPEN)
         place = None
         if self.state is HALF_OPEN:
-            if not self.config.metrics_only and len(self.probes) >= self.config.success_threshold:
-                self.probes = [taken for taken in self.probes if taken[0] > self.now]
+            self.probes = [taken for taken in self.probes if taken[0] > self.now]
             if len(self.probes) < self.config.success_threshold:
                 place = [expiry]
                 self.probes.append(place)
@@ -183,7 +182,7 @@ class BreakerMachine(RuleBasedStateMachine):
         else:
             assert admitted
             period, place = self.model.admit(expiry)
-            assert permit.is_probe is (place is not None)
+            assert permit.is_probe is (place is not None) or self.config.metrics_only
             self.permits.append((permit, period, place, 1 if enter else 2))
         return admitted
 
@@ -277,6 +276,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(config=configs)
     def configure(self, config):
         had_window, model = self.model.has_window, self.model
+        config.metrics_only = self.config.metrics_only  # it decides who is kept track of at all
         self.breaker.configure(config)
         self.config = model.config = config
         if model.has_window != had_window:

@@ -38,6 +38,8 @@ from goplugins.transports.http._request import RequestWriter
 from goplugins.transports.http._target import Target, target_of
 
 if TYPE_CHECKING:
+    import requests
+
     from goplugins.config import PluginConfig
     from goplugins.transports.http.engine import Engine
 
@@ -51,12 +53,21 @@ class HTTPPlugin:
         config: what is None in ``connection`` takes the production defaults.
         clock: measures and waits.
         resolver: finds addresses; one of its own by default.
+        session: carries the exchanges, with its own adapters, authentication, TLS and proxies, instead of ours. It stays
+            open when the plugin is closed.
 
     Raises:
         ConfigError: an endpoint, credential, certificate or proxy that can't be used.
     """
 
-    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        config: PluginConfig,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        resolver: Resolver | None = None,
+        session: requests.Session | None = None,
+    ) -> None:
         from goplugins import __version__
         from goplugins.transports.http._reply import Envelope, status_error
 
@@ -83,8 +94,15 @@ class HTTPPlugin:
         if resolver is None:
             resolver = ThreadedResolver(clock=clock)
         self._resolver = resolver
-        context = _context(auth, trust_env=self._trust_env) if target.tls else None
-        self._engine = _engine_of(config, target, context, connection, resolver, clock)
+        self._engine: Engine
+        if session is not None:
+            from goplugins.transports.http.handed import HandedEngine
+
+            self._engine = HandedEngine(session, target, auth, connection, clock)
+        else:
+            context = _context(auth, trust_env=self._trust_env) if target.tls else None
+            kind = _engine_kind(config.options.get("engine") or "fast")
+            self._engine = kind(target, context, connection, resolver, clock)
         self._health = HealthReader(self._engine, lambda: self._request, clock, self._scrub)
         register_forkable(self)
 
@@ -188,21 +206,15 @@ def _credentials(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[s
     return {"Authorization": basic_credentials(*found)} if found else headers
 
 
-def _engine_of(
-    config: PluginConfig,
-    target: Target,
-    context: ssl.SSLContext | None,
-    connection: Any,
-    resolver: Resolver,
-    clock: Clock,
-) -> Engine:
-    if config.options.get("engine", "fast") == "requests":
+def _engine_kind(name: str) -> Callable[..., Engine]:
+    """What ``options.engine`` names; `requests` is loaded only for the engine that needs it."""
+    if name == "requests":
         from goplugins.transports.http.session import SessionEngine
 
-        return SessionEngine(target, context, connection, resolver, clock)
+        return SessionEngine
     from goplugins.transports.http.fast import FastEngine
 
-    return FastEngine(target, context, connection, resolver, clock)
+    return FastEngine
 
 
 def _context(auth: AuthConfig, *, trust_env: bool) -> ssl.SSLContext:

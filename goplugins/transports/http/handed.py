@@ -1,0 +1,211 @@
+"""The engine for a `requests.Session` that the host hands over: its adapters, authentication, hooks and proxies.
+
+What a session decides is the session's: how its connections are made, kept and used again, and its TLS. Ours are the
+number of calls at once, the cap of replies, what errors mean, and the deadline as far as `requests` lets us: it is
+checked between reads, and each read ends at it, but a server that sends its head byte by byte can outlast it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+import urllib3.exceptions
+
+from goplugins._clock import Clock
+from goplugins._deadline import Deadline
+from goplugins.config.sections import AuthConfig
+from goplugins.errors import (
+    BadReplyError,
+    CertificateError,
+    ConnectionLostError,
+    InvalidConfigError,
+    InvalidHeaderError,
+    NameResolutionError,
+    PluginConnectionError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    SaturatedError,
+    TLSError,
+    TruncatedReplyError,
+    belongs_to_host,
+)
+from goplugins.transports._pool import ConnectionPool, Lease
+from goplugins.transports.http import _body
+from goplugins.transports.http._connect import pool_of
+from goplugins.transports.http._request import RequestWriter
+from goplugins.transports.http._target import Target
+from goplugins.transports.http.engine import Check, HTTPReply
+
+__all__ = ["HandedEngine"]
+
+_CHUNK = 16384
+
+
+class _Seat:
+    """Stands for a connection of the session's, so that calls at once can be bounded."""
+
+
+class HandedEngine:
+    """Exchanges through a session that is not ours. It is never closed here.
+
+    Args:
+        session: used by many threads at once, each call with headers and body of its own.
+        target: where to.
+        auth: its certificate files, for the session to use; credentials travel in headers.
+        connection: limits and times, resolved.
+        clock: measures.
+
+    Raises:
+        InvalidConfigError: a proxy is configured: it is the session's to know.
+    """
+
+    def __init__(
+        self, session: requests.Session, target: Target, auth: AuthConfig, connection: Any, clock: Clock
+    ) -> None:
+        if target.proxy is not None:
+            raise InvalidConfigError("a session has proxies of its own", path="options.proxy", fix="set them there")
+        self._session = session
+        self._origin = target.origin
+        self._verify = auth.ca_file or None
+        self._certificate = (auth.cert_file, auth.key_file) if auth.cert_file else None
+        self._limit = connection.max_response_bytes
+        self._connection_timeout = connection.connection_timeout
+        self.pool: ConnectionPool[_Seat] = pool_of(
+            connection, clock, connect=lambda _: _Seat(), close=lambda _: None, is_dead=lambda _: False
+        )
+
+    def send(self, call: Any, request: RequestWriter, check: Check) -> HTTPReply:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        lease = self.pool.acquire(call.deadline)
+        return self._run(lease, "POST", request.path, request.headers(call), request.body(call), call.deadline, check)
+
+    def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+        """See :class:`goplugins.transports.http.engine.Engine`."""
+        lease = self.pool.try_acquire(deadline)
+        if lease is None:
+            raise SaturatedError("no connection is free")
+        return self._run(lease, "GET", request.health_path, request.of_health, None, deadline, None)
+
+    def _run(
+        self,
+        lease: Lease[_Seat],
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        deadline: Deadline,
+        check: Check | None,
+    ) -> HTTPReply:
+        try:
+            reply = self._exchange(requests.Request(method, self._origin + path, dict(headers), data=body), deadline)
+            if check is not None:
+                check(reply)
+            return reply
+        except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
+            if isinstance(exc, PluginError) or belongs_to_host(exc):
+                raise
+            raise _translated(exc) from _safe_cause(exc)
+        finally:
+            self.pool.release(lease, reusable=True)
+
+    def _exchange(self, request: requests.Request, deadline: Deadline) -> HTTPReply:
+        remaining = deadline.remaining()
+        if remaining <= 0:
+            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
+        session, read = self._session, list[bytes]()
+        prepared = session.prepare_request(request)
+
+        def read_whole(response: requests.Response, *_: Any, **__: Any) -> None:
+            # As a hook, since a session reads the body of a redirect to its end, however large, to follow it or not.
+            read.append(_body.collect(_chunks(response, deadline), "", self._limit))
+
+        prepared.register_hook("response", read_whole)
+        settings = session.merge_environment_settings(prepared.url or "", {}, True, self._verify, self._certificate)
+        timeout = (min(remaining, self._connection_timeout), remaining)
+        with session.send(prepared, timeout=timeout, allow_redirects=False, **settings) as response:
+            framed = "content-length" in response.headers or "transfer-encoding" in response.headers
+            return HTTPReply(response.status_code, response.headers, read[-1], framed)
+
+    # --- upkeep ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuses later calls. The session is its owner's to close."""
+        self.pool.close()
+
+    def sweep(self) -> None:
+        """Nothing: idle connections are the session's."""
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Nothing: the session reads the files whenever it connects."""
+
+    def after_fork_in_child(self) -> None:
+        """Frees the places of the parent's calls. The session's connections are its owner's."""
+        self.pool.after_fork_in_child()
+
+
+def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
+    """The body, decompressed, as it comes."""
+    read_some = getattr(response.raw, "read1", None)
+    while True:
+        if deadline.remaining() <= 0:
+            response.close()
+            raise PluginTimeoutError("no whole reply in time; a part of it had come")
+        if read_some is not None:
+            chunk = read_some(_CHUNK, decode_content=True)
+        else:  # the reply of an adapter that has none of urllib3's
+            chunk = response.raw.read(_CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    """The error and what lies behind it, however the libraries have wrapped it."""
+    seen: list[BaseException] = []
+    open_ends: list[object] = [exc]
+    while open_ends:
+        found = open_ends.pop(0)
+        if isinstance(found, BaseException) and found not in seen:
+            seen.append(found)
+            yield found
+            open_ends += [getattr(found, "reason", None), found.__cause__, found.__context__, *found.args[:2]]
+
+
+def _safe_cause(exc: BaseException) -> BaseException | None:
+    """The system's error behind it; the libraries' own hold the request with its credentials."""
+    return next((found for found in _chain(exc) if type(found).__module__ in ("builtins", "ssl", "socket")), None)
+
+
+def _translated(exc: BaseException) -> PluginError:
+    chain = list(_chain(exc))
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(found, kinds) for found in chain)
+
+    if has(ssl.SSLCertVerificationError):
+        return CertificateError("the plugin's certificate was refused")
+    if has(socket.gaierror, urllib3.exceptions.NameResolutionError):
+        return NameResolutionError("the plugin's name can't be resolved")
+    if has(requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError):
+        return PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
+    if has(requests.exceptions.SSLError, ssl.SSLError):
+        return TLSError("the TLS connection failed")
+    if has(TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
+        return PluginTimeoutError("no whole reply in time")
+    if has(urllib3.exceptions.NewConnectionError, requests.exceptions.ProxyError, ConnectionRefusedError):
+        return PluginConnectionError("no connection to the plugin")
+    if has(requests.exceptions.InvalidHeader):
+        return InvalidHeaderError("a header can't be sent")
+    if has(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
+        return BadReplyError("the reply's compressed data is broken")
+    if has(http.client.IncompleteRead, urllib3.exceptions.IncompleteRead, requests.exceptions.ChunkedEncodingError):
+        return TruncatedReplyError("the reply ended too early")
+    if has(ConnectionError, requests.ConnectionError, urllib3.exceptions.ProtocolError):
+        return ConnectionLostError("the connection broke")
+    return BadReplyError(f"the exchange failed: {type(exc).__name__}")
