@@ -16,8 +16,8 @@ import attrs
 
 from goplugins._clock import Clock
 from goplugins.building import Builder
-from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
-from goplugins.config.groups import spread
+from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig, ReloadOptions
+from goplugins.config.groups import GroupConfig, spread
 from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.loading import load_resolved
 from goplugins.models import HealthStatus, ManagerMetrics, Plugin, PluginMetrics, PluginStatus, TransportType
@@ -316,6 +316,18 @@ class Lifecycle:
             total = PluginMetrics.total([self._removed, parted, *members.values(), *all_counts])
         plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
         return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins={**members, **plugins})
+
+    def instances(self) -> frozenset[str]:
+        """Names of plugins that are instances of another one, which stands for them."""
+        groups = (plugin.config for plugin in self.registry.plugins.values() if isinstance(plugin.config, GroupConfig))
+        named = (
+            member.name
+            for group in groups
+            if isinstance(group.balancer, LoadBalancerConfig)
+            for member in group.balancer.members
+            if member.name.startswith(f"{group.name}@")
+        )
+        return frozenset(named).union(self.upkeep.members)
 
     def retire_all(self, timeout: float) -> None:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes every plugin."""

@@ -399,9 +399,13 @@ class Manager(Generic[Req, Resp]):
         return self._lifecycle.statuses()
 
     def overall_health(self) -> HealthStatus:
-        """One status for all; its message names the plugins that are not healthy."""
+        """One status for all; its message names the plugins that are not healthy.
+
+        Instances of one plugin (``endpoints``, ``options.resolve``) count as that plugin: with one of three down it is
+        DEGRADED, and so is the whole.
+        """
         self._lifecycle.upkeep.look()
-        return self._lifecycle.upkeep.monitor.get_overall_health()
+        return self._lifecycle.upkeep.monitor.get_overall_health(without=self._lifecycle.instances())
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was made, removed plugins included, and each present plugin's own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 
 import attrs
@@ -139,8 +139,11 @@ class HealthMonitor:
         """Every name's status last seen."""
         return {**self._told, **{name: member.checker.status for name, member in self._members.items()}}
 
-    def get_overall_health(self) -> HealthStatus:
+    def get_overall_health(self, *, without: Container[str] = ()) -> HealthStatus:
         """One status for all, with a message that names who is to blame.
+
+        Args:
+            without: names that do not count, such as those of a group's members, where the group counts.
 
         UNHEALTHY if any is UNHEALTHY or OFFLINE; else DEGRADED if any is; else UNKNOWN if any has yet to be looked
         at, or there is none at all; else HEALTHY. Plugins whose checks are disabled count only once looked at.
@@ -150,7 +153,8 @@ class HealthMonitor:
         seen = {
             name: status
             for name, status in self.get_all_status().items()
-            if status.status is not PluginStatus.UNKNOWN or name not in members or members[name].checker.enabled
+            if name not in without
+            and (status.status is not PluginStatus.UNKNOWN or name not in members or members[name].checker.enabled)
         }
         if not seen:
             return HealthStatus(PluginStatus.UNKNOWN, "nothing is watched")

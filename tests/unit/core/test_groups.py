@@ -177,3 +177,21 @@ def test_nobody_there_at_all(manager):
         manager.execute("p", None, timeout=2)
     assert caught.value.plugin == "p"
     assert caught.value.details["member"] == f"p@127.0.0.1:{port}"
+
+
+def test_one_of_three_instances_down_degrades_the_whole_and_no_more():
+    @serve.plugin(name="p")
+    def echo(request: int) -> int:
+        return request
+
+    with serve.start(echo) as one, serve.start(echo) as two, Manager() as manager:
+        gone = f"http://127.0.0.1:{free_port()}"
+        manager.load_from_config(
+            {"plugins": [{"name": "p", "transport": "http", "endpoints": [one.url, two.url, gone]}]}
+        )
+        overall = manager.overall_health()
+        assert overall.status is PluginStatus.DEGRADED
+        assert overall.message.startswith("p is degraded")
+        assert gone.removeprefix("http://") in overall.message
+        statuses = [status.status for name, status in manager.health().items() if name != "p"]
+        assert statuses.count(PluginStatus.HEALTHY) == 2
