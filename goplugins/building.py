@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from goplugins.balancing.resolved import Household
 
 __all__ = ["Builder", "as_sender"]
+
+logger = logging.getLogger("goplugins.manager")
 
 _BUILT_IN = {
     "exec": ("goplugins.transports.exec", "ExecPluginFactory"),
@@ -187,6 +190,7 @@ class Builder:
             from goplugins.transports.chaos import with_chaos
 
             sender = with_chaos(sender, config, clock=self._clock)
+        _warn_of_nothing_idempotent(config)
         return GuardedPlugin(
             sender,
             plugin,
@@ -242,6 +246,14 @@ def _placed(error: ConfigError, path: str) -> ConfigError:
         if not problem.path.startswith(path):
             problem.path = f"{path}.{problem.path}" if problem.path else path
     return error
+
+
+def _warn_of_nothing_idempotent(config: PluginConfig) -> None:
+    """A cache or hedge that no call may use unless it says so itself looks like one that does not work."""
+    asked = [name for name, on in (("cache", config.cache), ("hedge", config.hedge and config.hedge.enabled)) if on]
+    if asked and config.retry is not None and not config.retry.idempotent:
+        text = "plugin %r: %s only for calls made with idempotent=True, since retry.idempotent is not set"
+        logger.warning(text, config.name, " and ".join(asked))
 
 
 def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:

@@ -190,6 +190,19 @@ nobody may wait
 
     def _wait(self, waiter: _Waiter | None, deadline: Deadline | None, wakeup: Waitable | None) -> _Token:
         """The token that is handed over. Takes the lock, but not while it waits."""
+        cancellation = None if deadline is None else deadline.cancellation
+        if waiter is None or cancellation is None:
+            self._stand(waiter, deadline, wakeup)
+        else:  # one of two attempts: it may have lost before it has its place
+            cancellation.guard(waiter.wakeup.set, lambda: self._stand(waiter, deadline, wakeup))
+        assert waiter is not None  # noqa: S101 - or it was refused
+        token, waiter.token = waiter.token, None
+        assert token is not None  # noqa: S101 - what served means
+        return token
+
+    def _stand(self, waiter: _Waiter | None, deadline: Deadline | None, wakeup: Waitable | None) -> None:
+        """Until the waiter is served, or its attempt cancelled. Takes the lock, but not while it waits."""
+        cancellation = None if deadline is None else deadline.cancellation
         latest = self._now() + self._max_wait
         if deadline is not None and deadline.at < latest:
             latest = deadline.at
@@ -199,6 +212,8 @@ nobody may wait
             if waiter is None:
                 raise self._refusal(f"{self.waiting} wait already" if self._max_waiting else "nobody may wait")
             waiter.wakeup.clear()  # before it looks: a change after the look sets it again
+            if cancellation is not None and cancellation.cancelled:
+                return
             left = latest - self._now()
             with self._lock:
                 self._serve()
@@ -209,9 +224,6 @@ nobody may wait
                 raise self._refusal("no place came free in time")
             if not waiter.served:
                 self.clock.wait(waiter.wakeup, min(left, _LOOK))
-        token, waiter.token = waiter.token, None
-        assert token is not None  # noqa: S101 - what served means
-        return token
 
     def _leave(self, waiter: _Waiter | None) -> None:
         """Out of the queue; what it may have been handed goes on to the next. Takes the lock."""

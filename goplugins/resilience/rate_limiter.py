@@ -116,7 +116,7 @@ class RateLimiter:
                 self._waiters[waiter] = None
         if waiter is None:
             raise self._refusal(wait)
-        self._wait(waiter, wakeup)
+        self._wait(waiter, deadline, wakeup)
 
     def refund(self) -> None:
         """Gives back a token that was not used, such as when the breaker refused after all. Takes the lock.
@@ -196,10 +196,20 @@ class RateLimiter:
 
     # --- outside the lock --------------------------------------------------------------------------------------
 
-    def _wait(self, waiter: _Waiter, wakeup: Waitable | None) -> None:
-        try:
+    def _wait(self, waiter: _Waiter, deadline: Deadline | None, wakeup: Waitable | None) -> None:
+        cancellation = None if deadline is None else deadline.cancellation
+
+        def wait() -> None:
             while (left := self._seconds_left(waiter, wakeup)) > 0:
+                if cancellation is not None and cancellation.cancelled:
+                    return
                 self.clock.wait(waiter.retimed, left)
+
+        try:
+            if cancellation is None:
+                wait()
+            else:  # one of two attempts: it may have lost before it has its token
+                cancellation.guard(waiter.retimed.set, wait)
             with self._lock:
                 self._waiters.pop(waiter, None)
         except BaseException:

@@ -6,6 +6,7 @@ import threading
 import time
 
 import hypothesis.strategies as st
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from goplugins._deadline import Deadline
@@ -159,3 +160,4 @@ def until(condition, report=lambda: "it did not come to pass") -> None:
 
 
 TestBulkhead = BulkheadMachine.TestCase
+TestBulkhead.settings = settings(max_examples=settings().max_examples // 2)  # its threads are real ones

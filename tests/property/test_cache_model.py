@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins._deadline import Deadline
@@ -224,3 +224,4 @@ class Flying(RuleBasedStateMachine):
 
 TestKeeping = Keeping.TestCase
 TestFlying = Flying.TestCase
+TestFlying.settings = settings(max_examples=settings().max_examples // 4)  # its threads are real ones

@@ -7,6 +7,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import hypothesis.strategies as st
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins.errors import PluginClosedError, RateLimitExceededError
@@ -149,3 +150,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestLimiterAgainstAQueue = QueueMachine.TestCase
+TestLimiterAgainstAQueue.settings = settings(max_examples=settings().max_examples // 2)  # its threads are real ones

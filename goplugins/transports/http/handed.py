@@ -10,11 +10,12 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import requests
 import urllib3.exceptions
+import urllib3.response
 
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
@@ -125,7 +126,7 @@ class HandedEngine:
             # As a hook, since a session reads the body of a redirect to its end, however large, to follow it or not.
             read.append(_body.collect(_chunks(response, deadline), "", self._limit))
 
-        prepared.register_hook("response", read_whole)
+        prepared.hooks["response"].append(read_whole)
         settings = session.merge_environment_settings(prepared.url or "", {}, True, self._verify, self._certificate)
         timeout = (min(remaining, self._connection_timeout), remaining)
         with session.send(prepared, timeout=timeout, allow_redirects=False, **settings) as response:
@@ -151,15 +152,15 @@ class HandedEngine:
 
 def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     """The body, decompressed, as it comes."""
-    read_some = getattr(response.raw, "read1", None)
+    raw = response.raw
     while True:
         if deadline.remaining() <= 0:
             response.close()
             raise PluginTimeoutError("no whole reply in time; a part of it had come")
-        if read_some is not None:
-            chunk = read_some(_CHUNK, decode_content=True)
-        else:  # the reply of an adapter that has none of urllib3's
-            chunk = response.raw.read(_CHUNK)
+        if isinstance(raw, urllib3.response.BaseHTTPResponse):
+            chunk = raw.read1(_CHUNK, decode_content=True)  # what has come, and no wait for more
+        else:  # an adapter may make replies of its own
+            chunk = raw.read(_CHUNK)
         if not chunk:
             return
         yield chunk
@@ -184,28 +185,45 @@ def _safe_cause(exc: BaseException) -> BaseException | None:
 
 def _translated(exc: BaseException) -> PluginError:
     chain = list(_chain(exc))
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(found, kinds) for found in chain)
-
-    if has(ssl.SSLCertVerificationError):
-        return CertificateError("the plugin's certificate was refused")
-    if has(socket.gaierror, urllib3.exceptions.NameResolutionError):
-        return NameResolutionError("the plugin's name can't be resolved")
-    if has(requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError):
-        return PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
-    if has(requests.exceptions.SSLError, ssl.SSLError):
-        return TLSError("the TLS connection failed")
-    if has(TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
-        return PluginTimeoutError("no whole reply in time")
-    if has(urllib3.exceptions.NewConnectionError, requests.exceptions.ProxyError, ConnectionRefusedError):
-        return PluginConnectionError("no connection to the plugin")
-    if has(requests.exceptions.InvalidHeader):
-        return InvalidHeaderError("a header can't be sent")
-    if has(requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError):
-        return BadReplyError("the reply's compressed data is broken")
-    if has(http.client.IncompleteRead, urllib3.exceptions.IncompleteRead, requests.exceptions.ChunkedEncodingError):
-        return TruncatedReplyError("the reply ended too early")
-    if has(ConnectionError, requests.ConnectionError, urllib3.exceptions.ProtocolError):
-        return ConnectionLostError("the connection broke")
+    for kinds, make in _MEANINGS:
+        if any(isinstance(found, kinds) for found in chain):
+            return make()
     return BadReplyError(f"the exchange failed: {type(exc).__name__}")
+
+
+_Meaning = tuple[tuple[type[BaseException], ...], Callable[[], PluginError]]
+
+_MEANINGS: tuple[_Meaning, ...] = (
+    ((ssl.SSLCertVerificationError,), lambda: CertificateError("the plugin's certificate was refused")),
+    (
+        (socket.gaierror, urllib3.exceptions.NameResolutionError),
+        lambda: NameResolutionError("the plugin's name can't be resolved"),
+    ),
+    (
+        (urllib3.exceptions.NewConnectionError, requests.exceptions.ProxyError, ConnectionRefusedError),
+        lambda: PluginConnectionError("no connection to the plugin"),
+    ),
+    (
+        (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError),
+        lambda: PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS),
+    ),
+    ((requests.exceptions.SSLError, ssl.SSLError), lambda: TLSError("the TLS connection failed")),
+    (
+        (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError),
+        lambda: PluginTimeoutError("no whole reply in time"),
+    ),
+    ((requests.exceptions.InvalidHeader,), lambda: InvalidHeaderError("a header can't be sent")),
+    (
+        (requests.exceptions.ContentDecodingError, urllib3.exceptions.DecodeError),
+        lambda: BadReplyError("the reply's compressed data is broken"),
+    ),
+    (
+        (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead, requests.exceptions.ChunkedEncodingError),
+        lambda: TruncatedReplyError("the reply ended too early"),
+    ),
+    (
+        (ConnectionError, requests.ConnectionError, urllib3.exceptions.ProtocolError),
+        lambda: ConnectionLostError("the connection broke"),
+    ),
+)
+"""What an error of `requests` means, if it or anything behind it is of these kinds; the first that fits."""

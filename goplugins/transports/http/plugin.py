@@ -53,8 +53,8 @@ class HTTPPlugin:
         config: what is None in ``connection`` takes the production defaults.
         clock: measures and waits.
         resolver: finds addresses; one of its own by default.
-        session: carries the exchanges, with its own adapters, authentication, TLS and proxies, instead of ours. It stays
-            open when the plugin is closed.
+        session: carries the exchanges, with adapters, authentication and proxies of its own. It stays open when the
+            plugin is closed.
 
     Raises:
         ConfigError: an endpoint, credential, certificate or proxy that can't be used.

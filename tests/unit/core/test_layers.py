@@ -218,3 +218,17 @@ def test_a_members_own_bulkhead_holds_in_a_group_too_and_a_full_one_is_passed_ov
     assert [manager.execute("g", number) for number in range(4)] == [f"b:{number}" for number in range(4)]
     members[0].gate.set()
     assert stuck.result(5) == "a:0"
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"cache": {"ttl": 1}}, "cache only for calls made with idempotent=True"),
+        ({"cache": {"ttl": 1}, "retry": {"idempotent": True}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_cache_that_no_call_may_use_by_default_is_told_of(manager, caplog, sections, said):
+    add(manager, Service(), **sections)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.records)

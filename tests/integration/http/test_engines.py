@@ -1,0 +1,276 @@
+"""Which engine carries the exchanges, and what is special about each."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import requests
+from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.auth import AuthBase
+
+from goplugins.config import ConnectionConfig, PluginConfig
+from goplugins.errors import (
+    BadReplyError,
+    ConnectionLostError,
+    InvalidConfigError,
+    InvalidEndpointURLError,
+    InvalidHeaderError,
+    PluginClosedError,
+    PluginConnectionError,
+    PluginError,
+    PluginTimeoutError,
+    ReplyTooLargeError,
+    SaturatedError,
+    TruncatedReplyError,
+    UnexpectedRedirectError,
+)
+from goplugins.models import PluginStatus
+from goplugins.transports.http import HTTPPlugin
+from tests.integration.http.conftest import call, failure
+from tests.servers import Peer, free_port, http_reply, ok
+
+
+def config_of(endpoint: str, options: dict | None = None, **connection) -> PluginConfig:
+    return PluginConfig(
+        name="p",
+        transport="http",
+        endpoint=endpoint,
+        options=options or {},
+        connection=ConnectionConfig(**connection),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [({}, "FastEngine"), ({"engine": "fast"}, "FastEngine"), ({"engine": "requests"}, "SessionEngine")],
+)
+def test_the_fast_engine_is_the_usual_one(options, engine):
+    plugin = HTTPPlugin(config_of("http://127.0.0.1:1/x", options))
+    assert type(plugin._engine).__name__ == engine
+
+
+def test_requests_is_not_loaded_for_the_fast_engine():
+    code = (
+        "import sys; from goplugins.config import PluginConfig; from goplugins.transports.http import HTTPPlugin; "
+        "HTTPPlugin(PluginConfig(name='p', transport='http', endpoint='http://127.0.0.1:1')); "
+        "print('requests' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_one_write_per_request(serve, make):
+    """Head and body come in one packet: a server must not be woken twice."""
+    packets = []
+
+    def handler(peer: Peer) -> None:
+        packets.append(peer.sock.recv(65536))
+        peer.send(http_reply({"data": "ok"}))
+
+    assert call(make(serve(handler).url), {"a": 1}) == "ok"
+    assert packets[0].endswith(b"}")
+
+
+class TestFast:
+    @pytest.fixture
+    def engine(self):
+        return "fast"
+
+    def test_a_large_request_and_a_large_reply(self, serve, make):
+        def handler(peer: Peer) -> None:
+            while (request := peer.read_request()) is not None:
+                peer.send(ok(request, request.json["data"]))
+
+        plugin = make(serve(handler).url, max_response_bytes=1 << 25)
+        value = "x" * 9_000_000
+        assert call(plugin, value, timeout=30) == value
+        assert call(plugin, "y", timeout=5) == "y"
+
+    def test_headers_of_a_call_can_not_break_out_even_unchecked(self, serve, make):
+        from goplugins._call import Call
+        from goplugins._deadline import Deadline
+        from goplugins.transports._codec import codec_for
+
+        plugin = make(serve().url)
+        for fields in (
+            {"headers": {"X-A": "a\r\nX-Evil: 1"}},
+            {"headers": {"X-A\r\nB": "c"}},
+            {"request_id": "a\r\nb"},
+        ):
+            made = Call(None, codec_for(), Deadline.after(2), **{"request_id": "r", **fields})
+            made.payload = b"null"  # as if prepare() had been left out
+            with pytest.raises(InvalidHeaderError):
+                plugin.send(made)
+
+    @pytest.mark.parametrize("endpoint", ["http://a b/x", "http://a\x01b/x", "http://\u2603\u2603..x/x"])
+    def test_host_that_can_not_stand_in_a_header(self, endpoint):
+        with pytest.raises(InvalidEndpointURLError):
+            HTTPPlugin(config_of(endpoint))
+
+    def test_a_process_forked_past_python_uses_connections_of_its_own(self, serve, make):
+        """By its pid: the hooks of os.fork() are not run for every kind of fork."""
+        server = serve()
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        plugin._engine._pid = -1
+        assert call(plugin) == "ok"
+        assert server.connections == 2
+
+    def test_a_used_up_connection_leaves_nothing_to_the_garbage_collector(self, serve, make):
+        import gc
+
+        plugin = make(serve().url, keep_alive=False)
+        call(plugin)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                call(plugin)
+            assert not [found for found in gc.get_objects() if type(found).__name__ == "ReplyParser"]
+        finally:
+            gc.enable()
+
+
+class Recorded(BaseAdapter):
+    """An adapter that makes its own replies."""
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        super().__init__()
+        self.body, self.status, self.requests = body, status, []
+
+    def send(self, request, **_):
+        self.requests.append(request)
+        response = requests.Response()
+        response.status_code, response.raw, response.request = self.status, io.BytesIO(self.body), request
+        response.url = request.url
+        return response
+
+    def close(self):
+        pass
+
+
+class TestHandedSession:
+    @pytest.fixture
+    def session(self):
+        with requests.Session() as session:
+            session.trust_env = False
+            yield session
+
+    @pytest.fixture
+    def hand(self, session):
+        return lambda endpoint, **connection: HTTPPlugin(config_of(endpoint, **connection), session=session)
+
+    def test_carries_calls_and_looks_at_health(self, serve, hand):
+        server = serve()
+        plugin = hand(server.url)
+        assert [call(plugin, {"a": 1}), call(plugin)] == ["ok", "ok"]
+        assert plugin.health(2).status is PluginStatus.HEALTHY
+        assert server.connections == 1
+        first = server.requests[0]
+        assert first.json["data"] == {"a": 1}
+        assert first.headers["x-request-id"] == "req-1"
+        assert first.headers["user-agent"].startswith("goplugins-python/")
+
+    def test_its_adapters_answer(self, session, hand):
+        adapter = Recorded(b'{"data": "recorded"}')
+        session.mount("http://plugin.example/", adapter)
+        assert call(hand("http://plugin.example/p")) == "recorded"
+        assert adapter.requests[0].url == "http://plugin.example/p"
+
+    def test_what_stands_in_for_its_adapter_is_asked(self, hand, monkeypatch):
+        """As the `responses` package does it."""
+        monkeypatch.setattr(HTTPAdapter, "send", lambda self, request, **_: Recorded(b'{"data": 7}').send(request))
+        assert call(hand("http://plugin.example/p")) == 7
+
+    def test_its_authentication_signs(self, serve, session, hand):
+        class Signed(AuthBase):
+            def __call__(self, request):
+                request.headers["X-Signature"] = str(len(request.body))
+                return request
+
+        server = serve()
+        session.auth = Signed()
+        call(hand(server.url))
+        assert server.requests[0].headers["x-signature"] == str(len(server.requests[0].body))
+
+    def test_a_redirect_is_not_followed_and_its_body_not_read_to_the_end(self, serve, hand):
+        elsewhere = serve()
+        small = serve(
+            lambda peer: peer.read_request() and peer.send(http_reply(b"x", "302 Found", {"Location": elsewhere.url}))
+        )
+        with pytest.raises(UnexpectedRedirectError):
+            call(hand(small.url))
+        large = http_reply(b"x" * 100_000, "302 Found", {"Location": elsewhere.url})
+        with pytest.raises(ReplyTooLargeError):
+            call(hand(serve(lambda peer: peer.read_request() and peer.send(large)).url, max_response_bytes=1000))
+        assert elsewhere.requests == []
+
+    @pytest.mark.parametrize(
+        ("reply", "expected"),
+        [
+            (b"", ConnectionLostError),
+            (http_reply({"data": 1}, length=100), TruncatedReplyError),
+            (http_reply(b"not gzip", headers={"Content-Encoding": "gzip"}), BadReplyError),
+            (http_reply({"data": "x" * 2000}), ReplyTooLargeError),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", ConnectionLostError),
+            (http_reply({"status": "up"}), BadReplyError),
+        ],
+        ids=["nothing", "truncated", "broken gzip", "too large", "no HTTP", "no envelope"],
+    )
+    def test_faults_are_errors_of_ours(self, serve, hand, reply, expected):
+        server = serve(lambda peer: peer.read_request() and peer.send(reply))
+        with pytest.raises(PluginError) as caught:
+            call(hand(server.url, max_response_bytes=1000))
+        assert type(caught.value) is expected, caught.value
+
+    def test_chunks_and_compression(self, serve, hand):
+        import gzip
+
+        body = gzip.compress(b'{"data": "ok"}')
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+        reply = head + b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:5], len(body) - 5, body[5:])
+        assert call(hand(serve(lambda peer: peer.read_request() and peer.send(reply)).url)) == "ok"
+
+    def test_refused_and_hung(self, serve, hand):
+        with pytest.raises(PluginConnectionError):
+            call(hand(f"http://127.0.0.1:{free_port()}/x"))
+        plugin = hand(serve(lambda peer: peer.read_request() and peer.hang()).url)
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, timeout=0.2)
+        assert time.monotonic() - started < 0.3
+
+    def test_a_body_byte_by_byte_ends_at_the_deadline(self, serve, hand):
+        def drip(peer: Peer) -> None:
+            peer.read_request()
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            peer.drip(b"x" * 1000, 0.02)
+
+        plugin = hand(serve(drip).url)
+        started = time.monotonic()
+        with pytest.raises(PluginTimeoutError):
+            call(plugin, timeout=0.3)
+        assert time.monotonic() - started < 0.4
+
+    def test_calls_at_once_are_bounded_and_close_refuses(self, serve, hand):
+        plugin = hand(serve(lambda peer: peer.read_request() and peer.hang()).url, max_connections=1)
+        busy = threading.Thread(target=failure, args=(plugin,), kwargs={"timeout": 0.5})
+        busy.start()
+        while not plugin._engine.pool.open:
+            time.sleep(0.001)
+        with pytest.raises(SaturatedError):
+            call(plugin, timeout=0.1)
+        busy.join()
+        plugin.close()
+        with pytest.raises(PluginClosedError):
+            call(plugin)
+
+    def test_proxies_are_the_sessions(self, session):
+        config = config_of("http://plugin.example/p", {"proxy": "http://127.0.0.1:3128"})
+        with pytest.raises(InvalidConfigError, match=r"options\.proxy"):
+            HTTPPlugin(config, session=session)
