@@ -110,6 +110,16 @@ class Caller:
                 if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                     raise
 
+    def _make(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
+        """Makes an admitted call on this thread."""
+        try:
+            return plugin.call(call)
+        except PluginClosedError:
+            # It waited for a place when the plugin was replaced: its successor takes the call.
+            if call.admitted or self._registry.plugins.get(name) in (plugin, None):
+                raise
+        return self.run(name, call)
+
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)
         if plugin is None:
@@ -163,7 +173,7 @@ class Caller:
     def submit(self, name: str, call: Call) -> Future[Any]:
         """Makes the call on a worker."""
         plugin = self._admit(name, call)
-        return self._on_worker(plugin, call, lambda: plugin.call(call))
+        return self._on_worker(plugin, call, lambda: self._make(name, plugin, call))
 
     def _submit_result(self, name: str, call: Call, done: Callable[[CallResult[Any]], object]) -> Future[Any]:
         """Makes the call on a worker, or here when there is none; what goes wrong with it is in the result."""
@@ -172,7 +182,7 @@ class Caller:
         def make() -> CallResult[Any]:
             started = self._clock.monotonic()
             try:
-                result = self._result(name, call, started, plugin.call(call))
+                result = self._result(name, call, started, self._make(name, plugin, call))
             except PluginError as error:
                 result = self._result(name, call, started, None, error)
             done(result)

@@ -50,7 +50,6 @@ class Policies:
             budget=RetryBudget(resolved(retry.budget_ratio), clock=clock),
         )
 
-
     def adapted(self, config: PluginConfig, *, clock: Clock, rng: random.Random) -> Policies:
         """The same going by another resolved configuration from now on; their counts and states stay.
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,7 +46,17 @@ def _group(name: str, title: str, size: int, *, targets: bool) -> Group:
 
 _SMALL = _group("http", "HTTP, 64 bytes", 64, targets=True)
 _LARGE = _group("http-64k", "HTTP, 64 KiB", 65536, targets=False)
-GROUPS = (_SMALL, _LARGE)
+_SECURE = Group(
+    name="https",
+    title="HTTPS, 64 bytes",
+    environment=functools.partial(running_server, 64, tls=True),
+    ratios=(
+        Ratio("HTTPS, 64 bytes: vs urllib3", _OURS, _URLLIB3, 0.35),
+        Ratio("HTTPS, 64 bytes: vs requests", _OURS, _REQUESTS),
+        Ratio("HTTPS, 64 bytes: vs raw TLS socket + json, the limit", _OURS, _RAW),
+    ),
+)
+GROUPS = (_SMALL, _LARGE, _SECURE)
 
 
 _Row = Callable[[Server], Iterator[Call]]
@@ -60,11 +71,17 @@ def _row(name: str) -> Callable[[_Row], _Row]:
     return add
 
 
+def _plugin(server: Server) -> dict[str, Any]:
+    scheme = server.url.partition(":")[0]
+    auth = {"ca_file": server.ca_file} if server.ca_file else {}
+    return {"name": "peer", "transport": scheme, "endpoint": server.url, "auth": auth, **SETTINGS}
+
+
 @contextlib.contextmanager
 def http_manager(server: Server, **connection: Any) -> Iterator[BoundPlugin[Question, Answer]]:
     """The plugin behind ``server``, configured as a service would be."""
     with Manager() as manager:
-        plugin = {"name": "peer", "transport": "http", "endpoint": server.url, "connection": connection, **SETTINGS}
+        plugin = {**_plugin(server), "connection": connection}
         manager.load_from_config({"plugins": [plugin], "log_level": "warning"})
         yield manager.bind("peer", Question, Answer)
 
@@ -74,11 +91,19 @@ def envelope_of(question: Question) -> dict[str, Any]:
     return {"data": attrs.asdict(question), "request_id": "r", "timeout": "30s"}
 
 
+def urllib3_pool(server: Server, **options: Any) -> Any:
+    """What peers use; nothing but keeping connections is asked of it."""
+    import urllib3
+
+    if server.ca_file:
+        return urllib3.HTTPSConnectionPool(server.host, server.port, timeout=30, ca_certs=server.ca_file, **options)
+    return urllib3.HTTPConnectionPool(server.host, server.port, timeout=30, **options)
+
+
 @_row(_OURS)
 def _(server: Server) -> Iterator[Call]:
     with Manager(Question, Answer) as manager:
-        plugin = {"name": "peer", "transport": "http", "endpoint": server.url, **SETTINGS}
-        manager.load_from_config({"plugins": [plugin], "log_level": "warning"})
+        manager.load_from_config({"plugins": [_plugin(server)], "log_level": "warning"})
         question, execute = question_of(server.size), manager.execute
         if execute("peer", question) != answer_of(server.size):
             raise AssertionError("the answer is not the server's")
@@ -87,10 +112,8 @@ def _(server: Server) -> Iterator[Call]:
 
 @_row(_URLLIB3)
 def _(server: Server) -> Iterator[Call]:
-    import urllib3
-
     question, headers = question_of(server.size), {"Content-Type": "application/json"}
-    with urllib3.HTTPConnectionPool(server.host, server.port, timeout=30) as pool:
+    with urllib3_pool(server) as pool:
 
         def call() -> Any:
             body = json.dumps(envelope_of(question)).encode()
@@ -106,15 +129,17 @@ def _(server: Server) -> Iterator[Call]:
 
     question = question_of(server.size)
     with requests.Session() as session:
-        yield lambda: session.post(server.url, json=envelope_of(question), timeout=30).json()
+        verify = server.ca_file or True
+        yield lambda: session.post(server.url, json=envelope_of(question), timeout=30, verify=verify).json()
 
 
 @_row(_RAW)
 def _(server: Server) -> Iterator[Call]:
     question = question_of(server.size)
     head = f"POST {server.path} HTTP/1.1\r\nHost: a\r\nContent-Length: ".encode()
-    with socket.create_connection((server.host, server.port)) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with socket.create_connection((server.host, server.port)) as plain:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = _secured(plain, server)
 
         def call() -> Any:
             body = json.dumps(envelope_of(question)).encode()
@@ -126,4 +151,11 @@ def _(server: Server) -> Iterator[Call]:
                 reply += sock.recv(262144)
             return json.loads(reply[start:])
 
-        yield call
+        with sock:
+            yield call
+
+
+def _secured(sock: socket.socket, server: Server) -> socket.socket:
+    if not server.ca_file:
+        return sock
+    return ssl.create_default_context(cafile=server.ca_file).wrap_socket(sock, server_hostname=server.host)

@@ -12,14 +12,14 @@ from typing import Any
 
 import attrs
 
-from benchmarks.groups.http import envelope_of, http_manager
+from benchmarks.groups.http import envelope_of, http_manager, urllib3_pool
 from benchmarks.harness import Call, Group, Ratio
 from benchmarks.messages import question_of
 from benchmarks.server import Server, running_server
 
 __all__ = ["GROUP"]
 
-_THREADS = (1, 4, 16)
+_THREADS = (1, 4, 16, 64)
 _SHARE = 20  # a sample lasts so many times longer than a batch of calls: threads need time to get going
 
 
@@ -102,10 +102,8 @@ def _goplugins_row(threads: int) -> None:
 def _urllib3_row(threads: int) -> None:
     @GROUP.row(_urllib3(threads))
     def _(server: Server) -> Iterator[_Crowd]:
-        import urllib3
-
         question, headers = question_of(server.size), {"Content-Type": "application/json"}
-        pool = urllib3.HTTPConnectionPool(server.host, server.port, maxsize=threads, block=True, timeout=30)
+        pool = urllib3_pool(server, maxsize=threads, block=True)
 
         def call() -> Any:
             body = json.dumps(envelope_of(question)).encode()

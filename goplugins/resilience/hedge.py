@@ -74,6 +74,8 @@ class HedgePolicy:
         with self._lock:
             now = self._now()
             recent, ordered = self._recent, self._sorted
+            if len(recent) != len(ordered):  # an interrupt left the last one half done
+                ordered[:] = sorted(took for _, took in recent)
             oldest = now - _SECONDS
             while recent and (len(recent) >= _MOST or recent[0][0] < oldest):
                 del ordered[bisect_left(ordered, recent.popleft()[1])]

@@ -22,13 +22,12 @@ _WHOLE = 1.0 - 1e-9
 
 
 class _Waiter:
-    """One reservation: its token is paid for (the bucket went below zero) and comes at ``due``."""
+    """One reservation: its token is paid for (the bucket went below zero) and comes at ``due``, by ``latest``."""
 
     __slots__ = ("due", "latest", "retimed")
 
-    def __init__(self, due: float, latest: float) -> None:
-        self.due = due
-        self.latest = latest
+    def __init__(self) -> None:
+        self.due = self.latest = 0.0
         self.retimed = Wakeup()
 
 
@@ -102,21 +101,26 @@ class RateLimiter:
         """
         if self.allow():
             return
-        with self._lock:
-            now = self._refill()
-            wait = max(0.0, 1.0 - self._tokens) / self._rate
-            latest = now + (self._max_wait if max_wait is None else max_wait)
-            if deadline is not None:
-                latest = min(latest, deadline.at)
-            if now + wait > latest or (deadline is not None and now + wait >= deadline.at):
-                waiter = None
-            else:
-                self._tokens -= 1.0
-                waiter = _Waiter(now + wait, latest)
-                self._waiters[waiter] = None
-        if waiter is None:
-            raise self._refusal(wait)
-        self._wait(waiter, deadline, wakeup)
+        waiter = _Waiter()
+        try:
+            with self._lock:
+                now = self._refill()
+                wait = max(0.0, 1.0 - self._tokens) / self._rate
+                latest = now + (self._max_wait if max_wait is None else max_wait)
+                if deadline is not None:
+                    latest = min(latest, deadline.at)
+                refused = now + wait > latest or (deadline is not None and now + wait >= deadline.at)
+                if not refused:
+                    waiter.due, waiter.latest = now + wait, latest
+                    # No call, hence no interrupt, between these two.
+                    self._waiters[waiter] = None
+                    self._tokens -= 1.0
+            if refused:
+                raise self._refusal(wait)
+            self._wait(waiter, deadline, wakeup)
+        except BaseException:
+            self._abandon(waiter)
+            raise
 
     def refund(self) -> None:
         """Gives back a token that was not used, such as when the breaker refused after all. Takes the lock.
@@ -205,16 +209,12 @@ class RateLimiter:
                     return
                 self.clock.wait(waiter.retimed, left)
 
-        try:
-            if cancellation is None:
-                wait()
-            else:  # one of two attempts: it may have lost before it has its token
-                cancellation.guard(waiter.retimed.set, wait)
-            with self._lock:
-                self._waiters.pop(waiter, None)
-        except BaseException:
-            self._abandon(waiter)
-            raise
+        if cancellation is None:
+            wait()
+        else:  # one of two attempts: it may have lost before it has its token
+            cancellation.guard(waiter.retimed.set, wait)
+        with self._lock:
+            self._waiters.pop(waiter, None)
 
     def _seconds_left(self, waiter: _Waiter, wakeup: Waitable | None) -> float:
         waiter.retimed.clear()  # before it looks: a change after the look sets it again

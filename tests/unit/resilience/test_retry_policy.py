@@ -351,7 +351,7 @@ def test_a_replay_that_is_refused_locally_raises_the_last_real_error(clock, refu
 
 
 def test_one_policy_serves_many_calls_at_once():
-    policy = make(initial_interval=0.001)
+    policy = make(initial_interval=0.01)
 
     def call(number):
         clock = ManualClock(1000.0)
@@ -360,7 +360,7 @@ def test_one_policy_serves_many_calls_at_once():
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(call, range(200)))
-    assert results == [(number, [0.001, 0.003, 0.007]) for number in range(200)]
+    assert results == [(number, [0.01, 0.03, 0.07]) for number in range(200)]
 
 
 def test_tenacity_is_imported_only_when_a_replay_is_due():

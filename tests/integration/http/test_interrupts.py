@@ -1,0 +1,107 @@
+"""What a signal handler raises (Ctrl-C, a worker's time limit) costs a connection at most, wherever it hits."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from goplugins._call import Call
+from goplugins._deadline import Deadline
+from goplugins.errors import PluginError
+from goplugins.transports._codec import codec_for
+from tests.integration.http.conftest import call
+from tests.interrupts import Interrupt, interrupted_at
+from tests.servers import Peer, http_reply, ok
+
+OURS = tuple(
+    f"goplugins/transports/{name}.py"
+    for name in ("_pool", "http/fast", "http/_wire", "http/_parser", "http/_request", "http/plugin")
+)
+
+
+@pytest.fixture
+def engine():
+    return "fast"
+
+
+def chunked_and_closed_at_times(peer: Peer) -> None:
+    """Serves in every way, and hangs up after every fifth answer."""
+    for number in range(5):
+        if (request := peer.read_request()) is None:
+            return
+        body = b'{"data": "ok", "request_id": "%b"}' % request.headers["x-request-id"].encode()
+        if number % 2:
+            peer.send(http_reply(body))
+        else:
+            peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body))
+            peer.send(b"0\r\n\r\n")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_at_every_point_of_a_call_on_a_used_connection(serve, make):
+    server = serve(lambda peer: [peer.send(ok(request)) for request in iter(peer.read_request, None)] and None)
+    plugin = make(server.url, max_connections=1)
+    call(plugin)
+    number = 0
+    while True:
+        made = Call(None, codec_for(), Deadline.after(2), "req-1", idempotent=True)
+        plugin.prepare(made)
+        if not interrupted_at(number, lambda made=made: plugin.send(made), OURS):
+            break
+        del made
+        assert plugin._engine.pool.open <= 1, number
+        assert plugin._engine.pool.open == plugin._engine.pool.idle, number
+        assert call(plugin, idempotent=True) == "ok", number
+        number += 1
+    assert number > 50
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the same, out of a finaliser
+def test_thousands_of_strikes_leak_neither_connections_nor_places(serve, make):
+    server = serve(chunked_and_closed_at_times)
+    plugin = make(server.url, max_connections=2)
+    assert call(plugin) == "ok"
+    open_before = descriptors()
+    dice, strikes, answers = random.Random(3), 0, 0
+
+    def strike(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, strike)
+    gc.disable()  # or it may hit in a finaliser, where Python swallows it
+    try:
+        end = time.monotonic() + 30
+        while strikes < 2000 and time.monotonic() < end:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0008))
+                with contextlib.suppress(PluginError):
+                    call(plugin, idempotent=True)
+                    answers += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupt:
+                strikes += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+    assert strikes > 500
+    assert answers
+    pool = plugin._engine.pool
+    assert pool.open == pool.idle <= 2
+    assert [call(plugin, idempotent=True) for _ in range(3)] == ["ok"] * 3
+    plugin.close()
+    assert pool.open == 0
+    end = time.monotonic() + 5
+    while descriptors() > open_before and time.monotonic() < end:
+        time.sleep(0.01)  # the server's side of them, on its own threads
+    assert descriptors() <= open_before
