@@ -115,12 +115,13 @@ class RateLimiter:
                     # No call, hence no interrupt, between these two.
                     self._waiters[waiter] = None
                     self._tokens -= 1.0
-            if refused:
-                raise self._refusal(wait)
-            self._wait(waiter, deadline, wakeup)
+            if not refused:
+                self._wait(waiter, deadline, wakeup)
         except BaseException:
             self._abandon(waiter)
             raise
+        if refused:
+            raise self._refusal(wait)
 
     def refund(self) -> None:
         """Gives back a token that was not used, such as when the breaker refused after all. Takes the lock.
