@@ -3,8 +3,7 @@
 ``POST /<size>`` answers with an envelope whose data has ``size`` bytes. A request id in the head comes back in the
 envelope, as real servers do it. It serves until its standard input ends, so it can't outlive who started it.
 
-One loop over epoll and plain sockets: an asyncio server takes as long for an answer as a fast client for the rest of
-the call, and hides what is to be seen.
+One loop over epoll and plain sockets: what the server takes longer is added to every row, and hides what is to be seen.
 """
 
 from __future__ import annotations

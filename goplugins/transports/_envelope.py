@@ -41,14 +41,18 @@ def parse_value(body: bytes, *, whole: bool = False) -> Any:
     except json.JSONDecodeError as exc:
         if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
             raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
-        error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
-        if whole:  # sent again, it would be as broken
-            error.retryable, error.replay = False, Replay.NEVER
-        raise error from exc
+        raise _truncated(body, whole) from exc
     except UnicodeDecodeError as exc:
         raise BadReplyError(f"the reply is not JSON: byte {exc.start} is not UTF-8") from exc
     except (ValueError, RecursionError) as exc:
         raise BadReplyError(f"the reply is not JSON: {exc}"[:300]) from exc
+
+
+def _truncated(body: bytes, whole: bool) -> TruncatedReplyError:
+    error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
+    if whole:  # sent again, it would be as broken
+        error.retryable, error.replay = False, Replay.NEVER
+    return error
 
 
 def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:

@@ -356,12 +356,13 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
     with connect(instances.port, health_check=health) as manager:
         spread_of(manager, 4)
         tickets = get_scheduler().scheduled
+        wires = {name: member.sender for name, member in manager._lifecycle.upkeep.members.items()}
+        assert len(wires) == 2
         in_place = configuration(instances.port, health_check=health, circuit_breaker={"failure_threshold": 50})
         report = manager.reload_config(in_place)
         assert [str(outcome.action) for outcome in report.plugins] == ["updated"]
-        connections = [server.connections for server in instances.running.values()]
+        assert {name: member.sender for name, member in manager._lifecycle.upkeep.members.items()} == wires
         spread_of(manager, 4)
-        assert [server.connections for server in instances.running.values()] == connections
         other = configuration(instances.port, health_check=health, connection={"max_connections": 3})
         manager.reload_config(other)
         assert spread_of(manager, 4) == {"127.0.0.2": 2, "127.0.0.3": 2}

@@ -20,6 +20,7 @@ from goplugins.errors import (
     TLSError,
 )
 from tests.integration.http.conftest import call
+from tests.servers import Peer, ok
 
 
 def test_known_fault_https_ignored_the_ca_file(serve, make, server_context, ca_file):
@@ -216,3 +217,16 @@ def test_ipv6(serve, make):
     assert call(make(server.url)) == "ok"
     assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
     assert socket.has_ipv6
+
+
+def test_large_requests_and_replies_in_many_records(serve, make, server_context, ca_file):
+    def handler(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            time.sleep(0.05)  # so that the client meets a full buffer
+            peer.send(ok(request, request.json["data"]))
+
+    server = serve(handler, tls=server_context())
+    plugin = make(server.url, auth=AuthConfig(ca_file=ca_file), max_response_bytes=1 << 24)
+    value = "x" * 3_000_000
+    assert [call(plugin, value, timeout=20), call(plugin, "y", timeout=20)] == [value, "y"]
+    assert server.connections == 1

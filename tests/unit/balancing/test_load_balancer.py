@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from goplugins._call import Call
+from goplugins._cancellation import AttemptCancelledError
 from goplugins.balancing import LoadBalancer
 from goplugins.config import LoadBalancerConfig, LoadBalancerMember, RetryConfig
 from goplugins.errors import (
@@ -440,3 +442,23 @@ def test_a_refusal_by_all_breakers_takes_microseconds() -> None:
 
 def test_strategies_are_those_of_the_configuration() -> None:
     assert {str(strategy) for strategy in STRATEGIES} == {str(strategy) for strategy in LoadBalancingStrategy}
+
+
+@pytest.mark.parametrize("strategy", ["p2c", "least-latency"])
+def test_who_only_ever_loses_to_hedges_is_known_to_be_slow(strategy: str) -> None:
+    group = Group(2, strategy, slow_start=0.0)
+    for member in group.members:
+        member.latency = 0.01
+    group.count(20)
+
+    def late(call: Call) -> str:
+        group.clock.advance(1.0)
+        raise AttemptCancelledError("the attempt was cancelled")
+
+    group["a"].act = late
+    for _ in range(20):
+        group.try_send()
+    shown = {member.name: member for member in group.balancer.explain().members}
+    assert (shown["a"].latency or 0.0) > 0.1 > (shown["b"].latency or 0.0)
+    assert shown["a"].failures == 0
+    assert group.count(20)["b"] >= 19

@@ -251,6 +251,20 @@ def test_refusals_are_counted():
     assert (counts.refused_circuit_breaker, counts.refused_rate_limit) == (3, 2)
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_permit_lost_between_the_look_and_the_entry_counts_as_refused_and_costs_no_token(limited):
+    limit = {"rate_limit": {"enabled": True, "requests_per_second": 0.001, "burst_size": 9}} if limited else {}
+    plugin = Plugin(circuit_breaker=EAGER, **limit)
+    plugin.fails(HTTPTransportError("500"))
+    plugin.breaker.refusal = lambda: None  # as if it had opened just after the look
+    for _ in range(2):
+        with pytest.raises(CircuitBreakerOpenError):
+            plugin.guarded.call(make_call(plugin.clock))
+    assert plugin.guarded.metrics().refused_circuit_breaker == 2
+    if limited:
+        assert plugin.guarded.policies.limiter.tokens == 8.0
+
+
 def test_a_deadline_that_is_over_sends_nothing_and_says_so():
     plugin = Plugin()
     call = make_call(plugin.clock, timeout=2.0)

@@ -7,7 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins.errors import BulkheadFullError, PluginClosedError, PluginExecutionError, PluginTimeoutError
+from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins._deadline import Deadline
+from goplugins.errors import (
+    BulkheadFullError,
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginExecutionError,
+    PluginTimeoutError,
+)
 from goplugins.resilience import Bulkhead
 from goplugins.testing import ManualClock
 
@@ -131,3 +139,44 @@ def test_who_comes_after_the_close_is_told_so(name):
 )
 def test_the_narrowest_limits_that_make_sense_are_taken(fields):
     assert Bulkhead(SimpleNamespace(**fields)).limit >= 1
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_an_attempt_that_has_lost_waits_for_no_place(cancelled):
+    clock, lost, ends = ManualClock(auto_advance=False), Cancellation(), []
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5), clock=clock)
+    place = bulkhead.acquire()
+
+    def wait():
+        try:
+            ends.append(bulkhead.acquire(CancellableDeadline(100.0, clock, lost)))
+        except AttemptCancelledError as error:
+            ends.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    clock.wait_for_waiters(1)
+    if cancelled:
+        lost.cancel()
+        waiting.join(10)
+        assert isinstance(ends[0], AttemptCancelledError)
+        assert (bulkhead.in_use, bulkhead.waiting) == (1, 0)
+    bulkhead.release(place)
+    waiting.join(10)
+    assert (bulkhead.in_use, bulkhead.waiting) == (0 if cancelled else 1, 0)
+
+
+def test_the_deadline_bounds_the_wait_for_a_place():
+    clock = ManualClock()
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=1, max_wait=9.0), clock=clock)
+    place = bulkhead.acquire()
+    with pytest.raises(BulkheadFullError):
+        bulkhead.acquire(Deadline.after(2.5, clock))
+    assert clock.monotonic() == 2.5
+    bulkhead.release(place)
+
+
+def test_a_bulkhead_without_a_limit_says_what_is_missing():
+    with pytest.raises(InvalidArgumentError) as caught:
+        Bulkhead(SimpleNamespace())
+    assert caught.value.message == ("bulkhead: max_concurrent is missing; say how many calls may be inside at once")

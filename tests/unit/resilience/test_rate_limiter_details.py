@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
 from goplugins.resilience import RateLimiter
 from goplugins.testing import ManualClock
@@ -145,3 +146,24 @@ def test_a_childs_limiter_has_waiters_of_its_own(stepped):
     caller = Caller(limiter, stepped)
     stepped.advance(1.0)
     assert caller.outcome() is None
+
+
+def test_an_attempt_that_has_lost_waits_for_no_token(stepped):
+    limiter, lost = RateLimiter(config(1.0), clock=stepped), Cancellation()
+    limiter.acquire()
+    loser = Caller(limiter, stepped, deadline=CancellableDeadline(2000.0, stepped, lost))
+    behind = Caller(limiter, stepped)
+    lost.cancel()
+    assert isinstance(loser.outcome(), AttemptCancelledError)
+    stepped.advance(1.0)
+    assert behind.outcome() is None
+    assert limiter.tokens == 0.0
+
+
+def test_an_attempt_that_may_be_cancelled_and_is_not_gets_its_token(stepped):
+    limiter = RateLimiter(config(1.0), clock=stepped)
+    limiter.acquire()
+    caller = Caller(limiter, stepped, deadline=CancellableDeadline(2000.0, stepped, Cancellation()))
+    stepped.advance(1.0)
+    assert caller.outcome() is None
+    assert limiter.tokens == 0.0

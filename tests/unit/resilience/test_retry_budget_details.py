@@ -78,3 +78,9 @@ def test_deposits_of_a_long_life_live_as_long_as_the_first_ones(clock):
         budget.deposit()
         clock.advance(0.1)
     assert budget.available == 106.0
+
+
+def test_a_call_earns_a_fifth_of_a_retry_unless_told_otherwise(clock):
+    budget = RetryBudget(clock=clock)
+    budget.deposit()
+    assert budget.available == pytest.approx(100.2)

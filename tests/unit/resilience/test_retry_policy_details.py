@@ -68,6 +68,16 @@ def test_a_wait_that_ends_exactly_at_the_deadline_sends_nothing():
     assert error.details == {"retry_stopped": "deadline"}
 
 
+def test_a_budget_of_exactly_one_pays_for_a_replay():
+    class One:
+        available = 1.0
+
+        def withdraw(self):
+            return True
+
+    assert RetryPolicy(CALM).run(PluginConnectionError("no"), lambda: "ok", budget=One(), clock=ManualClock()) == "ok"
+
+
 def test_the_log_names_the_callback_that_failed(caplog):
     def page_the_operator():
         raise RuntimeError("pager is down")
