@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 _COMMON = settings(deadline=None, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
 
 settings.register_profile("test", _COMMON, max_examples=100)
-settings.register_profile("stress", _COMMON, max_examples=2000)
+settings.register_profile("stress", _COMMON, max_examples=1000)
 # Some hundreds of runs of each: few examples, and always the same ones.
 settings.register_profile("mutation", _COMMON, max_examples=40, stateful_step_count=30, derandomize=True, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
