@@ -49,8 +49,9 @@ class RetryBudget:
         self._now = clock.monotonic
         self._lock = threading.Lock()
         self._deposit = _as_units(ratio)
+        # No sum is kept beside them: an interrupt between the two changes would leave them at odds for ever, and
+        # the hundred are added up only when a retry is asked for.
         self._buckets = [0] * _TICKS
-        self._deposits = 0  # sum of the buckets
         self._fresh = Counter()  # calls of this tick that are not in its bucket yet
         self._begin_tick(int(self._now() * _PER_SECOND))
         self._oldest = self._tick  # no older bucket holds anything
@@ -69,11 +70,12 @@ class RetryBudget:
         """Takes 1 for a retry or hedge about to be sent; False, taking nothing, if the budget is exhausted."""
         with self._lock:
             self._settle()
-            short = max(0, _UNIT - self._deposits) / _UNIT
+            deposits = sum(self._buckets)
+            short = max(0, _UNIT - deposits) / _UNIT
             if short > self._reserve + _ROUNDING:
                 return False
             self._reserve -= short
-            self._spend(min(_UNIT, self._deposits))
+            self._spend(min(_UNIT, deposits))
             return True
 
     @property
@@ -81,7 +83,7 @@ class RetryBudget:
         """How many withdrawals there are now; below 1 the next one is refused."""
         with self._lock:
             self._settle()
-            return self._deposits / _UNIT + self._reserve
+            return sum(self._buckets) / _UNIT + self._reserve
 
     def set_ratio(self, ratio: float) -> None:
         """Changes what calls from now on deposit; what is deposited stays.
@@ -108,9 +110,7 @@ class RetryBudget:
 
     def _take_in(self) -> float:
         """Puts the fresh deposits into their bucket, and begins another if its time is over; the present moment."""
-        fresh = self._fresh.take() * self._deposit
-        self._buckets[self._place] += fresh
-        self._deposits += fresh
+        self._buckets[self._place] += self._fresh.take() * self._deposit
         now = self._now()  # read under the lock, so that it never goes back
         if now >= self._next_tick_at:
             self._expire(now)
@@ -122,9 +122,7 @@ class RetryBudget:
         # A bucket goes when its first deposit is 10 s old: the law speaks of at most 10.
         last = tick - _TICKS
         for old in range(self._oldest, min(last, self._tick) + 1):
-            place = old % _TICKS
-            self._deposits -= self._buckets[place]
-            self._buckets[place] = 0
+            self._buckets[old % _TICKS] = 0
         self._oldest = max(self._oldest, last + 1)
         self._begin_tick(tick)
 
@@ -135,7 +133,6 @@ class RetryBudget:
 
     def _spend(self, units: int) -> None:
         """Takes ``units`` out of the oldest buckets, which would expire first."""
-        self._deposits -= units
         while units:
             place = self._oldest % _TICKS
             taken = min(units, self._buckets[place])
