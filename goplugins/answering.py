@@ -61,7 +61,7 @@ class AnswerCounts:
     fallback_failures: int = 0
 
     def as_metrics(self) -> dict[str, int]:
-        """The same under the names of :class:`~goplugins.models.PluginMetrics`."""
+        """The same under the names of :class:`~goplugins.metrics.PluginMetrics`."""
         return {
             "cache_hits": self.cache_hits,
             "cache_misses": self.cache_misses,

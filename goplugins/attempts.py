@@ -19,6 +19,8 @@ from goplugins.errors import (
     Verdict,
 )
 from goplugins.models import CircuitBreakerState, HealthStatus
+from goplugins.observability.events import AttemptFinished
+from goplugins.observability.stream import EventStream
 from goplugins.policies import Policies
 from goplugins.resilience.circuit_breaker import Permit
 from goplugins.resilience.rate_limiter import RateLimiter
@@ -60,6 +62,8 @@ class Attempts:
     Args:
         sender: the wire.
         clock: measures.
+        name: the plugin's.
+        events: is told how attempts ended.
 
     Attributes:
         sender: the wire; may be replaced while attempts are under way, which end where they began.
@@ -72,8 +76,11 @@ class Attempts:
 
     policies: Policies
 
-    def __init__(self, sender: Sender, clock: Clock) -> None:
+    def __init__(self, sender: Sender, clock: Clock, name: str = "", events: EventStream | None = None) -> None:
         self.sender = sender
+        self._name = name
+        self._events = EventStream() if events is None else events
+        self._time = clock.time
         self.watcher: Watcher | None = None
         self.closing = Bell()
         self.refused_by_breaker = 0
@@ -125,7 +132,10 @@ class Attempts:
         try:
             value = self.sender.send(call)
         except PluginError as error:
-            self._record(permit, error, call, self._now() - started)
+            elapsed = self._now() - started
+            self._record(permit, error, call, elapsed)
+            if self._events.sinks:
+                self._tell(call, elapsed, error)
             if permit.is_probe and type(error) is PluginTimeoutError:
                 raise CircuitBreakerTimeoutError(
                     f"probing for the circuit breaker: {error.message}", details=error.details
@@ -141,7 +151,14 @@ class Attempts:
         if self._is_suspect and self.watcher is not None:
             self._is_suspect = False
             self.watcher.report_success()
+        if self._events.sinks:
+            self._tell(call, elapsed, None)
         return value
+
+    def _tell(self, call: Call, elapsed: float, error: PluginError | None) -> None:
+        if error is None or not isinstance(error, _UNSENT):
+            event = AttemptFinished(self._name, self._time(), call.request_id, call.attempts, elapsed, error)
+            self._events.emit(event)
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if isinstance(error, _UNSENT):

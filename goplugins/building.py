@@ -17,6 +17,7 @@ from goplugins.config import LoadBalancerConfig, ManagerConfig, ObservabilityCon
 from goplugins.config.groups import GroupConfig, ResolvedConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models import Plugin, PluginFactory
+from goplugins.observability.stream import EventStream
 from goplugins.plugin import Forward, GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
@@ -64,6 +65,7 @@ class Builder:
         house: who looks after the members that groups find by themselves; set before the first such group is built.
         resolver: finds the addresses of their hosts.
         hedges: the threads of hedged calls, once a plugin needs them.
+        events: where the plugins tell what happens.
     """
 
     def __init__(self, *, clock: Clock, rng: random.Random, resolve: Callable[..., Future[Any]]) -> None:
@@ -76,6 +78,7 @@ class Builder:
         self.house: Household | None = None
         self.resolver: Resolver | None = None
         self.hedges: WorkerPool | None = None
+        self.events = EventStream()
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
         """Uses ``factory`` for plugins whose ``type`` is ``kind``, in place of a built-in one if it has that name.
@@ -200,6 +203,7 @@ class Builder:
             rng=self._rng,
             hedge_pool=self._hedge_pool(config),
             forward=self.forward,
+            events=self.events,
         )
 
     def _hedge_pool(self, config: PluginConfig) -> WorkerPool | None:

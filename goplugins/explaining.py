@@ -1,17 +1,18 @@
-"""Why a plugin would or would not take a call: what a person asks first when calls fail."""
+"""How a plugin is doing: its counts, and why it would or would not take a call."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from goplugins.errors import CircuitBreakerOpenError
+from goplugins.metrics import PluginMetrics
 from goplugins.models import Explanation, HealthStatus
 from goplugins.policies import resolved
 
 if TYPE_CHECKING:
     from goplugins.plugin import GuardedPlugin
 
-__all__ = ["explain"]
+__all__ = ["counted", "explain"]
 
 
 def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
@@ -48,4 +49,29 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
         annotations=plugin.config.annotations or {},
         chaos=getattr(plugin.sender, "chaos", ""),
         group=group,
+    )
+
+
+def counted(plugin: GuardedPlugin, health_check_failures: int) -> PluginMetrics:
+    """The counts of a plugin so far."""
+    counts = plugin.gate.snapshot()
+    sent, won = plugin.hedges_before
+    answered = {} if plugin.answers is None else plugin.answers.snapshot().as_metrics()
+    return PluginMetrics(
+        requests_total=counts.succeeded + counts.failed,
+        requests_success=counts.succeeded,
+        requests_failure=counts.failed,
+        request_duration=counts.duration,
+        attempts_total=counts.attempts,
+        active_requests=counts.in_flight,
+        circuit_breaker_trips=plugin.policies.breaker.trips,
+        health_check_failures=health_check_failures,
+        refused_rate_limit=plugin.attempts.refused_by_limiter,
+        refused_circuit_breaker=plugin.attempts.refused_by_breaker,
+        refused_bulkhead=0 if plugin.bulkhead is None else plugin.bulkhead.refused,
+        retry_budget_exhausted=plugin.budget_exhausted,
+        hedges_sent=sent + (0 if plugin.hedger is None else plugin.hedger.sent),
+        hedges_won=won + (0 if plugin.hedger is None else plugin.hedger.won),
+        latencies=counts.latencies,
+        **answered,
     )

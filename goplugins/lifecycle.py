@@ -20,7 +20,9 @@ from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig, Re
 from goplugins.config.groups import GroupConfig, spread
 from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.loading import load_resolved
-from goplugins.models import HealthStatus, ManagerMetrics, Plugin, PluginMetrics, PluginStatus, TransportType
+from goplugins.metrics import ManagerMetrics, PluginMetrics
+from goplugins.models import HealthStatus, Plugin, PluginStatus, TransportType
+from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFinished
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
@@ -58,13 +60,15 @@ class Lifecycle:
         registry: who answers to which name.
         builder: makes plugins of configuration.
         upkeep: looks after them.
+        events: carries what happens.
     """
 
     def __init__(self, clock: Clock, rng: random.Random, resolve: Callable[..., Future[Any]]) -> None:
         self._clock = clock
         self.registry = Registry()
-        self.upkeep = Upkeep(self.registry, clock)
         self.builder = Builder(clock=clock, rng=rng, resolve=resolve)
+        self.events = self.builder.events
+        self.upkeep = Upkeep(self.registry, clock, self.events)
         self.builder.house = self.upkeep
         self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
@@ -112,6 +116,7 @@ class Lifecycle:
         self._config = resolved
         for plugin in built:
             self.upkeep.watch(plugin)
+            self.tell_added(plugin)
         _set_log_level(resolved.log_level)
         logger.info("loaded %d plugins from %s", len(built), source)
 
@@ -165,7 +170,7 @@ class Lifecycle:
         started = self._clock.monotonic()
         work: Work | None = None
         try:
-            with self._turn.take(options.graceful_timeout), self._noting_failure(config):
+            with self._turn.take(options.graceful_timeout), self._noting_failure(config, started):
                 resolved = self._read(config)
                 plan = plan_of(resolved, self._config, self.registry.plugins, options.strategy)
                 if self._config is None:
@@ -183,10 +188,17 @@ class Lifecycle:
         elapsed = self._clock.monotonic() - started
         report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
         logger.info("reloaded from %s: %s", _source(config), report)
+        self._tell_reload(config, elapsed, report, None)
         return report
 
+    def _tell_reload(
+        self, config: ConfigSource, elapsed: float, report: ReloadReport | None, error: PluginError | None
+    ) -> None:
+        if self.events.sinks:
+            self.events.emit(ReloadFinished(self._clock.time(), _source(config), elapsed, report, error))
+
     @contextlib.contextmanager
-    def _noting_failure(self, config: ConfigSource) -> Iterator[None]:
+    def _noting_failure(self, config: ConfigSource, started: float) -> Iterator[None]:
         """Shows in the overall health that what runs is not what was wished for, until the next good reload."""
         monitor = self.upkeep.monitor
         try:
@@ -198,6 +210,7 @@ class Lifecycle:
                 logger.error("reload from %s failed, the running configuration stays: %s", _source(config), problem)  # noqa: TRY400 - expected: a traceback would hide the problems
             failed = HealthStatus(PluginStatus.DEGRADED, f"failed: {error}", last_check=self._clock.time())
             monitor.update_status(_RELOAD, failed)
+            self._tell_reload(config, self._clock.monotonic() - started, None, error)
             raise
         else:
             monitor.remove_checker(_RELOAD)
@@ -276,6 +289,7 @@ class Lifecycle:
         guarded = self.builder.guard(plugin, self._defaults.resolve(base), from_config=False)
         self.registry.add([guarded])
         self.upkeep.watch(guarded)
+        self.tell_added(guarded)
 
     def unregister(self, name: str, drain_timeout: float) -> None:
         """See :meth:`goplugins.Manager.unregister`."""
@@ -298,6 +312,13 @@ class Lifecycle:
             else:
                 self._removed = PluginMetrics.total([self._removed, *counts])
         plugin.close()
+        if self.events.sinks:
+            self.events.emit(PluginRemoved(plugin.name, self._clock.time()))
+
+    def tell_added(self, plugin: GuardedPlugin) -> None:
+        """Tells that a plugin can be called from now on."""
+        if self.events.sinks:
+            self.events.emit(PluginAdded(plugin.name, self._clock.time(), plugin.endpoint, plugin.from_config))
 
     def statuses(self) -> dict[str, HealthStatus]:
         """The health last seen of all plugins, and of the members that groups have found."""

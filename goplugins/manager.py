@@ -18,16 +18,18 @@ from goplugins.calling import Caller, ContextSource
 from goplugins.config import PluginConfig, ReloadOptions
 from goplugins.errors import InvalidArgumentError
 from goplugins.lifecycle import ConfigSource, Lifecycle
+from goplugins.metrics import ManagerMetrics
 from goplugins.models import (
     CallResult,
     ExecutionContext,
     Explanation,
     HealthStatus,
-    ManagerMetrics,
     Plugin,
     PluginFactory,
     ReloadStrategy,
 )
+from goplugins.observability.events import Event
+from goplugins.observability.stream import Listener, Subscription
 from goplugins.reload.reloader import reload_options
 from goplugins.reload.report import ReloadReport
 from goplugins.transports._codec import codec_for
@@ -420,6 +422,21 @@ class Manager(Generic[Req, Resp]):
         upkeep = self._lifecycle.upkeep
         return (upkeep.members.get(name) or self._registry.get(name)).explain(upkeep.status_of(name))
 
+    def subscribe(self, listener: Listener, *kinds: type[Event], buffer: int = 10_000) -> Subscription:
+        """Tells ``listener`` what happens: calls, attempts, breakers, health, members, plugins, reloads.
+
+        It is called on a thread of its own, with one event at a time and in their order; no call waits for it.
+
+        Args:
+            listener: takes a :data:`~goplugins.Event`. What it raises is logged.
+            kinds: classes of events to be told of; all if none are given.
+            buffer: events that may wait for the listener; beyond that they are dropped and counted.
+
+        Returns:
+            The subscription, which ends with its ``close()``, or with ``shutdown``.
+        """
+        return self._lifecycle.events.subscribe(listener, kinds, buffer=buffer)
+
     # --- end -------------------------------------------------------------------------------------------------------
 
     def shutdown(self, timeout: float = 30.0) -> None:
@@ -433,6 +450,7 @@ class Manager(Generic[Req, Resp]):
         self._names.shutdown(wait=False)
         if self._lifecycle.builder.hedges is not None:
             self._lifecycle.builder.hedges.shutdown(wait=False)
+        self._lifecycle.events.close(max(0.0, end - self._clock.monotonic()))
 
     def __enter__(self) -> Self:
         return self

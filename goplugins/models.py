@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -24,11 +24,9 @@ __all__ = [
     "Explanation",
     "HealthStatus",
     "LoadBalancingStrategy",
-    "ManagerMetrics",
     "Plugin",
     "PluginFactory",
     "PluginInfo",
-    "PluginMetrics",
     "PluginStatus",
     "ReloadStrategy",
     "SpanStatusCode",
@@ -327,69 +325,6 @@ class CircuitBreakerStats:
     success_count: int
     request_count: int
     last_failure: float
-
-
-@attrs.frozen
-class PluginMetrics:
-    """One plugin's counts since it was added. Durations are seconds.
-
-    Attributes:
-        requests_total: calls that have ended, however.
-        requests_success: those that were answered, by the plugin or in its place.
-        requests_failure: those that raised.
-        request_duration: of all ended calls together.
-        attempts_total: attempts that were sent, hedges included.
-        active_requests: calls under way.
-        circuit_breaker_trips: how often the breaker opened.
-        health_check_failures: looks that found it ill.
-        refused_rate_limit: attempts that the limiter refused.
-        refused_circuit_breaker: attempts that the breaker refused.
-        refused_bulkhead: calls that found no room.
-        retry_budget_exhausted: replays that the budget refused.
-        hedges_sent: second attempts beside a late first one.
-        hedges_won: those of them that gave the answer.
-        cache_hits: answers that had been kept.
-        cache_misses: idempotent calls for which none had been kept.
-        cache_coalesced: calls that got the answer to an identical one under way.
-        stale_answers: old answers in place of failures.
-        fallback_answers: answers of the fallback.
-        fallback_failures: calls that failed, and whose fallback failed as well.
-    """
-
-    requests_total: int = 0
-    requests_success: int = 0
-    requests_failure: int = 0
-    request_duration: float = 0.0
-    attempts_total: int = 0
-    active_requests: int = 0
-    circuit_breaker_trips: int = 0
-    health_check_failures: int = 0
-    refused_rate_limit: int = 0
-    refused_circuit_breaker: int = 0
-    refused_bulkhead: int = 0
-    retry_budget_exhausted: int = 0
-    hedges_sent: int = 0
-    hedges_won: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    cache_coalesced: int = 0
-    stale_answers: int = 0
-    fallback_answers: int = 0
-    fallback_failures: int = 0
-
-    @classmethod
-    def total(cls, parts: Iterable[PluginMetrics]) -> PluginMetrics:
-        """The sums over several plugins."""
-        parts = list(parts)
-        names = [field.name for field in attrs.fields(PluginMetrics)]
-        return PluginMetrics(**{name: sum(getattr(part, name) for part in parts) for name in names})
-
-
-@attrs.frozen
-class ManagerMetrics(PluginMetrics):
-    """The counts of all plugins, removed ones included, and each one's own by name."""
-
-    plugins: Mapping[str, PluginMetrics] = attrs.field(factory=dict)
 
 
 @attrs.frozen

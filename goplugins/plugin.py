@@ -23,14 +23,16 @@ from goplugins.errors import (
     belongs_to_host,
     redact_url,
 )
-from goplugins.explaining import explain
+from goplugins.explaining import counted, explain
+from goplugins.metrics import PluginMetrics
 from goplugins.models import (
     CircuitBreakerState,
     Explanation,
     HealthStatus,
-    PluginMetrics,
     PluginStatus,
 )
+from goplugins.observability.events import BreakerChanged, CallFinished
+from goplugins.observability.stream import EventStream
 from goplugins.policies import Policies, resolved
 from goplugins.resilience._callbacks import run_callback
 from goplugins.resilience.bulkhead import Bulkhead, load_of
@@ -68,10 +70,13 @@ class GuardedPlugin:
         config: resolved: no field is None.
         hedge_pool: runs hedged attempts; none are made without.
         forward: makes a call of another plugin, for a fallback.
+        events: is told of what happens.
         from_config: whether a configuration file owns it (a reload then may replace it) or code does.
 
     Attributes:
         attempts: the wire and the policies of single attempts.
+        budget_exhausted: replays that the budget refused.
+        hedges_before: sent and won by hedgers that were replaced.
         on_first_call: runs before the first call, in every process: background work starts by need.
     """
 
@@ -86,6 +91,7 @@ class GuardedPlugin:
         rng: random.Random | None = None,
         hedge_pool: WorkerPool | None = None,
         forward: Forward | None = None,
+        events: EventStream | None = None,
     ) -> None:
         self.name = config.name
         self.config = config
@@ -95,18 +101,19 @@ class GuardedPlugin:
         self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
         self.idempotent: bool = resolved(resolved(config.retry).idempotent)
         self._rng = rng = rng or random.Random()  # noqa: S311 - only jitter
-        self.attempts = Attempts(sender, clock)
+        self.events = EventStream() if events is None else events
+        self.attempts = Attempts(sender, clock, config.name, self.events)
         self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
         self.clock = clock
         self._now = clock.monotonic
-        self._budget_exhausted = 0
+        self.budget_exhausted = 0
         self.bulkhead: Bulkhead | None = None
         self.hedger: Hedger | None = None
         self.answers: Answers | None = None
-        self._hedges_before = (0, 0)  # sent and won by hedgers that were replaced
+        self.hedges_before = (0, 0)
         self._forward = forward or _nobody
         self._inside: Callable[[Call], Any]
         self._once: Callable[[Call], Any]
@@ -152,15 +159,22 @@ class GuardedPlugin:
             self.attempts.sender.prepare(call)
             value = self._answer(call) if run is None else run(call)
             ok = True
+            if self.events.sinks:
+                self._tell(call, started, None, run)
             return value
         except PluginError as error:
             self._annotate(error, call, started)
+            self._tell(call, started, error, run)
             raise
-        except Exception as exc:
-            if belongs_to_host(exc):
+        except BaseException as exc:
+            if ok:
+                raise  # an interrupt, and the call is told of already
+            if not isinstance(exc, Exception) or belongs_to_host(exc):
+                self._tell(call, started, exc, run)
                 raise
             fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
             self._annotate(fault, call, started)
+            self._tell(call, started, fault, run)
             raise fault from exc
         finally:
             try:
@@ -267,7 +281,7 @@ class GuardedPlugin:
     def _hedge(self, config: PluginConfig, pool: WorkerPool | None) -> None:
         before, self.hedger = self.hedger, None
         if before is not None:
-            self._hedges_before = (self._hedges_before[0] + before.sent, self._hedges_before[1] + before.won)
+            self.hedges_before = (self.hedges_before[0] + before.sent, self.hedges_before[1] + before.won)
         if config.hedge is not None and config.hedge.enabled and pool is not None:
             from goplugins.hedging import Hedger
 
@@ -300,7 +314,7 @@ class GuardedPlugin:
 
     def _replay(self, call: Call, error: PluginError) -> Any:
         def exhausted() -> None:
-            self._budget_exhausted += 1
+            self.budget_exhausted += 1
 
         policies = self.policies
         try:
@@ -327,6 +341,14 @@ class GuardedPlugin:
             error.endpoint = self.endpoint or None
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
+
+    def _tell(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
+        if self.events.sinks:
+            at, elapsed = self.clock.time(), self._now() - started
+            sent, as_member = call.attempts, run is not None
+            self.events.emit(
+                CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member)
+            )
 
     def _note(self, call: Call, error: PluginError) -> None:
         """For who answers in the plugin's place: the error is told although nobody sees it."""
@@ -369,6 +391,9 @@ class GuardedPlugin:
 
     def _breaker_changed(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
         self.attempts.breaker_changed(old, new)
+        if self.events.sinks:
+            again = self.policies.breaker.retry_after()
+            self.events.emit(BreakerChanged(self.name, self.clock.time(), old, new, again))
         self.changed()
 
     # --- state -------------------------------------------------------------------------------------------------
@@ -391,25 +416,7 @@ class GuardedPlugin:
 
     def metrics(self, health_check_failures: int = 0) -> PluginMetrics:
         """The counts so far."""
-        counts = self.gate.snapshot()
-        answered = {} if self.answers is None else self.answers.snapshot().as_metrics()
-        return PluginMetrics(
-            requests_total=counts.succeeded + counts.failed,
-            requests_success=counts.succeeded,
-            requests_failure=counts.failed,
-            request_duration=counts.duration,
-            attempts_total=counts.attempts,
-            active_requests=counts.in_flight,
-            circuit_breaker_trips=self.policies.breaker.trips,
-            health_check_failures=health_check_failures,
-            refused_rate_limit=self.attempts.refused_by_limiter,
-            refused_circuit_breaker=self.attempts.refused_by_breaker,
-            refused_bulkhead=0 if self.bulkhead is None else self.bulkhead.refused,
-            retry_budget_exhausted=self._budget_exhausted,
-            hedges_sent=self._hedges_before[0] + (0 if self.hedger is None else self.hedger.sent),
-            hedges_won=self._hedges_before[1] + (0 if self.hedger is None else self.hedger.won),
-            **answered,
-        )
+        return counted(self, health_check_failures)
 
     def explain(self, health: HealthStatus) -> Explanation:
         """Why it would or would not take a call now."""

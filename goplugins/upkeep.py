@@ -13,7 +13,10 @@ import attrs
 from goplugins._clock import Clock
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.health import HealthChecker, HealthMonitor
-from goplugins.models import HealthStatus, PluginMetrics
+from goplugins.metrics import PluginMetrics
+from goplugins.models import HealthStatus
+from goplugins.observability.events import HealthChanged
+from goplugins.observability.stream import EventStream
 from goplugins.plugin import GuardedPlugin
 from goplugins.policies import resolved
 from goplugins.processes import register_forkable
@@ -38,9 +41,11 @@ class Upkeep:
     Args:
         registry: whose plugins these are.
         clock: measures and waits.
+        events: is told when a plugin's health is seen otherwise than before.
     """
 
-    def __init__(self, registry: Registry, clock: Clock) -> None:
+    def __init__(self, registry: Registry, clock: Clock, events: EventStream) -> None:
+        self._events = events
         self.monitor = HealthMonitor(clock=clock)
         self._registry = registry
         self._clock = clock
@@ -199,6 +204,9 @@ class Upkeep:
         plugin = self._registry.plugins.get(name) or self.members.get(name)
         if plugin is not None:
             plugin.changed()
+        if self._events.sinks:
+            event = HealthChanged(name, self._clock.time(), old.status, new.status, new.message)
+            self._events.emit(event)
 
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():

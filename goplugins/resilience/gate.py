@@ -14,6 +14,7 @@ import attrs
 
 from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins.errors import PluginClosedError
+from goplugins.metrics import Latencies, bucket_of
 from goplugins.processes import register_forkable
 from goplugins.resilience._callbacks import run_callback
 
@@ -30,6 +31,7 @@ class GateSnapshot:
         failed: calls that ended otherwise.
         duration: seconds of all ended calls together.
         attempts: attempts of all ended calls together.
+        latencies: how long the ended calls took that had been sent.
     """
 
     in_flight: int = 0
@@ -37,6 +39,7 @@ class GateSnapshot:
     failed: int = 0
     duration: float = 0.0
     attempts: int = 0
+    latencies: Latencies = attrs.field(factory=Latencies)
 
 
 class Admission(Protocol):
@@ -81,6 +84,7 @@ class InFlightGate:
         self._failed = 0
         self._attempts = 0
         self._duration = 0.0
+        self._latencies: dict[int, int] = {}
         self._reason: str | None = None
         self._drains: list[tuple[int, Wakeup]] = []  # threads that wait for the others to leave
         self._on_empty: list[Callable[[], object]] = []
@@ -163,7 +167,10 @@ class InFlightGate:
             else:
                 self._failed += 1
             self._duration += elapsed
-            self._attempts += attempts
+            if attempts:
+                self._attempts += attempts
+                bucket = bucket_of(elapsed)
+                self._latencies[bucket] = self._latencies.get(bucket, 0) + 1
             if not self._drains and not self._on_empty:
                 return
             drained, callbacks = self._news()
@@ -241,7 +248,10 @@ class InFlightGate:
     def snapshot(self) -> GateSnapshot:
         """The counts, consistent with each other. Takes the lock."""
         with self._lock:
-            return GateSnapshot(self._in_flight, self._succeeded, self._failed, self._duration, self._attempts)
+            latencies = Latencies(self._latencies.copy())
+            return GateSnapshot(
+                self._in_flight, self._succeeded, self._failed, self._duration, self._attempts, latencies
+            )
 
     def after_fork_in_child(self) -> None:
         """A fresh lock and nobody inside: the parent's calls go on in the parent. Counts of ended calls stay."""

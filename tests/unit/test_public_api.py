@@ -191,6 +191,8 @@ LAYERS = {
         (
             "errors",
             "models",
+            "metrics",
+            "_names",
             "config",
             "loading",
             "processes",

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from goplugins.errors import PluginClosedError
+from goplugins.metrics import Latencies, bucket_of
 from goplugins.resilience import GateSnapshot, InFlightGate
 from goplugins.testing import ManualClock
 
@@ -42,7 +43,15 @@ def test_counts_calls_and_outcomes(gate):
     assert gate.in_flight == 2
     gate.leave(True, 0.5, 1)
     gate.leave(False, 1.5, 3)
-    assert gate.snapshot() == GateSnapshot(in_flight=0, succeeded=1, failed=1, duration=2.0, attempts=4)
+    latencies = Latencies({bucket_of(0.5): 1, bucket_of(1.5): 1})
+    assert gate.snapshot() == GateSnapshot(0, succeeded=1, failed=1, duration=2.0, attempts=4, latencies=latencies)
+
+
+def test_what_was_refused_here_says_nothing_of_latency(gate):
+    gate.enter()
+    gate.leave(False, 0.000_02, 0)
+    assert gate.snapshot().failed == 1
+    assert len(gate.snapshot().latencies) == 0
 
 
 def test_a_closed_gate_refuses_with_its_reason(gate):

@@ -1,0 +1,42 @@
+"""Serves over every wire until stdin ends, and prints where: ``python -m tests.integration.processes.server FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+import time
+
+import trustme
+
+from goplugins import serve
+from tests.integration.processes.plugins import tell
+from tests.servers import Peer, RawServer, ok
+
+
+def answer(peer: Peer) -> None:
+    while (request := peer.read_request()) is not None:
+        data = request.json.get("data") if request.body else None
+        if isinstance(data, dict) and data.get("seconds"):
+            time.sleep(data["seconds"])
+        peer.send(ok(request, {"said": data}))
+
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(f"{folder}/ca.pem")
+    secure = RawServer(answer, tls=context)
+    running = {
+        "http": serve.start(tell, "http://127.0.0.1:0", threads=16),
+        "grpc": serve.start(tell, "grpc://127.0.0.1:0", threads=16),
+        "unix": serve.start(tell, f"unix://{folder}/plugin.sock", threads=16),
+    }
+    where = {name: server.url for name, server in running.items()}
+    print(json.dumps({**where, "https": secure.url, "ca": f"{folder}/ca.pem"}), flush=True)
+    sys.stdin.read()
+    for server in running.values():
+        server.stop()
+    secure.close()

@@ -1,0 +1,226 @@
+"""The stream of events: nobody listens, nobody pays; a listener that raises or sleeps harms nobody."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+
+import pytest
+
+from goplugins import InvalidArgumentError
+from goplugins.models import PluginStatus
+from goplugins.observability.events import HealthChanged, MemberReturned
+from goplugins.observability.stream import EventStream
+
+
+def event(number):
+    return MemberReturned("group", float(number), "member")
+
+
+class Listener:
+    def __init__(self, expected):
+        self.events = []
+        self.threads = set()
+        self.done = threading.Event()
+        self.expected = expected
+
+    def __call__(self, event):
+        self.events.append(event)
+        self.threads.add(threading.current_thread())
+        if len(self.events) >= self.expected:
+            self.done.set()
+
+
+def test_events_come_in_their_order_on_one_thread_of_its_own():
+    stream, listener = EventStream(), Listener(1000)
+    with stream.subscribe(listener):
+        for number in range(1000):
+            stream.emit(event(number))
+        assert listener.done.wait(10)
+    assert [each.at for each in listener.events] == list(range(1000))
+    assert len(listener.threads) == 1
+    assert listener.threads.isdisjoint({threading.current_thread()})
+
+
+def test_without_subscribers_there_are_no_sinks_and_no_thread():
+    before = threading.active_count()
+    stream = EventStream()
+    assert stream.sinks == ()
+    subscription = stream.subscribe(print)
+    assert threading.active_count() == before, "the thread starts with the first event"
+    subscription.close()
+    assert stream.sinks == ()
+
+
+def test_only_the_kinds_that_were_asked_for():
+    stream, listener = EventStream(), Listener(1)
+    change = HealthChanged("a", 0.0, PluginStatus.HEALTHY, PluginStatus.OFFLINE)
+    with stream.subscribe(listener, (HealthChanged,)):
+        stream.emit(event(1))
+        stream.emit(change)
+        assert listener.done.wait(10)
+    assert listener.events == [change]
+
+
+def test_a_listener_that_raises_is_told_of_the_next_event(caplog):
+    stream, listener = EventStream(), Listener(2)
+
+    def failing(each):
+        listener(each)
+        raise RuntimeError("oh")
+
+    with stream.subscribe(failing):
+        stream.emit(event(1))
+        stream.emit(event(2))
+        assert listener.done.wait(10)
+    assert "a consumer of events failed" in caplog.text
+
+
+def test_a_sink_that_raises_harms_neither_the_others_nor_the_caller(caplog):
+    stream, seen = EventStream(), []
+
+    def failing(each):
+        raise RuntimeError("oh")
+
+    stream.attach(failing)
+    detach = stream.attach(seen.append)
+    stream.emit(event(1))
+    detach()
+    stream.emit(event(2))
+    assert [each.at for each in seen] == [1.0]
+    assert caplog.text.count("a consumer of events failed") == 2
+
+
+def test_a_listener_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted(caplog):
+    stream, go, listener = EventStream(), threading.Event(), Listener(11)
+
+    def hanging(each):
+        assert go.wait(10)
+        listener(each)
+
+    subscription = stream.subscribe(hanging, buffer=10)
+    started = time.monotonic()
+    stream.emit(event(0))
+    while subscription._events.qsize():
+        time.sleep(0.001)  # until the thread has taken the first one
+    for number in range(1, 51):
+        stream.emit(event(number))
+    assert time.monotonic() - started < 5.0
+    assert subscription.dropped == 40
+    assert caplog.text.count("is too slow") == 1
+    go.set()
+    assert listener.done.wait(10)
+    subscription.close()
+    assert [each.at for each in listener.events] == list(range(11)), "the oldest are kept"
+
+
+def test_closing_waits_for_what_was_emitted_before_and_takes_nothing_more():
+    stream, listener = EventStream(), Listener(1)
+
+    def slowly(each):
+        time.sleep(0.002)
+        listener(each)
+
+    subscription = stream.subscribe(slowly)
+    for number in range(20):
+        stream.emit(event(number))
+    stream.close(10.0)
+    stream.emit(event(99))
+    assert len(listener.events) == 20
+    subscription.close()
+
+
+def test_a_listener_may_end_its_own_subscription():
+    stream, ended = EventStream(), threading.Event()
+
+    def once(each):
+        subscription.close()
+        ended.set()
+
+    subscription = stream.subscribe(once)
+    stream.emit(event(1))
+    assert ended.wait(10)
+    assert stream.sinks == ()
+
+
+def test_closing_does_not_wait_for_a_hung_listener_beyond_its_time():
+    stream, go = EventStream(), threading.Event()
+    subscription = stream.subscribe(lambda each: go.wait(10))
+    stream.emit(event(1))
+    started = time.monotonic()
+    subscription.close(0.05)
+    assert time.monotonic() - started < 2.0
+    go.set()
+
+
+def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkeypatch):
+    monkeypatch.setattr("goplugins.observability.stream._IDLE_SECONDS", 0.01)
+    stream, listener = EventStream(), Listener(1)
+    with stream.subscribe(listener) as subscription:
+        for round_ in range(5):
+            listener.done.clear()
+            listener.events.clear()
+            stream.emit(event(round_))
+            assert listener.done.wait(10)
+            deadline = time.monotonic() + 10
+            while subscription._thread is not None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            assert subscription._thread is None
+
+
+def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
+    monkeypatch.setattr("goplugins.observability.stream._IDLE_SECONDS", 0.0005)
+    stream, listener = EventStream(), Listener(400)
+    with stream.subscribe(listener):
+        for number in range(400):
+            stream.emit(event(number))
+            time.sleep(0.0005)
+        assert listener.done.wait(10)
+    assert [each.at for each in listener.events] == list(range(400))
+
+
+def test_a_child_process_is_told_of_its_own_events_only():
+    stream, listener = EventStream(), Listener(1)
+    with stream.subscribe(listener):
+        stream.emit(event(1))
+        assert listener.done.wait(10)
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                listener.events.clear()
+                listener.done.clear()
+                stream.emit(event(2))
+                good = listener.done.wait(10) and [each.at for each in listener.events] == [2.0]
+                os.write(write, b"1" if good else b"0")
+            finally:
+                os._exit(0)
+        os.close(write)
+        os.waitpid(pid, 0)
+        assert os.read(read, 1) == b"1"
+        os.close(read)
+
+
+def test_a_forgotten_stream_is_collected():
+    stream = EventStream()
+    gone = weakref.ref(stream)
+    stream.subscribe(print)
+    del stream
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("listener", "kinds", "buffer", "text"),
+    [
+        (None, (), 1, "listener"),
+        (print, (1,), 1, "kinds"),
+        (print, (), 0, "buffer"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(listener, kinds, buffer, text):
+    with pytest.raises(InvalidArgumentError, match=text):
+        EventStream().subscribe(listener, kinds, buffer=buffer)
