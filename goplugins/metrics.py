@@ -34,7 +34,7 @@ class Latencies:
 
     >>> spread = Latencies({bucket_of(0.010): 98, bucket_of(0.5): 2})
     >>> round(spread.percentile(50), 3), round(spread.percentile(99), 2)
-    (0.01, 0.51)
+    (0.01, 0.52)
     """
 
     counts: Mapping[int, int] = attrs.field(factory=dict)
