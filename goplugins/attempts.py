@@ -20,7 +20,7 @@ from goplugins.errors import (
 )
 from goplugins.models import CircuitBreakerState, HealthStatus
 from goplugins.observability.events import AttemptFinished
-from goplugins.observability.stream import EventStream
+from goplugins.observability.stream import EventStream, hand_out
 from goplugins.policies import Policies
 from goplugins.resilience.circuit_breaker import Permit
 from goplugins.resilience.rate_limiter import RateLimiter
@@ -134,7 +134,7 @@ class Attempts:
         except PluginError as error:
             elapsed = self._now() - started
             self._record(permit, error, call, elapsed)
-            if self._events.sinks:
+            if self._events.failed_attempts and not isinstance(error, _UNSENT):
                 self._tell(call, elapsed, error)
             if permit.is_probe and type(error) is PluginTimeoutError:
                 raise CircuitBreakerTimeoutError(
@@ -151,14 +151,13 @@ class Attempts:
         if self._is_suspect and self.watcher is not None:
             self._is_suspect = False
             self.watcher.report_success()
-        if self._events.sinks:
+        if self._events.attempts:
             self._tell(call, elapsed, None)
         return value
 
     def _tell(self, call: Call, elapsed: float, error: PluginError | None) -> None:
-        if error is None or not isinstance(error, _UNSENT):
-            event = AttemptFinished(self._name, self._time(), call.request_id, call.attempts, elapsed, error)
-            self._events.emit(event)
+        sinks = self._events.attempts if error is None else self._events.failed_attempts
+        hand_out(sinks, AttemptFinished(self._name, self._time(), call.request_id, call.attempts, elapsed, error))
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if isinstance(error, _UNSENT):

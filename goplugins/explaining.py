@@ -73,5 +73,6 @@ def counted(plugin: GuardedPlugin, health_check_failures: int) -> PluginMetrics:
         hedges_sent=sent + (0 if plugin.hedger is None else plugin.hedger.sent),
         hedges_won=won + (0 if plugin.hedger is None else plugin.hedger.won),
         latencies=counts.latencies,
+        errors=counts.errors,
         **answered,
     )

@@ -23,6 +23,7 @@ from goplugins.loading import load_resolved
 from goplugins.metrics import ManagerMetrics, PluginMetrics
 from goplugins.models import HealthStatus, Plugin, PluginStatus, TransportType
 from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFinished
+from goplugins.observability.stream import hand_out
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
@@ -194,8 +195,8 @@ class Lifecycle:
     def _tell_reload(
         self, config: ConfigSource, elapsed: float, report: ReloadReport | None, error: PluginError | None
     ) -> None:
-        if self.events.sinks:
-            self.events.emit(ReloadFinished(self._clock.time(), _source(config), elapsed, report, error))
+        if self.events.changes:
+            hand_out(self.events.changes, ReloadFinished(self._clock.time(), _source(config), elapsed, report, error))
 
     @contextlib.contextmanager
     def _noting_failure(self, config: ConfigSource, started: float) -> Iterator[None]:
@@ -312,13 +313,15 @@ class Lifecycle:
             else:
                 self._removed = PluginMetrics.total([self._removed, *counts])
         plugin.close()
-        if self.events.sinks:
-            self.events.emit(PluginRemoved(plugin.name, self._clock.time()))
+        if self.events.changes:
+            hand_out(self.events.changes, PluginRemoved(plugin.name, self._clock.time()))
 
     def tell_added(self, plugin: GuardedPlugin) -> None:
         """Tells that a plugin can be called from now on."""
-        if self.events.sinks:
-            self.events.emit(PluginAdded(plugin.name, self._clock.time(), plugin.endpoint, plugin.from_config))
+        if self.events.changes:
+            hand_out(
+                self.events.changes, PluginAdded(plugin.name, self._clock.time(), plugin.endpoint, plugin.from_config)
+            )
 
     def statuses(self) -> dict[str, HealthStatus]:
         """The health last seen of all plugins, and of the members that groups have found."""

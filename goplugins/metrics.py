@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import attrs
 
 __all__ = ["Latencies", "ManagerMetrics", "PluginMetrics"]
+
+K = TypeVar("K")
 
 _PER_OCTAVE = 16
 """Buckets for each doubling: whatever is told of a latency is within 1 part in 32 of the truth."""
@@ -65,11 +68,7 @@ class Latencies:
     @classmethod
     def total(cls, parts: Iterable[Latencies]) -> Latencies:
         """All of several plugins together."""
-        counts: dict[int, int] = {}
-        for part in parts:
-            for bucket, count in part.counts.items():
-                counts[bucket] = counts.get(bucket, 0) + count
-        return Latencies(counts)
+        return Latencies(_added(part.counts for part in parts))
 
 
 @attrs.frozen
@@ -98,6 +97,7 @@ class PluginMetrics:
         fallback_answers: answers of the fallback.
         fallback_failures: calls that failed, and whose fallback failed as well.
         latencies: how long the calls took that were sent, with all their attempts and waits.
+        errors: calls that raised, by their error's code.
     """
 
     requests_total: int = 0
@@ -121,14 +121,16 @@ class PluginMetrics:
     fallback_answers: int = 0
     fallback_failures: int = 0
     latencies: Latencies = attrs.field(factory=Latencies)
+    errors: Mapping[str, int] = attrs.field(factory=dict)
 
     @classmethod
     def total(cls, parts: Iterable[PluginMetrics]) -> PluginMetrics:
         """The sums over several plugins."""
         parts = list(parts)
-        names = [field.name for field in attrs.fields(PluginMetrics) if field.name != "latencies"]
+        names = [field.name for field in attrs.fields(PluginMetrics) if field.name not in {"latencies", "errors"}]
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-        return PluginMetrics(**sums, latencies=Latencies.total(part.latencies for part in parts))
+        latencies = Latencies(_added(part.latencies.counts for part in parts))
+        return PluginMetrics(**sums, latencies=latencies, errors=_added(part.errors for part in parts))
 
 
 @attrs.frozen
@@ -136,3 +138,11 @@ class ManagerMetrics(PluginMetrics):
     """The counts of all plugins, removed ones included, and each one's own by name."""
 
     plugins: Mapping[str, PluginMetrics] = attrs.field(factory=dict)
+
+
+def _added(parts: Iterable[Mapping[K, int]]) -> dict[K, int]:
+    total: dict[K, int] = {}
+    for part in parts:
+        for key, count in part.items():
+            total[key] = total.get(key, 0) + count
+    return total

@@ -32,7 +32,7 @@ from goplugins.models import (
     PluginStatus,
 )
 from goplugins.observability.events import BreakerChanged, CallFinished
-from goplugins.observability.stream import EventStream
+from goplugins.observability.stream import EventStream, hand_out
 from goplugins.policies import Policies, resolved
 from goplugins.resilience._callbacks import run_callback
 from goplugins.resilience.bulkhead import Bulkhead, load_of
@@ -152,17 +152,18 @@ class GuardedPlugin:
         if self.on_first_call is not None:
             self._wake_up()
         started = self._now()
-        ok = False
+        ok, code = False, ""
         try:
             self.gate.enter(call)
             call.admitted = True
             self.attempts.sender.prepare(call)
             value = self._answer(call) if run is None else run(call)
             ok = True
-            if self.events.sinks:
+            if self.events.calls:
                 self._tell(call, started, None, run)
             return value
         except PluginError as error:
+            code = error.code
             self._annotate(error, call, started)
             self._tell(call, started, error, run)
             raise
@@ -170,19 +171,21 @@ class GuardedPlugin:
             if ok:
                 raise  # an interrupt, and the call is told of already
             if not isinstance(exc, Exception) or belongs_to_host(exc):
+                code = type(exc).__name__
                 self._tell(call, started, exc, run)
                 raise
             fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
+            code = fault.code
             self._annotate(fault, call, started)
             self._tell(call, started, fault, run)
             raise fault from exc
         finally:
             try:
                 if call.inside:
-                    self.gate.leave(ok, self._now() - started, call.attempts, call)
+                    self.gate.leave(ok, self._now() - started, call.attempts, call, code)
             except BaseException:
                 # An interrupt in the very act of leaving. Leaving again counts for nothing if the first got through.
-                self.gate.leave(ok, self._now() - started, call.attempts, call)
+                self.gate.leave(ok, self._now() - started, call.attempts, call, code)
                 raise
 
     def offer(self, call: Call, *, nested: bool = False) -> Any:
@@ -343,11 +346,13 @@ class GuardedPlugin:
             self.last_error = (self._now(), f"{error.code} {error.message}")
 
     def _tell(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
-        if self.events.sinks:
+        sinks = self.events.calls if error is None else self.events.failed_calls
+        if sinks:
             at, elapsed = self.clock.time(), self._now() - started
             sent, as_member = call.attempts, run is not None
-            self.events.emit(
-                CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member)
+            hand_out(
+                sinks,
+                CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member),
             )
 
     def _note(self, call: Call, error: PluginError) -> None:
@@ -391,9 +396,9 @@ class GuardedPlugin:
 
     def _breaker_changed(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
         self.attempts.breaker_changed(old, new)
-        if self.events.sinks:
+        if self.events.changes:
             again = self.policies.breaker.retry_after()
-            self.events.emit(BreakerChanged(self.name, self.clock.time(), old, new, again))
+            hand_out(self.events.changes, BreakerChanged(self.name, self.clock.time(), old, new, again))
         self.changed()
 
     # --- state -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.metrics import PluginMetrics
 from goplugins.models import HealthStatus
 from goplugins.observability.events import HealthChanged
-from goplugins.observability.stream import EventStream
+from goplugins.observability.stream import EventStream, hand_out
 from goplugins.plugin import GuardedPlugin
 from goplugins.policies import resolved
 from goplugins.processes import register_forkable
@@ -204,9 +204,9 @@ class Upkeep:
         plugin = self._registry.plugins.get(name) or self.members.get(name)
         if plugin is not None:
             plugin.changed()
-        if self._events.sinks:
+        if self._events.changes:
             event = HealthChanged(name, self._clock.time(), old.status, new.status, new.message)
-            self._events.emit(event)
+            hand_out(self._events.changes, event)
 
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():

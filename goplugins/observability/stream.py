@@ -7,13 +7,13 @@ import queue
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from goplugins.errors import InvalidArgumentError, belongs_to_host
-from goplugins.observability.events import Event
+from goplugins.observability.events import AttemptFinished, CallFinished, Event
 from goplugins.processes import register_forkable
 
-__all__ = ["EventStream", "Listener", "Sink", "Subscription"]
+__all__ = ["EventStream", "Listener", "Sink", "Subscription", "Wanted", "hand_out"]
 
 logger = logging.getLogger("goplugins.events")
 
@@ -23,6 +23,8 @@ Sink = Callable[[Event], object]
 Listener = Callable[[Event], object]
 """Takes an event on a thread of its subscription."""
 
+Wanted = Literal["all", "failed", "none"]
+
 _IDLE_SECONDS = 10.0
 """How long a subscription's thread stays without events."""
 
@@ -30,41 +32,78 @@ _COMPLAIN_EVERY = 1000
 """Events lost between two log lines about that."""
 
 
+def hand_out(sinks: tuple[Sink, ...], event: Event) -> None:
+    """Hands the event to each sink. What one raises is logged, and harms neither the others nor the call."""
+    for sink in sinks:
+        try:
+            sink(event)
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            logger.exception("a consumer of events failed: %r", sink)
+
+
 class EventStream:
     """Carries a manager's events to sinks and subscribers.
 
-    Where something happens, ``if stream.sinks: stream.emit(...)`` makes an event only if anybody wants it.
+    Where something happens, ``if stream.calls: hand_out(stream.calls, ...)`` makes an event only if anybody wants it.
 
     Attributes:
-        sinks: who takes events, replaced whole.
+        calls: who takes every call's end.
+        failed_calls: who takes the ends of calls that raised: those of ``calls`` among them.
+        attempts: who takes every attempt's end.
+        failed_attempts: who takes the ends of failed attempts.
+        changes: who takes everything else.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_subscriptions", "sinks")
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_subscriptions",
+        "attempts",
+        "calls",
+        "changes",
+        "failed_attempts",
+        "failed_calls",
+    )
 
     def __init__(self) -> None:
-        self.sinks: tuple[Sink, ...] = ()
+        self.calls: tuple[Sink, ...] = ()
+        self.failed_calls: tuple[Sink, ...] = ()
+        self.attempts: tuple[Sink, ...] = ()
+        self.failed_attempts: tuple[Sink, ...] = ()
+        self.changes: tuple[Sink, ...] = ()
         self._subscriptions: tuple[Subscription, ...] = ()
         self._lock = threading.Lock()
         register_forkable(self)
 
-    def emit(self, event: Event) -> None:
-        """Hands the event to each sink. What one raises is logged, and harms neither the others nor the call."""
-        for sink in self.sinks:
-            try:
-                sink(event)
-            except Exception as exc:
-                if belongs_to_host(exc):
-                    raise
-                logger.exception("a consumer of events failed: %r", sink)
+    def attach(
+        self, sink: Sink, *, calls: Wanted = "all", attempts: Wanted = "all", changes: bool = True
+    ) -> Callable[[], None]:
+        """Has events handed to ``sink``, on the thread on which they happened, from now on; returns its end.
 
-    def attach(self, sink: Sink) -> Callable[[], None]:
-        """Has every event handed to ``sink``, on the thread on which it happened, from now on; returns its end."""
+        Args:
+            sink: takes a microsecond or two, and waits for nothing.
+            calls: "all", "failed" or "none": which ends of calls it takes.
+            attempts: the same of attempts.
+            changes: whether it takes everything else.
+        """
+        wanted = {
+            "calls": calls == "all",
+            "failed_calls": calls != "none",
+            "attempts": attempts == "all",
+            "failed_attempts": attempts != "none",
+            "changes": changes,
+        }
         with self._lock:
-            self.sinks = (*self.sinks, sink)
+            for name, wants in wanted.items():
+                if wants:
+                    setattr(self, name, (*getattr(self, name), sink))
 
         def detach() -> None:
             with self._lock:
-                self.sinks = tuple(each for each in self.sinks if each is not sink)
+                for name in wanted:
+                    setattr(self, name, tuple(each for each in getattr(self, name) if each is not sink))
 
         return detach
 
@@ -78,8 +117,12 @@ class EventStream:
             if not isinstance(kind, type):
                 raise InvalidArgumentError(f"kinds: expected classes of events, got {kind!r}")
         subscription = Subscription(listener, tuple(kinds), buffer)
-        sink = subscription.take
-        subscription._detach = self.attach(sink)
+        subscription._detach = self.attach(
+            subscription.take,
+            calls="all" if not kinds or CallFinished in kinds else "none",
+            attempts="all" if not kinds or AttemptFinished in kinds else "none",
+            changes=not kinds or bool(set(kinds) - {CallFinished, AttemptFinished}),
+        )
         with self._lock:
             self._subscriptions = (*self._subscriptions, subscription)
         return subscription

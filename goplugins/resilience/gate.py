@@ -7,7 +7,7 @@ no call can slip in between "closed" and "empty".
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -32,6 +32,7 @@ class GateSnapshot:
         duration: seconds of all ended calls together.
         attempts: attempts of all ended calls together.
         latencies: how long the ended calls took that had been sent.
+        errors: how many calls ended with which error code.
     """
 
     in_flight: int = 0
@@ -40,6 +41,7 @@ class GateSnapshot:
     duration: float = 0.0
     attempts: int = 0
     latencies: Latencies = attrs.field(factory=Latencies)
+    errors: Mapping[str, int] = attrs.field(factory=dict)
 
 
 class Admission(Protocol):
@@ -85,6 +87,7 @@ class InFlightGate:
         self._attempts = 0
         self._duration = 0.0
         self._latencies: dict[int, int] = {}
+        self._errors: dict[str, int] = {}
         self._reason: str | None = None
         self._drains: list[tuple[int, Wakeup]] = []  # threads that wait for the others to leave
         self._on_empty: list[Callable[[], object]] = []
@@ -139,7 +142,9 @@ class InFlightGate:
             drained, callbacks = self._news()
         _announce(drained, callbacks)
 
-    def leave(self, ok: bool, elapsed: float, attempts: int, admission: Admission | None = None) -> None:
+    def leave(
+        self, ok: bool, elapsed: float, attempts: int, admission: Admission | None = None, code: str = ""
+    ) -> None:
         """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
         After a fork the child ignores the exits of calls that had entered in the parent.
@@ -149,6 +154,7 @@ class InFlightGate:
             elapsed: how long it took, in seconds.
             attempts: how many attempts it made.
             admission: what the call entered with; leaving a second time with it counts for nothing.
+            code: what the call failed with.
         """
         thread = threading.get_ident()
         with self._lock:
@@ -166,6 +172,8 @@ class InFlightGate:
                 self._succeeded += 1
             else:
                 self._failed += 1
+                if code:
+                    self._errors[code] = self._errors.get(code, 0) + 1
             self._duration += elapsed
             if attempts:
                 self._attempts += attempts
@@ -250,7 +258,13 @@ class InFlightGate:
         with self._lock:
             latencies = Latencies(self._latencies.copy())
             return GateSnapshot(
-                self._in_flight, self._succeeded, self._failed, self._duration, self._attempts, latencies
+                self._in_flight,
+                self._succeeded,
+                self._failed,
+                self._duration,
+                self._attempts,
+                latencies,
+                self._errors.copy(),
             )
 
     def after_fork_in_child(self) -> None:
