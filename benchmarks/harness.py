@@ -147,7 +147,7 @@ class Group:
         if self.sampler is not None:
             take = self.sampler
             return lambda: take(subject, plan.batch)
-        count = _calibrate(subject, plan.batch)
+        count = _calibrate(subject, plan.batch, self.clock)
         return lambda: _time(subject, count, self.clock) / count * self.scale
 
 
@@ -175,11 +175,16 @@ def _rounds(
     return samples
 
 
-def _calibrate(call: Call, seconds: float) -> int:
-    """How many calls make up ``seconds``; also the warm-up."""
+def _calibrate(call: Call, seconds: float, clock: Callable[[], float]) -> int:
+    """How many calls make up ``seconds``; also the warm-up.
+
+    Neither what only the first call has to do nor one interruption may pass for the usual: with a batch of two calls
+    it would be cold caches that are measured.
+    """
+    call()
     count = 1
     while True:
-        took = _time(call, count, time.perf_counter)
+        took = min(_time(call, count, clock) for _ in range(2))
         if took >= seconds / 4:
             return max(1, round(count * seconds / took))
         count *= 4

@@ -22,6 +22,7 @@ from goplugins.models import CircuitBreakerState, HealthStatus
 from goplugins.observability.events import AttemptFinished
 from goplugins.observability.stream import EventStream, hand_out
 from goplugins.policies import Policies
+from goplugins.resilience._counter import Counter
 from goplugins.resilience.circuit_breaker import Permit
 from goplugins.resilience.rate_limiter import RateLimiter
 
@@ -70,8 +71,6 @@ class Attempts:
         policies: see :class:`~goplugins.policies.Policies`; set before the first attempt.
         watcher: is told of failures, and of the first success after one.
         closing: set when the plugin closes; ends a wait for the limiter.
-        refused_by_breaker: attempts that the breaker refused.
-        refused_by_limiter: attempts that the limiter refused.
     """
 
     policies: Policies
@@ -83,11 +82,21 @@ class Attempts:
         self._time = clock.time
         self.watcher: Watcher | None = None
         self.closing = Bell()
-        self.refused_by_breaker = 0
-        self.refused_by_limiter = 0
+        self._refused_by_breaker = Counter()
+        self._refused_by_limiter = Counter()
         self._now = clock.monotonic
         self._is_suspect = False  # the watcher was told of a failure and not yet of a success
         self._usual_latency = 0.0
+
+    @property
+    def refused_by_breaker(self) -> int:
+        """Attempts that the breaker refused."""
+        return self._refused_by_breaker.total
+
+    @property
+    def refused_by_limiter(self) -> int:
+        """Attempts that the limiter refused."""
+        return self._refused_by_limiter.total
 
     def make(self, call: Call) -> Any:
         """One attempt, in the order that semantics demands: breaker, token, permit, send, record.
@@ -101,7 +110,7 @@ class Attempts:
         policies = self.policies
         refusal = policies.breaker.refusal()
         if refusal is not None:
-            self.refused_by_breaker += 1
+            self._refused_by_breaker.add()
             try:
                 raise refusal  # few frames from the caller: a dead plugin has to cost no more than a live one
             finally:
@@ -114,16 +123,22 @@ class Attempts:
         except BaseException as exc:
             if limiter is not None:
                 limiter.refund()
-            self.refused_by_breaker += isinstance(exc, CircuitBreakerOpenError)
+            if isinstance(exc, CircuitBreakerOpenError):
+                self._refused_by_breaker.add()
             raise
         return self._send(permit, call)
 
     def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
+        admitted, call.admitted = (
+            call.admitted,
+            False,
+        )  # who still waits when the plugin is replaced goes to its successor
         try:
             limiter.acquire(call.deadline, call.max_wait, wakeup=self.closing)
         except RateLimitExceededError:
-            self.refused_by_limiter += 1
+            self._refused_by_limiter.add()
             raise
+        call.admitted = admitted
 
     def _send(self, permit: Permit, call: Call) -> Any:
         """The rest of an attempt that was admitted. The permit is settled exactly once."""

@@ -13,10 +13,11 @@ import attrs
 
 from goplugins._call import Sender
 from goplugins._clock import Clock
-from goplugins.config import LoadBalancerConfig, ManagerConfig, ObservabilityConfig, PluginConfig
+from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.config.groups import GroupConfig, ResolvedConfig
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
-from goplugins.models import Plugin, PluginFactory
+from goplugins.models import Plugin, PluginFactory, TransportType
+from goplugins.observability.setup import problems_of
 from goplugins.observability.stream import EventStream
 from goplugins.plugin import Forward, GuardedPlugin
 from goplugins.processes import register_forkable
@@ -128,7 +129,9 @@ class Builder:
             config: resolved.
             suspect: indexes of plugins that have problems of their own: not worth a factory's look.
         """
-        yield from _unbuilt(config)
+        yield from _uninstalled(config)
+        if self.registry is not None:
+            yield from _not_hedged(config, self.registry)
         for index, plugin in enumerate(config.plugins):
             if plugin.enabled and index not in suspect:
                 path = f"plugins[{index}]"
@@ -154,7 +157,9 @@ class Builder:
 
         if self.registry is None or not isinstance(config.balancer, LoadBalancerConfig):
             raise InvalidConfigError("is made of other plugins", path="type", fix="write it under load_balancers")
-        balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=self._clock, rng=self._rng)
+        balancer: LoadBalancer[Any, Any] = LoadBalancer(
+            config.balancer, clock=self._clock, rng=self._rng, events=self.events
+        )
         for member in config.balancer.members:
             balancer.add_plugin(NamedMember(member.name, self.registry, balancer))
         return self.guard(balancer, config, from_config=True)
@@ -178,6 +183,7 @@ class Builder:
             house=self.house,
             clock=self._clock,
             rng=self._rng,
+            events=self.events,
         )
         return self.guard(group, config, from_config=True)
 
@@ -260,12 +266,19 @@ def _warn_of_nothing_idempotent(config: PluginConfig) -> None:
         logger.warning(text, config.name, " and ".join(asked))
 
 
-def _unbuilt(config: ManagerConfig) -> Iterable[ConfigError]:
-    """Settings that this version reads but can't act on: refused, since a silent no-op is worse."""
-    asked: dict[str, object] = {
-        "metrics_port": config.metrics_port,
-        "observability": attrs.evolve(config.observability, log_level=None) != ObservabilityConfig(),
-    }
-    for path, value in asked.items():
-        if value:
-            yield InvalidConfigError("is not available in this version", path=path, fix="leave it out")
+def _not_hedged(config: ManagerConfig, registry: Registry) -> Iterator[ConfigError]:
+    """Hedged groups with a member that code has registered, whose calls can't be taken back."""
+    for index, balancer in enumerate(config.load_balancers):
+        for member in balancer.members if balancer.hedge is not None and balancer.hedge.enabled else ():
+            plugin = registry.plugins.get(member.name)
+            local = (TransportType.EXECUTABLE, TransportType.PYTHON)
+            if plugin is not None and not plugin.from_config and plugin.config.transport in local:
+                text = f"a call of member {member.name!r} can't be taken back, so the group can't be hedged"
+                fix = "leave the section out, or that member"
+                yield InvalidConfigError(text, path=f"load_balancers[{index}].hedge.enabled", fix=fix)
+
+
+def _uninstalled(config: ManagerConfig) -> Iterable[ConfigError]:
+    """Settings that need a package which is not there: refused, since a silent no-op is worse."""
+    for path, fix in problems_of(config).items():
+        yield InvalidConfigError("needs a package that is not installed", path=path, fix=fix)

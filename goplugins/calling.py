@@ -14,6 +14,7 @@ from goplugins._ids import RequestIds
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.models import CallResult, ExecutionContext, check_headers
 from goplugins.plugin import GuardedPlugin
+from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.registry import Registry
 from goplugins.workers import WorkerPool
 
@@ -64,6 +65,8 @@ class Caller:
             PluginNotFoundError: no plugin of that name.
             InvalidArgumentError: a timeout or header that can't be used.
         """
+        if not FORK_MARK[0]:  # forked by something that does not tell Python
+            renew_after_fork()
         plugin = self._registry.plugins.get(name) or self._registry.get(name)
         if context is None:
             context = _DEFAULT_CONTEXT

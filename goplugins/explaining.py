@@ -52,7 +52,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
     )
 
 
-def counted(plugin: GuardedPlugin, health_check_failures: int) -> PluginMetrics:
+def counted(plugin: GuardedPlugin, health_checks: int, health_check_failures: int) -> PluginMetrics:
     """The counts of a plugin so far."""
     counts = plugin.gate.snapshot()
     sent, won = plugin.hedges_before
@@ -65,6 +65,7 @@ def counted(plugin: GuardedPlugin, health_check_failures: int) -> PluginMetrics:
         attempts_total=counts.attempts,
         active_requests=counts.in_flight,
         circuit_breaker_trips=plugin.policies.breaker.trips,
+        health_checks=health_checks,
         health_check_failures=health_check_failures,
         refused_rate_limit=plugin.attempts.refused_by_limiter,
         refused_circuit_breaker=plugin.attempts.refused_by_breaker,

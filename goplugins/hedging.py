@@ -110,6 +110,7 @@ class _Leg:
         self._attempt = attempt
         self._news = news
         self.call = call.leg(CancellableDeadline(call.deadline.at, clock, self._cancellation))
+        self.call.admitted = True
         self.began = False
         self.ended = False  # or will never begin
         self.value: Any = None
@@ -246,6 +247,7 @@ class _Race:
             return
         call, first = self._call, legs[0].call
         call.attempts = sum(leg.call.attempts for leg in legs)
+        call.admitted = first.admitted
         call.reconnected = first.reconnected
         call.tried = tuple({name: None for leg in legs for name in leg.call.tried})
         if winner is not None:

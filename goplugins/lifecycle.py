@@ -21,8 +21,10 @@ from goplugins.config.groups import GroupConfig, spread
 from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.loading import load_resolved
 from goplugins.metrics import ManagerMetrics, PluginMetrics
-from goplugins.models import HealthStatus, Plugin, PluginStatus, TransportType
+from goplugins.models import Explanation, HealthStatus, Plugin, PluginStatus, TransportType
 from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFinished
+from goplugins.observability.report import ObservabilityReport
+from goplugins.observability.setup import Observers
 from goplugins.observability.stream import hand_out
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
@@ -66,11 +68,15 @@ class Lifecycle:
 
     def __init__(self, clock: Clock, rng: random.Random, resolve: Callable[..., Future[Any]]) -> None:
         self._clock = clock
+        self._rng = rng
+        self._made_at = clock.monotonic()
         self.registry = Registry()
         self.builder = Builder(clock=clock, rng=rng, resolve=resolve)
         self.events = self.builder.events
         self.upkeep = Upkeep(self.registry, clock, self.events)
         self.builder.house = self.upkeep
+        self.observers = Observers(self.events, self, clock)
+        self.upkeep.on_start = self._start_observers
         self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
         self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of plugins that are there
@@ -115,6 +121,7 @@ class Lifecycle:
                 plugin.retire(0.0)
             raise
         self._config = resolved
+        self.observers.apply(resolved)
         for plugin in built:
             self.upkeep.watch(plugin)
             self.tell_added(plugin)
@@ -181,6 +188,7 @@ class Lifecycle:
                     work.run()
                     _set_log_level(resolved.log_level, self._config.log_level)
                     self._config = resolved
+                    self.observers.apply(resolved)
                 self._follow_directories(config)
         finally:
             # Not while others wait for their turn: a call that is waited for may want to reload, too.
@@ -341,6 +349,24 @@ class Lifecycle:
         plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
         return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins={**members, **plugins})
 
+    def explain(self, name: str) -> Explanation:
+        """See :meth:`goplugins.Manager.explain`."""
+        plugin = self.upkeep.members.get(name) or self.registry.get(name)
+        return plugin.explain(self.upkeep.status_of(name))
+
+    def labels_of(self, name: str) -> Mapping[str, str]:
+        """The labels that a plugin's configuration gives it."""
+        plugin = self.upkeep.members.get(name) or self.registry.plugins.get(name)
+        return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
+
+    def report(self) -> ObservabilityReport:
+        """See :meth:`goplugins.Manager.report`."""
+        uptime = self._clock.monotonic() - self._made_at
+        return ObservabilityReport.of(self.metrics(), at=self._clock.time(), uptime=uptime)
+
+    def _start_observers(self) -> None:
+        self.observers.start(self.upkeep.every)
+
     def instances(self) -> frozenset[str]:
         """Names of plugins that are instances of another one, which stands for them."""
         groups = (plugin.config for plugin in self.registry.plugins.values() if isinstance(plugin.config, GroupConfig))
@@ -367,10 +393,12 @@ class Lifecycle:
             plugin.drain(max(0.0, end - self._clock.monotonic()))
         for plugin in plugins:
             self._part_with(plugin)
+        self.observers.close()
 
     def after_fork_in_child(self) -> None:
-        """Fresh locks in a child process; plugins renew their own."""
+        """Fresh locks in a child process, and chances of its own: siblings must not retry in step."""
         self._lock = threading.RLock()
+        self._rng.seed()
         self._turn.after_fork_in_child()
         self._loading = False
         self.registry.after_fork_in_child()

@@ -29,7 +29,9 @@ from goplugins.models import (
     ReloadStrategy,
 )
 from goplugins.observability.events import Event
+from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.stream import Listener, Subscription
+from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.reload.reloader import reload_options
 from goplugins.reload.report import ReloadReport
 from goplugins.transports._codec import codec_for
@@ -120,12 +122,12 @@ class Manager(Generic[Req, Resp]):
         self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
         self._clock = clock
         self._names = WorkerPool("goplugins-resolve", 4, 256)
-        self._lifecycle = Lifecycle(clock, rng or random.Random(), self._names.submit)  # noqa: S311 - only jitter
-        self._registry = self._lifecycle.registry
+        self._life = Lifecycle(clock, rng or random.Random(), self._names.submit)  # noqa: S311 - only jitter
+        self._registry = self._life.registry
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
-        self._lifecycle.builder.forward = self._caller.run
-        self._lifecycle.builder.registry = self._registry
+        self._life.builder.forward = self._caller.run
+        self._life.builder.registry = self._registry
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 
@@ -419,8 +421,11 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        upkeep = self._lifecycle.upkeep
-        return (upkeep.members.get(name) or self._registry.get(name)).explain(upkeep.status_of(name))
+        return self._lifecycle.explain(name)
+
+    def report(self) -> ObservabilityReport:
+        """How many calls, how fast, what failed, plugin by plugin; ``print`` it."""
+        return self._lifecycle.report()
 
     def subscribe(self, listener: Listener, *kinds: type[Event], buffer: int = 10_000) -> Subscription:
         """Tells ``listener`` what happens: calls, attempts, breakers, health, members, plugins, reloads.
@@ -468,6 +473,13 @@ class Manager(Generic[Req, Resp]):
         raise TypeError("a Manager holds threads and connections and does not pickle: make one in each process")
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _lifecycle(self) -> Lifecycle:
+        """The way to all but calls: a process that was forked by something that does not tell Python finds out here."""
+        if not FORK_MARK[0]:
+            renew_after_fork()
+        return self._life
 
     def _types(self) -> Codec:
         """The default pair's codec; refuses ``Manager[A, B]()``, which would silently mean Any."""

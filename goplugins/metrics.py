@@ -83,6 +83,7 @@ class PluginMetrics:
         attempts_total: attempts that were sent, hedges included.
         active_requests: calls under way.
         circuit_breaker_trips: how often the breaker opened.
+        health_checks: looks at its health.
         health_check_failures: looks that found it ill.
         refused_rate_limit: attempts that the limiter refused.
         refused_circuit_breaker: attempts that the breaker refused.
@@ -107,6 +108,7 @@ class PluginMetrics:
     attempts_total: int = 0
     active_requests: int = 0
     circuit_breaker_trips: int = 0
+    health_checks: int = 0
     health_check_failures: int = 0
     refused_rate_limit: int = 0
     refused_circuit_breaker: int = 0

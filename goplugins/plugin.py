@@ -419,9 +419,9 @@ class GuardedPlugin:
         if sweep is not None:
             sweep()
 
-    def metrics(self, health_check_failures: int = 0) -> PluginMetrics:
+    def metrics(self, health_checks: int = 0, health_check_failures: int = 0) -> PluginMetrics:
         """The counts so far."""
-        return counted(self, health_check_failures)
+        return counted(self, health_checks, health_check_failures)
 
     def explain(self, health: HealthStatus) -> Explanation:
         """Why it would or would not take a call now."""

@@ -42,6 +42,10 @@ class Upkeep:
         registry: whose plugins these are.
         clock: measures and waits.
         events: is told when a plugin's health is seen otherwise than before.
+
+    Attributes:
+        monitor: looks at their health.
+        on_start: what else is to begin with the first call.
     """
 
     def __init__(self, registry: Registry, clock: Clock, events: EventStream) -> None:
@@ -60,6 +64,7 @@ class Upkeep:
         self._sweeps: Ticket | None = None
         self._files: Ticket | None = None
         self._closed = False
+        self.on_start: Callable[[], object] | None = None
         self.monitor.subscribe(_weakly(self._health_changed))
         register_forkable(self)
 
@@ -154,6 +159,8 @@ class Upkeep:
             if self._sweeps is None:
                 self._sweeps = self.every(self._sweep, _SWEEP_INTERVAL, _SWEEP_INTERVAL)
         self._follow_files()
+        if self.on_start is not None:
+            self.on_start()
 
     def every(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
         """Runs a short bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``."""
@@ -183,7 +190,9 @@ class Upkeep:
     def metrics_of(self, plugin: GuardedPlugin) -> PluginMetrics:
         """The plugin's counts, those of its health checks included."""
         checker = plugin.attempts.watcher
-        return plugin.metrics(checker.failures_total if isinstance(checker, HealthChecker) else 0)
+        if not isinstance(checker, HealthChecker):
+            return plugin.metrics()
+        return plugin.metrics(checker.looks_total, checker.failures_total)
 
     def shutdown(self, timeout: float) -> None:
         """Ends it all; waits at most ``timeout`` seconds for health checks under way."""

@@ -74,6 +74,7 @@ class _State:
         self.seats: set[weakref.ref[Seat]] = set()
         self.idle = 0
         self.closed = False
+        self.forked = False  # this is a child's copy, and the thread that works on it forked within a task
 
 
 class WorkerPool(Executor):
@@ -230,6 +231,7 @@ class WorkerPool(Executor):
     def after_fork_in_child(self) -> None:
         """Starts anew: the parent's threads and locks do not exist here, and its tasks are the parent's."""
         closed = self._state.closed
+        self._state.forked = True
         self._finalizer.detach()
         self._state = _State(self._state.name)
         self._state.closed = closed
@@ -268,4 +270,6 @@ def _work(state: _State) -> None:
                     return
             task = state.tasks.popleft()
         task.run()
+        if state.forked:
+            return  # in a child that did not leave by itself: nobody would ever bring another task
         del task  # or the last task's result would live for as long as this thread waits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +14,15 @@ from goplugins.models import PluginStatus
 __all__ = ["GROUP"]
 
 _FEW, _MANY = 10, 1000
+_BUSY = 5  # calls under way per member, under load
 
 
 def _name(strategy: LoadBalancingStrategy, members: int) -> str:
     return f"{strategy}: one call, {members} members"
+
+
+def _loaded(strategy: LoadBalancingStrategy, members: int) -> str:
+    return f"{strategy}: under load, {members} members"
 
 
 _REFUSED = "refused, 5 members, all breakers open"
@@ -30,6 +36,10 @@ GROUP = Group(
     ratios=(
         *(
             Ratio(f"{strategy}: 1,000 members vs 10", _name(strategy, _MANY), _name(strategy, _FEW), 2.0)
+            for strategy in LoadBalancingStrategy
+        ),
+        *(
+            Ratio(f"{strategy}, under load: 1,000 vs 10", _loaded(strategy, _MANY), _loaded(strategy, _FEW), 2.0)
             for strategy in LoadBalancingStrategy
         ),
         Ratio("a refusal by 5 open breakers vs 100 µs", _REFUSED, _BARE, 1.0),
@@ -87,9 +97,58 @@ def _add(strategy: LoadBalancingStrategy, members: int) -> None:
             yield once
 
 
+def _add_loaded(strategy: LoadBalancingStrategy, members: int) -> None:
+    @GROUP.row(_loaded(strategy, members))
+    def _(_: object) -> Iterator[Call]:
+        config = LoadBalancerConfig(name="g", strategy=strategy, slow_start=0.0)
+        with LoadBalancer(config, members=[_Member(f"m{number}") for number in range(members)]) as balancer:
+            load = _Load(balancer, members * _BUSY)
+            for _ in range(members * _BUSY):
+                load.step()
+            yield load.step
+
+
+class _Load:
+    """So many calls are under way; with each step one begins, and any one of the others ends.
+
+    The two halves of the balancer's ``send``, since that returns only when the call is over.
+    """
+
+    def __init__(self, balancer: LoadBalancer[Any, Any], calls: int) -> None:
+        self._dispatcher = balancer._dispatcher
+        self._call: Any = _Bare()
+        self._random = random.Random(1).random
+        self._number = 0
+        self._under_way = [self._begin() for _ in range(calls)]
+
+    def _begin(self) -> tuple[Any, float]:
+        dispatcher, call = self._dispatcher, self._call
+        self._number += 1
+        call.key = f"key-{self._number & 4095}"
+        with dispatcher.lock:
+            started = dispatcher.now()
+            state = dispatcher._next(call, {}, started)
+            assert state is not None
+            state.active += 1
+            state.traffic.active += 1
+        return state, started
+
+    def step(self) -> None:
+        begun = self._begin()
+        calls, dispatcher = self._under_way, self._dispatcher
+        place = int(self._random() * len(calls))
+        state, started = calls[place]
+        calls[place] = begun
+        with dispatcher.lock:
+            state.active -= 1
+            state.traffic.active -= 1
+            dispatcher._succeeded(state, self._call, started)
+
+
 for _strategy in LoadBalancingStrategy:
     for _members in (_FEW, _MANY):
         _add(_strategy, _members)
+        _add_loaded(_strategy, _members)
 
 
 @GROUP.row(_REFUSED)

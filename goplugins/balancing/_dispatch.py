@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Sequence, Set as AbstractSet
 from typing import Any, NoReturn
 
@@ -12,7 +14,7 @@ from goplugins._cancellation import AttemptCancelledError
 from goplugins._clock import Clock, Wakeup
 from goplugins.balancing._refusal import Lost, refusal
 from goplugins.balancing._state import Condition, MemberState, Traffic, share_at
-from goplugins.balancing._table import MemberTable
+from goplugins.balancing._table import Ejection, MemberTable, Return
 from goplugins.balancing.strategies import NOBODY, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
 from goplugins.errors import (
@@ -28,9 +30,13 @@ from goplugins.errors import (
     belongs_to_host,
 )
 from goplugins.models import ExecutionContext
+from goplugins.observability.events import MemberEjected, MemberReturned
+from goplugins.observability.stream import EventStream, hand_out
 from goplugins.processes import register_forkable
 
 __all__ = ["Dispatcher"]
+
+logger = logging.getLogger("goplugins.balancing")
 
 _REFUSALS = (
     CircuitBreakerOpenError,
@@ -53,20 +59,31 @@ _NOBODY_LOST: Lost = {}
 class Dispatcher:
     """The members of a group with the lock that guards them, and the way of a call to one of them.
 
+    Args:
+        config: the group's.
+        clock: measures and waits.
+        rng: draws members.
+        events: is told of ejections and returns.
+
     Attributes:
         lock: guards the table and every member's state. Taken before a breaker's, never after it.
         table: who may take calls.
         closed: why no call is taken any more; empty while they are.
     """
 
-    def __init__(self, config: LoadBalancerConfig, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, config: LoadBalancerConfig, *, clock: Clock, rng: random.Random, events: EventStream | None = None
+    ) -> None:
         self.config = config
+        self._events = events
+        # Of the table, which writes it under the lock; told once that is free.
+        self._news: deque[Ejection | Return] = deque()
         self.clock = clock
         self.now = clock.monotonic
         self.closed = ""
         self._rng = rng
         self._start()
-        self.table = MemberTable(config, self._strategy, self._traffic)
+        self.table = MemberTable(config, self._strategy, self._traffic, self._news)
         register_forkable(self)
 
     def _start(self) -> None:
@@ -79,6 +96,7 @@ class Dispatcher:
     def after_fork_in_child(self) -> None:
         """A fresh lock, no calls under way, and chances and turns of its own: workers must not go in step."""
         self._rng.seed()
+        self._news.clear()
         self._start()
         self.table.after_fork(self._strategy, self._traffic)
 
@@ -114,6 +132,8 @@ class Dispatcher:
                     self._succeeded(state, call, started)
                 if state.waiters:
                     self._wake(state)
+                if self._news:
+                    self._tell()
                 return value
             except Exception as error:
                 if picked is None:
@@ -235,7 +255,8 @@ class Dispatcher:
         with self.lock:
             now = self.now()
             self.refresh(now)
-            error = refusal(self.config.name, self.table, lost, now, self.config.slow_start)
+            states = list(self.table.states.values())
+        error = refusal(self.config.name, states, lost, now, self.config.slow_start)
         try:
             raise error from (list(lost.values())[-1] if lost else None)
         finally:
@@ -297,6 +318,8 @@ class Dispatcher:
         """The error, if it is a refusal after which there is time to ask another member."""
         if state.waiters:
             self._wake(state)
+        if self._news:
+            self._tell()
         if isinstance(error, _REFUSALS) and call.deadline.at > self.now():
             return error
         _name_member(error, state)
@@ -313,6 +336,25 @@ class Dispatcher:
                 self._relieved(state)
         if state.waiters:
             self._wake(state)
+
+    def _tell(self) -> None:
+        """Tells who was ejected and who is back. Many threads may be at it: each news is told once."""
+        while self._news:
+            try:
+                news = self._news.popleft()
+            except IndexError:  # another thread has it
+                return
+            group, at = self.config.name, self.clock.time()
+            event: MemberEjected | MemberReturned
+            if isinstance(news, Ejection):
+                event = MemberEjected(group, at, news.member, news.seconds, news.ejections, news.reason)
+                text = "%s: member %s failed %d times in a row and is left alone for %g s; the last: %s"
+                logger.warning(text, group, news.member, news.failures, news.seconds, news.reason)
+            else:
+                event = MemberReturned(group, at, news.member)
+                logger.info("%s: member %s is well again", group, news.member)
+            if self._events is not None and self._events.changes:
+                hand_out(self._events.changes, event)
 
     def _wake(self, state: MemberState) -> None:
         with self.lock:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import heapq
 import math
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from goplugins.balancing._state import MAX_ORDER, Condition, MemberState, Traffic
 from goplugins.balancing.member import Member
@@ -15,7 +16,7 @@ from goplugins.models import PluginStatus
 if TYPE_CHECKING:
     from goplugins.config import LoadBalancerConfig
 
-__all__ = ["MemberTable"]
+__all__ = ["Ejection", "MemberTable", "Return"]
 
 _LOOK = 1.0
 """Seconds after which a member that only news could bring back is looked at all the same: news may be missed."""
@@ -24,6 +25,22 @@ _LIFTED = frozenset({Condition.READY, Condition.OFFLINE, Condition.EJECTED, Cond
 """Who takes calls in a panic."""
 
 _MOST_DOUBLINGS = 30
+
+
+class Ejection(NamedTuple):
+    """A member was ejected: for how long, for which time and after how many failures in a row, the last of which."""
+
+    member: str
+    seconds: float
+    ejections: int
+    failures: int
+    reason: str
+
+
+class Return(NamedTuple):
+    """An ejected member is well again."""
+
+    member: str
 
 
 class MemberTable:
@@ -43,7 +60,10 @@ class MemberTable:
         due: when the next member is to be looked at.
     """
 
-    def __init__(self, config: LoadBalancerConfig, strategy: Strategy, traffic: Traffic) -> None:
+    def __init__(
+        self, config: LoadBalancerConfig, strategy: Strategy, traffic: Traffic, news: deque[Ejection | Return]
+    ) -> None:
+        self._news = news
         self._config = config
         self._strategy = strategy
         self._traffic = traffic
@@ -179,6 +199,7 @@ class MemberTable:
             state.ejected_at = None
             state.returned_at = now
             state.probe = None
+            self._news.append(Return(state.name))
         self.judge(state, now)
 
     def failed(self, state: MemberState, started: float, now: float) -> None:
@@ -198,8 +219,10 @@ class MemberTable:
 
     def _eject(self, state: MemberState, now: float) -> None:
         state.ejections += 1
-        state.ejected_until = now + self._ejection_time(state.ejections)
+        seconds = self._ejection_time(state.ejections)
+        state.ejected_until = now + seconds
         state.ejected_at = now
+        self._news.append(Ejection(state.name, seconds, state.ejections, state.failures, state.last_error))
 
     def _ejection_time(self, number: int) -> float:
         doublings = min(max(number - 1, 0), _MOST_DOUBLINGS)

@@ -30,6 +30,8 @@ from goplugins.errors import (
     belongs_to_host,
 )
 from goplugins.models import ExecutionContext, HealthStatus, LoadBalancingStrategy, PluginInfo
+from goplugins.observability.stream import EventStream
+from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.transports._codec import codec_for
 
 __all__ = ["LoadBalancer"]
@@ -63,6 +65,7 @@ class LoadBalancer(Generic[Req, Resp]):
             member of that name in ``config``, if there is one.
         clock: where the time comes from.
         rng: draws members, and where turns begin.
+        events: a manager's, told of ejections and returns.
 
     >>> from goplugins import PluginInfo, HealthStatus
     >>> class Greeter:
@@ -88,6 +91,7 @@ class LoadBalancer(Generic[Req, Resp]):
         members: Iterable[Any] = (),
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
+        events: EventStream | None = None,
     ) -> None: ...
 
     @overload
@@ -101,6 +105,7 @@ class LoadBalancer(Generic[Req, Resp]):
         members: Iterable[Any] = (),
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
+        events: EventStream | None = None,
     ) -> None: ...
 
     def __init__(
@@ -113,13 +118,14 @@ class LoadBalancer(Generic[Req, Resp]):
         members: Iterable[Any] = (),
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
+        events: EventStream | None = None,
     ) -> None:
         found = LoadBalancerConfig(name=config) if isinstance(config, str) else config
         self.config = found if strategy is None else attrs.evolve(found, strategy=_strategy(strategy))
         self.name = self.config.name
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._dispatcher = Dispatcher(self.config, clock=clock, rng=self._rng)
+        self._dispatcher = Dispatcher(self.config, clock=clock, rng=self._rng, events=events)
         self._codec = codec_for(request_type, response_type)
         self._guard: Guard | None = None
         # A dict, since setdefault is atomic: no lock to renew after a fork.
@@ -240,6 +246,8 @@ class LoadBalancer(Generic[Req, Resp]):
         Raises:
             PluginError: what went wrong, with attempts and elapsed time.
         """
+        if not FORK_MARK[0]:
+            renew_after_fork()
         guard = self._guard or self._make_guard()
         call = Call(
             request,

@@ -66,6 +66,10 @@ class NamedMember:
         plugin = self._registry.plugins.get(self.name) or self._leaving()
         return 0.0 if plugin is None else plugin.retry_after()
 
+    def current(self) -> GuardedPlugin | None:
+        """The plugin that answers to the name now."""
+        return self._registry.plugins.get(self.name)
+
     def admits(self) -> bool:
         """See :class:`goplugins.balancing.Member`."""
         plugin = self._registry.plugins.get(self.name)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from goplugins.balancing._state import Condition, MemberState
+from goplugins.balancing.member import Member
 from goplugins.models import LoadBalancingStrategy
+
+if TYPE_CHECKING:
+    from goplugins.health import HealthChecker
 
 __all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats", "standing"]
 
@@ -69,6 +74,7 @@ class MemberExplanation:
         failures: failures in a row.
         last_error: the last failed call's code and message.
         last_error_ago: how long ago that was, in seconds.
+        endpoint: where its calls go, without credentials; empty where that is not known.
     """
 
     name: str
@@ -84,15 +90,16 @@ class MemberExplanation:
     failures: int
     last_error: str = ""
     last_error_ago: float | None = None
+    endpoint: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.name}: {self.state}"
+        text = f"{self.name} ({self.endpoint}): {self.state}" if self.endpoint else f"{self.name}: {self.state}"
         if self.reason:
             text += f" ({self.reason})"
         if not self.eligible and self.next_try is not None:
             text += f", next try in {self.next_try:.1f} s"
         text += f", {self.active} under way"
-        if self.latency is not None:
+        if self.latency is not None and self.eligible:  # what nobody confirms fades, and would read as quick
             text += f", latency {self.latency * 1000:.1f} ms"
         if self.last_error:
             text += f", last error {self.last_error_ago:.1f} s ago: {self.last_error}"
@@ -120,8 +127,11 @@ class GroupExplanation:
     def __str__(self) -> str:
         able = sum(member.eligible for member in self.members)
         head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members may take calls"
-        if self.panic:
+        if self.panic and able:
             head += "; too few are well, so ejection and health don't count (panic)"
+        if self.members and not able:
+            soonest = min((member.next_try for member in self.members if member.next_try is not None), default=None)
+            head += "; none is tried by itself" if soonest is None else f"; next try by itself in {soonest:.1f} s"
         if self.resolution:
             head += f"\n  {self.resolution}"
         return "\n".join([head, *(f"  {member}" for member in self.members)])
@@ -148,6 +158,8 @@ def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerSt
 def explain_member(state: MemberState, now: float, slow_start: float) -> MemberExplanation:
     """The member's standing. Expects the group's lock, and that all that was due was looked at."""
     what, reason, next_try = standing(state, now, slow_start)
+    if state.condition is _BREAKER_OPEN and not reason and _is_looked_at(state.member):
+        reason = "a good health check ends it early"
     return MemberExplanation(
         name=state.name,
         eligible=state.ready,
@@ -158,29 +170,41 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
         priority=state.priority,
         share=state.share(now, slow_start),
         active=state.active,
-        latency=state.latency_now(now),
+        latency=state.latency_now(now) if state.timed else None,  # before, it is only assumed
         failures=state.failures,
         last_error=state.last_error,
         last_error_ago=now - state.last_error_at if state.last_error else None,
+        endpoint=_endpoint(state.member),
     )
 
 
 def standing(state: MemberState, now: float, slow_start: float) -> tuple[str, str, float | None]:
-    """What state a member is in, why, and in how many seconds it is tried next; None if nobody knows."""
+    """What state a member is in, why, and in how many seconds it is tried next; None if nobody knows.
+
+    May be asked without the group's lock, by whom a change in between does no harm.
+    """
     condition = state.condition
+    if condition is _BREAKER_OPEN:  # the first, since a group that is down has to cost little
+        left = state.blocked_until - now
+        if left == math.inf:
+            return _OPEN, "held open by force_open(), until reset()", None
+        return _OPEN, "", max(0.0, left)
     what, reason, next_try = _standing(state, condition, now)
-    if condition is Condition.READY and (share := state.share(now, slow_start)) < 1.0:
+    if condition is _READY and (share := state.share(now, slow_start)) < 1.0:
         what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
-    if state.ready and condition is not Condition.READY:
+    if state.ready and condition is not _READY:
         reason, next_try = f"{reason}; lifted in a panic", 0.0
     return what, reason, next_try if next_try is None or next_try > 0.0 else 0.0
 
 
+_READY = Condition.READY
+_BREAKER_OPEN = Condition.BREAKER_OPEN
+_OPEN = str(_BREAKER_OPEN)
+
 _FIXED: dict[Condition, tuple[str, float | None]] = {
     Condition.READY: ("", 0.0),
     Condition.TRIAL: ("the next call shows whether it is well again", 0.0),
-    Condition.DISABLED: ("until it is enabled", None),
-    Condition.OFFLINE: ("until a health check finds it well", None),
+    Condition.DISABLED: ("until the configuration or enable_plugin() brings it back", None),
 }
 """States whose explanation is always the same."""
 
@@ -188,15 +212,48 @@ _FIXED: dict[Condition, tuple[str, float | None]] = {
 def _standing(state: MemberState, condition: Condition, now: float) -> tuple[str, str, float | None]:
     fixed = _FIXED.get(condition)
     if fixed is not None:
-        return "draining" if condition is Condition.DISABLED and state.active else condition.value, *fixed
-    if condition is Condition.BREAKER_OPEN:
-        forced = state.blocked_until == math.inf
-        reason = "held open by force_open()" if forced else ""
-        return condition.value, reason, None if forced else state.blocked_until - now
+        return "draining" if condition is Condition.DISABLED and state.active else str(condition), *fixed
+    if condition is Condition.OFFLINE:
+        return str(condition), *_seen_offline(state.member)
     if condition is Condition.EJECTED:
         reason = f"time {state.ejections} in a row, after {state.failures} failures in a row"
     elif condition is Condition.PROBING:
         reason = "a call under way shows whether it is well again"
+    elif _behind(state.member) is None:
+        reason = "there is no plugin of this name now"
     else:
         reason = "its gate lets nobody in"
-    return condition.value, reason, state.due - now
+    return str(condition), reason, state.due - now
+
+
+# --- what stands behind a member: told as far as it is known ---------------------------------------------------------
+
+
+def _behind(member: Member) -> Any:
+    """The plugin that serves the member's calls; None if there is none now."""
+    find = getattr(member, "current", None)
+    return member if find is None else find()
+
+
+def _endpoint(member: Member) -> str:
+    endpoint: str = getattr(_behind(member), "endpoint", "")
+    return "" if endpoint.rpartition("//")[2].rstrip("/") in member.name else endpoint  # its name says it
+
+
+def _watcher(member: Member) -> HealthChecker | None:
+    found: HealthChecker | None = getattr(getattr(_behind(member), "attempts", None), "watcher", None)
+    return found
+
+
+def _is_looked_at(member: Member) -> bool:
+    watcher = _watcher(member)
+    return watcher is not None and watcher.is_running
+
+
+def _seen_offline(member: Member) -> tuple[str, float | None]:
+    """Why a member is OFFLINE, and in how many seconds somebody looks at it again."""
+    watcher = _watcher(member)
+    if watcher is None:
+        return "until a health check finds it well", None
+    message = watcher.status.message
+    return "until a health check finds it well" + (f": {message}" if message else ""), watcher.next_look

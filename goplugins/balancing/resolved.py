@@ -34,6 +34,7 @@ from goplugins.errors import (
     Replay,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.observability.stream import EventStream
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.scheduler import Ticket
@@ -85,6 +86,7 @@ class ResolvedGroup:
         house: looks after members.
         clock: measures and waits.
         rng: draws members.
+        events: told of ejections and returns.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class ResolvedGroup:
         house: Household,
         clock: Clock,
         rng: random.Random,
+        events: EventStream | None = None,
     ) -> None:
         if not isinstance(config.balancer, LoadBalancerConfig) or not isinstance(config.instance, PluginConfig):
             raise TypeError("a resolved group needs balancer and instance")
@@ -107,7 +110,7 @@ class ResolvedGroup:
         self._house = house
         self._clock = clock
         self._rng = rng
-        self._balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=clock, rng=rng)
+        self._balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=clock, rng=rng, events=events)
         # Snapshots, replaced under the lock and read without it.
         self._members: Mapping[str, GuardedPlugin] = {}
         self._leaving: Mapping[str, GuardedPlugin] = {}

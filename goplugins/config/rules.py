@@ -290,6 +290,27 @@ class Function:
         raise InvalidConfigError(f"expected a callable, got {kind_of(value)}", fix="set it in code, or leave it out")
 
 
+@attrs.frozen
+class Instance:
+    """An object with certain methods: something that only code can set.
+
+    Attributes:
+        what: what it is, for the text of a refusal.
+        methods: those that it must have.
+    """
+
+    what: str
+    methods: tuple[str, ...]
+
+    def read(self, value: object, *, text: bool) -> Any:
+        missing = [name for name in self.methods if not callable(getattr(value, name, None))]
+        if not missing:
+            return value
+        lack = f", which lacks {', '.join(missing)}()" if not isinstance(value, str | int | float | dict | list) else ""
+        found = f"expected a {self.what}, got {kind_of(value)}{lack}"
+        raise InvalidConfigError(found, fix="set it in code, or leave it out")
+
+
 _BY_ENUM: dict[type, type[ConfigError]] = {
     TransportType: UnsupportedTransportError,
     AuthMethod: UnsupportedAuthMethodError,
@@ -325,6 +346,12 @@ Seconds = Annotated[float, Duration()]
 SecondsOrZero = Annotated[float, Duration(zero=True)]
 LogLevel = Annotated[str, Choice(("debug", "info", "warn", "warning", "error", "critical"))]
 MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a metric name's beginning", "goplugins")]
+LabelName = Annotated[str, Text(r"[A-Za-z_][A-Za-z0-9_.\-/]*", "a label's name", "team")]
+Collector = Annotated[
+    Any,
+    Instance("metrics collector", ("increment_counter", "set_gauge", "record_histogram")),
+]
+Tracing = Annotated[Any, Instance("tracing provider", ("start_span", "extract_context", "inject_context"))]
 Secret = Annotated[str, Masked(mask_text)]
 Address = Annotated[str, Masked(mask_url)]
 Addresses = Annotated[tuple[str, ...], Masked(mask_urls)]

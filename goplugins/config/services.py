@@ -8,8 +8,10 @@ from typing import Any
 import attrs
 
 from goplugins.config.rules import (
+    Collector,
     Count,
     Factor,
+    LabelName,
     LogLevel,
     MetricsPrefix,
     Percent,
@@ -17,6 +19,7 @@ from goplugins.config.rules import (
     Seconds,
     SecondsOrZero,
     Share,
+    Tracing,
 )
 from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
 from goplugins.config.sections import (
@@ -59,8 +62,12 @@ class ObservabilityConfig:
 
     Attributes:
         metrics_enabled: counts and times of calls.
+        metrics_collector: an object that is told of calls, breakers and health; only in code.
         metrics_prefix: beginning of every metric's name.
+        metrics_address: where ``metrics_port`` listens; on all addresses if empty.
+        metric_labels: labels of plugins that become labels of metrics.
         tracing_enabled: spans for calls.
+        tracing_provider: who makes them; only in code. OpenTelemetry's when left out.
         tracing_sample_rate: share of calls that get a span, 0 to 1.
         logging_enabled: log lines for calls.
         log_level: the manager's ``log_level`` when left out.
@@ -71,8 +78,12 @@ class ObservabilityConfig:
     """
 
     metrics_enabled: bool = True
+    metrics_collector: Collector | None = None
     metrics_prefix: MetricsPrefix = "goplugins"
+    metrics_address: str = ""
+    metric_labels: tuple[LabelName, ...] = attrs.field(default=(), converter=as_texts)
     tracing_enabled: bool = False
+    tracing_provider: Tracing | None = None
     tracing_sample_rate: Share = 0.1
     logging_enabled: bool = True
     log_level: LogLevel | None = None

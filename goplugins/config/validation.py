@@ -149,6 +149,7 @@ def semantic_problems(
             InvalidConfigError, "missing for discovery", "name a directory to look in", "discovery", "directories"
         )
     _check_duplicates(config, problems)
+    _check_hedged_members(config, problems)
     _check_references(config, registered, problems)
     _check_fallback_cycles(config, problems)
     return problems.found
@@ -352,6 +353,26 @@ def _check_duplicates(config: ManagerConfig, problems: Problems) -> None:
             message = f"{item.name!r} is the name of {kind}[{index}], too"
             problems.add(DuplicatePluginNameError, message, "give one of them another name", *path, "name")
         seen.setdefault(item.name, path)
+
+
+def _check_hedged_members(config: ManagerConfig, problems: Problems) -> None:
+    """A hedged group sends its second attempts to any of its members: all must be able to take a call back."""
+    transports = {plugin.name: plugin.transport for plugin in config.plugins}
+    for index, balancer in enumerate(config.load_balancers):
+        if balancer.hedge is None or not balancer.hedge.enabled:
+            continue
+        for member in balancer.members:
+            transport = transports.get(member.name)
+            if transport in _NOT_HEDGED:
+                message = f"a call of member {member.name!r} over {transport} can't be taken back"
+                fix = "leave the section out, or that member"
+                problems.add(
+                    InvalidConfigError,
+                    f"{message}, so the group can't be hedged",
+                    fix,
+                    *("load_balancers", index, "hedge", "enabled"),
+                )
+                break
 
 
 def _check_references(config: ManagerConfig, registered: Collection[str] | None, problems: Problems) -> None:

@@ -113,7 +113,9 @@ class PluginError(Exception):
             self._restore_json(state)
 
     def __str__(self) -> str:
-        text = f"plugin {self.plugin!r}: {self.message}" if self.plugin else self.message
+        member = self.details.get("member")  # of a group: which one failed
+        who = f"plugin {self.plugin!r}, member {member!r}" if member else f"plugin {self.plugin!r}"
+        text = f"{who}: {self.message}" if self.plugin else self.message
         if self.attempts > 1:
             text += f" (after {self.attempts} attempts in {self.elapsed:.3f} s)"
         stopped = self.details.get("replay_refused") or self.details.get("retry_stopped")

@@ -31,6 +31,8 @@ OnChange = Callable[[HealthStatus, HealthStatus], object]
 # What a look may last beyond its timeout: the plugin's own report of what was slow says more than ours.
 _GRACE = 0.1
 
+_JITTER = 0.1  # of the interval: the scheduler's own
+
 _BAD = (PluginStatus.UNHEALTHY, PluginStatus.OFFLINE)
 
 
@@ -142,6 +144,11 @@ class HealthChecker:
         return self._record.failures_total
 
     @property
+    def looks_total(self) -> int:
+        """How many looks there were."""
+        return self._record.looks_total
+
+    @property
     def enabled(self) -> bool:
         """Whether it looks without being asked, once started."""
         return self._settings.enabled
@@ -155,6 +162,15 @@ class HealthChecker:
     def is_running(self) -> bool:
         """True between :meth:`start` and :meth:`stop`."""
         return self._running
+
+    @property
+    def next_look(self) -> float | None:
+        """Seconds until the next regular look begins, at the latest; 0 during one, None if there will be none."""
+        if not self._running:
+            return None
+        longest = self._interval * (1 + _JITTER)
+        since = self._clock.time() - self._record.status.last_check
+        return 0.0 if self._look is not None else min(max(0.0, longest - since), longest)
 
     @property
     def look(self) -> Look | None:
@@ -182,7 +198,9 @@ class HealthChecker:
             scheduler = self._scheduler = self._scheduler or get_scheduler()
             interval = self._interval
         try:
-            ticket = scheduler.schedule(self._tick, interval, first=0.0, submit=self._hand_over, rng=self._rng)
+            ticket = scheduler.schedule(
+                self._tick, interval, first=0.0, submit=self._hand_over, jitter=_JITTER, rng=self._rng
+            )
         except SaturatedError:
             self.stop(0.0)
             raise

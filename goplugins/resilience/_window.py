@@ -22,17 +22,18 @@ class RollingWindow:
     (2, 0, 1)
     """
 
-    __slots__ = ("_ring", "_tick", "_width", "calls", "failures", "slow")
+    __slots__ = ("_ring", "_seconds", "_tick", "_width", "calls", "failures", "slow")
 
     def __init__(self, seconds: float) -> None:
         self._width = seconds / _BUCKETS
+        self._seconds = seconds
         self._tick = 0
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets everything."""
         self.calls = self.failures = self.slow = 0
         self._ring = [[0, 0, 0] for _ in range(_BUCKETS)]
+
+    def emptied(self) -> RollingWindow:
+        """One of the same width that holds nothing."""
+        return RollingWindow(self._seconds)
 
     def record(self, now: float, *, failed: bool, slow: bool) -> None:
         """Counts one call that ended at ``now``; a ``now`` before the newest bucket counts there."""
@@ -40,6 +41,7 @@ class RollingWindow:
         if tick > self._tick:
             self._forget(min(tick - self._tick, _BUCKETS))
             self._tick = tick
+        # No call, hence no interrupt, from here on: the sums are those of the buckets.
         bucket = self._ring[self._tick % _BUCKETS]
         self.calls += 1
         bucket[0] += 1

@@ -53,7 +53,9 @@ class RetryBudget:
         # the hundred are added up only when a retry is asked for.
         self._buckets = [0] * _TICKS
         self._fresh = Counter()  # calls of this tick that are not in its bucket yet
-        self._begin_tick(int(self._now() * _PER_SECOND))
+        self._tick = int(self._now() * _PER_SECOND)  # of the newest bucket,
+        self._place = self._tick % _TICKS  # which is here
+        self._next_tick_at = (self._tick + 1) / _PER_SECOND
         self._oldest = self._tick  # no older bucket holds anything
         self._reserve = _RESERVE_MAX
         self._reserve_at = self._now()
@@ -123,12 +125,11 @@ class RetryBudget:
         last = tick - _TICKS
         for old in range(self._oldest, min(last, self._tick) + 1):
             self._buckets[old % _TICKS] = 0
-        self._oldest = max(self._oldest, last + 1)
-        self._begin_tick(tick)
-
-    def _begin_tick(self, tick: int) -> None:
-        self._tick = tick  # of the newest bucket,
-        self._place = tick % _TICKS  # which is here
+        oldest = max(self._oldest, last + 1)
+        # No call, hence no interrupt, between these.
+        self._oldest = oldest
+        self._tick = tick
+        self._place = tick % _TICKS
         self._next_tick_at = (tick + 1) / _PER_SECOND
 
     def _spend(self, units: int) -> None:

@@ -314,23 +314,28 @@ class AnswerCache(Generic[V]):
     def _keep(self, key: Hashable, value: V, size: int) -> None:
         now = self._now()
         entries = self._entries
-        before = entries.pop(key, None)
+        before = entries.get(key)
         if before is not None:
+            # Statements, not calls: no interrupt comes between an entry's coming or going and its size's.
+            del entries[key]
             self._size -= before.size
         most = self._max_size
         if most is not None and size > most:
             return
         fresh_until = now + self._ttl
-        entries[key] = _Entry(value, size, fresh_until, fresh_until + self._stale)
+        entry = _Entry(value, size, fresh_until, fresh_until + self._stale)
+        entries[key] = entry
         self._size += size
         # What is good for nothing any more goes on the way, as far as it is the next to leave.
-        for oldest, entry in _first_two(entries):
-            if now >= entry.kept_until:
+        for oldest, old in _first_two(entries):
+            if now >= old.kept_until:
                 del entries[oldest]
-                self._size -= entry.size
+                self._size -= old.size
         while len(entries) > self._max_entries or (most is not None and self._size > most):
-            _, gone = entries.popitem(last=False)
-            self._size -= gone.size
+            oldest = next(iter(entries))
+            size = entries[oldest].size
+            del entries[oldest]
+            self._size -= size
 
 
 def _first_two(entries: OrderedDict[Hashable, _Entry[V]]) -> list[tuple[Hashable, _Entry[V]]]:

@@ -18,6 +18,7 @@ from goplugins.resilience._breaker_rules import BreakerRules
 from goplugins.resilience._callbacks import run_callback
 from goplugins.resilience._counter import Counter
 from goplugins.resilience._permits import SETTLED, Pass, Permit, Probe
+from goplugins.resilience._window import RollingWindow
 
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig
@@ -36,6 +37,12 @@ class _Mode(enum.Enum):
     NORMAL = "normal"
     DISABLED = "disabled"  # stays CLOSED, counts only
     FORCED = "forced"  # stays OPEN
+
+
+# Members of an enum are dear to look up in Python 3.11, and these are looked up at each call.
+_NORMAL = _Mode.NORMAL
+_DISABLED = _Mode.DISABLED
+_FORCED = _Mode.FORCED
 
 
 class CircuitBreaker:
@@ -91,7 +98,7 @@ class CircuitBreaker:
         self._on_transition = on_transition
         self._lock = threading.Lock()
         self._rules = BreakerRules.of(config)
-        self._mode = _Mode.NORMAL if self._rules.enabled else _Mode.DISABLED
+        self._mode = _NORMAL if self._rules.enabled else _DISABLED
         self._window = self._rules.new_window()
         self._state = _CLOSED
         self._generation = 0  # goes up at each change of state: outcomes of older permits say nothing of the new one
@@ -107,7 +114,7 @@ class CircuitBreaker:
         self._requests = self._successes = self._failures = 0
         self._last_failure = 0.0
         self._admitted = Counter()  # requests that took no lock
-        self._pass = self._new_pass()
+        self._pass = self._new_pass(_CLOSED, 0, self._window)
         register_forkable(self)
 
     # --- one call ----------------------------------------------------------------------------------------------
@@ -178,7 +185,7 @@ class CircuitBreaker:
         state = self._state
         if state is _CLOSED:
             return None
-        if state is _OPEN and self._mode is _Mode.NORMAL and not self._rules.metrics_only:
+        if state is _OPEN and self._mode is _NORMAL and not self._rules.metrics_only:
             left = self._open_until - self._now()  # most refusals; each fact is read once, so no lock is needed
         else:
             with self._lock:
@@ -235,9 +242,9 @@ class CircuitBreaker:
         """Closes it and clears the counts; ends :meth:`force_open`, but not :meth:`disable`."""
         with self._lock:
             old = self._state
-            if self._mode is _Mode.FORCED:
-                self._mode = _Mode.NORMAL
             self._enter(_CLOSED)
+            if self._mode is _FORCED:
+                self._mode = _NORMAL
             self._admitted.take()
             self._requests = self._successes = self._failures = 0
             self._last_failure = 0.0
@@ -247,21 +254,21 @@ class CircuitBreaker:
 
     def force_open(self) -> None:
         """Refuses every call until :meth:`enable` or :meth:`reset` (with ``metrics_only``, still none)."""
-        self._override(_Mode.FORCED, _OPEN)
+        self._override(_FORCED, _OPEN)
 
     def disable(self) -> None:
         """Admits every call until :meth:`enable`; counts, but changes no state."""
-        self._override(_Mode.DISABLED, _CLOSED)
+        self._override(_DISABLED, _CLOSED)
 
     def enable(self) -> None:
         """Ends :meth:`disable`, ``enabled: false`` and :meth:`force_open`: closed, and back to the rules."""
-        if self._mode is not _Mode.NORMAL:
-            self._override(_Mode.NORMAL, _CLOSED)
+        if self._mode is not _NORMAL:
+            self._override(_NORMAL, _CLOSED)
 
     def probe_succeeded(self) -> None:
         """An active health probe found the plugin well: the open time is over, the next request may try it."""
         with self._lock:
-            if self._state is _OPEN and self._mode is _Mode.NORMAL:
+            if self._state is _OPEN and self._mode is _NORMAL:
                 self._open_until = min(self._open_until, self._now())
 
     def configure(self, config: CircuitBreakerConfig) -> None:
@@ -273,16 +280,18 @@ class CircuitBreaker:
         rules = BreakerRules.of(config)
         with self._lock:
             old = self._state
-            before, self._rules = self._rules, rules
+            before = self._rules
+            window = rules.new_window()
             # A rule or a width changed: the old buckets do not fit.
-            if rules.window != before.window or (rules.new_window() is None) != (self._window is None):
+            if rules.window != before.window or (window is None) != (self._window is None):
                 self._take_in()
-                self._window = rules.new_window()
-                self._pass = self._new_pass()
-            if rules.enabled != before.enabled and self._mode is not _Mode.FORCED:
-                self._mode = _Mode.NORMAL if rules.enabled else _Mode.DISABLED
+                shared = self._new_pass(old, self._generation, window)
+                self._window, self._pass = window, shared
+            if rules.enabled != before.enabled and self._mode is not _FORCED:
                 self._enter(_CLOSED)
-            if self._state is _OPEN and self._mode is _Mode.NORMAL:
+                self._mode = _NORMAL if rules.enabled else _DISABLED
+            self._rules = rules
+            if self._state is _OPEN and self._mode is _NORMAL:
                 self._open_until = min(self._open_until, self._opened_at + rules.open_time(self._streak, self._rng))
             new = self._state
         self._tell(old, new)
@@ -292,7 +301,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._take_in()
         self._generation += 1
-        self._pass = self._new_pass()
+        self._pass = self._new_pass(self._state, self._generation, self._window)
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()
@@ -306,7 +315,7 @@ class CircuitBreaker:
         with self._lock:
             old = self._state
             now = self._now()
-            if old is _OPEN and self._mode is _Mode.NORMAL and now >= self._open_until:
+            if old is _OPEN and self._mode is _NORMAL and now >= self._open_until:
                 self._enter(_HALF_OPEN)
             new = self._state
             left = self._wait_left(now)
@@ -333,7 +342,7 @@ class CircuitBreaker:
     def _wait_left(self, now: float) -> float:
         if self._state is _CLOSED or self._rules.metrics_only:
             return 0.0
-        if self._mode is _Mode.FORCED:
+        if self._mode is _FORCED:
             return math.inf
         if self._state is _OPEN:
             return max(0.0, self._open_until - now)
@@ -388,7 +397,7 @@ class CircuitBreaker:
             self._failures += 1
             self._consecutive += 1
             self._last_failure = self.clock.time()
-        if self._mode is not _Mode.NORMAL:
+        if self._mode is not _NORMAL:
             return
         if self._state is _CLOSED:
             self._judge(succeeded, duration)
@@ -413,11 +422,13 @@ class CircuitBreaker:
             self._enter(_CLOSED)
 
     def _trip(self, now: float) -> None:
-        self._trips += 1
-        self._streak += 1
+        streak = self._streak + 1
+        # What these two say means nothing until it is open.
         self._opened_at = now
-        self._open_until = now + self._rules.open_time(self._streak, self._rng)
+        self._open_until = now + self._rules.open_time(streak, self._rng)
         self._enter(_OPEN)
+        self._trips += 1
+        self._streak = streak
 
     def _take_in(self) -> None:
         """Counts what was counted without the lock. A success in between ends a row of failures."""
@@ -428,29 +439,34 @@ class CircuitBreaker:
             self._calls += fresh
             self._consecutive = 0
 
-    def _new_pass(self) -> Pass | None:
+    def _new_pass(self, state: CircuitBreakerState, generation: int, window: RollingWindow | None) -> Pass | None:
         """What calls share from now on; None where each outcome is to be looked at."""
-        return Pass(self, self._generation) if self._state is _CLOSED and self._window is None else None
+        return Pass(self, generation) if state is _CLOSED and window is None else None
 
     def _enter(self, state: CircuitBreakerState) -> None:
+        """Changes the state: wholly, or where an interrupt (Ctrl-C, a worker's time limit) breaks in, not at all."""
         self._take_in()
+        generation = self._generation + 1
+        window = None if self._window is None else self._window.emptied()
+        shared = self._new_pass(state, generation, window)
+        anonymous: deque[Permit] = deque(maxlen=_MAX_ANONYMOUS)
+        # No call, hence no interrupt, from here on to the caller's next one.
         self._state = state
-        self._generation += 1
-        self._pass = self._new_pass()
+        self._generation = generation
+        self._pass = shared
         self._probes = []
         self._probe_successes = 0
-        self._anonymous.clear()
+        self._anonymous = anonymous
         if state is _CLOSED:
             self._calls = self._consecutive = self._streak = 0
-            if self._window is not None:
-                self._window.clear()
+            self._window = window
 
     def _override(self, mode: _Mode, state: CircuitBreakerState) -> None:
         """Takes the lock."""
         with self._lock:
             old = self._state
-            self._mode = mode
             self._enter(state)
+            self._mode = mode
         self._tell(old, state)
 
     def _tell(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:

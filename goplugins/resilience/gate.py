@@ -116,7 +116,8 @@ class InFlightGate:
                     admission.inside = True
                     if admission.expected:
                         admission.expected = False
-                        self._expected = max(0, self._expected - 1)  # it may have been expected before a fork
+                        if self._expected:  # or it was expected before a fork
+                            self._expected -= 1
                 return
         raise PluginClosedError(reason)
 
@@ -135,19 +136,19 @@ class InFlightGate:
     def expect_no_more(self, admission: Admission) -> None:
         """The call will not come: its task was cancelled. Harmless for one that has come."""
         with self._lock:
-            if not admission.expected:
-                return
-            admission.expected = False
-            self._expected = max(0, self._expected - 1)
-            drained, callbacks = self._news()
-        _announce(drained, callbacks)
+            if admission.expected:
+                admission.expected = False
+                if self._expected:
+                    self._expected -= 1
+        self._announce()
 
     def leave(
         self, ok: bool, elapsed: float, attempts: int, admission: Admission | None = None, code: str = ""
     ) -> None:
         """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
-        After a fork the child ignores the exits of calls that had entered in the parent.
+        After a fork the child ignores the exits of calls that had entered in the parent. With an ``admission``, who is
+        interrupted in here calls it again: it goes on where it was.
 
         Args:
             ok: True if the call ended well.
@@ -157,32 +158,33 @@ class InFlightGate:
             code: what the call failed with.
         """
         thread = threading.get_ident()
+        bucket = bucket_of(elapsed) if attempts else 0
         with self._lock:
             depth = self._inside.get(thread, 0)
-            if depth == 0 or (admission is not None and not admission.inside):
-                return
-            if depth == 1:
-                del self._inside[thread]
-            else:
-                self._inside[thread] = depth - 1
-            self._in_flight -= 1
-            if admission is not None:
-                admission.inside = False
-            if ok:
-                self._succeeded += 1
-            else:
-                self._failed += 1
-                if code:
-                    self._errors[code] = self._errors.get(code, 0) + 1
-            self._duration += elapsed
-            if attempts:
-                self._attempts += attempts
-                bucket = bucket_of(elapsed)
-                self._latencies[bucket] = self._latencies.get(bucket, 0) + 1
-            if not self._drains and not self._on_empty:
-                return
-            drained, callbacks = self._news()
-        _announce(drained, callbacks)
+            if depth and (admission is None or admission.inside):
+                # No call, hence no interrupt, between these lines.
+                if depth == 1:
+                    del self._inside[thread]
+                else:
+                    self._inside[thread] = depth - 1
+                self._in_flight -= 1
+                if admission is not None:
+                    admission.inside = False
+                if ok:
+                    self._succeeded += 1
+                else:
+                    self._failed += 1
+                    if code:
+                        self._errors[code] = self._errors[code] + 1 if code in self._errors else 1
+                self._duration += elapsed
+                if attempts:
+                    self._attempts += attempts
+                    try:
+                        self._latencies[bucket] += 1
+                    except KeyError:
+                        self._latencies[bucket] = 1
+        if self._drains or self._on_empty:
+            self._announce()
 
     def close(self, reason: str) -> bool:
         """Lets nobody in any more, save threads that are inside. Takes the lock.
@@ -218,25 +220,25 @@ class InFlightGate:
         """
         thread = threading.get_ident()
         drain = (thread, Wakeup())
-        with self._lock:
-            waiting = self._others(thread) > 0
+        waiting = False
+        try:
+            with self._lock:
+                waiting = self._others(thread) > 0
+                if waiting:
+                    self._drains.append(drain)
             if waiting:
-                self._drains.append(drain)
-        if waiting:
-            try:
                 clock.wait(drain[1], timeout)
-            finally:
+        finally:
+            if waiting:
                 with self._lock:
-                    self._drains.remove(drain)
+                    self._drains = [other for other in self._drains if other is not drain]
         with self._lock:
             # The event, not the count: a gate that is not closed may have filled again since the lull.
             if waiting and not drain[1].is_set() and self._others(thread) > 0:
                 return False
             if on_empty is not None:
                 self._on_empty.append(on_empty)
-            callbacks = self._take_callbacks()
-        for callback in callbacks:
-            run_callback(callback)
+        self._announce()
         return True
 
     @property
@@ -280,21 +282,31 @@ class InFlightGate:
         """How many calls other threads have inside or on the way. The lock is held."""
         return self._in_flight + self._expected - self._inside.get(thread, 0)
 
-    def _news(self) -> tuple[list[Wakeup], list[Callable[[], object]]]:
-        """Who has to be told that calls have left. The lock is held."""
-        drained = [event for waiting, event in self._drains if self._others(waiting) == 0]
-        return drained, self._take_callbacks()
+    def _announce(self) -> None:
+        """Tells those who wait for others to leave, and runs what is to run once nobody is inside. Takes the lock.
 
-    def _take_callbacks(self) -> list[Callable[[], object]]:
-        """What is to run now that nobody is inside, each once; nothing while somebody is. The lock is held."""
-        if self._in_flight or self._expected:
-            return []
-        callbacks, self._on_empty = self._on_empty, []
-        return callbacks
+        It goes by who is inside now, so it may be called at any time, and again after an interrupt.
+        """
+        with self._lock:
+            drained = [wakeup for thread, wakeup in self._drains if self._others(thread) == 0]
+        for wakeup in drained:
+            wakeup.set()
+        while self._run_next():
+            pass
 
-
-def _announce(drained: list[Wakeup], callbacks: list[Callable[[], object]]) -> None:
-    for event in drained:
-        event.set()
-    for callback in callbacks:
-        run_callback(callback)
+    def _run_next(self) -> bool:
+        """Runs one callback, once, unless an interrupt breaks in; False if none is due."""
+        callback = None
+        try:
+            with self._lock:
+                if self._in_flight or self._expected or not self._on_empty:
+                    return False
+                callback = self._on_empty[0]
+                del self._on_empty[0]
+            run_callback(callback)
+        except BaseException:
+            if callback is not None:
+                with self._lock:
+                    self._on_empty.append(callback)
+            raise
+        return True

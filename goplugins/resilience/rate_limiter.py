@@ -179,11 +179,15 @@ class RateLimiter:
             raise InvalidArgumentError(
                 f"rate limit: expected rate and window above 0 and a burst of 1 or more, got {rate}, {window}, {burst}"
             )
-        self._rate = rate / window
-        self._burst = float(burst)
-        self._max_wait: float = setting(config, DEFAULT_RATE_LIMIT, "max_wait")
+        burst = float(burst)
+        max_wait: float = setting(config, DEFAULT_RATE_LIMIT, "max_wait")
         # Who makes a limiter wants one: None is on here, although a configuration has it off by default.
-        self._enabled: bool = getattr(config, "enabled", None) is not False
+        enabled: bool = getattr(config, "enabled", None) is not False
+        # No call, hence no interrupt, between these.
+        self._rate = rate / window
+        self._burst = burst
+        self._max_wait = max_wait
+        self._enabled = enabled
 
     def _refill(self) -> float:
         """Counts what has come since; returns the present moment, read under the lock so that it never goes back."""

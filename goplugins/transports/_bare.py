@@ -9,6 +9,7 @@ from goplugins._call import Call, Codec, Sender
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins.models import ExecutionContext
+from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.transports._codec import codec_for
 
 __all__ = ["execute_bare"]
@@ -31,6 +32,8 @@ def execute_bare(
     Raises:
         PluginError: what went wrong.
     """
+    if not FORK_MARK[0]:
+        renew_after_fork()
     call = Call(
         request,
         codec or codec_for(),

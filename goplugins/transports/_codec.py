@@ -226,21 +226,26 @@ def _resolved_hints(cls: type) -> list[Any]:
 
 def structurer_for(target: Any) -> Callable[[Any], Any]:
     """A function that turns parsed JSON into ``target``; raises what :func:`cattrs.transform_error` explains."""
+    hook, target = _structure_hook(target)
+    return lambda data: hook(data, target)
+
+
+def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    """What turns parsed JSON into ``target``, with what to call it with beside the JSON."""
     if target is Any or target is object:
-        return _identity
+        return _identity, target
     if target is None:
         target = type(None)
     _resolve_references(target, set())
     try:
-        hook = _converter().get_structure_hook(target)
+        return _converter().get_structure_hook(target), target
     except StructureHandlerNotFoundError as exc:
         raise InvalidArgumentError(
             f"{_name(target)} can't be made from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
         ) from exc
-    return lambda data: hook(data, target)
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: Any, _: Any) -> Any:
     return value
 
 
@@ -255,16 +260,35 @@ def _unstructurer_for(source: Any) -> Callable[[Any], Any]:
         raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: it holds itself") from exc
 
 
-_encode_json = json.JSONEncoder(
-    separators=(",", ":"), allow_nan=False, default=lambda value: _converter().unstructure(_refuse_plain(value))
-).encode
+def _plainer(value: Any) -> Any:
+    """A value that JSON lacks, as one that it has; only of types that cattrs knows.
 
-
-def _refuse_plain(value: Any) -> Any:
-    """Only types that cattrs knows may pass; anything else would come back unchanged, for ever."""
-    if _converter().unstructure(value) is value:
+    Raises:
+        TypeError: anything else, which would come back unchanged, for ever.
+    """
+    plain = _converter().unstructure(value)
+    if plain is value:
         raise TypeError(f"a {type(value).__name__} has no JSON form")
-    return value
+    return plain
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plainer)
+
+
+def _json_writer() -> Callable[[Any, int], Sequence[str]]:
+    """``_encoder.encode`` without what it does anew for each value, which takes longer than writing a small one."""
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # an interpreter without it
+        return lambda value, _: (_encoder.encode(value),)
+    # What tells a value within itself (nothing: the recursion limit does), default, strings, indent, separators,
+    # sort_keys, skipkeys, allow_nan.
+    chunks: Callable[[Any, int], Sequence[str]] = make(
+        None, _plainer, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+    )
+    return chunks
+
+
+_json_chunks = _json_writer()
 
 
 def _name(kind: Any) -> str:
@@ -315,7 +339,7 @@ class JSONCodec:
     ['a']
     """
 
-    __slots__ = ("_accepted", "_class", "_structure", "_unstructure", "request_type", "response_type")
+    __slots__ = ("_accepted", "_class", "_structure", "_target", "_unstructure", "request_type", "response_type")
 
     def __init__(self, request_type: Any = Any, response_type: Any = Any) -> None:
         self.request_type = request_type
@@ -323,20 +347,20 @@ class JSONCodec:
         self._accepted = _accepted(request_type)
         self._class = self._accepted[0]
         self._unstructure = _unstructurer_for(request_type)
-        self._structure = structurer_for(response_type)
+        self._structure, self._target = _structure_hook(response_type)
 
     def encode(self, request: Any) -> bytes:
         # isinstance() and not only the class: a subclass will do, and a proxy such as Django's lazy objects.
         if type(request) is not self._class and not isinstance(request, self._accepted):
             raise _another_type(self.request_type, request)
         try:
-            return _encode_json(self._unstructure(request)).encode("ascii")
+            return "".join(_json_chunks(self._unstructure(request), 0)).encode("ascii")
         except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as exc:
             raise UnserializableRequestError(f"the request can't be written as JSON: {exc}") from exc
 
     def decode(self, data: Any) -> Any:
         try:
-            return self._structure(data)
+            return self._structure(data, self._target)
         except Exception as exc:
             raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {explain_mismatch(exc, data)}") from exc
 

@@ -142,6 +142,9 @@ class ConnectionPool(Generic[C]):
                 place = self._new_place()
             else:
                 return None
+        idle = place.connection
+        if idle is not None and self._is_usable(place, idle):
+            return Lease(place, idle, True, self._epoch)
         return self._settle(place, deadline)
 
     def _new_place(self) -> _Place[C]:
@@ -209,24 +212,28 @@ class ConnectionPool(Generic[C]):
         if place is not None:
             self._put_back(place, reusable=place.connection is not None)
 
+    def _is_usable(self, place: _Place[C], idle: C) -> bool:
+        """Whether the idle connection in a place is good for another exchange; it is closed if not. Takes no lock."""
+        try:
+            if self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
+                return True
+            place.connection = None
+            self._close(idle)
+        except BaseException:
+            self._put_back(place, reusable=False)
+            raise
+        return False
+
     def _settle(self, place: _Place[C], deadline: Deadline) -> Lease[C]:
         """Turns a place, with or without an idle connection in it, into a lease. Expects no lock."""
         epoch = self._epoch
-        while (idle := place.connection) is not None:
-            try:
-                usable = self._now() - place.since <= self.idle_timeout and not self._is_dead(idle)
-                if not usable:
-                    place.connection = None
-                    self._close(idle)
-            except BaseException:
-                self._put_back(place, reusable=False)
-                raise
-            if usable:
+        while (idle := place.connection) is not None or self._idle:
+            if idle is not None and self._is_usable(place, idle):
                 return Lease(place, idle, True, epoch)
             with self._lock:
                 if not self._idle:
                     break
-                # Two places, one of them empty now. No waiter wants it: there was an idle connection.
+                # Two places, one of them empty. No waiter wants it: there is an idle connection.
                 self._places.pop(id(place), None)
                 place = self._idle.pop()
         return self._connect_into(place, deadline, epoch)
@@ -269,35 +276,38 @@ class ConnectionPool(Generic[C]):
             self._put_back(place, reusable=reusable)
 
     def _put_back(self, place: _Place[C], *, reusable: bool) -> None:
-        connection = place.connection
-        if not reusable or connection is None:
-            place.connection = None
-            try:
-                if connection is not None:
-                    self._close(connection)
-            finally:
-                self._free(place)
+        if not reusable or place.connection is None:
+            self._discard(place)
             return
-        surplus = None
         with self._lock:
-            renewed = place.age != self._age
-            if renewed:
-                pass
+            if place.age != self._age:
+                surplus = None  # it was opened in a way that has changed
             elif self._closed:
                 surplus = place
             elif self._waiters:
                 self._serve(place)
+                return
             else:
                 place.since = self._now()
                 self._idle.append(place)
-                if len(self._idle) > self.max_idle:
-                    surplus = self._idle.popleft()  # the one unused for longest
+                if len(self._idle) <= self.max_idle:
+                    return
+                surplus = self._idle.popleft()  # the one unused for longest
             if surplus is not None:
                 self._places.pop(id(surplus), None)
-        if renewed:
-            self._put_back(place, reusable=False)
-        elif surplus is not None:
+        if surplus is None:
+            self._discard(place)
+        else:
             self._close_all([surplus])
+
+    def _discard(self, place: _Place[C]) -> None:
+        """Closes what is in a place and gives the place on, or up. Expects no lock."""
+        connection, place.connection = place.connection, None
+        try:
+            if connection is not None:
+                self._close(connection)
+        finally:
+            self._free(place)
 
     def _serve(self, place: _Place[C]) -> None:
         """Hands a place to the first waiter. Expects the lock."""

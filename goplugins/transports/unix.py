@@ -27,7 +27,7 @@ from goplugins.errors import (
     UnixTransportError,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
-from goplugins.processes import register_forkable
+from goplugins.processes import keep_from_children, register_forkable
 from goplugins.transports._auth import auth_headers
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._line_client import LineClient
@@ -123,6 +123,7 @@ class _Connector:
         until = Deadline(min(deadline.at, self._clock.monotonic() + self._timeout), self._clock)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            keep_from_children(sock.fileno())
             sock.settimeout(None)
             self._try_to_connect(sock, until)
             while not _is_connected(sock):

@@ -26,7 +26,7 @@ def test_counts_what_ended_in_the_last_ten_buckets(steps, start, width):
         if what == "pass":
             now += first
         elif what == "clear":
-            window.clear()
+            window = window.emptied()
             ended = []
         else:
             # What ends before the newest bucket (clocks of threads are read before the lock is had) counts there.

@@ -126,6 +126,7 @@ class Program:
                 f"{self._executable} was not started: its SHA-256 is {found}, options.sha256 says {self._sha256}",
                 retryable=False,
                 replay=Replay.NEVER,
+                details={"sha256": found},
             )
 
     def _hash(self, descriptor: int, deadline: Deadline) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from goplugins._clock import Clock
+from goplugins.processes import keep_from_children
 from goplugins.transports.exec._keeper import Keeper
 from goplugins.transports.exec._process import Process
 
@@ -134,4 +135,5 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
     ends = os.pipe()
     for stack, descriptor in zip((reader, writer), ends, strict=True):
         stack.callback(os.close, descriptor)
+        keep_from_children(descriptor)  # a fork waits for a start under way, but not for ever
     return ends

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from goplugins._clock import SYSTEM_CLOCK, Wakeup
 from goplugins._deadline import Deadline
 from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
+from goplugins.processes import register_forkable
 
 if TYPE_CHECKING:
     import grpc
@@ -59,6 +60,7 @@ class Traffic:
         self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
         self._detached: list[grpc.Channel] = []
+        self._closings: dict[int, weakref.ref[_Closing]] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -101,9 +103,8 @@ class Traffic:
             self._channels[id(channel)] = (channel, passages)
             hook, self._hooked = not self._hooked, True
         if hook:
-            os.register_at_fork(
-                before=self._before_fork, after_in_parent=self._after_in_parent, after_in_child=self._after_in_child
-            )
+            register_forkable(self)
+            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_in_parent)
 
     def _close_forgotten(self) -> None:
         with contextlib.suppress(Empty):
@@ -114,46 +115,64 @@ class Traffic:
         """Closes a channel. Takes the lock."""
         with self.lock:
             self._channels.pop(id(channel), None)
+            closing = _Closing()
+            closings, key = self._closings, id(closing)
+            # As with passages: lost with this frame, however that ends.
+            closings[key] = weakref.ref(closing, lambda _: closings.pop(key, None))
         channel.close()
 
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        with self.lock:
-            self.forking = True
-            self._detached = []
+        # Whoever forks may be a signal's handler, on the very thread that holds the lock.
+        locked = self.lock.acquire(timeout=FORK_PATIENCE)
+        self.forking = True
+        if locked:
+            self.lock.release()
         patience = SYSTEM_CLOCK.monotonic() + FORK_PATIENCE
-        while self.calls:
+        while self.calls or self._closings:
             if SYSTEM_CLOCK.monotonic() >= patience:
-                with self.lock:
-                    self._detached = [channel for channel, _ in self._channels.values()]
+                self._detached = [channel for channel, _ in list(self._channels.values())]
                 _keep_from_child(self._detached, "fork_unregister_channel")
                 break
             SYSTEM_CLOCK.wait(Wakeup(), _LOOK)
 
     def _after_in_parent(self) -> None:
-        _keep_from_child(self._detached, "fork_register_channel")
-        with self.lock:
-            self._detached = []
-            self.forking = False
+        detached, self._detached = self._detached, []
+        _keep_from_child(detached, "fork_register_channel")
+        self.forking = False
 
     def inherited(self, link: object) -> None:
         """Keeps what belongs to the parent referenced for good: to close or collect it in a child could hang."""
         self._inherited.append(link)
 
-    def _after_in_child(self) -> None:
-        if calls := self.calls:
+    def after_fork_in_child(self) -> None:
+        """Leaves all that there is to the parent, and finds out whether this process can use gRPC."""
+        calls = self.calls + len(self._closings)
+        if not self.forking:
+            self._damage = (
+                "this process was forked past Python's own fork, after gRPC was used, so gRPC can't be used in it: "
+                "start uWSGI with py-call-uwsgi-fork-hooks or lazy-apps, others so that they fork before calling"
+            )
+        elif calls:
             self._damage = (
                 f"this process was forked while {calls} gRPC call(s) were under way that did not end within "
                 f"{FORK_PATIENCE:g} s, so gRPC can't be used in it: fork before calling, or start it with exec"
             )
         self._inherited.extend(channel for channel, _ in self._channels.values())
         self._channels = {}
+        self._closings = {}
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
         self._detached = []
         self.epoch += 1
         self._reset()
+
+
+class _Closing:
+    """A channel's being closed, in which grpc holds locks."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _keep_from_child(channels: list[grpc.Channel], function: str) -> None:

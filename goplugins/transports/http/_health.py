@@ -61,8 +61,8 @@ class HealthReader:
     def _judged(reply: HTTPReply) -> tuple[PluginStatus, str, dict[str, str]]:
         from goplugins.transports.http._reply import failure_text, fields_of, texts_of
 
-        fields = fields_of(reply)
-        text = failure_text(reply, fields)
+        fields = reply.fields = fields_of(reply)
+        text = failure_text(reply)
         metadata = texts_of(fields)
         if not 200 <= reply.status < 300:
             return PluginStatus.UNHEALTHY, f"HTTP {reply.status}" + (f": {text}" if text else ""), metadata

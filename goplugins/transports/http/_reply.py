@@ -23,49 +23,39 @@ from goplugins.transports._envelope import check_request_id, error_text, metadat
 from goplugins.transports.http._retry_after import parse_retry_after
 from goplugins.transports.http.engine import HTTPReply
 
-__all__ = ["Envelope", "failure_text", "fields_of", "status_error", "texts_of"]
+__all__ = ["failure_text", "fields_of", "read_envelope", "status_error", "texts_of"]
 
-_ENVELOPE_FIELDS = ("data", "error", "request_id")
 _SNIPPET = 200
 
 
-class Envelope:
-    """Reads the envelope of a call's reply while the connection is still held: a broken one must not be reused.
+def read_envelope(call: Call, reply: HTTPReply) -> bool:
+    """Sets ``reply.fields``, while the connection is still held: with a broken envelope, it must not be reused.
 
-    Attributes:
-        fields: the reply's JSON object; empty where a reply that is not 2xx has none.
+    Returns:
+        Whether the connection may be used again.
+
+    Raises:
+        BadReplyError: a 2xx reply that is no envelope. What other replies hold is not known to be one.
+        ReplyMismatchError: a 2xx reply to another call.
     """
+    if not 200 <= reply.status < 300:
+        return _read_failure(call, reply)
+    try:
+        fields = reply.fields = parse_object(reply.body)
+    except TruncatedReplyError as exc:
+        if reply.framed:  # read whole: sent again, it would be as broken
+            exc.replay = Replay.NEVER
+        raise
+    if not ("data" in fields or "error" in fields or "request_id" in fields):
+        raise BadReplyError("the reply is unrelated JSON: it has none of data, error and request_id")
+    check_request_id(fields, call, required=False)
+    return True
 
-    __slots__ = ("_call", "fields")
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self.fields: dict[str, Any] = {}
-
-    def read(self, reply: HTTPReply) -> bool:
-        """Sets ``fields``. Returns whether the connection may be used again.
-
-        Raises:
-            BadReplyError: a 2xx reply that is no envelope. What other replies hold is not known to be one.
-            ReplyMismatchError: a 2xx reply to another call.
-        """
-        if not 200 <= reply.status < 300:
-            return self._read_failure(reply)
-        try:
-            self.fields = parse_object(reply.body)
-        except TruncatedReplyError as exc:
-            if reply.framed:  # read whole: sent again, it would be as broken
-                exc.replay = Replay.NEVER
-            raise
-        if not any(field in self.fields for field in _ENVELOPE_FIELDS):
-            raise BadReplyError("the reply is unrelated JSON: it has none of data, error and request_id")
-        check_request_id(self.fields, self._call, required=False)
-        return True
-
-    def _read_failure(self, reply: HTTPReply) -> bool:
-        self.fields = fields_of(reply)
-        foreign = self.fields.get("request_id")
-        return not foreign or foreign == self._call.request_id
+def _read_failure(call: Call, reply: HTTPReply) -> bool:
+    reply.fields = fields_of(reply)
+    foreign = reply.fields.get("request_id")
+    return not foreign or foreign == call.request_id
 
 
 def fields_of(reply: HTTPReply) -> dict[str, Any]:
@@ -81,28 +71,28 @@ def texts_of(fields: dict[str, Any]) -> dict[str, str]:
     return metadata_of(fields) if isinstance(fields.get("metadata"), dict) else {}
 
 
-def status_error(reply: HTTPReply, fields: dict[str, Any], now: float, scrub: Callable[[str], str]) -> PluginError:
+def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> PluginError:
     """The error for a reply whose status is not 2xx, with the plugin's own text and metadata.
 
     Args:
-        reply: the whole reply.
-        fields: the JSON object that its body holds, if it does.
+        reply: the whole reply, with the fields of its envelope.
         now: seconds since the Unix epoch.
         scrub: takes secrets out of a text that came from afar.
     """
     error = _classified(reply, now)
     error.details["status"] = reply.status
-    text = failure_text(reply, fields)
+    text = failure_text(reply)
     if text:
         error.message = f"{error.message}: {scrub(text)}"
-    metadata = texts_of(fields)
+    metadata = texts_of(reply.fields)
     if metadata:
         error.details["metadata"] = {scrub(key): scrub(value) for key, value in metadata.items()}
     return error
 
 
-def failure_text(reply: HTTPReply, fields: dict[str, Any]) -> str:
+def failure_text(reply: HTTPReply) -> str:
     """What a reply that is not 2xx says for itself: the envelope's error, another service's message, plain text."""
+    fields = reply.fields
     text = error_text(fields)
     for field in ("message", "detail", "title"):
         value = fields.get(field)

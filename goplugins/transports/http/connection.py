@@ -15,6 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay, ReplyTooLargeError
+from goplugins.processes import keep_from_children
 from goplugins.transports._resolve import Address, Resolver, literal_address
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class _Handles:
     def hold(self, sock: socket.socket) -> None:
         """Includes ``sock``. The cancel, which marks before it looks here, finds it, or is found here."""
         self._held.append(sock.dup())
+        keep_from_children(self._held[-1].fileno())
         if self._cancellation.cancelled:
             self.shut_down()
 
@@ -248,6 +250,7 @@ def open_socket(
             break
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            keep_from_children(sock.fileno())
             for option in options:
                 sock.setsockopt(*option)
             if on_socket is not None:

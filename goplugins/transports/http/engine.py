@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import ssl
@@ -19,16 +19,34 @@ FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
 
 
-class HTTPReply(NamedTuple):
-    """A whole reply. ``headers`` have names in any case; ``framed`` tells a body with an announced end."""
+class HTTPReply:
+    """A whole reply.
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    framed: bool
+    Attributes:
+        status: as in its first line.
+        body: decompressed.
+        framed: whether the body's end was announced.
+        fields: the JSON object that the body holds, once somebody has read it.
+    """
+
+    __slots__ = ("_headers", "body", "fields", "framed", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | Callable[[], Mapping[str, str]], body: bytes, framed: bool
+    ) -> None:
+        self.status = status
+        self._headers = headers
+        self.body = body
+        self.framed = framed
+        self.fields: dict[str, Any] = {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By their names in any case."""
+        return self._headers() if callable(self._headers) else self._headers
 
 
-Check = Callable[[HTTPReply], bool]
+Check = Callable[["Call", HTTPReply], bool]
 """Looks at a reply before its connection is given back, and says whether that may be used again; what it raises closes
 the connection."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from functools import partial
 from typing import Any, Protocol
@@ -52,7 +51,6 @@ class FastEngine:
         self._keep_alive = bool(connection.keep_alive)
         self._limit = connection.max_response_bytes
         self._clock = clock
-        self._pid = os.getpid()
         self.pool: ConnectionPool[Wire] = pool_of(
             connection, clock, connect=self._connect, close=Wire.close, is_dead=Wire.is_dead, drop=Wire.drop
         )
@@ -64,15 +62,11 @@ class FastEngine:
 
     def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        if self._pid != os.getpid():  # forked by something that does not tell Python
-            self.after_fork_in_child()
         lease = self.pool.acquire(call.deadline)
         return self._run(lease, request.message(call), call, check)
 
     def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        if self._pid != os.getpid():
-            self.after_fork_in_child()
         lease = self.pool.try_acquire(deadline)
         if lease is None:
             raise SaturatedError("no connection is free")
@@ -119,7 +113,6 @@ class FastEngine:
 
     def after_fork_in_child(self) -> None:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        self._pid = os.getpid()
         self.pool.after_fork_in_child()
 
 

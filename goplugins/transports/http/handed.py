@@ -84,7 +84,8 @@ class HandedEngine:
     def send(self, call: Any, request: RequestWriter, check: Check) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
         lease = self.pool.acquire(call.deadline)
-        return self._run(lease, "POST", request.path, request.headers(call), request.body(call), call.deadline, check)
+        look = functools.partial(check, call)
+        return self._run(lease, "POST", request.path, request.headers(call), request.body(call), call.deadline, look)
 
     def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
@@ -101,7 +102,7 @@ class HandedEngine:
         headers: Mapping[str, str],
         body: bytes | None,
         deadline: Deadline,
-        check: Check | None,
+        check: Callable[[HTTPReply], object] | None,
     ) -> HTTPReply:
         try:
             reply = self._exchange(requests.Request(method, self._origin + path, dict(headers), data=body), deadline)

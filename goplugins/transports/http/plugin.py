@@ -69,7 +69,7 @@ class HTTPPlugin:
         session: requests.Session | None = None,
     ) -> None:
         from goplugins import __version__
-        from goplugins.transports.http._reply import Envelope, status_error
+        from goplugins.transports.http._reply import read_envelope, status_error
 
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
         self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
@@ -90,7 +90,7 @@ class HTTPPlugin:
             keep_alive=bool(connection.keep_alive),
         )
         self._use(auth)
-        self._envelope, self._status_error = Envelope, status_error
+        self._check, self._status_error = read_envelope, status_error
         if resolver is None:
             resolver = ThreadedResolver(clock=clock)
         self._resolver = resolver
@@ -123,12 +123,11 @@ class HTTPPlugin:
 
     def send(self, call: Call) -> Any:
         """One POST. See :class:`goplugins._call.Sender`."""
-        envelope = self._envelope(call)
         try:
-            reply = self._engine.send(call, self._request, envelope.read)
+            reply = self._engine.send(call, self._request, self._check)
             if not 200 <= reply.status < 300:
-                raise self._status_error(reply, envelope.fields, self._clock.time(), self._scrub)
-            return decode_data(envelope.fields, call)
+                raise self._status_error(reply, self._clock.time(), self._scrub)
+            return decode_data(reply.fields, call)
         except PluginError as error:
             scrub_error(error, self._secrets)
             error.endpoint = self._endpoint

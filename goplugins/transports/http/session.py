@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import attrs
@@ -52,7 +52,7 @@ class _Exchange:
     target: str
     deadline: Deadline
     attempt: Call | Look
-    check: Check | None
+    check: Callable[[HTTPReply], bool] | None
     wait: bool
 
 
@@ -76,7 +76,7 @@ class SessionEngine:
 
     def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
         """See :class:`goplugins.transports.http.engine.Engine`."""
-        exchange = _Exchange(request.path, call.deadline, call, check, wait=True)
+        exchange = _Exchange(request.path, call.deadline, call, functools.partial(check, call), wait=True)
         return self._make("POST", request.headers(call), request.body(call), exchange)
 
     def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:

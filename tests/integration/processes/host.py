@@ -80,8 +80,13 @@ def call_all(manager: Manager[Any, Any], value: Any = 1, names: Iterable[str] = 
     return wrong or value
 
 
-def told_by_child(function: Callable[[], Any], fork: Callable[[], int] = os.fork, patience: float = 10.0) -> Any:
-    """What ``function`` returns in a forked child, which then ends in the ordinary way; killed if it hangs."""
+def told_by_child(
+    function: Callable[[], Any],
+    fork: Callable[[], int] = os.fork,
+    leave: Callable[[int], Any] = sys.exit,
+    patience: float = 10.0,
+) -> Any:
+    """What ``function`` returns in a forked child, which then ends with 7; killed if it hangs."""
     reader, writer = os.pipe()
     pid = fork()
     if pid == 0:
@@ -94,7 +99,7 @@ def told_by_child(function: Callable[[], Any], fork: Callable[[], int] = os.fork
             told = traceback.format_exc()
         os.write(writer, json.dumps(told).encode())
         os.close(writer)
-        sys.exit(7)
+        leave(7)
     os.close(writer)
     end = time.monotonic() + patience
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Finds every lock that can be reached from some objects, and holds them."""
+"""Finds every lock that can be reached from some objects, and has another thread hold it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import _queue
 import _thread
 import contextlib
 import gc
+import queue
 import sys
 import threading
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 LOCKS = (_thread.LockType, _thread.RLock, _queue.SimpleQueue)
@@ -22,9 +23,10 @@ def package_globals() -> list[Any]:
 
 
 def find(roots: Iterable[Any]) -> dict[str, list[Any]]:
-    """All locks within reach, by where they are: ``class.attribute`` of the nearest object that has a name for them.
+    """All locks within reach, by where they are: ``class.attribute`` of the nearest object of ours.
 
-    Entered is whatever the objects refer to, save other packages' modules and classes: what those hold is theirs.
+    Entered is whatever the objects refer to, save other packages' modules and classes, and grpc's channels: a fork
+    waits for all that may hold a lock of theirs, or says in the child why there is no gRPC.
     """
     foreign = {id(vars(module)) for name, module in list(sys.modules.items()) if name.split(".")[0] != "goplugins"}
     found: dict[str, list[Any]] = {}
@@ -37,6 +39,8 @@ def find(roots: Iterable[Any]) -> dict[str, list[Any]]:
         seen.add(id(thing))
         if isinstance(thing, LOCKS):
             found.setdefault(owner, []).append(thing)
+            continue
+        if type(thing).__module__.startswith("grpc"):
             continue
         if isinstance(thing, type) and not str(thing.__module__).startswith("goplugins"):
             continue
@@ -62,3 +66,29 @@ def _attributes(thing: Any) -> dict[str, Any]:
             with contextlib.suppress(AttributeError):
                 found[slot] = getattr(thing, slot)
     return found
+
+
+@contextlib.contextmanager
+def held(locks: Iterable[Any], longest: float = 1.5) -> Iterator[None]:
+    """Has another thread hold them all, and waits until it does. Nobody holds anything longer than ``longest``."""
+    ready, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        taken = [lock for lock in locks if hasattr(lock, "acquire") and lock.acquire(timeout=0.2)]
+        ready.set()
+        for each in locks:
+            if hasattr(each, "get"):
+                with contextlib.suppress(queue.Empty):
+                    each.put(each.get(timeout=0.3))  # within, a queue's own lock is held
+        over.wait(longest)
+        for lock in taken:
+            lock.release()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait(10)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -512,5 +512,5 @@ def test_a_person_who_reads_it_at_night_knows_what_to_do() -> None:
     assert "a: ejected (time 1 in a row, after 5 failures in a row" in text
     assert "last error 2.0 s ago: PLUGIN_1205 connection refused" in text
     assert "b: circuit breaker open, next try in 10.0 s" in text
-    assert "c: disabled (until it is enabled)" in text
+    assert "c: disabled (until the configuration or enable_plugin() brings it back)" in text
     assert "d: ready" in text

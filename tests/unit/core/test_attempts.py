@@ -1,9 +1,11 @@
 """One attempt: what it tells breaker, limiter and health of its end."""
 
+import sys
 import threading
 
 import pytest
 
+from goplugins import Manager, ReloadOptions
 from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
@@ -68,6 +70,14 @@ class Plugin:
     @property
     def breaker(self):
         return self.guarded.policies.breaker
+
+
+def until(condition):
+    for _ in range(10_000):
+        if condition():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it did not come to pass")
 
 
 # --- what health is told ----------------------------------------------------------------------------------------
@@ -301,3 +311,149 @@ def test_closing_ends_the_wait_for_a_token():
     plugin.refuse("it was removed")
     waiting.join(10)
     assert len(caught) == 1
+
+
+class Factory:
+    """Hands out senders that answer with their endpoint."""
+
+    def __init__(self):
+        self.made = {}
+
+    def create_plugin(self, config):
+        self.made[config.endpoint] = FakeSender(default=config.endpoint)
+        return self.made[config.endpoint]
+
+    def supported_transports(self):
+        return ["unix"]
+
+    def validate_config(self, config): ...
+
+
+def reloaded(endpoint, **sections):
+    limit = {"enabled": True, "requests_per_second": 0.2, "burst_size": 1, "max_wait": 15.0}
+    own = {"name": "p", "type": "fake", "transport": "unix", "endpoint": endpoint, "health_check": {"enabled": False}}
+    return {"plugins": [{**own, "rate_limit": limit, "retry": {"idempotent": True, "max_retries": 0}, **sections}]}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [{}, {"bulkhead": {"max_concurrent": 5}}, {"hedge": {"enabled": True, "delay": 0.01}}, {"cache": {"ttl": 60}}],
+    ids=["plain", "bulkhead", "hedge", "cache"],
+)
+@pytest.mark.parametrize("way", ["execute", "submit", "map"])
+def test_who_still_waits_for_a_token_when_the_drain_is_over_is_served_by_the_successor(way, sections):
+    factory, answers = Factory(), []
+    with Manager() as manager:
+        manager.register_factory("fake", factory)
+        manager.load_from_config(reloaded("old", **sections))
+        assert manager.execute("p", 0) == "old"  # and the next token is five seconds away
+        ways = {
+            "execute": lambda: manager.execute("p", 1, timeout=20),
+            "submit": lambda: manager.submit("p", 1, timeout=20).result(20),
+            "map": lambda: next(iter(manager.map("p", [1], timeout=20))),
+        }
+        waiting = threading.Thread(target=lambda: answers.append(ways[way]()))
+        waiting.start()
+        limiter = manager._registry.get("p").policies.limiter
+        until(lambda: limiter.tokens < 0)
+        manager.reload_config(reloaded("new", **sections), options=ReloadOptions(drain_timeout=0.01))
+        waiting.join(10)
+        assert answers == ["new"]
+        assert [len(factory.made[endpoint].sent) for endpoint in ("old", "new")] == [1, 1]
+
+
+def test_who_waits_for_a_token_when_the_plugin_is_removed_is_told_that_it_is_closed():
+    caught = []
+    with Manager() as manager:
+        manager.register_factory("fake", Factory())
+        manager.load_from_config(reloaded("old"))
+        manager.execute("p", 0)
+
+        def wait():
+            with pytest.raises(PluginClosedError) as refusal:
+                manager.execute("p", 1, timeout=20)
+            caught.append(refusal.value)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        limiter = manager._registry.get("p").policies.limiter
+        until(lambda: limiter.tokens < 0)
+        manager.unregister("p", drain_timeout=0.01)
+        waiting.join(10)
+    assert caught[0].message == "it was closed while the call waited for the rate limit"
+
+
+def test_a_replay_that_waits_for_a_token_when_the_plugin_is_replaced_ends_with_what_the_plugin_said():
+    caught = []
+    retry = {"idempotent": True, "max_retries": 3, "initial_interval": 0.001}
+    with Manager() as manager:
+        factory = Factory()
+        manager.register_factory("fake", factory)
+        manager.load_from_config(reloaded("old", retry=retry))
+        said = HTTPTransportError("500")
+        factory.made["old"].script.append(said)
+
+        def wait():
+            with pytest.raises(HTTPTransportError) as error:
+                manager.execute("p", 1, timeout=20)
+            caught.append(error.value)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        limiter = manager._registry.get("p").policies.limiter
+        until(lambda: limiter.tokens < 0)
+        manager.reload_config(reloaded("new"), options=ReloadOptions(drain_timeout=0.01))
+        waiting.join(10)
+        assert caught == [said]
+        assert said.details["replay_refused"] == PluginClosedError.code
+        assert factory.made["new"].sent == []
+
+
+def with_another_in_between(number, work, other, within):
+    """Runs ``work`` and, before its ``number``-th bytecode, ``other``, as another thread may; False if it has fewer."""
+    left = number
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(within):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                sys.settrace(None)
+                other()
+        return trace if left >= 0 else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return left < 0
+
+
+@pytest.mark.parametrize("refused", ["by the breaker at the look", "by the breaker at the entry", "by the limiter"])
+def test_a_refusal_is_counted_whatever_another_thread_does_at_the_same_moment(refused):
+    plugin = Plugin(circuit_breaker=EAGER, rate_limit={"enabled": True, "requests_per_second": 0.001, "burst_size": 1})
+    if refused == "by the limiter":
+        plugin.attempt()
+    else:
+        plugin.breaker.force_open()
+    if refused == "by the breaker at the entry":
+        plugin.breaker.refusal = lambda: None  # as if it had opened just after the look
+    attempts = plugin.guarded.attempts
+
+    def ask():
+        with pytest.raises((CircuitBreakerOpenError, RateLimitExceededError)):
+            attempts.make(make_call(plugin.clock))
+
+    number, more = 0, True
+    while more:
+        before = attempts.refused_by_breaker + attempts.refused_by_limiter
+        more = with_another_in_between(number, ask, ask, "goplugins/attempts.py")
+        asked = 1 + more
+        assert attempts.refused_by_breaker + attempts.refused_by_limiter - before == asked, f"bytecode {number}"
+        number += 1
+    assert number > 20

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.resilience import InFlightGate, gate as gate_module
+from goplugins.resilience import InFlightGate
 from goplugins.testing import ManualClock
 
 
@@ -44,7 +44,7 @@ def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monk
             return False  # its time is up
 
     # The call is out, and has not come to tell those who wait.
-    monkeypatch.setattr(gate_module, "_announce", lambda drained, callbacks: None)
+    monkeypatch.setattr(InFlightGate, "_announce", lambda gate: None)
     assert gate.drain(1.0, Clock())
     gate.leave(True, 0.0, 1)
 

@@ -1,0 +1,1 @@
+"""What fits goplugins into its hosts: frameworks, and what operators look at."""

@@ -1,0 +1,249 @@
+"""What the page is told of one plugin: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from goplugins.balancing import MemberExplanation
+from goplugins.contrib._inside import View, has_movable_members, is_held_open
+from goplugins.contrib._standing import Standing, standing
+from goplugins.metrics import Latencies, bounds_of
+from goplugins.models import CircuitBreakerState
+from goplugins.observability.events import BreakerChanged
+from goplugins.observability.history import Column, History, Minute
+
+__all__ = ["member_key", "number", "off_record", "record", "summary"]
+
+_BARS_PER_OCTAVE = 4
+_BUCKETS_PER_BAR = 16 // _BARS_PER_OCTAVE
+_MOST_BARS = 40
+
+
+def number(value: float | None, digits: int = 4) -> float | None:
+    """With so many significant digits; None for what JSON has no number for.
+
+    >>> number(0.0123456), number(float("inf"))
+    (0.01235, None)
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") if value else 0.0
+
+
+def member_key(group: str, member: str) -> str:
+    """What a group's member is called in the history. No plugin has a space in its name."""
+    return f"{group} {member}"
+
+
+def record(view: View, history: History, now: float) -> dict[str, Any]:
+    """All that is shown of a plugin. Times are seconds since the Unix epoch, durations seconds.
+
+    Args:
+        view: what the manager knows.
+        history: the last minutes.
+        now: the time.
+    """
+    plugin, explanation, counts = view.plugin, view.explanation, view.counts
+    rate, minute = history.rate(view.name), history.minute(view.name)
+    columns = history.columns(view.name)
+    judged = standing(view, rate, minute)
+    group = explanation.group
+    return {
+        "name": view.name,
+        "kind": "plugin" if group is None else "group",
+        "endpoint": explanation.endpoint,
+        "transport": str(plugin.config.transport or ""),
+        **_judged(judged),
+        "admits": explanation.admits,
+        "breaker": None if group is not None and not is_held_open(plugin) else _breaker(view, history, now),
+        "calls": number(rate.calls),
+        "errors": number(rate.failed),
+        "failing": number(rate.failed / rate.calls if rate.calls else 0.0),
+        "latency": _latency(minute, counts.latencies),
+        "spark": _spark(columns),
+        "limiter": _limiter(view),
+        "bulkhead": _bulkhead(view),
+        "inFlight": explanation.in_flight,
+        "health": {
+            "status": str(explanation.health.status),
+            "message": explanation.health.message,
+            "at": number(explanation.health.last_check, 12) or None,
+            "took": number(explanation.health.response_time),
+        },
+        "counts": _counts(view),
+        "errorCodes": dict(counts.errors),
+        "failures": [
+            {"at": number(each.at, 12), "code": each.code, "text": each.text, "id": each.request_id, "n": each.count}
+            for each in reversed(history.failures(view.name))
+        ]
+        or _last_error(view, now),
+        "annotations": dict(explanation.annotations),
+        "labels": dict(plugin.config.labels or {}),
+        "chaos": explanation.chaos,
+        "strategy": None if group is None else str(group.strategy),
+        "resolution": None if group is None else group.resolution,
+        "members": None if group is None else [_member(view.name, each, history) for each in group.members],
+        "movable": group is not None and has_movable_members(plugin.wire),
+    }
+
+
+def off_record(name: str) -> dict[str, Any]:
+    """What is shown of a plugin that its configuration switches off."""
+    return {"name": name, "kind": "off", **_judged(Standing("off", "switched off", "enabled: false"))}
+
+
+def _judged(judged: Standing) -> dict[str, str]:
+    return {"severity": judged.severity, "word": judged.word, "why": judged.why}
+
+
+def _breaker(view: View, history: History, now: float) -> dict[str, Any]:
+    breaker, held = view.explanation.breaker, is_held_open(view.plugin)
+    left = view.plugin.retry_after()
+    section = view.plugin.config.circuit_breaker
+    return {
+        "state": "forced open" if held else str(breaker),
+        "enabled": section is None or section.enabled is not False,
+        "until": number(now + left, 11) if breaker is CircuitBreakerState.OPEN and not held else None,
+        "trips": view.counts.circuit_breaker_trips,
+        "changes": [_change(change) for change in history.changes(view.name)],
+    }
+
+
+def _change(change: BreakerChanged) -> list[Any]:
+    """When, from what, to what."""
+    state = "forced open" if change.retry_after == math.inf else str(change.new)
+    return [number(change.at, 13), str(change.old), state]
+
+
+def _latency(minute: Minute, ever: Latencies) -> dict[str, Any]:
+    """Of the last minute; of all time where nothing came in it."""
+    recent = bool(minute.latencies.counts)
+    found = minute.latencies if recent else ever
+    return {
+        "recent": recent,
+        "count": len(found),
+        **{f"p{each}": number(found.percentile(each)) if found.counts else None for each in (50, 95, 99)},
+        "bars": _bars(found),
+    }
+
+
+def _bars(latencies: Latencies) -> list[list[float | None]]:
+    """Counts in quarters of a doubling: the lower bound of each, in seconds, and how many."""
+    bars: dict[int, int] = {}
+    for bucket, count in latencies.counts.items():
+        bars[bucket // _BUCKETS_PER_BAR] = bars.get(bucket // _BUCKETS_PER_BAR, 0) + count
+    if not bars:
+        return []
+    first, last = min(bars), max(bars)
+    first = max(first, last - _MOST_BARS + 1)
+    return [[number(bounds_of(bar * _BUCKETS_PER_BAR)[0]), bars.get(bar, 0)] for bar in range(first, last + 2)]
+
+
+def _spark(columns: Iterable[Column]) -> dict[str, list[float | None]]:
+    """Nothing at all for a plugin that nobody calls, which most are."""
+    columns = list(columns)
+    if not any(column.calls > 0 for column in columns):
+        return {"calls": [], "errors": [], "p95": []}
+    return {
+        "calls": [number(column.calls, 3) for column in columns],
+        "errors": [number(column.failed, 3) for column in columns],
+        "p95": [number(column.p95, 3) for column in columns],
+    }
+
+
+def _limiter(view: View) -> dict[str, Any] | None:
+    section = view.plugin.config.rate_limit
+    if view.explanation.tokens is None or section is None:
+        return None
+    return {
+        "tokens": round(view.explanation.tokens, 1),
+        "burst": section.burst_size,
+        "rate": section.requests_per_second,
+        "window": section.time_window,
+    }
+
+
+def _bulkhead(view: View) -> dict[str, Any] | None:
+    bulkhead = view.plugin.bulkhead
+    if bulkhead is None or view.plugin.config.bulkhead is None:
+        return None
+    return {"used": bulkhead.in_use, "limit": bulkhead.limit, "waiting": bulkhead.waiting}
+
+
+_COUNTED = {
+    "calls": "requests_total",
+    "answered": "requests_success",
+    "raised": "requests_failure",
+    "attempts": "attempts_total",
+    "breaker trips": "circuit_breaker_trips",
+    "health checks failed": "health_check_failures",
+    "refused by rate limit": "refused_rate_limit",
+    "refused by breaker": "refused_circuit_breaker",
+    "refused by bulkhead": "refused_bulkhead",
+    "retry budget exhausted": "retry_budget_exhausted",
+    "hedges sent": "hedges_sent",
+    "hedges won": "hedges_won",
+    "cache hits": "cache_hits",
+    "cache misses": "cache_misses",
+    "stale answers": "stale_answers",
+    "fallback answers": "fallback_answers",
+    "fallback failures": "fallback_failures",
+}
+_ALWAYS = 4
+
+
+def _counts(view: View) -> dict[str, int]:
+    """The first four always, of the others those that say something."""
+    found = {label: getattr(view.counts, name) for label, name in _COUNTED.items()}
+    return {label: count for place, (label, count) in enumerate(found.items()) if count or place < _ALWAYS}
+
+
+def _last_error(view: View, now: float) -> list[dict[str, Any]]:
+    """What the plugin itself remembers: from before anybody looked."""
+    explanation = view.explanation
+    if explanation.last_error_ago is None:
+        return []
+    code, _, text = explanation.last_error.partition(" ")
+    # To the second: or the page would be told anew each time.
+    return [{"at": round(now - explanation.last_error_ago), "code": code, "text": text, "id": "", "n": 1}]
+
+
+def _member(group: str, member: MemberExplanation, history: History) -> dict[str, Any]:
+    rate, minute = history.rate(member_key(group, member.name)), history.minute(member_key(group, member.name))
+    return {
+        "name": member.name,
+        "endpoint": member.endpoint,
+        "severity": "healthy" if member.eligible else "off" if member.state in {"disabled", "draining"} else "down",
+        "state": member.state,
+        "reason": member.reason,
+        "nextTry": number(member.next_try, 2) if not member.eligible else None,
+        "weight": member.weight,
+        "share": number(member.share, 2),
+        "minute": minute.calls,
+        "failed": minute.failed,
+        "calls": number(rate.calls),
+        "active": member.active,
+        "latency": number(member.latency) if member.eligible else None,
+        "lastError": member.last_error,
+    }
+
+
+def summary(views: Iterable[View], records: Mapping[str, Mapping[str, Any]], history: History) -> dict[str, Any]:
+    """All plugins together. What a group's members do is the group's."""
+    views = list(views)
+    members = {
+        member.name for view in views if view.explanation.group is not None for member in view.explanation.group.members
+    }
+    outer = [view.name for view in views if view.name not in members and not view.instance]
+    rates, minutes = [history.rate(name) for name in outer], [history.minute(name) for name in outer]
+    latencies = Latencies.total(minute.latencies for minute in minutes)
+    severities = [each["severity"] for each in records.values()]
+    return {
+        **{severity: severities.count(severity) for severity in ("healthy", "degraded", "down", "unknown", "off")},
+        "calls": number(sum(rate.calls for rate in rates)),
+        "errors": number(sum(rate.failed for rate in rates)),
+        "p95": number(latencies.percentile(95)) if latencies.counts else None,
+        "inFlight": sum(view.explanation.in_flight for view in views if view.name in outer),
+    }

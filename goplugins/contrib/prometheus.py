@@ -1,0 +1,55 @@
+"""Prometheus metrics of a manager, in an application that serves metrics already.
+
+>>> from goplugins import Manager
+>>> from prometheus_client import CollectorRegistry, generate_latest
+>>> registry = CollectorRegistry()
+>>> exporter = export(Manager(), registry=registry)
+>>> "goplugins_calls_total" in generate_latest(registry).decode()
+True
+
+An application without any may set ``metrics_port`` in its configuration instead. Needs ``goplugins[prometheus]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from goplugins.manager import Manager
+from goplugins.observability.prometheus import PrometheusExporter, current_trace_id
+
+__all__ = ["export"]
+
+
+def export(
+    manager: Manager[Any, Any],
+    *,
+    registry: CollectorRegistry = REGISTRY,
+    prefix: str = "goplugins",
+    name: str = "",
+    labels: Sequence[str] = (),
+    trace_id: Callable[[], str | None] = current_trace_id,
+) -> PrometheusExporter:
+    """Has the manager's metrics in ``registry`` from now on; call it once for each manager and process.
+
+    Managers may share a registry: of the same name, their numbers are added up.
+
+    Args:
+        manager: whose.
+        registry: where; that of prometheus_client itself when left out.
+        prefix: the beginning of the metrics' names.
+        name: the label ``manager`` of its series.
+        labels: labels of plugins that become labels of metrics, as ``label_<name>``.
+        trace_id: finds the trace that exemplars name; by default OpenTelemetry's current one.
+
+    Raises:
+        InvalidArgumentError: the metrics are there already with other ``labels``.
+    """
+    lifecycle = manager._lifecycle
+    exporter = PrometheusExporter(
+        lifecycle, registry=registry, prefix=prefix, name=name, labels=tuple(labels), trace_id=trace_id
+    )
+    lifecycle.observers.add(exporter)
+    return exporter

@@ -1,0 +1,318 @@
+"""Metrics for Prometheus, through its own client library. The only module that imports it.
+
+Calls are counted as they end; what is a state rather than an event (calls under way, breakers, tokens) is looked at
+when it is asked for, or in the multi-process mode of prometheus_client, where nobody asks this process, every few
+seconds. Names follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector
+from prometheus_client.values import ValueClass
+
+from goplugins.errors import InvalidArgumentError
+from goplugins.metrics import ManagerMetrics, PluginMetrics
+from goplugins.models import Explanation, PluginStatus
+from goplugins.observability.collector import DEFAULT_BUCKETS
+from goplugins.observability.common import STATES
+from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
+from goplugins.observability.kinds import kind_of_error
+
+__all__ = ["PrometheusExporter", "PrometheusFamilies", "Source", "is_multiprocess"]
+
+_COUNTED = {
+    "refusals_breaker": "refused_circuit_breaker",
+    "refusals_rate_limit": "refused_rate_limit",
+    "refusals_bulkhead": "refused_bulkhead",
+    "retry_budget_exhausted": "retry_budget_exhausted",
+    "hedges": "hedges_sent",
+    "hedges_won": "hedges_won",
+    "cache_hits": "cache_hits",
+    "cache_misses": "cache_misses",
+    "cache_coalesced": "cache_coalesced",
+    "health_checks": "health_checks",
+    "health_check_failures": "health_check_failures",
+}
+"""Counters that are read off a plugin's counts, and the field of each."""
+
+
+class Source(Protocol):
+    """Where states are looked up: a manager's inside."""
+
+    def metrics(self) -> ManagerMetrics: ...
+    def explain(self, name: str) -> Explanation: ...
+    def labels_of(self, name: str) -> Mapping[str, str]: ...
+
+
+def is_multiprocess() -> bool:
+    """Whether prometheus_client keeps its values in files, for several processes (PROMETHEUS_MULTIPROC_DIR)."""
+    return bool(getattr(ValueClass, "_multiprocess", False))
+
+
+def current_trace_id() -> str | None:
+    """The trace that the caller is in, if OpenTelemetry is in use and records it."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return None
+    context = trace.get_current_span().get_span_context()
+    return format(context.trace_id, "032x") if context.is_valid and context.trace_flags.sampled else None
+
+
+class PrometheusFamilies:
+    """The metrics of one prefix in one registry; managers share them.
+
+    Args:
+        registry: where they are registered.
+        prefix: the beginning of their names.
+        labels: labels of plugins that become labels of metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry, prefix: str, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self.exporters: weakref.WeakSet[PrometheusExporter] = weakref.WeakSet()
+        if is_multiprocess():
+            modes = {"multiprocess_mode": "livesum"}
+            worst = {"multiprocess_mode": "livemax"}
+        else:
+            modes = worst = {}
+            registry.register(_Refresher(self))  # first, so that it is asked before the gauges are
+        own = ("manager", "plugin", *(_label_name(label) for label in labels))
+
+        def counter(name: str, text: str, *extra: str) -> Counter:
+            return Counter(f"{prefix}_{name}", text, (*own, *extra), registry=registry)
+
+        def gauge(name: str, text: str, mode: Mapping[str, Any]) -> Gauge:
+            return Gauge(f"{prefix}_{name}", text, own, registry=registry, **mode)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"{prefix}_{name}", text, own, buckets=DEFAULT_BUCKETS, registry=registry)
+
+        self.calls = counter("calls", "Calls that have ended, by kind of error or ok.", "outcome", "source")
+        self.errors = counter("call_errors", "Calls that raised, by the error's code.", "code")
+        self.duration = histogram("call_duration_seconds", "How long calls took, with all attempts and waits.")
+        self.attempts = counter("attempts", "Attempts that were sent, replays and hedges included.")
+        self.member_calls = counter("member_calls", "A member's parts in calls of its group.", "outcome")
+        self.member_duration = histogram("member_call_duration_seconds", "How long a member's parts took.")
+        self.transitions = counter("breaker_transitions", "Changes of a circuit breaker, by its new state.", "to")
+        self.ejections = counter("member_ejections", "Members that a group sent away for a while.", "member")
+        self.counted = {name: counter(name, f"{name.replace('_', ' ').capitalize()} so far.") for name in _COUNTED}
+        self.gauges = {
+            "calls_in_flight": gauge("calls_in_flight", "Calls under way.", modes),
+            "rate_limit_tokens": gauge("rate_limit_tokens", "Calls that the rate limiter admits at once.", modes),
+            "breaker_state": gauge("breaker_state", "0 closed, 1 half-open, 2 open.", worst),
+            "unhealthy": gauge("unhealthy", "1 if it was last seen unhealthy or offline, else 0.", worst),
+        }
+        self.reloads = Counter(f"{prefix}_reloads", "Reloads by outcome.", ("manager", "outcome"), registry=registry)
+
+    @classmethod
+    def shared(cls, registry: CollectorRegistry, prefix: str, labels: tuple[str, ...]) -> PrometheusFamilies:
+        """Those of the registry, made if they are not there yet.
+
+        Raises:
+            InvalidArgumentError: they are there with other labels.
+        """
+        # On the registry and not in a variable of this module: they live as long as it does.
+        shelf = registry.__dict__
+        made: dict[str, PrometheusFamilies] = shelf.setdefault("_goplugins", {})
+        with shelf.setdefault("_goplugins_lock", threading.Lock()):
+            found = made.get(prefix)
+            if found is None:
+                found = made[prefix] = cls(registry, prefix, labels)
+        if found.labels != labels:
+            raise InvalidArgumentError(
+                f"metric_labels: {labels} differ from those of another manager with the prefix {prefix!r}, "
+                f"{found.labels}: give both the same, or another metrics_prefix"
+            )
+        return found
+
+    def refresh(self) -> None:
+        """Brings everything that is a state up to date."""
+        sums: dict[tuple[str, tuple[str, ...]], float] = {}
+        for exporter in list(self.exporters):
+            for name, labels, value in exporter.states():
+                worst = name in {"breaker_state", "unhealthy"}
+                before = sums.get((name, labels), 0.0)
+                sums[name, labels] = max(before, value) if worst else before + value
+        for (name, labels), value in sums.items():
+            self.gauges[name].labels(*labels).set(value)
+
+    def forget(self, labels: tuple[str, ...]) -> None:
+        """Drops every series of a plugin that is gone."""
+        if is_multiprocess():
+            return  # prometheus_client can't take anything out of its files
+        families = [self.calls, self.errors, self.duration, self.attempts, self.member_calls, self.member_duration]
+        families += [self.transitions, self.ejections, *self.counted.values(), *self.gauges.values()]
+        for family in families:
+            for series in [key for key in list(family._metrics) if key[: len(labels)] == labels]:
+                family.remove(*series)
+
+
+class _Refresher(Collector):
+    def __init__(self, families: PrometheusFamilies) -> None:
+        self._families = weakref.ref(families)
+
+    def describe(self) -> Iterable[Any]:
+        return ()
+
+    def collect(self) -> Iterable[Any]:
+        families = self._families()
+        if families is not None:
+            families.refresh()
+        return ()
+
+
+class _Plugin:
+    """One plugin's series, looked up once."""
+
+    __slots__ = ("attempts", "duration", "labels", "member_duration", "outcomes", "seen")
+
+    def __init__(self, families: PrometheusFamilies, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self.outcomes: dict[tuple[str, str], Any] = {}
+        self.duration = families.duration.labels(*labels)
+        self.member_duration: Any = None
+        self.attempts = families.attempts.labels(*labels)
+        self.seen = PluginMetrics()
+
+
+class PrometheusExporter:
+    """Tells Prometheus of one manager; a sink of its events.
+
+    Args:
+        source: where states are looked up.
+        registry: where the metrics are; prometheus_client's own by default.
+        prefix: the beginning of their names.
+        name: what tells this manager's series from another's, as label ``manager``.
+        labels: labels of plugins that become labels of metrics.
+        durations: whether it has histograms of durations.
+        errors: whether it counts errors by code.
+        health: whether it shows health.
+        trace_id: finds the trace that an exemplar names.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        prefix: str = "goplugins",
+        name: str = "",
+        labels: tuple[str, ...] = (),
+        durations: bool = True,
+        errors: bool = True,
+        health: bool = True,
+        trace_id: Callable[[], str | None] = current_trace_id,
+    ) -> None:
+        self._source = weakref.ref(source)
+        self._families = PrometheusFamilies.shared(registry, prefix, labels)
+        self._families.exporters.add(self)
+        self._name = name
+        self._labels = labels
+        self._durations, self._errors, self._health = durations, errors, health
+        self._trace_id = trace_id
+        self._plugins: dict[str, _Plugin] = {}
+        self._gone: set[str] = set()
+        self._exemplars = not is_multiprocess()
+
+    def __call__(self, event: Event) -> None:
+        """Takes an event."""
+        if isinstance(event, CallFinished):
+            plugin = self._plugins.get(event.plugin) or self._plugin(event.plugin)
+            if event.as_member:
+                self._count_member(plugin, event)
+            else:
+                self._count(plugin, event)
+        elif isinstance(event, BreakerChanged):
+            labels = self._plugin(event.plugin).labels
+            self._families.transitions.labels(*labels, event.new.value).inc()
+        elif isinstance(event, MemberEjected):
+            self._families.ejections.labels(*self._plugin(event.plugin).labels, event.member).inc()
+        elif isinstance(event, ReloadFinished):
+            self._families.reloads.labels(self._name, "ok" if event.error is None else "failed").inc()
+
+    def _count(self, plugin: _Plugin, event: CallFinished) -> None:
+        families = self._families
+        outcome = "ok" if event.error is None else kind_of_error(event.error)
+        key = (outcome, event.source if event.error is None else "")
+        counter = plugin.outcomes.get(key)
+        if counter is None:
+            counter = plugin.outcomes[key] = families.calls.labels(*plugin.labels, *key)
+        counter.inc()
+        if event.attempts:
+            plugin.attempts.inc(event.attempts)
+        if self._durations and (event.attempts or event.error is None):
+            trace = self._trace_id() if self._exemplars else None
+            plugin.duration.observe(event.elapsed, {"trace_id": trace} if trace else None)
+        if self._errors and event.error is not None:
+            code = getattr(event.error, "code", type(event.error).__name__)
+            families.errors.labels(*plugin.labels, code).inc()
+
+    def _count_member(self, plugin: _Plugin, event: CallFinished) -> None:
+        outcome = kind_of_error(event.error)
+        self._families.member_calls.labels(*plugin.labels, outcome).inc()
+        if self._durations and event.attempts:
+            if plugin.member_duration is None:
+                plugin.member_duration = self._families.member_duration.labels(*plugin.labels)
+            plugin.member_duration.observe(event.elapsed)
+
+    def _plugin(self, name: str) -> _Plugin:
+        found = self._plugins.get(name)
+        if found is None:
+            source = self._source()
+            own = {} if source is None else source.labels_of(name)
+            labels = (self._name, name, *(own.get(label, "") for label in self._labels))
+            found = self._plugins.setdefault(name, _Plugin(self._families, labels))
+        return found
+
+    def states(self) -> Iterable[tuple[str, tuple[str, ...], float]]:
+        """The values of all gauges now; counts what has come since the last time on the way."""
+        source = self._source()
+        if source is None:
+            return
+        metrics = source.metrics().plugins
+        self._forget(set(self._plugins) - set(metrics))
+        for name, counts in metrics.items():
+            plugin = self._plugin(name)
+            before, plugin.seen = plugin.seen, counts
+            for counter, field in _COUNTED.items():
+                fresh = getattr(counts, field) - getattr(before, field)
+                if fresh > 0:
+                    self._families.counted[counter].labels(*plugin.labels).inc(fresh)
+            yield "calls_in_flight", plugin.labels, counts.active_requests
+            try:
+                explained = source.explain(name)
+            except LookupError:  # it went this very moment
+                continue
+            yield "breaker_state", plugin.labels, STATES[explained.breaker]
+            if explained.tokens is not None:
+                yield "rate_limit_tokens", plugin.labels, explained.tokens
+            if self._health:
+                ill = explained.health.status in {PluginStatus.UNHEALTHY, PluginStatus.OFFLINE}
+                yield "unhealthy", plugin.labels, float(ill)
+
+    def _forget(self, gone: set[str]) -> None:
+        """Its last numbers are shown once more; then it is forgotten, or what comes and goes would pile up."""
+        for name in gone & self._gone:
+            self._families.forget(self._plugins.pop(name).labels)
+        self._gone = gone
+
+    def tick(self) -> None:
+        """Brings states up to date where nobody asks for them: in multi-process mode."""
+        if is_multiprocess():
+            self._families.refresh()
+
+    def close(self) -> None:
+        """Tells nothing any more; the series stay as they are."""
+        self._families.exporters.discard(self)
+
+
+def _label_name(label: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_]", "_", f"label_{label}")

@@ -1,0 +1,152 @@
+"""One look at everything: how many calls, how fast, what failed, plugin by plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from goplugins.metrics import ManagerMetrics, PluginMetrics, bounds_of
+from goplugins.observability.kinds import kind_of_code
+
+__all__ = ["GlobalMetrics", "ObservabilityReport", "PluginMetricsReport"]
+
+_COLUMNS = ("plugin", "calls", "ok %", "p50 ms", "p95 ms", "p99 ms", "errors")
+
+
+@attrs.frozen
+class GlobalMetrics:
+    """All plugins together, those that were removed included; a member's part in a call of its group counts, too.
+
+    Attributes:
+        total_requests: calls that have ended.
+        total_errors: those that raised.
+        active_requests: calls under way.
+    """
+
+    total_requests: int = 0
+    total_errors: int = 0
+    active_requests: int = 0
+
+
+@attrs.frozen
+class PluginMetricsReport:
+    """One plugin. Latencies are seconds, of the calls that were sent, and true to 1 part in 32.
+
+    Attributes:
+        total_requests: calls that have ended.
+        successful_requests: those that were answered.
+        failed_requests: those that raised.
+        active_requests: calls under way.
+        success_rate_percent: answered calls of all that have ended; 100 before the first one.
+        min_latency: the shortest call.
+        max_latency: the longest call.
+        avg_latency: the mean of all calls that have ended, refused ones included.
+        p50_latency: half of the calls were not longer.
+        p95_latency: 95 of 100 calls were not longer.
+        p99_latency: 99 of 100 calls were not longer.
+        timeout_errors: calls that ran out of time.
+        connection_errors: calls that found nobody, or lost him; TLS included.
+        auth_errors: calls with credentials that were refused.
+        other_errors: all other errors.
+        errors: calls that raised, by kind; see :func:`goplugins.observability.kinds.kind_of_error`.
+        circuit_breaker_trips: how often the breaker opened.
+        health_check_total: looks at its health.
+        health_check_failed: those that found it ill.
+    """
+
+    total_requests: int = 0
+    successful_requests: int = 0
+    failed_requests: int = 0
+    active_requests: int = 0
+    success_rate_percent: float = 100.0
+    min_latency: float = 0.0
+    max_latency: float = 0.0
+    avg_latency: float = 0.0
+    p50_latency: float = 0.0
+    p95_latency: float = 0.0
+    p99_latency: float = 0.0
+    timeout_errors: int = 0
+    connection_errors: int = 0
+    auth_errors: int = 0
+    other_errors: int = 0
+    errors: Mapping[str, int] = attrs.field(factory=dict)
+    circuit_breaker_trips: int = 0
+    health_check_total: int = 0
+    health_check_failed: int = 0
+
+    @classmethod
+    def of(cls, counts: PluginMetrics) -> PluginMetricsReport:
+        """The report of a plugin's counts."""
+        kinds: dict[str, int] = {}
+        for code, count in counts.errors.items():
+            kind = kind_of_code(code)
+            kinds[kind] = kinds.get(kind, 0) + count
+        spread = counts.latencies
+        sent = len(spread)
+        timeouts, refused = kinds.get("timeout", 0), kinds.get("auth", 0)
+        lost = kinds.get("connection", 0) + kinds.get("tls", 0)
+        total = counts.requests_total
+        return cls(
+            total_requests=total,
+            successful_requests=counts.requests_success,
+            failed_requests=counts.requests_failure,
+            active_requests=counts.active_requests,
+            success_rate_percent=100.0 * counts.requests_success / total if total else 100.0,
+            min_latency=bounds_of(min(spread.counts))[0] if sent else 0.0,
+            max_latency=bounds_of(max(spread.counts))[1] if sent else 0.0,
+            avg_latency=counts.request_duration / total if total else 0.0,
+            p50_latency=spread.percentile(50),
+            p95_latency=spread.percentile(95),
+            p99_latency=spread.percentile(99),
+            timeout_errors=timeouts,
+            connection_errors=lost,
+            auth_errors=refused,
+            other_errors=counts.requests_failure - timeouts - lost - refused,
+            errors=kinds,
+            circuit_breaker_trips=counts.circuit_breaker_trips,
+            health_check_total=counts.health_checks,
+            health_check_failed=counts.health_check_failures,
+        )
+
+
+@attrs.frozen
+class ObservabilityReport:
+    """A manager's plugins at one moment; ``print`` it.
+
+    Attributes:
+        generated_at: when, in seconds since the Unix epoch.
+        uptime: seconds since the manager was made.
+        total: all plugins together.
+        plugins: each present plugin's own.
+    """
+
+    generated_at: float
+    uptime: float
+    total: GlobalMetrics
+    plugins: Mapping[str, PluginMetricsReport]
+
+    @classmethod
+    def of(cls, metrics: ManagerMetrics, *, at: float, uptime: float) -> ObservabilityReport:
+        """The report of a manager's counts."""
+        total = GlobalMetrics(metrics.requests_total, metrics.requests_failure, metrics.active_requests)
+        plugins = {name: PluginMetricsReport.of(counts) for name, counts in metrics.plugins.items()}
+        return cls(at, uptime, total, plugins)
+
+    def __str__(self) -> str:
+        rows = [_COLUMNS, *(_row(name, each) for name, each in sorted(self.plugins.items()))]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+        lines = (
+            "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 6)), row[6]]).rstrip()
+            for row in rows
+        )
+        total = self.total
+        head = f"{total.total_requests} calls in {self.uptime:.0f} s, {total.total_errors} failed"
+        return "\n".join([f"{head}, {total.active_requests} under way", *lines])
+
+
+def _row(name: str, report: PluginMetricsReport) -> tuple[str, ...]:
+    latencies = (report.p50_latency, report.p95_latency, report.p99_latency)
+    errors = ", ".join(f"{count} {kind}" for kind, count in sorted(report.errors.items()))
+    calls, share = str(report.total_requests), f"{report.success_rate_percent:.1f}"
+    return (name, calls, share, *(f"{seconds * 1000:.2f}" for seconds in latencies), errors)

@@ -1,0 +1,170 @@
+"""From the configuration's ``observability`` section to consumers of a manager's events."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from goplugins._clock import Clock
+from goplugins.config import ManagerConfig, ObservabilityConfig
+from goplugins.observability.audit import AuditLog
+from goplugins.observability.common import CollectorSink
+from goplugins.observability.logs import CallLog
+from goplugins.observability.stream import EventStream
+from goplugins.scheduler import Ticket
+
+if TYPE_CHECKING:
+    from goplugins.observability.prometheus import PrometheusExporter, Source
+    from goplugins.observability.serving import MetricsServer
+
+__all__ = ["Observers", "problems_of"]
+
+_INTERVAL = 5.0
+"""Seconds between two looks at states, where nobody asks for them; and between two tries to get the metrics port."""
+
+Every = Callable[[Callable[[], object], float | None, float], Ticket]
+
+
+class Observers:
+    """Who is told what a manager does, as its configuration says.
+
+    Args:
+        events: what happens.
+        source: where states are looked up; held weakly by whoever needs it.
+        clock: measures.
+    """
+
+    def __init__(self, events: EventStream, source: Source, clock: Clock) -> None:
+        self._events = events
+        self._source = source
+        self._clock = clock
+        self._config: ManagerConfig | None = None
+        self._detach: dict[str, Callable[[], None]] = {}
+        self._exporters: list[PrometheusExporter] = []
+        self._every: Every | None = None
+        self._server: MetricsServer | None = None
+        self._ticket: Ticket | None = None
+        self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
+
+    def apply(self, config: ManagerConfig) -> None:
+        """Goes by ``config``, which is resolved, from now on."""
+        before, self._config = self._config, config
+        new = config.observability
+        old = None if before is None else before.observability
+        if old is not None and new == old and before is not None and before.metrics_port == config.metrics_port:
+            return
+        self._log(new)
+        self._collect(new)
+        self._export(new, config.metrics_port)
+
+    def _log(self, config: ObservabilityConfig) -> None:
+        self._end("log")
+        if config.logging_enabled:
+            sink = CallLog(fields=config.structured_logging, clock=self._clock)
+            self._detach["log"] = self._events.attach(sink, calls="failed", attempts="none", changes=False)
+        if config.log_level is not None:
+            logging.getLogger("goplugins.calls").setLevel(config.log_level.upper())
+
+    def _collect(self, config: ObservabilityConfig) -> None:
+        self._end("collector")
+        if config.metrics_enabled and config.metrics_collector is not None:
+            sink = CollectorSink(
+                config.metrics_collector,
+                config.metrics_prefix,
+                durations=config.performance_metrics,
+                errors=config.error_metrics,
+                health=config.health_metrics,
+            )
+            self._detach["collector"] = self._events.attach(sink, attempts="none")
+
+    def _export(self, config: ObservabilityConfig, port: int | None) -> None:
+        wanted = config.metrics_enabled and port is not None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._end("prometheus")
+        if not wanted or port is None:
+            return
+        from goplugins.observability.prometheus import PrometheusExporter
+        from goplugins.observability.serving import MetricsServer
+
+        exporter = PrometheusExporter(
+            self._source,
+            prefix=config.metrics_prefix,
+            labels=config.metric_labels,
+            durations=config.performance_metrics,
+            errors=config.error_metrics,
+            health=config.health_metrics,
+        )
+        self._detach["prometheus"] = self.add(exporter)
+        self._server = MetricsServer(port, config.metrics_address)
+        self._go_on()
+
+    def add(self, exporter: PrometheusExporter) -> Callable[[], None]:
+        """Tells an exporter of everything from now on; returns its end."""
+        detach = self._events.attach(exporter, attempts="none")
+        self._exporters.append(exporter)
+        self._go_on()
+
+        def end() -> None:
+            detach()
+            exporter.close()
+            self._exporters.remove(exporter)
+
+        return end
+
+    def start(self, every: Every) -> None:
+        """Opens the metrics port, if there is to be one. With the first call, not before: the process may yet fork.
+
+        Args:
+            every: has a bound method run every so many seconds.
+        """
+        self._every = every
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._every is None or (self._server is None and not self._exporters):
+            return
+        if self._server is not None:
+            self._server.start()
+        if self._ticket is None:
+            self._ticket = self._every(self.tick, _INTERVAL, _INTERVAL)
+
+    def tick(self) -> None:
+        """What is done every few seconds: the port, if another process had it; states, if nobody asks here."""
+        if self._server is not None:
+            self._server.start()
+        for exporter in self._exporters:
+            exporter.tick()
+
+    def close(self) -> None:
+        """Tells nobody anything any more."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+        if self._server is not None:
+            self._server.close()
+        for exporter in self._exporters:
+            exporter.tick()  # the last counts
+        for name in list(self._detach):
+            self._end(name)
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port that metrics are served on; None if they aren't."""
+        return None if self._server is None else self._server.port
+
+    def _end(self, name: str) -> None:
+        detach = self._detach.pop(name, None)
+        if detach is not None:
+            detach()
+
+
+def problems_of(config: ManagerConfig) -> Mapping[str, str]:
+    """Fields that ask for a package that is not installed, and what to do."""
+    if config.metrics_port is None or not config.observability.metrics_enabled:
+        return {}
+    if importlib.util.find_spec("prometheus_client") is None:
+        return {"metrics_port": "pip install goplugins[prometheus], or leave it out"}
+    return {}

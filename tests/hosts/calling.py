@@ -1,0 +1,112 @@
+"""What every application under test does: one manager a process, made, loaded and called at import.
+
+It keeps a ledger: a line as each call begins and one as it ends, so that no call can be lost unseen. The environment
+says the rest: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is how many calls to make of
+each plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its hook.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from goplugins import Manager, PluginError
+from tests.hosts.plugins import Answer, Ask
+
+__all__ = ["PLUGINS", "call", "longest_gap", "plugin_sockets", "prepare"]
+
+PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
+
+_folder = Path(os.environ["HOSTS_FOLDER"])
+manager = Manager(Ask, Answer)
+
+
+def _note(*words: object) -> None:
+    line = " ".join(map(str, (os.getpid(), *words))) + "\n"
+    descriptor = os.open(_folder / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def call(plugin: str, number: str, *, seconds: float = 0.0, refuse: bool = False) -> dict[str, Any]:
+    """Makes one call, and says in which process, what came of it, and how long it took."""
+    value = zlib.crc32(number.encode())
+    _note(number, plugin, "begins")
+    started, error = time.monotonic(), ""
+    try:
+        answer = manager.execute(plugin, Ask(value, seconds, refuse), timeout=10)
+        if answer.value != value * 2:
+            error = f"somebody else's answer: {answer.value}, not {value * 2}"
+    except PluginError as exc:
+        error = f"{type(exc).__name__}: {exc} (cause: {exc.__cause__!r})"
+    took = time.monotonic() - started
+    _note(number, plugin, "ends", f"{took:.3f}", error.replace("\n", " "))
+    return {"pid": os.getpid(), "plugin": plugin, "error": error, "seconds": took}
+
+
+def plugin_sockets() -> list[str]:
+    """This process's sockets that lead to a plugin, as /proc names them: ``socket:[4711]``."""
+    ports, paths = set(), set()
+    for plugin in json.loads((_folder / "config.json").read_text())["plugins"]:
+        for endpoint in (plugin.get("endpoint", ""), *plugin.get("endpoints", ())):
+            if endpoint.startswith("/"):
+                paths.add(endpoint)
+            elif "127.0.0.1:" in endpoint:
+                ports.add(int(endpoint.partition("127.0.0.1:")[2].partition("/")[0]))
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{entry}")
+            if not link.startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(entry))) as sock:
+                peer = sock.getpeername()
+        except OSError:  # closed meanwhile, or not connected
+            continue
+        if isinstance(peer, str) and peer in paths:
+            found.append(link)
+        elif isinstance(peer, tuple) and len(peer) >= 2 and peer[1] in ports:
+            found.append(link)
+    return found
+
+
+def longest_gap(plugin: str) -> float:
+    """Under gevent: the longest time, in seconds, for which a call of one second kept another greenlet waiting."""
+    import gevent
+
+    gaps = [0.0]
+
+    def tick() -> None:
+        last = time.monotonic()
+        while True:
+            gevent.sleep(0.01)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    ticker = gevent.spawn(tick)
+    error = call(plugin, "gap", seconds=1.0)["error"]
+    ticker.kill()
+    if error:
+        raise RuntimeError(error)
+    return max(gaps)
+
+
+def prepare() -> None:
+    """Loads the configuration, and makes the calls that were asked for; at import, as applications do."""
+    if os.environ.get("HOSTS_GEVENT"):
+        from grpc.experimental import gevent
+
+        gevent.init_gevent()
+    manager.load_from_config(_folder / "config.json")
+    for turn in range(int(os.environ.get("HOSTS_IMPORT_CALLS", "0"))):
+        for plugin in PLUGINS:
+            call(plugin, f"import-{turn}")
+    (_folder / f"imported-{os.getpid()}").write_text(json.dumps(plugin_sockets()))

@@ -1,0 +1,350 @@
+"""The servers that applications run in: how each is started, told to restart, and ended."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+import attrs
+
+from tests.hosts.processes import descendants, until
+from tests.hosts.servers import ROOT
+from tests.servers import free_port
+
+__all__ = ["HOSTS", "Celery", "Gunicorn", "Host", "Job", "Outcome", "Redis", "UWSGI"]
+
+HUNG = 20.0
+"""Seconds after which a call of at most ten counts as hung."""
+
+
+@attrs.frozen
+class Job:
+    """One call that the application is to make."""
+
+    plugin: str
+    number: str
+    seconds: float = 0.0
+    refuse: bool = False
+
+
+@attrs.frozen
+class Outcome:
+    """What the application said of a call; ``lost`` says why there is no answer at all."""
+
+    job: Job
+    pid: int = 0
+    error: str = ""
+    seconds: float = 0.0
+    lost: str = ""
+
+
+class Host:
+    """A server and its workers, over a configuration in a folder of their own."""
+
+    name: ClassVar[str] = "?"
+    imports: ClassVar[bool] = False
+    """Whether the application is loaded, and calls, before the workers are forked."""
+    tools: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
+        self.folder = folder
+        settings = {
+            # A failure must not hide behind a second attempt, nor behind a breaker.
+            "default_retry": {"max_retries": 0},
+            "default_health_check": {"interval": 1},
+            "plugins": plugins,
+        }
+        (folder / "config.json").write_text(json.dumps(settings))
+        self.log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return {"HOSTS_FOLDER": str(self.folder), "HOSTS_IMPORT_CALLS": "2" if self.imports else "0"}
+
+    @property
+    def pid(self) -> int:
+        """The master's."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **self.environment()}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+        def ready() -> bool:
+            assert self._process is not None
+            assert self._process.poll() is None, self.log.read_text()
+            return self.answers()
+
+        until(ready, 30, "the host answers")
+
+    def reload(self) -> None:
+        """Has the host replace its workers, calls under way or not."""
+        os.kill(self.pid, signal.SIGHUP)
+
+    def stop(self) -> int:
+        """Ends the host as an operator does; its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(30)
+
+    def kill(self) -> None:
+        """Ends whatever is left."""
+        if self._process is not None:
+            for pid in descendants(self.pid):
+                os.kill(pid, signal.SIGKILL)
+            self._process.wait()
+
+    def answers(self) -> bool:
+        raise NotImplementedError
+
+    def ask(self, path: str) -> Any:
+        """What one worker says."""
+        raise NotImplementedError
+
+    def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
+        """Has all calls made, several at once; ``halfway`` is called in the midst of them."""
+        raise NotImplementedError
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class _Web(Host):
+    clients = 8
+
+    @property
+    def socket(self) -> str:
+        return str(self.folder / "web.sock")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.ask("/ping"))
+        except OSError:
+            return False
+
+    def ask(self, path: str) -> Any:
+        connection = _Connection(self.socket, HUNG)
+        try:
+            # A connection each: which of them a server that leaves may close is a race between client and server.
+            connection.request("GET", path, headers={"Connection": "close"})
+            reply = connection.getresponse()
+            body = reply.read()
+        finally:
+            connection.close()
+        assert reply.status == 200, f"{reply.status}: {body[:500]!r}"
+        return json.loads(body)
+
+    def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        waiting = iter(jobs)
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                outcomes.append(self._make(job))
+                if len(outcomes) == len(jobs) // 2:
+                    halfway()
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(self.clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return outcomes
+
+    def _make(self, job: Job) -> Outcome:
+        query = {"seconds": job.seconds, **({"refuse": 1} if job.refuse else {})}
+        started = time.monotonic()
+        try:
+            said = self.ask(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            return Outcome(job, lost=repr(error), seconds=time.monotonic() - started)
+        return Outcome(job, said["pid"], said["error"], said["seconds"])
+
+
+class Gunicorn(_Web):
+    arguments: ClassVar[tuple[str, ...]] = ()
+    application = "tests.hosts.wsgi:application"
+
+    def command(self) -> list[str]:
+        recycling = ["--max-requests", "150", "--max-requests-jitter", "30"]
+        common = [
+            "--bind",
+            f"unix:{self.socket}",
+            "--workers",
+            "2",
+            "--graceful-timeout",
+            "20",
+            "--no-control-socket",
+        ]
+        return [sys.executable, "-m", "gunicorn", *common, *recycling, *self.arguments, self.application]
+
+
+class Sync(Gunicorn):
+    name = "gunicorn-sync"
+    arguments = ("--worker-class", "sync")
+
+
+class Threaded(Gunicorn):
+    name = "gunicorn-gthread"
+    arguments = ("--worker-class", "gthread", "--threads", "4")
+
+
+class SyncPreload(Sync):
+    name = "gunicorn-sync-preload"
+    imports = True
+    arguments = (*Sync.arguments, "--preload")
+
+
+class ThreadedPreload(Threaded):
+    name = "gunicorn-gthread-preload"
+    imports = True
+    arguments = (*Threaded.arguments, "--preload")
+
+
+class Gevent(Gunicorn):
+    name = "gunicorn-gevent"
+    arguments = ("--worker-class", "gevent")
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "HOSTS_GEVENT": "1"}
+
+
+class UWSGI(_Web):
+    arguments: ClassVar[tuple[str, ...]] = ()
+    tools = ("uwsgi",)
+
+    def command(self) -> list[str]:
+        common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]
+        code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", "tests.hosts.wsgi:application"]
+        recycling = ["--max-requests", "150", "--disable-logging"]
+        program = shutil.which("uwsgi") or "uwsgi"
+        return [program, "--plugin", "python3", *common, *code, *recycling, *self.arguments]
+
+
+class UWSGIThreads(UWSGI):
+    name = "uwsgi-threads"
+    arguments = ("--lazy-apps", "--enable-threads", "--threads", "4")
+
+
+class UWSGIPrefork(UWSGI):
+    name = "uwsgi-prefork"
+    imports = True
+    arguments = ("--enable-threads",)
+
+
+class Celery(Host):
+    name = "celery-prefork"
+    imports = True
+    tools = ("redis-server",)
+    url = ""
+    window = 16
+
+    def command(self) -> list[str]:
+        options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "150", "--loglevel", "INFO"]
+        quiet = ["--without-gossip", "--without-mingle"]
+        # As a script: on HUP Celery runs its own command line again, and ``-m celery`` can't be.
+        script = str(Path(sys.executable).with_name("celery"))
+        return [sys.executable, script, "-A", "tests.hosts.tasks", "worker", *options, *quiet]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "HOSTS_REDIS": self.url}
+
+    @property
+    def app(self) -> Any:
+        os.environ.update(HOSTS_REDIS=self.url, HOSTS_CLIENT="1", HOSTS_FOLDER=str(self.folder))
+        from tests.hosts import tasks
+
+        return tasks
+
+    def answers(self) -> bool:
+        return bool(self.app.app.control.ping(timeout=0.5))
+
+    def ask(self, path: str) -> Any:
+        return getattr(self.app, path.strip("/")).delay().get(timeout=HUNG)
+
+    def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        under_way: list[tuple[Job, Any]] = []
+        for number, job in enumerate(jobs):
+            under_way.append((job, self.app.call.delay(*attrs.astuple(job))))
+            if number == len(jobs) // 2:
+                halfway()
+            if len(under_way) >= self.window:
+                outcomes.append(self._collect(*under_way.pop(0)))
+        return outcomes + [self._collect(*pair) for pair in under_way]
+
+    def _collect(self, job: Job, result: Any) -> Outcome:
+        started = time.monotonic()
+        try:
+            said = result.get(timeout=HUNG)
+        except Exception as error:
+            return Outcome(job, lost=repr(error), seconds=time.monotonic() - started)
+        return Outcome(job, said["pid"], said["error"], said["seconds"])
+
+
+class Redis:
+    """A Redis server on a free port, without persistence."""
+
+    def __init__(self, folder: Path) -> None:
+        for _ in range(3):
+            port = free_port()  # another process may take it first
+            command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            self.url = f"redis://127.0.0.1:{port}/0"
+            until(lambda port=port: self._process.poll() is not None or _listens(port), 10, "Redis listens")
+            if self._process.poll() is None:
+                return
+        raise AssertionError("redis-server does not start")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+HOSTS: tuple[type[Host], ...] = (
+    Sync,
+    Threaded,
+    SyncPreload,
+    ThreadedPreload,
+    Gevent,
+    UWSGIThreads,
+    UWSGIPrefork,
+    Celery,
+)

@@ -1,0 +1,36 @@
+"""The plugin that every wire serves, and its types."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import attrs
+
+from goplugins import serve
+
+__all__ = ["Answer", "Ask", "twice"]
+
+
+@attrs.frozen
+class Ask:
+    """``seconds``: how long the answer takes; ``refuse``: the answer is no."""
+
+    value: int
+    seconds: float = 0.0
+    refuse: bool = False
+
+
+@attrs.frozen
+class Answer:
+    value: int
+    pid: int
+
+
+@serve.plugin(name="twice", version="1.0.0")
+def twice(ask: Ask) -> Answer:
+    if ask.seconds:
+        time.sleep(ask.seconds)
+    if ask.refuse:
+        raise serve.Rejected("no", code="REFUSED")
+    return Answer(ask.value * 2, os.getpid())

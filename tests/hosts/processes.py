@@ -1,0 +1,72 @@
+"""What /proc says of a host's processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["descendants", "links", "marked", "until"]
+
+MARK = "HOSTS_FOLDER"
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:  # it has ended meanwhile
+                continue
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(entry)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The process, its children, theirs, and so on."""
+    parents = _parents()
+    found = {pid} & set(parents)
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def marked(text: str) -> dict[int, str]:
+    """Processes whose environment or command line has the text, and their command lines."""
+    found = {}
+    for pid in _parents():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if text.encode() in Path(f"/proc/{pid}/environ").read_bytes() + command:
+                found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    found.pop(os.getpid(), None)
+    return found
+
+
+def links(pid: int) -> set[str]:
+    """The sockets and pipes that a process holds: ``socket:[4711]``."""
+    found = set()
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{entry}")
+            except FileNotFoundError:  # closed meanwhile
+                continue
+            if link.startswith(("socket:", "pipe:")):
+                found.add(link)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found

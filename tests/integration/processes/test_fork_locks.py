@@ -1,0 +1,65 @@
+"""Every lock of the package, held by another thread at the moment of a fork."""
+
+from __future__ import annotations
+
+import pytest
+
+PARTS = 3
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_forks_while_another_thread_holds_a_lock(run, part, tmp_path):
+    """One lock after the other, found in whatever the manager and the package's modules refer to."""
+    told = run(f"""
+    from tests.integration.processes import locks
+
+    folder = {str(tmp_path)!r}
+    with open(folder + "/config.json", "w") as file:
+        json.dump(configuration(WHERE), file)
+    manager = Manager()
+    watch = manager.watch(folder + "/config.json", interval=60)
+    events = []
+    if hasattr(manager, "subscribe"):
+        subscription = manager.subscribe(events.append)
+    assert call_all(manager) == 1
+    manager.submit("http", 1).result()
+    manager.health()
+    found = locks.find([manager, *locks.package_globals()])
+
+    def child():
+        started = time.monotonic()
+        return [call_all(manager, 2), time.monotonic() - started < 1.0]
+
+    for name in sorted(found)[{part}::{PARTS}]:
+        with locks.held(found[name]):
+            told = told_by_child(child, leave=os._exit, patience=3)
+        say([name, told, call_all(manager, 3)])
+    """)
+    assert {name: rest for name, *rest in told if rest != [[2, True], 3]} == {}
+    names = {name.rpartition(".")[0].rpartition(".")[2] for name, *_ in told}
+    assert len(names) > 8, names
+
+
+def test_the_search_finds_them(run):
+    (told,) = run("""
+    from tests.integration.processes import locks
+    manager = everything(WHERE)
+    call_all(manager)
+    say(sorted({name.removeprefix("goplugins.") for name in locks.find([manager, *locks.package_globals()])}))
+    """)
+    assert {
+        "hedging.Hedger._lock",
+        "lifecycle.Lifecycle._lock",
+        "registry.Registry._lock",
+        "resilience.circuit_breaker.CircuitBreaker._lock",
+        "resilience.gate.InFlightGate._lock",
+        "resilience.rate_limiter.RateLimiter._lock",
+        "scheduler.Scheduler._lock",
+        "transports._pool.ConnectionPool._lock",
+        "transports.exec._keeper.Keeper._lock",
+        "transports.exec._keeper.Keeper._orders",
+        "transports.grpc._library.Traffic.lock",
+        "transports.http.session._Session.cookies",
+        "upkeep.Upkeep._lock",
+        "workers._State.changed",
+    } <= set(told)

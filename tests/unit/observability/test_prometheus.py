@@ -1,0 +1,290 @@
+"""What Prometheus reads is what happened, call by call: its own parser reads it, and the numbers are compared."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from goplugins import (
+    CircuitBreakerConfig,
+    InvalidArgumentError,
+    Manager,
+    PluginConfig,
+    PluginConnectionError,
+    PluginRequestError,
+    RateLimitConfig,
+)
+from goplugins.contrib.prometheus import export
+from goplugins.errors import ConfigError, PluginError, RateLimitExceededError
+
+
+class Plugin:
+    def __init__(self):
+        self.error = None
+
+    def info(self):
+        raise NotImplementedError
+
+    def health(self, timeout):
+        raise NotImplementedError
+
+    def close(self):
+        pass
+
+    def execute(self, request, context):
+        if self.error is not None:
+            raise type(self.error)(*self.error.args)
+        return request
+
+
+def read(registry):
+    """(name, labels) -> value, through the parser."""
+    text = generate_latest(registry).decode()
+    families = text_string_to_metric_families(text)
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def value(values, name, **labels):
+    """The one series that has these labels."""
+    found = [v for (n, own), v in values.items() if n == name and labels.items() <= dict(own).items()]
+    assert len(found) == 1, (name, labels, found)
+    return found[0]
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def plugin():
+    return Plugin()
+
+
+@pytest.fixture
+def manager(plugin):
+    with Manager() as manager:
+        config = PluginConfig(
+            name="search",
+            labels={"team": "green", "cost-centre": "7"},
+            circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1),
+        )
+        manager.register(plugin, config)
+        yield manager
+
+
+def call(manager, name, times):
+    for _ in range(times):
+        with contextlib.suppress(PluginError):
+            manager.execute(name, "hello")
+
+
+def test_the_numbers_are_those_of_what_happened(manager, plugin, registry):
+    export(manager, registry=registry)
+    call(manager, "search", 40)
+    plugin.error = PluginRequestError("no")
+    call(manager, "search", 5)
+    plugin.error = PluginConnectionError("gone")
+    call(manager, "search", 7)  # three are sent, then the breaker refuses
+    values = read(registry)
+    total = "goplugins_calls_total"
+    assert value(values, total, plugin="search", outcome="ok", source="plugin") == 40
+    assert value(values, total, plugin="search", outcome="rejected") == 5
+    sent, refused = value(values, total, outcome="connection"), value(values, total, outcome="refused")
+    assert sent + refused == 7
+    counts = manager.metrics().plugins["search"]
+    assert value(values, "goplugins_attempts_total") == counts.attempts_total
+    assert value(values, "goplugins_refusals_breaker_total") == counts.refused_circuit_breaker  # replays, too
+    assert value(values, "goplugins_call_errors_total", code="TRANSPORT_1306") == 5
+    assert value(values, "goplugins_call_duration_seconds_count") == 40 + 5 + sent
+    assert value(values, "goplugins_call_duration_seconds_bucket", le="+Inf") == 45 + sent
+    assert value(values, "goplugins_breaker_state") == 2
+    assert value(values, "goplugins_breaker_transitions_total", to="open") == 1
+    assert value(values, "goplugins_calls_in_flight") == 0
+
+
+def test_what_is_refused_by_the_limiter(registry):
+    with Manager() as manager:
+        limit = RateLimitConfig(enabled=True, requests_per_second=0.001, burst_size=3)
+        manager.register(Plugin(), PluginConfig(name="slow", rate_limit=limit))
+        export(manager, registry=registry)
+        call(manager, "slow", 3)
+        with pytest.raises(RateLimitExceededError):
+            manager.execute("slow", "hello")
+        values = read(registry)
+        assert value(values, "goplugins_refusals_rate_limit_total") == 1
+        assert 0 <= value(values, "goplugins_rate_limit_tokens") < 1
+        assert value(values, "goplugins_calls_total", outcome="refused") == 1
+
+
+def test_looking_twice_counts_nothing_twice(manager, plugin, registry):
+    export(manager, registry=registry)
+    plugin.error = PluginConnectionError("gone")
+    call(manager, "search", 9)
+    assert read(registry) == read(registry)
+
+
+def test_two_managers_share_a_registry_and_add_up(registry):
+    managers = [Manager(), Manager()]
+    for manager in managers:
+        manager.register(Plugin(), PluginConfig(name="search"))
+        export(manager, registry=registry)
+        call(manager, "search", 10)
+    assert value(read(registry), "goplugins_calls_total", plugin="search") == 20
+    for manager in managers:
+        manager.shutdown()
+
+
+def test_managers_with_names_are_told_apart(registry):
+    for name, times in (("web", 3), ("jobs", 4)):
+        manager = Manager()
+        manager.register(Plugin(), PluginConfig(name="search"))
+        export(manager, registry=registry, name=name)
+        call(manager, "search", times)
+        values = read(registry)
+        manager.shutdown()
+    assert value(values, "goplugins_calls_total", manager="web") == 3
+    assert value(values, "goplugins_calls_total", manager="jobs") == 4
+
+
+def test_labels_of_a_plugin_become_labels_where_they_are_named(manager, registry):
+    export(manager, registry=registry, labels=["team", "cost-centre", "none"])
+    call(manager, "search", 2)
+    values = read(registry)
+    assert value(values, "goplugins_calls_total", label_team="green", label_cost_centre="7", label_none="") == 2
+    with pytest.raises(InvalidArgumentError, match="metric_labels"):
+        export(manager, registry=registry, labels=["team"])
+
+
+def test_an_exemplar_names_the_trace(manager, registry):
+    export(manager, registry=registry, trace_id=lambda: "4bf92f3577b34da6a3ce929d0e0e4736")
+    call(manager, "search", 1)
+    assert '# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"}' in openmetrics(registry).decode()
+
+
+def test_a_plugin_that_is_gone_is_shown_once_more_and_then_forgotten(manager, registry):
+    export(manager, registry=registry)
+    for number in range(50):
+        name = f"temporary-{number}"
+        manager.register(Plugin(), PluginConfig(name=name))
+        call(manager, name, 1)
+        manager.unregister(name)
+    assert value(read(registry), "goplugins_calls_total", plugin="temporary-7") == 1
+    read(registry)
+    assert "temporary" not in generate_latest(registry).decode()
+
+
+def test_a_manager_that_was_forgotten_is_not_kept(registry):
+    manager = Manager()
+    manager.register(Plugin(), PluginConfig(name="search"))
+    export(manager, registry=registry)
+    call(manager, "search", 3)
+    del manager
+    gc.collect()
+    assert value(read(registry), "goplugins_calls_total") == 3
+
+
+def test_names_follow_the_guide(manager, plugin, registry):
+    export(manager, registry=registry)
+    call(manager, "search", 1)
+    plugin.error = PluginConnectionError("gone")
+    call(manager, "search", 9)
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        if family.name.endswith("_created"):
+            continue
+        assert family.name.startswith("goplugins_")
+        assert family.documentation.endswith(".")
+        assert not family.name.endswith(("_ms", "_milliseconds"))
+
+
+def fetch(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+        return reply.read().decode()
+
+
+CONFIG = {"plugins": [{"name": "echo", "transport": "python", "endpoint": f"{__name__}:echo"}]}
+
+
+def echo(request: str) -> str:
+    return request
+
+
+def test_metrics_port_serves_from_the_first_call_to_the_shutdown():
+    manager = Manager(str, str)
+    manager.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "one"}})
+    observers = manager._lifecycle.observers
+    assert observers.metrics_port is None
+    manager.execute("echo", "hello")
+    port = observers.metrics_port
+    assert 'one_calls_total{manager="",outcome="ok",plugin="echo",source="plugin"} 1.0' in fetch(port)
+    manager.shutdown()
+    with pytest.raises(urllib.error.URLError):
+        fetch(port)
+
+
+def test_a_reload_moves_the_port():
+    with Manager(str, str) as manager:
+        manager.load_from_config(CONFIG)
+        manager.execute("echo", "hello")
+        observers = manager._lifecycle.observers
+        assert observers.metrics_port is None
+        manager.reload_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "two"}})
+        first = observers.metrics_port
+        assert "two_calls" in fetch(first)
+        manager.reload_config(CONFIG)
+        assert observers.metrics_port is None
+        with pytest.raises(urllib.error.URLError):
+            fetch(first)
+
+
+def test_a_port_that_is_taken_fails_no_call_and_is_taken_over(caplog):
+    with Manager(str, str) as first, Manager(str, str) as second:
+        first.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "three"}})
+        first.execute("echo", "hello")
+        port = first._lifecycle.observers.metrics_port
+        second.load_from_config({**CONFIG, "metrics_port": port, "observability": {"metrics_prefix": "three"}})
+        assert second.execute("echo", "hello") == "hello"
+        assert "is taken" in caplog.text
+        assert "PROMETHEUS_MULTIPROC_DIR" in caplog.text
+        first.shutdown()
+        second._lifecycle.observers.tick()
+        assert second._lifecycle.observers.metrics_port == port
+        assert "three_calls" in fetch(port)
+
+
+def test_a_forgotten_manager_gives_its_port_back():
+    manager = Manager(str, str)
+    manager.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "four"}})
+    manager.execute("echo", "hello")
+    port = manager._lifecycle.observers.metrics_port
+    del manager
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        gc.collect()
+        try:
+            fetch(port)
+        except (urllib.error.URLError, ConnectionError):
+            return
+        time.sleep(0.1)
+    pytest.fail("the port is still open")
+
+
+def test_metrics_that_need_a_package_that_is_missing(monkeypatch):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "prometheus_client" else found(name))
+    with pytest.raises(ConfigError, match=r"metrics_port.*goplugins\[prometheus\]"):
+        Manager(str, str).load_from_config({**CONFIG, "metrics_port": 9090})
