@@ -172,7 +172,9 @@ class Attempts:
 
     def _tell(self, call: Call, elapsed: float, error: PluginError | None) -> None:
         sinks = self._events.attempts if error is None else self._events.failed_attempts
-        hand_out(sinks, AttemptFinished(self._name, self._time(), call.request_id, call.attempts, elapsed, error))
+        member = call.member if error is None else error.plugin or ""
+        number, name = call.attempts, self._name
+        hand_out(sinks, AttemptFinished(name, self._time(), call.request_id, number, elapsed, error, member))
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if isinstance(error, _UNSENT):

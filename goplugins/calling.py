@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from goplugins._batch import Progress, as_completed, in_order, reporting
@@ -13,6 +14,7 @@ from goplugins._deadline import Deadline
 from goplugins._ids import RequestIds
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.models import CallResult, ExecutionContext, check_headers
+from goplugins.observability.tracing import Tracer
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.registry import Registry
@@ -44,6 +46,7 @@ class Caller:
         self._registry = registry
         self._clock = clock
         self._next_id = RequestIds()
+        self._tracer: Tracer | None = None
 
     def start(
         self,
@@ -102,6 +105,21 @@ class Caller:
             max_wait,
         )
 
+    def use_tracer(self, tracer: Tracer | None) -> None:
+        """Has calls traced from now on; without one, that costs them nothing."""
+        self._tracer = tracer
+        if tracer is None:
+            self.__dict__.pop("run", None)
+        else:
+            self.run = partial(tracer.trace, self._run)  # type: ignore[method-assign]
+
+    def forward(self, name: str, call: Call) -> Any:
+        """Makes a call on behalf of another one, as its fallback."""
+        return self.run(name, call)
+
+    def _run(self, name: str, call: Call) -> Any:
+        return Caller.run(self, name, call)
+
     def run(self, name: str, call: Call) -> Any:
         """Makes the call on this thread."""
         while True:
@@ -115,13 +133,18 @@ class Caller:
 
     def _make(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
         """Makes an admitted call on this thread."""
+        if self._tracer is not None:
+            return self._tracer.trace(lambda name, call: self._make_admitted(name, plugin, call), name, call)
+        return self._make_admitted(name, plugin, call)
+
+    def _make_admitted(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
         try:
             return plugin.call(call)
         except PluginClosedError:
             # It waited for a place when the plugin was replaced: its successor takes the call.
             if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                 raise
-        return self.run(name, call)
+        return self._run(name, call)
 
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)

@@ -75,7 +75,7 @@ class Lifecycle:
         self.events = self.builder.events
         self.upkeep = Upkeep(self.registry, clock, self.events)
         self.builder.house = self.upkeep
-        self.observers = Observers(self.events, self, clock)
+        self.observers = Observers(self.events, self, clock, rng)
         self.upkeep.on_start = self._start_observers
         self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
@@ -358,6 +358,16 @@ class Lifecycle:
         """The labels that a plugin's configuration gives it."""
         plugin = self.upkeep.members.get(name) or self.registry.plugins.get(name)
         return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
+
+    def describe(self, name: str) -> Mapping[str, str]:
+        """Attributes of a plugin for its spans, by the semantic conventions of OpenTelemetry."""
+        plugin = self.registry.plugins.get(name)
+        found = {"rpc.system": "goplugins", "rpc.service": name, "rpc.method": "execute"}
+        if plugin is not None:
+            found["goplugins.transport"] = str(plugin.config.transport)
+            if plugin.endpoint:
+                found["server.address"] = plugin.endpoint
+        return found
 
     def report(self) -> ObservabilityReport:
         """See :meth:`goplugins.Manager.report`."""

@@ -126,7 +126,8 @@ class Manager(Generic[Req, Resp]):
         self._registry = self._life.registry
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
-        self._life.builder.forward = self._caller.run
+        self._life.builder.forward = self._caller.forward
+        self._life.observers.use_tracer = self._caller.use_tracer
         self._life.builder.registry = self._registry
 
     # --- plugins ---------------------------------------------------------------------------------------------------

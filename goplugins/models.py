@@ -303,6 +303,12 @@ class CallResult(Generic[Resp]):
     metadata: Mapping[str, str] = attrs.field(factory=dict)
     error: Exception | None = None
 
+    def __repr__(self) -> str:
+        answer = f"value={self._value!r}" if self.error is None else f"error={self.error!r}"
+        facts = ((name, getattr(self, name)) for name in ("attempts", "elapsed", "member", "request_id", "metadata"))
+        rest = "".join(f", {name}={fact!r}" for name, fact in facts if fact not in ("", {}))
+        return f"CallResult({answer}, source={self.source!r}{rest})"
+
     @property
     def ok(self) -> bool:
         """True if there is a value."""

@@ -21,6 +21,9 @@ DECAY = 10.0
 _ASSUMED = 1.0
 """Seconds that a member is taken for that has never answered, only failed."""
 
+_UNKNOWN = -math.inf
+"""The cost of a member that was never called: it is the next to be."""
+
 _NEVER_ANSWERED = 1e15
 """Beyond every cost: a member that is just being tried for the first time gets no second call meanwhile."""
 
@@ -143,11 +146,11 @@ class MemberState:
         self.last_used = -math.inf
         self.last_error = ""
         self.last_error_at = -math.inf
-        self.latency: float | None = None  # as of latency_at; None before the first answer
+        self.latency: float | None = None  # as of latency_at; None while nothing was measured
         self.latency_at = 0.0
         self.latency_sum = 0.0
         self.timed = 0
-        self.cost = -math.inf
+        self.cost = _UNKNOWN
         self.ejected_at: float | None = None
         self.ejected_until = 0.0
         self.ejections = 0
@@ -186,9 +189,8 @@ class MemberState:
         """Counts a failure. How long it took says nothing: who fails fast is not fast, but costs twice as much."""
         self.failed += 1
         self.failures += 1
-        if self.latency is None:
-            self.latency = _ASSUMED
-            self.latency_at = now
+        if self.latency is None and self.failed == 1:
+            self.latency_at = now  # from when on it is taken for slow
         self._reckon()
 
     def recovered(self) -> None:
@@ -198,22 +200,26 @@ class MemberState:
 
     def _reckon(self) -> None:
         latency = self.latency
-        if latency is not None:
-            doublings = min(self.failures, _MOST_DOUBLINGS)
-            self.cost = math.log(max(latency, 1e-9)) + self.latency_at / DECAY + doublings * _LOG_2
+        if latency is None:
+            if not self.failed:
+                return
+            latency = _ASSUMED
+        doublings = min(self.failures, _MOST_DOUBLINGS)
+        self.cost = math.log(max(latency, 1e-9)) + self.latency_at / DECAY + doublings * _LOG_2
 
     def load(self) -> float:
         """The logarithm of latency x (calls under way + 1): comparable between members, at any time."""
-        if self.latency is None:
-            return _NEVER_ANSWERED + self.active if self.active else -math.inf
-        return self.cost + math.log(self.active + 1)
+        cost = self.cost
+        if cost == _UNKNOWN:
+            return _NEVER_ANSWERED + self.active if self.active else _UNKNOWN
+        return cost + math.log(self.active + 1)
 
     def crowd(self) -> float:
         """Calls under way per weight."""
         return self.active * self.step
 
     def latency_now(self, now: float) -> float | None:
-        """The latency in seconds, decayed until now; None before the first answer."""
+        """The latency in seconds, decayed until now; None while nothing was measured."""
         return None if self.latency is None else self.latency * math.exp((self.latency_at - now) / DECAY)
 
     def share(self, now: float, slow_start: float) -> float:

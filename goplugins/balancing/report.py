@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from goplugins.balancing._state import Condition, MemberState
 from goplugins.balancing.member import Member
 from goplugins.models import LoadBalancingStrategy
-
-if TYPE_CHECKING:
-    from goplugins.health import HealthChecker
 
 __all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats", "standing"]
 
@@ -70,7 +67,7 @@ class MemberExplanation:
         priority: its tier.
         share: part of its turns that it takes: less than 1 while it starts slowly.
         active: calls under way.
-        latency: recent latency in seconds as the strategy sees it; None before the first answer.
+        latency: recent latency in seconds as the strategy sees it; None while nothing was measured.
         failures: failures in a row.
         last_error: the last failed call's code and message.
         last_error_ago: how long ago that was, in seconds.
@@ -158,7 +155,7 @@ def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerSt
 def explain_member(state: MemberState, now: float, slow_start: float) -> MemberExplanation:
     """The member's standing. Expects the group's lock, and that all that was due was looked at."""
     what, reason, next_try = standing(state, now, slow_start)
-    if state.condition is _BREAKER_OPEN and not reason and _is_looked_at(state.member):
+    if state.condition is _BREAKER_OPEN and not reason and getattr(_watcher(state.member), "is_running", False):
         reason = "a good health check ends it early"
     return MemberExplanation(
         name=state.name,
@@ -170,7 +167,7 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
         priority=state.priority,
         share=state.share(now, slow_start),
         active=state.active,
-        latency=state.latency_now(now) if state.timed else None,  # before, it is only assumed
+        latency=state.latency_now(now),
         failures=state.failures,
         last_error=state.last_error,
         last_error_ago=now - state.last_error_at if state.last_error else None,
@@ -240,20 +237,14 @@ def _endpoint(member: Member) -> str:
     return "" if endpoint.rpartition("//")[2].rstrip("/") in member.name else endpoint  # its name says it
 
 
-def _watcher(member: Member) -> HealthChecker | None:
-    found: HealthChecker | None = getattr(getattr(_behind(member), "attempts", None), "watcher", None)
-    return found
-
-
-def _is_looked_at(member: Member) -> bool:
-    watcher = _watcher(member)
-    return watcher is not None and watcher.is_running
+def _watcher(member: Member) -> Any:
+    """Who looks at its health; a :class:`~goplugins.health.HealthChecker`, where that is known."""
+    return getattr(getattr(_behind(member), "attempts", None), "watcher", None)
 
 
 def _seen_offline(member: Member) -> tuple[str, float | None]:
     """Why a member is OFFLINE, and in how many seconds somebody looks at it again."""
     watcher = _watcher(member)
-    if watcher is None:
-        return "until a health check finds it well", None
-    message = watcher.status.message
-    return "until a health check finds it well" + (f": {message}" if message else ""), watcher.next_look
+    message = "" if watcher is None else watcher.status.message
+    reason = "until a health check finds it well" + (f": {message}" if message else "")
+    return reason, getattr(watcher, "next_look", None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig, kind_of_plugin
 from goplugins.config.problems import Problems
+from goplugins.config.sections import AuthConfig
 from goplugins.errors import InvalidConfigError
 from goplugins.models import AuthMethod, TransportType
 
@@ -22,6 +23,7 @@ _FIX: Mapping[str, str] = {
     "endpoint": "leave it out: executable says what to run",
     "executable": "leave it out, or write transport: exec",
 }
+_NO_AUTH = (None, AuthConfig(), AuthConfig(method=AuthMethod.NONE))
 
 
 def check_belonging(raw: PluginConfig, transport: TransportType, problems: Problems) -> None:
@@ -35,6 +37,6 @@ def check_belonging(raw: PluginConfig, transport: TransportType, problems: Probl
     if raw.health_check is not None and raw.health_check.endpoint and transport not in _HTTP | _GRPC:
         fix = "leave it out: health is asked where calls go"
         problems.add(InvalidConfigError, f"is not for transport {transport}", fix, "health_check", "endpoint")
-    if transport is TransportType.PYTHON and raw.auth is not None and raw.auth.method not in {None, AuthMethod.NONE}:
+    if transport is TransportType.PYTHON and raw.auth not in _NO_AUTH:
         fix = "leave it out: a call within this process carries no credential"
         problems.add(InvalidConfigError, f"is not for transport {transport}", fix, "auth")

@@ -18,10 +18,11 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn
 
+from goplugins.config.hints import short_form_fix, unknown_field_fix
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.options import read_options
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.problems import Path, Problem, path_text, raise_for, unknown_fix
+from goplugins.config.problems import Path, Problem, path_text, raise_for
 from goplugins.config.rules import ExpandedText, kind_of, rule_for
 from goplugins.config.schema import as_mapping, fields_of
 from goplugins.config.services import LoadBalancerMember
@@ -171,8 +172,7 @@ def _no_table(value: Any, cls: type[Any], text: bool) -> InvalidConfigError:
         return InvalidConfigError("is empty", fix="write plugins: and the list of plugins below it")
     if cls is ManagerConfig and isinstance(value, list | tuple):
         return InvalidConfigError("expected a table, got a list", fix="put it under plugins:")
-    fix = f"write a table of fields such as {', '.join(field.name for field in fields_of(cls)[:3])}"
-    return InvalidConfigError(f"expected a table, got {kind_of(value)}", fix=fix)
+    return InvalidConfigError(f"expected a table, got {kind_of(value)}", fix=short_form_fix(value, cls))
 
 
 def _list_hook(kind: Any, converter: Converter) -> _Hook:
@@ -230,7 +230,7 @@ def _problems(exc: BaseException, path: Path) -> Iterator[Problem]:
 def _leaf(exc: BaseException, path: Path) -> Iterator[Problem]:
     if isinstance(exc, ForbiddenExtraKeysError):
         for name in sorted(exc.extra_fields, key=str):
-            yield _unknown(name, [field.name for field in fields_of(exc.cl)], path)
+            yield _unknown(name, exc.cl, path)
     elif isinstance(exc, ConfigError):
         where = (*path, *exc.path.split(".", 1)) if exc.path else path  # read_options() sets "options.<name>"
         yield where, type(exc)(exc.message, path=path_text(where), fix=exc.fix)
@@ -238,8 +238,6 @@ def _leaf(exc: BaseException, path: Path) -> Iterator[Problem]:
         raise exc
 
 
-def _unknown(name: Any, known: list[str], path: Path) -> Problem:
+def _unknown(name: Any, cls: type[Any], path: Path) -> Problem:
     where = (*path, name if isinstance(name, str | int) else str(name))
-    return where, InvalidConfigError(
-        "unknown field", path=path_text(where), fix=unknown_fix(str(name), known, "fields")
-    )
+    return where, InvalidConfigError("unknown field", path=path_text(where), fix=unknown_field_fix(str(name), cls))

@@ -26,6 +26,7 @@ _GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _PYTHON_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _PYTHON_TARGET = re.compile(rf"{_PYTHON_NAME}:{_PYTHON_NAME}")
 _ENTRY_POINT = re.compile(r"\w[\w.-]*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_SOCKET_PATH = 107  # bytes that fit a Linux socket address, its closing zero apart
 
 
@@ -151,6 +152,9 @@ def _check_unix(_: TransportType, endpoint: str, problems: Problems) -> None:
     if endpoint.startswith("unix:") or "\x00" in endpoint:
         fix = "write the bare path, such as /run/plugin.sock; @name for an abstract socket"
         return problems.add(InvalidEndpointFormatError, "is not a socket's path", fix)
+    if _URL.match(endpoint):
+        fix = "write the bare path, such as /run/plugin.sock, or another transport"
+        return problems.add(InvalidEndpointFormatError, "is a URL, not a socket's path", fix)
     length = len(os.fsencode(endpoint))
     if length > _MAX_SOCKET_PATH:
         message = f"has {length} bytes; a socket's path may have {_MAX_SOCKET_PATH}"

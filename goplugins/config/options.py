@@ -8,6 +8,7 @@ from typing import Any
 from goplugins.config.plugin import PluginConfig, kind_of_plugin
 from goplugins.config.problems import Problems, unknown_fix
 from goplugins.config.rules import Choice, Duration, Flag, Rule, Text, Whole
+from goplugins.config.sizes import Size
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.models import TransportType
 
@@ -32,7 +33,7 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "exec": {
         "inherit_env": Flag(),
         "sha256": Text(r"[0-9a-fA-F]{64}", "a SHA-256 of 64 hexadecimal digits"),
-        "max_memory": Whole(low=1),  # bytes
+        "max_memory": Size(),
         "max_cpu_seconds": Whole(low=1),
         "max_open_files": Whole(low=1),
     },

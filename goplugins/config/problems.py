@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from goplugins.config.rules import near_name
@@ -17,6 +17,7 @@ __all__ = [
     "path_text",
     "raise_for",
     "shown_key",
+    "unjudged",
     "unknown_fix",
     "untouched",
 ]
@@ -105,6 +106,34 @@ def untouched(problems: Iterable[Problem], paths: Iterable[Path]) -> list[Proble
         problem
         for problem in problems
         if problem[0] not in above and not any(problem[0][:length] in places for length in range(len(problem[0])))
+    ]
+
+
+_JUDGED_BESIDE: Mapping[str, tuple[str, ...]] = {
+    "adaptive": ("min_concurrent",),
+    "delay": ("latency",),
+    "endpoints": ("endpoint", "balancing"),
+    "error": ("status", "retry_after"),
+    "initial_interval": ("max_interval",),
+    "latency": ("delay",),
+    "max_interval": ("initial_interval",),
+    "max_waiting": ("max_wait",),
+    "options": ("balancing",),
+    "resolve": ("resolve_interval",),
+}
+
+
+def unjudged(paths: Iterable[Path]) -> list[Path]:
+    """The fields beside those at ``paths`` that can't be judged, since those can't be read and count as left out.
+
+    >>> unjudged([("plugins", 0, "endpoints", 1)])
+    [('plugins', 0, 'endpoint'), ('plugins', 0, 'balancing')]
+    """
+    return [
+        (*path[:index], other)
+        for path in paths
+        for index, step in enumerate(path)
+        for other in _JUDGED_BESIDE.get(str(step), ())
     ]
 
 

@@ -37,8 +37,10 @@ __all__ = [
     "rule_for",
 ]
 
-MAX_SECONDS = 1e9
-"""The longest duration that a configuration may hold: about 31 years, well within what every wait can take."""
+MAX_SECONDS = 366 * 86400.0
+"""The longest duration that a configuration may hold, a year: what is longer is a duration of Go, in nanoseconds."""
+
+_NANOSECONDS = 1_000_000_000
 
 
 class ExpandedText(str):
@@ -203,11 +205,23 @@ class Duration:
         if not isinstance(number, int | float) or isinstance(number, bool):
             how = 'seconds as a number, or text such as "30s" or "100ms"' if text else "seconds as a number"
             _refuse("a duration", value, f"write {how}")
+        if number > MAX_SECONDS:
+            _refuse("a duration of a year at most", value, self._shorter(number))
         enough = number >= 0 if self.zero else number > 0
-        if not enough or number > MAX_SECONDS or number != number:  # noqa: PLR0124 - NaN
+        if not enough:  # nor is NaN
             limit = "of 0 or more" if self.zero else "longer than 0"
-            _refuse(f"a duration {limit}", value, f"write seconds {limit} and at most {MAX_SECONDS:g}")
+            _refuse(f"a duration {limit}", value, f"write seconds {limit}")
         return float(number)
+
+    @staticmethod
+    def _shorter(number: float) -> str:
+        """What to write instead of a number that is too large; from the Go library it is nanoseconds."""
+        if not isinstance(number, int) or number > MAX_SECONDS * _NANOSECONDS:
+            return f"write seconds, {MAX_SECONDS:.0f} at most"
+        return (
+            f"write {number / _NANOSECONDS:g} if these are nanoseconds of the Go library; "
+            "ManagerConfig.from_go_json and `goplugins config import-go` read a whole file of them"
+        )
 
     @staticmethod
     def _parse(value: str) -> float:

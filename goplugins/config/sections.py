@@ -26,6 +26,7 @@ from goplugins.config.rules import (
     Share,
 )
 from goplugins.config.schema import UNSET, as_member, as_text_table, as_texts, sparse_repr
+from goplugins.config.sizes import Bytes
 from goplugins.models import AuthMethod
 
 __all__ = [
@@ -218,7 +219,7 @@ class ConnectionConfig:
         request_timeout: seconds for a whole call, where neither the call nor its context says.
         keep_alive: whether a connection serves more than one call.
         disable_compression: asks for replies that are not compressed.
-        max_response_bytes: the largest reply, in bytes, once decompressed.
+        max_response_bytes: the largest reply, in bytes, once decompressed; in files also text such as "4 MiB".
     """
 
     max_connections: Positive | None = None
@@ -228,7 +229,7 @@ class ConnectionConfig:
     request_timeout: Seconds | None = None
     keep_alive: bool | None = None
     disable_compression: bool | None = None
-    max_response_bytes: Positive | None = None
+    max_response_bytes: Bytes | None = None
 
     __repr__ = sparse_repr
 

@@ -7,26 +7,18 @@ from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
-from goplugins.config.chaos import check_chaos
+from goplugins.config.belonging import check_belonging
 from goplugins.config.conversion import type_problems
-from goplugins.config.credentials import check_auth, check_auth_files, is_header
+from goplugins.config.credentials import check_auth, check_auth_files
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.options import check_options
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
+from goplugins.config.policy_checks import NOT_HEDGED, check_breaker, check_group_policies, check_policies, check_retry
 from goplugins.config.problems import Problem, Problems, raise_for
 from goplugins.config.resolving import check_resolving, is_resolved
 from goplugins.config.rules import near_name
-from goplugins.config.schema import UNSET
-from goplugins.config.sections import (
-    AuthConfig,
-    BulkheadConfig,
-    CacheConfig,
-    CircuitBreakerConfig,
-    FallbackConfig,
-    HedgeConfig,
-    RateLimitConfig,
-)
+from goplugins.config.sections import AuthConfig
 from goplugins.config.services import LoadBalancerConfig
 from goplugins.errors import (
     DuplicatePluginNameError,
@@ -50,8 +42,7 @@ __all__ = [
     "validate_policies",
 ]
 
-_NOT_HEDGED = (TransportType.EXECUTABLE, TransportType.PYTHON)
-_LOCAL = _NOT_HEDGED
+_LOCAL = NOT_HEDGED
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 
@@ -86,7 +77,7 @@ def validate_policies(plugin: PluginConfig, name: str | None, defaults: ManagerC
             message = "a call of an object whose transport is not given can't be taken back, so it can't be hedged"
             fix = "name the transport, or leave the section out"
             problems.add(InvalidConfigError, message, fix, "hedge", "enabled")
-        _check_policies(named, (defaults or ManagerConfig()).resolve(named), problems)
+        check_policies(named, (defaults or ManagerConfig()).resolve(named), problems)
     raise_for(problems.found, f"plugin {plugin.name if name is None else name!r}")
 
 
@@ -136,11 +127,12 @@ def semantic_problems(
         registered: as for :meth:`ManagerConfig.validate`.
     """
     problems = Problems()
-    _check_breaker(resolved.default_circuit_breaker, problems.below("default_circuit_breaker"))
+    check_breaker(resolved.default_circuit_breaker, problems.below("default_circuit_breaker"))
+    check_retry(config.default_retry, resolved.default_retry, problems.below("default_retry"))
     for index, plugin in enumerate(resolved.plugins):
         _check_plugin(config.plugins[index], plugin, problems.below("plugins", index))
     for index, balancer in enumerate(config.load_balancers):
-        _check_balancer(balancer, problems.below("load_balancers", index))
+        _check_balancer(balancer, resolved.load_balancers[index], problems.below("load_balancers", index))
     if not (config.plugins or config.load_balancers or config.discovery.enabled):
         fix = "add a plugin, enable discovery, or register plugins in code without loading a configuration"
         problems.add(NoPluginsConfiguredError, "no plugin is configured", fix, "plugins")
@@ -162,6 +154,7 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
         fix = f"write one of {', '.join(BUILT_IN_KINDS)}"
         problems.add(InvalidTransportError, "missing", fix, "transport")
     else:
+        check_belonging(raw, transport, problems)
         _check_endpoints(raw, transport, problems)
         _check_kind(plugin, transport, problems)
         check_options(plugin, problems.below("options"))
@@ -172,7 +165,7 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
             check_health_endpoint(transport, plugin.health_check.endpoint, problems.below("health_check", "endpoint"))
     if raw.auth is not None:
         check_auth(raw.auth, problems.below("auth"), transport)
-    _check_policies(raw, plugin, problems)
+    check_policies(raw, plugin, problems)
 
 
 def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
@@ -201,57 +194,6 @@ def _check_balancing(balancing: LoadBalancerConfig | None, problems: Problems) -
     for name in ("name", "members", "request_timeout", "retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge"):
         if balancing is not None and getattr(balancing, name):
             problems.add(InvalidConfigError, "is the plugin's own", "leave it out here", "balancing", name)
-
-
-def _check_policies(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -> None:
-    if raw.circuit_breaker is not None and plugin.circuit_breaker is not None:
-        _check_breaker(plugin.circuit_breaker, problems.below("circuit_breaker"))
-    if raw.rate_limit is not None and plugin.rate_limit is not None:
-        _check_limit(raw.rate_limit, plugin.rate_limit, problems.below("rate_limit"))
-    _check_stand_ins(plugin.name, plugin.fallback, plugin.cache, problems)
-    if raw.bulkhead is not None:
-        _check_bulkhead(raw.bulkhead, problems.below("bulkhead"))
-    if raw.hedge is not None:
-        _check_hedge(raw.hedge, plugin.transport, problems.below("hedge"))
-    if raw.chaos is not None:
-        check_chaos(raw.chaos, problems.below("chaos"))
-
-
-def _check_hedge(raw: HedgeConfig, transport: TransportType | None, problems: Problems) -> None:
-    if raw.enabled is None:
-        fix = "write enabled: true, or enabled: false to keep it off"
-        problems.add(InvalidConfigError, "the section is there, but hedging is off by default", fix, "enabled")
-    if raw.enabled and transport in _NOT_HEDGED:
-        message = f"a call over {transport} can't be taken back, so it can't be hedged"
-        problems.add(InvalidConfigError, message, "leave the section out", "enabled")
-    for name in ("percentile", "min_delay"):
-        if raw.delay is not None and getattr(raw, name) is not None:
-            problems.add(InvalidConfigError, "has no effect beside delay", f"set either delay or {name}", name)
-
-
-def _check_limit(raw: RateLimitConfig, resolved: RateLimitConfig, problems: Problems) -> None:
-    """A limit that is written down but off by inheritance would be found out in an overload."""
-    written = raw.requests_per_second is not None or raw.burst_size is not None
-    if written and raw.enabled is None and not resolved.enabled:
-        fix = "write enabled: true for this limit to hold, or enabled: false to keep it off"
-        problems.add(InvalidConfigError, "a limit is given, but the default is off", fix, "enabled")
-
-
-def _check_bulkhead(bulkhead: BulkheadConfig, problems: Problems) -> None:
-    """A limit that limits nothing, or a setting without the one that it belongs to, would be found out too late."""
-    high, low = bulkhead.max_concurrent, bulkhead.min_concurrent
-    if high is None:
-        fix = "set how many calls may be under way at once"
-        problems.add(InvalidConfigError, "missing", fix, "max_concurrent")
-    if low is not None and not bulkhead.adaptive:
-        fix = "write adaptive: true, or leave it out"
-        problems.add(InvalidConfigError, "does nothing unless the limit is adaptive", fix, "min_concurrent")
-    elif low is not None and high is not None and low > high:
-        fix = f"write at most {high}"
-        problems.add(InvalidConfigError, "is more than max_concurrent", fix, "min_concurrent")
-    if bulkhead.max_wait is not None and not bulkhead.max_waiting:
-        fix = "set how many calls may wait, or leave it out"
-        problems.add(InvalidConfigError, "missing for max_wait", fix, "max_waiting")
 
 
 def _check_name(name: str, problems: Problems) -> None:
@@ -283,43 +225,9 @@ def _check_executable(plugin: PluginConfig, problems: Problems) -> None:
             problems.add(InvalidConfigError, "holds a zero character", "take it out", "args", index)
 
 
-def _check_breaker(breaker: CircuitBreakerConfig, problems: Problems) -> None:
-    """A rule that lacks one of its parts would never fire, and nobody would know."""
-    if breaker.slow_call_rate is not None and breaker.slow_call_duration is None:
-        fix = "set the seconds from which a call is slow"
-        problems.add(InvalidConfigError, "missing for slow_call_rate", fix, "slow_call_duration")
-    if breaker.slow_call_duration is not None and breaker.slow_call_rate is None:
-        fix = "set the share of slow calls that opens the circuit"
-        problems.add(InvalidConfigError, "missing for slow_call_duration", fix, "slow_call_rate")
-    rate = "failure_rate" if breaker.failure_rate is not None else "slow_call_rate"
-    if breaker.window is None and getattr(breaker, rate) is not None:
-        problems.add(InvalidConfigError, f"missing for {rate}", "set the seconds to look back", "window")
-
-
-def _check_stand_ins(name: str, fallback: FallbackConfig | None, cache: CacheConfig | None, problems: Problems) -> None:
-    if cache is not None and cache.ttl is None:
-        problems.add(InvalidConfigError, "missing", "set the seconds that an answer is good for", "cache", "ttl")
-    for index, header in enumerate(() if cache is None else cache.vary_headers):
-        if not is_header(header):
-            fix = "write a name such as Accept-Language"
-            problems.add(InvalidConfigError, "is not a header's name", fix, "cache", "vary_headers", index)
-    if fallback is None:
-        return
-    given = [bool(fallback.plugin), fallback.value is not UNSET, fallback.function is not None]
-    if sum(given) != 1:
-        message = "has no answer" if not any(given) else "has more than one answer"
-        problems.add(InvalidConfigError, message, "set exactly one of plugin and value", "fallback")
-    if fallback.plugin and fallback.plugin == name:
-        problems.add(InvalidConfigError, "is the plugin itself", "name another plugin", "fallback", "plugin")
-
-
-def _check_balancer(balancer: LoadBalancerConfig, problems: Problems) -> None:
+def _check_balancer(balancer: LoadBalancerConfig, resolved: LoadBalancerConfig, problems: Problems) -> None:
     _check_name(balancer.name, problems)
-    _check_stand_ins(balancer.name, balancer.fallback, balancer.cache, problems)
-    if balancer.bulkhead is not None:
-        _check_bulkhead(balancer.bulkhead, problems.below("bulkhead"))
-    if balancer.hedge is not None:
-        _check_hedge(balancer.hedge, None, problems.below("hedge"))
+    check_group_policies(balancer, resolved, problems)
     if not balancer.members:
         problems.add(InvalidConfigError, "missing", "name the plugins of the group", "members")
     seen: set[str] = set()
@@ -363,7 +271,7 @@ def _check_hedged_members(config: ManagerConfig, problems: Problems) -> None:
             continue
         for member in balancer.members:
             transport = transports.get(member.name)
-            if transport in _NOT_HEDGED:
+            if transport in NOT_HEDGED:
                 message = f"a call of member {member.name!r} over {transport} can't be taken back"
                 fix = "leave the section out, or that member"
                 problems.add(

@@ -64,6 +64,7 @@ class AttemptFinished:
         attempt: its number within the call, from 1; of a hedged call both attempts count from where it stood.
         elapsed: seconds.
         error: why it failed; None if it was answered.
+        member: of a group, the member that was asked, where one was; else empty.
     """
 
     plugin: str
@@ -72,6 +73,7 @@ class AttemptFinished:
     attempt: int
     elapsed: float
     error: BaseException | None = None
+    member: str = ""
 
 
 @attrs.frozen

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from goplugins._clock import Clock
 from goplugins.config import ManagerConfig, ObservabilityConfig
+from goplugins.metrics import ManagerMetrics
+from goplugins.models import Explanation
 from goplugins.observability.audit import AuditLog
 from goplugins.observability.common import CollectorSink
 from goplugins.observability.logs import CallLog
 from goplugins.observability.stream import EventStream
+from goplugins.observability.tracing import Tracer, TracingProvider
 from goplugins.scheduler import Ticket
 
 if TYPE_CHECKING:
-    from goplugins.observability.prometheus import PrometheusExporter, Source
+    from goplugins.observability.prometheus import PrometheusExporter
     from goplugins.observability.serving import MetricsServer
 
 __all__ = ["Observers", "problems_of"]
@@ -27,6 +31,15 @@ _INTERVAL = 5.0
 Every = Callable[[Callable[[], object], float | None, float], Ticket]
 
 
+class Observed(Protocol):
+    """A manager's inside."""
+
+    def metrics(self) -> ManagerMetrics: ...
+    def explain(self, name: str, /) -> Explanation: ...
+    def labels_of(self, name: str, /) -> Mapping[str, str]: ...
+    def describe(self, name: str, /) -> Mapping[str, Any]: ...
+
+
 class Observers:
     """Who is told what a manager does, as its configuration says.
 
@@ -34,10 +47,15 @@ class Observers:
         events: what happens.
         source: where states are looked up; held weakly by whoever needs it.
         clock: measures.
+        rng: decides which calls are traced.
+
+    Attributes:
+        use_tracer: takes who traces calls, or None.
     """
 
-    def __init__(self, events: EventStream, source: Source, clock: Clock) -> None:
+    def __init__(self, events: EventStream, source: Observed, clock: Clock, rng: random.Random) -> None:
         self._events = events
+        self._rng = rng
         self._source = source
         self._clock = clock
         self._config: ManagerConfig | None = None
@@ -46,6 +64,7 @@ class Observers:
         self._every: Every | None = None
         self._server: MetricsServer | None = None
         self._ticket: Ticket | None = None
+        self.use_tracer: Callable[[Tracer | None], None] = lambda tracer: None
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
 
     def apply(self, config: ManagerConfig) -> None:
@@ -58,6 +77,7 @@ class Observers:
         self._log(new)
         self._collect(new)
         self._export(new, config.metrics_port)
+        self._trace(new)
 
     def _log(self, config: ObservabilityConfig) -> None:
         self._end("log")
@@ -115,6 +135,30 @@ class Observers:
 
         return end
 
+    def _trace(self, config: ObservabilityConfig) -> None:
+        self._end("tracing")
+        if not config.tracing_enabled:
+            return
+        provider = config.tracing_provider
+        if provider is None:
+            from goplugins.observability.otel import OpenTelemetryTracing
+
+            provider = OpenTelemetryTracing()
+        self.trace_with(provider, config.tracing_sample_rate)
+
+    def trace_with(self, provider: TracingProvider, sample_rate: float) -> None:
+        """Has calls traced from now on."""
+        self._end("tracing")
+        tracer = Tracer(provider, sample_rate, self._source.describe, self._rng)
+        detach = self._events.attach(tracer, calls="none", changes=False)
+        self.use_tracer(tracer)
+
+        def end() -> None:
+            detach()
+            self.use_tracer(None)
+
+        self._detach["tracing"] = end
+
     def start(self, every: Every) -> None:
         """Opens the metrics port, if there is to be one. With the first call, not before: the process may yet fork.
 
@@ -163,8 +207,13 @@ class Observers:
 
 def problems_of(config: ManagerConfig) -> Mapping[str, str]:
     """Fields that ask for a package that is not installed, and what to do."""
-    if config.metrics_port is None or not config.observability.metrics_enabled:
-        return {}
-    if importlib.util.find_spec("prometheus_client") is None:
-        return {"metrics_port": "pip install goplugins[prometheus], or leave it out"}
-    return {}
+    found: dict[str, str] = {}
+    observability = config.observability
+    exported = config.metrics_port is not None and observability.metrics_enabled
+    if exported and importlib.util.find_spec("prometheus_client") is None:
+        found["metrics_port"] = "pip install goplugins[prometheus], or leave it out"
+    traced = observability.tracing_enabled and observability.tracing_provider is None
+    if traced and importlib.util.find_spec("opentelemetry") is None:
+        fix = "pip install goplugins[opentelemetry], give a tracing_provider in code, or leave it out"
+        found["observability.tracing_enabled"] = fix
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
+from goplugins.config.groups import GroupConfig, ResolvedConfig
+from goplugins.config.resolving import is_resolved
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
 
 __all__ = ["Change", "PluginDiff", "PluginUpdate", "changes_between", "diff_of", "update_of"]
@@ -161,7 +163,7 @@ def diff_of(old: ManagerConfig, new: ManagerConfig) -> PluginDiff:
 def update_of(old: Any, new: Any) -> PluginUpdate | None:
     """What differs between two configurations of one name; None if nothing does."""
     if type(old) is not type(new):
-        changes: tuple[Change, ...] = (Change("kind", type(old).__name__, type(new).__name__),)
+        changes: tuple[Change, ...] = (Change("kind", _kind(old), _kind(new)),)
     else:
         changes = tuple(changes_between(old, new))
     if not changes:
@@ -185,11 +187,31 @@ def _named(config: ManagerConfig) -> dict[str, PluginConfig | LoadBalancerConfig
 
 
 def _described(config: PluginConfig | LoadBalancerConfig) -> str:
+    """What it is, on part of a line."""
     if isinstance(config, LoadBalancerConfig):
-        return f"{len(config.members)} members, {config.strategy}"
-    where = shown(config).get("endpoint") or config.executable
+        return f"group of {_counted(config.members, 'member')}, {config.strategy}"
     off = "" if config.enabled in {None, True} else ", not enabled"
+    where = shown(config).get("endpoint") or config.executable
+    balancing = config.balancing or LoadBalancerConfig()
+    if isinstance(config, GroupConfig) and isinstance(config.balancer, LoadBalancerConfig):
+        if isinstance(config, ResolvedConfig):
+            return f"group of all addresses of {where}, {config.balancer.strategy}{off}"
+        return _described(config.balancer) + off
+    if config.endpoints:
+        return f"{config.transport}, {_counted(config.endpoints, 'endpoint')}, {balancing.strategy}{off}"
+    if is_resolved(config):
+        return f"{config.transport}, all addresses of {where}, {balancing.strategy}{off}"
     return f"{config.transport} {where}".rstrip() + off
+
+
+def _counted(items: Sequence[object], what: str) -> str:
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
+
+
+def _kind(config: PluginConfig | LoadBalancerConfig) -> str:
+    if isinstance(config, ResolvedConfig):
+        return "group of a host's addresses"
+    return "group" if isinstance(config, GroupConfig | LoadBalancerConfig) else "plugin"
 
 
 # --- fields ----------------------------------------------------------------------------------------------------

@@ -333,9 +333,9 @@ class AnswerCache(Generic[V]):
                 self._size -= old.size
         while len(entries) > self._max_entries or (most is not None and self._size > most):
             oldest = next(iter(entries))
-            size = entries[oldest].size
+            old = entries[oldest]
             del entries[oldest]
-            self._size -= size
+            self._size -= old.size
 
 
 def _first_two(entries: OrderedDict[Hashable, _Entry[V]]) -> list[tuple[Hashable, _Entry[V]]]:

@@ -16,6 +16,7 @@ from goplugins._deadline import deadline
 from goplugins._reply import Reply
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
 from goplugins.models import ExecutionContext
+from goplugins.observability.tracing import serving_span
 from goplugins.serve._plugin import ServedPlugin
 from goplugins.serve._verdicts import Rejected, Unavailable
 
@@ -112,7 +113,7 @@ def _run(
     name, request_id = plugin.info().name, incoming.request_id
     limit = contextlib.nullcontext() if context.timeout is None else deadline(context.timeout, clock=clock)
     try:
-        with limit:
+        with limit, serving_span(name, request_id, incoming.headers):
             response: Any = plugin(request, context)
         if type(response) is Reply:
             return Outcome(Kind.OK, data=plugin.encode(response.value), metadata=response.metadata)

@@ -80,7 +80,7 @@ class FaultMaker:
         from goplugins.transports.http.engine import HTTPReply
 
         headers = {} if self._retry_after is None else {"retry-after": str(math.ceil(self._retry_after))}
-        return status_error(HTTPReply(self._status, headers, b"", True), {}, 0.0, str)
+        return status_error(HTTPReply(self._status, headers, b"", True), 0.0, str)
 
     def _line(self) -> PluginError:
         from goplugins.transports._line_messages import failure_of

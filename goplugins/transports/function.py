@@ -28,6 +28,7 @@ from goplugins.errors import (
     SaturatedError,
 )
 from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus, TransportType
+from goplugins.observability.tracing import serving_span
 from goplugins.transports._bare import execute_bare
 from goplugins.transports._named import named_object
 from goplugins.transports.adapter import PluginAdapter
@@ -69,7 +70,8 @@ class _ServedSender:
         typed.request = request
         if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
             typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every wire sends it
-        response = self._adapter.send(typed)
+        with serving_span(plugin.info().name, call.request_id, call.headers):
+            response = self._adapter.send(typed)
         call.reply_metadata = typed.reply_metadata
         try:
             answer = json.loads(plugin.encode(response))

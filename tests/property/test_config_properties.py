@@ -28,6 +28,7 @@ from goplugins.config import (
     format_go_duration,
     parse_duration,
 )
+from goplugins.config.rules import MAX_SECONDS
 from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.loading import load_config
 from goplugins.models import AuthMethod, LoadBalancingStrategy, TransportType
@@ -39,7 +40,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=5,
 )
-seconds = st.floats(1e-9, 1e9, exclude_min=False)
+seconds = st.floats(1e-9, MAX_SECONDS)
 seconds_or_zero = st.just(0.0) | seconds
 counts = st.integers(0, 2**40)
 positives = st.integers(1, 2**40)

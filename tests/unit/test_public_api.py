@@ -208,7 +208,7 @@ LAYERS = {
     "machinery": Layer(("workers", "scheduler"), _GROUND),
     "policies": Layer(("resilience",), _GROUND),
     # In-process plugins are served ones: before "transports", since the first match wins.
-    "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve"}),
+    "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve", "observability"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
     "observability": Layer(("observability",), _GROUND | {"machinery"}),
     "plugin": Layer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import weakref
@@ -105,7 +106,7 @@ class Board:
         self._always = always
         self._pool = WorkerPool("goplugins-dashboard", 1, 2)
         self._interval = INTERVAL
-        self._begin()
+        self._begin(self.clock.monotonic())
         self._ticket: Ticket | None = None
         self._detach: Callable[[], None] | None = None
         # Changes are rare, and the page shows those from before it was opened.
@@ -113,9 +114,9 @@ class Board:
         weakref.finalize(self, detach).atexit = False
         register_forkable(self)
 
-    def _begin(self) -> None:
+    def _begin(self, seen: float) -> None:
         self._lock = threading.Lock()
-        self._seen = self.clock.monotonic()
+        self._seen = seen  # when somebody last looked
         self.snapshot = Snapshot(os.urandom(6).hex())
 
     # --- viewers -------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Board:
             except SaturatedError as exc:
                 logger.warning("nothing is sampled: %s", exc)
                 return
-            self._detach = attach(self.manager, self.history.take_failures, calls="failed", changes=False)
+            self._detach = attach(self.manager, self.history.take, calls="failed", changes=False)
 
     def _stop(self) -> None:
         with self._lock:
@@ -211,7 +212,7 @@ class Board:
 
     def after_fork_in_child(self) -> None:
         """A fresh lock and bell; who looked at the parent does not look at the child."""
-        self._begin()
+        self._begin(-math.inf)
         self.news = Bell()
 
 
@@ -219,13 +220,16 @@ def _counts(found: list[View]) -> dict[str, PluginMetrics]:
     """By what name the history knows them: plugins by theirs, members by their group's and theirs."""
     counts = {view.name: view.counts for view in found}
     for view in found:
-        stats = getattr(view.plugin.wire, "stats", None)
-        if view.explanation.group is None or stats is None:
+        group = view.explanation.group
+        if group is None:
             continue
-        for name, each in stats().items():
-            counts[member_key(view.name, name)] = PluginMetrics(
-                requests_total=each.total_requests, requests_failure=each.failed_requests
-            )
+        stats = view.plugin.wire.stats() if hasattr(view.plugin.wire, "stats") else {}
+        for member in group.members:
+            key, told, own = member_key(view.name, member.name), stats.get(member.name), counts.get(member.name)
+            if told is not None:
+                counts[key] = PluginMetrics(requests_total=told.total_requests, requests_failure=told.failed_requests)
+            elif own is not None:  # found by a lookup, and called by its group alone
+                counts[key] = own
     return counts
 
 

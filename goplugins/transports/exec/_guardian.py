@@ -16,6 +16,7 @@ import subprocess
 import threading
 
 from goplugins.transports.exec import _quiet
+from goplugins.transports.exec._popen import popen_class
 
 __all__ = ["Guardian"]
 
@@ -86,7 +87,7 @@ class Guardian:
     def _start(self) -> None:
         reader, self._pipe = os.pipe()
         try:
-            self._shell = subprocess.Popen(  # noqa: S603 - the script is ours
+            self._shell = popen_class()(
                 [_SHELL, "-c", _SCRIPT],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -12,6 +11,7 @@ import attrs
 from goplugins._clock import Clock
 from goplugins.processes import keep_from_children
 from goplugins.transports.exec._keeper import Keeper
+from goplugins.transports.exec._popen import popen_class
 from goplugins.transports.exec._process import Process
 
 __all__ = ["LIMITS", "Recipe", "environment", "spawn"]
@@ -85,7 +85,7 @@ def spawn(
             for descriptor in (stdin, stdout, stderr):
                 os.set_blocking(descriptor, False)
             # No preexec_fn: it would run Python between fork and exec, beside other threads' locks.
-            popen = subprocess.Popen(  # noqa: S603 - the configuration says what to run
+            popen = popen_class()(
                 recipe.argv,
                 executable=path,
                 stdin=stdin_theirs,

@@ -7,14 +7,15 @@ told to be lenient. What it leaves to its user is here: limits, and who may say 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
 from goplugins.transports.http import _body
-from goplugins.transports.http.engine import HTTPReply
+from goplugins.transports.http.engine import Headers, HTTPReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ _LONGEST_SILENCE = 65536
 """Bytes that may come without the parser telling of anything: a line of them."""
 
 _START = b"HTTP/1."
+_LIVES_ON = b"\r\nconnection: keep-alive\r\n"
 _NO_CONTENT = (204, 304)
 _NO_HEADERS: dict[bytes, bytes] = {}
 
@@ -47,22 +49,54 @@ class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser
     """Bytes beyond the reply."""
 
 
-class _Headers(Mapping[str, str]):
-    """Headers by their lower-case names, decoded when asked for: a good reply's are not."""
+class _Glance:
+    """Reads whole replies of the plainest kind: llhttp judges them, without calling a line of Python.
 
-    __slots__ = ("_raw",)
+    Args:
+        limit: bytes that a body may have.
+    """
 
-    def __init__(self, raw: dict[bytes, bytes]) -> None:
-        self._raw = raw
+    __slots__ = ("_awaited", "_chunks", "_feed", "_limit")
 
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name.lower().encode("latin-1")].decode("latin-1")
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._awaited: list[bool] = []  # emptied by the end of a message
+        self._begin()
 
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._raw)
+    def _begin(self) -> None:
+        heard = SimpleNamespace(on_body=self._chunks.append, on_message_complete=self._awaited.clear)
+        self._feed: Callable[[bytes], None] = HttpResponseParser(heard).feed_data
 
-    def __len__(self) -> int:
-        return len(self._raw)
+    def read(self, data: bytes) -> HTTPReply | None:
+        """The reply, if ``data`` is one reply of status 200 with a body, after which the connection lives on.
+
+        None says no more than that it takes the thorough reader to tell what ``data`` is.
+        """
+        start = data.find(b"\r\n\r\n") + 4
+        if not (data.startswith(b"HTTP/1.1 200 ") and 4 <= start < len(data) and start <= _LARGEST_HEAD):
+            return None
+        head = data[: start - 2]
+        lower = head.lower()
+        if (
+            b"encoding" in lower  # of the transfer, or of the content
+            or (b"connection" in lower and lower.count(b"connection") != lower.count(_LIVES_ON))
+            or lower.count(b"\n") > _MOST_HEADERS
+        ):
+            return None
+        chunks, awaited = self._chunks, self._awaited
+        awaited.append(True)
+        try:
+            self._feed(data)
+        except (HttpParserError, HttpParserUpgrade):
+            awaited.append(True)
+        if awaited or len(chunks) != 1 or len(chunks[0]) != len(data) - start or len(chunks[0]) > self._limit:
+            # Broken, not whole, too large, or more than one reply.
+            chunks.clear()
+            awaited.clear()
+            self._begin()
+            return None
+        return HTTPReply(200, head, chunks.pop(), True)
 
 
 class ReplyParser:
@@ -80,6 +114,7 @@ class ReplyParser:
         "_count",
         "_done",
         "_feed",
+        "_glance",
         "_headers",
         "_in_body",
         "_limit",
@@ -102,6 +137,7 @@ class ReplyParser:
         self._start = b""
         self._parser = HttpResponseParser(self)
         self._feed: Callable[[bytes], None] = self._parser.feed_data
+        self._glance = _Glance(limit)
 
     def read(self, source: Source) -> HTTPReply:
         """The next reply, whole. After an error, the connection and this parser are of no use any more.
@@ -111,22 +147,34 @@ class ReplyParser:
             PluginError: the reply is broken, too large or too short.
             OSError: what the source raised.
         """
+        self.keep_alive = False
+        data = source.receive()
+        reply = self._glance.read(data)
+        if reply is None:
+            return self._read(source, data)
+        self.keep_alive = True
+        return reply
+
+    def _read(self, source: Source, data: bytes) -> HTTPReply:
+        """The reply that begins with ``data``. Raises what :meth:`read` does."""
         self._chunks.clear()
-        self._done = self.keep_alive = False
+        self._done = False
         self._status = self._count = self._size = self._silence = 0
         self._start = b""
+        self._take(source, data)
         while self._status < 200:
-            self._pull(source)
+            self._take(source, source.receive())
         headers = self._headers
         framed = b"content-length" in headers or b"transfer-encoding" in headers
         if self._done and b"content-encoding" not in headers:
             body = b"".join(self._chunks)
+            self._chunks.clear()  # an idle connection holds no body
             if len(body) > self._limit:
                 raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes")
         else:
             encoding = _body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
             body = _body.collect(self._rest(source), encoding, self._limit)
-        return HTTPReply(self._status, _Headers(headers), body, framed)
+        return HTTPReply(self._status, Headers(headers), body, framed)
 
     def _rest(self, source: Source) -> Iterator[bytes]:
         chunks = self._chunks
@@ -135,11 +183,10 @@ class ReplyParser:
             chunks.clear()
             if self._done:
                 return
-            self._pull(source)
+            self._take(source, source.receive())
 
-    def _pull(self, source: Source) -> None:
-        """Parses what the source has next. Raises what :meth:`read` does."""
-        data = source.receive()
+    def _take(self, source: Source, data: bytes) -> None:
+        """Parses what came of the source. Raises what :meth:`read` does."""
         if not data:
             self._end(source)
             return

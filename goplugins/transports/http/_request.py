@@ -16,7 +16,7 @@ from goplugins.transports.http._target import Target
 
 __all__ = ["RequestWriter"]
 
-_DATA = b'{"data":'
+_DATA = '{"data":'
 _HOST = re.compile(r"[!-~]+")
 
 _OWN = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"})
@@ -60,10 +60,10 @@ class RequestWriter:
         self.path = target.prefix + target.path
         self.health_path = target.prefix + target.health_path
         host = _host(target)
-        self._start = f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
+        self._start = f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\n"
         self._usual_head = self._start + _lines({**self._of_body, **self._last})
-        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n".encode("ascii")
-        self._health = health + _lines(self.of_health) + b"\r\n"
+        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n{_lines(self.of_health)}\r\n"
+        self._health = health.encode("latin-1")
 
     def check(self, call: Call) -> None:
         """Refuses headers that can't be sent or are not the caller's to set.
@@ -113,8 +113,14 @@ class RequestWriter:
     @staticmethod
     def tail(call: Call) -> bytes:
         """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
-        remaining = max(call.deadline.remaining(), 0.0)
-        tail = f',"request_id":{quoted(call.request_id)},"timeout":"{format_go_duration(remaining)}"'
+        remaining = call.deadline.remaining()
+        if 1.0 <= remaining < 59.0:
+            timeout = f"{remaining:.9g}s"  # the usual range, as Go would write it
+        else:
+            timeout = format_go_duration(max(remaining, 0.0))
+        if not (call.headers or call.metadata):
+            return f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"}}'.encode()
+        tail = f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"'
         if call.headers:
             tail += f',"headers":{dump_texts(call.headers)}'
         if call.metadata:
@@ -139,14 +145,12 @@ class RequestWriter:
         if call.headers:
             head = self._start + _lines(self.headers(call))
         elif call.idempotent:
-            name = request_id.encode()
-            head = b"%bX-Request-ID: %b\r\nIdempotency-Key: %b\r\n" % (self._usual_head, name, name)
+            head = f"{self._usual_head}X-Request-ID: {request_id}\r\nIdempotency-Key: {request_id}\r\n"
         else:
-            head = b"%bX-Request-ID: %b\r\n" % (self._usual_head, request_id.encode())
+            head = f"{self._usual_head}X-Request-ID: {request_id}\r\n"
         payload, tail = call.payload, self.tail(call)
-        # Copied once: a body may be large.
-        size = len(_DATA) + len(payload) + len(tail)
-        return b'%bContent-Length: %d\r\n\r\n{"data":%b%b' % (head, size, payload, tail)
+        head = f"{head}Content-Length: {len(_DATA) + len(payload) + len(tail)}\r\n\r\n{_DATA}"
+        return b"".join((head.encode("latin-1"), payload, tail))  # copied once: a body may be large
 
     def message_of_health(self) -> bytes:
         """The whole request for the plugin's health."""
@@ -166,12 +170,13 @@ def _host(target: Target) -> str:
     return host
 
 
-def _lines(headers: Mapping[str, str]) -> bytes:
+def _lines(headers: Mapping[str, str]) -> str:
     """Headers as they stand in a head. They were checked when they were set; nothing may slip by all the same."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise InvalidHeaderError("a header can't be sent: it holds a line break")
     try:
-        return lines.encode("latin-1")
+        lines.encode("latin-1")
     except UnicodeEncodeError:
         raise InvalidHeaderError("a header can't be sent: it is not Latin-1") from None
+    return lines

@@ -31,6 +31,7 @@ class Wire:
     """One connected socket and the parser of its replies.
 
     Attributes:
+        clean: whether nothing but a whole reply came in this exchange, and both sides mean to go on.
         sent: bytes handed to the system in this exchange.
         received: bytes taken from it in this exchange.
         eof: whether the peer has closed its side.
@@ -47,6 +48,7 @@ class Wire:
         "_read",
         "_sock",
         "_write",
+        "clean",
         "eof",
         "failure",
         "received",
@@ -69,7 +71,7 @@ class Wire:
         if isinstance(sock, ssl.SSLSocket):  # its recv and send only look at arguments and call these
             self._read, self._write, self._pending = sock.read, sock.write, sock.pending
         self.sent = self.received = 0
-        self.eof = False
+        self.clean = self.eof = False
         self.failure: OSError | None = None
 
     def exchange(self, message: bytes, deadline: Deadline) -> HTTPReply:
@@ -84,6 +86,7 @@ class Wire:
         if at <= self._now():
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
         self.sent = self.received = 0
+        self.clean = False
         self.failure = None
         try:
             self.sent = count = self._write(message)
@@ -92,7 +95,10 @@ class Wire:
         else:
             if count != len(message):
                 self._write_rest(message)
-        return self._parser.read(self)
+        reply = self._parser.read(self)
+        if self._parser.keep_alive and self.failure is None and not self.eof:
+            self.clean = self._pending is None or not self._pending()
+        return reply
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -149,8 +155,10 @@ class Wire:
                 wait = (self._at - self._now()) * 1e3
                 if wait <= 0.0:
                     raise TimeoutError("the deadline has passed")
+                if wait > _LONGEST_WAIT:
+                    wait = _LONGEST_WAIT
                 pending = self._pending  # what TLS has decrypted already, the system does not know of
-                if (pending is not None and pending()) or self._poll(min(_LONGEST_WAIT, wait)):
+                if (pending is not None and pending()) or self._poll(wait):
                     try:
                         data = self._read(_CHUNK)
                         break
@@ -166,15 +174,6 @@ class Wire:
         return data
 
     # --- what the pool needs -----------------------------------------------------------------------------------
-
-    def is_clean(self) -> bool:
-        """Whether nothing but a whole reply came, and both sides mean to go on."""
-        return (
-            self._parser.keep_alive
-            and self.failure is None
-            and not self.eof
-            and (self._pending is None or not self._pending())
-        )
 
     def is_dead(self) -> bool:
         """Whether an idle connection has become readable: closed by the peer, or with bytes nobody asked for."""

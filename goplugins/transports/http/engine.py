@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -13,27 +13,64 @@ if TYPE_CHECKING:
     from goplugins.transports._pool import ConnectionPool
     from goplugins.transports.http._request import RequestWriter
 
-__all__ = ["FRAMING_ALLOWANCE", "Check", "Engine", "HTTPReply"]
+__all__ = ["FRAMING_ALLOWANCE", "Check", "Engine", "HTTPReply", "Headers"]
 
 FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
 
 
+class Headers(Mapping[str, str]):
+    """Headers by their names in any case, decoded when asked for: a good reply's are not.
+
+    Args:
+        raw: by their lower-case names.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
+        self._raw = raw
+
+    @classmethod
+    def of(cls, head: bytes) -> Headers:
+        r"""Those of a well-formed head, each line with its end.
+
+        >>> dict(Headers.of(b"HTTP/1.1 200 OK\r\nA: 1\r\nB:\r\na: 2\r\n"))
+        {'a': '1, 2', 'b': ''}
+        """
+        raw: dict[bytes, bytes] = {}
+        for line in head.split(b"\r\n")[1:-1]:
+            name, _, value = line.partition(b":")
+            name, value = name.lower(), value.strip(b" \t")
+            raw[name] = b"%b, %b" % (raw[name], value) if name in raw else value
+        return cls(raw)
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.lower().encode("latin-1")].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
 class HTTPReply:
     """A whole reply.
 
-    Attributes:
+    Args:
         status: as in its first line.
+        headers: or its head, well formed, as it came.
         body: decompressed.
         framed: whether the body's end was announced.
+
+    Attributes:
         fields: the JSON object that the body holds, once somebody has read it.
     """
 
     __slots__ = ("_headers", "body", "fields", "framed", "status")
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str] | Callable[[], Mapping[str, str]], body: bytes, framed: bool
-    ) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str] | bytes, body: bytes, framed: bool) -> None:
         self.status = status
         self._headers = headers
         self.body = body
@@ -43,7 +80,8 @@ class HTTPReply:
     @property
     def headers(self) -> Mapping[str, str]:
         """By their names in any case."""
-        return self._headers() if callable(self._headers) else self._headers
+        headers = self._headers
+        return Headers.of(headers) if isinstance(headers, bytes) else headers
 
 
 Check = Callable[["Call", HTTPReply], bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -72,7 +73,9 @@ class FastEngine:
             raise SaturatedError("no connection is free")
         return self._run(lease, request.message_of_health(), Look(deadline), None)
 
-    def _run(self, lease: Lease[Wire], message: bytes, attempt: _Attempt, check: Check | None) -> HTTPReply:
+    def _run(
+        self, lease: Lease[Wire], message: bytes, attempt: _Attempt, check: Callable[[Any, HTTPReply], bool] | None
+    ) -> HTTPReply:
         """The exchange over the leased connection, and once more over a new one if that was dead all along."""
         reusable = reconnect = False
         wire, deadline = lease.connection, attempt.deadline
@@ -82,7 +85,7 @@ class FastEngine:
                 reply = wire.exchange(message, deadline)
             else:
                 reply = cancellation.guard(wire.interrupt, partial(wire.exchange, message, deadline))
-            reusable = (check is None or check(reply)) and self._keep_alive and wire.is_clean()
+            reusable = (check is None or check(attempt, reply)) and self._keep_alive and wire.clean
             return reply
         except (OSError, EOFError) as exc:
             if isinstance(exc, PluginError) or belongs_to_host(exc):

@@ -7,6 +7,7 @@ checked between reads, and each read ends at it, but a server that sends its hea
 
 from __future__ import annotations
 
+import functools
 import http.client
 import socket
 import ssl

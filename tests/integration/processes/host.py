@@ -19,10 +19,10 @@ NAMES = ("http", "requests", "https", "grpc", "unix", "exec", "python", "isolate
 """All plugins that calls are made to; ``group`` has two members more."""
 
 
-def configuration(where: dict[str, str]) -> dict[str, Any]:
-    """Plugins over all wires, and with all policies that have a state."""
+def configuration(where: dict[str, str], interval: float = 0.2) -> dict[str, Any]:
+    """Plugins over all wires, and with all policies that have a state; two are looked at every ``interval`` seconds."""
     http = {"transport": "http", "endpoint": where["http"]}
-    health = {"enabled": True, "interval": 0.2, "timeout": 1}
+    health = {"enabled": True, "interval": interval, "timeout": 1}
     idempotent = {"idempotent": True, "initial_interval": 0.01}
     auth = {"ca_file": where["ca"]}
     plugins = [
@@ -58,10 +58,10 @@ def configuration(where: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def everything(where: dict[str, str] | None = None) -> Manager[Any, Any]:
+def everything(where: dict[str, str] | None = None, interval: float = 0.2) -> Manager[Any, Any]:
     """A manager of all that, which has called nobody."""
     manager: Manager[Any, Any] = Manager()
-    manager.load_from_config(configuration(where or json.loads(sys.argv[1])))
+    manager.load_from_config(configuration(where or json.loads(sys.argv[1]), interval))
     return manager
 
 

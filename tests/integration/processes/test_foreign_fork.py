@@ -1,4 +1,7 @@
-"""Forks that Python is not told of: those of C code, such as uWSGI's where it is not asked for more."""
+"""Forks that Python is not told of: those of C code, such as uWSGI's where it is not asked for more.
+
+Other threads must be at rest then, as a server's master has them: nobody mends the interpreter's own locks in the child.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import pytest
 
 _SETUP = """
     fork = ctypes.PyDLL(None).fork  # as the C library has it: no hook runs
-    manager = everything(WHERE)
+    manager = everything(WHERE, interval=60)
     assert call_all(manager) == 1
     others = [name for name in NAMES if name != "grpc"]
 
@@ -56,7 +59,7 @@ def test_grpc_that_was_used_before_says_what_to_do(run):
 def test_a_manager_that_has_called_nobody_yet_has_grpc_too(run):
     told = run("""
     fork = ctypes.PyDLL(None).fork
-    manager = everything(WHERE)
+    manager = everything(WHERE, interval=60)
     say(told_by_child(lambda: call_all(manager, 2), fork))
     say(call_all(manager, 3))
     """)
@@ -84,7 +87,7 @@ def test_other_ways_in(run):
         threads = [threading.Thread(target=call, args=(manager, "http", {{"seconds": 0.2}})) for _ in range(2)]
         for thread in threads:
             thread.start()
-        time.sleep(0.05)
+        time.sleep(0.1)
         enter = eval("lambda: " + entrance)
         last = "shutdown" in entrance
         # Not by sys.exit: the parent's threads count as alive here, and Python would wait for them.

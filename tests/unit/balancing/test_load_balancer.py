@@ -423,21 +423,7 @@ def test_a_call_that_a_child_inherited_is_not_counted_out_there() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-# --- cost ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_refusal_by_all_breakers_takes_microseconds() -> None:
-    group = Group(5)
-    for member in group.members:
-        member.open_until = 1e9
-    group.try_send()
-    best = float("inf")
-    for _ in range(20):
-        started = time.thread_time()
-        for _ in range(20):
-            group.try_send()
-        best = min(best, (time.thread_time() - started) / 20)
-    assert best < 0.0005  # a fraction of that on an idle machine; see the benchmark
+# --- strategies ------------------------------------------------------------------------------------------------------
 
 
 def test_strategies_are_those_of_the_configuration() -> None:

@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from typing import Any
 
@@ -19,7 +18,7 @@ from goplugins.balancing.strategies.ring import hash_key
 from goplugins.errors import NoAvailablePluginsError
 from goplugins.models import ExecutionContext
 
-from .fakes import STRATEGIES, FakeMember, Group, make_call
+from .fakes import STRATEGIES, FakeMember, Group, make_call, refused
 
 PICKS = 100_000
 
@@ -64,10 +63,7 @@ def test_calls_that_are_counted_in_and_out_go_round_as_well(strategy: str) -> No
     given: Counter[str] = Counter()
     for number in range(2000):
         given[group.send(key=f"user-{number}")] += 1
-    if strategy == "least-latency":  # exactly equal latencies: whose sample is the oldest costs least
-        assert min(given.values()) > 0
-    else:
-        assert min(given.values()) > 350
+    assert min(given.values()) > 400
 
 
 def test_round_robin_is_smooth() -> None:
@@ -157,6 +153,20 @@ def test_a_slower_answer_counts_at_once_and_is_forgotten_slowly(strategy: str) -
 
 
 @pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
+def test_one_that_failed_at_first_is_taken_for_slow_only_until_it_answers(strategy: str) -> None:
+    group = Group(4, strategy)
+    for member in group.members:
+        member.latency = 0.02
+    group["d"].error = refused
+    for member in group.members:
+        group.try_send(preferences=(member.name,))
+    group["d"].error = None
+    assert group.count(100)["d"] == 0
+    group.send(preferences=("d",))
+    assert group.count(400)["d"] > 60
+
+
+@pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
 def test_a_newcomer_gets_one_call_until_its_latency_is_known(strategy: str) -> None:
     group = Group(3, strategy)
     for member in group.members:
@@ -179,7 +189,7 @@ def test_a_member_that_fails_fast_ends_with_its_probes_only(strategy: str) -> No
     group = Group(4, strategy)
     for member in group.members:
         member.latency = 0.02
-    group["d"].latency, group["d"].error = 0.001, refused_error
+    group["d"].latency, group["d"].error = 0.001, refused
     given: Counter[str] = Counter()
     for number in range(10_000):  # some 200 s
         call = group.call(key=f"user-{number}")
@@ -197,14 +207,8 @@ def test_where_nobody_may_be_ejected_failing_fast_still_attracts_nobody(strategy
     group = Group(4, strategy, ejection_failures=1_000_000)
     for member in group.members:
         member.latency = 0.02
-    group["d"].latency, group["d"].error = 0.001, refused_error
+    group["d"].latency, group["d"].error = 0.001, refused
     assert group.count(4000)["d"] < 4000 / 4 / 5
-
-
-def refused_error() -> Exception:
-    from .fakes import refused
-
-    return refused()
 
 
 @pytest.mark.parametrize("strategy", ["least-connections", "least-latency"])
@@ -339,6 +343,39 @@ def test_bounded_load_holds_under_32_threads() -> None:
     assert {each.active_connections for each in group.balancer.stats().values()} == {0}
 
 
+def test_bounded_load_holds_whenever_32_threads_come_and_go() -> None:
+    group = Group(8, "consistent-hash")
+    lock = threading.Lock()
+    under_way: Counter[str] = Counter()
+    worst: Counter[str] = Counter()
+    start = threading.Barrier(32)
+
+    def serve(call: Any) -> str:
+        with lock:
+            under_way[call.member] += 1
+            worst[call.member] = max(worst[call.member], under_way[call.member])
+        threading.Event().wait(0.001)
+        with lock:
+            under_way[call.member] -= 1
+        return "ok"
+
+    def work() -> None:
+        start.wait(10)
+        for _ in range(25):
+            group.send(key="the same")
+
+    for member in group.members:
+        member.act = serve
+    threads = [threading.Thread(target=work) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sum(stats.successful_requests for stats in group.balancer.stats().values()) == 32 * 25
+    assert max(worst.values()) <= 5, "more than 1.25 x the mean of at most 32 calls on 8 members"
+    assert len(worst) > 1
+
+
 def test_four_calls_at_once_stay_with_the_owner_of_their_key() -> None:
     group = Group(8, "consistent-hash")
     owner = group.balancer.select_plugin(ExecutionContext(key="k")).name
@@ -405,33 +442,7 @@ def test_two_weak_tiers_share_all_the_traffic() -> None:
     assert on_backup(group) == pytest.approx(0.5, abs=0.03)
 
 
-# --- cost ------------------------------------------------------------------------------------------------------------
-
-
-def cost_of_picking(strategy: str, count: int) -> float:
-    """Microseconds of this thread's own time for one call of a member that does nothing: the best of several."""
-    group = Group(count, strategy)
-    calls = [make_call(group.clock, key=f"user-{number}") for number in range(1000)]
-    for call in calls:
-        group.balancer.send(call)
-    best = float("inf")
-    for _ in range(5):
-        started = time.thread_time()
-        for call in calls:
-            group.balancer.send(call)
-        best = min(best, time.thread_time() - started)
-    return best * 1000
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_picking_among_a_thousand_costs_at_most_twice_as_much_as_among_ten(strategy: str) -> None:
-    # A machine that is busy elsewhere may spoil one measurement; a pick that walks all members spoils all.
-    ratios = []
-    for _ in range(4):
-        ratios.append(cost_of_picking(strategy, 1000) / cost_of_picking(strategy, 10))
-        if ratios[-1] <= 2:
-            return
-    pytest.fail(f"times as much: {ratios}")
+# --- nobody ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -163,14 +163,15 @@ def test_variables_in_any_string() -> None:
             "endpoint": "http://${HOST}:${PORT:80}/${EMPTY:}$${HOST}",
             "labels": {"a": "$5 ${HOST}", "b": "$$", "c": "$HOST"},
             "options": {"proxy": "http://${HOST}:1"},
-            "args": ["${PORT:1:2}"],
+            "cache": {"ttl": 1, "vary_headers": ["X-${PORT:1-2}"]},
         },
         HOST="h",
     )
     assert plugin.endpoint == "http://h:80/${HOST}"
     assert plugin.labels == {"a": "$5 h", "b": "$$", "c": "$HOST"}
     assert plugin.options == {"proxy": "http://h:1"}
-    assert plugin.args == ("1:2",)
+    assert plugin.cache is not None
+    assert plugin.cache.vary_headers == ("X-1-2",)
 
 
 def test_a_variable_s_value_is_not_expanded_again() -> None:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -376,4 +377,38 @@ def test_a_good_health_check_ends_the_open_time():
     with pytest.raises(HTTPTransportError):
         plugin.call(make_call(clock))
     plugin.health(1.0)
+    assert plugin.call(make_call(clock)) == "ok"
+
+
+@pytest.mark.parametrize("waits_for", ["a place", "a token"])
+def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
+    clock, lost, sender, caught = ManualClock(auto_advance=False), Cancellation(), FakeSender(), []
+    limit = {"enabled": True, "requests_per_second": 1.0, "burst_size": 1, "max_wait": 60.0}
+    narrow = {"bulkhead": {"max_concurrent": 1, "max_waiting": 5}} if waits_for == "a place" else {"rate_limit": limit}
+    plugin = guarded(sender, clock, **narrow)
+    held = plugin.bulkhead.acquire() if plugin.bulkhead else plugin.call(make_call(clock))
+    call = make_call(clock).leg(CancellableDeadline(clock.monotonic() + 30.0, clock, lost))
+    call.payload = b'"request"'
+
+    def lose():
+        with pytest.raises(AttemptCancelledError) as error:
+            plugin.offer(call)
+        caught.append(error.value)
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    clock.wait_for_waiters(1)
+    sent = len(sender.sent)
+    lost.cancel()
+    loser.join(10)
+    assert caught
+    assert (plugin.gate.in_flight, len(sender.sent)) == (0, sent)
+    if plugin.bulkhead:
+        assert (plugin.bulkhead.waiting, plugin.bulkhead.in_use) == (0, 1)
+        plugin.bulkhead.release(held)
+        assert plugin.bulkhead.in_use == 0
+    else:
+        assert not plugin.policies.limiter._waiters
+        assert plugin.policies.limiter.tokens == 0.0
+        clock.advance(1.0)
     assert plugin.call(make_call(clock)) == "ok"

@@ -166,6 +166,65 @@ def test_an_attempt_that_has_lost_waits_for_no_place(cancelled):
     assert (bulkhead.in_use, bulkhead.waiting) == (0 if cancelled else 1, 0)
 
 
+def test_an_attempt_that_has_lost_before_it_waits_does_not_wait_at_all():
+    clock, lost = ManualClock(auto_advance=False), Cancellation()
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5), clock=clock)
+    place = bulkhead.acquire()
+    lost.cancel()
+    with pytest.raises(AttemptCancelledError):
+        bulkhead.acquire(CancellableDeadline(100.0, clock, lost))
+    assert (bulkhead.in_use, bulkhead.waiting, bulkhead.refused) == (1, 0, 0)
+    bulkhead.release(place)
+    assert bulkhead.in_use == 0
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_place_that_comes_as_the_attempt_loses_goes_to_the_next(behind):
+    lost, done = Cancellation(), []
+
+    class Handing(ManualClock):
+        """The place comes free and the other attempt answers while this one waits."""
+
+        def wait(self, wakeup, timeout):
+            if threading.current_thread() is not threading.main_thread():
+                return super().wait(wakeup, timeout)
+            if behind:
+                next_one.start()
+                self.wait_for_waiters(1)
+            bulkhead.release(place)
+            lost.cancel()
+            return True
+
+    clock = Handing(auto_advance=False)
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5), clock=clock)
+    next_one = threading.Thread(target=lambda: done.append(bulkhead.acquire()), daemon=True)
+    place = bulkhead.acquire()
+    with pytest.raises(AttemptCancelledError):
+        bulkhead.acquire(CancellableDeadline(100.0, clock, lost))
+    if behind:
+        next_one.join(10)
+        assert done, "it came before the lost one, and would still wait"
+    assert (bulkhead.in_use, bulkhead.waiting) == (behind, 0)
+    for taken in done:
+        bulkhead.release(taken)
+    with bulkhead.acquire():
+        assert bulkhead.in_use == 1
+
+
+def test_an_attempt_that_may_lose_and_does_not_waits_like_any_other():
+    clock, lost = ManualClock(), Cancellation()
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5, max_wait=60.0), clock=clock)
+    place = bulkhead.acquire()
+    with pytest.raises(BulkheadFullError):
+        bulkhead.acquire(CancellableDeadline(2.5, clock, lost))
+    assert clock.monotonic() == 2.5
+    bulkhead.release(place)
+    with bulkhead.acquire(CancellableDeadline(5.0, clock, lost)):
+        lost.cancel()  # too late for the bulkhead: the attempt is inside, and its wire hears of it
+        assert bulkhead.in_use == 1
+    assert bulkhead.in_use == 0
+
+
 def test_the_deadline_bounds_the_wait_for_a_place():
     clock = ManualClock()
     bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=1, max_wait=9.0), clock=clock)

@@ -1,0 +1,140 @@
+"""Traces and metrics through OpenTelemetry's own API. The only module that imports it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+
+from goplugins.metrics import ManagerMetrics
+from goplugins.models import Explanation, SpanStatusCode
+from goplugins.observability.common import STATES
+from goplugins.observability.events import CallFinished, Event
+from goplugins.observability.kinds import kind_of_error
+from goplugins.observability.tracing import Span
+
+__all__ = ["OpenTelemetryMetrics", "OpenTelemetryTracing"]
+
+_KINDS = {"client": SpanKind.CLIENT, "server": SpanKind.SERVER}
+
+
+class _Span:
+    __slots__ = ("span",)
+
+    def __init__(self, span: trace.Span) -> None:
+        self.span = span
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.span.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        self.span.add_event(name, dict(attributes))
+
+    def set_status(self, code: SpanStatusCode, message: str = "") -> None:
+        # By the conventions a span that went well is left unset: whoever reads traces decides what is good.
+        if code is not SpanStatusCode.OK:
+            self.span.set_status(Status(StatusCode.ERROR, message))
+
+    def finish(self) -> None:
+        self.span.end()
+
+    @property
+    def context(self) -> Any:
+        return self.span.get_span_context()
+
+
+class OpenTelemetryTracing:
+    """Makes OpenTelemetry spans; the provider of :class:`goplugins.ObservabilityConfig` when it names none.
+
+    Args:
+        tracer_provider: whose tracer; the global one when left out.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+        self._tracer = trace.get_tracer("goplugins", tracer_provider=tracer_provider)
+
+    def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
+        """Begins a span."""
+        given: Context | None = context
+        return _Span(self._tracer.start_span(name, given, _KINDS[kind], dict(attributes)))
+
+    def extract_context(self, headers: Mapping[str, str]) -> Any:
+        """What the configured propagators (W3C by default) find in the headers."""
+        return propagate.extract({name.lower(): value for name, value in headers.items()})
+
+    def inject_context(self, span: Span | None) -> Mapping[str, str]:
+        """What the configured propagators write."""
+        carrier: dict[str, str] = {}
+        context = trace.set_span_in_context(span.span) if isinstance(span, _Span) else None
+        propagate.inject(carrier, context)
+        return carrier
+
+    def activate(self, span: Span) -> AbstractContextManager[Any]:
+        """Makes the span the current one."""
+        assert isinstance(span, _Span)  # noqa: S101 - start_span() made it
+        return trace.use_span(span.span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
+
+    def decided(self) -> bool | None:
+        """Whether the current trace is sampled; None without one."""
+        context = trace.get_current_span().get_span_context()
+        return bool(context.trace_flags.sampled) if context.is_valid else None
+
+
+class _Source(Protocol):
+    def metrics(self) -> ManagerMetrics: ...
+    def explain(self, name: str) -> Explanation: ...
+
+
+class OpenTelemetryMetrics:
+    """A manager's metrics through the OpenTelemetry API: an alternative to Prometheus. A sink of its events.
+
+    Args:
+        source: where states are looked up.
+        prefix: the beginning of their names.
+        meter_provider: whose meter; the global one when left out.
+    """
+
+    def __init__(self, source: _Source, *, prefix: str = "goplugins", meter_provider: MeterProvider | None = None):
+        meter = get_meter("goplugins", meter_provider=meter_provider)
+        self._source = weakref.ref(source)
+        self._calls = meter.create_counter(f"{prefix}.calls", "{call}", "Calls that have ended.")
+        self._attempts = meter.create_counter(f"{prefix}.attempts", "{attempt}", "Attempts that were sent.")
+        self._duration = meter.create_histogram(f"{prefix}.call.duration", "s", "How long calls took.")
+        meter.create_observable_up_down_counter(
+            f"{prefix}.calls.in_flight", [self._in_flight], "{call}", "Calls under way."
+        )
+        meter.create_observable_gauge(
+            f"{prefix}.breaker.state", [self._breakers], "1", "0 closed, 1 half-open, 2 open."
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Takes the end of a call."""
+        if not isinstance(event, CallFinished) or event.as_member:
+            return
+        outcome = kind_of_error(event.error)
+        self._calls.add(1, {"plugin": event.plugin, "outcome": outcome, "source": event.source})
+        labels = {"plugin": event.plugin}
+        if event.attempts:
+            self._attempts.add(event.attempts, labels)
+            self._duration.record(event.elapsed, labels)
+
+    def _in_flight(self, _: CallbackOptions) -> Iterable[Observation]:
+        source = self._source()
+        if source is not None:
+            for name, counts in source.metrics().plugins.items():
+                yield Observation(counts.active_requests, {"plugin": name})
+
+    def _breakers(self, _: CallbackOptions) -> Iterable[Observation]:
+        source = self._source()
+        if source is not None:
+            for name in source.metrics().plugins:
+                try:
+                    yield Observation(STATES[source.explain(name).breaker], {"plugin": name})
+                except LookupError:  # it went this very moment
+                    continue

@@ -1,0 +1,227 @@
+"""Traces: a span for a call, an event in it for each attempt, and its context on every wire."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from goplugins._call import Call
+from goplugins.errors import PluginError, belongs_to_host
+from goplugins.models import SpanStatusCode
+from goplugins.observability.events import AttemptFinished, Event
+from goplugins.observability.kinds import kind_of_error
+
+__all__ = ["Span", "Tracer", "TracingProvider", "serving_span"]
+
+logger = logging.getLogger("goplugins.tracing")
+
+Make = Callable[[str, Call], Any]
+"""Makes a call of a plugin by its name."""
+
+Describe = Callable[[str], Mapping[str, Any]]
+"""The attributes of a plugin by its name."""
+
+
+class Span(Protocol):
+    """A piece of work with a beginning and an end, in a trace."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Notes a fact."""
+        ...
+
+    def add_event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Notes that something happened now."""
+        ...
+
+    def set_status(self, code: SpanStatusCode, message: str = "") -> None:
+        """Notes how it went."""
+        ...
+
+    def finish(self) -> None:
+        """Ends it."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """What a child span, or another process, needs to know of it."""
+        ...
+
+
+class TracingProvider(Protocol):
+    """Makes spans, and carries their context between processes."""
+
+    def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
+        """Begins a span: of ``kind`` "client" or "server", within ``context``, or else what is current."""
+        ...
+
+    def extract_context(self, headers: Mapping[str, str]) -> Any:
+        """The context that a caller has sent; None without one."""
+        ...
+
+    def inject_context(self, span: Span | None) -> Mapping[str, str]:
+        """The headers that carry a span's context; None for what is current."""
+        ...
+
+    def activate(self, span: Span) -> AbstractContextManager[Any]:
+        """Makes a span the current one, within."""
+        ...
+
+    def decided(self) -> bool | None:
+        """Whether the current trace is recorded; None if there is none, and one may begin here."""
+        ...
+
+
+class _Open:
+    """A call's span while the call is under way."""
+
+    __slots__ = ("plugin", "request_id", "seen", "span")
+
+    def __init__(self, span: Span, plugin: str, request_id: str) -> None:
+        self.span = span
+        self.plugin = plugin
+        self.request_id = request_id
+        self.seen = 0
+
+
+_current: contextvars.ContextVar[_Open | None] = contextvars.ContextVar("goplugins_span", default=None)
+
+
+class Tracer:
+    """Puts a span around calls, and tells it of their attempts; a sink of attempts.
+
+    A trace that has begun already is followed: recorded if its caller's is. Of the others ``sample_rate`` are begun.
+    What a provider raises is logged, and the call goes on without a span.
+
+    Args:
+        provider: makes the spans.
+        sample_rate: share of the traces that begin here, 0 to 1.
+        describe: attributes of a plugin.
+        rng: decides which.
+    """
+
+    def __init__(self, provider: TracingProvider, sample_rate: float, describe: Describe, rng: random.Random) -> None:
+        self._provider = provider
+        self._rate = sample_rate
+        self._describe = describe
+        self._rng = rng
+
+    def trace(self, make: Make, name: str, call: Call) -> Any:
+        """Makes the call within a span."""
+        opened = self._begin(name, call)
+        if opened is None:
+            return make(name, call)
+        token = _current.set(opened)
+        try:
+            with self._provider.activate(opened.span):
+                value = make(name, call)
+        except BaseException as exc:
+            self._end(opened, call, exc)
+            raise
+        finally:
+            _current.reset(token)
+        self._end(opened, call, None)
+        return value
+
+    def _begin(self, name: str, call: Call) -> _Open | None:
+        provider = self._provider
+        try:
+            decided = provider.decided()
+            wanted = self._rng.random() < self._rate if decided is None else decided
+            span = None
+            if wanted:
+                attributes = {"goplugins.request_id": call.request_id, **self._describe(name)}
+                span = provider.start_span(f"{name}/execute", kind="client", attributes=attributes)
+            # Also of a trace that is not recorded: the next one must know that.
+            carried = provider.inject_context(span)
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            logger.exception("no span for a call of %r", name)
+            return None
+        if carried:
+            names = {header.lower() for header in carried}
+            own = {header: value for header, value in call.headers.items() if header.lower() not in names}
+            call.headers = {**own, **carried}
+        return None if span is None else _Open(span, name, call.request_id)
+
+    def _end(self, opened: _Open, call: Call, error: BaseException | None) -> None:
+        span = opened.span
+        try:
+            span.set_attribute("goplugins.attempts", call.attempts)
+            span.set_attribute("goplugins.source", call.source)
+            if call.member:
+                span.set_attribute("goplugins.member", call.member)
+            for _ in range(call.attempts - opened.seen):  # the loser of two hedged attempts is not waited for
+                span.add_event("attempt", {"goplugins.outcome": "abandoned"})
+            if error is None:
+                span.set_status(SpanStatusCode.OK)
+            else:
+                span.set_attribute("error.type", getattr(error, "code", type(error).__name__))
+                kind = kind_of_error(error)
+                text = error.message if isinstance(error, PluginError) else type(error).__name__
+                span.set_status(SpanStatusCode.TIMEOUT if kind == "timeout" else SpanStatusCode.ERROR, text)
+            span.finish()
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            logger.exception("a span of %r could not be ended", opened.plugin)
+
+    def __call__(self, event: Event) -> None:
+        """Takes the end of an attempt; on a thread within the call's context."""
+        opened = _current.get()
+        if opened is None or not isinstance(event, AttemptFinished):
+            return
+        if event.plugin != opened.plugin or event.request_id != opened.request_id:
+            return  # a member's part, which its group's attempt tells of
+        opened.seen += 1
+        attributes: dict[str, Any] = {
+            "goplugins.attempt": event.attempt,
+            "goplugins.elapsed": event.elapsed,
+            "goplugins.outcome": kind_of_error(event.error),
+        }
+        if event.member:
+            attributes["goplugins.member"] = event.member
+        if event.error is not None:
+            attributes["error.type"] = getattr(event.error, "code", type(event.error).__name__)
+        opened.span.add_event("attempt", attributes)
+
+
+@contextlib.contextmanager
+def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> Iterator[None]:
+    """A span around the work of a served plugin, in its caller's trace.
+
+    Only where the OpenTelemetry SDK is in use: an application that wants traces has loaded it.
+    """
+    provider = _provider_of_process()
+    if provider is None:
+        yield
+        return
+    attributes = {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
+    attributes["goplugins.request_id"] = request_id
+    context = provider.extract_context(headers)
+    span = provider.start_span(f"{plugin}/execute", kind="server", context=context, attributes=attributes)
+    try:
+        with provider.activate(span):
+            yield
+    except BaseException as exc:
+        span.set_attribute("error.type", type(exc).__name__)
+        span.set_status(SpanStatusCode.ERROR, type(exc).__name__)
+        raise
+    else:
+        span.set_status(SpanStatusCode.OK)
+    finally:
+        span.finish()
+
+
+def _provider_of_process() -> TracingProvider | None:
+    if "opentelemetry.sdk.trace" not in sys.modules:
+        return None
+    from goplugins.observability.otel import OpenTelemetryTracing
+
+    return OpenTelemetryTracing()

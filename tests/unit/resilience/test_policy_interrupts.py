@@ -1,0 +1,473 @@
+"""Interrupts (Ctrl-C, a worker's time limit) at every point where one can come leave no policy at odds with itself."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from goplugins._deadline import Deadline
+from goplugins.config import CacheConfig
+from goplugins.errors import PluginError
+from goplugins.models import CircuitBreakerState
+from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
+from goplugins.resilience._counter import Counter
+from goplugins.resilience._window import RollingWindow
+from goplugins.resilience.cache import AnswerCache
+from tests.interrupts import interrupted_at
+
+CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN
+PARTS = ("budget", "cache", "circuit_breaker", "gate", "hedge", "rate_limiter")
+INSIDE = ("_breaker_rules", "_counter", "_permits", "_window")
+OURS = tuple(f"goplugins/resilience/{name}.py" for name in (*PARTS, *INSIDE))
+
+
+class PlainClock:
+    """Moves when it is told to, and has no lock that an interrupt could leave held."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+def every_chance(scenario: Callable[[], tuple[Callable[[], object], Callable[[], object]]], most: int = 500) -> int:
+    """Works with an interrupt at each of its chances, then checks; how many chances there were."""
+    for number in range(most):
+        work, check = scenario()
+        happened = interrupted_at(number, work, OURS)
+        try:
+            check()
+        except BaseException as exc:
+            exc.add_note(f"after interrupt {number}")
+            raise
+        if not happened:
+            return number
+    raise AssertionError("the scenario does not end")
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_count_loses_nothing_and_counts_nothing_twice():
+    def scenario():
+        counter, taken = Counter(), []
+        for _ in range(5):
+            counter.add()
+
+        def work():
+            for _ in range(3):
+                taken.append(counter.take())
+                assert counter.total == 5
+
+        def check():
+            assert sum(taken) + counter.take() == 5
+            assert counter.total == 5
+
+        return work, check
+
+    assert every_chance(scenario) > 5
+
+
+def test_a_windows_sums_are_those_of_its_buckets():
+    def scenario():
+        window = RollingWindow(10.0)
+        for second in range(8):
+            window.record(float(second), failed=True, slow=second % 2 == 0)
+
+        def work():
+            for at in (8.0, 11.0, 40.0):
+                window.record(at, failed=True, slow=True)
+
+        def check():
+            sums = [sum(column) for column in zip(*window._ring, strict=True)]
+            assert [window.calls, window.failures, window.slow] == sums
+            window.record(60.0, failed=False, slow=False)
+            assert (window.calls, window.failures, window.slow) == (1, 0, 0)
+
+        return work, check
+
+    assert every_chance(scenario) > 5
+
+
+# --- the breaker ----------------------------------------------------------------------------------------------------
+
+RULES = {"failure_threshold": 2, "min_request_threshold": 1, "success_threshold": 2, "recovery_timeout": 30.0}
+RATE = RULES | {"failure_threshold": 99, "min_request_threshold": 2, "failure_rate": 0.6}
+
+
+def new_breaker(**rules: Any) -> tuple[CircuitBreaker, PlainClock]:
+    clock = PlainClock()
+    return CircuitBreaker(SimpleNamespace(**(rules or RULES)), clock=clock, rng=random.Random(1)), clock
+
+
+def fail(breaker: CircuitBreaker, times: int = 2) -> None:
+    for _ in range(times):
+        breaker.acquire().failure()
+
+
+def closes_and_goes_by_its_rules(breaker: CircuitBreaker, clock: PlainClock) -> None:
+    """What is true of a breaker in any state: it refuses while open, and time plus successes closes it."""
+    assert not breaker._lock.locked()
+    if breaker.state is OPEN and breaker.retry_after() > 0:
+        with pytest.raises(PluginError):
+            breaker.enter(clock.now + 1.0)
+    for _ in range(5):
+        if breaker.state is CLOSED:
+            break
+        clock.advance(max(breaker.retry_after(), 30.0))  # by then, what was lost has given up its place
+        breaker.enter(clock.now + 1.0).success()
+    assert breaker.state is CLOSED, "time plus successes closes it"
+    breaker.enter().success()
+    for _ in range(2):
+        if breaker.state is CLOSED:  # a failure of before may count
+            fail(breaker, 1)
+    assert breaker.state is OPEN, "and its rules hold"
+    assert breaker.retry_after() == 30.0
+    with pytest.raises(PluginError):
+        breaker.enter()
+    clock.advance(30.0)
+    probes = [breaker.enter(clock.now + 1.0) for _ in range(2)]
+    assert all(probe.is_probe for probe in probes)
+    with pytest.raises(PluginError):
+        breaker.enter()
+    for probe in probes:
+        probe.success()
+    assert breaker.state is CLOSED
+    shared = breaker.enter()
+    assert (breaker.enter() is shared) is (breaker._window is None)
+
+
+def opened(breaker: CircuitBreaker, clock: PlainClock) -> None:
+    fail(breaker)
+
+
+def due(breaker: CircuitBreaker, clock: PlainClock) -> None:
+    fail(breaker)
+    clock.advance(30.0)
+
+
+def probed(breaker: CircuitBreaker, clock: PlainClock) -> None:
+    due(breaker, clock)
+    breaker.enter(clock.now + 1.0).success()
+
+
+def nothing(breaker: CircuitBreaker, clock: PlainClock) -> None: ...
+
+
+@pytest.mark.parametrize("rules", [RULES, RATE], ids=["in a row", "rate"])
+@pytest.mark.parametrize(
+    ("before", "work"),
+    [
+        (nothing, lambda breaker, clock: fail(breaker)),
+        (nothing, lambda breaker, clock: [breaker.enter().failure() for _ in range(2)]),
+        (nothing, lambda breaker, clock: [breaker.allow_request(), breaker.record_failure()] * 2),
+        (due, lambda breaker, clock: breaker.enter(clock.now + 1.0).success()),
+        (due, lambda breaker, clock: breaker.enter(clock.now + 1.0).failure()),
+        (due, lambda breaker, clock: breaker.enter(clock.now + 1.0).ignore()),
+        (probed, lambda breaker, clock: breaker.enter(clock.now + 1.0).success()),
+        (probed, lambda breaker, clock: breaker.enter(clock.now + 1.0).failure()),
+        (opened, lambda breaker, clock: breaker.reset()),
+        (opened, lambda breaker, clock: breaker.probe_succeeded()),
+        (nothing, lambda breaker, clock: breaker.stats()),
+        (opened, lambda breaker, clock: breaker.check()),
+        (opened, lambda breaker, clock: breaker.configure(SimpleNamespace(**RULES, failure_rate=0.5, window=9.0))),
+        (nothing, lambda breaker, clock: breaker.configure(SimpleNamespace(**RULES))),
+    ],
+    ids=[
+        "trip", "trip of many", "anonymous", "first probe", "failed probe", "ignored probe", "last probe",
+        "second probe fails", "reset", "seen well", "stats", "check", "other rules", "plain rules",
+    ],
+)  # fmt: skip
+def test_a_breaker_is_in_one_state_wholly_and_never_wedges(rules, before, work):
+    def scenario():
+        breaker, clock = new_breaker(**rules)
+        before(breaker, clock)
+
+        def interrupted():
+            with contextlib.suppress(PluginError):
+                work(breaker, clock)
+
+        return interrupted, lambda: closes_and_goes_by_its_rules(breaker, clock)
+
+    assert every_chance(scenario) >= 3
+
+
+def test_an_interrupted_trip_is_none_or_one():
+    def scenario():
+        breaker, _ = new_breaker()
+        fail(breaker, 1)
+
+        def check():
+            if breaker.state is CLOSED:
+                fail(breaker, 2 - breaker._consecutive if breaker._consecutive < 2 else 1)
+            assert breaker.state is OPEN
+            assert breaker.trips == 1
+            assert breaker.retry_after() == 30.0, "the first time it is open as long as configured"
+
+        return breaker.acquire().failure, check
+
+    assert every_chance(scenario) > 5
+
+
+@pytest.mark.parametrize("way", ["force_open", "disable", "enable", "configure"])
+def test_what_an_operator_says_holds_wholly_or_not_at_all(way):
+    def scenario():
+        breaker, clock = new_breaker()
+        if way == "enable":
+            breaker.force_open()
+        disabled = SimpleNamespace(**RULES, enabled=False)
+        work = getattr(breaker, way) if way != "configure" else lambda: breaker.configure(disabled)
+
+        def check():
+            if way in {"disable", "configure"}:
+                work()
+                fail(breaker, 5)
+                assert breaker.state is CLOSED
+                breaker.enable()
+            elif breaker.state is OPEN:
+                assert breaker.retry_after() == float("inf")
+                breaker.enable()
+            closes_and_goes_by_its_rules(breaker, clock)
+
+        return work, check
+
+    assert every_chance(scenario) >= 3
+
+
+# --- the gate -------------------------------------------------------------------------------------------------------
+
+
+def a_call() -> SimpleNamespace:
+    return SimpleNamespace(inside=False, expected=False, nested=False)
+
+
+def pass_through(gate: InFlightGate, call: SimpleNamespace, ok: bool = True) -> None:
+    """As a guarded plugin does it."""
+    try:
+        gate.enter(call)
+    finally:
+        try:
+            if call.inside:
+                gate.leave(ok, 0.25, 1, call, "" if ok else "CODE")
+        except BaseException:
+            gate.leave(ok, 0.25, 1, call, "" if ok else "CODE")
+            raise
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_gates_counts_are_of_the_same_calls(ok):
+    def scenario():
+        gate, call = InFlightGate(), a_call()
+        gate.leave(ok, 0.25, 1, None)  # of nobody
+
+        def check():
+            found = gate.snapshot()
+            ended = found.succeeded + found.failed
+            assert found.in_flight == 0
+            assert (found.attempts, found.duration, sum(found.latencies.counts.values())) == (
+                ended,
+                0.25 * ended,
+                ended,
+            )
+            assert not gate._inside
+            assert gate.drain(0.0)
+
+        return lambda: pass_through(gate, call, ok), check
+
+    assert every_chance(scenario) >= 3
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
+    def scenario():
+        gate, call, done = InFlightGate(), a_call(), threading.Event()
+        gate.expect(call)
+        gate.close("it was removed")
+        drain = threading.Thread(target=lambda: gate.drain(300.0, on_empty=done.set), daemon=True)
+        drain.start()
+        while not gate._drains:
+            threading.Event().wait(0.0005)
+
+        def work():
+            try:
+                if comes:
+                    pass_through(gate, call)
+            finally:
+                try:
+                    gate.expect_no_more(call)
+                except BaseException:
+                    gate.expect_no_more(call)
+                    raise
+
+        def check():
+            drain.join(10)
+            assert not drain.is_alive(), "it waits for nobody"
+            assert done.is_set()
+            assert gate._expected == 0
+
+        return work, check
+
+    assert every_chance(scenario) >= 3
+
+
+def test_what_is_left_to_the_last_call_out_is_done():
+    def scenario():
+        gate, call, closed = InFlightGate(), a_call(), []
+        gate.enter(call)
+        gate.close("it was removed")
+        assert gate.drain(0.0, on_empty=lambda: closed.append("closed"))
+
+        def work():
+            try:
+                gate.leave(True, 0.25, 1, call)
+            except BaseException:
+                gate.leave(True, 0.25, 1, call)
+                raise
+
+        return work, lambda: closed.index("closed")
+
+    assert every_chance(scenario) >= 3
+
+
+# --- budget, limiter, hedges, cache ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1, 9.95, 25.0])
+def test_a_budget_mints_nothing_and_lets_every_deposit_go_in_time(pause):
+    def scenario():
+        clock = PlainClock()
+        budget = RetryBudget(0.2, clock=clock)
+        for _ in range(50):
+            budget.deposit()
+        clock.advance(pause)
+        given = []
+
+        def work():
+            for _ in range(2):
+                budget.deposit()
+                given.append(budget.withdraw())
+                clock.advance(0.1)
+
+        def check():
+            for _ in range(50):
+                budget.deposit()
+            assert budget.available <= 100 + 0.2 * 102
+            assert sum(budget.withdraw() for _ in range(200)) <= 120
+            for _ in range(50):
+                budget.deposit()
+            clock.advance(10.0)
+            assert budget.available == 100.0
+            assert sum(budget.withdraw() for _ in range(200)) == 100
+
+        return work, check
+
+    assert every_chance(scenario) > 10
+
+
+def test_a_limiter_goes_by_one_configuration():
+    slow = {"enabled": True, "requests_per_second": 1.0, "burst_size": 1, "max_wait": 0.0}
+    fast = {"enabled": True, "requests_per_second": 10.0, "burst_size": 5, "max_wait": 2.0}
+
+    def scenario():
+        clock = PlainClock()
+        limiter = RateLimiter(SimpleNamespace(**slow), clock=clock)
+
+        def check():
+            clock.advance(60.0)
+            burst = 0
+            while limiter.allow():
+                burst += 1
+            clock.advance(1.0)
+            assert (burst, limiter.tokens, limiter._max_wait) in {(1, 1.0, 0.0), (5, 5.0, 2.0)}
+
+        return lambda: limiter.set_rate(SimpleNamespace(**fast)), check
+
+    assert every_chance(scenario) >= 3
+
+
+def test_a_token_is_taken_once_or_not_at_all():
+    def scenario():
+        clock = PlainClock()
+        limiter = RateLimiter(SimpleNamespace(requests_per_second=1.0, burst_size=3, max_wait=0.0), clock=clock)
+
+        def work():
+            limiter.acquire()
+            limiter.refund()
+            limiter.acquire()
+
+        def check():
+            assert 1.0 <= limiter.tokens <= 3.0
+            assert not limiter._waiters
+            assert not limiter._lock.locked()
+
+        return work, check
+
+    assert every_chance(scenario) >= 3
+
+
+def test_a_hedge_policy_knows_what_is_usual():
+    def scenario():
+        clock = PlainClock()
+        policy = HedgePolicy(SimpleNamespace(percentile=0.9, min_delay=0.0), clock=clock)
+        for number in range(30):
+            policy.record(float(number))
+        clock.advance(59.0)
+
+        def work():
+            for number in range(3):
+                policy.record(100.0 + number)
+                clock.advance(1.0)
+
+        def check():
+            clock.advance(100.0)
+            for number in range(100):
+                policy.record(number / 100)
+            assert policy.delay() == 0.9
+
+        return work, check
+
+    assert every_chance(scenario) > 10
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ({"ttl": 60.0, "max_entries": 3}, range(6)),
+        ({"ttl": 60.0, "max_entries": 50}, range(6)),  # so that their size is what bounds them
+        ({"ttl": 1.0, "stale_if_error": 60.0}, (0, 1, 2, 0, 1, 2)),
+        ({"ttl": 1.0}, range(6)),
+    ],
+    ids=["full", "too large", "again", "too old"],
+)
+def test_a_cache_knows_how_much_it_holds(config, keys):
+    def scenario():
+        clock = PlainClock()
+        cache = AnswerCache(CacheConfig(**config), clock=clock, size_of=len, max_size=20)
+
+        def work():
+            for number, key in enumerate(keys):
+                cache.fetch(key, lambda number=number: "x" * (number + 5), Deadline.after(60.0, clock))
+                clock.advance(0.7)
+
+        def check():
+            assert cache.size == sum(entry.size for entry in cache._entries.values())
+            cache.fetch("more", lambda: "xx", Deadline.after(60.0, clock))
+            assert cache.size <= 20
+            assert len(cache) <= config.get("max_entries", 20)
+
+        return work, check
+
+    assert every_chance(scenario) > 20
