@@ -1,45 +1,59 @@
-"""A small HTTP server in a process of its own, with as little of its own to do as possible: clients are measured.
+"""A small server in a process of its own, with as little of its own to do as possible: clients are measured.
 
-``POST /<size>`` answers with an envelope whose data has ``size`` bytes. A request id in the head comes back in the
-envelope, as real servers do it. It serves until its standard input ends, so it can't outlive who started it.
+``POST`` over TCP, perhaps with TLS, answers with an envelope whose data has ``size`` bytes; a line over a Unix socket
+with a line. A request's id comes back in the answer, as real servers do it. It serves until its standard input ends,
+so it can't outlive who started it.
 
 One loop over epoll and plain sockets: what the server takes longer is added to every row, and hides what is to be seen.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import gc
+import re
 import select
 import socket
 import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import attrs
 
 from benchmarks.messages import answer_json
 
-__all__ = ["Server", "running_server"]
+__all__ = ["LineAnswers", "Server", "running_server"]
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_CHUNK = 262144
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+Answer = Callable[[bytes], tuple[bytes, int] | None]
+"""The answer to the first request in what has come, and where that ends; None if it is not whole yet."""
 
 
 @attrs.frozen
 class Server:
-    """Where a server answers. ``size`` is what its clients ask it for; ``ca_file`` what vouches for it over TLS."""
+    """Where a server answers.
+
+    Attributes:
+        size: bytes of data in its answers, and what its clients send.
+        ca_file: what vouches for it over TLS.
+        unix: the path of its Unix socket.
+    """
 
     host: str
     port: int
     size: int
-    ca_file: str = ""
+    ca_file: str
+    unix: str
 
     @property
     def path(self) -> str:
-        return f"/{self.size}"
+        return "/plugin"
 
     @property
     def url(self) -> str:
@@ -50,15 +64,14 @@ class Server:
 def running_server(size: int, *, tls: bool = False) -> Generator[Server, None, None]:
     """A server process, on the CPUs that this process has now."""
     with contextlib.ExitStack() as stack:
-        ca_file = chain = ""
-        if tls:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            ca_file, chain = _certificates(folder)
-        command = [sys.executable, "-m", "benchmarks.server", *([chain] if chain else [])]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gp-")))
+        unix = str(folder / "socket")
+        ca_file, chain = _certificates(folder) if tls else ("", "")
+        command = [sys.executable, "-m", "benchmarks.server", str(size), unix, *([chain] if chain else [])]
         process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(process.kill)
         assert process.stdout is not None
-        yield Server("127.0.0.1", int(process.stdout.readline()), size, ca_file)
+        yield Server("127.0.0.1", int(process.stdout.readline()), size, ca_file, unix)
 
 
 def _certificates(folder: Path) -> tuple[str, str]:
@@ -71,78 +84,118 @@ def _certificates(folder: Path) -> tuple[str, str]:
     return str(folder / "ca.pem"), str(folder / "server.pem")
 
 
+# --- the server's side ---------------------------------------------------------------------------------------------
+
+
+class HTTPAnswers:
+    """Answers to HTTP requests."""
+
+    def __init__(self, size: int) -> None:
+        self._data = b'{"data":' + answer_json(size)
+        self._plain = self._reply(self._data + b"}")
+        self._starts: dict[int, bytes] = {}  # by the length of the request's id
+
+    @staticmethod
+    def _reply(body: bytes, more: int = 0) -> bytes:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        return head % (len(body) + more) + body
+
+    def __call__(self, data: bytes) -> tuple[bytes, int] | None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        at = data.find(b"Content-Length: ", 0, end)
+        if at >= 0:
+            size = int(data[at + 16 : data.find(b"\r", at)])
+        else:
+            found = re.search(rb"\r\ncontent-length: *(\d+)", data[:end].lower())
+            size = int(found[1]) if found else 0
+        end += 4 + size
+        if len(data) < end:
+            return None
+        at = data.find(b"X-Request-ID: ")
+        if at < 0 or at >= end - size:
+            return self._plain, end
+        name = data[at + 14 : data.find(b"\r", at)]
+        start = self._starts.get(len(name))
+        if start is None:
+            start = self._starts[len(name)] = self._reply(self._data + b',"request_id":"', len(name) + 2)
+        return start + name + b'"}', end
+
+
+class LineAnswers:
+    """Answers to lines."""
+
+    def __init__(self, size: int) -> None:
+        self._start = b'{"type":"execute","success":true,"data":' + answer_json(size) + b',"request_id":"'
+
+    def __call__(self, data: bytes) -> tuple[bytes, int] | None:
+        end = data.find(b"\n")
+        if end < 0:
+            return None
+        at = data.find(b'"request_id":') + 13
+        at = data.find(b'"', at) + 1
+        return self._start + data[at : data.find(b'"', at)] + b'"}\n', end + 1
+
+
 class _Peer:
     """The server's side of one connection."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, answer: Answer) -> None:
+        sock.setblocking(False)
         self.sock = sock
-        self._held = b""
-        self._needed = 0
-        self._replies: dict[bytes, bytes] = {}
+        self._answer = answer
+        self._held: list[bytes] = []
+        self._again = isinstance(sock, ssl.SSLSocket)  # what TLS has read already, epoll does not tell
 
     def serve(self) -> bool:
         """Answers what has come; False once the client has gone."""
         while True:
             try:
-                data = self.sock.recv(262144)
+                data = self.sock.recv(_CHUNK)
             except _NOT_NOW:
                 return True
             if not data:
                 return False
-            self._held = data = self._held + data if self._held else data
-            if len(data) < self._needed:
-                continue
-            self._answer(data)
-            if not isinstance(self.sock, ssl.SSLSocket):
-                return True  # what else there is, epoll tells
+            if self._held:
+                self._held.append(data)
+                data = b"".join(self._held)
+                self._held.clear()
+            while data:
+                found = self._answer(data)
+                if found is None:
+                    self._held.append(data)
+                    break
+                reply, end = found
+                data = data[end:]
+                done = self.sock.send(reply)
+                if done < len(reply):
+                    self._send(reply, done)
+            if not self._again:
+                return True
 
-    def _answer(self, data: bytes) -> None:
-        while (end := data.find(b"\r\n\r\n")) >= 0:
-            head = data[:end]
-            lower = head.lower()
-            self._needed = end + 4 + int(_value(lower, lower, b"\r\ncontent-length:") or 0)
-            if len(data) < self._needed:
-                break
-            self._send(self._reply(head, lower))
-            data = data[self._needed :]
-            self._needed = 0
-        self._held = data
-
-    def _send(self, reply: bytes) -> None:
-        done = self.sock.send(reply)
+    def _send(self, reply: bytes, done: int) -> None:
         while done < len(reply):
             try:
                 done += self.sock.send(reply[done:])
             except _NOT_NOW:
                 select.select([], [self.sock], [])
 
-    def _reply(self, head: bytes, lower: bytes) -> bytes:
-        path = head[: head.index(b" ", 6)]
-        data = self._replies.get(path)
-        if data is None:
-            data = self._replies[path] = b'{"data":' + answer_json(int(path.partition(b"/")[2]))
-        request_id = _value(head, lower, b"\r\nx-request-id:")
-        body = b'%b,"request_id":"%b"}' % (data, request_id) if request_id else data + b"}"
-        return _HEAD % (len(body), body)
 
-
-def _value(head: bytes, lower: bytes, name: bytes) -> bytes:
-    start = lower.find(name)
-    if start < 0:
-        return b""
-    start += len(name)
-    end = lower.find(b"\r", start)
-    return (head[start:end] if end > 0 else head[start:]).strip()
-
-
-def _serve(context: ssl.SSLContext | None) -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+def _serve(size: int, unix: str, context: ssl.SSLContext | None) -> None:
+    http = socket.create_server(("127.0.0.1", 0), backlog=128)
+    lines = socket.socket(socket.AF_UNIX)
+    lines.bind(unix)
+    lines.listen(128)
+    listeners = {http.fileno(): (http, HTTPAnswers(size)), lines.fileno(): (lines, LineAnswers(size))}
     epoll = select.epoll()
-    epoll.register(listener, select.EPOLLIN)
-    epoll.register(sys.stdin, select.EPOLLIN)  # nothing is ever written there: readable means closed
+    for descriptor in (*listeners, sys.stdin.fileno()):  # nothing is ever written there: readable means closed
+        epoll.register(descriptor, select.EPOLLIN)
     peers: dict[int, _Peer] = {}
-    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.write(f"{http.getsockname()[1]}\n")
     sys.stdout.flush()
+    gc.collect()
+    gc.freeze()
     while True:
         for descriptor, _ in epoll.poll():
             peer = peers.get(descriptor)
@@ -154,17 +207,22 @@ def _serve(context: ssl.SSLContext | None) -> None:
                 if not alive:
                     epoll.unregister(descriptor)
                     peers.pop(descriptor).sock.close()
-            elif descriptor == listener.fileno():
-                sock, _ = listener.accept()
+            elif descriptor in listeners:
+                listener, answer = listeners[descriptor]
                 with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    if context is not None:
-                        sock = context.wrap_socket(sock, server_side=True)
-                    sock.setblocking(False)
-                    peers[sock.fileno()] = _Peer(sock)
+                    sock = _accept(listener, context)
+                    peers[sock.fileno()] = _Peer(sock, answer)
                     epoll.register(sock, select.EPOLLIN)
             else:
                 return
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    sock, _ = listener.accept()
+    if listener.family is socket.AF_UNIX:
+        return sock
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock if context is None else context.wrap_socket(sock, server_side=True)
 
 
 def _context(chain: str) -> ssl.SSLContext:
@@ -173,5 +231,14 @@ def _context(chain: str) -> ssl.SSLContext:
     return context
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
+    parser.add_argument("size", type=int)
+    parser.add_argument("unix")
+    parser.add_argument("chain", nargs="?")
+    arguments = parser.parse_args()
+    _serve(arguments.size, arguments.unix, _context(arguments.chain) if arguments.chain else None)
+
+
 if __name__ == "__main__":
-    _serve(_context(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main()

@@ -142,6 +142,22 @@ if TYPE_CHECKING:
         SpanStatusCode as SpanStatusCode,
         TransportType as TransportType,
     )
+    from goplugins.observability.audit import (
+        acting_as as acting_as,
+    )
+    from goplugins.observability.collector import (
+        CounterMetric as CounterMetric,
+        EnhancedMetricsCollector as EnhancedMetricsCollector,
+        GaugeMetric as GaugeMetric,
+        HistogramMetric as HistogramMetric,
+        InMemoryCollector as InMemoryCollector,
+        MetricsCollector as MetricsCollector,
+        PrometheusBucket as PrometheusBucket,
+        PrometheusMetric as PrometheusMetric,
+    )
+    from goplugins.observability.common import (
+        CommonPluginMetrics as CommonPluginMetrics,
+    )
     from goplugins.observability.events import (
         AttemptFinished as AttemptFinished,
         BreakerChanged as BreakerChanged,
@@ -154,7 +170,19 @@ if TYPE_CHECKING:
         PluginRemoved as PluginRemoved,
         ReloadFinished as ReloadFinished,
     )
+    from goplugins.observability.logs import (
+        JSONFormatter as JSONFormatter,
+    )
+    from goplugins.observability.report import (
+        GlobalMetrics as GlobalMetrics,
+        ObservabilityReport as ObservabilityReport,
+        PluginMetricsReport as PluginMetricsReport,
+    )
     from goplugins.observability.stream import Subscription as Subscription
+    from goplugins.observability.tracing import (
+        Span as Span,
+        TracingProvider as TracingProvider,
+    )
     from goplugins.reload import (
         PluginDiff as PluginDiff,
         PluginOutcome as PluginOutcome,
@@ -208,16 +236,19 @@ __all__ = [
     "CircuitBreakerState",
     "CircuitBreakerStats",
     "CircuitBreakerTimeoutError",
+    "CommonPluginMetrics",
     "ConfigError",
     "ConfigFileError",
     "ConfigSyntaxError",
     "ConnectionConfig",
     "ConnectionLostError",
+    "CounterMetric",
     "DiscoveredPlugin",
     "Discovery",
     "DiscoveryConfig",
     "DiscoveryReport",
     "DuplicatePluginNameError",
+    "EnhancedMetricsCollector",
     "Event",
     "ExecPlugin",
     "ExecPluginFactory",
@@ -230,6 +261,8 @@ __all__ = [
     "GRPCPlugin",
     "GRPCPluginFactory",
     "GRPCTransportError",
+    "GaugeMetric",
+    "GlobalMetrics",
     "GroupExplanation",
     "HTTPPlugin",
     "HTTPPluginFactory",
@@ -242,6 +275,8 @@ __all__ = [
     "HealthMonitor",
     "HealthStatus",
     "HedgeConfig",
+    "HistogramMetric",
+    "InMemoryCollector",
     "InvalidArgumentError",
     "InvalidCertificateError",
     "InvalidConfigError",
@@ -250,6 +285,7 @@ __all__ = [
     "InvalidHeaderError",
     "InvalidPluginNameError",
     "InvalidTransportError",
+    "JSONFormatter",
     "Latencies",
     "LoadBalancer",
     "LoadBalancerConfig",
@@ -263,6 +299,7 @@ __all__ = [
     "MemberEjected",
     "MemberExplanation",
     "MemberReturned",
+    "MetricsCollector",
     "MissingAPIKeyError",
     "MissingBasicCredentialsError",
     "MissingBearerTokenError",
@@ -274,6 +311,7 @@ __all__ = [
     "NoAvailablePluginsError",
     "NoPluginsConfiguredError",
     "ObservabilityConfig",
+    "ObservabilityReport",
     "Origins",
     "Plugin",
     "PluginAdded",
@@ -288,6 +326,7 @@ __all__ = [
     "PluginInternalError",
     "PluginManifest",
     "PluginMetrics",
+    "PluginMetricsReport",
     "PluginNotEnabledError",
     "PluginNotFoundError",
     "PluginOutcome",
@@ -299,6 +338,8 @@ __all__ = [
     "PluginTimeoutError",
     "PluginUnavailableError",
     "PluginUpdate",
+    "PrometheusBucket",
+    "PrometheusMetric",
     "RateLimitConfig",
     "RateLimitExceededError",
     "RateLimiter",
@@ -316,9 +357,11 @@ __all__ = [
     "RetryBudget",
     "RetryConfig",
     "SaturatedError",
+    "Span",
     "SpanStatusCode",
     "Subscription",
     "TLSError",
+    "TracingProvider",
     "TransportError",
     "TransportType",
     "TruncatedReplyError",
@@ -333,6 +376,7 @@ __all__ = [
     "Verdict",
     "Watch",
     "__version__",
+    "acting_as",
     "deadline",
     "load_with_origins",
     "serve",

@@ -129,10 +129,8 @@ class Attempts:
         return self._send(permit, call)
 
     def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
-        admitted, call.admitted = (
-            call.admitted,
-            False,
-        )  # who still waits when the plugin is replaced goes to its successor
+        # Who still waits when the plugin is replaced goes to its successor.
+        admitted, call.admitted = call.admitted, False
         try:
             limiter.acquire(call.deadline, call.max_wait, wakeup=self.closing)
         except RateLimitExceededError:

@@ -30,7 +30,7 @@ from goplugins.plugin import GuardedPlugin
 from goplugins.processes import register_forkable
 from goplugins.registry import Registry
 from goplugins.reload.plan import plan_of
-from goplugins.reload.report import ReloadReport
+from goplugins.reload.report import ReloadReport, on_one_line
 from goplugins.reload.work import Turn, Work
 from goplugins.upkeep import Upkeep
 from goplugins.watching import Watch
@@ -47,6 +47,9 @@ _RELOAD = "last reload"
 
 _SCAN_INTERVAL = 5.0
 """Seconds between two looks for what is new to discover."""
+
+_MOMENT = 0.05
+"""Seconds in which a call that was woken goes to the successor of its plugin."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -217,7 +220,7 @@ class Lifecycle:
         except PluginError as error:
             for problem in error.problems if isinstance(error, ConfigError) else (error,):
                 logger.error("reload from %s failed, the running configuration stays: %s", _source(config), problem)  # noqa: TRY400 - expected: a traceback would hide the problems
-            failed = HealthStatus(PluginStatus.DEGRADED, f"failed: {error}", last_check=self._clock.time())
+            failed = HealthStatus(PluginStatus.DEGRADED, f"failed: {on_one_line(error)}", last_check=self._clock.time())
             monitor.update_status(_RELOAD, failed)
             self._tell_reload(config, self._clock.monotonic() - started, None, error)
             raise
@@ -231,21 +234,26 @@ class Lifecycle:
         now = self._clock.monotonic
         begun = now()
         end = min(begun + options.drain_timeout, started + options.graceful_timeout)
+        for plugin in leaving:
+            plugin.superseded = plugin.name in self.registry.plugins
         under_way = {plugin: plugin.stand_down() for plugin in leaving}
         drained: dict[str, dict[str, Any]] = {}
+        late: dict[GuardedPlugin, int] = {}
         try:
             # All are drained before any is closed: a call that was admitted may still need another plugin.
             for plugin, count in under_way.items():
-                left = 0 if plugin.drain(max(0.0, end - now())) else plugin.gate.in_flight
+                late[plugin] = 0 if plugin.drain(max(0.0, end - now())) else plugin.gate.in_flight
                 if count:
-                    drained[plugin.name] = {
-                        "drained": max(0, count - left),
-                        "drain_time": now() - begun,
-                        "left_behind": left,
-                    }
+                    spent = max(0, count - late[plugin])
+                    drained[plugin.name] = {"drained": spent, "drain_time": now() - begun, "left_behind": late[plugin]}
         finally:
             for plugin in leaving:
                 plugin.refuse("it was replaced")
+            for plugin in leaving:
+                # Who waited for a place or a token finds the successor now, and is not left behind.
+                if late.get(plugin):
+                    plugin.gate.drain(_MOMENT, self._clock)
+                    drained.get(plugin.name, {})["left_behind"] = max(0, late[plugin] - plugin.gate.handed_on)
                 self._part_with(plugin)
         return drained
 

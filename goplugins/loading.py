@@ -129,7 +129,7 @@ def _judge(
     extend: Extension | None,
 ) -> tuple[ManagerConfig | None, ManagerConfig | None, list[Problem]]:
     from goplugins.config.conversion import read
-    from goplugins.config.problems import unjudged, untouched
+    from goplugins.config.problems import independent, untouched
     from goplugins.config.validation import file_problems, semantic_problems
 
     config, found = read(ManagerConfig, values)
@@ -150,7 +150,7 @@ def _judge(
     later = semantic_problems(config, resolved, registered)
     if further is not None:
         later += file_problems(resolved)
-    problems += untouched(later, [*wrong, *unjudged(wrong)])
+    problems += independent(untouched(later, wrong), wrong)
     if further is not None:
         problems += _further_problems(resolved, problems, further)
     return config, resolved, problems

@@ -16,6 +16,7 @@ from goplugins.attempts import Attempts
 from goplugins.config import BulkheadConfig, PluginConfig
 from goplugins.config.schema import same_value
 from goplugins.errors import (
+    PluginClosedError,
     PluginError,
     PluginInternalError,
     PluginNotFoundError,
@@ -78,6 +79,7 @@ class GuardedPlugin:
         budget_exhausted: replays that the budget refused.
         hedges_before: sent and won by hedgers that were replaced.
         on_first_call: runs before the first call, in every process: background work starts by need.
+        superseded: another one has taken its place, and makes the calls that it has not admitted.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class GuardedPlugin:
         self.gate = InFlightGate()
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
+        self.superseded = False
         self.clock = clock
         self._now = clock.monotonic
         self.budget_exhausted = 0
@@ -152,7 +155,8 @@ class GuardedPlugin:
         if self.on_first_call is not None:
             self._wake_up()
         started = self._now()
-        ok, code = False, ""
+        ok: bool | None = False
+        code = ""
         try:
             self.gate.enter(call)
             call.admitted = True
@@ -163,6 +167,9 @@ class GuardedPlugin:
                 self._tell(call, started, None, run)
             return value
         except PluginError as error:
+            if self.superseded and not call.admitted and isinstance(error, PluginClosedError):
+                ok = None
+                raise  # it has not failed: the successor makes it
             code = error.code
             self._annotate(error, call, started)
             self._tell(call, started, error, run)

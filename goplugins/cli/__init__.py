@@ -6,13 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from goplugins.cli import config, serve
+from goplugins.cli import bench, call, config, dashboard, health, serve, top
 from goplugins.errors import ConfigError, PluginError
 
 __all__ = ["main"]
 
 
-_COMMANDS = (config.add_command, serve.add_command)
+_COMMANDS = (
+    config.add_command,
+    serve.add_command,
+    call.add_command,
+    health.add_command,
+    top.add_command,
+    dashboard.add_command,
+    bench.add_command,
+)
 
 
 class _Version(argparse.Action):

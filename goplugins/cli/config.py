@@ -54,6 +54,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _check(arguments: argparse.Namespace) -> int:
     """Names every problem of a configuration, with its line; exits with 1 if there is one, with 2 if it can't look."""
+    from goplugins.config.problems import counted
     from goplugins.loading import load_config
     from goplugins.sources import load_with_origins
 
@@ -73,8 +74,8 @@ def _check(arguments: argparse.Namespace) -> int:
         lines = sorted(_problem_lines(name, problems))
         sys.stdout.write("".join(f"{line}\n" for _, line in lines))
         return 1 if lines else 0
-    groups = f", {len(config.load_balancers)} groups" if config.load_balancers else ""
-    sys.stdout.write(f"{name}: no problem, {len(config.plugins)} plugins{groups}\n")
+    groups = f", {counted(config.load_balancers, 'group')}" if config.load_balancers else ""
+    sys.stdout.write(f"{name}: no problem, {counted(config.plugins, 'plugin')}{groups}\n")
     return 0
 
 

@@ -92,7 +92,7 @@ _NUMBERS: Mapping[type[Any], str] = {
 
 
 def short_form_fix(value: object, cls: type[Any]) -> str:
-    """What to write instead of a single value where a table of ``cls`` belongs; no text but a known word is repeated."""
+    """What to write instead of a single value where a table of ``cls`` belongs; repeats no text but a known word."""
     names = [field.name for field in fields_of(cls)]
     if isinstance(value, bool) and "enabled" in names:
         return f"write {{enabled: {str(value).lower()}}}"

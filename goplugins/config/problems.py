@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
 from goplugins.config.rules import near_name
-from goplugins.errors import ConfigError, InvalidConfigError
+from goplugins.errors import ConfigError, InvalidConfigError, MissingEndpointError, MissingSocketPathError
 
 __all__ = [
     "Path",
     "Problem",
     "Problems",
+    "counted",
+    "independent",
     "path_parts",
     "path_text",
     "raise_for",
     "shown_key",
-    "unjudged",
     "unknown_fix",
     "untouched",
 ]
@@ -57,6 +58,15 @@ def path_parts(text: str) -> Path:
     ('plugins', 2, 'auth', 'token')
     """
     return tuple(int(index) if index else key or name for index, key, name in _PART.findall(text))
+
+
+def counted(items: Sized, what: str) -> str:
+    """How many there are of what.
+
+    >>> counted(["a"], "plugin"), counted([], "plugin")
+    ('1 plugin', '0 plugins')
+    """
+    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
 
 
 def shown_key(key: str) -> str:
@@ -123,18 +133,24 @@ _JUDGED_BESIDE: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def unjudged(paths: Iterable[Path]) -> list[Path]:
-    """The fields beside those at ``paths`` that can't be judged, since those can't be read and count as left out.
+def independent(problems: Iterable[Problem], wrong: Iterable[Path]) -> list[Problem]:
+    """The problems of fields that could be judged: not of what stands beside a field that can't be read.
 
-    >>> unjudged([("plugins", 0, "endpoints", 1)])
-    [('plugins', 0, 'endpoint'), ('plugins', 0, 'balancing')]
+    A field of ``wrong`` counts as left out while the others are judged, which may make something of them that they
+    are not: an address is "missing" where ``endpoints`` is no list.
     """
-    return [
+    beside = {
         (*path[:index], other)
-        for path in paths
+        for path in wrong
         for index, step in enumerate(path)
         for other in _JUDGED_BESIDE.get(str(step), ())
-    ]
+    }
+    return [(path, error) for path, error in problems if path not in beside or _is_own(path, error)]
+
+
+def _is_own(path: Path, error: ConfigError) -> bool:
+    """Whether it is wrong in itself: of an address, anything but that there is none."""
+    return path[-1] == "endpoint" and not isinstance(error, MissingEndpointError | MissingSocketPathError)
 
 
 def raise_for(problems: Sequence[Problem], source: str) -> None:

@@ -33,7 +33,8 @@ def parse_size(text: str) -> int:
     if found is None or (found[3] and not found[2]):
         raise ValueError("not a size")
     unit = (found[2] or found[4] or "").lower()
-    size = Fraction(found[1]) * (1024 if found[3] or found[4] else 1000) ** _STEPS[unit]
+    factor: int = (1024 if found[3] or found[4] else 1000) ** _STEPS[unit]
+    size = Fraction(found[1]) * factor
     if size.denominator != 1:
         raise ValueError("not a whole number of bytes")
     return size.numerator

@@ -7,7 +7,7 @@ import attrs
 from goplugins.balancing import GroupExplanation
 from goplugins.contrib._inside import View, is_held_open
 from goplugins.models import CircuitBreakerState, Explanation, PluginStatus
-from goplugins.observability.history import Minute, Rate
+from goplugins.observability.history import Minute, Rate, is_failure
 
 __all__ = ["SEVERITIES", "Standing", "standing"]
 
@@ -61,7 +61,8 @@ def standing(view: View, rate: Rate | None = None, minute: Minute | None = None)
 def _refusing(explanation: Explanation) -> Standing | None:
     if explanation.breaker is CircuitBreakerState.OPEN:
         # Why it opened says more than that it did, which its state shows.
-        return Standing("down", "circuit open", explanation.last_error or explanation.reason)
+        known = is_failure(explanation.last_error.partition(" ")[0])
+        return Standing("down", "circuit open", explanation.last_error if known else explanation.reason)
     if explanation.breaker is CircuitBreakerState.HALF_OPEN:
         return Standing("degraded", "probing", "a few calls show whether it is well again")
     return None
@@ -72,11 +73,14 @@ def _of_group(explanation: Explanation, group: GroupExplanation) -> Standing:
     if not able:
         return Standing("down", "no member", explanation.reason or "none of its members takes calls")
     if group.panic:
-        return Standing("degraded", f"{able} of {total}", "too few members are well: ejection and health don't count")
+        return Standing(
+            "degraded", f"{able} of {total} members", "too few members are well: ejection and health don't count"
+        )
     out = [member for member in group.members if not member.eligible]
     if out:
-        return Standing("degraded", f"{able} of {total}", ", ".join(f"{each.name} is {each.state}" for each in out[:3]))
-    return Standing("healthy", f"{able} of {total}")
+        why = ", ".join(f"{each.name} is {each.state}" for each in out[:3])
+        return Standing("degraded", f"{able} of {total} members", why)
+    return Standing("healthy", "healthy")
 
 
 _BY_STATUS = {

@@ -7,18 +7,15 @@ import random
 import threading
 from collections.abc import Callable
 
-import attrs
-
 from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins.config.sections import DEFAULT_HEALTH_CHECK
-from goplugins.errors import InvalidArgumentError, SaturatedError
+from goplugins.errors import SaturatedError
+from goplugins.health._settings import Settings
 from goplugins.health.look import Look, Watched, ask, timed_out, wait_for
 from goplugins.health.probes import Job, Probes, shared_probes
 from goplugins.health.record import HealthRecord
 from goplugins.models import HealthStatus, PluginStatus
 from goplugins.processes import register_forkable
 from goplugins.resilience._callbacks import run_callback
-from goplugins.resilience._settings import setting
 from goplugins.scheduler import Scheduler, Ticket, get_scheduler
 
 __all__ = ["HealthChecker", "OnChange"]
@@ -34,25 +31,6 @@ _GRACE = 0.1
 _JITTER = 0.1  # of the interval: the scheduler's own
 
 _BAD = (PluginStatus.UNHEALTHY, PluginStatus.OFFLINE)
-
-
-@attrs.frozen
-class _Settings:
-    """A :class:`~goplugins.config.HealthCheckConfig` with nothing left out."""
-
-    enabled: bool
-    interval: float
-    timeout: float
-    failure_limit: int
-
-    @classmethod
-    def of(cls, config: object) -> _Settings:
-        settings = cls(*(setting(config, DEFAULT_HEALTH_CHECK, field.name) for field in attrs.fields(cls)))
-        for name in ("interval", "timeout", "failure_limit"):
-            value = getattr(settings, name)
-            if not value > 0:
-                raise InvalidArgumentError(f"health_check.{name}: expected more than 0, got {value!r}")
-        return settings
 
 
 class HealthChecker:
@@ -103,7 +81,7 @@ class HealthChecker:
     ) -> None:
         self.name = name
         self._plugin = plugin
-        self._settings = _Settings.of(config)
+        self._settings = Settings.of(config)
         self._clock = clock
         self._observers: tuple[OnChange, ...] = () if on_change is None else (on_change,)
         self._scheduler = scheduler
@@ -242,7 +220,7 @@ class HealthChecker:
         Raises:
             InvalidArgumentError: a setting that can't be used; the old ones stay.
         """
-        new = _Settings.of(config)
+        new = Settings.of(config)
         with self._lock:
             old, self._settings = self._settings, new
             ticket = self._ticket

@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 
-@attrs.frozen
+# These two are made for every call that somebody listens to, and a frozen class takes four times as long to make.
+@attrs.define(unsafe_hash=True)
 class CallFinished:
     """A call has ended, however.
 
@@ -53,7 +54,7 @@ class CallFinished:
     as_member: bool = False
 
 
-@attrs.frozen
+@attrs.define(unsafe_hash=True)
 class AttemptFinished:
     """One attempt that was sent has ended.
 

@@ -14,9 +14,9 @@ from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import PluginError
 from goplugins.metrics import Latencies, PluginMetrics
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
-from goplugins.observability.kinds import kind_of_code, kind_of_error
+from goplugins.observability.kinds import kind_of_code
 
-__all__ = ["Column", "Failure", "History", "Minute", "Rate"]
+__all__ = ["Column", "Failure", "History", "Minute", "Rate", "is_failure"]
 
 T = TypeVar("T")
 
@@ -43,6 +43,15 @@ _NOTHING = math.nan
 
 _NO_FAILURES = frozenset({"rejected", "argument", "interrupted"})
 """Kinds of errors that say nothing against a plugin: it said no, or its caller went wrong or away."""
+
+
+def is_failure(code: str) -> bool:
+    """Whether an error of this code says something against a plugin or its policies.
+
+    >>> is_failure("PLUGIN_1205"), is_failure("PLUGIN_1203")
+    (True, False)
+    """
+    return kind_of_code(code) not in _NO_FAILURES
 
 
 @attrs.frozen
@@ -104,7 +113,7 @@ class _Counts:
 
     @classmethod
     def of(cls, metrics: PluginMetrics) -> _Counts:
-        innocent = sum(count for code, count in metrics.errors.items() if kind_of_code(code) in _NO_FAILURES)
+        innocent = sum(count for code, count in metrics.errors.items() if not is_failure(code))
         return cls(metrics.requests_total, metrics.requests_failure - innocent, metrics.latencies)
 
 
@@ -189,15 +198,11 @@ class History:
             _kept(self._changes, event.plugin, _CHANGES).append(event)
         elif isinstance(event, CallFinished) and event.attempts:
             error = event.error
-            if error is not None and kind_of_error(error) not in _NO_FAILURES:
-                self._note(event, error)
+            # What the host threw is not the plugin's, and may hold anything in its text.
+            if isinstance(error, PluginError) and is_failure(error.code):
+                self._note(event, error.code, error.message[:_TEXT])
 
-    def _note(self, event: CallFinished, error: BaseException) -> None:
-        # What the host threw may hold anything in its text; a PluginError holds no secret.
-        if isinstance(error, PluginError):
-            code, text = error.code, error.message[:_TEXT]
-        else:
-            code, text = type(error).__name__, ""
+    def _note(self, event: CallFinished, code: str, text: str) -> None:
         failures = _kept(self._failures, event.plugin, _FAILURES)
         last = failures[-1] if failures else None
         if last is not None and last.code == code and last.text == text:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.config.groups import GroupConfig, ResolvedConfig
+from goplugins.config.problems import counted
 from goplugins.config.resolving import is_resolved
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
 
@@ -189,7 +190,7 @@ def _named(config: ManagerConfig) -> dict[str, PluginConfig | LoadBalancerConfig
 def _described(config: PluginConfig | LoadBalancerConfig) -> str:
     """What it is, on part of a line."""
     if isinstance(config, LoadBalancerConfig):
-        return f"group of {_counted(config.members, 'member')}, {config.strategy}"
+        return f"group of {counted(config.members, 'member')}, {config.strategy}"
     off = "" if config.enabled in {None, True} else ", not enabled"
     where = shown(config).get("endpoint") or config.executable
     balancing = config.balancing or LoadBalancerConfig()
@@ -198,14 +199,10 @@ def _described(config: PluginConfig | LoadBalancerConfig) -> str:
             return f"group of all addresses of {where}, {config.balancer.strategy}{off}"
         return _described(config.balancer) + off
     if config.endpoints:
-        return f"{config.transport}, {_counted(config.endpoints, 'endpoint')}, {balancing.strategy}{off}"
+        return f"{config.transport}, {counted(config.endpoints, 'endpoint')}, {balancing.strategy}{off}"
     if is_resolved(config):
         return f"{config.transport}, all addresses of {where}, {balancing.strategy}{off}"
     return f"{config.transport} {where}".rstrip() + off
-
-
-def _counted(items: Sequence[object], what: str) -> str:
-    return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
 
 
 def _kind(config: PluginConfig | LoadBalancerConfig) -> str:

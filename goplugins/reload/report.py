@@ -6,10 +6,13 @@ import enum
 
 import attrs
 
+from goplugins.errors import ConfigError, PluginError
 from goplugins.models import ReloadStrategy
 from goplugins.reload.diff import PluginDiff
 
-__all__ = ["PluginOutcome", "ReloadAction", "ReloadReport"]
+__all__ = ["PluginOutcome", "ReloadAction", "ReloadReport", "on_one_line"]
+
+_MOST_PROBLEMS = 10
 
 
 class ReloadAction(enum.StrEnum):
@@ -31,7 +34,8 @@ class PluginOutcome:
         action: what became of it. "updated" is in place: connections, counts and states stayed.
         drained: calls that were under way on it when it was replaced or removed, and were waited for.
         drain_time: seconds until the last of them was out.
-        left_behind: how many were still under way after ``drain_timeout``.
+        left_behind: how many were still under way after ``drain_timeout``. A call that had yet to be sent, since it
+            waited for a place or a token, goes to the successor and is not among them.
     """
 
     name: str
@@ -106,3 +110,19 @@ class ReloadReport:
         changed = [str(outcome) for outcome in self.plugins if outcome.action is not ReloadAction.KEPT]
         lines = [f"{self.strategy} reload, {how}: {len(changed)} of {len(self.plugins)} plugins"]
         return "\n".join(lines + [f"  {line}" for line in changed])
+
+
+def on_one_line(error: PluginError) -> str:
+    """Why a reload failed, as part of a line: the first few problems, one behind the other.
+
+    >>> from goplugins.errors import InvalidConfigError
+    >>> on_one_line(InvalidConfigError.of([InvalidConfigError("wrong", path=path) for path in ("a", "b")], "x.yaml"))
+    '[PLUGIN_1012] x.yaml: 2 problems: a: wrong [PLUGIN_1012]; b: wrong [PLUGIN_1012]'
+    """
+    problems = error.problems if isinstance(error, ConfigError) else (error,)
+    if len(problems) == 1:
+        return " ".join(str(error).split())
+    texts = [f"{problem.path}: {problem.message} [{problem.code}]" for problem in problems[:_MOST_PROBLEMS]]
+    if len(problems) > len(texts):
+        texts.append(f"and {len(problems) - len(texts)} more")
+    return " ".join(f"[{error.code}] {error.message}: {'; '.join(texts)}".split())

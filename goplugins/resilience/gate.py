@@ -84,6 +84,7 @@ class InFlightGate:
         self._expected = 0  # admitted, and waiting for a worker
         self._succeeded = 0
         self._failed = 0
+        self._handed_on = 0
         self._attempts = 0
         self._duration = 0.0
         self._latencies: dict[int, int] = {}
@@ -143,7 +144,7 @@ class InFlightGate:
         self._announce()
 
     def leave(
-        self, ok: bool, elapsed: float, attempts: int, admission: Admission | None = None, code: str = ""
+        self, ok: bool | None, elapsed: float, attempts: int, admission: Admission | None = None, code: str = ""
     ) -> None:
         """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
@@ -151,7 +152,7 @@ class InFlightGate:
         interrupted in here calls it again: it goes on where it was.
 
         Args:
-            ok: True if the call ended well.
+            ok: True if the call ended well; None if it has not ended but goes on elsewhere, where it will count.
             elapsed: how long it took, in seconds.
             attempts: how many attempts it made.
             admission: what the call entered with; leaving a second time with it counts for nothing.
@@ -172,6 +173,9 @@ class InFlightGate:
                     admission.inside = False
                 if ok:
                     self._succeeded += 1
+                elif ok is None:
+                    self._handed_on += 1
+                    elapsed, attempts = 0.0, 0
                 else:
                     self._failed += 1
                     if code:
@@ -245,6 +249,11 @@ class InFlightGate:
     def in_flight(self) -> int:
         """How many calls are inside."""
         return self._in_flight
+
+    @property
+    def handed_on(self) -> int:
+        """How many calls went on elsewhere."""
+        return self._handed_on
 
     def holds(self, thread: int) -> bool:
         """Whether a call of that thread is inside."""

@@ -39,14 +39,7 @@ def parse_value(body: bytes, *, whole: bool = False) -> Any:
         BadReplyError: anything else, such as trailing bytes or NaN. The message quotes none of it.
     """
     try:
-        text = body.decode("utf-8")
-        try:
-            value, end = _scan(text, 0)
-            if end == len(text):
-                return value
-        except StopIteration:
-            pass
-        return _decoder.decode(text)  # there may be white space around it
+        return _decoder.decode(body.decode("utf-8"))
     except json.JSONDecodeError as exc:
         if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
             raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
@@ -71,7 +64,14 @@ def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
         TruncatedReplyError: the text ends within a value.
         BadReplyError: anything else, such as trailing bytes, NaN, or no object.
     """
-    value = parse_value(body, whole=whole)
+    try:
+        text = body.decode("utf-8")
+        value, end = _scan(text, 0)
+        if end == len(text) and type(value) is dict:
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass
+    value = parse_value(body, whole=whole)  # takes white space around it, and says what is wrong
     if type(value) is not dict:
         raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
     return value

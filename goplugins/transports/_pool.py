@@ -143,8 +143,12 @@ class ConnectionPool(Generic[C]):
             else:
                 return None
         idle = place.connection
-        if idle is not None and self._is_usable(place, idle):
-            return Lease(place, idle, True, self._epoch)
+        try:
+            if idle is not None and self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
+                return Lease(place, idle, True, self._epoch)
+        except BaseException:
+            self._put_back(place, reusable=False)
+            raise
         return self._settle(place, deadline)
 
     def _new_place(self) -> _Place[C]:
@@ -212,24 +216,19 @@ class ConnectionPool(Generic[C]):
         if place is not None:
             self._put_back(place, reusable=place.connection is not None)
 
-    def _is_usable(self, place: _Place[C], idle: C) -> bool:
-        """Whether the idle connection in a place is good for another exchange; it is closed if not. Takes no lock."""
-        try:
-            if self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
-                return True
-            place.connection = None
-            self._close(idle)
-        except BaseException:
-            self._put_back(place, reusable=False)
-            raise
-        return False
-
     def _settle(self, place: _Place[C], deadline: Deadline) -> Lease[C]:
         """Turns a place, with or without an idle connection in it, into a lease. Expects no lock."""
         epoch = self._epoch
         while (idle := place.connection) is not None or self._idle:
-            if idle is not None and self._is_usable(place, idle):
-                return Lease(place, idle, True, epoch)
+            try:
+                if idle is not None and self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
+                    return Lease(place, idle, True, epoch)
+                place.connection = None
+                if idle is not None:
+                    self._close(idle)
+            except BaseException:
+                self._put_back(place, reusable=False)
+                raise
             with self._lock:
                 if not self._idle:
                     break
@@ -270,6 +269,13 @@ class ConnectionPool(Generic[C]):
     def release(self, lease: Lease[C], *, reusable: bool) -> None:
         """Gives the connection back, to be used again or closed. A lease from before a fork is only closed."""
         place, lease.place = lease.place, None
+        if reusable and place is not None and lease.epoch == self._epoch:
+            with self._lock:
+                busy = self._closed or self._waiters or len(self._idle) >= self.max_idle
+                if not busy and place.age == self._age and place.connection is not None:
+                    place.since = self._now()
+                    self._idle.append(place)
+                    return
         if lease.epoch != self._epoch:
             self._drop(lease.connection)
         elif place is not None:

@@ -35,13 +35,15 @@ def _note(*words: object) -> None:
         os.close(descriptor)
 
 
-def call(plugin: str, number: str, *, seconds: float = 0.0, refuse: bool = False) -> dict[str, Any]:
+def call(
+    plugin: str, number: str, *, seconds: float = 0.0, refuse: bool = False, timeout: float = 10.0
+) -> dict[str, Any]:
     """Makes one call, and says in which process, what came of it, and how long it took."""
     value = zlib.crc32(number.encode())
     _note(number, plugin, "begins")
     started, error = time.monotonic(), ""
     try:
-        answer = manager.execute(plugin, Ask(value, seconds, refuse), timeout=10)
+        answer = manager.execute(plugin, Ask(value, seconds, refuse), timeout=timeout)
         if answer.value != value * 2:
             error = f"somebody else's answer: {answer.value}, not {value * 2}"
     except PluginError as exc:
@@ -70,9 +72,9 @@ def plugin_sockets() -> list[str]:
                 peer = sock.getpeername()
         except OSError:  # closed meanwhile, or not connected
             continue
-        if isinstance(peer, str) and peer in paths:
-            found.append(link)
-        elif isinstance(peer, tuple) and len(peer) >= 2 and peer[1] in ports:
+        if (isinstance(peer, str) and peer in paths) or (
+            isinstance(peer, tuple) and len(peer) >= 2 and peer[1] in ports
+        ):
             found.append(link)
     return found
 

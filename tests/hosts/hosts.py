@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
 import json
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,10 +25,7 @@ from tests.hosts.processes import descendants, until
 from tests.hosts.servers import ROOT
 from tests.servers import free_port
 
-__all__ = ["HOSTS", "Celery", "Gunicorn", "Host", "Job", "Outcome", "Redis", "UWSGI"]
-
-HUNG = 20.0
-"""Seconds after which a call of at most ten counts as hung."""
+__all__ = ["HOSTS", "UWSGI", "Celery", "Gunicorn", "Host", "Job", "Outcome", "Redis"]
 
 
 @attrs.frozen
@@ -37,6 +36,7 @@ class Job:
     number: str
     seconds: float = 0.0
     refuse: bool = False
+    timeout: float = 10.0
 
 
 @attrs.frozen
@@ -50,6 +50,11 @@ class Outcome:
     lost: str = ""
 
 
+_COMPLAINT = re.compile(
+    r"Traceback|Error\b|Exception ignored|SIG(SEGV|ABRT|KILL|BUS)|signal (6|9|11)\b|TIMEOUT|WorkerLost|lost!|goplugins"
+)
+
+
 class Host:
     """A server and its workers, over a configuration in a folder of their own."""
 
@@ -57,6 +62,9 @@ class Host:
     imports: ClassVar[bool] = False
     """Whether the application is loaded, and calls, before the workers are forked."""
     tools: ClassVar[tuple[str, ...]] = ()
+    """Programs that it needs."""
+    hung: ClassVar[float] = 20.0
+    """Seconds after which a call that has ten at most counts as hung."""
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
         self.folder = folder
@@ -69,6 +77,7 @@ class Host:
         (folder / "config.json").write_text(json.dumps(settings))
         self.log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._before: set[int] = set()
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -83,6 +92,7 @@ class Host:
         return self._process.pid
 
     def start(self) -> None:
+        self._before = descendants(os.getpid())
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **self.environment()}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -95,6 +105,10 @@ class Host:
             return self.answers()
 
         until(ready, 30, "the host answers")
+
+    def processes(self) -> set[int]:
+        """All that have come of it, orphans too."""
+        return descendants(os.getpid()) - self._before
 
     def reload(self) -> None:
         """Has the host replace its workers, calls under way or not."""
@@ -109,9 +123,15 @@ class Host:
     def kill(self) -> None:
         """Ends whatever is left."""
         if self._process is not None:
-            for pid in descendants(self.pid):
-                os.kill(pid, signal.SIGKILL)
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
+
+    def complaints(self) -> list[str]:
+        """Lines of its log that no healthy host writes."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if _COMPLAINT.search(line)]
 
     def answers(self) -> bool:
         raise NotImplementedError
@@ -150,7 +170,7 @@ class _Web(Host):
             return False
 
     def ask(self, path: str) -> Any:
-        connection = _Connection(self.socket, HUNG)
+        connection = _Connection(self.socket, self.hung)
         try:
             # A connection each: which of them a server that leaves may close is a race between client and server.
             connection.request("GET", path, headers={"Connection": "close"})
@@ -184,17 +204,17 @@ class _Web(Host):
         return outcomes
 
     def _make(self, job: Job) -> Outcome:
-        query = {"seconds": job.seconds, **({"refuse": 1} if job.refuse else {})}
-        started = time.monotonic()
+        query = {"seconds": job.seconds, "timeout": job.timeout, **({"refuse": 1} if job.refuse else {})}
         try:
             said = self.ask(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
         except (OSError, http.client.HTTPException, AssertionError) as error:
-            return Outcome(job, lost=repr(error), seconds=time.monotonic() - started)
+            return Outcome(job, lost=repr(error))
         return Outcome(job, said["pid"], said["error"], said["seconds"])
 
 
 class Gunicorn(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
+    tools = ("gunicorn",)
     application = "tests.hosts.wsgi:application"
 
     def command(self) -> list[str]:
@@ -213,29 +233,29 @@ class Gunicorn(_Web):
 
 class Sync(Gunicorn):
     name = "gunicorn-sync"
-    arguments = ("--worker-class", "sync")
+    arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "sync")
 
 
 class Threaded(Gunicorn):
     name = "gunicorn-gthread"
-    arguments = ("--worker-class", "gthread", "--threads", "4")
+    arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "gthread", "--threads", "4")
 
 
 class SyncPreload(Sync):
     name = "gunicorn-sync-preload"
     imports = True
-    arguments = (*Sync.arguments, "--preload")
+    arguments: ClassVar[tuple[str, ...]] = (*Sync.arguments, "--preload")
 
 
 class ThreadedPreload(Threaded):
     name = "gunicorn-gthread-preload"
     imports = True
-    arguments = (*Threaded.arguments, "--preload")
+    arguments: ClassVar[tuple[str, ...]] = (*Threaded.arguments, "--preload")
 
 
 class Gevent(Gunicorn):
     name = "gunicorn-gevent"
-    arguments = ("--worker-class", "gevent")
+    arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "gevent")
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "HOSTS_GEVENT": "1"}
@@ -248,57 +268,93 @@ class UWSGI(_Web):
     def command(self) -> list[str]:
         common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]
         code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", "tests.hosts.wsgi:application"]
-        recycling = ["--max-requests", "150", "--disable-logging"]
-        program = shutil.which("uwsgi") or "uwsgi"
-        return [program, "--plugin", "python3", *common, *code, *recycling, *self.arguments]
+        # By default no worker is recycled in its first minute.
+        recycling = ["--max-requests", "150", "--min-worker-lifetime", "1", "--disable-logging"]
+        return [*_uwsgi(), *common, *code, *recycling, *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        # The wheel's uWSGI, on HUP, runs the Python that the environment was made from.
+        path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+        return {**super().environment(), "PYTHONPATH": path}
+
+
+def _uwsgi() -> list[str]:
+    """The wheel's, which runs in this very Python; else the distribution's, which is linked to the distribution's."""
+    wheel = Path(sys.executable).with_name("uwsgi")
+    return [str(wheel)] if wheel.exists() else ["/usr/bin/uwsgi", "--plugin", "python3"]
 
 
 class UWSGIThreads(UWSGI):
     name = "uwsgi-threads"
-    arguments = ("--lazy-apps", "--enable-threads", "--threads", "4")
+    arguments: ClassVar[tuple[str, ...]] = ("--lazy-apps", "--enable-threads", "--threads", "4")
 
 
 class UWSGIPrefork(UWSGI):
     name = "uwsgi-prefork"
     imports = True
-    arguments = ("--enable-threads",)
+    arguments: ClassVar[tuple[str, ...]] = ("--enable-threads", "--py-call-uwsgi-fork-hooks")
 
 
 class Celery(Host):
     name = "celery-prefork"
     imports = True
-    tools = ("redis-server",)
-    url = ""
+    tools = ("celery", "redis-server")
+    tasks = "tests.hosts.tasks"
     window = 16
+    # On HUP under load a pool process waits until its parent has taken note of its last results, which that no longer
+    # does: half a minute of Celery's own.
+    hung = 60.0
+
+    def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
+        super().__init__(folder, plugins)
+        self._redis: Redis | None = None
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        import celery
+
+        return celery.Celery("client", broker=self.url, backend=self.url)
+
+    @property
+    def url(self) -> str:
+        assert self._redis is not None
+        return self._redis.url
+
+    def start(self) -> None:
+        self._redis = Redis(self.folder)
+        super().start()
+
+    def kill(self) -> None:
+        super().kill()
+        if self._redis is not None:
+            self._client.close()
+            self._redis.close()
 
     def command(self) -> list[str]:
-        options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "150", "--loglevel", "INFO"]
+        options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "400", "--loglevel", "WARNING"]
         quiet = ["--without-gossip", "--without-mingle"]
         # As a script: on HUP Celery runs its own command line again, and ``-m celery`` can't be.
         script = str(Path(sys.executable).with_name("celery"))
-        return [sys.executable, script, "-A", "tests.hosts.tasks", "worker", *options, *quiet]
+        return [sys.executable, script, "-A", self.tasks, "worker", *options, *quiet]
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "HOSTS_REDIS": self.url}
 
-    @property
-    def app(self) -> Any:
-        os.environ.update(HOSTS_REDIS=self.url, HOSTS_CLIENT="1", HOSTS_FOLDER=str(self.folder))
-        from tests.hosts import tasks
-
-        return tasks
-
     def answers(self) -> bool:
-        return bool(self.app.app.control.ping(timeout=0.5))
+        return bool(self._client.control.ping(timeout=0.2))
+
+    def send(self, task: str, *arguments: Any) -> Any:
+        """Sends a task, and returns where its result will be."""
+        return self._client.send_task(f"{self.tasks}.{task}", arguments)
 
     def ask(self, path: str) -> Any:
-        return getattr(self.app, path.strip("/")).delay().get(timeout=HUNG)
+        return self.send(path.strip("/")).get(timeout=self.hung)
 
     def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
         outcomes: list[Outcome] = []
         under_way: list[tuple[Job, Any]] = []
         for number, job in enumerate(jobs):
-            under_way.append((job, self.app.call.delay(*attrs.astuple(job))))
+            under_way.append((job, self.send("call", *attrs.astuple(job))))
             if number == len(jobs) // 2:
                 halfway()
             if len(under_way) >= self.window:
@@ -306,11 +362,10 @@ class Celery(Host):
         return outcomes + [self._collect(*pair) for pair in under_way]
 
     def _collect(self, job: Job, result: Any) -> Outcome:
-        started = time.monotonic()
         try:
-            said = result.get(timeout=HUNG)
+            said = result.get(timeout=self.hung)
         except Exception as error:
-            return Outcome(job, lost=repr(error), seconds=time.monotonic() - started)
+            return Outcome(job, lost=repr(error))
         return Outcome(job, said["pid"], said["error"], said["seconds"])
 
 
@@ -323,10 +378,13 @@ class Redis:
             command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             self.url = f"redis://127.0.0.1:{port}/0"
-            until(lambda port=port: self._process.poll() is not None or _listens(port), 10, "Redis listens")
+            until(functools.partial(self._is_decided, port), 10, "Redis listens")
             if self._process.poll() is None:
                 return
         raise AssertionError("redis-server does not start")
+
+    def _is_decided(self, port: int) -> bool:
+        return self._process.poll() is not None or _listens(port)
 
     def close(self) -> None:
         self._process.terminate()

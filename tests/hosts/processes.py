@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["descendants", "links", "marked", "until"]
-
-MARK = "HOSTS_FOLDER"
+__all__ = ["adopt_orphans", "descendants", "links", "names", "until"]
 
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -42,17 +41,20 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def marked(text: str) -> dict[int, str]:
-    """Processes whose environment or command line has the text, and their command lines."""
+def adopt_orphans() -> None:
+    """Has processes whose parent ends become this one's children, so that none gets out of sight."""
+    subreaper = 36  # PR_SET_CHILD_SUBREAPER
+    assert ctypes.CDLL(None).prctl(subreaper, 1, 0, 0, 0) == 0
+
+
+def names(pids: Iterable[int]) -> dict[int, str]:
+    """Their command lines; those that have ended are left out."""
     found = {}
-    for pid in _parents():
+    for pid in pids:
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if text.encode() in Path(f"/proc/{pid}/environ").read_bytes() + command:
-                found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-    found.pop(os.getpid(), None)
     return found
 
 

@@ -15,15 +15,14 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     # A worker that leaves gives back what it had taken: without these, Celery loses tasks by design.
     task_acks_late=True,
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=4,
 )
-if not os.environ.get("HOSTS_CLIENT"):
-    calling.prepare()
+calling.prepare()
 
 
 @app.task
-def call(plugin: str, number: str, seconds: float = 0.0, refuse: bool = False) -> dict[str, Any]:
-    return calling.call(plugin, number, seconds=seconds, refuse=refuse)
+def call(plugin: str, number: str, seconds: float, refuse: bool, timeout: float) -> dict[str, Any]:
+    return calling.call(plugin, number, seconds=seconds, refuse=refuse, timeout=timeout)
 
 
 @app.task

@@ -17,8 +17,8 @@ def answer(path: str, query: str) -> Any:
     what, *words = path.strip("/").split("/")
     options = parse_qs(query)
     if what == "call":
-        seconds = float(options.get("seconds", ["0"])[0])
-        return calling.call(words[0], words[1], seconds=seconds, refuse="refuse" in options)
+        seconds, timeout = (float(options[name][0]) for name in ("seconds", "timeout"))
+        return calling.call(words[0], words[1], seconds=seconds, refuse="refuse" in options, timeout=timeout)
     if what == "sockets":
         return {"pid": os.getpid(), "sockets": calling.plugin_sockets()}
     if what == "gap":

@@ -170,7 +170,6 @@ def wsgi(
     title: str = "goplugins",
     streams: int = 2,
     hosts: Collection[str] | None = None,
-    always: bool = False,
 ) -> Dashboard:
     """A page that shows how a manager's plugins are doing, as a WSGI application for any prefix.
 
@@ -185,7 +184,6 @@ def wsgi(
         title: the page's.
         streams: viewers that may each hold one of the host's threads to be told at once; others ask each second.
         hosts: names in the ``Host`` header that are answered; any when None.
-        always: keeps counting while nobody looks, for a process that does nothing else.
 
     Raises:
         InvalidArgumentError: ``streams`` is no count.
@@ -200,8 +198,7 @@ def wsgi(
     """
     if isinstance(streams, bool) or not isinstance(streams, int) or streams < 0:
         raise InvalidArgumentError(f"streams: expected a count, got {streams!r}")
-    board = Board(manager, always=always)
-    return Dashboard(board, authorize=authorize, may_view=may_view, title=title, streams=streams, hosts=hosts)
+    return Dashboard(Board(manager), authorize=authorize, may_view=may_view, title=title, streams=streams, hosts=hosts)
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -247,7 +244,7 @@ def _cookie(environ: WSGIEnvironment, token: str) -> str:
 
 
 def _check_same_origin(environ: WSGIEnvironment) -> None:
-    """Refuses what another site's page makes a browser send. two independent proofs are needed."""
+    """Refuses what another site's page makes a browser send. Two independent proofs are needed."""
     site, origin = environ.get("HTTP_SEC_FETCH_SITE"), str(environ.get("HTTP_ORIGIN", ""))
     same = origin.rpartition("//")[2].lower() == str(environ.get("HTTP_HOST", "")).lower() != ""
     # No page can forge the first. It is left out over plain HTTP; behind a proxy the host may be another.

@@ -12,7 +12,7 @@ from goplugins.contrib._standing import Standing, standing
 from goplugins.metrics import Latencies, bounds_of
 from goplugins.models import CircuitBreakerState
 from goplugins.observability.events import BreakerChanged
-from goplugins.observability.history import Column, History, Minute
+from goplugins.observability.history import Column, History, Minute, is_failure
 
 __all__ = ["member_key", "number", "off_record", "record", "summary"]
 
@@ -206,6 +206,8 @@ def _last_error(view: View, now: float) -> list[dict[str, Any]]:
     if explanation.last_error_ago is None:
         return []
     code, _, text = explanation.last_error.partition(" ")
+    if not is_failure(code):
+        return []
     # To the second: or the page would be told anew each time.
     return [{"at": round(now - explanation.last_error_ago), "code": code, "text": text, "id": "", "n": 1}]
 

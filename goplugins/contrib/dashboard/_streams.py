@@ -28,6 +28,8 @@ class Streams:
         most: how many there may be.
     """
 
+    _open: set[Stream]
+
     def __init__(self, board: Board, most: int) -> None:
         self.board = board
         self._most = most
@@ -56,7 +58,7 @@ class Streams:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._open: set[Stream] = set()
+        self._open = set()
 
 
 class Stream:
@@ -88,7 +90,7 @@ class Stream:
         if last is None:
             self._last = board.wait(mark, _PULSE) if not mark.tick else mark
             # An end comes within a minute; then the browser is to be back at once.
-            return b"retry: 300\n\n" + self._event(self._last)
+            return b"retry: 500\n\n" + self._event(self._last)
         snapshot = board.wait(last, min(left, _PULSE))
         if snapshot is last:
             return b": still here\n\n"

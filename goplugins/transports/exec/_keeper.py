@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins.processes import register_forkable
 from goplugins.transports.exec._channel import State
 from goplugins.transports.exec._guardian import Guardian
@@ -155,8 +156,13 @@ class Keeper:
         while True:
             try:
                 self._turn()
-            except Exception:
-                logger.exception("the keeper of plugin processes goes on after an unforeseen error")
+            except Exception as exc:
+                if isinstance(exc, OSError) and exc.errno == errno.EBADF:
+                    # Whoever closes what is not theirs is mostly about to become another program: Celery on HUP is.
+                    logger.warning("somebody else has closed the pipes to plugin processes")
+                    self._clock.wait(Wakeup(), _ROUND)
+                else:
+                    logger.exception("the keeper of plugin processes goes on after an unforeseen error")
             with self._lock:
                 if not self._processes and self._orders.empty():
                     self._runs = False

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import subprocess
 import sys
+import types
+from typing import Any
 
 __all__ = ["popen_class"]
 
@@ -19,16 +22,18 @@ def popen_class() -> type[subprocess.Popen[bytes]]:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("subprocess"):
         return subprocess.Popen
-    return _unpatched()
+    return _unpatched(monkey)
 
 
 @functools.cache
-def _unpatched() -> type[subprocess.Popen[bytes]]:
-    """From a copy of the module: the original class is left without the function that it starts processes with."""
+def _unpatched(monkey: Any) -> type[subprocess.Popen[bytes]]:
+    """From a copy of the module: in the patched one, the original class lacks the function that starts processes."""
     spec = importlib.util.find_spec("subprocess")
     if spec is None or spec.loader is None:
         return subprocess.Popen
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    # gevent's close comes into force at the hub's next turn, and Popen waits at once for what that brings about.
+    module.os = types.SimpleNamespace(**{**vars(os), "close": monkey.get_original("os", "close")})  # type: ignore[attr-defined]
     found: type[subprocess.Popen[bytes]] = module.Popen
     return found

@@ -20,13 +20,16 @@ from goplugins.transports.http.engine import Headers, HTTPReply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ReplyParser"]
+__all__ = ["Glance", "ReplyParser"]
 
 _MOST_HEADERS = 101
 """Trailers included, and the beginning of each message counted as one: there may be interim replies."""
 
 _LARGEST_HEAD = 65536
 """Bytes of header names and values together, trailers included."""
+
+_SHORT_HEAD = 4 * _MOST_HEADERS
+"""A head of so many bytes has no room for too many headers."""
 
 _LONGEST_SILENCE = 65536
 """Bytes that may come without the parser telling of anything: a line of them."""
@@ -49,7 +52,7 @@ class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser
     """Bytes beyond the reply."""
 
 
-class _Glance:
+class Glance:
     """Reads whole replies of the plainest kind: llhttp judges them, without calling a line of Python.
 
     Args:
@@ -81,7 +84,7 @@ class _Glance:
         if (
             b"encoding" in lower  # of the transfer, or of the content
             or (b"connection" in lower and lower.count(b"connection") != lower.count(_LIVES_ON))
-            or lower.count(b"\n") > _MOST_HEADERS
+            or (start > _SHORT_HEAD and lower.count(b"\n") > _MOST_HEADERS)
         ):
             return None
         chunks, awaited = self._chunks, self._awaited
@@ -114,7 +117,6 @@ class ReplyParser:
         "_count",
         "_done",
         "_feed",
-        "_glance",
         "_headers",
         "_in_body",
         "_limit",
@@ -137,31 +139,24 @@ class ReplyParser:
         self._start = b""
         self._parser = HttpResponseParser(self)
         self._feed: Callable[[bytes], None] = self._parser.feed_data
-        self._glance = _Glance(limit)
 
-    def read(self, source: Source) -> HTTPReply:
+    def read(self, source: Source, data: bytes | None = None) -> HTTPReply:
         """The next reply, whole. After an error, the connection and this parser are of no use any more.
+
+        Args:
+            source: where it comes from.
+            data: what has come of it already; empty if the source has ended.
 
         Raises:
             EOFError: the source ended before the reply began.
             PluginError: the reply is broken, too large or too short.
             OSError: what the source raised.
         """
-        self.keep_alive = False
-        data = source.receive()
-        reply = self._glance.read(data)
-        if reply is None:
-            return self._read(source, data)
-        self.keep_alive = True
-        return reply
-
-    def _read(self, source: Source, data: bytes) -> HTTPReply:
-        """The reply that begins with ``data``. Raises what :meth:`read` does."""
         self._chunks.clear()
-        self._done = False
+        self._done = self.keep_alive = False
         self._status = self._count = self._size = self._silence = 0
         self._start = b""
-        self._take(source, data)
+        self._take(source, source.receive() if data is None else data)
         while self._status < 200:
             self._take(source, source.receive())
         headers = self._headers

@@ -113,7 +113,8 @@ class RequestWriter:
     @staticmethod
     def tail(call: Call) -> bytes:
         """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
-        remaining = call.deadline.remaining()
+        deadline = call.deadline
+        remaining = deadline.at - deadline.clock.monotonic()
         if 1.0 <= remaining < 59.0:
             timeout = f"{remaining:.9g}s"  # the usual range, as Go would write it
         else:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins.errors import PluginTimeoutError, Replay, ReplyTooLargeError
-from goplugins.transports.http._parser import ReplyParser
+from goplugins.transports.http._parser import Glance, ReplyParser
 from goplugins.transports.http.connection import drop_socket, shut_down
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
 
@@ -40,6 +40,7 @@ class Wire:
 
     __slots__ = (
         "_at",
+        "_glance",
         "_limit",
         "_now",
         "_parser",
@@ -62,6 +63,7 @@ class Wire:
         self._at = 0.0
         self._limit = 8 * limit + FRAMING_ALLOWANCE
         self._parser = ReplyParser(limit)
+        self._glance = Glance(limit).read
         register = select.poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll
@@ -85,8 +87,8 @@ class Wire:
         self._at = at = deadline.at
         if at <= self._now():
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        self.sent = self.received = 0
         self.clean = False
+        self.sent = self.received = 0
         self.failure = None
         try:
             self.sent = count = self._write(message)
@@ -95,8 +97,14 @@ class Wire:
         else:
             if count != len(message):
                 self._write_rest(message)
-        reply = self._parser.read(self)
-        if self._parser.keep_alive and self.failure is None and not self.eof:
+        data = self.receive()
+        reply = self._glance(data)
+        if reply is not None:
+            self.clean = self.failure is None and (self._pending is None or not self._pending())
+            return reply
+        parser = self._parser
+        reply = parser.read(self, data)
+        if parser.keep_alive and self.failure is None and not self.eof:
             self.clean = self._pending is None or not self._pending()
         return reply
 

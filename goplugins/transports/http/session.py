@@ -102,6 +102,7 @@ class SessionEngine:
         self._adapter.pool.renew_all()
 
     def after_fork_in_child(self) -> None:
+        self._session = _Session(self._adapter)  # its cookies have a lock
         self._adapter.pool.after_fork_in_child()
 
     @property

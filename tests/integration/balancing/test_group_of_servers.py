@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from goplugins import ConnectionLostError, Manager, PluginError
+from goplugins import ConnectionLostError, HealthChanged, Manager, PluginError, PluginStatus
 from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError
 from tests.integration.conformance.conftest import in_threads, join, until
 from tests.integration.conformance.plugins import Done, Task, lines_of
@@ -150,6 +150,58 @@ def test_with_all_down_calls_are_refused_at_once_and_go_on_soon_after_the_first_
         back = time.monotonic()
         until(lambda: _works(manager), 10)
         assert time.monotonic() - back < 1.0  # one health interval, its jitter, and a look
+
+
+def test_traffic_is_back_within_one_health_interval_though_breakers_stay_open_for_long(servers: Any) -> None:
+    group = servers(3)
+    breaker = {"recovery_timeout": 60, "failure_threshold": 2, "min_request_threshold": 1}
+    with connect(group, retry={"max_retries": 0}, circuit_breaker=breaker) as manager:
+        assert manager.execute("p", Task(value=1)).value == 1
+        for server in group:
+            server.kill()
+        until(lambda: _all_open(manager), 20)
+        group[2].start()
+        back = time.monotonic()
+        until(lambda: _works(manager), 10)
+        assert time.monotonic() - back < 1.0  # an interval of 0.5 s, its jitter, and a look
+
+
+def test_health_is_true_within_one_interval_and_its_changes_are_told(servers: Any) -> None:
+    group = servers(2)
+    heard: list[HealthChanged] = []
+    with connect(group, health_check={"interval": 0.4, "timeout": 1.0, "failure_limit": 1}) as manager:
+        gone, well = (f"p@{server.config['endpoint'].removeprefix('http://').rstrip('/')}" for server in group)
+        manager.subscribe(heard.append, HealthChanged)
+        assert {status.status for status in manager.list_plugins().values()} == {PluginStatus.UNKNOWN}
+        assert {status.status for status in manager.health().values()} == {PluginStatus.HEALTHY}
+        group[0].kill()
+        down = time.monotonic()
+        until(lambda: manager.health()[gone].status is PluginStatus.OFFLINE, 10)
+        assert time.monotonic() - down < 0.9  # an interval, its jitter, and a look
+        assert manager.health()[well].status is PluginStatus.HEALTHY
+        overall = manager.overall_health()
+        assert (overall.status, gone in overall.message) == (PluginStatus.DEGRADED, True)
+        group[0].start()
+        up = time.monotonic()
+        until(lambda: manager.health()[gone].status is PluginStatus.HEALTHY, 10)
+        assert time.monotonic() - up < 0.9
+        until(lambda: manager.overall_health().status is PluginStatus.HEALTHY, 10)
+    of_gone = [(change.old, change.new) for change in heard if change.plugin == gone]
+    assert of_gone == [
+        (PluginStatus.UNKNOWN, PluginStatus.HEALTHY),
+        (PluginStatus.HEALTHY, PluginStatus.OFFLINE),
+        (PluginStatus.OFFLINE, PluginStatus.HEALTHY),
+    ]
+
+
+def _all_open(manager: Manager[Task, Done]) -> bool:
+    try:
+        manager.execute("p", Task(value=1), timeout=2)
+    except CircuitBreakerOpenError:
+        return True
+    except PluginError:
+        pass
+    return False
 
 
 def _seconds_of(manager: Manager[Task, Done]) -> float:

@@ -88,7 +88,7 @@ def test_the_commands_as_processes() -> None:
 
 
 def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert config("check", "good.yaml", capsys=capsys) == (0, "good.yaml: no problem, 1 plugins\n", "")
+    assert config("check", "good.yaml", capsys=capsys) == (0, "good.yaml: no problem, 1 plugin\n", "")
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,14 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_at_every_point_of_a_call_on_a_used_connection(serve, make):
-    server = serve(lambda peer: [peer.send(ok(request)) for request in iter(peer.read_request, None)] and None)
+def in_chunks(request) -> bytes:
+    body = b'{"data": "ok", "request_id": "%b"}' % request.headers["x-request-id"].encode()
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(("reply", "points"), [(ok, 35), (in_chunks, 50)], ids=["read at a glance", "read thoroughly"])
+def test_at_every_point_of_a_call_on_a_used_connection(serve, make, reply, points):
+    server = serve(lambda peer: [peer.send(reply(request)) for request in iter(peer.read_request, None)] and None)
     plugin = make(server.url, max_connections=1)
     call(plugin)
     number = 0
@@ -62,7 +68,7 @@ def test_at_every_point_of_a_call_on_a_used_connection(serve, make):
         assert plugin._engine.pool.open == plugin._engine.pool.idle, number
         assert call(plugin, idempotent=True) == "ok", number
         number += 1
-    assert number > 50
+    assert number > points
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")

@@ -68,6 +68,15 @@ def _attributes(thing: Any) -> dict[str, Any]:
     return found
 
 
+def stuck(found: dict[str, list[Any]]) -> list[str]:
+    """Which of them nobody could take now."""
+    return [
+        name
+        for name, locks in sorted(found.items())
+        if any(hasattr(lock, "acquire") and not lock.acquire(blocking=False) for lock in locks)
+    ]
+
+
 @contextlib.contextmanager
 def held(locks: Iterable[Any], longest: float = 1.5) -> Iterator[None]:
     """Has another thread hold them all, and waits until it does. Nobody holds anything longer than ``longest``."""

@@ -91,14 +91,14 @@ def lines_run(function: Callable[[], object], times: int) -> float:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_under_load_a_call_runs_no_more_lines_with_a_thousand_members_than_twice_those_with_ten(strategy: str) -> None:
+def test_under_load_a_call_runs_about_as_many_lines_with_a_thousand_members_as_with_ten(strategy: str) -> None:
     costs = []
     for members in (10, 1000):
         load = Load(strategy, members)
         for _ in range(2 * members):
             load.step()
         costs.append(lines_run(load.step, 4 * members))  # as many as it takes for all that comes round now and then
-    assert costs[1] <= 2 * costs[0], f"lines: {costs}"
+    assert costs[1] <= 1.5 * costs[0], f"lines: {costs}"
 
 
 def cost_of_picking(strategy: str, count: int) -> float:

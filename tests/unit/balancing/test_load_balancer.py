@@ -89,6 +89,42 @@ def test_members_make_single_attempts_only_the_group_retries() -> None:
     assert [plugin.calls for plugin in plugins] == [1, 1, 1]
 
 
+def failing(count: int, latency: float, **retry: Any) -> tuple[Group, LoadBalancer[Any, Any]]:
+    """A group of members that all fail after ``latency`` seconds, and are never left alone for it."""
+    group = Group(0)
+    config = LoadBalancerConfig(
+        name="search",
+        ejection_failures=10_000,
+        retry=RetryConfig(initial_interval=0.0, random_jitter=False, **retry),
+    )
+    balancer: LoadBalancer[Any, Any] = LoadBalancer(config, clock=group.clock, rng=random.Random(3))
+    for name in "abcdefghij"[:count]:
+        member = FakeMember(name, group.clock, latency)
+        member.error = refused
+        group.members.append(member)
+        balancer.add_plugin(member)
+    return group, balancer
+
+
+def test_failing_over_from_member_to_member_stays_within_the_calls_deadline() -> None:
+    group, balancer = failing(10, 1.0, max_retries=9)
+    with pytest.raises(PluginConnectionError) as caught:
+        balancer.execute("x", ExecutionContext(timeout=3.5))
+    assert caught.value.attempts == 4  # the last one begins half a second before the end
+    assert group.clock.monotonic() <= 1000.0 + 4.1
+    assert sorted(member.calls for member in group.members) == [0] * 6 + [1] * 4
+
+
+def test_failing_over_stays_within_the_groups_retry_budget() -> None:
+    group, balancer = failing(4, 0.0, max_retries=3)
+    for _ in range(500):
+        with pytest.raises(PluginConnectionError):
+            balancer.execute("x")
+    replays = sum(member.calls for member in group.members) - 500
+    reserve = 100 + 10 * (group.clock.monotonic() - 1000.0)
+    assert reserve + 90 <= replays <= reserve + 101  # and a fifth of the calls
+
+
 def test_a_call_that_found_nobody_made_no_attempt() -> None:
     with LoadBalancer("search", members=[Echo("first"), Echo("second")]) as balancer:
         balancer.disable_plugin("first")

@@ -80,7 +80,7 @@ def test_while_a_probe_is_under_way_nobody_else_goes_there() -> None:
     group.eject("a")
     group.clock.advance(31)
     group["a"].error = None
-    seen = []
+    seen: list[object] = []
 
     def serve(_: object) -> str:
         seen.append(group.states()["a"])
@@ -168,7 +168,7 @@ def test_who_could_not_be_ejected_is_as_soon_as_there_is_room() -> None:
 )
 def test_errors_of_the_request_and_throttling_eject_nobody(error: Exception) -> None:
     group = Group(2)
-    group["a"].error = error  # type: ignore[assignment]
+    group["a"].error = error
     for _ in range(20):
         group.try_send(preferences=("a",))
     assert group.states()["a"] == "ready"
@@ -225,7 +225,7 @@ def test_a_breaker_whose_news_got_lost_is_found_out_by_one_call_and_again_within
 @pytest.mark.parametrize("error", [RateLimitExceededError("x"), SaturatedError("x"), PluginClosedError("x")], ids=repr)
 def test_a_refusal_before_anything_was_sent_picks_again_and_costs_nothing(error: Exception) -> None:
     group = Group(3)
-    group["a"].error = error  # type: ignore[assignment]
+    group["a"].error = error
     call = group.call(preferences=("a",))
     assert group.balancer.send(call) in ("b", "c")
     assert call.member in ("b", "c")
@@ -483,7 +483,7 @@ def test_known_fault_preferences_are_honoured_in_their_order_while_eligible(stra
 
 def test_disabling_drains_and_enabling_brings_back() -> None:
     group = Group(2)
-    seen = []
+    seen: list[object] = []
 
     def serve(_: object) -> str:
         seen.append(group.balancer.disable_plugin("a"))

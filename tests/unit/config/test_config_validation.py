@@ -171,6 +171,9 @@ def test_good_endpoints(transport: str, address: str) -> None:
         ("grpc", "ho st:443", "PLUGIN_1005"),
         ("unix", "@", "PLUGIN_1006"),
         ("unix", "unix:/run/a", "PLUGIN_1005"),
+        ("unix", "http://host/p", "PLUGIN_1005"),
+        ("unix", "unix+http://%2Frun%2Fa", "PLUGIN_1005"),
+        ("unix", "file:///run/a", "PLUGIN_1005"),
         ("unix", "/" + "a" * 107, "PLUGIN_1005"),
         ("unix", "/" + "é" * 60, "PLUGIN_1005"),
         ("unix", "/a\x00b", "PLUGIN_1005"),
@@ -473,3 +476,84 @@ def test_policies_are_judged_with_the_manager_s_own_defaults() -> None:
     config = PluginConfig(rate_limit=RateLimitConfig(requests_per_second=5))
     config.validate_policies("a", defaults=ManagerConfig(default_rate_limit=RateLimitConfig(enabled=True)))
     assert set(policies(config, defaults=ManagerConfig())) == {"rate_limit.enabled"}
+
+
+# --- fields of another transport -----------------------------------------------------------------------------------
+
+EXEC = {"name": "a", "transport": "exec", "executable": "/bin/true"}
+HTTP = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
+UNIX = {"name": "a", "transport": "unix", "endpoint": "/run/a.sock"}
+PYTHON = {"name": "a", "transport": "python", "endpoint": "module:name"}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "field", "value", "fix"),
+    [
+        (HTTP, "executable", "/bin/x", "leave it out, or write transport: exec"),
+        (HTTP, "args", ["--x"], "leave it out: only exec has it"),
+        (UNIX, "env", ["A=b"], "leave it out: only exec has it"),
+        (PYTHON, "work_dir", "/srv", "leave it out: only exec has it"),
+        (EXEC, "endpoint", "http://host/p", "leave it out: executable says what to run"),
+        (UNIX, "health_check", {"endpoint": "/health"}, "leave it out: health is asked where calls go"),
+        (EXEC, "health_check", {"endpoint": "/health"}, "leave it out: health is asked where calls go"),
+        (PYTHON, "auth", {"method": "bearer", "token": "t"}, "leave it out: a call within this process"),
+        (PYTHON, "auth", {"headers": {"a": "b"}}, "leave it out: a call within this process"),
+    ],
+)
+def test_a_field_that_the_transport_would_ignore_is_refused(
+    plugin: dict[str, Any], field: str, value: Any, fix: str
+) -> None:
+    found = problems_of(PluginConfig.from_mapping({**plugin, field: value}))
+    path = "health_check.endpoint" if field == "health_check" else field
+    assert list(found) == [path]
+    assert found[path].message == f"is not for transport {plugin['transport']}"
+    assert found[path].fix.startswith(fix)
+
+
+def test_fields_of_another_transport_that_say_nothing_are_fine() -> None:
+    nothing = {"executable": "", "args": [], "env": [], "work_dir": ""}
+    for plugin in (HTTP, UNIX, PYTHON):
+        assert not problems_of(PluginConfig.from_mapping({**plugin, **nothing, "auth": {"method": "none"}}))
+    assert not problems_of(PluginConfig.from_mapping({**EXEC, "endpoint": "", "endpoints": []}))
+
+
+def test_a_default_for_all_is_no_field_of_the_plugin() -> None:
+    config = {"default_health_check": {"endpoint": "/health"}, "plugins": [UNIX]}
+    assert not problems_of(ManagerConfig.from_mapping(config))
+
+
+def test_a_factory_of_code_may_have_a_use_for_any_field() -> None:
+    fields = {"executable": "/bin/x", "args": ["--x"], "auth": {"method": "bearer", "token": "t"}}
+    assert not problems_of(PluginConfig.from_mapping({**PYTHON, "type": "mine", **fields}))
+
+
+@pytest.mark.parametrize(
+    ("retry", "path", "message"),
+    [
+        ({"initial_interval": 2, "max_interval": 1}, "initial_interval", "is longer than max_interval, 1 s"),
+        ({"initial_interval": 6}, "initial_interval", "is longer than max_interval, 5 s"),
+        ({"max_interval": 0.05}, "max_interval", "is shorter than initial_interval, 0.1 s"),
+    ],
+)
+def test_a_first_wait_longer_than_the_longest_is_refused(retry: dict[str, Any], path: str, message: str) -> None:
+    group = {"name": "g", "members": ["a"], "retry": retry}
+    for config, base in [
+        ({"plugins": [{**HTTP, "retry": retry}]}, "plugins[0].retry"),
+        ({"plugins": [HTTP], "default_retry": retry}, "default_retry"),
+        ({"plugins": [HTTP], "load_balancers": [group]}, "load_balancers[0].retry"),
+    ]:
+        found = problems_of(ManagerConfig.from_mapping(config))
+        assert {where: error.message for where, error in found.items()} == {f"{base}.{path}": message}
+
+
+def test_waits_that_fit_are_fine_and_so_they_are_once_resolved() -> None:
+    for retry in ({"initial_interval": 1, "max_interval": 1}, {"initial_interval": 0, "max_interval": 0}):
+        config = ManagerConfig.from_mapping({"plugins": [{**HTTP, "retry": retry}]})
+        assert not problems_of(config)
+        assert not problems_of(config.with_defaults())
+
+
+def test_a_limit_of_a_group_that_is_off_by_default_is_refused() -> None:
+    group = {"name": "g", "members": ["a"], "rate_limit": {"requests_per_second": 5}}
+    found = problems_of(ManagerConfig.from_mapping({"plugins": [HTTP], "load_balancers": [group]}))
+    assert list(found) == ["load_balancers[0].rate_limit.enabled"]

@@ -15,6 +15,7 @@ from goplugins.errors import (
     PluginRequestError,
     PluginTimeoutError,
     RateLimitExceededError,
+    SaturatedError,
 )
 from goplugins.models import CircuitBreakerState
 from goplugins.testing import ManualClock
@@ -241,6 +242,56 @@ def test_the_breaker_learns_how_long_each_attempt_took(outcome):
             else:
                 plugin.fails(outcome, takes=takes)
         assert plugin.breaker.state is state
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def told(plugin, **wanted):
+    events = []
+    plugin.guarded.events.attach(events.append, calls="none", changes=False, **wanted)
+    return events
+
+
+def test_each_attempt_that_was_sent_is_told_of_with_its_number_time_and_end():
+    retry = {"max_retries": 3, "random_jitter": False, "initial_interval": 1.0, "max_interval": 1.0}
+    plugin = Plugin(retry=retry)
+    events = told(plugin)
+    refused = PluginConnectionError("refused")
+    plugin.sender.script.extend([refused, refused])
+    plugin.attempt(takes=0.25)
+    assert [(event.attempt, event.elapsed, event.error) for event in events] == [
+        (1, 0.0, refused), (2, 0.0, refused), (3, 0.25, None)
+    ]  # fmt: skip
+    for event in events:
+        assert (event.plugin, event.request_id) == ("fake", "id-1")
+    assert [event.at - plugin.clock.time() for event in events] == [-2.25, -1.25, 0.0]
+
+
+def test_who_wants_failed_attempts_is_told_of_no_others_and_of_none_that_was_not_sent():
+    plugin = Plugin(circuit_breaker={"enabled": False})
+    events = told(plugin, attempts="failed")
+    plugin.attempt()
+    for unsent in (SaturatedError("pool"), PluginClosedError("closed"), RateLimitExceededError("limit")):
+        plugin.fails(unsent)
+    late = plugin.fails(PluginTimeoutError("late"), takes=0.5)
+    no = plugin.fails(PluginRequestError("404"))
+    assert [(event.attempt, event.elapsed, event.error) for event in events] == [(1, 0.5, late), (1, 0.0, no)]
+
+
+def test_an_event_names_the_member_that_was_asked():
+    plugin = Plugin(circuit_breaker={"enabled": False})
+    events = told(plugin)
+
+    def by_a_member(call):
+        call.member = "a"
+        return "ok"
+
+    plugin.sender.script.append(by_a_member)
+    plugin.guarded.call(make_call(plugin.clock))
+    plugin.fails(PluginConnectionError("refused", plugin="b"))
+    plugin.fails(PluginConnectionError("refused"))
+    assert [event.member for event in events] == ["a", "b", ""]
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

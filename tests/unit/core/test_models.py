@@ -58,6 +58,14 @@ def test_a_failed_result_raises_its_error_when_its_value_is_asked_for():
     assert CallResult(3).value == 3
 
 
+def test_a_result_shows_its_value_by_the_name_that_it_has():
+    assert repr(CallResult(3)) == "CallResult(value=3, source='plugin', attempts=1, elapsed=0.0)"
+    text = repr(CallResult(None, error=PluginError("no"), attempts=2, member="m", metadata={"a": "b"}))
+    assert text == (
+        "CallResult(error=PluginError('no'), source='plugin', attempts=2, elapsed=0.0, member='m', metadata={'a': 'b'})"
+    )
+
+
 def test_an_explanation_reads_as_a_sentence():
     text = str(
         Explanation(

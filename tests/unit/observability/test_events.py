@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from goplugins import (
@@ -151,9 +153,10 @@ def test_reloads_well_or_not(manager, events):
 
 
 def test_a_change_of_health(manager, events):
-    health = manager._lifecycle.upkeep
-    health.watch(manager._registry.get("flaky"))
     manager.health()  # its health() raises
+    end = time.monotonic() + 10
+    while not any(event.plugin == "flaky" for event in of(HealthChanged, events)) and time.monotonic() < end:
+        time.sleep(0.005)  # the status is there a moment before the event
     (change,) = (event for event in of(HealthChanged, events) if event.plugin == "flaky")
     assert (change.plugin, change.old, change.new) == ("flaky", PluginStatus.UNKNOWN, PluginStatus.UNHEALTHY)
     assert "NotImplementedError" in change.message

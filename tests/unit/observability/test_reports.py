@@ -305,7 +305,7 @@ def test_what_matters_to_security_in_order_and_complete(audit):
         manager._registry.get("moody").policies.breaker.reset()
         with acting_as("alice"):
             auth = {"method": "bearer", "token": "hunter2-token"}
-            web = {"name": "web", "transport": "python", "endpoint": ECHO["endpoint"], "auth": auth}
+            web = {"name": "web", "transport": "http", "endpoint": "http://x", "auth": auth, "enabled": False}
             manager.reload_config({"plugins": [ECHO, web]})
         with pytest.raises(ConfigError):
             manager.reload_config({"plugins": []})

@@ -8,8 +8,9 @@ import attrs
 import pytest
 
 from goplugins import ManagerConfig, PluginConfig, PluginDiff
+from goplugins.config.groups import spread
 from goplugins.config.schema import fields_of
-from goplugins.reload.diff import Change, changes_between
+from goplugins.reload.diff import Change, changes_between, diff_of
 
 
 def of(*plugins: dict[str, Any], **settings: Any) -> ManagerConfig:
@@ -48,6 +49,44 @@ def test_what_comes_goes_and_changes() -> None:
         "* log_level: 'info' -> 'debug'",
         "* observability.log_level: 'info' -> 'debug'",
     ]
+
+
+def test_what_is_added_says_what_it_is() -> None:
+    many = {"endpoint": "", "endpoints": ["http://127.0.0.1:1", "http://127.0.0.1:2"], "balancing": {"strategy": "p2c"}}
+    host = {"transport": "grpc", "endpoint": "search:50051", "options": {"resolve": True}, "enabled": False}
+    old = of({"name": "a"})
+    new = of(
+        {"name": "a"},
+        {"name": "many", **many},
+        {"name": "host", **host},
+        load_balancers=[{"name": "g", "members": ["a"]}],
+    )
+    assert lines(old, new) == [
+        "+ many: http, 2 endpoints, p2c",
+        "+ host: grpc, all addresses of search:50051, round-robin, not enabled",
+        "+ g: group of 1 member, round-robin",
+    ]
+    running = diff_of(spread(old.with_defaults()), spread(new.with_defaults()))
+    assert str(running).splitlines() == [
+        "+ many@127.0.0.1:1: http http://127.0.0.1:1",
+        "+ many@127.0.0.1:2: http http://127.0.0.1:2",
+        "+ many: group of 2 members, p2c",
+        "+ host: group of all addresses of search:50051, round-robin, not enabled",
+        "+ g: group of 1 member, round-robin",
+    ]
+
+
+def test_a_plugin_that_becomes_a_group_is_told_in_plain_words() -> None:
+    old = of({"name": "a"})
+    for new, kind in [
+        (of({"name": "a", "endpoint": "", "endpoints": ["http://127.0.0.1:1"]}), "group"),
+        (
+            of({"name": "a", "endpoint": "http://search:1", "options": {"resolve": True}}),
+            "group of a host's addresses",
+        ),
+    ]:
+        diff = diff_of(spread(old.with_defaults()), spread(new.with_defaults()))
+        assert str(diff).splitlines()[-2:] == ["~ a: replaced", f"    kind: plugin -> {kind}"]
 
 
 def test_a_default_that_changes_changes_who_inherits_it() -> None:

@@ -16,6 +16,7 @@ from goplugins import (
     InvalidArgumentError,
     Manager,
     ManagerClosedError,
+    PluginClosedError,
     PluginConfig,
     PluginError,
     PluginExecutionError,
@@ -29,6 +30,7 @@ from goplugins import (
     Replay,
 )
 from goplugins.models import PluginStatus
+from goplugins.observability.events import CallFinished
 
 from .conftest import House, Wire, config
 
@@ -155,6 +157,29 @@ def test_the_log_level_is_that_of_the_configuration(house: House) -> None:
     assert logger.level == logging.ERROR
 
 
+def test_the_host_s_own_logging_is_not_touched(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's settings stay, above, beside and below: only the level of ``goplugins`` follows the configuration."""
+    monkeypatch.setattr(logging.getLogger("goplugins"), "level", logging.NOTSET)
+
+    def state() -> dict[str, Any]:
+        known = {"root": logging.root, **logging.root.manager.loggerDict}
+        return {
+            name: (found.level, list(found.handlers), list(found.filters), found.propagate, found.disabled)
+            for name, found in known.items()
+            if isinstance(found, logging.Logger) and name != "goplugins"
+        }
+
+    house.load(a="m:v1")  # whatever is imported or made by the first load is there
+    house.manager.reload_config(config({"log_level": "info"}, a="m:v2"))
+    before, disabled = state(), logging.root.manager.disable
+    for level in ("debug", "info", "critical", "info"):
+        house.manager.reload_config(config({"log_level": level}, a="m:v2"))
+    assert state() == before
+    assert logging.root.manager.disable == disabled
+    handlers = logging.getLogger("goplugins").handlers
+    assert [type(handler) for handler in handlers] == [logging.NullHandler]
+
+
 # --- all or nothing ----------------------------------------------------------------------------------------------
 
 
@@ -216,6 +241,19 @@ def test_a_failed_reload_shows_until_the_next_good_one(house: House, caplog: pyt
     house.reload(a="m:v1")
     assert house.manager.overall_health().status is PluginStatus.HEALTHY
     assert set(house.manager.health()) == {"a"}
+
+
+def test_many_problems_stay_on_the_line_of_the_reload(house: House) -> None:
+    house.load(a="m:v1")
+    house.ask("a")
+    wanted = {"plugins": [{"name": f"p{number}", "transport": "http"} for number in range(30)]}
+    with pytest.raises(ConfigError):
+        house.manager.reload_config(wanted)
+    message = house.manager.overall_health().message
+    assert message.count("\n") == 0
+    assert message.startswith("last reload is degraded (failed: [PLUGIN_1012] configuration: 30 problems: plugins[0].")
+    assert "; plugins[1].endpoint: missing [PLUGIN_1003]; " in message
+    assert message.endswith("; and 20 more)")
 
 
 def test_plugins_registered_in_code_are_not_touched(house: House) -> None:
@@ -339,6 +377,79 @@ def test_drain_timeout_leaves_the_rest_to_themselves(house: House) -> None:
     old.closed = 0  # the fake minds
     old.hold.set()
     thread.join(10)
+
+
+WAITING = [
+    pytest.param({"bulkhead": {"max_concurrent": 1, "max_waiting": 9}}, id="for a place"),
+    pytest.param(
+        {"rate_limit": {"enabled": True, "requests_per_second": 0.01, "burst_size": 1, "max_wait": 900}},
+        id="for a token",
+    ),
+]
+
+
+@pytest.mark.parametrize("policy", WAITING)
+def test_calls_that_go_to_the_successor_are_neither_left_behind_nor_failed(
+    house: House, policy: dict[str, Any]
+) -> None:
+    house.load(a={"endpoint": "m:v1", **policy})
+    old = house.guarded("a").plugin
+    old.hold = threading.Event()
+    old.on_send = lambda call: "late"
+    told: list[Any] = []
+    house.manager.subscribe(told.append, CallFinished)
+    first, late = house.in_background(lambda: house.ask("a"))
+    assert old.entered.acquire(timeout=10)
+    others = [house.in_background(lambda: house.ask("a", timeout=1000)) for _ in range(3)]
+    guarded = house.guarded("a")
+    while guarded.gate.in_flight < 4:
+        time.sleep(0.001)
+    time.sleep(0.05)  # they are inside, and now they wait
+    report = house.manager.reload_config(config(a="m:v2"), options=ReloadOptions(drain_timeout=0.05))
+    assert (report.plugins[0].drained, report.plugins[0].left_behind) == (0, 1)
+    assert str(report).splitlines()[1] == "  a: replaced, 1 left behind"
+    for thread, results in others:
+        thread.join(10)
+        assert results == [["a", "m:v2"]]
+    assert not late
+    old.closed = 0  # the fake minds
+    old.hold.set()
+    first.join(10)
+    assert late == ["late"]
+    metrics = house.manager.metrics()
+    assert metrics.requests_failure == 0
+    assert metrics.requests_success == 3  # and the one that was given up
+    house.manager.shutdown(1)  # tells all that there is to tell
+    assert [event.error for event in told] == [None] * 4
+
+
+def test_who_comes_to_the_gate_of_a_replaced_plugin_has_not_failed(house: House) -> None:
+    house.load(a="m:v1")
+    old, caller = house.guarded("a"), house.manager._caller
+    told: list[Any] = []
+    house.manager.subscribe(told.append, CallFinished)
+    call = caller.start("a", house.manager._types(), 1, None, None, None, None, None)
+    house.reload(a="m:v2")
+    with pytest.raises(PluginClosedError):
+        old.call(call)
+    assert caller.run("a", call) == ["a", "m:v2"]
+    metrics = house.manager.metrics()
+    assert (metrics.requests_success, metrics.requests_failure) == (1, 0)
+    house.manager.shutdown(1)
+    assert [event.error for event in told] == [None]
+
+
+def test_who_comes_to_the_gate_of_a_removed_plugin_has_failed(house: House) -> None:
+    house.load(a="m:v1", b="m:v1")
+    old, caller = house.guarded("a"), house.manager._caller
+    told: list[Any] = []
+    house.manager.subscribe(told.append, CallFinished)
+    call = caller.start("a", house.manager._types(), 1, None, None, None, None, None)
+    house.reload(b="m:v1")
+    with pytest.raises(PluginClosedError):
+        old.call(call)
+    house.manager.shutdown(1)
+    assert [event.error.code for event in told] == ["PLUGIN_1207"]
 
 
 def test_a_call_that_waits_for_its_retry_is_not_cut(house: House) -> None:

@@ -1,0 +1,174 @@
+"""Calls one plugin of a file as often as it can for a while, and tells how that went."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from goplugins._clock import SYSTEM_CLOCK, Bell
+from goplugins.cli._common import Column, add_config, has_rich, manager_of, printable, request_of, write_table
+from goplugins.cli._figures import NONE, amount, duration, share
+from goplugins.errors import InvalidArgumentError, PluginError
+from goplugins.metrics import Latencies, PluginMetrics
+
+if TYPE_CHECKING:
+    from goplugins.manager import Manager
+
+__all__ = ["add_command"]
+
+_PERCENTILES = (50, 90, 95, 99, 99.9)
+
+_PAUSE = 0.01
+"""Seconds that a caller pauses after a call that failed: refusals cost nothing, and would drown all else."""
+
+_STEP = 0.1
+"""Seconds between two looks at the progress."""
+
+
+@attrs.frozen
+class Result:
+    """What came of it.
+
+    Attributes:
+        seconds: measured.
+        concurrency: callers at a time.
+        calls: ended in that time.
+        failed: of them.
+        attempts: sent.
+        latencies: of the calls that were sent.
+        errors: calls that failed, by code.
+    """
+
+    seconds: float
+    concurrency: int
+    calls: int
+    failed: int
+    attempts: int
+    latencies: Latencies
+    errors: Mapping[str, int]
+
+    @classmethod
+    def between(cls, before: PluginMetrics, after: PluginMetrics, seconds: float, concurrency: int) -> Result:
+        """The difference of two counts."""
+        errors = {code: count - before.errors.get(code, 0) for code, count in after.errors.items()}
+        return cls(
+            seconds,
+            concurrency,
+            after.requests_total - before.requests_total,
+            after.requests_failure - before.requests_failure,
+            after.attempts_total - before.attempts_total,
+            after.latencies.since(before.latencies),
+            {code: count for code, count in errors.items() if count > 0},
+        )
+
+    def as_json(self) -> str:
+        """All of it, durations in seconds."""
+        values = {
+            "seconds": round(self.seconds, 3),
+            "concurrency": self.concurrency,
+            "calls": self.calls,
+            "failed": self.failed,
+            "attempts": self.attempts,
+            "calls_per_second": round(self.calls / self.seconds, 3),
+            "latency": {f"p{each}": self.latencies.percentile(each) for each in _PERCENTILES},
+            "errors": dict(self.errors),
+        }
+        return json.dumps(values, indent=2)
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``bench``."""
+    parser = commands.add_parser("bench", help="how fast is a plugin?", description=_execute.__doc__)
+    add_config(parser)
+    parser.add_argument("name", metavar="NAME", help="the plugin, or the group")
+    parser.add_argument("request", metavar="JSON", nargs="?", default="null", help="the request (default: null)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to measure (default: 5)")
+    parser.add_argument("--warmup", type=float, default=0.5, metavar="N", help="before that, uncounted (default: 0.5)")
+    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="callers at a time (default: 1)")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for each call")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.set_defaults(execute=_execute)
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    """Calls a plugin as often as it can for a while, under the policies of its file: its rate limit holds here, too.
+
+    Exits with 0 if any call was answered, 1 if none was. Ctrl-C ends it early.
+    """
+    if not (arguments.seconds > 0 and arguments.warmup >= 0 and 1 <= arguments.concurrency <= 1000):
+        raise InvalidArgumentError("expected --seconds above 0, --warmup of 0 or more, --concurrency from 1 to 1000")
+    request = request_of(arguments.request)
+    with manager_of(arguments.config) as manager:
+        manager.explain(arguments.name)  # says so if there is none
+        result = _measure(manager, arguments, request)
+    if arguments.json:
+        sys.stdout.write(result.as_json() + "\n")
+    else:
+        _write(arguments.name, result)
+    return 0 if result.calls > result.failed else 1
+
+
+def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request: Any) -> Result:
+    name, stop = arguments.name, Bell()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                manager.execute(name, request, timeout=arguments.timeout)
+            except PluginError:  # counted by the manager
+                SYSTEM_CLOCK.wait(stop, _PAUSE)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(arguments.concurrency)]
+    try:
+        for thread in threads:
+            thread.start()
+        with contextlib.suppress(KeyboardInterrupt):
+            SYSTEM_CLOCK.wait(stop, arguments.warmup)
+        before, began = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic()
+        with contextlib.suppress(KeyboardInterrupt), _progress(name, arguments.seconds) as advance:
+            while (left := began + arguments.seconds - SYSTEM_CLOCK.monotonic()) > 0:
+                SYSTEM_CLOCK.wait(stop, min(left, _STEP))
+                advance(SYSTEM_CLOCK.monotonic() - began)
+        after, seconds = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic() - began
+    finally:
+        stop.set()
+    return Result.between(before, after, seconds, arguments.concurrency)
+
+
+@contextlib.contextmanager
+def _progress(name: str, seconds: float) -> Iterator[Any]:
+    """A bar on stderr, where somebody sees it and rich is there."""
+    if not (has_rich() and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"calling {printable(name)}".replace("[", "\\["), total=seconds)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _write(name: str, result: Result) -> None:
+    answered = result.calls - result.failed
+    failed = f", {result.failed} failed ({share(result.failed / result.calls)})" if result.failed else ""
+    callers = "1 caller" if result.concurrency == 1 else f"{result.concurrency} callers"
+    sys.stdout.write(
+        f"{printable(name)}: {amount(answered / result.seconds)} answers/s; "
+        f"{result.calls} calls in {result.seconds:.1f} s by {callers}{failed}\n\n"
+    )
+    columns: tuple[Column, ...] = tuple((f"p{each}", True) for each in _PERCENTILES)
+    found = result.latencies
+    times = [duration(found.percentile(each)) if found.counts else NONE for each in _PERCENTILES]
+    write_table(columns, [[(each, "bold") for each in times]])
+    if result.errors:
+        sys.stdout.write("\n")
+        rows = sorted(result.errors.items(), key=lambda item: -item[1])
+        write_table((("error", False), ("calls", True)), [[(code, "red"), (str(count), "")] for code, count in rows])

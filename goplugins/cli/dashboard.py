@@ -1,0 +1,74 @@
+"""Serves the dashboard of a file's plugins, for a browser on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import signal
+import sys
+
+from goplugins.cli._common import add_config, manager_of
+from goplugins.errors import InvalidArgumentError
+
+__all__ = ["add_command"]
+
+_LOCALHOST = "127.0.0.1"
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_PORT = 8765
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``dashboard``."""
+    parser = commands.add_parser("dashboard", help="how the plugins are doing, as a page", description=_execute.__doc__)
+    add_config(parser)
+    parser.add_argument("--host", default=_LOCALHOST, help=f"address to listen at (default: {_LOCALHOST})")
+    parser.add_argument("--port", type=int, default=_PORT, help=f"0 finds a free one (default: {_PORT})")
+    parser.add_argument("--watch", action="store_true", help="reload the file when it changes")
+    parser.add_argument(
+        "--allow-actions", action="store_true", help="show the buttons; they act on this process's plugins alone"
+    )
+    parser.set_defaults(execute=_execute)
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    """Serves a page that shows how the plugins of a file are doing, until SIGINT or SIGTERM.
+
+    It sees their health, and the calls of its own process: none. To see an application's calls, mount
+    goplugins.contrib.dashboard in it.
+    """
+    from goplugins.contrib.dashboard._app import Dashboard
+    from goplugins.contrib.dashboard._board import Board
+    from goplugins.contrib.dashboard._server import PageServer
+
+    local = _is_local(arguments.host)
+    if arguments.allow_actions and not local:
+        raise InvalidArgumentError("--allow-actions needs a loopback address: whoever reaches the port could use it")
+    if not local:
+        sys.stderr.write(f"warning: whoever reaches port {arguments.port} sees plugins, errors and configuration\n")
+    with manager_of(arguments.config) as manager:
+        board = Board(manager, always=True)
+        # Another site's name may be made to lead here: only our own are answered.
+        hosts = _LOCAL_NAMES | {arguments.host.lower()} if local else None
+        allow = (lambda _: True) if arguments.allow_actions else None
+        app = Dashboard(board, authorize=allow, may_view=None, title=arguments.config, streams=16, hosts=hosts)
+        with PageServer(app, arguments.host, arguments.port) as server:
+            board.look()
+            if arguments.watch:
+                manager.watch(arguments.config)
+            sys.stdout.write(f"dashboard at {server.url}\n")
+            sys.stdout.flush()
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                return 0
+            finally:
+                signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,65 @@
+"""Looks at the health of all plugins of a file, once; exits with 0 if all are well."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+from goplugins.cli._common import Column, add_config, manager_of, write_table
+from goplugins.cli._figures import NONE, duration
+from goplugins.models import HealthStatus, PluginStatus
+
+__all__ = ["add_command"]
+
+_COLUMNS: tuple[Column, ...] = (("plugin", False), ("status", False), ("took", True), ("message", False))
+
+_STYLES = {
+    PluginStatus.HEALTHY: "green",
+    PluginStatus.UNKNOWN: "dim",
+    PluginStatus.DEGRADED: "bold yellow",
+    PluginStatus.UNHEALTHY: "bold red",
+    PluginStatus.OFFLINE: "bold red",
+}
+_WELL = frozenset({PluginStatus.HEALTHY, PluginStatus.UNKNOWN})
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``health``."""
+    parser = commands.add_parser("health", help="are all plugins of a file well?", description=_execute.__doc__)
+    add_config(parser)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="of these plugins alone (default: all)")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.set_defaults(execute=_execute)
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    """Looks at the health of all plugins of a file, side by side.
+
+    Exits with 0 if all are well, 1 if one is not, 2 if the file can't be used. Plugins that say nothing of their health
+    count as well.
+    """
+    with manager_of(arguments.config) as manager:
+        for name in arguments.names:
+            manager.explain(name)  # says so, and which names there are, if it is none
+        found = manager.health()
+    chosen = {name: found[name] for name in arguments.names or sorted(found)}
+    if arguments.json:
+        _write_json(chosen)
+    else:
+        write_table(_COLUMNS, [_row(name, status) for name, status in chosen.items()])
+    return 0 if all(status.status in _WELL for status in chosen.values()) else 1
+
+
+def _row(name: str, health: HealthStatus) -> list[tuple[str, str]]:
+    took = duration(health.response_time) if health.response_time else NONE
+    return [(name, "bold"), (str(health.status), _STYLES[health.status]), (took, ""), (health.message, "")]
+
+
+def _write_json(found: Mapping[str, HealthStatus]) -> None:
+    values = {
+        name: {"status": str(each.status), "message": each.message, "response_time": each.response_time}
+        for name, each in found.items()
+    }
+    sys.stdout.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

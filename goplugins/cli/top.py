@@ -1,0 +1,201 @@
+"""Shows how the plugins are doing, live: those of a file, or those of a running process by its dashboard."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from goplugins._clock import SYSTEM_CLOCK, Bell
+from goplugins.cli._common import Column, has_rich, make_table, manager_of, printable, write_table
+from goplugins.cli._figures import NONE, amount, duration, share, sparkline
+from goplugins.errors import InvalidArgumentError, PluginConnectionError, redact_url
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["add_command"]
+
+Frame = Mapping[str, Any]
+"""What is shown at one moment: ``summary`` and ``plugins``, as a dashboard tells them."""
+
+_COLUMNS: tuple[Column, ...] = (
+    ("", False),
+    ("plugin", False),
+    ("state", False),
+    ("breaker", False),
+    ("calls/s", True),
+    ("5 min", False),
+    ("errors", True),
+    ("p50", True),
+    ("p95", True),
+    ("p99", True),
+    ("in flight", True),
+    ("limiter", True),
+    ("why", False),
+)
+
+_LOOKS = {
+    "down": ("■", "bold red"),
+    "degraded": ("▲", "bold yellow"),
+    "unknown": ("○", "dim"),
+    "healthy": ("●", "green"),
+    "off": ("-", "dim"),
+}
+_ORDER = tuple(_LOOKS)
+
+_CHUNK = 64 * 1024
+_MOST_CHUNKS = 1024
+_PATIENCE = 5.0
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``top``."""
+    parser = commands.add_parser("top", help="how the plugins are doing, live", description=__doc__)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--config", "-c", metavar="FILE", help="plugins of this file: their health, seen from here")
+    where.add_argument("--url", metavar="URL", help="the dashboard of a running process: its calls as well")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (default: 1)")
+    parser.add_argument("--once", action="store_true", help="write one frame and leave; so it does into a pipe, too")
+    parser.set_defaults(execute=_execute)
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    """Shows frames until Ctrl-C."""
+    if not arguments.interval >= 0.1:
+        raise InvalidArgumentError(f"--interval: expected seconds of 0.1 or more, got {arguments.interval}")
+    once = arguments.once or not sys.stdout.isatty()
+    if not once and not has_rich():
+        raise InvalidArgumentError("a live view needs rich: pip install goplugins[cli]; --once does without")
+    with ExitStack() as stack:
+        look = _by_url(arguments.url) if arguments.url else _by_config(arguments.config, stack)
+        frame = look()
+        if once:
+            sys.stdout.write(f"{_headline(frame)}\n")
+            write_table(_COLUMNS, _rows(frame["plugins"]))
+            return 0
+        try:
+            _live(look, frame, arguments.interval)
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def _live(look: Callable[[], Frame], frame: Frame, interval: float) -> None:
+    from rich.live import Live
+
+    never = Bell()
+    with Live(_drawn(frame), screen=True, auto_refresh=False) as live:
+        while True:
+            SYSTEM_CLOCK.wait(never, interval)
+            try:
+                live.update(_drawn(look()), refresh=True)
+            except PluginConnectionError as exc:
+                live.update(_drawn(frame, f"{exc.message}: what you see is old"), refresh=True)
+
+
+# --- frames --------------------------------------------------------------------------------------------------------
+
+
+def _by_config(name: str, stack: ExitStack) -> Callable[[], Frame]:
+    """Frames of a manager of our own. The first has the health of all plugins, which are looked at now."""
+    from goplugins.contrib.dashboard._board import Board
+
+    manager = stack.enter_context(manager_of(name))
+    manager.health()
+    board = Board(manager, always=True)
+    board.look()
+
+    def look() -> Frame:
+        if not board.snapshot.tick:
+            board.wait(board.snapshot, _PATIENCE)
+        return {"summary": board.snapshot.summary, "plugins": list(board.snapshot.values.values())}
+
+    return look
+
+
+def _by_url(url: str) -> Callable[[], Frame]:
+    """Frames that a dashboard tells.
+
+    Raises:
+        PluginConnectionError: each of them, where it can't be had.
+        InvalidArgumentError: the URL is none of a dashboard.
+    """
+    import requests
+
+    shown = printable(redact_url(url))
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgumentError(f"--url: expected http:// or https://, got {shown}")
+    session, state = requests.Session(), f"{url.rstrip('/')}/state"
+
+    def look() -> Frame:
+        try:
+            with session.get(state, timeout=_PATIENCE, stream=True, allow_redirects=False) as reply:
+                body = b"".join(islice(reply.iter_content(_CHUNK), _MOST_CHUNKS))
+        except requests.RequestException as exc:
+            raise PluginConnectionError(f"no answer from {shown}") from exc
+        if reply.status_code != 200:
+            raise PluginConnectionError(f"{shown} answers {reply.status_code}")
+        try:
+            frame = json.loads(body)
+            _headline(frame), _rows(frame["plugins"])
+        except (ValueError, LookupError, TypeError, AttributeError) as exc:
+            raise InvalidArgumentError(f"{shown} is no dashboard of this version") from exc
+        return frame  # type: ignore[no-any-return]
+
+    return look
+
+
+# --- what is written -----------------------------------------------------------------------------------------------
+
+
+def _headline(frame: Frame) -> str:
+    summary = frame["summary"]
+    states = ", ".join(f"{summary[each]} {each}" for each in _ORDER[:4] if summary[each] or each != "unknown")
+    rates = f"{amount(summary['calls'])} calls/s, {amount(summary['errors'])} errors/s"
+    return f"{states}; {rates}, p95 {duration(summary['p95'])}, {summary['inFlight']} in flight"
+
+
+def _rows(records: Iterable[Mapping[str, Any]]) -> Sequence[Sequence[tuple[str, str]]]:
+    ordered = sorted(records, key=lambda each: (_ORDER.index(each["severity"]), each["name"]))
+    return [_row(record) for record in ordered]
+
+
+def _row(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    shape, style = _LOOKS[record["severity"]]
+    loud = style if record["severity"] in {"down", "degraded"} else ""
+    first = [(shape, style), (record["name"], "bold"), (record["word"], loud)]
+    if record["kind"] == "off":
+        return [*first, *([("", "")] * 9), (record["why"], "dim")]
+    latency, limiter, failing = record["latency"], record["limiter"], record["failing"] or 0.0
+    times = [duration(latency[each]) if latency["recent"] else NONE for each in ("p50", "p95", "p99")]
+    return [
+        *first,
+        (_breaker(record), ""),
+        (amount(record["calls"]), ""),
+        (sparkline(record["spark"]["calls"]), "blue"),
+        (share(failing) if record["calls"] else NONE, "bold red" if failing >= 0.1 else "yellow" if failing else "dim"),
+        *((each, "") for each in times),
+        (str(record["inFlight"]), "" if record["inFlight"] else "dim"),
+        (f"{max(0, int(limiter['tokens']))}/{limiter['burst']}" if limiter else NONE, ""),
+        (record["why"], ""),
+    ]
+
+
+def _breaker(record: Mapping[str, Any]) -> str:
+    if record["breaker"] is not None:
+        return str(record["breaker"]["state"])
+    return " ".join(_LOOKS[each["severity"]][0] for each in (record["members"] or ())[:8]) or NONE
+
+
+def _drawn(frame: Frame, warning: str = "") -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    head = Text(_headline(frame), style="bold")
+    note = Text(f"{warning}  Ctrl-C ends" if warning else "Ctrl-C ends", style="bold red" if warning else "dim")
+    return Group(head, make_table(_COLUMNS, _rows(frame["plugins"])), note)

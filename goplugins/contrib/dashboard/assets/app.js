@@ -1,0 +1,245 @@
+// The page: keeps what the server tells, and shows it.
+
+import { count, el, NONE, rate, seconds, setAttribute, setClass, setText } from "./dom.js";
+import { mark } from "./charts.js";
+import { Feed } from "./feed.js";
+import { OffRow, Row } from "./rows.js";
+
+const $ = (id) => document.getElementById(id);
+const ORDER = ["down", "degraded", "unknown", "healthy", "off"];
+const TITLE = document.title;
+const TOKEN = document.querySelector('meta[name="token"]').content;
+const STALE = 5; // seconds without news after which what is shown counts as old
+
+const rows = new Map();
+let summary = null;
+let offset = 0; // the server's clock less ours, in seconds
+let heard = 0; // our clock at the last news
+let pid = 0;
+let paused = false;
+let touched = 0; // when a pointer last moved over the list
+
+const now = () => Date.now() / 1000 + offset;
+
+// --- what an operator does ----------------------------------------------------------------------------------------
+
+const act = {
+  allowed: TOKEN !== "",
+  now,
+
+  ask(question, verb) {
+    const dialog = $("ask");
+    setText($("ask-text"), question);
+    setText($("ask-yes"), verb);
+    dialog.returnValue = "";
+    dialog.showModal();
+    return new Promise((answer) => dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
+  },
+
+  async perform(verb, wish) {
+    try {
+      const headers = { "Content-Type": "application/json", "X-Goplugins-Token": TOKEN };
+      const reply = await fetch(`actions/${verb}`, { method: "POST", headers, body: JSON.stringify(wish) });
+      const answer = await reply.json();
+      tell(reply.ok ? answer.message : `Refused: ${answer.error}`, !reply.ok);
+    } catch {
+      tell("The server does not answer: nothing is known to be done.", true);
+    }
+  },
+
+  async configuration(name, place) {
+    try {
+      const reply = await fetch(name ? `config?plugin=${encodeURIComponent(name)}` : "config", { cache: "no-store" });
+      const answer = await reply.json();
+      setText(place, reply.ok ? JSON.stringify(answer, null, 2) : answer.error);
+    } catch {
+      setText(place, "The server does not answer.");
+    }
+  },
+};
+
+let hush = 0;
+function tell(text, bad) {
+  const place = $("told");
+  setClass(place, "bad", bad);
+  setText(place, text);
+  clearTimeout(hush);
+  hush = setTimeout(() => setText(place, ""), 8000);
+}
+
+// --- news ---------------------------------------------------------------------------------------------------------
+
+const announced = new Map();
+const waiting = [];
+
+function take(message) {
+  offset = message.at - Date.now() / 1000;
+  heard = Date.now() / 1000;
+  pid = message.pid;
+  summary = message.summary;
+  const first = rows.size === 0;
+  if (message.names) {
+    const names = new Set(message.names);
+    for (const [name, row] of rows) {
+      if (!names.has(name)) {
+        row.node.remove();
+        rows.delete(name);
+        announced.delete(name);
+      }
+    }
+  }
+  for (const record of message.plugins) {
+    const row = rows.get(record.name);
+    if (row && (row.record.kind === "off") === (record.kind === "off")) row.update(record);
+    else {
+      row?.node.remove();
+      const made = record.kind === "off" ? new OffRow(record) : new Row(record, act);
+      rows.set(record.name, made);
+      $("plugins").append(made.node);
+    }
+    announce(record, first);
+  }
+  show();
+}
+
+function announce(record, first) {
+  const before = announced.get(record.name);
+  announced.set(record.name, record.severity);
+  if (first || before === undefined || before === record.severity) return;
+  waiting.push(`${record.name} is ${record.word}${record.severity === "healthy" ? "" : record.why ? `: ${record.why}` : ""}`);
+}
+
+// With restraint: at most one sentence every few seconds, however much happens.
+setInterval(() => {
+  if (!waiting.length) return;
+  const many = waiting.length > 3;
+  setText($("news"), many ? `${waiting.length} plugins have changed: ${summary.down} down, ${summary.degraded} degraded` : waiting.join("; "));
+  waiting.length = 0;
+}, 4000);
+
+// --- the page -----------------------------------------------------------------------------------------------------
+
+const tiles = {};
+
+function makeSummary() {
+  for (const severity of ["down", "degraded", "healthy", "unknown"]) {
+    const value = el("dd", {});
+    const tile = el("div", { class: `tile is-${severity}` }, el("dt", {}, mark(severity), severity), value);
+    tiles[severity] = { tile, value };
+    $("summary").append(tile);
+  }
+  for (const [key, label] of [["calls", "calls/s"], ["errors", "errors/s"], ["p95", "p95"], ["inFlight", "in flight"]]) {
+    const value = el("dd", {}, NONE);
+    const tile = el("div", { class: `tile figure of-${key}` }, el("dt", {}, label), value);
+    tiles[key] = { tile, value };
+    $("summary").append(tile);
+  }
+}
+
+function show() {
+  for (const severity of ["down", "degraded", "healthy", "unknown"]) {
+    setText(tiles[severity].value, String(summary[severity]));
+    setClass(tiles[severity].tile, "none", !summary[severity]);
+  }
+  tiles.unknown.tile.hidden = !summary.unknown;
+  setText(tiles.calls.value, rate(summary.calls));
+  setText(tiles.errors.value, rate(summary.errors));
+  setClass(tiles.errors.tile, "bad", summary.errors >= 0.05 * summary.calls && summary.errors > 0);
+  setClass(tiles.errors.tile, "some", summary.errors < 0.05 * summary.calls && summary.errors > 0);
+  setText(tiles.p95.value, seconds(summary.p95));
+  setText(tiles.inFlight.value, count(summary.inFlight));
+  const trouble = summary.down ? `${summary.down} down · ` : summary.degraded ? `${summary.degraded} degraded · ` : "";
+  if (document.title !== trouble + TITLE) document.title = trouble + TITLE;
+  setText($("process"), `Process ${pid}. Calls that other processes make are not seen here.`);
+  sort();
+  filter();
+  tick();
+}
+
+function sort() {
+  // Nothing moves under a pointer that is about to click.
+  if (Date.now() - touched < 2000) return;
+  const list = $("plugins");
+  const wanted = [...rows.values()].sort((one, other) => {
+    const severity = ORDER.indexOf(one.record.severity) - ORDER.indexOf(other.record.severity);
+    return severity || one.name.localeCompare(other.name, "en", { numeric: true });
+  });
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  let moved = false;
+  wanted.forEach((row, place) => {
+    const there = list.children[place];
+    if (there !== row.node) {
+      list.insertBefore(row.node, there ?? null);
+      moved = true;
+    }
+  });
+  if (moved && focused && document.activeElement !== focused) focused.focus({ preventScroll: true });
+}
+
+function filter() {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of rows.values()) {
+    const hidden = !row.matches(words);
+    if (row.node.hidden !== hidden) row.node.hidden = hidden;
+    shown += hidden ? 0 : 1;
+  }
+  $("empty").hidden = shown > 0;
+  setText($("empty"), rows.size ? "No plugin matches the filter." : "There are no plugins yet.");
+}
+
+function tick() {
+  for (const row of rows.values()) if (!row.node.hidden) row.tick(now());
+}
+
+// --- is it live? --------------------------------------------------------------------------------------------------
+
+let how = "connecting";
+let problem = "";
+
+function showFeed() {
+  const silent = heard ? Date.now() / 1000 - heard : 0;
+  const lost = !paused && heard > 0 && silent > STALE;
+  const state = paused ? "paused" : how === "lost" || lost ? "lost" : how;
+  const texts = {
+    connecting: "connecting",
+    stream: "live",
+    polling: "live, polled",
+    paused: "paused",
+    lost: heard ? `no news for ${seconds(Math.round(silent))}: ${problem || "what you see is old"}` : problem || "no answer",
+  };
+  setAttribute($("feed"), "data-state", state);
+  setText($("feed").querySelector(".text"), texts[state]);
+  setClass(document.body, "stale", state === "lost" && heard > 0);
+}
+
+const feed = new Feed({
+  message: take,
+  state(next, why) {
+    how = next;
+    problem = why;
+    showFeed();
+  },
+});
+
+function pause(on) {
+  paused = on;
+  setAttribute($("pause"), "aria-pressed", on);
+  setText($("pause"), on ? "Resume" : "Pause");
+  if (on) feed.stop();
+  else feed.start();
+  showFeed();
+}
+
+// --- begin --------------------------------------------------------------------------------------------------------
+
+makeSummary();
+$("pause").addEventListener("click", () => pause(!paused));
+$("filter").addEventListener("input", filter);
+$("plugins").addEventListener("pointermove", () => (touched = Date.now()), { passive: true });
+$("config").addEventListener("toggle", () => $("config").open && act.configuration("", $("config").querySelector("pre")));
+setInterval(() => {
+  if (!paused) tick();
+  showFeed();
+}, 1000);
+feed.start();

@@ -1,0 +1,79 @@
+"""Each test runs in each host. A host is started once and serves all tests; the last one ends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.hosts import HOSTS, Host
+from tests.hosts.processes import adopt_orphans
+from tests.hosts.servers import PluginServers
+
+# Applications: only a host can import them.
+collect_ignore = ["calling.py", "tasks.py", "wsgi.py"]
+
+
+def only(condition: Callable[[type[Host]], bool]) -> Callable[[Any], Any]:
+    """For tests that not every host can pass."""
+
+    def mark(test: Any) -> Any:
+        test.only = condition
+        return test
+
+    return mark
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host" in metafunc.fixturenames:
+        condition = getattr(metafunc.function, "only", lambda _: True)
+        # One group each: with several workers, a host's tests still come one after the other.
+        hosts = [
+            pytest.param(host, id=host.name, marks=pytest.mark.xdist_group(host.name))
+            for host in HOSTS
+            if condition(host)
+        ]
+        metafunc.parametrize("host", hosts, indirect=True, scope="session")
+
+
+def _missing(tool: str) -> bool:
+    return shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") is None
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A short path: sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="gp-") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def servers(folder: Path) -> Iterator[PluginServers]:
+    adopt_orphans()
+    servers = PluginServers(folder)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def host(request: pytest.FixtureRequest, folder: Path, servers: PluginServers) -> Iterator[Host]:
+    kind: type[Host] = request.param
+    missing = [tool for tool in kind.tools if _missing(tool)]
+    if missing:
+        message = f"not installed: {', '.join(missing)}"
+        # Where the tools ought to be, a skipped test would be a test that nobody runs.
+        (pytest.fail if os.environ.get("GOPLUGINS_REQUIRE_TOOLS") else pytest.skip)(message)
+    own = folder / kind.name
+    own.mkdir()
+    host = kind(own, servers.plugins)
+    try:
+        host.start()
+        yield host
+    finally:
+        host.kill()

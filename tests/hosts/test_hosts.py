@@ -1,0 +1,150 @@
+"""The same application, under every server that people run theirs in."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from goplugins import PluginExecutionError
+from tests.hosts.conftest import only
+from tests.hosts.hosts import Celery, Gevent, Host, Job
+from tests.hosts.processes import links, names, until
+
+PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
+SOCKETS = 6
+"""That a process holds once it has called all plugins: one each, save for exec and python."""
+
+MANY = 2_000
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(240)]
+
+_numbers = itertools.count()
+
+
+def jobs(count: int, **options: float) -> list[Job]:
+    """Calls of all plugins in turn."""
+    return [Job(PLUGINS[number % len(PLUGINS)], str(next(_numbers)), **options) for number in range(count)]  # type: ignore[arg-type]
+
+
+def ledger(host: Host) -> list[list[str]]:
+    """Process, number, plugin, what happens; where a call ends, seconds and error."""
+    return [line.split(" ", 5) for line in (host.folder / "ledger").read_text().splitlines()]
+
+
+@only(lambda host: host.imports)
+def test_calls_are_made_before_the_fork(host: Host) -> None:
+    """At import, in the process that all workers are forked from."""
+    ends = [words for words in ledger(host) if words[1].startswith("import") and words[3] == "ends"]
+    assert {words[2] for words in ends if words[0] == str(host.pid)} == set(PLUGINS)
+    assert [words for words in ends if words[5]] == []
+    assert len(json.loads((host.folder / f"imported-{host.pid}").read_text())) >= SOCKETS
+
+
+def test_every_transport_answers(host: Host) -> None:
+    outcomes = host.run(jobs(4 * len(PLUGINS)))
+    assert [outcome for outcome in outcomes if outcome.error or outcome.lost] == [], host.log.read_text()
+    assert len(outcomes) == 4 * len(PLUGINS)
+
+
+def test_a_plugins_refusal_arrives(host: Host) -> None:
+    outcomes = host.run(jobs(len(PLUGINS), refuse=True))
+    assert [outcome for outcome in outcomes if not outcome.error.startswith("PluginExecutionError: ")] == []
+
+
+def test_no_call_outlives_its_deadline(host: Host) -> None:
+    outcomes = host.run(jobs(len(PLUGINS), seconds=3, timeout=0.5))
+    assert [outcome for outcome in outcomes if not outcome.error.startswith("PluginTimeoutError: ")] == []
+    # A tenth is promised; this machine may be busy.
+    assert [outcome for outcome in outcomes if outcome.seconds > 1.0] == []
+
+
+@only(lambda host: issubclass(host, Celery))
+def test_an_error_is_itself_at_the_other_end_of_the_result_backend(host: Celery) -> None:
+    for plugin in PLUGINS:
+        with pytest.raises(PluginExecutionError) as caught:
+            host.send("fail", plugin).get(timeout=host.hung)
+        assert (caught.value.plugin, caught.value.attempts) == (plugin, 1)
+        assert "REFUSED" in str(caught.value.details)
+
+
+@only(lambda host: issubclass(host, Gevent))
+def test_a_slow_call_holds_up_no_other_greenlet(host: Host) -> None:
+    gaps = {plugin: host.ask(f"/gap/{plugin}") for plugin in PLUGINS}
+    assert {plugin: gap for plugin, gap in gaps.items() if gap > 0.5} == {}
+
+
+def test_no_process_holds_the_connections_of_another(host: Host) -> None:
+    owners = sockets_of_workers(host)
+    if host.imports:
+        owners[host.pid] = set(json.loads((host.folder / f"imported-{host.pid}").read_text()))
+    processes = host.processes()
+    held = {pid: links(pid) for pid in processes}
+    shared = [
+        (pid, other, sockets & held[other])
+        for pid, sockets in owners.items()
+        for other in processes - {pid}
+        if sockets & held[other]
+    ]
+    assert shared == []
+
+    plugins = {pid for pid in processes if is_plugin(pid)}
+    pipes = {link for pid in plugins for link in held[pid] if link.startswith("pipe:")}
+    holders = {pipe: [pid for pid in processes - plugins if pipe in held[pid]] for pipe in pipes}
+    assert any(holders.values())
+    assert {pipe: pids for pipe, pids in holders.items() if len(pids) > 1} == {}
+
+
+def sockets_of_workers(host: Host) -> dict[int, set[str]]:
+    """Of both, once each has called all plugins."""
+    found: dict[int, set[str]] = {}
+
+    def complete() -> bool:
+        assert not [outcome for outcome in host.run(jobs(2 * len(PLUGINS))) if outcome.error or outcome.lost]
+        said = host.ask("/sockets")
+        found[said["pid"]] = set(said["sockets"])
+        for pid in list(found):
+            if not Path(f"/proc/{pid}").exists():  # recycled
+                del found[pid]
+        return len([sockets for sockets in found.values() if len(sockets) >= SOCKETS]) >= 2
+
+    until(complete, 60, "two workers have called all plugins")
+    return found
+
+
+def is_plugin(pid: int) -> bool:
+    """Whether it is an exec plugin, or the guardian of some."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "--stdio" in command or "groups=" in command
+
+
+def test_no_call_fails_while_workers_come_and_go(host: Host) -> None:
+    """Recycled after so many calls, and all of them replaced halfway, by HUP."""
+    started = time.monotonic()
+    outcomes = host.run(jobs(MANY), host.reload)
+    took = time.monotonic() - started
+    workers = collections.Counter(outcome.pid for outcome in outcomes)
+    print(f"{host.name}: {len(outcomes)} calls, {len(workers)} workers, {took:.1f} s")
+    assert [outcome for outcome in outcomes if outcome.lost] == []
+    assert [outcome for outcome in outcomes if outcome.error] == []
+    assert len(outcomes) == MANY
+    assert len(workers) >= 5, "no worker was recycled"
+    begun, ended = ({tuple(words[:3]) for words in ledger(host) if words[3] == what} for what in ("begins", "ends"))
+    assert begun == ended, "a call was cut"
+    assert host.complaints() == []
+
+
+def test_nothing_is_left_once_it_has_ended(host: Host) -> None:
+    """No worker, no exec plugin, and the host is soon gone."""
+    assert any(is_plugin(pid) for pid in host.processes())
+    started = time.monotonic()
+    assert host.stop() == 0
+    assert time.monotonic() - started < 10
+    until(lambda: not host.processes(), 3, f"all processes are gone: {names(host.processes())}")
