@@ -72,6 +72,10 @@ class Caller:
             renew_after_fork()
         plugin = self._registry.plugins.get(name) or self._registry.get(name)
         if context is None:
+            if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
+                # What most calls are.
+                deadline = Deadline.after(plugin.request_timeout, self._clock)
+                return Call(request, codec, deadline, self._next_id(), idempotent=plugin.idempotent)
             context = _DEFAULT_CONTEXT
         else:
             _check_context(context)

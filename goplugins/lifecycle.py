@@ -89,6 +89,7 @@ class Lifecycle:
         self._watches: dict[int, Watch] = {}
         self._scan: tuple[Discovery, DiscoveryReport] | None = None
         self._scan_watch: Watch | None = None
+        self._examined = False
         register_forkable(self)
 
     @property
@@ -384,6 +385,11 @@ class Lifecycle:
 
     def _start_observers(self) -> None:
         self.observers.start(self.upkeep.every)
+        if not self._examined:
+            self._examined = True
+            from goplugins.doctor import warn_once
+
+            warn_once([plugin.config for plugin in self.registry.plugins.values()])
 
     def instances(self) -> frozenset[str]:
         """Names of plugins that are instances of another one, which stands for them."""

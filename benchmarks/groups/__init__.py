@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.groups import balancing, health, http, imports, policy, throughput
+from benchmarks.groups import balancing, grpc, health, http, imports, lines, policy, throughput
 from benchmarks.harness import Group
 
 __all__ = ["GROUPS"]
 
-GROUPS: Sequence[Group] = (policy.GROUP, *http.GROUPS, throughput.GROUP, balancing.GROUP, health.GROUP, imports.GROUP)
+GROUPS: Sequence[Group] = (
+    policy.GROUP,
+    *http.GROUPS,
+    *lines.GROUPS,
+    *grpc.GROUPS,
+    throughput.GROUP,
+    balancing.GROUP,
+    health.GROUP,
+    imports.GROUP,
+)

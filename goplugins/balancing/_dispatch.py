@@ -111,6 +111,7 @@ class Dispatcher:
         lost = _NOBODY_LOST
         while True:
             picked: MemberState | None = None
+            counted = 0  # as under way on it
             started = 0.0
             try:
                 with self.lock:
@@ -120,7 +121,7 @@ class Dispatcher:
                         # No call, hence no interrupt, until it is clear who has to be counted out.
                         state.active += 1
                         state.traffic.active += 1
-                        picked = state
+                        picked, counted = state, 1
                 if state is None:
                     self._refuse(lost)
                 call.member = state.name
@@ -128,22 +129,24 @@ class Dispatcher:
                 with self.lock:
                     state.active -= 1
                     state.traffic.active -= 1
-                    picked = None
+                    counted = 0
                     self._succeeded(state, call, started)
+                    picked = None
                 if state.waiters:
                     self._wake(state)
                 if self._news:
                     self._tell()
                 return value
             except Exception as error:
-                if picked is None:
+                if not counted or picked is None:
                     raise
                 with self.lock:
                     state = picked
                     state.active -= 1
                     state.traffic.active -= 1
-                    picked = None
+                    counted = 0
                     self._learn(state, call, started, error)
+                    picked = None
                 refused = self._refused(state, call, error)
                 if refused is None:
                     raise
@@ -151,6 +154,11 @@ class Dispatcher:
                 lost = {**lost, state: refused.with_traceback(None)}
             finally:
                 if picked is not None:  # an interrupt, or the host's own exception
+                    with self.lock:  # and, again, no call: a second interrupt may be close behind
+                        picked.active -= counted
+                        picked.traffic.active -= counted
+                        if self._relieved is not None:
+                            self.table.stale = True  # what the strategy was to be told may have been cut short
                     self._vanished(picked, call)
 
     def _next(self, call: Call, lost: Lost, now: float) -> MemberState | None:
@@ -326,14 +334,10 @@ class Dispatcher:
         return None
 
     def _vanished(self, state: MemberState, call: Call) -> None:
-        """The call ended in no outcome: it is counted out, and says nothing."""
+        """The call, which is counted out, ended in no outcome, and says nothing."""
         with self.lock:
-            state.active -= 1
-            state.traffic.active -= 1
             self._stop_probing(state, call)
             self.table.judge(state, self.now())
-            if self._relieved is not None and state.ready:
-                self._relieved(state)
         if state.waiters:
             self._wake(state)
 

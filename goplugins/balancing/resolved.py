@@ -193,7 +193,11 @@ class ResolvedGroup:
             return None
         found, leaving = self._balancer.explain(), self._leaving
         gone = "its address is no longer in the answer"
-        members = tuple(attrs.evolve(each, reason=gone) if each.name in leaving else each for each in found.members)
+        members = tuple(
+            # Their names have their addresses; their endpoint is the host's, the same for all.
+            attrs.evolve(each, endpoint="", reason=gone if each.name in leaving else each.reason)
+            for each in found.members
+        )
         return attrs.evolve(found, members=members, resolution=str(lookups))
 
     def sweep(self) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from goplugins.cli import bench, call, config, dashboard, health, serve, top
+from goplugins.doctor import command as doctor
 from goplugins.errors import ConfigError, PluginError
 
 __all__ = ["main"]
@@ -20,6 +21,7 @@ _COMMANDS = (
     top.add_command,
     dashboard.add_command,
     bench.add_command,
+    doctor.add_command,
 )
 
 

@@ -105,4 +105,6 @@ def _failing(rate: Rate | None, minute: Minute | None) -> str:
     if rate is None or minute is None or not rate.calls or minute.failed < _FAILURES:
         return ""
     share = rate.failed / rate.calls
-    return f"{share:.0%} of the calls fail" if share >= _FAILING else ""
+    # Once it fails it does so until that is over for the minute, too: a word that flickers is no word.
+    lasting = share > 0 and minute.failed >= _FAILING * minute.calls
+    return f"{share:.0%} of the calls fail" if share >= _FAILING or lasting else ""

@@ -252,9 +252,9 @@ class History:
             del self._series[name]
         for name, metrics in plugins.items():
             series = self._series.get(name)
-            if series is None:
-                self._series[name] = _Series(_Counts.of(metrics))
-            elif metrics.requests_total < series.last.calls:  # another plugin of this name, with counts of its own
+            if series is None:  # it was added since, so all that it counts is new
+                series = self._series[name] = _Series(_Counts(0, 0, Latencies()))
+            if metrics.requests_total < series.last.calls:  # another plugin of this name, with counts of its own
                 series.begin(_Counts.of(metrics))
             else:
                 series.add(metrics, column, recent)

@@ -160,4 +160,6 @@ def until(condition, report=lambda: "it did not come to pass") -> None:
 
 
 TestBulkhead = BulkheadMachine.TestCase
-TestBulkhead.settings = settings(max_examples=settings().max_examples // 2)  # its threads are real ones
+EXAMPLES = settings().max_examples
+# Its threads are real ones: fewer histories, unless it is the stress run.
+TestBulkhead.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 2)

@@ -224,4 +224,6 @@ class Flying(RuleBasedStateMachine):
 
 TestKeeping = Keeping.TestCase
 TestFlying = Flying.TestCase
-TestFlying.settings = settings(max_examples=settings().max_examples // 4)  # its threads are real ones
+EXAMPLES = settings().max_examples
+# Its threads are real ones: fewer histories, unless it is the stress run.
+TestFlying.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 4)

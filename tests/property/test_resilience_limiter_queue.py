@@ -150,4 +150,6 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestLimiterAgainstAQueue = QueueMachine.TestCase
-TestLimiterAgainstAQueue.settings = settings(max_examples=settings().max_examples // 2)  # its threads are real ones
+EXAMPLES = settings().max_examples
+# Its threads are real ones: fewer histories, unless it is the stress run.
+TestLimiterAgainstAQueue.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 2)

@@ -185,7 +185,7 @@ class Layer(NamedTuple):
 
 _GROUND = frozenset({"ground"})
 _PARTS = frozenset({"ground", "policies", "transports"})
-_HOUSE = _PARTS | {"plugin", "balancing", "health", "observability", "machinery"}
+_HOUSE = _PARTS | {"plugin", "balancing", "health", "observability", "machinery", "doctor"}
 LAYERS = {
     "ground": Layer(
         (
@@ -210,7 +210,7 @@ LAYERS = {
     # In-process plugins are served ones: before "transports", since the first match wins.
     "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve", "observability"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
-    "observability": Layer(("observability",), _GROUND | {"machinery"}),
+    "observability": Layer(("observability", "doctor"), _GROUND | {"machinery"}),
     "plugin": Layer(
         ("plugin", "answering", "policies", "attempts", "hedging", "bare", "explaining", "registry"),
         _PARTS | {"machinery", "observability"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from goplugins.contrib._inside import give_calls, give_no_calls, hold_open, reset_breaker
 from goplugins.errors import InvalidArgumentError
+from goplugins.observability.audit import acting_as
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -68,8 +69,8 @@ _ACTIONS: dict[str, Callable[[Manager[Any, Any], str, str], str]] = {
 }
 
 
-def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment) -> str:
-    """Does what the request asks for, and tells what was done.
+def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, actor: str) -> str:
+    """Does what the request asks for, and tells what was done; log and audit trail name ``actor``.
 
     Raises:
         RefusalError: the request can't be read, or there is no such action.
@@ -83,9 +84,9 @@ def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment) -
     name, member = wish.get("plugin"), wish.get("member", "")
     if not isinstance(name, str) or not isinstance(member, str):
         raise RefusalError(400, "expected a plugin's name")
-    told = function(manager, name, member)
-    who = environ.get("REMOTE_USER") or "somebody"
-    logger.warning("%s at %s: %s", who, environ.get("REMOTE_ADDR", "an unknown address"), told)
+    with acting_as(actor):
+        told = function(manager, name, member)
+    logger.warning("%s: %s", actor, told)
     return told
 
 

@@ -61,15 +61,17 @@ class Dashboard:
         self,
         board: Board,
         *,
-        authorize: Allow | None,
-        may_view: Allow | None,
-        title: str,
-        streams: int,
-        hosts: Collection[str] | None,
+        authorize: Allow | None = None,
+        may_view: Allow | None = None,
+        actor: Callable[[WSGIEnvironment], str] | None = None,
+        title: str = "goplugins",
+        streams: int = 2,
+        hosts: Collection[str] | None = None,
     ) -> None:
         self.board = board
         self._authorize = authorize
         self._may_view = may_view
+        self._actor = actor or _remote
         self._title = title
         self._streams = Streams(board, streams)
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
@@ -159,7 +161,7 @@ class Dashboard:
         if not self._may_act(environ):
             raise RefusalError(403, "this dashboard is read-only for you")
         _check_same_origin(environ)
-        return reply.json(200, _json({"message": perform(self.board.manager, action, environ)}))
+        return reply.json(200, _json({"message": perform(self.board.manager, action, environ, self._actor(environ))}))
 
 
 def wsgi(
@@ -167,6 +169,7 @@ def wsgi(
     *,
     authorize: Allow | None = None,
     may_view: Allow | None = None,
+    actor: Callable[[WSGIEnvironment], str] | None = None,
     title: str = "goplugins",
     streams: int = 2,
     hosts: Collection[str] | None = None,
@@ -181,6 +184,7 @@ def wsgi(
             members. Without it the page is read-only.
         may_view: says the same of looking at all. Without it, whoever reaches the application may look: put it
             behind the host's login.
+        actor: says who it is, for log and audit trail; by default ``REMOTE_USER`` and the address.
         title: the page's.
         streams: viewers that may each hold one of the host's threads to be told at once; others ask each second.
         hosts: names in the ``Host`` header that are answered; any when None.
@@ -198,7 +202,9 @@ def wsgi(
     """
     if isinstance(streams, bool) or not isinstance(streams, int) or streams < 0:
         raise InvalidArgumentError(f"streams: expected a count, got {streams!r}")
-    return Dashboard(Board(manager), authorize=authorize, may_view=may_view, title=title, streams=streams, hosts=hosts)
+    return Dashboard(
+        Board(manager), authorize=authorize, may_view=may_view, actor=actor, title=title, streams=streams, hosts=hosts
+    )
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -213,6 +219,10 @@ def _allows(allow: Allow, environ: WSGIEnvironment) -> bool:
             raise
         logger.exception("refused, since %r failed", allow)
         return False
+
+
+def _remote(environ: WSGIEnvironment) -> str:
+    return f"{environ.get('REMOTE_USER') or 'somebody'} at {environ.get('REMOTE_ADDR') or 'an unknown address'}"
 
 
 def _query(environ: WSGIEnvironment, name: str) -> str:

@@ -17,6 +17,7 @@ from goplugins.transports.http._target import Target
 __all__ = ["RequestWriter"]
 
 _DATA = '{"data":'
+_FRAME = len(_DATA)
 _HOST = re.compile(r"[!-~]+")
 
 _OWN = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"})
@@ -143,14 +144,15 @@ class RequestWriter:
         request_id = call.request_id
         if not (request_id.isascii() and request_id.isprintable()):
             self._refuse_request_id()
+        head = self._usual_head
         if call.headers:
-            head = self._start + _lines(self.headers(call))
+            head = f"{self._start}{_lines(self.headers(call))}"
         elif call.idempotent:
-            head = f"{self._usual_head}X-Request-ID: {request_id}\r\nIdempotency-Key: {request_id}\r\n"
+            head = f"{head}X-Request-ID: {request_id}\r\nIdempotency-Key: {request_id}\r\n"
         else:
-            head = f"{self._usual_head}X-Request-ID: {request_id}\r\n"
+            head = f"{head}X-Request-ID: {request_id}\r\n"
         payload, tail = call.payload, self.tail(call)
-        head = f"{head}Content-Length: {len(_DATA) + len(payload) + len(tail)}\r\n\r\n{_DATA}"
+        head = f"{head}Content-Length: {_FRAME + len(payload) + len(tail)}\r\n\r\n{_DATA}"
         return b"".join((head.encode("latin-1"), payload, tail))  # copied once: a body may be large
 
     def message_of_health(self) -> bytes:

@@ -163,23 +163,18 @@ class Wire:
                 wait = (self._at - self._now()) * 1e3
                 if wait <= 0.0:
                     raise TimeoutError("the deadline has passed")
-                if wait > _LONGEST_WAIT:
-                    wait = _LONGEST_WAIT
                 pending = self._pending  # what TLS has decrypted already, the system does not know of
-                if (pending is not None and pending()) or self._poll(wait):
+                if (pending is not None and pending()) or self._poll(wait if wait < _LONGEST_WAIT else _LONGEST_WAIT):
                     try:
                         data = self._read(_CHUNK)
-                        break
                     except _NOT_NOW:
-                        pass  # a part of a TLS record, or one that was no data
+                        continue  # a part of a TLS record, or one that was no data
+                    self.received += len(data)
+                    self.eof = not data
+                    return data
         except OSError as exc:
             self.failure = exc
             raise
-        if data:
-            self.received += len(data)
-        else:
-            self.eof = True
-        return data
 
     # --- what the pool needs -----------------------------------------------------------------------------------
 

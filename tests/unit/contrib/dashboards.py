@@ -35,7 +35,9 @@ class Answer:
         return json.loads(self.text)
 
 
-def ask(app: Any, path: str = "/", method: str = "GET", *, prefix: str = "", body: Any = None, **environ: Any) -> Answer:
+def ask(
+    app: Any, path: str = "/", method: str = "GET", *, prefix: str = "", body: Any = None, **environ: Any
+) -> Answer:
     """One request, as a strict WSGI server makes it; names in capitals are keys of the environment."""
     path, _, query = path.partition("?")
     data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()

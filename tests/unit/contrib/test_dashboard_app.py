@@ -1,0 +1,406 @@
+"""The dashboard as an application: what it answers, to whom, and what it never lets through."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from goplugins import CircuitBreakerState, InvalidArgumentError, Manager, PluginConfig, RateLimitConfig
+from goplugins.contrib import dashboard
+from goplugins.testing import ManualClock
+from tests.unit.contrib.dashboards import ORIGIN, Mood, ask, call, press, shown, signed_in
+
+ASSETS = resources.files("goplugins.contrib.dashboard") / "assets"
+
+
+@pytest.fixture
+def manager():
+    with Manager() as manager:
+        yield manager
+
+
+@pytest.fixture
+def plugin(manager):
+    plugin = Mood()
+    manager.register(plugin)
+    return plugin
+
+
+@pytest.fixture
+def page(manager, plugin):
+    return dashboard.wsgi(manager)
+
+
+@pytest.fixture
+def operator(manager, plugin):
+    return dashboard.wsgi(manager, authorize=lambda environ: True)
+
+
+def breaker(manager, name="auth"):
+    return manager.explain(name).breaker
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_the_same_under_any_prefix(page):
+    for prefix in ("", "/ops/plugins", "/ops/plug ins"):
+        answer = ask(page, "/", prefix=prefix)
+        assert answer.status == 200
+        assert set(re.findall(r'(?:src|href)="([^"#]+)"', answer.text)) == {
+            "static/icon.svg",
+            "static/app.css",
+            "static/app.js",
+            "state",
+        }
+
+
+@pytest.mark.parametrize(
+    ("prefix", "location"),
+    [("/ops/plugins", "./plugins/"), ("//evil.example.com", "./evil.example.com/"), ("/a b", "./a%20b/"), ("", "/")],
+)
+def test_without_its_slash_the_prefix_leads_to_the_page_and_nowhere_else(page, prefix, location):
+    answer = ask(page, "", prefix=prefix)
+    assert (answer.status, answer.headers["location"]) == (308, location)
+
+
+def test_no_answer_may_run_foreign_or_inline_code_or_be_framed(page):
+    for path in ("/", "/state", "/config", "/static/app.js", "/events", "/nothing"):
+        answer = ask(page, path)
+        if path == "/events":
+            answer.body.close()
+        headers = answer.headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "require-trusted-types-for 'script'" in policy
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_nothing_of_the_page_is_fetched_from_elsewhere_or_written_as_markup():
+    for asset in ASSETS.iterdir():
+        text = asset.read_text()
+        assert set(re.findall(r"\b(?:https?:)?//[\w.-]+\.\w+[\w./-]*", text)) <= {"http://www.w3.org/2000/svg"}, (
+            asset.name
+        )
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text), asset.name
+        assert not re.search(r"<script(?! type=\"module\" src=)|<style|\sstyle=|\son\w+=", text.partition("//")[0]), (
+            asset.name
+        )
+
+
+def test_every_file_of_the_page_is_served_and_found_again(page):
+    for asset in ASSETS.iterdir():
+        answer = ask(page, f"/static/{asset.name}")
+        assert answer.text == asset.read_text()
+        assert ask(page, f"/static/{asset.name}", HTTP_IF_NONE_MATCH=answer.headers["etag"]).status == 304
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/", "/static/../__init__.py", "/static/%2e%2e/_app.py", "/nothing", "/state/"]
+)
+def test_nothing_else_is_there(page, path):
+    assert ask(page, path).status == 404
+
+
+@pytest.mark.parametrize(("path", "method"), [("/", "POST"), ("/state", "DELETE"), ("/actions/reset", "GET")])
+def test_other_methods_are_refused(page, path, method):
+    answer = ask(page, path, method)
+    assert answer.status == 405
+    assert method not in answer.headers["allow"]
+
+
+def test_head_has_no_body(page):
+    for path in ("/", "/state", "/static/app.css", "/nothing"):
+        assert ask(page, path, "HEAD").text == ""
+
+
+def test_a_title_is_text(manager):
+    page = dashboard.wsgi(manager, title="<script>alert(1)</script>")
+    assert "<script>alert" not in ask(page).text
+
+
+def test_an_odd_count_of_streams_is_refused(manager):
+    for streams in (-1, True, 1.5):
+        with pytest.raises(InvalidArgumentError, match="streams"):
+            dashboard.wsgi(manager, streams=streams)
+
+
+# --- who may look ----------------------------------------------------------------------------------------------------
+
+
+def test_who_may_not_look_sees_nothing(manager, plugin):
+    page = dashboard.wsgi(manager, may_view=lambda environ: environ.get("REMOTE_USER") == "ada")
+    for path in ("/", "/state", "/events", "/config", "/static/app.js", ""):
+        answer = ask(page, path)
+        assert answer.status == 403
+        assert "auth" not in answer.text
+    assert ask(page, "/state", REMOTE_USER="ada").status == 200
+
+
+def test_a_question_that_fails_means_no(manager, plugin, caplog):
+    page = dashboard.wsgi(manager, may_view=lambda environ: environ["no such key"])
+    assert ask(page).status == 403
+    assert "no such key" in caplog.text
+
+
+def test_only_known_hosts_are_answered(manager):
+    page = dashboard.wsgi(manager, hosts={"localhost", "[::1]"})
+    for host in ("localhost", "localhost:8765", "LOCALHOST:1", "[::1]:8765"):
+        assert ask(page, HTTP_HOST=host).status == 200
+    for host in ("rebound.example.com", "localhost.example.com:80", "", "[::2]:8765"):
+        assert ask(page, HTTP_HOST=host).status == 403
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_answer_waits_for_the_first_look(page):
+    message = ask(page, "/state").json
+    assert [each["name"] for each in message["plugins"]] == ["auth"]
+    assert message["whole"] is True
+
+
+def test_later_answers_hold_only_what_is_new(page, manager):
+    manager.register(Mood("idle"))
+    first = shown(page)
+    assert len(first["plugins"]) == 2
+    call(manager)
+    page.board.sample()
+    news = ask(page, f"/state?since={first['mark']}").json
+    assert [each["name"] for each in news["plugins"]] == ["auth"]
+    assert "names" not in news
+    manager.unregister("idle")
+    page.board.sample()
+    assert ask(page, f"/state?since={news['mark']}").json["names"] == ["auth"]
+
+
+@pytest.mark.parametrize("mark", ["", "-", "another-5", "{epoch}-", "{epoch}-x", "{epoch}--1", "{epoch}-" + "9" * 5000])
+def test_to_a_mark_that_is_not_ours_everything_is_told(page, mark):
+    epoch = shown(page)["mark"].partition("-")[0]
+    assert ask(page, f"/state?since={mark.format(epoch=epoch)}").json["whole"] is True
+
+
+def test_the_configuration_hides_secrets(page, manager):
+    manager.load_from_config(
+        {
+            "plugins": [
+                {
+                    "name": "billing",
+                    "transport": "https",
+                    "endpoint": "https://billing.example.com/?key=pass-one",
+                    "auth": {"method": "bearer", "token": "pass-two"},
+                }
+            ]
+        }
+    )
+    for answer in (ask(page, "/config"), ask(page, "/config?plugin=billing"), ask(page, "/state")):
+        assert "billing.example.com" in answer.text
+        assert "pass-" not in answer.text
+    assert ask(page, "/config").json["plugins"][1]["auth"]["token"] == "***"
+    assert ask(page, "/config?plugin=nobody").status == 404
+
+
+def test_what_only_code_can_hold_is_named_by_its_class(page, manager):
+    from goplugins import FallbackConfig
+
+    manager.register(Mood("other"), PluginConfig(fallback=FallbackConfig(function=lambda request, error: 1)))
+    assert ask(page, "/config?plugin=other").json["fallback"]["function"] == "<function>"
+
+
+# --- who may act -----------------------------------------------------------------------------------------------------
+
+
+def test_without_authorize_there_is_neither_button_nor_token(page, manager):
+    answer = ask(page)
+    assert 'name="token" content=""' in answer.text
+    assert "set-cookie" not in answer.headers
+    assert press(page, "disable", {"plugin": "auth"}, HTTP_ORIGIN=ORIGIN).status == 403
+    assert breaker(manager) is CircuitBreakerState.CLOSED
+
+
+def test_an_operator_disables_and_enables(operator, manager):
+    keys = signed_in(operator)
+    assert press(operator, "disable", {"plugin": "auth"}, **keys).status == 200
+    assert shown(operator, "auth")["breaker"]["state"] == "forced open"
+    assert shown(operator, "auth")["word"] == "disabled"
+    assert press(operator, "enable", {"plugin": "auth"}, **keys).json == {"message": "auth takes calls"}
+    assert breaker(manager) is CircuitBreakerState.CLOSED
+    manager.execute("auth", "hello")
+
+
+def test_an_operator_resets_a_breaker(operator, manager, plugin):
+    plugin.fail()
+    call(manager, times=60)
+    assert breaker(manager) is CircuitBreakerState.OPEN
+    plugin.recover()
+    assert press(operator, "reset", {"plugin": "auth"}, **signed_in(operator)).status == 200
+    manager.execute("auth", "hello")
+
+
+def test_who_acts_is_logged(operator, caplog):
+    press(operator, "disable", {"plugin": "auth"}, REMOTE_USER="ada", REMOTE_ADDR="10.0.0.7", **signed_in(operator))
+    assert "ada at 10.0.0.7: auth takes no calls until it is enabled" in caplog.text
+    forced = [each for each in caplog.records if getattr(each, "audit", "") == "breaker_forced"]
+    assert [(each.plugin, each.actor) for each in forced] == [("auth", "ada at 10.0.0.7")]
+
+
+def forged(keys, **changes):
+    return {name: value for name, value in {**keys, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"HTTP_ORIGIN": None},
+        {"HTTP_ORIGIN": "https://evil.example.com"},
+        {"HTTP_ORIGIN": "null"},
+        {"HTTP_ORIGIN": "http://ops.example.com.evil.example.com"},
+        {"HTTP_ORIGIN": None, "HTTP_HOST": ""},
+        {"HTTP_SEC_FETCH_SITE": "cross-site"},
+        {"HTTP_SEC_FETCH_SITE": "same-site"},
+        {"HTTP_SEC_FETCH_SITE": "none"},
+        {"HTTP_X_GOPLUGINS_TOKEN": None},
+        {"HTTP_X_GOPLUGINS_TOKEN": ""},
+        {"HTTP_X_GOPLUGINS_TOKEN": "A" * 43},
+        {"HTTP_X_GOPLUGINS_TOKEN": "\u00ff" * 43},
+        {"HTTP_COOKIE": None},
+        {"HTTP_COOKIE": "goplugins_dashboard="},
+        {"HTTP_COOKIE": "goplugins_dashboard=short", "HTTP_X_GOPLUGINS_TOKEN": "short"},
+        {"HTTP_COOKIE": "broken=\x01;;=", "HTTP_X_GOPLUGINS_TOKEN": ""},
+    ],
+)
+def test_a_request_of_another_site_does_nothing(operator, manager, changes):
+    answer = press(operator, "disable", {"plugin": "auth"}, **forged(signed_in(operator), **changes))
+    assert answer.status == 403
+    assert breaker(manager) is CircuitBreakerState.CLOSED
+
+
+def test_behind_a_proxy_that_changes_the_host_the_browsers_word_counts(operator, manager):
+    keys = signed_in(operator) | {"HTTP_HOST": "127.0.0.1:8000", "HTTP_SEC_FETCH_SITE": "same-origin"}
+    assert press(operator, "disable", {"plugin": "auth"}, **keys).status == 200
+
+
+def test_who_is_not_authorized_does_nothing(manager, plugin):
+    app = dashboard.wsgi(manager, authorize=lambda environ: environ.get("REMOTE_USER") == "ada")
+    keys = signed_in(app, REMOTE_USER="ada")
+    assert press(app, "disable", {"plugin": "auth"}, REMOTE_USER="eve", **keys).status == 403
+    assert 'name="token" content=""' in ask(app, REMOTE_USER="eve", HTTP_COOKIE=keys["HTTP_COOKIE"]).text
+    assert breaker(manager) is CircuitBreakerState.CLOSED
+
+
+def test_two_dashboards_of_one_browser_share_the_token(operator, manager):
+    keys = signed_in(operator)
+    again = ask(operator, HTTP_COOKIE=keys["HTTP_COOKIE"])
+    assert "set-cookie" not in again.headers
+    assert keys["HTTP_X_GOPLUGINS_TOKEN"] in again.text
+
+
+def test_the_cookie_is_for_the_page_alone(operator):
+    cookie = ask(operator, prefix="/ops/plugins", **{"wsgi.url_scheme": "https"}).headers["set-cookie"]
+    assert re.search(r"; Path=/ops/plugins/; HttpOnly; SameSite=Strict; Secure$", cookie)
+
+
+@pytest.mark.parametrize(
+    ("action", "wish", "environ", "status"),
+    [
+        ("reset", {"plugin": "nobody"}, {}, 404),
+        ("explode", {"plugin": "auth"}, {}, 404),
+        ("reset", {}, {}, 400),
+        ("reset", {"plugin": 5}, {}, 400),
+        ("reset", ["auth"], {}, 400),
+        ("reset", b"{", {}, 400),
+        ("reset", b"[" * 4000, {}, 400),
+        ("reset", b"\xff", {}, 400),
+        ("drain", {"plugin": "auth", "member": "auth"}, {}, 400),
+        ("reset", {"plugin": "auth"}, {"CONTENT_TYPE": "text/plain"}, 415),
+        ("reset", {"plugin": "auth"}, {"CONTENT_LENGTH": ""}, 413),
+        ("reset", {"plugin": "auth"}, {"CONTENT_LENGTH": "5000"}, 413),
+        ("reset", {"plugin": "a" * 5000}, {}, 413),
+    ],
+)
+def test_what_makes_no_sense_is_said_to(operator, action, wish, environ, status):
+    answer = press(operator, action, wish, **signed_in(operator), **environ)
+    assert answer.status == status
+    assert answer.json["error"]
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_begins_with_everything_and_goes_on_with_news(page, manager):
+    stream = ask(page, "/events").body
+    chunks = iter(stream)
+    first = next(chunks).decode()
+    assert first.startswith("retry: 500\n\nid: ")
+    assert '"whole":true' in first
+    call(manager)
+    second = next(chunks).decode()
+    assert '"whole":false' in second
+    stream.close()
+
+
+def test_a_stream_goes_on_where_the_last_one_ended(page):
+    mark = shown(page)["mark"]
+    stream = ask(page, "/events", HTTP_LAST_EVENT_ID=mark).body
+    assert b'"whole":false' in next(iter(stream))
+    stream.close()
+
+
+def test_a_host_without_threads_to_spare_is_asked_instead(page):
+    assert ask(page, "/events", **{"wsgi.multithread": False}).status == 204
+    assert ask(page, "/state", **{"wsgi.multithread": False}).status == 200
+
+
+def test_streams_are_few_and_a_place_is_free_again_at_the_end(manager):
+    page = dashboard.wsgi(manager, streams=2)
+    streams = [ask(page, "/events").body for _ in range(2)]
+    assert ask(page, "/events").status == 204
+    streams[0].close()
+    third = ask(page, "/events")
+    assert third.status == 200
+    for stream in (streams[1], third.body):
+        stream.close()
+    assert dashboard.wsgi(manager, streams=0) is not None
+    assert ask(dashboard.wsgi(manager, streams=0), "/events").status == 204
+
+
+def test_no_stream_holds_a_thread_for_long():
+    clock = ManualClock()
+    with Manager(clock=clock) as manager:
+        page = dashboard.wsgi(manager, streams=1)
+        page.board.sample()
+        stream = ask(page, "/events").body
+        chunks = sum(1 for _ in stream)
+        assert 60 <= clock.monotonic() <= 66
+        assert chunks >= 12  # a pulse each 5 s: a viewer that is gone is noticed
+        stream.close()
+        again = ask(page, "/events")
+        assert again.status == 200
+        again.body.close()
+
+
+def test_a_stream_that_its_server_forgot_takes_no_place_for_ever():
+    clock = ManualClock()
+    with Manager(clock=clock) as manager:
+        page = dashboard.wsgi(manager, streams=1)
+        forgotten = ask(page, "/events").body
+        assert ask(page, "/events").status == 204
+        clock.advance(91)
+        another = ask(page, "/events")
+        assert another.status == 200
+        another.body.close()
+        forgotten.close()
+
+
+def test_limits_are_shown(page, manager):
+    limit = RateLimitConfig(enabled=True, requests_per_second=5, burst_size=10)
+    manager.register(Mood("limited"), PluginConfig(rate_limit=limit))
+    call(manager, "limited", 4)
+    limiter = shown(page, "limited")["limiter"]
+    assert (limiter["burst"], limiter["rate"]) == (10, 5)
+    assert 6 <= limiter["tokens"] < 7

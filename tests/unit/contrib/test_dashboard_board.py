@@ -1,0 +1,334 @@
+"""What the dashboard shows is true, costs nothing while nobody looks, and survives a fork."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import traceback
+
+import pytest
+
+from goplugins import (
+    CircuitBreakerConfig,
+    LoadBalancer,
+    Manager,
+    PluginConfig,
+    PluginStatus,
+    RetryConfig,
+    serve,
+)
+from goplugins.contrib import dashboard
+from goplugins.contrib.dashboard import _board
+from goplugins.scheduler import Scheduler, get_scheduler
+from goplugins.testing import ManualClock, inject
+from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_in
+
+ONCE = PluginConfig(
+    retry=RetryConfig(max_retries=0), circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1)
+)
+
+
+@serve.plugin(name="echo")
+def echo(request: str) -> str:
+    return request
+
+
+def threads():
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("goplugins-dashboard")}
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(1000.0)
+
+
+@pytest.fixture
+def manager(clock):
+    with Manager(clock=clock) as manager:
+        yield manager
+
+
+@pytest.fixture
+def plugin(manager):
+    plugin = Mood()
+    manager.register(plugin, ONCE)
+    return plugin
+
+
+@pytest.fixture
+def scheduler(monkeypatch, clock):
+    """Has no thread: the tests sample themselves."""
+    scheduler = Scheduler(clock=clock, threaded=False)
+    monkeypatch.setattr(_board, "get_scheduler", lambda: scheduler)
+    return scheduler
+
+
+@pytest.fixture
+def page(manager, plugin, scheduler):
+    page = dashboard.wsgi(manager, authorize=lambda environ: True)
+    page.board.look()
+    page.board.sample()
+    return page
+
+
+def seconds(page, clock, manager, count, *, calls=0, name="auth"):
+    for _ in range(count):
+        call(manager, name, calls)
+        clock.advance(1.0)
+        page.board.sample()
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_calls_errors_and_latencies_are_those_that_were(page, clock, manager, plugin):
+    seconds(page, clock, manager, 12, calls=10)
+    record = shown(page, "auth")
+    assert (record["calls"], record["errors"]) == (10.0, 0.0)
+    assert record["latency"]["recent"] is True
+    assert sum(count for _, count in record["latency"]["bars"]) == record["latency"]["count"]
+    assert record["counts"]["calls"] == record["counts"]["answered"] == 120
+    message = shown(page)
+    assert message["summary"]["calls"] == 10.0
+    assert message["summary"]["healthy"] == 1
+
+
+def test_a_plugin_that_fails_is_down_with_its_breaker_and_says_why(page, clock, manager, plugin):
+    seconds(page, clock, manager, 3, calls=5)
+    plugin.fail("no route to 10.0.0.7")
+    seconds(page, clock, manager, 1, calls=10)
+    record = shown(page, "auth")
+    assert (record["severity"], record["word"]) == ("down", "circuit open")
+    assert "no route to 10.0.0.7" in record["why"]
+    assert record["failures"][0]["text"] == "no route to 10.0.0.7"
+    assert record["failures"][0]["n"] == 3
+    assert [old_and_new[1:] for old_and_new in record["breaker"]["changes"]] == [["closed", "open"]]
+    assert record["breaker"]["until"] == pytest.approx(clock.time() + 29.0, abs=1.0)
+    assert shown(page)["summary"]["down"] == 1
+
+
+def test_a_plugin_that_says_no_is_well(page, clock, manager, plugin):
+    plugin.reject()
+    seconds(page, clock, manager, 3, calls=10)
+    record = shown(page, "auth")
+    assert record["severity"] == "healthy"
+    assert record["failures"] == []
+    assert record["errorCodes"] == {"PLUGIN_1203": 30}
+
+
+def test_a_plugin_some_of_whose_calls_fail_is_degraded_until_they_do_not(page, clock, manager, plugin):
+    manager.register(Mood("flaky"), PluginConfig(retry=RetryConfig(max_retries=0)))
+    with inject(manager, "flaky", refuse=0.3, seed=1):
+        seconds(page, clock, manager, 10, calls=10, name="flaky")
+    record = shown(page, "flaky")
+    assert (record["severity"], record["word"]) == ("degraded", "failing")
+    seconds(page, clock, manager, 11, calls=10, name="flaky")
+    assert shown(page, "flaky")["severity"] == "healthy"
+
+
+def test_injected_faults_show(page, clock, manager, plugin):
+    with inject(manager, "auth", refuse=0.5):
+        assert "refuse" in shown(page, "auth")["chaos"]
+
+
+def test_health_shows(page, manager, plugin):
+    monitor = manager._lifecycle.upkeep.monitor
+    for status, severity in [
+        ("offline", "down"),
+        ("degraded", "degraded"),
+        ("unhealthy", "down"),
+        ("healthy", "healthy"),
+    ]:
+        plugin.status = PluginStatus(status)
+        monitor.check_all()
+        monitor.check_all()
+        assert shown(page, "auth")["severity"] == severity
+
+
+def test_labels_annotations_and_switched_off_plugins_show(clock):
+    echoes = {"transport": "python", "endpoint": f"{__name__}:echo"}
+    with Manager(clock=clock) as manager:
+        page = dashboard.wsgi(manager)
+        noted = {"labels": {"team": "identity"}, "annotations": {"runbook": "https://wiki.example.com"}}
+        plugins = [{"name": "old", "enabled": False, **echoes}, {"name": "new", **noted, **echoes}]
+        manager.load_from_config({"plugins": plugins})
+        assert shown(page, "old")["severity"] == "off"
+        new = shown(page, "new")
+        assert (new["labels"], new["annotations"]) == (noted["labels"], noted["annotations"])
+
+
+def test_what_was_before_anybody_looked_is_shown_as_far_as_it_is_known(clock):
+    with Manager(clock=clock) as manager:
+        page = dashboard.wsgi(manager)
+        plugin = Mood()
+        manager.register(plugin, ONCE)
+        plugin.fail("no route")
+        call(manager, times=5)
+        clock.advance(60)
+        record = shown(page, "auth")
+    assert record["failures"] == [
+        {"at": round(clock.time() - 60), "code": "PLUGIN_1205", "text": "no route", "id": "", "n": 1}
+    ]
+    assert record["breaker"]["changes"][0][1:] == ["closed", "open"]
+    assert record["counts"]["calls"] == 5
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def members():
+    return [Mood(name) for name in ("one", "two", "three")]
+
+
+@pytest.fixture
+def group(manager, members, clock):
+    manager.register(LoadBalancer("search", members=members, clock=clock), name="search")
+
+
+def test_a_group_shows_its_members_and_their_shares(page, clock, manager, group, members):
+    seconds(page, clock, manager, 4, calls=9, name="search")
+    record = shown(page, "search")
+    assert (record["severity"], record["kind"], record["breaker"]) == ("healthy", "group", None)
+    assert {each["name"]: each["minute"] for each in record["members"]} == {"one": 12, "two": 12, "three": 12}
+    assert record["counts"]["calls"] == 36
+    members[0].fail()
+    seconds(page, clock, manager, 20, calls=9, name="search")
+    record = shown(page, "search")
+    assert (record["severity"], record["word"]) == ("degraded", "2 of 3 members")
+    assert "one is" in record["why"]
+
+
+def test_what_members_do_is_counted_once(page, clock, manager, group):
+    seconds(page, clock, manager, 10, calls=3, name="search")
+    assert shown(page)["summary"]["calls"] == 3.0
+
+
+def test_instances_of_a_plugin_stand_under_it_alone(clock):
+    with serve.start(echo) as one, serve.start(echo) as two, Manager() as manager:
+        page = dashboard.wsgi(manager)
+        endpoints = [one.url, two.url]
+        manager.load_from_config({"plugins": [{"name": "echo", "transport": "http", "endpoints": endpoints}]})
+        call(manager, "echo", 10)
+        message = shown(page)
+        assert message["names"] == ["echo"]
+        assert len(message["plugins"][0]["members"]) == 2
+
+
+def test_an_operator_drains_a_member_and_gives_it_calls_again(page, clock, manager, group):
+    keys, wish = signed_in(page), {"plugin": "search", "member": "two"}
+    assert press(page, "drain", wish, **keys).status == 200
+    seconds(page, clock, manager, 2, calls=10, name="search")
+    two = next(each for each in shown(page, "search")["members"] if each["name"] == "two")
+    assert (two["severity"], two["minute"]) == ("off", 0)
+    assert press(page, "restore", wish, **keys).status == 200
+    seconds(page, clock, manager, 12, calls=10, name="search")
+    two = next(each for each in shown(page, "search")["members"] if each["name"] == "two")
+    assert two["minute"] > 0
+    assert press(page, "drain", {"plugin": "search", "member": "nine"}, **keys).status == 404
+
+
+def test_a_breaker_that_is_switched_off_stays_so_after_it_was_forced_open(page, manager):
+    plugin = Mood("loose")
+    off = PluginConfig(retry=RetryConfig(max_retries=0), circuit_breaker=CircuitBreakerConfig(enabled=False))
+    manager.register(plugin, off)
+    keys = signed_in(page)
+    press(page, "disable", {"plugin": "loose"}, **keys)
+    assert shown(page, "loose")["breaker"]["state"] == "forced open"
+    press(page, "enable", {"plugin": "loose"}, **keys)
+    plugin.fail()
+    call(manager, "loose", 200)
+    assert shown(page, "loose")["breaker"]["state"] == "closed"
+
+
+# --- nobody looks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_dashboard_that_nobody_opened_adds_no_thread_and_no_work_to_a_call(manager, plugin):
+    before, scheduled = threads(), get_scheduler().scheduled
+    page = dashboard.wsgi(manager)
+    events = manager._lifecycle.events
+    assert threads() == before
+    assert get_scheduler().scheduled == scheduled
+    assert page.board.history.take not in (*events.calls, *events.failed_calls, *events.attempts)
+    assert page.board.snapshot.tick == 0
+
+
+def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plugin, clock, scheduler):
+    page = dashboard.wsgi(manager)
+    events = manager._lifecycle.events
+    ask(page, "/state")
+    ticket = page.board._ticket
+    assert ticket is not None
+    assert page.board.history.take in events.failed_calls
+    clock.advance(57)
+    page.board.sample()
+    assert ticket.active
+    clock.advance(4)
+    page.board.sample()
+    assert not ticket.active
+    assert page.board.history.take not in events.failed_calls
+    ask(page, "/state")
+    assert page.board._ticket is not None
+
+
+def test_a_dashboard_that_is_let_go_leaves_nothing_behind(manager):
+    events = manager._lifecycle.events
+    before = events.changes
+    page = dashboard.wsgi(manager)
+    assert len(events.changes) == len(before) + 1
+    del page
+    assert events.changes == before
+
+
+def test_a_manager_that_was_shut_down_is_shown_empty_and_sampled_no_more(manager, plugin, page):
+    ticket = page.board._ticket
+    manager.shutdown()
+    assert shown(page)["names"] == []
+    assert not ticket.active
+    assert ask(page, "/state").status == 200
+    assert ask(page).status == 200
+
+
+def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler, monkeypatch):
+    views = _board.views
+
+    def slowly(manager):
+        clock.advance(0.5)
+        return views(manager)
+
+    monkeypatch.setattr(_board, "views", slowly)
+    began = clock.monotonic()
+    page.board.sample()
+    clock.advance(scheduler.run_due())
+    assert 8.0 <= clock.monotonic() - began <= 16.0
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_shows_its_own_process(page, manager, plugin):
+    mark = shown(page)["mark"]
+    waiting = ask(page, "/events").body
+    next(iter(waiting))
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            signal.alarm(20)
+            call(manager, times=3)
+            message = ask(page, f"/state?since={mark}").json
+            assert message["whole"] is True
+            assert message["pid"] == os.getpid()
+            streams = [ask(page, "/events") for _ in range(2)]
+            assert [each.status for each in streams] == [200, 200]
+            assert json.loads(next(iter(streams[0].body)).decode().partition("data: ")[2])["pid"] == os.getpid()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    waiting.close()
