@@ -464,7 +464,7 @@ class Manager(Generic[Req, Resp]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shutdown()
+        self.shutdown(0.0 if isinstance(error, KeyboardInterrupt) else 30.0)  # who presses Ctrl-C waits for nobody
 
     def __repr__(self) -> str:
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"

@@ -157,8 +157,7 @@ class Dispatcher:
                     with self.lock:  # and, again, no call: a second interrupt may be close behind
                         picked.active -= counted
                         picked.traffic.active -= counted
-                        if self._relieved is not None:
-                            self.table.stale = True  # what the strategy was to be told may have been cut short
+                        self.table.stale = True  # what the strategy was to be told may have been cut short
                     self._vanished(picked, call)
 
     def _next(self, call: Call, lost: Lost, now: float) -> MemberState | None:

@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from goplugins.cli import bench, call, config, dashboard, health, serve, top
-from goplugins.doctor import command as doctor
+from goplugins.cli import bench, call, config, dashboard, doctor, health, serve, top
 from goplugins.errors import ConfigError, PluginError
 
 __all__ = ["main"]

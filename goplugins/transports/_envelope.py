@@ -10,12 +10,10 @@ from typing import Any, NoReturn
 from goplugins._call import Call
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 
-__all__ = ["check_request_id", "decode_data", "dump_text", "dump_texts", "error_text", "parse_object", "parse_value"]
+__all__ = ["check_request_id", "decode_data", "dump_texts", "error_text", "parse_object", "parse_value"]
 
 MAX_ERROR_TEXT = 4096
 """Characters of a plugin's own error text that are kept: it ends up in messages and logs."""
-
-dump_text = json.JSONEncoder().encode
 
 
 def dump_texts(values: Mapping[str, str]) -> str:
@@ -39,6 +37,31 @@ def parse_value(body: bytes, *, whole: bool = False) -> Any:
         BadReplyError: anything else, such as trailing bytes or NaN. The message quotes none of it.
     """
     try:
+        text = body.decode("utf-8")
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass
+    return _parse_thoroughly(body, whole)
+
+
+def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
+    """The one JSON object that ``body`` holds. See :func:`parse_value`.
+
+    Raises:
+        TruncatedReplyError: the text ends within a value.
+        BadReplyError: anything else, such as trailing bytes, NaN, or no object.
+    """
+    value = parse_value(body, whole=whole)
+    if type(value) is not dict:
+        raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
+    return value
+
+
+def _parse_thoroughly(body: bytes, whole: bool) -> Any:
+    """As :func:`parse_value`, for white space around the value, and to tell what is wrong."""
+    try:
         return _decoder.decode(body.decode("utf-8"))
     except json.JSONDecodeError as exc:
         if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
@@ -55,26 +78,6 @@ def _truncated(body: bytes, whole: bool) -> TruncatedReplyError:
     if whole:  # sent again, it would be as broken
         error.retryable, error.replay = False, Replay.NEVER
     return error
-
-
-def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
-    """The one JSON object that ``body`` holds. See :func:`parse_value`.
-
-    Raises:
-        TruncatedReplyError: the text ends within a value.
-        BadReplyError: anything else, such as trailing bytes, NaN, or no object.
-    """
-    try:
-        text = body.decode("utf-8")
-        value, end = _scan(text, 0)
-        if end == len(text) and type(value) is dict:
-            return value
-    except (StopIteration, ValueError, RecursionError):
-        pass
-    value = parse_value(body, whole=whole)  # takes white space around it, and says what is wrong
-    if type(value) is not dict:
-        raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
-    return value
 
 
 def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) -> None:

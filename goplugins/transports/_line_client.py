@@ -81,6 +81,7 @@ class LineClient(Generic[C]):
         self._endpoint = endpoint
         self._other = other
         self._clock = clock
+        self._now = clock.monotonic
         self._explain = explain
         self._interrupt = interrupt
 
@@ -101,7 +102,7 @@ class LineClient(Generic[C]):
         """One attempt. See :class:`goplugins._call.Sender`."""
         deadline = call.deadline
         try:
-            if deadline.remaining() <= 0:
+            if deadline.at <= self._now():
                 raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
             envelope = self._exchange(self.pool.acquire(deadline), call, deadline, None)
             return value_of(envelope, call, self._other)
@@ -117,7 +118,7 @@ class LineClient(Generic[C]):
         reusable = reconnect = False
         channel = lease.connection.channel
         try:
-            remaining = deadline.remaining()
+            remaining = deadline.at - self._now()
             if question is None:
                 line = self._lines.execute(call, remaining)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from goplugins._call import Call
@@ -23,7 +24,6 @@ from goplugins.models import check_headers
 from goplugins.transports._envelope import (
     check_request_id,
     decode_data,
-    dump_text,
     dump_texts,
     error_text,
     metadata_of,
@@ -80,28 +80,24 @@ class RequestLines:
         if call.metadata:
             headers += b',"metadata":%b' % dump_texts(call.metadata).encode()
         return b'{"type":"execute","request_id":%b,"data":%b%b,"timeout_ms":%d}\n' % (
-            dump_text(call.request_id).encode(),
+            quoted(call.request_id).encode(),
             call.payload,
             headers,
-            _milliseconds(remaining),
+            max(1, int(remaining * 1000)),
         )
 
     def ask(self, kind: str, request_id: str, remaining: float) -> bytes:
         """A question about the plugin itself: health, info or ping."""
         return b'{"type":"%b","request_id":%b,"data":null%b,"timeout_ms":%d}\n' % (
             kind.encode(),
-            dump_text(request_id).encode(),
+            quoted(request_id).encode(),
             self._plain,
-            _milliseconds(remaining),
+            max(1, int(remaining * 1000)),
         )
 
 
 def _headers_part(headers: Mapping[str, str]) -> bytes:
     return b',"headers":%b' % dump_texts(headers).encode() if headers else b""
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, int(seconds * 1000))
 
 
 def envelope_of(line: bytes, call: Call) -> dict[str, Any]:
@@ -112,7 +108,8 @@ def envelope_of(line: bytes, call: Call) -> dict[str, Any]:
         ReplyMismatchError: it answers another call, or none: a line carries no other sign of what it answers.
     """
     envelope = parse_object(line, whole=True)
-    check_request_id(envelope, call, required=True)
+    if envelope.get("request_id") != call.request_id:
+        check_request_id(envelope, call, required=True)
     if type(envelope.get("success")) is not bool:
         raise BadReplyError("the reply does not say whether it is a success")
     return envelope
@@ -129,9 +126,10 @@ def value_of(envelope: dict[str, Any], call: Call, other: type[TransportError]) 
     if not envelope["success"]:
         raise failure_of(envelope, other)
     value = decode_data(envelope, call)
-    headers = metadata_of(envelope, "headers")
-    if headers:
-        call.reply_metadata = {**headers, **call.reply_metadata}
+    if "headers" in envelope:
+        headers = metadata_of(envelope, "headers")
+        if headers:
+            call.reply_metadata = {**headers, **call.reply_metadata}
     return value
 
 

@@ -35,21 +35,24 @@ class LineBuffer:
     >>> buffer.feed(b" line\nand")
     >>> buffer.take(), len(buffer)
     (b'one line', 3)
+
+    Attributes:
+        held: what was read and not yet taken; for looking at.
     """
 
-    __slots__ = ("_held", "_searched")
+    __slots__ = ("_searched", "held")
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self.held = bytearray()
         self._searched = 0
 
     def feed(self, chunk: bytes) -> None:
         """Adds what was read."""
-        self._held += chunk
+        self.held += chunk
 
     def take(self) -> bytes | None:
         """The next whole line without its line break; None if there is none yet."""
-        held = self._held
+        held = self.held
         end = held.find(b"\n", self._searched)
         if end < 0:
             self._searched = len(held)
@@ -62,15 +65,15 @@ class LineBuffer:
 
     def start(self, length: int) -> bytes:
         """The first ``length`` bytes, left where they are."""
-        return bytes(self._held[:length])
+        return bytes(self.held[:length])
 
     def clear(self) -> None:
         """Drops everything."""
-        self._held.clear()
+        self.held.clear()
         self._searched = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
 
 class LineChannel:
@@ -120,8 +123,9 @@ class LineChannel:
         self._read = read
         self._write = write
         self._now = clock.monotonic
-        self._poll = select.poll()
-        self._poll.register(reader, select.POLLIN)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        self._poll = poll.poll
         self._buffer = LineBuffer()
         self._at = 0.0
         self.sent = self.received = self.replies = 0
@@ -133,7 +137,7 @@ class LineChannel:
 
         A socket's end comes with POLLIN, too. After anything but 0 the channel is not clean any more.
         """
-        ready = self._poll.poll(0)
+        ready = self._poll(0)
         if not ready:
             return 0
         self.clean = False
@@ -154,7 +158,7 @@ class LineChannel:
         broken = self._send(line, limit)
         reply = self._receive(limit, broken)
         self.replies += 1
-        self.clean = self.sent == len(line) and not self._buffer
+        self.clean = self.sent == len(line) and not self._buffer.held
         return reply
 
     # --- sending -----------------------------------------------------------------------------------------------
@@ -205,12 +209,13 @@ class LineChannel:
 
     def _receive(self, limit: int, broken: OSError | None) -> bytes:
         buffer = self._buffer
-        line = buffer.take() if buffer else None
+        held = buffer.held  # asked as itself: it is C, and empty as a rule
+        line = buffer.take() if held else None
         while line is None:
-            if len(buffer) > limit:
+            if len(held) > limit:
                 raise ReplyTooLargeError(f"the reply is larger than {limit} bytes")
             chunk = self._next_chunk(broken)
-            if not buffer and chunk.find(b"\n") == len(chunk) - 1:
+            if not held and chunk.find(b"\n") == len(chunk) - 1:
                 line = chunk[:-1]  # the usual case, without a copy through the buffer
             else:
                 buffer.feed(chunk)
@@ -221,7 +226,8 @@ class LineChannel:
 
     def _next_chunk(self, broken: OSError | None) -> bytes:
         while True:
-            if not self._poll.poll(self._milliseconds()):
+            wait = (self._at - self._now()) * 1000.0
+            if wait <= 0.0 or not self._poll(min(wait, _LONGEST_POLL)):
                 raise self._timeout()
             try:
                 chunk = self._read(_CHUNK)

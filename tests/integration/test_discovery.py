@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,14 @@ from goplugins import Manager, PluginNotFoundError, serve
 @serve.plugin(name="echo")
 def echo(request: int) -> int:
     return request
+
+
+@serve.plugin(name="twice")
+def twice(request: int) -> int:
+    return 2 * request
+
+
+PROGRAM = Path(__file__).parent / "reload" / "program.py"
 
 
 @pytest.fixture
@@ -64,6 +74,63 @@ def test_a_directory_that_others_may_write_is_left_alone(folder, caplog):
         manager.load_from_config({"plugins": [plugin], "discovery": {"enabled": True, "directories": [str(folder)]}})
         assert sorted(manager.list_plugins()) == ["own"]
         assert str(folder) in caplog.text
+
+
+def test_manifests_programs_and_packages_are_called_alike(folder, tmp_path, monkeypatch):
+    """An exec plugin by its manifest, with a path that begins there; a bare program; an entry point, imported late."""
+    program = f"#!{sys.executable} -SE\n{PROGRAM.read_text()}"
+    for name in ("bin/described", "plugin-bare.py", "other"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(program)
+        path.chmod(0o755)
+    write(folder, "described", transport="exec", executable="bin/described")
+    site = tmp_path / "site"
+    info = site / "maps-2.3.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: maps\nVersion: 2.3\n")
+    (info / "entry_points.txt").write_text("[goplugins.plugins]\nmaps = discovered_maps:find\n")
+    (site / "discovered_maps.py").write_text("def find(request: int) -> int:\n    return request + 1\n")
+    monkeypatch.syspath_prepend(site)
+    section = {
+        "enabled": True,
+        "directories": [str(folder)],
+        "patterns": ["*.json", "plugin-*"],
+        "entry_points": True,
+    }
+    with Manager() as manager:
+        manager.load_from_config({"discovery": section})
+        assert sorted(manager.list_plugins()) == ["described", "maps", "plugin-bare"]
+        assert [manager.execute(name, 7) for name in ("described", "plugin-bare", "maps")] == [7, 7, 8]
+
+
+def test_in_watch_mode_a_manifest_that_changes_replaces_its_plugin_under_load(folder, monkeypatch):
+    monkeypatch.setattr("goplugins.lifecycle._SCAN_INTERVAL", 0.05)
+    with serve.start(echo) as first, serve.start(twice) as second, Manager() as manager:
+        write(folder, "one", endpoint=first.url)
+        manager.load_from_config({"discovery": {"enabled": True, "directories": [str(folder)], "watch_mode": True}})
+        over = threading.Event()
+        errors = []
+
+        def call():
+            try:
+                while not over.wait(0.002):
+                    assert manager.execute("one", 3) in {3, 6}
+            except Exception as exc:
+                errors.append(exc)
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for url, answer in ((second.url, 6), (first.url, 3), (second.url, 6)):
+            write(folder, "one", endpoint=url)
+            until(lambda answer=answer: manager.execute("one", 3) == answer)
+            (folder / "one.json").write_text("{")  # for a moment it is no manifest
+            write(folder, "one", endpoint=url)
+        over.set()
+        for thread in threads:
+            thread.join(10)
+        assert errors == []
 
 
 def test_in_watch_mode_plugins_come_and_go_with_their_manifests(folder, monkeypatch):

@@ -210,7 +210,8 @@ LAYERS = {
     # In-process plugins are served ones: before "transports", since the first match wins.
     "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve", "observability"}),
     "transports": Layer(("transports",), _GROUND | {"machinery"}),
-    "observability": Layer(("observability", "doctor"), _GROUND | {"machinery"}),
+    "observability": Layer(("observability",), _GROUND | {"machinery"}),
+    "doctor": Layer(("doctor",), _GROUND),
     "plugin": Layer(
         ("plugin", "answering", "policies", "attempts", "hedging", "bare", "explaining", "registry"),
         _PARTS | {"machinery", "observability"},

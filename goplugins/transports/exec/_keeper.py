@@ -30,7 +30,7 @@ _LAST_CHUNKS = 16
 _STEPS = ((3.0, signal.SIGTERM), (2.0, signal.SIGKILL))
 """Seconds from the end of stdin, and from there on, to the next stronger means."""
 
-_AT_EXIT = (0.5, 0.5)
+_AT_EXIT = (0.3, 0.4)
 """Seconds that an interpreter on its way out leaves processes between TERM and KILL, and then to be reaped."""
 
 _LOOK = 0.05

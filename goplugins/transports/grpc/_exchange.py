@@ -71,16 +71,16 @@ class Envelope:
             BadReplyError: the reply is no answer to this call.
         """
         message = parse(self._messages.ExecuteResponse, reply)
-        payload, request_id, error = message.payload, message.request_id, message.error
-        if not (payload or request_id or error or message.error_kind):
+        payload, request_id = message.payload, message.request_id
+        error, kind, own = message.error, message.error_kind, message.metadata
+        if not (payload or request_id or error or kind):
             raise BadReplyError("the reply is empty: it has none of payload, error and request_id")
         if request_id != call.request_id:
             check_request_id({"request_id": request_id}, call, required=False)
-        own = dict(message.metadata)
         if own:
-            call.reply_metadata = own
-        if error or message.error_kind:
-            fields = {"error": error, "error_kind": message.error_kind, "metadata": own}
+            call.reply_metadata = dict(own)
+        if error or kind:
+            fields = {"error": error, "error_kind": kind, "metadata": dict(own)}
             raise failure_of(fields, GRPCTransportError)
         return call.codec.decode(parse_value(payload, whole=True) if payload else None)
 

@@ -111,9 +111,11 @@ def parse(kind: Any, data: bytes) -> Any:
     Raises:
         BadReplyError: it holds none.
     """
-    from google.protobuf.message import DecodeError
-
     try:
         return kind.FromString(data)
-    except DecodeError as exc:
+    except Exception as exc:
+        from google.protobuf.message import DecodeError
+
+        if not isinstance(exc, DecodeError):
+            raise
         raise BadReplyError(f"the reply is no {kind.DESCRIPTOR.name}: {exc}") from exc

@@ -123,7 +123,8 @@ class GRPCPlugin:
         try:
             lease = self._places.acquire(deadline)
             try:
-                reply, metadata = self._call(call, deadline)
+                request = exchange.request(call, deadline.remaining())
+                reply, metadata = self._invoke(exchange.method, request, self._writer.metadata(call), deadline, call)
             finally:
                 self._places.release(lease, reusable=True)
             return exchange.read(call, reply, metadata)
@@ -131,11 +132,6 @@ class GRPCPlugin:
             scrub_error(error, self._secrets)
             error.endpoint = self._endpoint
             raise
-
-    def _call(self, call: Call, deadline: Deadline) -> tuple[bytes, Sequence[Any]]:
-        exchange = self._exchange
-        request = exchange.request(call, deadline.remaining())
-        return self._invoke(exchange.method, request, self._writer.metadata(call), deadline, call)
 
     def _invoke(
         self, method: str, request: bytes, metadata: Metadata, deadline: Deadline, call: Call | None

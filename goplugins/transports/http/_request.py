@@ -116,10 +116,8 @@ class RequestWriter:
         """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
         deadline = call.deadline
         remaining = deadline.at - deadline.clock.monotonic()
-        if 1.0 <= remaining < 59.0:
-            timeout = f"{remaining:.9g}s"  # the usual range, as Go would write it
-        else:
-            timeout = format_go_duration(max(remaining, 0.0))
+        # The usual range as Go would write it, without another call.
+        timeout = f"{remaining:.9g}s" if 1.0 <= remaining < 59.0 else format_go_duration(max(remaining, 0.0))
         if not (call.headers or call.metadata):
             return f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"}}'.encode()
         tail = f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"'

@@ -164,7 +164,7 @@ class Wire:
                 if wait <= 0.0:
                     raise TimeoutError("the deadline has passed")
                 pending = self._pending  # what TLS has decrypted already, the system does not know of
-                if (pending is not None and pending()) or self._poll(wait if wait < _LONGEST_WAIT else _LONGEST_WAIT):
+                if (pending is not None and pending()) or self._poll(min(wait, _LONGEST_WAIT)):
                     try:
                         data = self._read(_CHUNK)
                     except _NOT_NOW:

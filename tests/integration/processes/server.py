@@ -30,9 +30,9 @@ if __name__ == "__main__":
     authority.cert_pem.write_to_path(f"{folder}/ca.pem")
     secure = RawServer(answer, tls=context)
     running = {
-        "http": serve.start(tell, "http://127.0.0.1:0", threads=16),
-        "grpc": serve.start(tell, "grpc://127.0.0.1:0", threads=16),
-        "unix": serve.start(tell, f"unix://{folder}/plugin.sock", threads=16),
+        "http": serve.start(tell, "http://127.0.0.1:0", threads=64),
+        "grpc": serve.start(tell, "grpc://127.0.0.1:0", threads=64),
+        "unix": serve.start(tell, f"unix://{folder}/plugin.sock", threads=64),
     }
     where = {name: server.url for name, server in running.items()}
     print(json.dumps({**where, "https": secure.url, "ca": f"{folder}/ca.pem"}), flush=True)

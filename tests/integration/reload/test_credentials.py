@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from goplugins import ConfigError, Manager
 from goplugins.errors import MissingBearerTokenError
 from goplugins.transports.http import HTTPPlugin
 from tests.integration.grpc.conftest import RawServer as GRPCServer, grpc, reply
+from tests.integration.unix.conftest import ok as line_ok, read_line
 from tests.servers import Peer, RawServer, ok
 
 THREADS = 8
@@ -113,8 +116,9 @@ def served(request: Any, client: Authority) -> Iterator[tuple[dict[str, Any], Se
 class Load:
     """Calls all the time, on many threads."""
 
-    def __init__(self, manager: Manager[Any, Any]) -> None:
+    def __init__(self, manager: Manager[Any, Any], take: Callable[[Any], object] | None = None) -> None:
         self.manager = manager
+        self.take = take or (lambda answer: None)
         self.errors: list[Exception] = []
         self.calls = 0
         self._over = threading.Event()
@@ -123,7 +127,7 @@ class Load:
     def _run(self) -> None:
         while not self._over.is_set():
             try:
-                self.manager.execute("p", 1, timeout=10)
+                self.take(self.manager.execute("p", 1, timeout=10))
                 self.calls += 1
             except Exception as exc:
                 self.errors.append(exc)
@@ -198,6 +202,41 @@ def test_files_that_do_not_fit_leave_the_old_certificate(
     assert caplog.text.count("half a certif") == 0
 
 
+def test_an_authority_is_replaced_under_load(client: Authority, tmp_path: Path) -> None:
+    """First both are trusted, then the server's certificate changes, then the old one is trusted no more."""
+    client.write()
+    other = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client.authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def answer(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None:
+            peer.send(ok(request))
+
+    with RawServer(answer, tls=context) as server:
+        manager: Manager[Any, Any] = Manager()
+        plugin = {
+            "name": "p",
+            "transport": "https",
+            "endpoint": server.url,
+            "auth": {"ca_file": client.auth["ca_file"]},
+        }
+        manager.load_from_config({"plugins": [{**plugin, "retry": {"max_retries": 0}}]})
+        with manager, Load(manager) as load:
+            eventually(lambda: load.calls > 50)
+            before = server.connections
+            both = client.authority.cert_pem.bytes() + other.cert_pem.bytes()
+            (tmp_path / "ca.pem").write_bytes(both)
+            eventually(lambda: server.connections >= before + THREADS)  # all of them anew
+            other.issue_cert("127.0.0.1").configure_cert(context)
+            before = server.connections
+            (tmp_path / "ca.pem").write_bytes(other.cert_pem.bytes())
+            eventually(lambda: server.connections >= before + THREADS)
+            before = load.calls
+            eventually(lambda: load.calls > before + 50)
+        assert load.errors == []
+
+
 # --- tokens ------------------------------------------------------------------------------------------------------
 
 
@@ -214,21 +253,65 @@ def write(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def test_a_token_is_read_again_when_its_file_changes(token: Path) -> None:
-    sent: list[str] = []
-
+def told_over_http(sent: list[str]) -> Any:
     def answer(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             sent.append(request.headers["authorization"])
             peer.send(ok(request))
 
-    with RawServer(answer) as server:
+    server = RawServer(answer)
+    return server, {"transport": "http", "endpoint": server.url}
+
+
+def told_over_grpc(sent: list[str]) -> Any:
+    def answer(request: bytes, context: Any) -> bytes:
+        sent.append(dict(context.invocation_metadata())["authorization"])
+        return reply(request, payload=b'"ok"')
+
+    server = GRPCServer(answer)
+    return server, {"transport": "grpc", "endpoint": server.address}
+
+
+def told_over_unix(sent: list[str], folder: Path) -> Any:
+    def answer(peer: Peer) -> None:
+        while (request := read_line(peer)) is not None:
+            sent.append(request["headers"]["Authorization"])
+            peer.send(line_ok(request))
+
+    path = str(folder / "s")
+    return RawServer(answer, unix=path), {"transport": "unix", "endpoint": path}
+
+
+def told_over_pipes(folder: Path) -> dict[str, Any]:
+    """The program's answers are what it was told."""
+    program = folder / "told.py"
+    program.write_text(
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    asked = json.loads(line)\n"
+        "    data = asked.get('headers', {}).get('Authorization')\n"
+        "    print(json.dumps({**asked, 'success': True, 'data': data}), flush=True)\n"
+    )
+    return {"transport": "exec", "executable": sys.executable, "args": ["-S", "-E", str(program)]}
+
+
+@pytest.mark.parametrize("wire", ["http", "grpc", "unix", "exec"])
+def test_a_token_is_read_again_when_its_file_changes(token: Path, wire: str) -> None:
+    sent: list[str] = []
+    server: Any = None
+    with tempfile.TemporaryDirectory(prefix="gp-") as folder:
+        if wire == "http":
+            server, config = told_over_http(sent)
+        elif wire == "grpc":
+            server, config = told_over_grpc(sent)
+        elif wire == "unix":
+            server, config = told_over_unix(sent, Path(folder))
+        else:
+            config = told_over_pipes(Path(folder))
         manager: Manager[Any, Any] = Manager()
         auth = {"method": "bearer", "token_file": str(token)}
-        manager.load_from_config(
-            {"plugins": [{"name": "p", "transport": "http", "endpoint": server.url, "auth": auth}]}
-        )
-        with manager, Load(manager) as load:
+        manager.load_from_config({"plugins": [{"name": "p", **config, "auth": auth}]})
+        with manager, Load(manager, sent.append if server is None else None) as load:
             eventually(lambda: load.calls > 20)
             write(token, "tok-second")
             assert eventually(lambda: sent[-1] == "Bearer tok-second") < 2.0
@@ -237,7 +320,10 @@ def test_a_token_is_read_again_when_its_file_changes(token: Path) -> None:
             assert sent[-1] == "Bearer tok-second"
         assert load.errors == []
         assert set(sent) == {"Bearer tok-first", "Bearer tok-second"}
-        assert server.connections <= THREADS + 1  # a token is no matter of connections
+        if wire == "http":
+            assert server.connections <= THREADS + 1  # a token is no matter of connections
+        if server is not None:
+            server.close()
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two\nlines", None])

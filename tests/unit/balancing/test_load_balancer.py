@@ -364,6 +364,31 @@ def test_an_interrupt_at_any_moment_loses_neither_a_count_nor_a_member(strategy:
     assert {group.send(key=f"user-{number}") for number in range(2000)} == {*"abcd"}
 
 
+@pytest.mark.parametrize("strategy", ["least-connections", "least-latency"])
+def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(2, strategy, slow_start=0.0)
+    group.count(4)
+
+    def others_look_at_it(_: Call) -> str:
+        for _ in range(4):
+            group.balancer.select_plugin()
+        return "a"
+
+    def interrupted(*_: Any) -> None:
+        raise Interrupt
+
+    group["a"].act = others_look_at_it
+    with monkeypatch.context() as patch:
+        patch.setattr(group.balancer._dispatcher, "_succeeded", interrupted)
+        with pytest.raises(Interrupt):
+            group.send(preferences=("a",))
+    group["a"].act = None
+    assert group.balancer.stats()["a"].active_connections == 0
+    assert group.count(40)["a"] >= 15
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_members_come_and_go_while_others_pick(strategy: str) -> None:
     balancer: LoadBalancer[Any, Any] = LoadBalancer("group", strategy=strategy, rng=random.Random(1))

@@ -413,6 +413,28 @@ def test_who_still_waits_for_a_token_when_the_drain_is_over_is_served_by_the_suc
         assert [len(factory.made[endpoint].sent) for endpoint in ("old", "new")] == [1, 1]
 
 
+@pytest.mark.parametrize("max_wait", [60.0, 0.0])
+def test_only_who_still_waits_for_its_token_may_go_to_a_successor(max_wait):
+    limit = {"enabled": True, "requests_per_second": 1, "burst_size": 1, "max_wait": max_wait}
+    plugin, seen = Plugin(rate_limit=limit), []
+    plugin.attempt()
+    limiter, acquire = plugin.guarded.policies.limiter, plugin.guarded.policies.limiter.acquire
+
+    def waiting(*args, **kwargs):
+        seen.append(call.admitted)
+        acquire(*args, **kwargs)
+
+    limiter.acquire = waiting
+    call = make_call(plugin.clock)
+    if max_wait:
+        plugin.guarded.call(call)
+        assert call.admitted is True
+    else:
+        with pytest.raises(RateLimitExceededError):
+            plugin.guarded.call(call)
+    assert seen == [False]
+
+
 def test_who_waits_for_a_token_when_the_plugin_is_removed_is_told_that_it_is_closed():
     caught = []
     with Manager() as manager:

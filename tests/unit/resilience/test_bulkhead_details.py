@@ -211,6 +211,38 @@ def test_a_place_that_comes_as_the_attempt_loses_goes_to_the_next(behind):
         assert bulkhead.in_use == 1
 
 
+@pytest.mark.parametrize("may_lose", [True, False])
+def test_who_waits_for_a_place_when_the_plugin_closes_is_told_so(may_lose):
+    clock, closing, caught = ManualClock(auto_advance=False), threading.Event(), []
+    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5), clock=clock)
+    place = bulkhead.acquire()
+    deadline = CancellableDeadline(100.0, clock, Cancellation()) if may_lose else Deadline(100.0, clock)
+
+    def wait():
+        with pytest.raises(PluginClosedError) as error:
+            bulkhead.acquire(deadline, wakeup=closing)
+        caught.append(error.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    clock.wait_for_waiters(1)
+    closing.set()
+    bulkhead.wake()
+    waiting.join(10)
+    assert caught[0].message == "it was closed before the call had its place"
+    assert bulkhead.waiting == 0
+    bulkhead.release(place)
+
+
+def test_every_refusal_is_counted():
+    bulkhead, place = full()
+    for number in range(1, 4):
+        with pytest.raises(BulkheadFullError):
+            bulkhead.acquire()
+        assert bulkhead.refused == number
+    bulkhead.release(place)
+
+
 def test_an_attempt_that_may_lose_and_does_not_waits_like_any_other():
     clock, lost = ManualClock(), Cancellation()
     bulkhead = Bulkhead(SimpleNamespace(max_concurrent=1, max_waiting=5, max_wait=60.0), clock=clock)

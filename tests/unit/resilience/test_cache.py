@@ -1,7 +1,10 @@
 """The answer cache alone: times, bounds, and one request for many identical calls."""
 
+import contextlib
+import gc
 import os
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -81,6 +84,24 @@ def test_errors_are_never_kept():
             cache.fetch("key", fail, Deadline.after(1.0, clock))
     assert len(cache) == 0
     assert fetch(cache, clock) == ("answer", Origin.MADE)
+
+
+def test_of_a_question_that_failed_nothing_is_kept_in_memory():
+    class Question:
+        pass
+
+    clock = ManualClock()
+    cache, question = cache_of(clock), Question()
+
+    def fail():
+        raise PluginUnavailableError("down")
+
+    with contextlib.suppress(PluginUnavailableError):
+        cache.fetch(question, fail, Deadline.after(1.0, clock))
+    gone = weakref.ref(question)
+    del question
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_failed_request_leaves_the_old_answer_where_it_is():

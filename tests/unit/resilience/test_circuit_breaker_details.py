@@ -255,6 +255,24 @@ def test_calls_share_one_permit_again_after_each_change(make, clock):
     assert breaker.enter() is breaker.enter()
 
 
+@pytest.mark.parametrize("since", ["it was made", "a configuration", "a fork", "it closed again"])
+def test_with_a_rate_rule_calls_that_enter_the_cheap_way_are_looked_at_too(make, clock, since):
+    rules = {"failure_threshold": 100, "min_request_threshold": 4, "failure_rate": 0.5, "success_threshold": 1}
+    breaker = make() if since == "a configuration" else make(**rules)
+    if since == "a configuration":
+        breaker.configure(SimpleNamespace(**rules))
+    elif since == "a fork":
+        breaker.after_fork_in_child()
+    elif since == "it closed again":
+        breaker.force_open()
+        breaker.enable()
+    for succeeded in (True, True, False, False):
+        assert breaker.state is CLOSED
+        permit = breaker.enter()
+        permit.success() if succeeded else permit.failure()
+    assert breaker.state is OPEN
+
+
 def test_a_configuration_with_the_same_rules_keeps_what_was_counted(make, clock):
     breaker = make(failure_threshold=100, min_request_threshold=4, window=100.0, failure_rate=0.5)
     for _ in range(3):

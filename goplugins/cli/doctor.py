@@ -1,0 +1,79 @@
+"""Looks for what is known to hurt."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+    from goplugins.doctor import Host
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``doctor``."""
+    parser = commands.add_parser("doctor", help="look for what is known to hurt", description=_examine.__doc__)
+    parser.add_argument("--config", metavar="FILE", help="the configuration that the application loads")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that load it")
+    parser.add_argument(
+        "--worker-timeout", type=float, metavar="SECONDS", help="after which a worker is ended for one request or task"
+    )
+    parser.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="-- COMMAND",
+        help="how the application is started, such as: -- gunicorn --workers 4 app:app. It is read, not run",
+    )
+    parser.set_defaults(execute=_examine)
+
+
+def _examine(arguments: argparse.Namespace) -> int:
+    """Says what is known to hurt, why, and what to do; exits with 1 if there is anything, with 2 if it can't look."""
+    from goplugins.doctor import examine
+
+    host = _host(arguments)
+    findings = examine(_plugins(arguments.config), host)
+    for finding in findings:
+        sys.stdout.write(f"{finding.what} [{finding.kind}]\n  why: {finding.why}\n  fix: {finding.fix}\n")
+    where = f" under {host.name}" if host.name else ""
+    sys.stdout.write(f"{len(findings) or 'nothing'} found{where}{_unseen(arguments, host)}\n")
+    return 1 if findings else 0
+
+
+def _host(arguments: argparse.Namespace) -> Host:
+    from goplugins.doctor import host_here
+    from goplugins.doctor.command import host_of
+
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    host = host_of(command, os.environ)
+    host = attrs.evolve(host, grpc_forks=host_here().grpc_forks)
+    if arguments.workers is not None:
+        host = attrs.evolve(host, workers=arguments.workers)
+    if arguments.worker_timeout is not None:
+        host = attrs.evolve(host, limit=arguments.worker_timeout, limit_name="the worker's limit")
+    return host
+
+
+def _plugins(name: str | None) -> list[PluginConfig]:
+    if name is None:
+        return []
+    from goplugins.config.groups import spread
+    from goplugins.loading import load_resolved
+
+    return list(spread(load_resolved(name)).plugins)
+
+
+def _unseen(arguments: argparse.Namespace, host: Host) -> str:
+    """What could not be looked at."""
+    unseen = []
+    if arguments.config is None:
+        unseen.append("plugins (--config FILE)")
+    if not host.name:
+        unseen.append("the server (-- COMMAND)")
+    return f"; not looked at: {', '.join(unseen)}" if unseen else ""

@@ -1,0 +1,23 @@
+"""Plugins in a Django project.
+
+``"goplugins.contrib.django"`` in ``INSTALLED_APPS``, ``GOPLUGINS = {"CONFIG": BASE_DIR / "plugins.yaml"}`` in the
+settings, and then, in any view::
+
+    from goplugins.contrib.django import plugins
+
+    quote = plugins.bind("quotes", QuoteRequest, QuoteResponse)
+
+:class:`goplugins.contrib.django.middleware.PluginCallsMiddleware` bounds the calls of each request, and
+:func:`goplugins.contrib.django.views.health` tells whether the plugins are there. See docs/howto/django.md.
+"""
+
+from __future__ import annotations
+
+from goplugins._ids import current_request_id
+from goplugins.contrib._hosted import manager_proxy
+from goplugins.contrib.django._project import hosted, project_settings, reset
+
+__all__ = ["current_request_id", "plugins", "project_settings", "reset"]
+
+plugins = manager_proxy(hosted.get, "the plugins of the Django project")
+"""The project's :class:`~goplugins.Manager`: made and configured when it is first used, once a process."""

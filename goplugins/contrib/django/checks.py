@@ -1,0 +1,64 @@
+"""What ``manage.py check`` says: every problem of settings and configuration, with its place and what to do.
+
+| Id | |
+|---|---|
+| goplugins.E001 | a setting in ``GOPLUGINS`` |
+| goplugins.E002 | the configuration's file can't be read |
+| goplugins.E003 | a problem in the configuration |
+| goplugins.W001 | with ``--deploy``: nothing bounds the calls of a request |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning as CheckWarning
+
+from goplugins.cli.config import factory_check
+from goplugins.contrib.django._project import NAME, project_settings
+from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
+
+__all__ = ["check_configuration", "check_middleware"]
+
+_MIDDLEWARE = "goplugins.contrib.django.middleware.PluginCallsMiddleware"
+
+
+def check_configuration(
+    app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """Errors of the settings, else of the configuration that they name. Nobody is called, nothing is made."""
+    from goplugins.sources import load_with_origins
+
+    try:
+        config = project_settings().config
+    except ConfigError as error:
+        return [_message(problem, "goplugins.E001") for problem in error.problems]
+    if config is None:
+        return []
+    try:
+        load_with_origins(config, check=factory_check())
+    except (ConfigFileError, ConfigSyntaxError) as error:
+        return [_message(error, "goplugins.E002")]
+    except ConfigError as error:
+        return [_message(problem, "goplugins.E003", error.source) for problem in error.problems]
+    return []
+
+
+def check_middleware(
+    app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """A warning if the middleware is missing."""
+    if not getattr(settings, NAME, {}) or _MIDDLEWARE in settings.MIDDLEWARE:
+        return []
+    text = "Plugin calls may outlive the requests that they are made for."
+    return [CheckWarning(text, hint=f"Add {_MIDDLEWARE!r} to MIDDLEWARE.", id="goplugins.W001")]
+
+
+def _message(problem: ConfigError, number: str, source: str = "") -> CheckMessage:
+    places = dict.fromkeys((source or problem.source, problem.path))
+    where = ": ".join(place for place in places if place not in {"", "configuration"})
+    text = f"{where}: {problem.message} [{problem.code}]" if where else f"{problem.message} [{problem.code}]"
+    return Error(text, hint=problem.fix or None, id=number)

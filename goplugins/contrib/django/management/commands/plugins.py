@@ -1,0 +1,61 @@
+"""``manage.py plugins status|call|explain|reload``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from functools import partial
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from goplugins.contrib import _commands as commands
+from goplugins.contrib.django._project import hosted, project_settings
+from goplugins.errors import PluginError
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Looks at the project's plugins, and calls them, as a process of their own would."""
+
+    help = "Looks at the project's plugins, calls them, and has running workers take a new configuration."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See Django."""
+        # A CommandParser can't be made without arguments of its own, and subparsers would be.
+        actions = parser.add_subparsers(
+            dest="action", metavar="status|call|explain|reload", required=True, parser_class=ArgumentParser
+        )
+        actions.add_parser("status", help=commands.STATUS_HELP)
+        call = actions.add_parser("call", help=commands.CALL_HELP)
+        call.add_argument("name")
+        call.add_argument("request", metavar="JSON", help="the request; - reads it from stdin")
+        call.add_argument("--timeout", type=float, metavar="SECONDS")
+        call.add_argument("--idempotent", action="store_true", help="it may be done twice")
+        explain = actions.add_parser("explain", help=commands.EXPLAIN_HELP)
+        explain.add_argument("name")
+        reload = actions.add_parser("reload", help=commands.RELOAD_HELP)
+        reload.add_argument("--pid", metavar="PID|FILE", help="the server's main process, or its pid file: gets SIGHUP")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        """See Django.
+
+        Raises:
+            CommandError: what went wrong.
+        """
+        write = partial(self.stdout.write, ending="\n")
+        try:
+            manager = hosted.get()
+            match action:
+                case "status":
+                    if not commands.status(manager, write):
+                        raise CommandError("not all plugins are well")
+                case "call":
+                    given = (options[name] for name in ("name", "request", "timeout", "idempotent"))
+                    commands.call(manager, write, *given)
+                case "explain":
+                    commands.explain(manager, write, options["name"])
+                case "reload":
+                    commands.reload(manager, project_settings(), write, options["pid"])
+        except PluginError as error:
+            raise CommandError(str(error)) from error

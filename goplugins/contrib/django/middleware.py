@@ -1,0 +1,84 @@
+"""The deadline and the id of a request, for the plugin calls that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from goplugins.contrib._scope import Scope
+from goplugins.contrib.django._project import project_settings
+from goplugins.doctor import bounded_here
+
+__all__ = ["PluginCallsMiddleware"]
+
+_Answer = HttpResponseBase | Awaitable[HttpResponseBase]
+
+
+class PluginCallsMiddleware:
+    """Bounds the calls of each request, and gives them its id; for ``MIDDLEWARE``, near the top.
+
+    Calls of a request end before ``GOPLUGINS["TIMEOUT"]``, before the time that its caller's headers say, and before
+    the server would end the worker, whichever comes first. A response that is streamed is bound by the latter two
+    alone while it is sent. Works in synchronous and in asynchronous stacks.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], _Answer]) -> None:
+        self._get_response = get_response
+        project_settings()  # what is wrong with them is said when the server starts, not to the first user
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        bounded_here()
+
+    def __call__(self, request: HttpRequest) -> _Answer:
+        """Answers a request; in an asynchronous stack, a coroutine does."""
+        scope = project_settings().limits.scope(request.headers.get)
+        if self._is_async:
+            return self._answer_async(request, scope)
+        with scope.answering():
+            response = cast(HttpResponseBase, self._get_response(request))
+        return self._finish(response, scope)
+
+    async def _answer_async(self, request: HttpRequest, scope: Scope) -> HttpResponseBase:
+        with scope.answering():
+            response = await cast(Awaitable[HttpResponseBase], self._get_response(request))
+        return self._finish(response, scope)
+
+    def _finish(self, response: HttpResponseBase, scope: Scope) -> HttpResponseBase:
+        if scope.request_id is not None:
+            response.headers.setdefault(project_settings().limits.request_id_header, scope.request_id)
+        if isinstance(response, StreamingHttpResponse) and not hasattr(response, "file_to_stream"):
+            if response.is_async:
+                response.streaming_content = _steps_async(cast(AsyncIterable[bytes], response.streaming_content), scope)
+            else:
+                response.streaming_content = _steps(cast(Iterable[bytes], response.streaming_content), scope)
+        return response
+
+
+def _steps(parts: Iterable[bytes], scope: Scope) -> Iterator[bytes]:
+    steps = iter(parts)
+    while True:
+        with scope.streaming():  # never while a part is being sent: what runs meanwhile is not the request's
+            try:
+                part = next(steps)
+            except StopIteration:
+                return
+        yield part
+
+
+async def _steps_async(parts: AsyncIterable[bytes], scope: Scope) -> AsyncIterator[bytes]:
+    steps = aiter(parts)
+    while True:
+        with scope.streaming():
+            try:
+                part = await anext(steps)
+            except StopAsyncIteration:
+                return
+        yield part

@@ -1,0 +1,183 @@
+"""Plugins in a Flask application.
+
+>>> from flask import Flask
+>>> from goplugins import serve
+>>> @serve.plugin(name="shout")
+... def shout(request: str) -> str:
+...     return request.upper()
+>>> app = Flask("shop")
+>>> extension = GoPlugins(app, setup=lambda manager: manager.register(shout))
+>>> @app.get("/shout/<text>")
+... def view(text):
+...     return current_plugins.execute("shout", text)
+>>> app.test_client().get("/shout/hello").text
+'HELLO'
+
+See docs/howto/flask.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from flask import Blueprint, Flask, current_app, jsonify
+from flask.cli import AppGroup
+from flask.typing import ResponseReturnValue
+
+from goplugins._ids import current_request_id
+from goplugins.contrib import _commands as commands
+from goplugins.contrib._hosted import AnyManager, Hosted, manager_proxy
+from goplugins.contrib._readiness import readiness
+from goplugins.contrib._settings import HostSettings
+from goplugins.contrib.wsgi import PluginCalls
+from goplugins.errors import ConfigError, PluginError
+
+__all__ = ["GoPlugins", "current_plugins", "current_request_id", "health_blueprint"]
+
+_NAME = "goplugins"
+_KEY = "GOPLUGINS"
+
+
+class GoPlugins:
+    """The extension. One may serve several applications; each has a manager of its own.
+
+    Its settings are ``app.config["GOPLUGINS"]``, a mapping, and over them ``app.config["GOPLUGINS_CONFIG"]`` and so on.
+    They are read when the application is handed over; the manager is made at its first use.
+
+    Args:
+        app: the application; or hand it to :meth:`init_app`.
+        setup: called with each manager before it loads its configuration, to register plugins in code.
+
+    Raises:
+        ConfigError: the settings can't be used.
+    """
+
+    def __init__(self, app: Flask | None = None, *, setup: Callable[[AnyManager], object] | None = None) -> None:
+        self._setup = setup
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Gives the application its plugins, bounds the calls of its requests, and adds ``flask plugins``.
+
+        Raises:
+            ConfigError: the settings can't be used, or the application was handed over before.
+        """
+        if _NAME in app.extensions:
+            raise ConfigError("this application has its plugins already", path="app.extensions['goplugins']")
+        app.extensions[_NAME] = state = _State(_settings(app, self._setup))
+        app.wsgi_app = PluginCalls.within(app.wsgi_app, state.settings.limits)  # type: ignore[method-assign]
+        app.cli.add_command(_group())
+
+    def manager(self, app: Flask) -> AnyManager:
+        """The application's manager, for use outside of its requests.
+
+        Raises:
+            ConfigError: the configuration can't be used, or the application was never handed over.
+        """
+        return _state(app).hosted.get()
+
+    def reset(self, app: Flask) -> None:
+        """Shuts the application's manager down and reads its settings anew; the next use makes another one.
+
+        For tests. ``TIMEOUT`` and the names of headers stay as they were.
+
+        Raises:
+            ConfigError: the settings can't be used.
+        """
+        state = _state(app)
+        state.hosted.reset()
+        state.settings = _settings(app, self._setup)
+
+
+class _State:
+    """What an application has of ours."""
+
+    def __init__(self, settings: HostSettings) -> None:
+        self.settings = settings
+        self.hosted = Hosted(lambda: self.settings)
+
+
+def _settings(app: Flask, setup: Callable[[AnyManager], object] | None) -> HostSettings:
+    values: Any = app.config.get(_KEY, {})
+    single = app.config.get_namespace(f"{_KEY}_", lowercase=False)
+    if isinstance(values, dict):
+        values = {**({} if setup is None else {"SETUP": setup}), **values, **single}
+    return HostSettings.of(values, f"app.config[{_KEY!r}]")
+
+
+def _state(app: Flask) -> _State:
+    state = app.extensions.get(_NAME)
+    if not isinstance(state, _State):
+        raise ConfigError(f"the application {app.name!r} has no plugins", fix="call GoPlugins(app), or init_app(app)")
+    return state
+
+
+current_plugins = manager_proxy(
+    lambda: _state(current_app).hosted.get(), "the plugins of the current Flask application"
+)
+"""The :class:`~goplugins.Manager` of the application whose request or context this is."""
+
+
+# --- for operators -------------------------------------------------------------------------------------------------
+
+
+def health_blueprint(url: str = "/health/plugins") -> Blueprint:
+    """A page at ``url``: 200, or 503 with the names and states of plugins that are down; asks none of them.
+
+    ``HEALTH_REQUIRED`` names the plugins that count; without it all do.
+    """
+    blueprint = Blueprint(f"{_NAME}_health", __name__)
+
+    @blueprint.get(url)
+    def health() -> ResponseReturnValue:
+        state = _state(current_app)
+        code, answer = readiness(state.hosted.get, lambda: state.settings.required)
+        return jsonify(answer), code, {"Cache-Control": "no-store"}
+
+    return blueprint
+
+
+def _group() -> AppGroup:
+    group = AppGroup("plugins", help="Look at the plugins, call them, and have workers take a new configuration.")
+
+    @group.command("status", help=commands.STATUS_HELP)
+    def status() -> None:
+        if not commands.status(_manager(), click.echo):
+            raise click.exceptions.Exit(1)
+
+    @group.command("call", help=commands.CALL_HELP)
+    @click.argument("name")
+    @click.argument("request", metavar="JSON")
+    @click.option("--timeout", type=float, metavar="SECONDS")
+    @click.option("--idempotent", is_flag=True, help="it may be done twice")
+    def call(name: str, request: str, timeout: float | None, idempotent: bool) -> None:
+        _told(lambda: commands.call(_manager(), click.echo, name, request, timeout, idempotent))
+
+    @group.command("explain", help=commands.EXPLAIN_HELP)
+    @click.argument("name")
+    def explain(name: str) -> None:
+        _told(lambda: commands.explain(_manager(), click.echo, name))
+
+    @group.command("reload", help=commands.RELOAD_HELP)
+    @click.option("--pid", metavar="PID|FILE", help="the server's main process, or its pid file: gets SIGHUP")
+    def reload(pid: str | None) -> None:
+        _told(lambda: commands.reload(_manager(), _state(current_app).settings, click.echo, pid))
+
+    return group
+
+
+def _manager() -> AnyManager:
+    found: list[AnyManager] = []
+    _told(lambda: found.append(_state(current_app).hosted.get()))
+    return found[0]
+
+
+def _told(action: Callable[[], object]) -> None:
+    """What goes wrong is said as click says it."""
+    try:
+        action()
+    except PluginError as error:
+        raise click.ClickException(str(error)) from error

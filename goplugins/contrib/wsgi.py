@@ -1,0 +1,119 @@
+"""The deadline and the id of a web request for the plugin calls that it makes, in any WSGI application.
+
+>>> def application(environ, start_response):
+...     start_response("200 OK", [])
+...     return [f"{deadline_left():.0f} s".encode()]
+>>> def deadline_left():
+...     from goplugins import deadline
+...     with deadline(60) as limit:
+...         return limit.remaining()
+>>> application = PluginCalls(application, timeout=10)
+>>> b"".join(application({"HTTP_X_REQUEST_TIMEOUT": "2s"}, lambda status, headers, error=None: None))
+b'2 s'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from goplugins._ids import current_request_id
+from goplugins.contrib._scope import Limits, Scope
+from goplugins.doctor import bounded_here
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["PluginCalls", "current_request_id"]
+
+
+class PluginCalls:
+    """Wraps an application. Flask's is wrapped by :mod:`goplugins.contrib.flask`; Django has a middleware of its own.
+
+    Calls that a request makes end before ``timeout``, before the time that its caller's headers say, and before the
+    server would end the worker, whichever comes first. A body that is made while it is sent is bound by the latter
+    two alone: it may rightly take longer than an answer. Headers that can't be read count for nothing.
+
+    The request's id is that of its header if it is plain and short, else a new one. Ids of its calls begin with it,
+    and the response carries it.
+
+    Args:
+        application: the application.
+        timeout: seconds for a request until it answers.
+        timeout_headers: by which callers may shorten that: seconds or a Go duration; ``grpc-timeout`` as gRPC has it.
+        request_id_header: the header that brings and takes back a request's id; empty for none.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        *,
+        timeout: float | None = None,
+        timeout_headers: Iterable[str] = Limits().timeout_headers,
+        request_id_header: str = Limits().request_id_header,
+    ) -> None:
+        self._application = application
+        self._limits = Limits(timeout, tuple(timeout_headers), request_id_header)
+        bounded_here()
+
+    @classmethod
+    def within(cls, application: WSGIApplication, limits: Limits) -> PluginCalls:
+        """As the class itself, by limits that were checked already."""
+        return cls(
+            application,
+            timeout=limits.timeout,
+            timeout_headers=limits.timeout_headers,
+            request_id_header=limits.request_id_header,
+        )
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers a request."""
+        scope = self._limits.scope(lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
+        start = start_response if scope.request_id is None else self._signed(start_response, scope.request_id)
+        with scope.answering():
+            body = self._application(environ, start)
+        wrapper: Any = environ.get("wsgi.file_wrapper")
+        if isinstance(body, list | tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
+            return body  # servers send files by themselves, if they get them as they are
+        return _Body(body, scope)
+
+    def _signed(self, start_response: StartResponse, request_id: str) -> StartResponse:
+        own = self._limits.request_id_header
+
+        def start(
+            status: str,
+            headers: list[tuple[str, str]],
+            error: tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None = None,
+            /,
+        ) -> Callable[[bytes], object]:
+            if not any(name.lower() == own.lower() for name, _ in headers):
+                headers = [*headers, (own, request_id)]
+            return start_response(status, headers) if error is None else start_response(status, headers, error)
+
+        return start
+
+
+class _Body:
+    """A body that may be made while it is sent: by calls that are the request's, too."""
+
+    def __init__(self, body: Iterable[bytes], scope: Scope) -> None:
+        self._body = body
+        self._scope = scope
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._scope.streaming():
+            if self._parts is None:
+                self._parts = iter(self._body)
+            return next(self._parts)
+
+    def close(self) -> None:
+        """Required of a body by WSGI."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            with self._scope.streaming():
+                close()

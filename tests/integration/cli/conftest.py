@@ -1,0 +1,55 @@
+"""A folder with a file of plugins, some of them well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from goplugins import serve
+from goplugins.serve import RunningServer
+
+
+@serve.plugin(name="greet")
+def greet(request: dict[str, str]) -> dict[str, str]:
+    """Says no to some, and is not there for others."""
+    if request.get("name") == "eve":
+        raise serve.Rejected("not you\x1b[31m")
+    if request.get("name") == "later":
+        raise serve.Unavailable("warming up", retry_after=7)
+    return {"text": f"hello {request.get('name', 'nobody')}, ünïcode"}
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    with serve.start(greet) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugins.yaml").write_text(
+        f"""\
+log_level: error
+plugins:
+- name: greet
+  transport: http
+  endpoint: {server.url}
+  retry: {{max_retries: 1, initial_interval: 10ms}}
+  auth: {{method: bearer, token: hunter2}}
+"""
+    )
+    (tmp_path / "broken.yaml").write_text("plugins: [{name: x}]\n")
+    (tmp_path / "mixed.yaml").write_text(
+        (tmp_path / "plugins.yaml").read_text()
+        + """\
+- name: gone
+  transport: http
+  endpoint: http://127.0.0.1:1/
+  retry: {max_retries: 0}
+  circuit_breaker: {failure_threshold: 3, min_request_threshold: 1}
+"""
+    )
+    return tmp_path

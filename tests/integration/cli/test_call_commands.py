@@ -1,0 +1,176 @@
+"""``goplugins call``, ``health`` and ``bench``: answers on stdout, reasons on stderr, exit codes for scripts."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from goplugins.cli import main
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def run(*arguments, capsys):
+    code = main(list(arguments))
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+# --- call ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_json(capsys):
+    code, out, err = run("call", "-c", "plugins.yaml", "greet", '{"name": "you"}', capsys=capsys)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"text": "hello you, ünïcode"}
+    assert "ünïcode" in out
+
+
+def test_a_request_comes_from_stdin(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"name": "pipe"}'))
+    code, out, _ = run("call", "-c", "plugins.yaml", "greet", "-", capsys=capsys)
+    assert code == 0
+    assert "hello pipe" in out
+
+
+def test_who_answered_is_told_on_stderr(capsys):
+    code, out, err = run("call", "-c", "plugins.yaml", "greet", "{}", "-v", "--idempotent", "--key", "k", capsys=capsys)
+    assert code == 0
+    assert json.loads(out)
+    assert err.startswith("plugin greet, 1 attempt(s), ")
+
+
+def test_a_refusal_is_one_line_that_no_terminal_obeys(capsys):
+    code, out, err = run("call", "-c", "plugins.yaml", "greet", '{"name": "eve"}', capsys=capsys)
+    assert (code, out) == (1, "")
+    assert "[PLUGIN_1203]" in err
+    assert "not you" in err
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_failure_says_when_to_try_again(capsys):
+    arguments = ("call", "-c", "plugins.yaml", "greet", '{"name": "later"}', "--timeout", "1")
+    code, _, err = run(*arguments, capsys=capsys)
+    assert code == 1
+    assert "warming up" in err
+    assert "(try again in 7.0 s)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("plugins.yaml", "greet", "hello"), "the request is no JSON"),
+        (("plugins.yaml", "great", "{}"), "did you mean 'greet'?"),
+        (("broken.yaml", "x", "{}"), "broken.yaml"),
+        (("missing.yaml", "x", "{}"), "missing.yaml"),
+        (("plugins.yaml", "greet", "{}", "--header", "nonsense"), "expected NAME=VALUE"),
+        (("plugins.yaml", "greet", "{}", "--timeout", "-1"), "timeout"),
+    ],
+)
+def test_what_can_not_be_done_as_asked_is_2(arguments, says, capsys):
+    code, out, err = run("call", "--config", *arguments, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_headers_are_sent(capsys):
+    code, _, _ = run("call", "-c", "plugins.yaml", "greet", "{}", "--header", "X-Tenant=a=b", capsys=capsys)
+    assert code == 0
+
+
+# --- health ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_are_well(capsys):
+    code, out, _ = run("health", "-c", "plugins.yaml", capsys=capsys)
+    assert code == 0
+    assert out.splitlines()[0].split() == ["plugin", "status", "took", "message"]
+    assert out.splitlines()[1].split()[:2] == ["greet", "healthy"]
+    assert "hunter2" not in out
+
+
+def test_one_is_not(capsys):
+    code, out, _ = run("health", "-c", "mixed.yaml", capsys=capsys)
+    assert code == 1
+    assert "connection refused" in out
+    assert run("health", "-c", "mixed.yaml", "greet", capsys=capsys)[0] == 0
+    assert run("health", "-c", "mixed.yaml", "gone", capsys=capsys)[0] == 1
+
+
+def test_health_as_json(capsys):
+    code, out, _ = run("health", "-c", "mixed.yaml", "--json", capsys=capsys)
+    assert code == 1
+    found = json.loads(out)
+    assert found["greet"]["status"] == "healthy"
+    assert found["gone"]["status"] in {"unhealthy", "offline"}
+
+
+def test_health_of_a_name_that_is_not_there(capsys):
+    code, _, err = run("health", "-c", "plugins.yaml", "great", capsys=capsys)
+    assert code == 2
+    assert "did you mean 'greet'?" in err
+
+
+# --- bench -----------------------------------------------------------------------------------------------------------
+
+SHORT = ("--seconds", "0.3", "--warmup", "0.1")
+
+
+def test_a_bench_tells_rates_and_percentiles(capsys):
+    code, out, _ = run("bench", "-c", "plugins.yaml", "greet", "{}", *SHORT, "--concurrency", "2", capsys=capsys)
+    assert code == 0
+    assert "by 2 callers" in out
+    assert "p99.9" in out
+
+
+def test_a_bench_as_json_adds_up(capsys):
+    code, out, _ = run("bench", "-c", "plugins.yaml", "greet", "{}", *SHORT, "--json", capsys=capsys)
+    found = json.loads(out)
+    assert code == 0
+    assert found["calls"] > 10
+    assert found["failed"] == 0
+    assert found["calls_per_second"] == pytest.approx(found["calls"] / found["seconds"], rel=0.02)
+    latency = found["latency"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"]
+
+
+def test_a_bench_without_an_answer_is_1_and_says_why(capsys):
+    code, out, _ = run("bench", "-c", "mixed.yaml", "gone", *SHORT, capsys=capsys)
+    assert code == 1
+    assert "(100%)" in out
+    assert "CIRCUIT_1401" in out
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--seconds", "0"), ("--concurrency", "0"), ("--warmup", "-1"), ("--seconds", "nan")]
+)
+def test_a_bench_that_makes_no_sense_is_2(wrong, capsys):
+    assert run("bench", "-c", "plugins.yaml", "greet", *wrong, capsys=capsys)[0] == 2
+
+
+# --- as processes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_call_from_a_shell(folder):
+    command = [sys.executable, "-m", "goplugins", "call", "-c", "plugins.yaml", "greet", "-"]
+    done = subprocess.run(command, input='{"name": "shell"}', capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hello shell" in done.stdout
+
+
+def test_ctrl_c_ends_a_bench_early_and_shows_what_there_is(folder):
+    import signal
+    import time
+
+    command = [sys.executable, "-m", "goplugins", "bench", "-c", "plugins.yaml", "greet", "{}", "--seconds", "60"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert "answers/s" in out

@@ -1,0 +1,213 @@
+"""``goplugins top`` and ``goplugins dashboard``: frames in a pipe and in a terminal, a page on a port."""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from goplugins import Manager
+from goplugins.cli import main
+from goplugins.contrib import dashboard
+from goplugins.contrib.dashboard._server import PageServer
+from tests.unit.contrib.dashboards import Mood, call
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def run(*arguments, capsys):
+    code = main(list(arguments))
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+@pytest.fixture
+def page():
+    """The dashboard of a manager with a past."""
+    import threading
+
+    with Manager() as manager:
+        manager.register(Mood("lively\x1b[2J[bold]"))
+        app = dashboard.wsgi(manager)
+        with PageServer(app, "127.0.0.1", 0) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            app.board.look()
+            app.board.wait(app.board.snapshot, 5)
+            call(manager, "lively\x1b[2J[bold]", 30)
+            app.board.wait(app.board.snapshot, 5)
+            yield server.url
+            server.shutdown()
+            thread.join()
+
+
+# --- top -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_frame_of_a_file(capsys):
+    code, out, _ = run("top", "-c", "mixed.yaml", "--once", capsys=capsys)
+    first, head, *rows = out.splitlines()
+    assert code == 0
+    assert first.startswith("1 down, 0 degraded, 1 healthy; ")
+    assert head.split()[0] == "plugin"
+    assert [row.split()[:2] for row in rows] == [["■", "gone"], ["●", "greet"]]
+    assert "connection refused" in rows[0]
+
+
+def test_one_frame_of_a_running_process(page, capsys):
+    code, out, _ = run("top", "--url", page, capsys=capsys)
+    assert code == 0
+    assert "; 0 calls/s" not in out.splitlines()[0]
+    assert "\x1b" not in out
+    assert "[bold]" in out
+
+
+def test_without_rich_one_frame_is_still_written(page, capsys, monkeypatch):
+    monkeypatch.setattr("goplugins.cli._common.has_rich", lambda: False)
+    assert run("top", "--url", page, "--once", capsys=capsys)[0] == 0
+
+
+def test_without_rich_a_live_view_says_what_it_needs(page, capsys, monkeypatch):
+    monkeypatch.setattr("goplugins.cli.top.has_rich", lambda: False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, _, err = run("top", "--url", page, capsys=capsys)
+    assert code == 2
+    assert "pip install goplugins[cli]" in err
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:1/", "no answer from http://127.0.0.1:1/"),
+        ("http://me:hunter2@127.0.0.1:1/", "no answer from http://127.0.0.1:1/"),
+        ("ftp://127.0.0.1/", "expected http"),
+        ("plugins.yaml", "expected http"),
+    ],
+)
+def test_a_url_that_leads_nowhere(url, says, capsys):
+    code, _, err = run("top", "--url", url, "--once", capsys=capsys)
+    assert code == 2
+    assert says in err
+    assert "hunter2" not in err
+
+
+def test_a_url_that_is_no_dashboard(server, capsys):
+    code, _, err = run("top", "--url", server.url, "--once", capsys=capsys)
+    assert code == 2
+    assert server.url in err
+
+
+def test_a_live_view_in_a_terminal(page):
+    shown, code = in_terminal("top", "--url", page, until="●")
+    assert "Ctrl-C ends" in shown
+    assert code == 0
+
+
+def in_terminal(*arguments, until):
+    """What a terminal of 160 columns was sent until there was ``until``, and the exit code after Ctrl-C."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(
+            sys.executable, [sys.executable, "-m", "goplugins", *arguments], {**os.environ, "TERM": "xterm-256color"}
+        )
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 160, 0, 0))
+    shown, end, asked = b"", time.monotonic() + 30, False
+    while time.monotonic() < end:
+        if until.encode() in shown and not asked:
+            os.write(terminal, b"\x03")
+            asked = True
+        ready, _, _ = select.select([terminal], [], [], 0.2)
+        if ready:
+            try:
+                data = os.read(terminal, 65536)
+            except OSError:  # it has ended
+                break
+            shown += data
+    else:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    return shown.decode(errors="replace"), code
+
+
+# --- dashboard -------------------------------------------------------------------------------------------------------
+
+
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as reply:
+        return reply.read().decode()
+
+
+@pytest.fixture
+def served(folder):
+    command = [sys.executable, "-m", "goplugins", "dashboard", "-c", "mixed.yaml", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    assert line.startswith("dashboard at http://127.0.0.1:"), process.communicate()
+    yield process, line.removeprefix("dashboard at ").strip()
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_a_page_for_this_machine_until_it_is_ended(served, end):
+    process, url = served
+    assert "static/app.js" in get(url)
+    deadline = time.monotonic() + 20
+    while json.loads(get(url + "state"))["summary"].get("down") != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert 'content=""' in get(url)
+    assert "hunter2" not in get(url + "config")
+    process.send_signal(end)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert err == ""
+
+
+def test_a_name_that_was_made_to_lead_here_is_not_answered(served):
+    _, url = served
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        get(url + "state", Host="rebound.example.com")
+    refused.value.close()
+
+
+def test_a_port_that_is_taken(page, capsys):
+    port = re.search(r":(\d+)/", page)[1]
+    code, _, err = run("dashboard", "-c", "plugins.yaml", "--port", port, capsys=capsys)
+    assert code == 2
+    assert f"port {port}" in err
+
+
+def test_buttons_for_the_open_network_are_refused(capsys):
+    code, _, err = run(
+        "dashboard", "-c", "plugins.yaml", "--host", "0.0.0.0", "--port", "0", "--allow-actions", capsys=capsys
+    )
+    assert code == 2
+    assert "--allow-actions" in err
+
+
+def test_the_commands_need_rich_only_where_they_show_tables(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without_rich(name, *arguments, **options):
+        assert name.partition(".")[0] != "rich"
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_rich)
+    assert run("call", "-c", "plugins.yaml", "greet", "{}", capsys=capsys)[0] == 0
+    assert run("health", "-c", "plugins.yaml", capsys=capsys)[0] == 0

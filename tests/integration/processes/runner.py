@@ -1,0 +1,61 @@
+"""Runs a script as the parent of all that it leaves behind, and tells how it ended: ``runner.py SECONDS SCRIPT WHERE``.
+
+The script says when its last line is: ``last()``. Orphans come to the nearest ancestor that asks for them, which is us.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+_SUBREAPER = 36
+
+
+def main() -> None:
+    patience, code, where = float(sys.argv[1]), sys.argv[2], sys.argv[3]
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    command = [sys.executable, "-W", "error", "-c", code, where]
+    script = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Not communicate(): what the script leaves behind may hold its pipes.
+    last = 0.0
+    said = []
+    for line in script.stdout:
+        if line.startswith("last "):
+            last = float(line.split()[1])
+            break
+        if line.startswith("signal "):  # it is where it wants to be struck
+            os.kill(script.pid, int(line.split()[1]))
+            continue
+        said.append(json.loads(line))
+    try:
+        status = script.wait(patience)
+    except subprocess.TimeoutExpired:
+        script.kill()
+        status = "hung" if script.wait() else ""
+    ended = time.monotonic()
+    left = None
+    while time.monotonic() < ended + patience:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+        except ChildProcessError:
+            left = time.monotonic() - ended
+            break
+    os.set_blocking(script.stderr.fileno(), False)
+    told = {
+        "status": status,
+        "took": ended - last if last else None,
+        "left": left,
+        "said": said,
+        "stderr": script.stderr.read() or "",
+    }
+    print(json.dumps(told))
+    if left is None:
+        for pid in open(f"/proc/self/task/{os.getpid()}/children").read().split():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+main()

@@ -1,0 +1,381 @@
+"""Scripts that end in every way there is: at once, with their own status, without a word and without a trace."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.integration.processes.conftest import ROOT
+
+PATIENCE = 6.0
+RUNNER = str(Path(__file__).with_name("runner.py"))
+
+_PREAMBLE = """
+import atexit, gc, json, multiprocessing, os, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from tests.integration.processes.host import *
+
+WHERE = json.loads(sys.argv[1])
+HUNG = {"seconds": 4}
+
+def say(told):
+    print(json.dumps(told), flush=True)
+
+def last():
+    print("last", time.monotonic(), flush=True)
+
+def strike(number, seconds=0.1):
+    # From outside, once the main thread is where it is to be struck; its last line is run then, whatever that is.
+    def work():
+        time.sleep(seconds)
+        last()
+        os.kill(os.getpid(), number)
+    threading.Thread(target=work, daemon=True).start()
+
+def made(*names, **more):
+    wanted = configuration(WHERE)
+    wanted["plugins"] = [{**plugin, **more} for plugin in wanted["plugins"] if plugin["name"] in names]
+    wanted["load_balancers"] = []
+    for plugin in wanted["plugins"]:
+        if plugin["name"] == "exec":
+            plugin["args"] = [*plugin["args"], "--deaf"]
+            plugin["connection"] = {"max_connections": 4}
+    manager = Manager()
+    manager.load_from_config(wanted)
+    for name in names:
+        assert call(manager, name) == 1, call(manager, name)
+    return manager
+
+def hang(manager, *names, way="thread"):
+    for name in names:
+        if way == "thread":
+            threading.Thread(target=call, args=(manager, name, HUNG, 60), daemon=True).start()
+        else:
+            manager.submit(name, HUNG, timeout=60)
+    time.sleep(0.2)
+"""
+
+
+class End(NamedTuple):
+    """A script, the status that it has to end with, and what its last words may be."""
+
+    script: str
+    status: int = 0
+    stderr: str = ""
+
+
+ENDS = {
+    "normal": End("""
+        manager = everything(WHERE)
+        assert call_all(manager) == 1
+        last()
+    """),
+    "exception": End(
+        """
+        manager = made("exec", "http")
+        last()
+        raise ValueError("the end")
+        """,
+        1,
+        "ValueError: the end",
+    ),
+    "sys.exit": End(
+        """
+        manager = made("exec", "http")
+        hang(manager, "exec", "http")
+        last()
+        sys.exit(3)
+        """,
+        3,
+    ),
+    "SIGTERM": End(
+        """
+        manager = made("exec", "http")
+        hang(manager, "exec")
+        strike(signal.SIGTERM)
+        call(manager, "http", HUNG, 60)
+        """,
+        -15,
+    ),
+    "SIGTERM, handled": End(
+        """
+        manager = made("exec", "http")
+        hang(manager, "exec")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+        strike(signal.SIGTERM)
+        manager.execute("http", HUNG, timeout=60)
+        """,
+        4,
+    ),
+    "SIGINT in a call": End(
+        """
+        manager = made("exec", "http")
+        strike(signal.SIGINT)
+        manager.execute("exec", HUNG, timeout=60)
+        """,
+        -2,
+        "KeyboardInterrupt",
+    ),
+    "SIGINT in a gRPC call": End(
+        """
+        manager = made("grpc")
+        strike(signal.SIGINT)
+        manager.execute("grpc", HUNG, timeout=60)
+        """,
+        -2,
+        "KeyboardInterrupt",
+    ),
+    "SIGINT in a batch": End(
+        """
+        manager = made("exec", "http")
+        strike(signal.SIGINT, 0.3)
+        for value in manager.map("http", (HUNG for _ in range(1000)), timeout=60):
+            pass
+        """,
+        -2,
+        "KeyboardInterrupt",
+    ),
+    "SIGINT in a batch, out of order, within with": End(
+        """
+        with made("exec", "http") as manager:
+            strike(signal.SIGINT, 0.3)
+            for result in manager.map_results("exec", (HUNG for _ in range(1000)), timeout=60, ordered=False):
+                pass
+        """,
+        -2,
+        "KeyboardInterrupt",
+    ),
+    "SIGINT in result()": End(
+        """
+        manager = made("exec", "http")
+        future = manager.submit("http", HUNG, timeout=60)
+        strike(signal.SIGINT)
+        future.result()
+        """,
+        -2,
+        "KeyboardInterrupt",
+    ),
+    "SIGKILL": End(
+        """
+        manager = made("exec")
+        hang(manager, "exec")
+        last()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        -9,
+    ),
+    "os._exit": End(
+        """
+        manager = made("exec", "http")
+        hang(manager, "exec", "http")
+        last()
+        os._exit(5)
+        """,
+        5,
+    ),
+    "os._exit in a child": End("""
+        manager = made("exec", "http")
+        pid = os.fork()
+        if pid == 0:
+            hang(manager, "exec", "http")
+            os._exit(5)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5)
+        last()
+    """),
+    "sys.exit in a child": End("""
+        manager = made("exec", "http", "grpc")
+        hang(manager, "exec")
+        pid = os.fork()
+        if pid == 0:
+            started = time.monotonic()
+            call(manager, "http"), call(manager, "grpc")
+            hang(manager, "exec", "http")
+            last_line = time.monotonic()
+            atexit.register(lambda: None)
+            sys.exit(6)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6)
+        last()
+    """),
+    "a child that outlives its parent": End("""
+        manager = made("exec", "http")
+        if os.fork() == 0:
+            sys.stdout = sys.stderr = open(os.devnull, "w")
+            os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
+            time.sleep(0.3)
+            call(manager, "exec")
+            sys.exit(0)
+        last()
+    """),
+    "multiprocessing": End("""
+        manager = made("exec", "http")
+        context = multiprocessing.get_context("fork")
+        def work():
+            hang(manager, "exec", "http")
+        process = context.Process(target=work)
+        process.start()
+        process.join(3)
+        say(process.exitcode == 0)
+        last()
+    """),
+    "hung exec plugin, abandoned": End("""
+        manager = made("exec")
+        hang(manager, "exec", "exec", "exec", way="submit")
+        last()
+    """),
+    "hung HTTP call on a worker": End("""
+        manager = made("http", "requests", "https", "unix")
+        hang(manager, "http", "requests", "https", "unix", way="submit")
+        last()
+    """),
+    "hung gRPC calls": End("""
+        manager = made("grpc")
+        hang(manager, "grpc")
+        hang(manager, "grpc", way="submit")
+        last()
+    """),
+    "hung plugins in this process": End("""
+        manager = made("isolated", "python")
+        hang(manager, "isolated")
+        hang(manager, "python", way="submit")
+        last()
+    """),
+    "waits for the limiter, a bulkhead, a connection, a retry": End("""
+        manager = Manager()
+        http = {"transport": "http", "endpoint": WHERE["http"], "health_check": {"enabled": False}}
+        limit = {"enabled": True, "requests_per_second": 0.01, "burst_size": 1, "max_wait": 60}
+        manager.load_from_config({"log_level": "critical", "plugins": [
+            {"name": "limiter", **http, "rate_limit": limit},
+            {"name": "bulkhead", **http, "bulkhead": {"max_concurrent": 1, "max_waiting": 9}},
+            {"name": "connection", **http, "connection": {"max_connections": 1}},
+            {"name": "retry", "transport": "unix", "endpoint": "/nowhere", "retry": {"initial_interval": 50, "max_interval": 50}},
+        ]})
+        hang(manager, *["limiter", "bulkhead", "connection", "retry"] * 2)
+        last()
+    """),
+    "in a reference cycle": End("""
+        class Application:
+            def __init__(self):
+                self.manager = made("exec", "http")
+                self.itself = self
+        application = Application()
+        hang(application.manager, "exec", way="submit")
+        del application
+        last()
+    """),
+    "shutdown at exit": End("""
+        manager = made("exec", "http", "grpc")
+        atexit.register(manager.shutdown)
+        last()
+    """),
+    "a call at exit": End("""
+        manager = made("exec", "http", "grpc")
+        atexit.register(lambda: say([call(manager, name) for name in ("http", "grpc")]))
+        last()
+    """),
+    "busy daemon threads": End("""
+        manager = made("exec", "http", "grpc", "unix")
+        def work(name):
+            while True:
+                call(manager, name)
+        for name in ["exec", "http", "grpc", "unix"]:
+            threading.Thread(target=work, args=(name,), daemon=True).start()
+        time.sleep(0.3)
+        last()
+    """),
+    "within with": End("""
+        with made("exec", "http", "grpc") as manager:
+            manager.submit("http", 1)
+        last()
+    """),
+    "an abandoned batch": End("""
+        manager = made("exec", "http")
+        results = manager.map("http", [1, *[HUNG] * 99], timeout=60)
+        say(next(results)["said"] == 1)
+        last()
+    """),
+    "watching": End("""
+        path = "/tmp/gp-%d.json" % os.getpid()
+        with open(path, "w") as file:
+            json.dump({"plugins": [{"name": "http", "transport": "http", "endpoint": WHERE["http"]}]}, file)
+        manager = Manager()
+        manager.watch(path, interval=0.01, signal=True)
+        call(manager, "http")
+        os.unlink(path)
+        time.sleep(0.1)
+        last()
+    """),
+    "looking at a plugin that hangs": End("""
+        import socket
+        listener = socket.create_server(("127.0.0.1", 0))
+        manager = Manager()
+        health = {"enabled": True, "interval": 0.1, "timeout": 60}
+        manager.load_from_config({"plugins": [{
+            "name": "hangs", "transport": "http", "endpoint": "http://127.0.0.1:%d" % listener.getsockname()[1],
+            "health_check": health, "retry": {"max_retries": 0},
+        }]})
+        call(manager, "hangs", 1, 0.2)
+        time.sleep(0.3)
+        listener.close()
+        last()
+    """),
+    "both attempts of a hedged call hang": End("""
+        manager = made("hedged")
+        manager._life.registry.plugins["hedged"].hedger.policy.record(0.01)
+        hang(manager, "hedged")
+        say(manager.metrics().active_requests == 1)
+        last()
+    """),
+    "shutdown twice": End("""
+        manager = made("exec", "http", "grpc")
+        manager.shutdown()
+        manager.shutdown()
+        last()
+    """),
+    "shutdown is under way": End("""
+        manager = made("exec", "http")
+        hang(manager, "exec", "http")
+        threading.Thread(target=manager.shutdown, daemon=True).start()
+        time.sleep(0.1)
+        last()
+    """),
+    "shutdown gave up on a hung plugin": End("""
+        manager = made("exec", "http")
+        hang(manager, "exec", "http", way="submit")
+        manager.shutdown(0.1)
+        last()
+    """),
+    "a subscriber that hangs": End("""
+        manager = made("http")
+        manager.subscribe(lambda event: time.sleep(60))
+        call(manager, "http")
+        time.sleep(0.1)
+        last()
+    """),
+}
+
+
+def end(script: str, where: dict[str, str]) -> Any:
+    command = [sys.executable, "-I", "-S", RUNNER, str(PATIENCE), _PREAMBLE + textwrap.dedent(script), json.dumps(where)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_script_ends(name, where, record_property):
+    expected = ENDS[name]
+    told = end(expected.script, where)
+    last_words = told["stderr"].strip().splitlines()[-1:] or [""]
+    print(name, told["took"], told["left"])
+    assert told["status"] == expected.status, told["stderr"]
+    assert last_words == [expected.stderr], told["stderr"]
+    assert all(said in (True, [1, 1]) for said in told["said"])
+    assert told["took"] < 1.0
+    assert told["left"] is not None, "it has left processes behind"
+    assert told["left"] < 2.5

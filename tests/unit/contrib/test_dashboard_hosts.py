@@ -1,0 +1,141 @@
+"""The dashboard within Flask and Django: under their prefix, behind their login."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+from goplugins import CircuitBreakerState, Manager
+from goplugins.contrib import dashboard
+from tests.unit.contrib.dashboards import Mood
+
+
+@pytest.fixture
+def manager():
+    with Manager() as manager:
+        manager.register(Mood())
+        yield manager
+
+
+# --- Flask -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flask_client(manager):
+    flask = pytest.importorskip("flask")
+    dispatcher = pytest.importorskip("werkzeug.middleware.dispatcher")
+    app = flask.Flask(__name__)
+    app.secret_key = "of a test"
+
+    @app.post("/login/<name>")
+    def login(name):
+        flask.session["user"] = name
+        return ""
+
+    def user(environ):
+        with app.request_context(environ):
+            return flask.session.get("user", "")
+
+    page = dashboard.wsgi(manager, may_view=user, authorize=lambda environ: user(environ) == "ada", actor=user)
+    app.wsgi_app = dispatcher.DispatcherMiddleware(app.wsgi_app, {"/ops/plugins": page})
+    return app.test_client()
+
+
+def test_in_flask_the_login_of_the_application_counts(flask_client):
+    assert flask_client.get("/ops/plugins/").status_code == 403
+    flask_client.post("/login/eve")
+    assert flask_client.get("/ops/plugins/state").json["names"] == ["auth"]
+    assert flask_client.get("/ops/plugins").headers["Location"] == "./plugins/"
+    page = flask_client.get("/ops/plugins/")
+    assert "static/app.js" in page.text
+    assert 'content=""' in page.text
+
+
+def test_in_flask_an_operator_acts_by_name(flask_client, manager, caplog):
+    flask_client.post("/login/ada")
+    token = flask_client.get("/ops/plugins/").text.partition('name="token" content="')[2].partition('"')[0]
+    keys = {"X-Goplugins-Token": token, "Origin": "http://localhost"}
+    answer = flask_client.post("/ops/plugins/actions/disable", json={"plugin": "auth"}, headers=keys)
+    assert answer.status_code == 200
+    assert manager.explain("auth").breaker is CircuitBreakerState.OPEN
+    assert "ada: auth takes no calls" in caplog.text
+
+
+# --- Django ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def django_ready():
+    django = pytest.importorskip("django")
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(
+            ALLOWED_HOSTS=["*"],
+            SECRET_KEY="of a test",
+            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"],
+        )
+        django.setup()
+
+
+@pytest.fixture
+def django_client(manager):
+    django_ready()
+    from django.http import HttpResponseForbidden
+    from django.test import Client, override_settings
+    from django.urls import re_path
+
+    from goplugins.contrib.dashboard.django import view
+
+    page = view(dashboard.wsgi(manager, authorize=lambda environ: environ["django.request"].headers["X-User"] == "ada"))
+
+    @functools.wraps(page)
+    def guarded(request, path):
+        return page(request, path) if "X-User" in request.headers else HttpResponseForbidden()
+
+    class Urls:
+        urlpatterns = (re_path(r"^ops/plugins(?P<path>.*)$", guarded),)
+
+    middleware = ["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"]
+    with override_settings(ROOT_URLCONF=Urls, ALLOWED_HOSTS=["*"], MIDDLEWARE=middleware):
+        yield Client(enforce_csrf_checks=True, headers={"Host": "localhost"})
+
+
+def test_in_django_the_login_of_a_view_stands_before_it(django_client):
+    assert django_client.get("/ops/plugins/").status_code == 403
+    assert django_client.get("/ops/plugins/state", headers={"X-User": "eve"}).json()["names"] == ["auth"]
+    page = django_client.get("/ops/plugins/", headers={"X-User": "eve"})
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_in_django_the_redirect_leads_to_the_page(django_client):
+    answer = django_client.get("/ops/plugins", headers={"X-User": "eve"})
+    assert (answer.status_code, answer.headers["Location"]) == (308, "./plugins/")
+
+
+def test_in_django_an_operator_acts_and_djangos_own_token_is_not_asked_for(django_client, manager):
+    page = django_client.get("/ops/plugins/", headers={"X-User": "ada"})
+    token = page.content.decode().partition('name="token" content="')[2].partition('"')[0]
+    keys = {"X-Goplugins-Token": token, "Origin": "http://localhost", "X-User": "ada"}
+    keys["Cookie"] = page.headers["Set-Cookie"].partition(";")[0]
+    wish = {"data": json.dumps({"plugin": "auth"}), "content_type": "application/json"}
+    refused = django_client.post("/ops/plugins/actions/disable", headers={"X-User": "ada"}, **wish)
+    assert refused.status_code == 403
+    assert manager.explain("auth").breaker is CircuitBreakerState.CLOSED
+    assert django_client.post("/ops/plugins/actions/disable", headers=keys, **wish).status_code == 200
+    assert manager.explain("auth").breaker is CircuitBreakerState.OPEN
+
+
+def test_in_django_a_stream_is_a_stream_and_its_end_is_passed_on(django_client, manager):
+    threads = {"wsgi.multithread": True}
+    streams = [django_client.get("/ops/plugins/events", headers={"X-User": "eve"}, **threads) for _ in range(2)]
+    assert next(iter(streams[0].streaming_content)).startswith(b"retry: 500")
+    assert django_client.get("/ops/plugins/events", headers={"X-User": "eve"}, **threads).status_code == 204
+    streams[0].close()
+    again = django_client.get("/ops/plugins/events", headers={"X-User": "eve"}, **threads)
+    assert again.status_code == 200
+    for stream in (streams[1], again):
+        stream.close()
