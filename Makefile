@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -q -n auto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment break it
-.PHONY: help demo test stress lint typecheck bench mutation docs format clean
+.PHONY: help demo test stress hosts lint typecheck bench mutation docs format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -26,6 +26,9 @@ stress: $(VENV)/.test ## the policies with many threads, interrupts and thousand
 	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q tests/stress
 	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q -n auto --timeout 600 tests/property \
 		--ignore tests/property/test_reload_properties.py --ignore tests/property/test_config_properties.py
+
+hosts: $(VENV)/.hosts ## thousands of calls under gunicorn, uWSGI and Celery; minutes, and it needs redis-server
+	@$(PY) -m pytest -q -n 2 --dist loadgroup -m hosts tests/hosts
 
 lint: $(VENV)/.lint ## ruff: rules and format
 	@$(PY) -m ruff check .
@@ -73,6 +76,10 @@ $(VENV)/.base: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	@$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.hosts: $(VENV)/.base
+	@$(PIP) install --group hosts
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.base

@@ -88,6 +88,7 @@ class Lifecycle:
         self._loading = False
         self._watches: dict[int, Watch] = {}
         self._scan: tuple[Discovery, DiscoveryReport] | None = None
+        self._discovered: DiscoveryReport | None = None  # what is at work of it
         self._scan_watch: Watch | None = None
         self._examined = False
         register_forkable(self)
@@ -141,7 +142,8 @@ class Lifecycle:
                 return found
             from goplugins.discovery import discovered
 
-            return discovered(found, registered=in_code, check=self.builder.problems, told=self._note_scan)
+            check, told, before = self.builder.problems, self._note_scan, self._discovered
+            return discovered(found, registered=in_code, check=check, told=told, before=before)
 
         further = self.builder.problems
         return spread(load_resolved(config, further=further, registered=in_code, extend=discover))
@@ -152,6 +154,7 @@ class Lifecycle:
     def _follow_directories(self, source: ConfigSource) -> None:
         """With ``discovery.watch_mode``, reloads ``source`` when there is something new to discover."""
         scan, before = self._scan, self._scan_watch
+        self._discovered = None if scan is None else scan[1]
         wanted = self._config is not None and self._config.discovery.watch_mode and scan is not None
         self._scan_watch = None
         if wanted and scan is not None:

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
 from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_host
 from goplugins.processes import register_forkable
 
@@ -135,7 +135,7 @@ class Scheduler:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._wakeup = threading.Event()
+        self._wakeup = Wakeup()
         self._thread: threading.Thread | None = None
         self._heap: list[tuple[float, int, Ticket]] = []
         # Keys of tickets whose owners were collected. A finaliser may run at any moment on any thread, one that
@@ -302,6 +302,7 @@ class Scheduler:
     def _weak(self, method: Job, key: int) -> weakref.WeakMethod[Job]:
         def collected(_: object) -> None:
             self._dead.put(key)
+            self._wakeup.set()  # the thread may have nothing left to do, and leaves then
 
         try:
             return weakref.WeakMethod(method, collected)

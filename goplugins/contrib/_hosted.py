@@ -114,6 +114,8 @@ class _Proxy:
         return BoundPlugin(cast(Caller, _Following(self._find_manager)), name, codec)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # whoever looks a module's names over makes no manager
+            raise AttributeError(name)
         return getattr(self._find_manager(), name)
 
     def __repr__(self) -> str:

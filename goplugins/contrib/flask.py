@@ -115,9 +115,11 @@ def _state(app: Flask) -> _State:
     return state
 
 
-current_plugins = manager_proxy(
-    lambda: _state(current_app).hosted.get(), "the plugins of the current Flask application"
-)
+def _current() -> AnyManager:
+    return _state(current_app).hosted.get()
+
+
+current_plugins = manager_proxy(_current, "the plugins of the current Flask application")
 """The :class:`~goplugins.Manager` of the application whose request or context this is."""
 
 

@@ -15,7 +15,6 @@ b'2 s'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from goplugins._ids import current_request_id
@@ -70,43 +69,47 @@ class PluginCalls:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers a request."""
         scope = self._limits.scope(lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
-        start = start_response if scope.request_id is None else self._signed(start_response, scope.request_id)
+        start = _Start(start_response, self._limits.request_id_header, scope.request_id)
         with scope.answering():
             body = self._application(environ, start)
         wrapper: Any = environ.get("wsgi.file_wrapper")
         if isinstance(body, list | tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
             return body  # servers send files by themselves, if they get them as they are
-        return _Body(body, scope)
+        return _Body(body, scope, start)
 
-    def _signed(self, start_response: StartResponse, request_id: str) -> StartResponse:
-        own = self._limits.request_id_header
 
-        def start(
-            status: str,
-            headers: list[tuple[str, str]],
-            error: tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None] | None = None,
-            /,
-        ) -> Callable[[bytes], object]:
-            if not any(name.lower() == own.lower() for name, _ in headers):
-                headers = [*headers, (own, request_id)]
-            return start_response(status, headers) if error is None else start_response(status, headers, error)
+class _Start:
+    """The server's ``start_response``, which puts the request's id on the response."""
 
-        return start
+    def __init__(self, start_response: StartResponse, header: str, request_id: str | None) -> None:
+        self._start_response = start_response
+        self._header = header
+        self._request_id = request_id
+        self.called = False
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+        self.called = True
+        own = self._header.lower()
+        if self._request_id is not None and not any(name.lower() == own for name, _ in headers):
+            headers = [*headers, (self._header, self._request_id)]
+        return self._start_response(status, headers, *error)
 
 
 class _Body:
     """A body that may be made while it is sent: by calls that are the request's, too."""
 
-    def __init__(self, body: Iterable[bytes], scope: Scope) -> None:
+    def __init__(self, body: Iterable[bytes], scope: Scope, start: _Start) -> None:
         self._body = body
         self._scope = scope
+        self._start = start
         self._parts: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        with self._scope.streaming():
+        # An application that is a generator as a whole has done nothing yet.
+        with self._scope.streaming() if self._start.called else self._scope.answering():
             if self._parts is None:
                 self._parts = iter(self._body)
             return next(self._parts)

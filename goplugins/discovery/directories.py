@@ -7,12 +7,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from goplugins.config.masking import mask_url
 from goplugins.discovery.manifest import MANIFEST_KINDS, read_plugin
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem
-from goplugins.discovery.safety import read_safely, safe_directory, safe_file, safe_program
+from goplugins.discovery.safety import is_unsafe, read_safely, safe_directory, safe_file, safe_program
 from goplugins.errors import ConfigError
 from goplugins.loading import parse_file
 from goplugins.models import TransportType
@@ -23,7 +24,11 @@ Note = Callable[[DiscoveryProblem], None]
 
 
 def scan_directory(
-    directory: str, patterns: Sequence[str], environ: Mapping[str, str], note: Note
+    directory: str,
+    patterns: Sequence[str],
+    environ: Mapping[str, str],
+    note: Note,
+    before: Mapping[str, DiscoveredPlugin] = MappingProxyType({}),
 ) -> list[DiscoveredPlugin]:
     """The plugins of one directory, in the order of their files' names, manifests before plain programs.
 
@@ -31,15 +36,18 @@ def scan_directory(
         directory: where to look; not below it.
         patterns: names to take; all manifests and no programs when empty.
         environ: for ``${VAR}``.
-        note: is told what is left out.
+        note: is told what is left out, or stays as it was.
+        before: what an earlier scan found, by its path. It stays where it can't be read now, but not where it is not
+            there any more, or others could have changed it.
     """
     here = os.path.abspath(directory)
     try:
         safe_directory(directory)
         names = _names(here)
     except (ConfigError, OSError) as exc:
-        note(_problem(here, exc))
-        return []
+        kept = [plugin for path, plugin in before.items() if os.path.dirname(path) == here and _may_stay(plugin, exc)]
+        note(_problem(here, exc, kept=bool(kept)))
+        return kept
     manifests = [name for name in names if _is_manifest(name) and (not patterns or _matches(name, patterns))]
     found: list[DiscoveredPlugin] = []
     for name in manifests:
@@ -47,8 +55,11 @@ def scan_directory(
         try:
             found.append(_from_manifest(path, environ))
         except (ConfigError, OSError) as exc:
+            stays = path in before and _may_stay(before[path], exc)
+            if stays:
+                found.append(before[path])
             for problem in exc.problems if isinstance(exc, ConfigError) else (exc,):
-                note(_problem(path, problem))
+                note(_problem(path, problem, kept=stays))
     # A program beside a manifest of its name is that manifest's, whatever may be wrong with the manifest: it must not
     # run without the settings, and perhaps the checks, that stand there.
     stems = {os.path.splitext(name)[0] for name in names if _is_manifest(name)}
@@ -81,6 +92,19 @@ def _from_manifest(path: str, environ: Mapping[str, str]) -> DiscoveredPlugin:
     if config.transport is TransportType.EXECUTABLE and os.sep in config.executable:
         safe_program(config.executable)
     return DiscoveredPlugin(config, manifest, path, variables)
+
+
+def _may_stay(plugin: DiscoveredPlugin, error: Exception) -> bool:
+    """Whether a plugin may go on although its file, or its directory, can't be read any more."""
+    if is_unsafe(error):
+        return False
+    program = plugin.config.executable
+    try:
+        if plugin.config.transport is TransportType.EXECUTABLE and os.sep in program:
+            safe_program(program)
+    except ConfigError as exc:
+        return not is_unsafe(exc)
+    return True
 
 
 def _from_program(path: str, environ: Mapping[str, str], note: Note) -> list[DiscoveredPlugin]:
@@ -117,13 +141,13 @@ def _program_name(name: str) -> str:
     return stem if stem and suffix[1:].isalpha() else name
 
 
-def _problem(path: str, exc: Exception) -> DiscoveryProblem:
+def _problem(path: str, exc: Exception, *, kept: bool = False) -> DiscoveryProblem:
     if isinstance(exc, ConfigError):
         where = f"{mask_url(exc.path)}: " if exc.path not in {"", path} else ""
         fix = f" ({exc.fix})" if exc.fix else ""
-        return DiscoveryProblem(path, f"{where}{exc.message}{fix}", exc.plugin or "")
+        return DiscoveryProblem(path, f"{where}{exc.message}{fix}", exc.plugin or "", kept)
     reason = exc.strerror if isinstance(exc, OSError) else None
-    return DiscoveryProblem(path, f"can't be read: {reason or exc}")
+    return DiscoveryProblem(path, f"can't be read: {reason or exc}", kept=kept)
 
 
 # --- changes ---------------------------------------------------------------------------------------------------

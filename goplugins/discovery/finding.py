@@ -34,6 +34,7 @@ def discovered(
     registered: Collection[str] = (),
     check: FurtherCheck | None = None,
     told: Callable[[Discovery, DiscoveryReport], object] | None = None,
+    before: DiscoveryReport | None = None,
 ) -> ManagerConfig:
     """The configuration with the plugins that its ``discovery`` section finds, behind its own; logs what was left out.
 
@@ -43,10 +44,11 @@ def discovered(
         registered: names of plugins registered in code.
         check: as for :class:`Discovery`.
         told: is told what was found, and who looked; nothing is told where discovery is off.
+        before: as for :class:`Discovery`.
     """
     if not config.discovery.enabled:
         return config
-    discovery = Discovery(config, environ=environ, registered=registered, check=check)
+    discovery = Discovery(config, environ=environ, registered=registered, check=check, before=before)
     report = discovery.scan()
     report.log()
     if told is not None:
@@ -68,6 +70,9 @@ class Discovery:
             process's environment when left out.
         registered: names of plugins registered in code; when None, names that only code can know are not looked up.
         check: as for :func:`goplugins.loading.load_resolved`: what factories have against a plugin.
+        before: what runs since an earlier scan. A plugin of it stays as it was while its file is there but can't be
+            read or used: a slip in a manifest takes nobody out who is at work. It goes when the file goes, and when
+            others could have written there.
 
     Raises:
         ConfigError: the section holds values of wrong types.
@@ -80,12 +85,14 @@ class Discovery:
         environ: Mapping[str, str] | None = None,
         registered: Collection[str] | None = None,
         check: FurtherCheck | None = None,
+        before: DiscoveryReport | None = None,
     ) -> None:
         self._config = config if isinstance(config, ManagerConfig) else ManagerConfig(discovery=config)
         check_types(self._config.discovery, source="discovery")
         self._environ = os.environ if environ is None else environ
         self._registered = registered
         self._check = check
+        self._before = {} if before is None else {plugin.path: plugin for plugin in before.found.values()}
 
     def scan(self) -> DiscoveryReport:
         """Looks once. Takes as long as reading the files does; raises nothing for what is wrong with them."""
@@ -96,7 +103,7 @@ class Discovery:
         offered = [
             plugin
             for directory in section.directories
-            for plugin in scan_directory(directory, section.patterns, self._environ, problems.append)
+            for plugin in scan_directory(directory, section.patterns, self._environ, problems.append, self._before)
         ]
         if section.entry_points:
             offered += _entry_points(self._environ, problems)
@@ -109,6 +116,7 @@ class Discovery:
         found = dict(sorted(found.items()))
         seen = [plugin.manifest.name for plugin in offered]
         self._sift(found, problems)
+        found = dict(sorted(found.items()))
         problems += self._unused_variables(seen)
         return DiscoveryReport(found, tuple(problems), signature)
 
@@ -147,13 +155,18 @@ class Discovery:
         while True:
             reasons = {name: [why] for name, plugin in found.items() if (why := too_old(plugin, __version__))}
             reasons = reasons or {name: [why] for name, why in unmet(found, others, gone).items()}
-            reasons = reasons or self._unfit(found)
-            if not reasons:
+            unfit = {} if reasons else self._unfit(found)
+            if not reasons and not unfit:
                 return
-            for name, whys in reasons.items():
+            for name, whys in (reasons or unfit).items():
                 plugin = found.pop(name)
-                gone[name] = whys[0]
-                problems += [DiscoveryProblem(plugin.path, why, name) for why in whys]
+                earlier = self._before.get(plugin.path)
+                kept = bool(unfit) and earlier is not None and earlier != plugin and earlier.manifest.name == name
+                if kept and earlier is not None:
+                    found[name] = earlier
+                else:
+                    gone[name] = whys[0]
+                problems += [DiscoveryProblem(plugin.path, why, name, kept) for why in whys]
 
     def _unfit(self, found: Mapping[str, DiscoveredPlugin]) -> dict[str, list[str]]:
         """What would be wrong with the whole configuration because of a plugin that was found."""

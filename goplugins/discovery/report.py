@@ -44,14 +44,16 @@ class DiscoveryProblem:
         path: what: a directory, a manifest, a program, an entry point, or a variable.
         message: why, and what to do about it.
         plugin: the name of the plugin, where it is known.
+        kept: whether the plugin stays as it was found before.
     """
 
     path: str
     message: str
     plugin: str = ""
+    kept: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return f"{self.path}: {self.message}{'; its plugin stays as it was' if self.kept else ''}"
 
 
 @attrs.frozen
@@ -75,7 +77,7 @@ class DiscoveryReport:
     def log(self) -> None:
         """Writes a warning for each problem, and a line with what was found."""
         for problem in self.problems:
-            logger.warning("left out: %s", problem)
+            logger.warning("%s: %s", "not taken over" if problem.kept else "left out", problem)
         logger.info("discovered %d plugins: %s", len(self.found), ", ".join(map(str, self.found.values())) or "none")
 
     def __str__(self) -> str:

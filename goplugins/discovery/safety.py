@@ -9,8 +9,9 @@ from collections import deque
 
 from goplugins.errors import ConfigFileError
 
-__all__ = ["read_safely", "safe_directory", "safe_file", "safe_program"]
+__all__ = ["is_unsafe", "read_safely", "safe_directory", "safe_file", "safe_program"]
 
+_UNSAFE = "unsafe"
 _MOST_LINKS = 40
 _MOST_BYTES = 1 << 20
 """No manifest is longer."""
@@ -145,7 +146,12 @@ def _read_only(here: str) -> bool:
 
 def _refusal(path: str, here: str, what: str, fix: str) -> ConfigFileError:
     where = "" if os.path.abspath(path) == here else f"{here}, which leads there, "
-    return ConfigFileError(f"not read: {where}{what}", path=path, fix=fix)
+    return ConfigFileError(f"not read: {where}{what}", path=path, fix=fix, details={_UNSAFE: here})
+
+
+def is_unsafe(error: Exception) -> bool:
+    """Whether it says that others could have put something there, and not that something is missing or broken."""
+    return isinstance(error, ConfigFileError) and _UNSAFE in error.details
 
 
 def _unreadable(path: str, exc: OSError) -> ConfigFileError:

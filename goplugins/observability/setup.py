@@ -64,6 +64,7 @@ class Observers:
         self._every: Every | None = None
         self._server: MetricsServer | None = None
         self._ticket: Ticket | None = None
+        self._level = logging.NOTSET
         self.use_tracer: Callable[[Tracer | None], None] = lambda tracer: None
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
 
@@ -74,18 +75,22 @@ class Observers:
         old = None if before is None else before.observability
         if old is not None and new == old and before is not None and before.metrics_port == config.metrics_port:
             return
-        self._log(new)
+        self._log(new, config.log_level)
         self._collect(new)
         self._export(new, config.metrics_port)
         self._trace(new)
 
-    def _log(self, config: ObservabilityConfig) -> None:
+    def _log(self, config: ObservabilityConfig, level: str) -> None:
         self._end("log")
         if config.logging_enabled:
             sink = CallLog(fields=config.structured_logging, clock=self._clock)
             self._detach["log"] = self._events.attach(sink, calls="failed", attempts="none", changes=False)
-        if config.log_level is not None:
-            logging.getLogger("goplugins.calls").setLevel(config.log_level.upper())
+        calls = logging.getLogger("goplugins.calls")
+        if config.log_level not in {None, level}:
+            calls.setLevel(str(config.log_level).upper())
+            self._level = calls.level
+        elif self._level and calls.level == self._level:  # nobody else has set it: what holds for goplugins holds
+            calls.setLevel(logging.NOTSET)
 
     def _collect(self, config: ObservabilityConfig) -> None:
         self._end("collector")

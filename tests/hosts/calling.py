@@ -82,7 +82,7 @@ def plugin_sockets() -> list[str]:
 
 def longest_gap(plugin: str) -> float:
     """Under gevent: the longest time, in seconds, for which a call of one second kept another greenlet waiting."""
-    import gevent
+    import gevent  # type: ignore[import-untyped]
 
     ticks = [time.monotonic()]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +42,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host", hosts, indirect=True, scope="session")
 
 
-def _missing(tool: str) -> bool:
-    return shutil.which(tool, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") is None
+def _missing(kind: type[Host]) -> list[str]:
+    packages = [name for name in kind.packages if importlib.util.find_spec(name) is None]
+    return packages + [name for name in kind.programs if shutil.which(name) is None]
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +65,7 @@ def servers(folder: Path) -> Iterator[PluginServers]:
 @pytest.fixture(scope="session")
 def host(request: pytest.FixtureRequest, folder: Path, servers: PluginServers) -> Iterator[Host]:
     kind: type[Host] = request.param
-    missing = [tool for tool in kind.tools if _missing(tool)]
-    if missing:
+    if missing := _missing(kind):
         message = f"not installed: {', '.join(missing)}"
         # Where the tools ought to be, a skipped test would be a test that nobody runs.
         (pytest.fail if os.environ.get("GOPLUGINS_REQUIRE_TOOLS") else pytest.skip)(message)

@@ -61,8 +61,9 @@ class Host:
     name: ClassVar[str] = "?"
     imports: ClassVar[bool] = False
     """Whether the application is loaded, and calls, before the workers are forked."""
-    tools: ClassVar[tuple[str, ...]] = ()
-    """Programs that it needs."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    programs: ClassVar[tuple[str, ...]] = ()
+    """What it needs: Python packages, and programs of the system."""
     hung: ClassVar[float] = 20.0
     """Seconds after which a call that has ten at most counts as hung."""
 
@@ -145,6 +146,10 @@ class Host:
         raise NotImplementedError
 
 
+def _script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -214,7 +219,7 @@ class _Web(Host):
 
 class Gunicorn(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
-    tools = ("gunicorn",)
+    packages: ClassVar[tuple[str, ...]] = ("gunicorn",)
     application = "tests.hosts.wsgi:application"
 
     def command(self) -> list[str]:
@@ -255,6 +260,7 @@ class ThreadedPreload(Threaded):
 
 class Gevent(Gunicorn):
     name = "gunicorn-gevent"
+    packages = ("gunicorn", "gevent")
     arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "gevent")
 
     def environment(self) -> dict[str, str]:
@@ -263,25 +269,19 @@ class Gevent(Gunicorn):
 
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
-    tools = ("uwsgi",)
+    packages = ("pyuwsgi",)
 
     def command(self) -> list[str]:
         common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]
         code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", "tests.hosts.wsgi:application"]
         # By default no worker is recycled in its first minute.
         recycling = ["--max-requests", "150", "--min-worker-lifetime", "1", "--disable-logging"]
-        return [*_uwsgi(), *common, *code, *recycling, *self.arguments]
+        return [_script("uwsgi"), *common, *code, *recycling, *self.arguments]
 
     def environment(self) -> dict[str, str]:
-        # The wheel's uWSGI, on HUP, runs the Python that the environment was made from.
+        # On HUP the wheel's uWSGI runs the Python that the environment was made from, which knows nothing of it.
         path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
         return {**super().environment(), "PYTHONPATH": path}
-
-
-def _uwsgi() -> list[str]:
-    """The wheel's, which runs in this very Python; else the distribution's, which is linked to the distribution's."""
-    wheel = Path(sys.executable).with_name("uwsgi")
-    return [str(wheel)] if wheel.exists() else ["/usr/bin/uwsgi", "--plugin", "python3"]
 
 
 class UWSGIThreads(UWSGI):
@@ -298,7 +298,8 @@ class UWSGIPrefork(UWSGI):
 class Celery(Host):
     name = "celery-prefork"
     imports = True
-    tools = ("celery", "redis-server")
+    packages = ("celery", "redis")
+    programs = ("redis-server",)
     tasks = "tests.hosts.tasks"
     window = 16
     # On HUP under load a pool process waits until its parent has taken note of its last results, which that no longer
@@ -334,8 +335,7 @@ class Celery(Host):
         options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "400", "--loglevel", "WARNING"]
         quiet = ["--without-gossip", "--without-mingle"]
         # As a script: on HUP Celery runs its own command line again, and ``-m celery`` can't be.
-        script = str(Path(sys.executable).with_name("celery"))
-        return [sys.executable, script, "-A", self.tasks, "worker", *options, *quiet]
+        return [sys.executable, _script("celery"), "-A", self.tasks, "worker", *options, *quiet]
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "HOSTS_REDIS": self.url}
@@ -360,6 +360,10 @@ class Celery(Host):
             if len(under_way) >= self.window:
                 outcomes.append(self._collect(*under_way.pop(0)))
         return outcomes + [self._collect(*pair) for pair in under_way]
+
+    def complaints(self, since: int) -> list[str]:
+        # Before it runs its command line again it closes all descriptors, whosever they are.
+        return [line for line in super().complaints(since) if "has closed the pipes to plugin processes" not in line]
 
     def _collect(self, job: Job, result: Any) -> Outcome:
         try:

@@ -121,6 +121,7 @@ SECTIONS = {
     "CacheConfig": "",
     "HedgeConfig": "",
     "ChaosConfig": "",
+    "ObservabilityConfig": "",
 }
 
 
@@ -149,6 +150,17 @@ def test_the_defaults_are_those_that_apply(class_name: str, section: str) -> Non
             assert written == {True: "true", False: "false", None: "—"}[value], name
         else:
             assert _number(written) == pytest.approx(value), name
+
+
+def test_every_error_has_its_row() -> None:
+    """Code and class of each, once, in docs/errors.md."""
+    page = (ROOT / "docs/errors.md").read_text()
+    rows = re.findall(r"^\| ([A-Z]+_[0-9]{4}) \| ([^|]+) \|", page, flags=re.MULTILINE)
+    told = [(name, code) for code, names in rows for name in re.findall(r"`(\w+)`", names)]
+    classes = importlib.import_module("goplugins.errors")
+    kinds = (getattr(classes, name) for name in classes.__all__)
+    errors = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, classes.PluginError)}
+    assert sorted(told) == sorted((kind.__name__, kind.code) for kind in errors - {classes.PluginError})
 
 
 def _number(written: str) -> float:

@@ -7,6 +7,7 @@ that was forked in the middle of one refuses gRPC calls with a reason.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import os
@@ -94,17 +95,26 @@ class Traffic:
 
         Takes the lock.
 
-        grpc keeps every channel that is not closed. One whose ``owner`` was forgotten is closed when the next one
-        opens: a finaliser, which may run at any point of any thread, only notes it.
+        grpc keeps every channel that is not closed, so one whose ``owner`` was forgotten is closed by a thread of its
+        own: a finaliser, which may run at any point of any thread, must wait for nothing.
         """
         self._close_forgotten()
-        weakref.finalize(owner, self._forgotten.put, channel).atexit = False
+        weakref.finalize(owner, self._forget, channel, self.epoch).atexit = False
         with self.lock:
             self._channels[id(channel)] = (channel, passages)
             hook, self._hooked = not self._hooked, True
         if hook:
             register_forkable(self)
             os.register_at_fork(before=self._before_fork, after_in_parent=self._after_in_parent)
+
+    def _forget(self, channel: grpc.Channel, epoch: int) -> None:
+        """The finaliser. Takes no lock."""
+        if epoch != self.epoch:
+            self._inherited.append(channel)
+            return
+        self._forgotten.put(channel)
+        with contextlib.suppress(RuntimeError):  # no thread to be had; then the next one to open closes it
+            _thread.start_new_thread(self._close_forgotten, ())
 
     def _close_forgotten(self) -> None:
         with contextlib.suppress(Empty):

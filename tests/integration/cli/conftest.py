@@ -10,10 +10,14 @@ import pytest
 from goplugins import serve
 from goplugins.serve import RunningServer
 
+ASKED: list[dict[str, str]] = []
+"""Every request that came."""
+
 
 @serve.plugin(name="greet")
 def greet(request: dict[str, str]) -> dict[str, str]:
     """Says no to some, and is not there for others."""
+    ASKED.append(request)
     if request.get("name") == "eve":
         raise serve.Rejected("not you\x1b[31m")
     if request.get("name") == "later":
@@ -23,6 +27,7 @@ def greet(request: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def server() -> Iterator[RunningServer]:
+    ASKED.clear()
     with serve.start(greet) as server:
         yield server
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from goplugins.cli import main
+from tests.integration.cli.conftest import ASKED
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -164,12 +167,11 @@ def test_a_call_from_a_shell(folder):
 
 
 def test_ctrl_c_ends_a_bench_early_and_shows_what_there_is(folder):
-    import signal
-    import time
-
     command = [sys.executable, "-m", "goplugins", "bench", "-c", "plugins.yaml", "greet", "{}", "--seconds", "60"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2.5)
+    deadline = time.monotonic() + 30
+    while len(ASKED) < 100 and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 0, err

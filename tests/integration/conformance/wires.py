@@ -48,8 +48,9 @@ class Server(Protocol):
 class Listening:
     """A server process that listens at an address."""
 
-    def __init__(self, url: str, plugin: str, auth: Auth, folder: Path) -> None:
+    def __init__(self, url: str, plugin: str, auth: Auth, folder: Path, options: Mapping[str, Any]) -> None:
         self._url = url.format(folder=folder)
+        self._options = dict(options)
         self._plugin, self._auth = plugin, auth
         self._log = folder / "log"
         self._process: subprocess.Popen[str] | None = None
@@ -64,7 +65,7 @@ class Listening:
         assert said.startswith("listening on "), self._log.read_text()
         transport, endpoint = self._url.partition(":")[0], said.split()[-1]
         self._url = endpoint if "://" in endpoint else f"{transport}://{endpoint}"  # with the port it has got
-        self.config = {"transport": transport, "endpoint": endpoint}
+        self.config = {"transport": transport, "endpoint": endpoint, "options": self._options}
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -123,9 +124,9 @@ class Imported:
     def kill(self) -> None: ...
 
 
-def listening(url: str) -> Callable[[str, Auth, Path], Server]:
-    """Servers at ``url``."""
-    return lambda plugin, auth, folder: Listening(url, plugin, auth, folder)
+def listening(url: str, **options: Any) -> Callable[[str, Auth, Path], Server]:
+    """Servers at ``url``, called with these ``options``."""
+    return lambda plugin, auth, folder: Listening(url, plugin, auth, folder, options)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Wire:
 
 WIRES = (
     Wire("http", listening("http://127.0.0.1:0"), tells_info=False),
+    Wire("http-requests", listening("http://127.0.0.1:0", engine="requests"), tells_info=False),
     Wire("grpc", listening("grpc://127.0.0.1:0")),
     Wire("unix", listening("unix://{folder}/plugin.sock")),
     Wire("exec", Program),

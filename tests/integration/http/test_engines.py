@@ -122,6 +122,29 @@ class TestFast:
         assert plugin.execute(1) == "ok"
         assert server.connections == 2
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+    def test_a_system_that_counts_bytes_otherwise_costs_no_connection(self, serve, make):
+        """What it tells is only believed where there is nothing to read; else the connection is looked at by poll()."""
+        server = serve()
+        plugin = make(server.url)
+        assert call(plugin) == "ok"
+        wire = plugin._engine.pool._idle[0].connection
+        told = wire._info()
+        wire._info = lambda: bytes(len(told))
+        assert [call(plugin), call(plugin)] == ["ok", "ok"]
+        assert server.connections == 1
+        assert wire._info is None
+
+    def test_a_system_that_tells_nothing(self, serve, make, monkeypatch):
+        monkeypatch.delattr("socket.TCP_INFO", raising=False)
+        server = serve()
+        plugin = make(server.url)
+        assert [call(plugin), call(plugin)] == ["ok", "ok"]
+        assert server.connections == 1
+        server.drop_connections()
+        assert call(plugin) == "ok"
+        assert server.connections == 2
+
     def test_a_used_up_connection_leaves_nothing_to_the_garbage_collector(self, serve, make):
         import gc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -78,6 +79,24 @@ def call_all(manager: Manager[Any, Any], value: Any = 1, names: Iterable[str] = 
     said = [(name, call(manager, name, value, timeout)) for _ in range(2) for name in names]
     wrong = [f"{name}: {found}" for name, found in said if found != value]
     return wrong or value
+
+
+def links() -> dict[int, str]:
+    """What this process's descriptors lead to."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+def children() -> int:
+    """How many child processes there are."""
+    found = 0
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            found += len(Path(f"/proc/self/task/{task}/children").read_text().split())
+    return found
 
 
 def told_by_child(

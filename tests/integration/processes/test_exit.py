@@ -367,15 +367,52 @@ def end(script: str, where: dict[str, str]) -> Any:
     return json.loads(done.stdout)
 
 
+TRIES = 3
+
+
 @pytest.mark.parametrize("name", ENDS)
-def test_a_script_ends(name, where, record_property):
+def test_a_script_ends(name, where):
     expected = ENDS[name]
-    told = end(expected.script, where)
-    last_words = told["stderr"].strip().splitlines()[-1:] or [""]
-    print(name, told["took"], told["left"])
-    assert told["status"] == expected.status, told["stderr"]
-    assert last_words == [expected.stderr], told["stderr"]
-    assert all(said in (True, [1, 1]) for said in told["said"])
-    assert told["took"] < 1.0
-    assert told["left"] is not None, "it has left processes behind"
-    assert told["left"] < 2.5
+    took, without = [], 0.0
+    while (not took or took[-1] - without >= 1.0) and len(took) < TRIES:
+        if took:  # the machine may be at something else: how long does a script take that made no manager?
+            without = end("last()", where)["took"]
+        told = end(expected.script, where)
+        last_words = told["stderr"].strip().splitlines()[-1:] or [""]
+        assert told["status"] == expected.status, told["stderr"]
+        assert last_words == [expected.stderr], told["stderr"]
+        assert all(said in (True, [1, 1]) for said in told["said"])
+        assert told["left"] is not None, "it has left processes behind"
+        assert told["left"] < 3.0
+        took.append(told["took"])
+    assert took[-1] - without < 1.0, took
+
+
+def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
+    """Threads, connections, processes; the scheduler's thread leaves when it has had nothing to do for a while."""
+    told = run("""
+    from goplugins.scheduler import get_scheduler
+
+    def held():
+        return sum(link.startswith(("socket", "pipe")) for link in links().values())
+
+    get_scheduler()._idle = 0.1
+    at_first = held()
+    manager = everything(WHERE)
+    assert call_all(manager) == 1
+    manager.submit("http", 1).result()
+    manager.health()
+    results = manager.map("unix", iter(range(99)))
+    next(results)
+    batch = manager.bind("http")
+    batch(1)
+    say([threading.active_count() > 5, held() > 10, children()])
+    del manager, results, batch
+    gc.collect()
+    end = time.monotonic() + 5
+    # The process's own: the keeper's pipe to itself, and the guardian's.
+    while time.monotonic() < end and (threading.active_count() > 1 or held() > at_first + 3):
+        time.sleep(0.01)
+    say([[thread.name for thread in threading.enumerate()], held() - at_first, children()])
+    """)
+    assert told == [[True, True, 2], [["MainThread"], 3, 1]]

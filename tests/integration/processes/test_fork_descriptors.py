@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 _SETUP = """
-    def held():
-        found = {}
-        for number in os.listdir("/proc/self/fd"):
-            try:
-                found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
-            except OSError:
-                continue  # that of the listing itself
-        return found
-
-    at_first = held()
+    at_first = links()
     manager = everything(WHERE)
     assert call_all(manager) == 1
 
     def ours():
-        return {name for number, name in held().items() if at_first.get(number) != name and "anon_inode" not in name}
+        return {name for number, name in links().items() if at_first.get(number) != name and "anon_inode" not in name}
 
     def shared(parents):
         return sorted(parents & ours())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -378,6 +378,83 @@ def test_entry_points_are_found_and_not_imported(
     assert "shared" not in report.found
     assert "more than one installed package" in told(report)["shared"]
     assert "geo" not in Discovery(DiscoveryConfig(directories=[str(plugins)])).scan().found
+
+
+# --- again -----------------------------------------------------------------------------------------------------
+
+
+def scans(plugins: Path, **options: Any) -> Callable[[], DiscoveryReport]:
+    """Scans one after the other, each of which knows what the one before has found."""
+    section = DiscoveryConfig(directories=[str(plugins)])
+    last: list[DiscoveryReport | None] = [None]
+
+    def scan() -> DiscoveryReport:
+        last[0] = Discovery(section, environ={}, before=last[0], **options).scan()
+        return last[0]
+
+    return scan
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"name": "a"}', '{"name": "a", "transport": "http", "endpoint": "nonsense"}', '{"nmae": "a"}']
+)
+def test_a_manifest_that_breaks_takes_nobody_out_who_is_at_work(plugins: Path, text: str) -> None:
+    for name in "abc":
+        put(plugins, name)
+    scan = scans(plugins)
+    before = scan().found
+    (plugins / "a.json").write_text(text)
+    for _ in range(3):
+        report = scan()
+        assert report.found == before
+        assert list(report.found) == ["a", "b", "c"]
+        (problem, *_) = report.problems
+        assert problem.kept
+        assert str(problem).endswith("; its plugin stays as it was")
+    assert "a" not in scans(plugins)().found  # who sees it for the first time has nothing to stay with
+    put(plugins, "a", endpoint="/run/other.sock")
+    assert scan().found["a"].config.endpoint == "/run/other.sock"
+    (plugins / "a.json").unlink()
+    assert list(scan().found) == ["b", "c"]
+
+
+def test_what_others_could_have_changed_goes_broken_or_not(plugins: Path) -> None:
+    put(plugins, "a")
+    path = put(plugins, "b", transport="exec", endpoint="", executable="run-b")
+    tool = program(plugins, "run-b")
+    scan = scans(plugins)
+    assert list(scan().found) == ["a", "b"]
+    path.write_text("{")
+    assert list(scan().found) == ["a", "b"]
+    tool.chmod(0o777)
+    assert list(scan().found) == ["a"]
+    (plugins / "a.json").chmod(0o666)
+    assert list(scan().found) == []
+
+
+def test_a_directory_that_is_away_takes_nobody_out_and_one_that_others_can_write_does(plugins: Path) -> None:
+    put(plugins, "a")
+    scan = scans(plugins)
+    scan()
+    away = plugins.with_name("away")
+    plugins.rename(away)
+    report = scan()
+    assert list(report.found) == ["a"]
+    assert [str(problem) for problem in report.problems] == [
+        f"{plugins}: is not there (put it there, or take its name out); its plugin stays as it was"
+    ]
+    away.rename(plugins)
+    plugins.chmod(0o777)
+    assert list(scan().found) == []
+
+
+def test_a_plugin_whose_requirements_are_no_longer_met_goes(plugins: Path) -> None:
+    put(plugins, "a", requirements={"requires": ["b"]})
+    put(plugins, "b")
+    scan = scans(plugins)
+    assert list(scan().found) == ["a", "b"]
+    (plugins / "b.json").unlink()
+    assert list(scan().found) == []
 
 
 # --- loading ---------------------------------------------------------------------------------------------------

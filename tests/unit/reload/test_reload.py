@@ -180,6 +180,20 @@ def test_the_host_s_own_logging_is_not_touched(house: House, monkeypatch: pytest
     assert [type(handler) for handler in handlers] == [logging.NullHandler]
 
 
+def test_a_level_for_lines_of_calls_alone_comes_and_goes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = logging.getLogger("goplugins.calls")
+    monkeypatch.setattr(calls, "level", logging.NOTSET)
+    house.load(a="m:v1")
+    assert calls.level == logging.NOTSET  # what the host says of goplugins holds for them, too
+    house.manager.reload_config(config({"observability": {"log_level": "error"}}, a="m:v1"))
+    assert calls.level == logging.ERROR
+    house.reload(a="m:v1")
+    assert calls.level == logging.NOTSET
+    calls.setLevel(logging.CRITICAL)  # the host's own wish
+    house.manager.reload_config(config({"log_level": "debug"}, a="m:v1"))
+    assert calls.level == logging.CRITICAL
+
+
 # --- all or nothing ----------------------------------------------------------------------------------------------
 
 

@@ -70,7 +70,7 @@ function tell(text, bad) {
 // --- news ---------------------------------------------------------------------------------------------------------
 
 const announced = new Map();
-const waiting = [];
+const waiting = new Map();
 
 function take(message) {
   offset = message.at - Date.now() / 1000;
@@ -106,15 +106,16 @@ function announce(record, first) {
   const before = announced.get(record.name);
   announced.set(record.name, record.severity);
   if (first || before === undefined || before === record.severity) return;
-  waiting.push(`${record.name} is ${record.word}${record.severity === "healthy" ? "" : record.why ? `: ${record.why}` : ""}`);
+  const why = record.severity === "healthy" || !record.why ? "" : `, ${record.why}`;
+  waiting.set(record.name, `${record.name}: ${record.word}${why}`);
 }
 
 // With restraint: at most one sentence every few seconds, however much happens.
 setInterval(() => {
-  if (!waiting.length) return;
-  const many = waiting.length > 3;
-  setText($("news"), many ? `${waiting.length} plugins have changed: ${summary.down} down, ${summary.degraded} degraded` : waiting.join("; "));
-  waiting.length = 0;
+  if (!waiting.size) return;
+  const many = `${waiting.size} plugins have changed: ${summary.down} down, ${summary.degraded} degraded`;
+  setText($("news"), waiting.size > 3 ? many : [...waiting.values()].join("; "));
+  waiting.clear();
 }, 4000);
 
 // --- the page -----------------------------------------------------------------------------------------------------

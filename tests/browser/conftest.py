@@ -1,0 +1,143 @@
+"""Headless Chromium, as the distribution has it, and pages for it to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goplugins.contrib.dashboard import Dashboard
+from goplugins.contrib.dashboard._server import PageServer
+
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("GOPLUGINS_REQUIRE_TOOLS"):
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"needs {what}")
+
+
+class Browser:
+    """A browser with what the tests ask of it again and again."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a function body returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def command(self, name: str, **options: Any) -> Any:
+        """One of Chromium's own."""
+        return self.driver.execute_cdp_cmd(name, options)
+
+    def wait(self, script: str, *arguments: Any, timeout: float = 10.0) -> Any:
+        """What the function body returns as soon as that is something; fails after ``timeout`` seconds."""
+        end = time.monotonic() + timeout
+        while not (found := self.run(script, *arguments)):
+            assert time.monotonic() < end, f"not within {timeout} s: {script}"
+            time.sleep(0.03)
+        return found
+
+    def open(self, url: str, *, live: bool = True) -> None:
+        """Goes to the page and waits until it shows something."""
+        self.driver.get(url)
+        if live:
+            self.wait("return document.querySelectorAll('#plugins > li').length")
+
+    def size(self, width: int, height: int = 900) -> None:
+        """As a window of that size; a phone below 500."""
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
+
+    def prefer(self, **features: str) -> None:
+        """``color_scheme="dark"`` and the like."""
+        wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
+        self.command("Emulation.setEmulatedMedia", features=wanted)
+
+    def complaints(self) -> list[str]:
+        """What the browser has logged since it was last asked: violations of the policy, errors of scripts."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def row(self, name: str) -> str:
+        """A script's expression for a plugin's row."""
+        return f"[...document.querySelectorAll('.plugin')].find(e => e.querySelector('.name').textContent === {name!r})"
+
+    def open_row(self, name: str) -> None:
+        """As a click on the row does."""
+        self.wait(f"return {self.row(name)}")
+        self.run(f"{self.row(name)}.open = true")
+        self.wait(f"return {self.row(name)}.querySelector('.more')")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        _missing("chromium and chromedriver")
+    try:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        _missing("selenium")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(binary)
+        for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        started = webdriver.Chrome(options=options, service=Service(str(driver)))
+        yield started
+        started.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Browser]:
+    """The session's browser, at its usual size and with an empty page."""
+    browser = Browser(chromium)
+    browser.size(1280)
+    browser.prefer(color_scheme="light")
+    browser.complaints()
+    yield browser
+    chromium.get("about:blank")
+    chromium.delete_all_cookies()
+
+
+@pytest.fixture
+def show() -> Iterator[Callable[[Dashboard], str]]:
+    """Serves applications; returns where."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(app: Any, port: int = 0) -> str:
+            server = stack.enter_context(PageServer(app, "127.0.0.1", port))
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            stack.callback(server.shutdown)
+            return server.url
+
+        yield serve

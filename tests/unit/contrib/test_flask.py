@@ -1,0 +1,256 @@
+"""Plugins in Flask applications: the extension, the proxy, requests, the health page and the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, Response, jsonify, stream_with_context
+
+from goplugins import ConfigError, Manager, serve
+from goplugins.contrib.flask import GoPlugins, current_plugins, current_request_id, health_blueprint
+from tests.unit.contrib.probes import register_probe
+
+ONE = {"plugins": [{"name": "away", "transport": "unix", "endpoint": "/nowhere/socket"}]}
+
+bound = current_plugins.bind("probe", str, dict)  # at import, before there is an application
+
+Make = Callable[..., Flask]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[tuple[GoPlugins, Flask]] = []
+
+    def application(setup: Any = register_probe, **config: Any) -> Flask:
+        app = Flask("shop")
+        app.config.update(config)
+        extension = GoPlugins(setup=setup)
+        extension.init_app(app)
+        made.append((extension, app))
+
+        @app.get("/view")
+        def view() -> Response:
+            return jsonify(bound(""))
+
+        @app.get("/stream")
+        def stream() -> Response:
+            @stream_with_context
+            def parts() -> Iterator[str]:
+                for _ in range(2):
+                    yield json.dumps(current_plugins.execute("probe", "")) + "\n"
+
+            return Response(parts())
+
+        @app.get("/broken")
+        def broken() -> Response:
+            raise RuntimeError("of a view")
+
+        app.register_blueprint(health_blueprint())
+        return app
+
+    yield application
+    for extension, app in made:
+        extension.reset(app)
+
+
+# --- the manager ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_made_before_it_is_used(make: Make) -> None:
+    made: list[Any] = []
+    app = make(setup=made.append)
+    assert made == []
+    with app.app_context():
+        assert current_plugins.list_plugins() == {}
+        assert current_plugins.list_plugins() == {}
+    assert len(made) == 1
+    assert repr(current_plugins) == "<the plugins of the current Flask application>"
+
+
+def test_each_application_has_its_own(make: Make) -> None:
+    def named(name: str) -> Callable[[Manager[Any, Any]], None]:
+        @serve.plugin(name="name")
+        def plugin(request: str) -> str:
+            return name
+
+        return lambda manager: manager.register(plugin)
+
+    one, two = make(setup=named("one")), make(setup=named("two"))
+    with one.app_context():
+        assert current_plugins.execute("name", "") == "one"
+        with two.app_context():
+            assert current_plugins.execute("name", "") == "two"
+        assert current_plugins.execute("name", "") == "one"
+
+
+def test_one_extension_serves_several_applications() -> None:
+    extension = GoPlugins(setup=register_probe)
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        extension.init_app(app)
+    managers = [extension.manager(app) for app in apps]
+    assert managers[0] is not managers[1]
+    for app in apps:
+        extension.reset(app)
+    assert extension.manager(apps[0]) is not managers[0]
+    extension.reset(apps[0])
+
+
+def test_outside_of_an_application_flask_says_so() -> None:
+    with pytest.raises(RuntimeError, match="application context"):
+        current_plugins.list_plugins()
+
+
+def test_an_application_without_the_extension_is_told_what_to_do() -> None:
+    with Flask("shop").app_context(), pytest.raises(ConfigError, match="GoPlugins"):
+        current_plugins.list_plugins()
+
+
+def test_an_application_is_handed_over_once(make: Make) -> None:
+    with pytest.raises(ConfigError, match="already"):
+        GoPlugins(make())
+
+
+def test_settings_are_one_mapping_or_one_by_one(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "plugins.json"
+    path.write_text(json.dumps(ONE))
+    for config in ({"GOPLUGINS": {"CONFIG": path}}, {"GOPLUGINS_CONFIG": str(path)}):
+        with make(setup=None, **config).app_context():
+            assert list(current_plugins.list_plugins()) == ["away"]
+
+
+def test_wrong_settings_are_told_when_the_application_is_made(make: Make) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make(GOPLUGINS={"TIMEOUT": 0}, GOPLUGINS_TIMEOUTS=3)
+    assert [problem.path for problem in raised.value.problems] == [
+        "app.config['GOPLUGINS']['TIMEOUT']",
+        "app.config['GOPLUGINS']['TIMEOUTS']",
+    ]
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+def test_the_plugin_is_told_what_the_request_has_left(make: Make) -> None:
+    client = make(GOPLUGINS={"TIMEOUT": "10s"}).test_client()
+
+    def left(**headers: str) -> float:
+        said = client.get("/view", headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return float(said.get_json()["timeout"])
+
+    assert 9 < left() <= 10
+    assert 1 < left(X_Request_Timeout="2s") <= 2
+    assert left(grpc_timeout="500m") <= 0.5
+    assert 9 < left(X_Request_Timeout="60") <= 10
+    assert 9 < left(X_Request_Timeout="soon") <= 10
+
+
+def test_the_id_goes_through_and_back(make: Make) -> None:
+    client = make().test_client()
+    answer = client.get("/view", headers={"X-Request-ID": "order-7"})
+    assert answer.headers["X-Request-ID"] == "order-7"
+    assert answer.get_json()["request_id"].startswith("order-7.")
+    answer = client.get("/view", headers={"X-Request-ID": "a b"})
+    assert answer.get_json()["request_id"].startswith(answer.headers["X-Request-ID"] + ".")
+
+
+def test_a_stream_goes_by_the_callers_patience_alone(make: Make) -> None:
+    client = make(GOPLUGINS_TIMEOUT=1).test_client()
+    answer = client.get("/stream", headers={"X-Request-Timeout": "20", "X-Request-ID": "order-7"})
+    lines = answer.text.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        said = json.loads(line)
+        assert 19 < said["timeout"] <= 20
+        assert said["request_id"].startswith("order-7.")
+
+
+def test_a_view_that_raises_leaves_nothing_behind(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    app = make(GOPLUGINS_TIMEOUT=0.5)
+    answer = app.test_client().get("/broken", headers={"X-Request-ID": "order-7"})
+    assert (answer.status_code, answer.headers["X-Request-ID"]) == (500, "order-7")
+    assert current_request_id() is None
+    with app.app_context():
+        assert bound("")["timeout"] > 29
+
+
+def test_submitted_calls_keep_the_requests_application(make: Make) -> None:
+    app = make()
+
+    @app.get("/submitted")
+    def submitted() -> Response:
+        return jsonify([future.result() for future in [current_plugins.submit("probe", "") for _ in range(3)]])
+
+    said = app.test_client().get("/submitted", headers={"X-Request-ID": "order-7", "X-Request-Timeout": "2"}).get_json()
+    assert all(each["request_id"].startswith("order-7.") and each["timeout"] <= 2 for each in said)
+
+
+# --- the health page -----------------------------------------------------------------------------------------------
+
+
+def test_the_health_page_says_what_stands_in_the_way(make: Make) -> None:
+    app = make(GOPLUGINS={"CONFIG": ONE, "HEALTH_REQUIRED": ["probe"]})
+    with app.app_context():
+        current_plugins.health()
+    assert app.test_client().get("/health/plugins").get_json() == {"status": "ready"}
+    app = make(GOPLUGINS={"CONFIG": ONE})
+    with app.app_context():
+        current_plugins.health()
+    answer = app.test_client().get("/health/plugins")
+    assert answer.status_code == 503
+    assert list(answer.get_json()["culprits"]) == ["away"]
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_configuration_that_fails_is_not_ready(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    answer = make(GOPLUGINS_CONFIG="/nowhere/secret.yaml").test_client().get("/health/plugins")
+    assert answer.status_code == 503
+    assert "secret" not in answer.text
+    assert "/nowhere/secret.yaml" in caplog.text
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+def run(app: Flask, *words: str) -> tuple[int, str]:
+    result = app.test_cli_runner().invoke(args=["plugins", *words])
+    return result.exit_code, result.output
+
+
+def test_status(make: Make) -> None:
+    code, text = run(make(), "status")
+    assert (code, text.split()[:2]) == (0, ["probe", "healthy"])
+    code, text = run(make(GOPLUGINS_CONFIG=ONE), "status")
+    assert code == 1
+    assert "away" in text
+
+
+def test_call_and_explain(make: Make) -> None:
+    app = make()
+    code, text = run(app, "call", "probe", '""', "--timeout", "3")
+    assert code == 0
+    assert json.loads(text)["timeout"] <= 3
+    assert run(app, "call", "probe", "hello")[0] == 1
+    assert "no plugin of this name" in run(app, "call", "prob", '""')[1]
+    assert "probe" in run(app, "explain", "probe")[1]
+
+
+def test_reload(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "plugins.json"
+    path.write_text(json.dumps(ONE))
+    assert f"workers follow {path}" in run(make(GOPLUGINS={"CONFIG": path, "WATCH": True}), "reload")[1]
+    code, text = run(make(GOPLUGINS={"CONFIG": path}), "reload")
+    assert code == 1
+    assert "don't follow" in text
+    told: list[Any] = []
+    monkeypatch.setattr("os.kill", lambda *words: told.append(words))
+    assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 0
+    path.write_text("{")
+    assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 1
+    assert len(told) == 1
