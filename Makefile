@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -q -n auto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment break it
-.PHONY: help demo test stress hosts lint typecheck bench mutation docs format clean
+.PHONY: help demo test stress hosts browser lint typecheck bench mutation docs format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -27,6 +27,9 @@ stress: $(VENV)/.test ## the policies with many threads, interrupts and thousand
 	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q -n auto --timeout 600 tests/property \
 		--ignore tests/property/test_reload_properties.py --ignore tests/property/test_config_properties.py
 
+browser: $(VENV)/.browser ## the dashboard in headless Chromium; needs the distribution's chromium and chromium-driver
+	@$(PY) -m pytest -q -m browser tests/browser
+
 hosts: $(VENV)/.hosts ## thousands of calls under gunicorn, uWSGI and Celery; minutes, and it needs redis-server
 	@$(PY) -m pytest -q -n 2 --dist loadgroup -m hosts tests/hosts
 
@@ -38,8 +41,8 @@ typecheck: $(VENV)/.test $(VENV)/.lint ## mypy (strict) and pyright
 	@$(PY) -m mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(PY) -m pyright --pythonpath $(PY)
 
-bench: $(VENV)/.bench ## measure; prints ratios, fails nothing
-	@$(PY) -m benchmarks
+bench: $(VENV)/.bench ## measure, about five minutes on an idle machine; writes docs/performance.md's tables and plot
+	@$(PY) -m benchmarks --docs
 
 mutation: $(VENV)/.mutation ## break the policies line by line and count what no test notices; an hour
 	@nice $(PY) -m tests.mutation
@@ -76,6 +79,10 @@ $(VENV)/.base: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	@$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.base
+	@$(PIP) install --group browser
 	@touch $@
 
 $(VENV)/.hosts: $(VENV)/.base

@@ -8,22 +8,24 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.groups import GROUPS
 from benchmarks.harness import Group, Plan, Result, pinned
-from benchmarks.report import as_json, as_markdown, by_library, machine
+from benchmarks.page import write_page
+from benchmarks.report import as_json, as_markdown, by_library, load, machine
 
 _RESULTS = Path(__file__).with_name("results.json")
-_FULL_SECONDS, _QUICK_SECONDS = 72.0, 10.0
-_LONGEST_GROUP = 15.0
+_GROUP_SECONDS, _QUICK_SECONDS = 15.0, 2.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="group", help=f"default: {' '.join(g.name for g in GROUPS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under 20 s, and less certain")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: 2 s a group, and less certain")
     parser.add_argument("--json", type=Path, default=_RESULTS, metavar="FILE", help="default: benchmarks/results.json")
     parser.add_argument("--seed", type=int, default=None, help="of the order within rounds")
+    parser.add_argument("--docs", action="store_true", help="write the tables and the plot of docs/performance.md, too")
     parser.add_argument("--profile", metavar="ROW", help="no table: a profile of the rows whose name contains this")
     arguments = parser.parse_args()
     chosen = [group for group in GROUPS if not arguments.groups or group.name in arguments.groups]
@@ -33,13 +35,15 @@ def main() -> None:
         for group in chosen:
             _profile(group, arguments.profile)
         return
-    # Shared among the groups, so that a group more makes the others' rounds fewer and the run no longer.
-    seconds = (_QUICK_SECONDS if arguments.quick else _FULL_SECONDS) / len(chosen)
-    plan = Plan(group=min(seconds, _LONGEST_GROUP), batch=0.005 if arguments.quick else 0.01)
-    _measure(chosen, plan, random.Random(arguments.seed), arguments.json)
+    seconds = _QUICK_SECONDS if arguments.quick else _GROUP_SECONDS
+    plan = Plan(group=seconds, batch=0.005 if arguments.quick else 0.01)
+    about, results = _measure(chosen, plan, random.Random(arguments.seed), arguments.json)
+    if arguments.docs:
+        write_page(about, results)
 
 
-def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) -> None:
+def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) -> tuple[dict[str, Any], list[Result]]:
+    """Measures, prints and writes all but the page; returns what the page tells."""
     about = {**machine(), "plan": {"group": plan.group, "batch": plan.batch}}
     started = time.perf_counter()
     results: list[Result] = []
@@ -50,12 +54,14 @@ def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) ->
             results.append(group.measure(plan, rng))
         except Exception as exc:  # noqa: BLE001 - the other groups still tell something
             failed[group.name] = f"{type(exc).__name__}: {exc}"
+    about["load_after"] = load()
     about["seconds"] = round(time.perf_counter() - started, 1)
     sys.stdout.write(as_markdown(about, results, failed))
     try:
         path.write_text(json.dumps(as_json(about, results, failed), indent=1) + "\n")
     except OSError as exc:
         sys.stderr.write(f"{path} could not be written: {exc}\n")
+    return about, results
 
 
 def _profile(group: Group, wanted: str) -> None:

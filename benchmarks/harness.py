@@ -96,6 +96,8 @@ class Group:
         scale: from the clock's seconds to ``unit``.
         timing: what the clock tells, for the reader.
         sampler: how a row's one sample is taken, where timing a batch of calls is not it.
+        rounds: how many at most.
+        notes: further lines of Markdown for below the table.
     """
 
     name: str
@@ -107,6 +109,8 @@ class Group:
     scale: float = 1e6
     timing: str = "wall time"
     sampler: Callable[[Any, float], float] | None = None
+    rounds: int = _MOST_ROUNDS
+    notes: Callable[[], Iterator[str]] | None = None
     ratios: Sequence[Ratio] = ()
     rows: dict[str, Callable[[Any], AbstractContextManager[Any]]] = attrs.field(factory=dict)
 
@@ -138,7 +142,7 @@ class Group:
                     missing[name] = f"{type(exc).__name__}: {exc}"
             if self.sampler is None:
                 subjects[_REFERENCE] = self._sample(_reference, plan)
-            samples = _rounds(subjects, missing, plan, rng)
+            samples = _rounds(subjects, missing, plan, rng, self.rounds)
         reference = samples.pop(_REFERENCE, None)
         rows = {name: Measured(name, samples[name]) for name in self.rows if samples.get(name)}
         return Result(self, rows, missing, _spread(reference), time.perf_counter() - started)
@@ -152,7 +156,7 @@ class Group:
 
 
 def _rounds(
-    subjects: dict[str, Callable[[], float]], missing: dict[str, str], plan: Plan, rng: random.Random
+    subjects: dict[str, Callable[[], float]], missing: dict[str, str], plan: Plan, rng: random.Random, most: int
 ) -> dict[str, list[float]]:
     """One sample of each subject per round. A subject that fails leaves; the other rounds go on without it."""
     samples: dict[str, list[float]] = {name: [] for name in subjects}
@@ -160,7 +164,7 @@ def _rounds(
     gc.freeze()  # what is set up is not looked through again and again
     try:
         end = time.perf_counter() + plan.group
-        for number in range(_MOST_ROUNDS):
+        for number in range(most):
             if number >= _FEWEST_ROUNDS and time.perf_counter() > end:
                 break
             for name in rng.sample(list(subjects), len(subjects)):

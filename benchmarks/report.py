@@ -18,9 +18,24 @@ from benchmarks.harness import Group, Ratio, Result, compare, quantile
 if TYPE_CHECKING:
     from cProfile import Profile
 
-__all__ = ["as_json", "as_markdown", "by_library", "machine"]
+__all__ = ["as_json", "as_markdown", "by_library", "heading", "load", "machine", "tables", "targets"]
 
-_PACKAGES = ("goplugins", "requests", "urllib3", "attrs", "cattrs", "tenacity", "pybreaker", "limits")
+_PACKAGES = (
+    "requests",
+    "urllib3",
+    "httptools",
+    "httpx",
+    "elastic-transport",
+    "pycurl",
+    "grpcio",
+    "attrs",
+    "cattrs",
+    "tenacity",
+    "pybreaker",
+    "limits",
+    "orjson",
+    "msgspec",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -31,7 +46,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load": _load(),
+        "load": load(),
         "commit": _commit(),
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
@@ -46,7 +61,7 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _load() -> float | None:
+def load() -> float | None:
     """Of the last minute: above 0 before the run, other work disturbed it."""
     try:
         return round(os.getloadavg()[0], 2)
@@ -78,19 +93,21 @@ def _version(package: str) -> str | None:
 
 def as_markdown(about: dict[str, Any], results: Sequence[Result], failed: dict[str, str]) -> str:
     """The run as a page: targets first, then each group's rows."""
-    return "\n".join([*_heading(about), "", *_targets(results), *_failures(failed), *_groups(results)]) + "\n"
+    return "\n".join([*heading(about), "", *targets(results), *_failures(failed), *tables(results)]) + "\n"
 
 
-def _heading(about: dict[str, Any]) -> Iterator[str]:
+def heading(about: dict[str, Any]) -> Iterator[str]:
+    """What the numbers are of."""
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     yield (
         f"{about['date']}, {about['python']} on {about['system']}, {about['cpus']} x {about['processor']}, "
-        f"load {about['load']} before the run; commit {about['commit'] or 'unknown'}; {packages}. "
-        f"The whole run took {about['seconds']:.0f} s."
+        f"load {about['load']} before the run and {about['load_after']} after it; "
+        f"commit {about['commit'] or 'unknown'}; {packages}. The whole run took {about['seconds']:.0f} s."
     )
 
 
-def _targets(results: Sequence[Result]) -> Iterator[str]:
+def targets(results: Sequence[Result]) -> Iterator[str]:
+    """The ratios, each with its target if it has one."""
     yield "| What | Ratio | 10 % to 90 % of rounds | Target | |"
     yield "|---|---|---|---|---|"
     for result in results:
@@ -120,7 +137,8 @@ def _failures(failed: dict[str, str]) -> Iterator[str]:
         yield f"Group `{name}` was not measured: {reason}"
 
 
-def _groups(results: Sequence[Result]) -> Iterator[str]:
+def tables(results: Sequence[Result]) -> Iterator[str]:
+    """Each group's rows."""
     for result in results:
         group = result.group
         yield ""
@@ -136,6 +154,9 @@ def _groups(results: Sequence[Result]) -> Iterator[str]:
             yield f"| {name} | not measured: {reason} | | | |"
         yield ""
         yield _circumstances(result)
+        if group.notes is not None:
+            yield ""
+            yield from group.notes()
 
 
 def _circumstances(result: Result) -> str:

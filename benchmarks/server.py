@@ -187,7 +187,10 @@ def _serve(size: int, unix: str, context: ssl.SSLContext | None) -> None:
     lines = socket.socket(socket.AF_UNIX)
     lines.bind(unix)
     lines.listen(128)
-    listeners = {http.fileno(): (http, HTTPAnswers(size)), lines.fileno(): (lines, LineAnswers(size))}
+    listeners: dict[int, tuple[socket.socket, Answer]] = {
+        http.fileno(): (http, HTTPAnswers(size)),
+        lines.fileno(): (lines, LineAnswers(size)),
+    }
     epoll = select.epoll()
     for descriptor in (*listeners, sys.stdin.fileno()):  # nothing is ever written there: readable means closed
         epoll.register(descriptor, select.EPOLLIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -24,20 +25,32 @@ class Wakeup:
     leave the lock held, and whoever sets the Event later hangs. Here all is single C calls, so nothing can be left
     behind, and even a finaliser may set it.
 
+    The queue is not what is waited for: a ``SimpleQueue.get`` with a timeout waits for ever when the thread loses the
+    processor for that long in its first instant (CPython 3.11, 3.12), or when a signal handler takes longer than what
+    is left of the timeout.
+
     >>> wakeup = Wakeup()
     >>> wakeup.set("a place")
     >>> wakeup.wait(1.0), wakeup.take(), wakeup.take(), wakeup.is_set()
     (True, 'a place', None, False)
     """
 
-    __slots__ = ("_given",)
+    __slots__ = ("_asleep", "_given")
 
     def __init__(self) -> None:
         self._given: SimpleQueue[Any] = SimpleQueue()
+        self._asleep = threading.Lock()  # who waits waits for this, and who wakes it releases it
+        self._asleep.acquire()
 
     def set(self, gift: object = None) -> None:
         """Wakes the waiting thread, or the next one to wait."""
-        self._given.put(gift)
+        try:
+            self._given.put(gift)
+        finally:  # after an interrupt, too, or it would sleep on with the gift in its hands
+            try:  # noqa: SIM105 - suppress() costs more than all the rest
+                self._asleep.release()
+            except RuntimeError:  # it has been woken already
+                pass
 
     def is_set(self) -> bool:
         """Whether there is something to take."""
@@ -45,11 +58,14 @@ class Wakeup:
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Waits until it is set, at most ``timeout`` seconds; True if it is."""
-        try:
-            self._given.put(self._given.get(True, timeout))
-        except Empty:
-            return False
-        return True
+        given, asleep = self._given, self._asleep
+        if given.empty():
+            left = -1.0 if timeout is None else max(timeout, 0.0)
+            end = time.monotonic() + left
+            asleep.acquire(False)
+            while given.empty() and asleep.acquire(True, left):  # more than once if that was for an earlier gift
+                left = -1.0 if timeout is None else max(end - time.monotonic(), 0.0)
+        return not given.empty()
 
     def take(self) -> Any:
         """The first thing that it was handed, if any; the wakeups without one that came before are used up."""

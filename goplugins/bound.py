@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
@@ -103,8 +103,9 @@ class BoundPlugin(Generic[Req, Resp]):
             self.name, self._codec, requests, context, timeout, concurrency, progress, ordered, on_result
         )
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a bound plugin belongs to its manager and does not pickle: bind it in each process")
+    def __reduce__(self) -> tuple[Any, ...]:
+        codec: Any = self._codec
+        return self._caller.recipe.of_bound(self.name, (codec.request_type, codec.response_type))
 
     def __repr__(self) -> str:
         return f"<BoundPlugin {self.name!r}>"

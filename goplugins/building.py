@@ -74,6 +74,7 @@ class Builder:
         self._rng = rng
         self._resolve = resolve
         self._factories: dict[str, PluginFactory] = {}
+        self.registered: set[str] = set()
         self.forward: Forward | None = None
         self.registry: Registry | None = None
         self.house: Household | None = None
@@ -93,6 +94,7 @@ class Builder:
             if not callable(getattr(factory, method, None)):
                 raise InvalidArgumentError(f"{type(factory).__name__} is no plugin factory: it lacks {method}()")
         self._factories[kind] = factory
+        self.registered.add(kind)
 
     def factory(self, config: PluginConfig, path: str = "") -> PluginFactory:
         """The factory for a resolved configuration.

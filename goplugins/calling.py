@@ -15,6 +15,7 @@ from goplugins._ids import RequestIds
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.models import CallResult, ExecutionContext, check_headers
 from goplugins.observability.tracing import Tracer
+from goplugins.pickling import Recipe
 from goplugins.plugin import GuardedPlugin
 from goplugins.processes import FORK_MARK, renew_after_fork
 from goplugins.registry import Registry
@@ -43,6 +44,7 @@ class Caller:
 
     def __init__(self, registry: Registry, pool: WorkerPool, clock: Clock) -> None:
         self.pool = pool
+        self.recipe: Recipe
         self._registry = registry
         self._clock = clock
         self._next_id = RequestIds()

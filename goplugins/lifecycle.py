@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
@@ -26,8 +26,9 @@ from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFin
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.setup import Observers
 from goplugins.observability.stream import hand_out
+from goplugins.pickling import kept
 from goplugins.plugin import GuardedPlugin
-from goplugins.processes import register_forkable
+from goplugins.processes import FORK_MARK, register_forkable, renew_after_fork
 from goplugins.registry import Registry
 from goplugins.reload.plan import plan_of
 from goplugins.reload.report import ReloadReport, on_one_line
@@ -66,6 +67,7 @@ class Lifecycle:
         registry: who answers to which name.
         builder: makes plugins of configuration.
         upkeep: looks after them.
+        loaded: how often a configuration was loaded, and the last one as it was given.
         events: carries what happens.
     """
 
@@ -86,12 +88,21 @@ class Lifecycle:
         self._lock = threading.RLock()
         self._turn = Turn()
         self._loading = False
+        self.loaded: tuple[int, ConfigSource | None] = (0, None)
         self._watches: dict[int, Watch] = {}
         self._scan: tuple[Discovery, DiscoveryReport] | None = None
         self._discovered: DiscoveryReport | None = None  # what is at work of it
         self._scan_watch: Watch | None = None
         self._examined = False
         register_forkable(self)
+
+    def entered(self) -> Self:
+        """Itself, for all that is not a call: fit for this process, and with its configuration if one is pending."""
+        if not FORK_MARK[0]:  # forked by something that does not tell Python
+            renew_after_fork()
+        if self.registry.load is not None:
+            self.registry.load()
+        return self
 
     @property
     def _defaults(self) -> ManagerConfig:
@@ -153,6 +164,7 @@ class Lifecycle:
 
     def _follow_directories(self, source: ConfigSource) -> None:
         """With ``discovery.watch_mode``, reloads ``source`` when there is something new to discover."""
+        self.loaded = (self.loaded[0] + 1, kept(source))
         scan, before = self._scan, self._scan_watch
         self._discovered = None if scan is None else scan[1]
         wanted = self._config is not None and self._config.discovery.watch_mode and scan is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar, get_args, overload
+from typing import Any, Generic, Self, TypeVar, get_args, overload
 
 from goplugins._batch import Progress, values
 from goplugins._call import Codec
@@ -31,7 +31,7 @@ from goplugins.models import (
 from goplugins.observability.events import Event
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.stream import Listener, Subscription
-from goplugins.processes import FORK_MARK, renew_after_fork
+from goplugins.pickling import Recipe
 from goplugins.reload.reloader import reload_options
 from goplugins.reload.report import ReloadReport
 from goplugins.transports._codec import codec_for
@@ -126,6 +126,8 @@ class Manager(Generic[Req, Resp]):
         self._registry = self._life.registry
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
+        types = None if self._codec is None else (request_type, response_type)
+        self._caller.recipe = Recipe(self, self._life, self._calls, types, clock)
         self._life.builder.forward = self._caller.forward
         self._life.observers.use_tracer = self._caller.use_tracer
         self._life.builder.registry = self._registry
@@ -451,6 +453,7 @@ class Manager(Generic[Req, Resp]):
         No call is cut short before the timeout. Harmless when repeated.
         """
         end = self._clock.monotonic() + timeout
+        self._registry.load = None  # what nobody has needed yet
         self._lifecycle.retire_all(timeout)
         self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
         self._names.shutdown(wait=False)
@@ -470,17 +473,14 @@ class Manager(Generic[Req, Resp]):
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
         return f"<Manager: {state}>"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Manager holds threads and connections and does not pickle: make one in each process")
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._caller.recipe.of_manager()
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
     @property
     def _lifecycle(self) -> Lifecycle:
-        """The way to all but calls: a process that was forked by something that does not tell Python finds out here."""
-        if not FORK_MARK[0]:
-            renew_after_fork()
-        return self._life
+        return self._life.entered()
 
     def _types(self) -> Codec:
         """The default pair's codec; refuses ``Manager[A, B]()``, which would silently mean Any."""

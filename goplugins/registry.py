@@ -31,6 +31,7 @@ class Registry:
 
     Attributes:
         plugins: the snapshot; look a name up with ``plugins.get`` and, if that finds nothing, raise ``absent(name)``.
+        load: loads a configuration that is yet to be loaded; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Registry:
         self._disabled: frozenset[str] = frozenset()
         self._retiring: dict[int, GuardedPlugin] = {}
         self.closed = False
+        self.load: Callable[[], object] | None = None
         self._listeners: list[Callable[[], object]] = []
         self.plugins: Mapping[str, GuardedPlugin] = MappingProxyType({})
 
@@ -228,7 +230,7 @@ class Registry:
         return None
 
     def get(self, name: str) -> GuardedPlugin:
-        """Who answers to the name. Takes no lock.
+        """Who answers to the name, once what is to be loaded is loaded. Takes no lock.
 
         Raises:
             PluginNotFoundError: nobody.
@@ -236,6 +238,9 @@ class Registry:
             ManagerClosedError: the manager was shut down.
         """
         plugin = self.plugins.get(name)
+        if plugin is None and self.load is not None:
+            self.load()
+            plugin = self.plugins.get(name)
         return self.retiring(name) if plugin is None else plugin
 
     def absent(self, name: Any) -> PluginError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.groups import balancing, grpc, health, http, imports, lines, policy, throughput
+from benchmarks.groups import balancing, codec, grpc, health, http, imports, lines, memory, policy, throughput
 from benchmarks.harness import Group
 
 __all__ = ["GROUPS"]
@@ -18,4 +18,6 @@ GROUPS: Sequence[Group] = (
     balancing.GROUP,
     health.GROUP,
     imports.GROUP,
+    memory.GROUP,
+    codec.GROUP,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import socket
@@ -210,7 +211,7 @@ def _(server: Server) -> Iterator[Call]:
 
 @_row(_PYCURL, _SMALL, _LARGE)
 def _(server: Server) -> Iterator[Call]:
-    import pycurl
+    pycurl: Any = importlib.import_module("pycurl")
 
     question = question_of(server.size)
     with contextlib.closing(pycurl.Curl()) as curl:

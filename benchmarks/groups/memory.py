@@ -24,7 +24,7 @@ GROUP = Group(
     pinned=False,
     timing="resident memory, a mean of 200 to 400",
     sampler=_kibibytes,
-    rounds=3,
+    rounds=2,
     ratios=(
         Ratio(
             "memory of an idle HTTP connection vs urllib3's",

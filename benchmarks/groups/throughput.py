@@ -17,9 +17,9 @@ from benchmarks.harness import Call, Group, Ratio
 from benchmarks.messages import question_of
 from benchmarks.server import Server, running_server
 
-__all__ = ["GROUP"]
+__all__ = ["GROUP", "ROWS", "THREADS"]
 
-_THREADS = (1, 4, 16, 64)
+THREADS = (1, 4, 16, 64)
 _SHARE = 20  # a sample lasts so many times longer than a batch of calls: threads need time to get going
 
 
@@ -35,6 +35,10 @@ def _ours(threads: int) -> str:
 
 def _urllib3(threads: int) -> str:
     return f"urllib3, threads: {threads}"
+
+
+ROWS = {"goplugins": [_ours(threads) for threads in THREADS], "urllib3": [_urllib3(threads) for threads in THREADS]}
+"""Who, and its rows, in the order of the threads."""
 
 
 def _calls_per_second(crowd: _Crowd, batch: float) -> float:
@@ -86,7 +90,7 @@ GROUP = Group(
             4.0 if threads == 16 else None,
             at_least=True,
         )
-        for threads in _THREADS
+        for threads in THREADS
     ),
 )
 
@@ -114,6 +118,6 @@ def _urllib3_row(threads: int) -> None:
             yield _Crowd(call, threads)
 
 
-for _threads in _THREADS:
+for _threads in THREADS:
     _goplugins_row(_threads)
     _urllib3_row(_threads)

@@ -65,8 +65,9 @@ def _below(cls: type[Any]) -> dict[str, list[str]]:
     """The fields of the sections of ``cls``, by their own names, with their paths."""
     paths: dict[str, list[str]] = {}
     for section in fields_of(cls):
-        if section.section not in {None, LoadBalancerConfig}:
-            for field in fields_of(section.section):
+        inner = section.section
+        if inner is not None and inner is not LoadBalancerConfig:
+            for field in fields_of(inner):
                 paths.setdefault(field.name, []).append(f"{section.name}.{field.name}")
     return paths
 

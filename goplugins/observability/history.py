@@ -292,9 +292,9 @@ class History:
         )
 
     def columns(self, name: str) -> Sequence[Column]:
-        """The last 60 columns of 5 s, the oldest first; the last one is under way."""
+        """The last 60 columns of 5 s, the oldest first; the last one is under way. None where no call is in any."""
         series = self._series.get(name)
-        if series is None:
+        if series is None or not any(series.calls):
             return ()
         places = [place % COLUMNS for place in range(self._column + 1, self._column + 1 + COLUMNS)]
         return [

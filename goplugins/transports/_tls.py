@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import ssl
+import weakref
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from goplugins.errors import InvalidCertificateError
@@ -16,7 +18,7 @@ __all__ = ["client_context"]
 
 
 def client_context(auth: AuthConfig, *, ca_file: str = "") -> ssl.SSLContext:
-    """The context for connections to a plugin.
+    """The context for connections to a plugin. Not to be changed: plugins that trust the same may share it.
 
     ``auth.ca_file`` replaces the machine's authorities. A client certificate is presented if ``auth`` names one.
 
@@ -28,15 +30,50 @@ def client_context(auth: AuthConfig, *, ca_file: str = "") -> ssl.SSLContext:
         InvalidCertificateError: a file that is missing or can't be used; ``path`` names the field.
     """
     authorities = auth.ca_file or ca_file
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    presents = auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS
+    if not authorities and not presents:
+        return _usual_context()
+    context = _new_context()
     if authorities:
         _load_authorities(context, authorities)
     else:
         _load_default_authorities(context)
-    if auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS:
+    if presents:
         _load_client_certificate(context, auth.cert_file or "", auth.key_file or "")
     return context
+
+
+def _new_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+_usual: weakref.WeakValueDictionary[Hashable, ssl.SSLContext] = weakref.WeakValueDictionary()
+
+
+def _usual_context() -> ssl.SSLContext:
+    """The context that trusts the machine's authorities and presents nothing, shared as long as they stay the same.
+
+    To read them takes tens of milliseconds, and to keep them most of a megabyte.
+    """
+    paths = ssl.get_default_verify_paths()
+    seen = (_stamp(paths.cafile), _stamp(paths.capath))
+    context = _usual.get(seen)
+    if context is None:
+        context = _new_context()
+        _load_default_authorities(context)
+        _usual[seen] = context
+    return context
+
+
+def _stamp(path: str | None) -> Hashable:
+    """Changes with what is there."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return path
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _load_default_authorities(context: ssl.SSLContext) -> None:

@@ -138,7 +138,7 @@ def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(b
         caller.join()
 
 
-def test_a_stream_is_for_one_minute_and_the_page_goes_on_after_it(browser, show, manager, monkeypatch):
+def test_a_stream_ends_after_a_while_and_the_page_goes_on_after_it(browser, show, manager, monkeypatch):
     monkeypatch.setattr("goplugins.contrib.dashboard._streams._LONGEST", 1.5)
     manager.register(Mood())
     browser.open(show(dashboard.wsgi(manager)))

@@ -194,6 +194,7 @@ def test_a_whole_call_leaves_nothing_behind(scaled):
         assert has_nothing_left(plugin)
 
 
+@pytest.mark.timeout(300, method="thread")  # the other method needs the very timer that strikes here
 def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
     plugin, dice, hits = a_plugin(), random.Random(3), 0
 

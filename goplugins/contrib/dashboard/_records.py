@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from goplugins.balancing import MemberExplanation
@@ -27,9 +27,9 @@ def number(value: float | None, digits: int = 4) -> float | None:
     >>> number(0.0123456), number(float("inf"))
     (0.01235, None)
     """
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.{digits}g}") if value else 0.0
+    if not value:
+        return 0.0 if value is not None else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def member_key(group: str, member: str) -> str:
@@ -141,11 +141,7 @@ def _bars(latencies: Latencies) -> list[list[float | None]]:
     return [[number(bounds_of(bar * _BUCKETS_PER_BAR)[0]), bars.get(bar, 0)] for bar in range(first, last + 2)]
 
 
-def _spark(columns: Iterable[Column]) -> dict[str, list[float | None]]:
-    """Nothing at all for a plugin that nobody calls, which most are."""
-    columns = list(columns)
-    if not any(column.calls > 0 for column in columns):
-        return {"calls": [], "errors": [], "p95": []}
+def _spark(columns: Sequence[Column]) -> dict[str, list[float | None]]:
     return {
         "calls": [number(column.calls, 3) for column in columns],
         "errors": [number(column.failed, 3) for column in columns],

@@ -10,8 +10,9 @@ from goplugins.processes import register_forkable
 
 __all__ = ["Stream", "Streams"]
 
-_LONGEST = 60.0
-"""Seconds after which a stream ends; the browser opens another one, if there is room."""
+_LONGEST = 25.0
+"""Seconds after which a stream ends: before servers end a worker for one request that goes on and on. The browser opens
+another one, if there is room."""
 
 _PULSE = 5.0
 """Seconds without news after which something is sent all the same: so a viewer that is gone is noticed."""
@@ -89,7 +90,7 @@ class Stream:
         board.look()
         if last is None:
             self._last = board.wait(mark, _PULSE) if not mark.tick else mark
-            # An end comes within a minute; then the browser is to be back at once.
+            # An end comes soon; then the browser is to be back at once.
             return b"retry: 500\n\n" + self._event(self._last)
         snapshot = board.wait(last, min(left, _PULSE))
         if snapshot is last:

@@ -28,7 +28,7 @@ def servers(tmp_path: Path) -> Iterator[Any]:
         for number in range(count):
             folder = tmp_path / str(number)
             folder.mkdir()
-            started.append(Listening("http://127.0.0.1:0", "worker", {}, folder))
+            started.append(Listening("http://127.0.0.1:0", "worker", {}, folder, {}))
         return started
 
     yield start
@@ -85,16 +85,25 @@ class Traffic:
         join(self._threads)
 
 
-def roll(servers: list[Listening], traffic: Traffic) -> None:
-    """Each is killed and started again in turn."""
+def name_of(server: Listening) -> str:
+    """What the member is called whose calls go there."""
+    return f"p@{server.config['endpoint'].removeprefix('http://').rstrip('/')}"
+
+
+def roll(servers: list[Listening], traffic: Traffic) -> dict[str, list[PluginError]]:
+    """Each is killed and started again in turn; the failures of each one's time, by its name."""
+    failures: dict[str, list[PluginError]] = {}
     traffic.go_on(200)
     for server in servers:
+        before = len(traffic.failures)
         server.kill()
         traffic.go_on(150)
+        failures[name_of(server)] = traffic.failures[before:]
         server.start()
         traffic.go_on(150)
     until(lambda: len(traffic.served) == 2 * len(servers), 30)  # each process of each server
     traffic.stop()
+    return failures
 
 
 def test_a_rolling_kill_costs_no_idempotent_call(servers: Any) -> None:
@@ -110,13 +119,14 @@ def test_a_rolling_kill_costs_only_the_calls_in_flight_where_twice_would_be_wron
     group, ledger = servers(5), tmp_path / "ledger"
     with connect(group) as manager:
         traffic = Traffic(manager, idempotent=False, ledger=str(ledger))
-        roll(group, traffic)
-        # A process that dies closes its door last: each thread may have begun one more call meanwhile.
-        assert len(traffic.failures) <= 2 * THREADS * len(group)
-        assert {type(error) for error in traffic.failures} <= {ConnectionLostError}
-        assert {error.plugin for error in traffic.failures} <= {"p"}
-        members = {f"p@{server.config['endpoint'].removeprefix('http://').rstrip('/')}" for server in group}
-        assert {error.details["member"] for error in traffic.failures} <= members
+        failures = roll(group, traffic)
+        assert sum(len(found) for found in failures.values()) == len(traffic.failures), "somebody failed by himself"
+        for victim, found in failures.items():
+            # A process that dies closes its door last: each thread may have begun one more call meanwhile.
+            assert len(found) <= 2 * THREADS
+            assert {type(error) for error in found} <= {ConnectionLostError}
+            assert {(error.plugin, error.details["member"]) for error in found} <= {("p", victim)}
+            assert all(victim in str(error) and "before" in error.message for error in found), "it says whose reply"
         times = Counter(line.split()[0] for line in lines_of(ledger))
         assert [request for request, count in times.items() if count > 1] == []
 
@@ -170,7 +180,7 @@ def test_health_is_true_within_one_interval_and_its_changes_are_told(servers: An
     group = servers(2)
     heard: list[HealthChanged] = []
     with connect(group, health_check={"interval": 0.4, "timeout": 1.0, "failure_limit": 1}) as manager:
-        gone, well = (f"p@{server.config['endpoint'].removeprefix('http://').rstrip('/')}" for server in group)
+        gone, well = map(name_of, group)
         manager.subscribe(heard.append, HealthChanged)
         assert {status.status for status in manager.list_plugins().values()} == {PluginStatus.UNKNOWN}
         assert {status.status for status in manager.health().values()} == {PluginStatus.HEALTHY}

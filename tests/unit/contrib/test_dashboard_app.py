@@ -376,8 +376,8 @@ def test_no_stream_holds_a_thread_for_long():
         page.board.sample()
         stream = ask(page, "/events").body
         chunks = sum(1 for _ in stream)
-        assert 60 <= clock.monotonic() <= 66
-        assert chunks >= 12  # a pulse each 5 s: a viewer that is gone is noticed
+        assert 25 <= clock.monotonic() <= 31
+        assert chunks >= 5  # a pulse each 5 s: a viewer that is gone is noticed
         stream.close()
         again = ask(page, "/events")
         assert again.status == 200
@@ -390,7 +390,7 @@ def test_a_stream_that_its_server_forgot_takes_no_place_for_ever():
         page = dashboard.wsgi(manager, streams=1)
         forgotten = ask(page, "/events").body
         assert ask(page, "/events").status == 204
-        clock.advance(91)
+        clock.advance(56)
         another = ask(page, "/events")
         assert another.status == 200
         another.body.close()

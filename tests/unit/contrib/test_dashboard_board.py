@@ -12,6 +12,7 @@ import pytest
 
 from goplugins import (
     CircuitBreakerConfig,
+    HealthCheckConfig,
     LoadBalancer,
     Manager,
     PluginConfig,
@@ -26,7 +27,9 @@ from goplugins.testing import ManualClock, inject
 from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_in
 
 ONCE = PluginConfig(
-    retry=RetryConfig(max_retries=0), circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1)
+    retry=RetryConfig(max_retries=0),
+    circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1),
+    health_check=HealthCheckConfig(enabled=False),  # a good look would end the breaker's open time at any moment
 )
 
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 import functools
 import json
 
+import flask
 import pytest
+from django.http import HttpResponseForbidden
+from django.test import Client, override_settings
+from django.urls import re_path
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from goplugins import CircuitBreakerState, Manager
 from goplugins.contrib import dashboard
+from goplugins.contrib.dashboard.django import view
+from tests.unit.contrib import project
 from tests.unit.contrib.dashboards import Mood
+
+project.start()
 
 
 @pytest.fixture
@@ -24,8 +33,6 @@ def manager():
 
 @pytest.fixture
 def flask_client(manager):
-    flask = pytest.importorskip("flask")
-    dispatcher = pytest.importorskip("werkzeug.middleware.dispatcher")
     app = flask.Flask(__name__)
     app.secret_key = "of a test"
 
@@ -39,7 +46,7 @@ def flask_client(manager):
             return flask.session.get("user", "")
 
     page = dashboard.wsgi(manager, may_view=user, authorize=lambda environ: user(environ) == "ada", actor=user)
-    app.wsgi_app = dispatcher.DispatcherMiddleware(app.wsgi_app, {"/ops/plugins": page})
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/ops/plugins": page})
     return app.test_client()
 
 
@@ -66,29 +73,8 @@ def test_in_flask_an_operator_acts_by_name(flask_client, manager, caplog):
 # --- Django ----------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def django_ready():
-    django = pytest.importorskip("django")
-    from django.conf import settings
-
-    if not settings.configured:
-        settings.configure(
-            ALLOWED_HOSTS=["*"],
-            SECRET_KEY="of a test",
-            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"],
-        )
-        django.setup()
-
-
 @pytest.fixture
 def django_client(manager):
-    django_ready()
-    from django.http import HttpResponseForbidden
-    from django.test import Client, override_settings
-    from django.urls import re_path
-
-    from goplugins.contrib.dashboard.django import view
-
     page = view(dashboard.wsgi(manager, authorize=lambda environ: environ["django.request"].headers["X-User"] == "ada"))
 
     @functools.wraps(page)

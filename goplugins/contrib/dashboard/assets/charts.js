@@ -59,6 +59,19 @@ export function spark(picture, spark_, { width = 120, height = 26 } = {}) {
   picture.replaceChildren(...children);
 }
 
+// How long the slowest took, five seconds by five seconds.
+export function trend(picture, values, { width = 360, height = 40 } = {}) {
+  const step = width / values.length;
+  const top = Math.max(...values.map((value) => value ?? 0)) || 1;
+  const point = ([index, value]) => `${((index + 0.5) * step).toFixed(1)} ${(height - 1 - (value / top) * (height - 5)).toFixed(1)}`;
+  const lines = runs(values).map((run) => {
+    const points = run.map(point);
+    if (points.length === 1) points.push(`${((run[0][0] + 1) * step).toFixed(1)} ${points[0].split(" ")[1]}`);
+    return svg("path", { class: "line", d: `M${points.join("L")}` });
+  });
+  picture.replaceChildren(svg("path", { class: "base", d: `M0 ${height - 0.5}H${width}` }), ...lines);
+}
+
 // --- the breaker's last minutes -----------------------------------------------------------------------------------
 
 const LEVELS = { closed: [8, 1.5], "half-open": [4, 5.5], open: [0, 9.5], "forced open": [0, 9.5] };

@@ -1,6 +1,6 @@
 // What is told of one plugin on demand.
 
-import { distribution, mark, spark } from "./charts.js";
+import { distribution, mark, spark, trend } from "./charts.js";
 import { ago, clock, count, el, exact, NONE, percent, rate, replace, seconds, setText, svg } from "./dom.js";
 
 function panel(title, ...children) {
@@ -25,6 +25,8 @@ export class Details {
     this.spread = svg("svg", { class: "spread", viewBox: "0 0 360 96", "aria-hidden": "true" });
     this.latencies = el("dl", { class: "figures" });
     this.latencyNote = el("p", { class: "note" });
+    this.trend = svg("svg", { class: "spark trend", viewBox: "0 0 360 40", preserveAspectRatio: "none", "aria-hidden": "true" });
+    this.trendText = el("p", { class: "note" });
     this.failures = el("ol", { class: "failures" });
     this.changes = el("ol", { class: "changes" });
     this.members = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Members of ${name}` });
@@ -46,7 +48,7 @@ export class Details {
         "div",
         { class: "panels" },
         this.membersPanel,
-        panel("Latency", this.spread, this.latencies, this.latencyNote),
+        panel("Latency", this.spread, this.latencies, this.latencyNote, this.trend, this.trendText),
         panel("Calls and errors, 5 min", this.rates, this.ratesText),
         panel("Last errors", this.failures),
         this.changesPanel,
@@ -66,6 +68,10 @@ export class Details {
     this.once("rates", [record.spark, record.calls, record.errors], () => {
       spark(this.rates, record.spark, { width: 360, height: 72 });
       const top = Math.max(0, ...record.spark.calls.map((each) => each ?? 0));
+      const slowest = Math.max(0, ...record.spark.p95.map((each) => each ?? 0));
+      this.trend.style.display = slowest ? "" : "none";
+      if (slowest) trend(this.trend, record.spark.p95);
+      setText(this.trendText, slowest ? `p95, 5 min: ${seconds(slowest)} at the most` : "");
       setText(this.ratesText, `${rate(record.calls)} calls/s now, ${rate(record.errors)} errors/s; ${rate(top)} calls/s at the most`);
     });
     this.once("counts", [record.counts, record.errorCodes], () => this.drawCounts(record));

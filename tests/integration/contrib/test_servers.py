@@ -1,0 +1,165 @@
+"""Under real servers: their limits are found out, calls end before them, and what hurts is said once a worker."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import Peer, RawServer
+
+ROOT = Path(__file__).resolve().parents[3]
+APPLICATION = "tests.integration.contrib.application:application"
+
+
+class Server:
+    """A server of the application on a socket in a folder."""
+
+    def __init__(self, folder: Path, command: list[str], **environ: str) -> None:
+        self.socket = str(folder / "web")
+        self.log = folder / "log"
+        words = [word.replace("SOCKET", self.socket) for word in command]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environ}
+            )
+
+    def ask(self, path: str) -> Any:
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(20)
+        try:
+            connection.sock.connect(self.socket)
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def wait(self) -> None:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                self.ask("/host")
+                return
+            except (OSError, ValueError):
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < end, self.log.read_text()
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def hanging() -> Iterator[RawServer]:
+    def hang(peer: Peer) -> None:
+        peer.read_request()
+        peer.hang()
+
+    with RawServer(hang) as server:
+        yield server
+
+
+@contextmanager
+def started(folder: Path, url: str, *command: str, options: str = "") -> Iterator[Server]:
+    config = {
+        "plugins": [{"name": "p", "transport": "http", "endpoint": url, "connection": {"request_timeout": 10}}],
+        "default_health_check": {"enabled": False},
+    }
+    server = Server(folder, list(command), APPLICATION_CONFIG=json.dumps(config), APPLICATION_OPTIONS=options)
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+def gunicorn(*options: str) -> list[str]:
+    pytest.importorskip("gunicorn")
+    common = ["--bind", "unix:SOCKET", "--no-control-socket", "--workers", "2"]
+    return [sys.executable, "-m", "gunicorn", *common, *options, APPLICATION]
+
+
+def uwsgi(*options: str) -> list[str]:
+    program = shutil.which("uwsgi")
+    if program is None:
+        pytest.skip("needs uwsgi")
+    common = ["--master", "--die-on-term", "--need-app", "--http-socket", "SOCKET", "--processes", "2"]
+    code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", APPLICATION]
+    plugin = ["--plugin", "python3"] if program.startswith("/usr/bin/") else []
+    return [program, *plugin, *common, *code, *options]
+
+
+@pytest.mark.parametrize(
+    ("options", "room"),
+    [
+        (("--timeout", "20"), 18.0),
+        (("--timeout", "20", "--preload"), 18.0),
+        (("--timeout", "20", "--threads", "2"), None),
+        (("--timeout", "0"), None),
+    ],
+)
+def test_gunicorns_limit(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], room: float | None) -> None:
+    with started(tmp_path, hanging.url, *gunicorn(*options)) as server:
+        said = server.ask("/host")
+    assert (said["name"], said["workers"], said["room"]) == ("gunicorn", 2, room)
+
+
+def test_gunicorns_limit_in_its_configuration(tmp_path: Path, hanging: RawServer) -> None:
+    path = tmp_path / "gunicorn.conf.py"
+    path.write_text("timeout = 10\n")
+    with started(tmp_path, hanging.url, *gunicorn("-c", str(path))) as server:
+        assert server.ask("/host")["room"] == 9
+
+
+def test_a_call_ends_before_gunicorn_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
+    with started(tmp_path, hanging.url, *gunicorn("--timeout", "2", "--workers", "1")) as server:
+        before = server.ask("/host")["pid"]
+        begin = time.monotonic()
+        said = server.ask("/hang")
+        took = time.monotonic() - begin
+        assert "error" in said
+        assert 1.5 < took < 2.0
+        assert server.ask("/host")["pid"] == before == said["pid"]
+    log = server.log.read_text()
+    assert "WORKER TIMEOUT" not in log
+    assert "goplugins.doctor" not in log
+    assert "timeout-above-worker" not in log  # nothing hurts here
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        (("--harakiri", "20"), {"room": 18.0, "threads": False, "fork_hooks": False}),
+        (("--enable-threads", "--lazy-apps"), {"room": None, "threads": True, "fork_hooks": True}),
+        (("--threads", "2", "--py-call-uwsgi-fork-hooks"), {"room": None, "threads": True, "fork_hooks": True}),
+    ],
+)
+def test_uwsgis_facts(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], facts: dict[str, Any]) -> None:
+    with started(tmp_path, hanging.url, *uwsgi(*options)) as server:
+        said = server.ask("/host")
+    assert (said["name"], said["workers"]) == ("uwsgi", 2)
+    assert {name: said[name] for name in facts} == facts
+
+
+def test_uwsgi_without_threads_is_told_once_a_worker(tmp_path: Path, hanging: RawServer) -> None:
+    with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3")) as server:
+        pids = {server.ask("/hang")["pid"] for _ in range(3)}
+    assert server.log.read_text().count("[uwsgi-threads]") == len(pids)

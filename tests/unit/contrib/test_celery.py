@@ -1,0 +1,381 @@
+"""Plugins in Celery tasks: deadlines from time limits, retries, errors on their way through a result backend."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+from celery.backends.base import Backend
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import SoftTimeLimitExceeded
+
+from goplugins import (
+    CircuitBreakerOpenError,
+    ConfigError,
+    ExecutionContext,
+    Manager,
+    PluginConnectionError,
+    PluginError,
+    PluginExecutionError,
+    PluginNotFoundError,
+    RateLimitExceededError,
+    serve,
+)
+from goplugins._ids import current_request_id
+from goplugins.contrib.celery import PluginTask, install, retry_delay
+from tests.unit.contrib.probes import manager_with_probe, register_probe
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    made = Celery("test", broker="memory://", backend="cache+memory://", set_as_current=False)
+    made.conf.update(task_always_eager=True, task_store_eager_result=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plugins() -> Iterator[Manager[Any, Any]]:
+    with manager_with_probe() as made:
+        yield made
+
+
+class Worker:
+    """As much of a worker as its signals tell of."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+
+def task_of(app: Celery, function: Callable[[], Any], name: str = "call", **options: Any) -> Any:
+    """A task of this application alone."""
+
+    def run() -> Any:
+        return function()
+
+    return app.task(name=name, shared=False, **options)(run)
+
+
+# --- deadlines and ids -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({"soft_time_limit": 10}, 9.0),
+        ({"time_limit": 10}, 9.0),
+        ({"soft_time_limit": 10, "time_limit": 15}, 9.0),
+        ({"soft_time_limit": 25}, 23.0),
+        ({"soft_time_limit": 600}, 30.0),  # the plugin's own
+        ({}, 30.0),
+    ],
+)
+def test_calls_end_before_the_tasks_limit(
+    app: Celery, plugins: Manager[Any, Any], limits: dict[str, int], seconds: float
+) -> None:
+    install(app, plugins)
+    task = task_of(app, lambda: plugins.execute("probe", ""), "call", **limits)
+    left = task.delay().get()["timeout"]
+    assert seconds - 0.5 < left <= seconds
+
+
+def test_the_application_s_limits_and_those_of_one_message_count(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    app.conf.task_soft_time_limit = 20
+    task = task_of(app, lambda: plugins.execute("probe", "")["timeout"], "call")
+    assert 17 < task.delay().get() <= 18
+    assert 4 < task.apply(time_limit=5).get() <= 18
+
+
+def test_ids_of_calls_begin_with_the_tasks(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    task = task_of(app, lambda: plugins.execute("probe", "")["request_id"], "call")
+    found = task.apply(task_id="task-7")
+    assert found.get().startswith("task-7.")
+    assert current_request_id() is None
+
+
+def test_tasks_within_tasks_keep_to_the_outer_limit(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    inner = task_of(app, lambda: plugins.execute("probe", "")["timeout"], "inner", soft_time_limit=20)
+
+    @app.task(name="outer", shared=False, soft_time_limit=10)
+    def outer() -> list[float]:
+        first = inner.apply().get(disable_sync_subtasks=False)
+        return [first, plugins.execute("probe", "")["timeout"]]
+
+    assert all(left <= 9 for left in outer.delay().get())
+    assert plugins.execute("probe", "")["timeout"] > 29
+
+
+def test_nothing_is_left_behind_by_tasks_that_fail(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+
+    @app.task(name="fail", shared=False, soft_time_limit=1)
+    def fail() -> None:
+        raise RuntimeError("of a task")
+
+    for _ in range(3):
+        assert fail.apply().state == "FAILURE"
+    assert plugins.execute("probe", "")["timeout"] > 29
+    assert current_request_id() is None
+
+
+def test_other_applications_are_left_alone(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    other = Celery("other", broker="memory://", set_as_current=False)
+    other.conf.task_always_eager = True
+    task = task_of(other, lambda: plugins.execute("probe", "")["timeout"], "call", soft_time_limit=10)
+    assert task.delay().get() > 29
+    other.close()
+
+
+def test_to_install_it_twice_changes_nothing(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    install(app, plugins)
+    task = task_of(app, lambda: plugins.execute("probe", "")["request_id"], "call")
+    assert task.apply(task_id="task-7").get().count("task-7") == 1
+
+
+# --- the manager ---------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_is_made_at_its_first_use(app: Celery) -> None:
+    made: list[Any] = []
+
+    def setup(manager: Manager[Any, Any]) -> None:
+        made.append(manager)
+        register_probe(manager)
+
+    plugins = install(app, setup=setup)
+    task = task_of(app, lambda: plugins.execute("probe", "")["timeout"], "call", soft_time_limit=10)
+    assert made == []
+    assert task.delay().get() <= 9
+    assert len(made) == 1
+    made[0].shutdown()
+
+
+@pytest.mark.parametrize("signal", [signals.worker_shutdown, signals.worker_process_shutdown])
+def test_a_worker_that_ends_shuts_its_manager_down(app: Celery, signal: Any) -> None:
+    made: list[Any] = []
+    plugins = install(app, setup=made.append)
+    signal.send(sender=Worker(app), app=app)
+    assert made == []  # nothing is made for that
+    plugins.list_plugins()
+    signal.send(sender=Worker(app), app=app)
+    assert repr(made[0]) == "<Manager: closed>"
+
+
+def test_a_worker_in_a_thread_leaves_a_manager_that_was_handed_in(app: Celery, plugins: Manager[Any, Any]) -> None:
+    install(app, plugins)
+    signals.worker_shutdown.send(sender=Worker(app))
+    assert plugins.execute("probe", "")["timeout"] > 0
+
+
+def test_a_manager_and_what_to_make_one_of_is_one_too_many(app: Celery, plugins: Manager[Any, Any]) -> None:
+    with pytest.raises(ConfigError):
+        install(app, plugins, config={})
+
+
+def test_a_worker_whose_configuration_fails_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    install(app, config="/nowhere/plugins.yaml")
+    with pytest.raises(SystemExit):
+        app.WorkController(pool="solo")
+    assert "/nowhere/plugins.yaml" in caplog.text
+
+
+# --- retries -------------------------------------------------------------------------------------------------------
+
+
+class Moody:
+    """Fails in the ways of ``errors``, one after the other, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def retried(app: Celery, moody: Moody, **options: Any) -> tuple[Any, list[float]]:
+    """The task's result, and how long Celery was asked to wait each time."""
+    delays: list[float] = []
+
+    class Noting(PluginTask):
+        abstract = True
+
+        def retry(self, *words: Any, countdown: float | None = None, **kwargs: Any) -> Any:
+            delays.append(countdown or 0.0)
+            return super().retry(*words, countdown=countdown, **kwargs)
+
+    task = task_of(app, moody, "moody", base=Noting, **options)
+    return task.apply(), delays
+
+
+def unreachable() -> PluginError:
+    return PluginConnectionError("connection refused", retryable=True)
+
+
+def test_what_may_pass_is_tried_again(app: Celery) -> None:
+    moody = Moody(unreachable(), CircuitBreakerOpenError("open", retryable=True, retry_after=40.0))
+    result, delays = retried(app, moody)
+    assert result.get() == "done"
+    assert 2.5 <= delays[0] <= 5
+    assert delays[1] == 40
+    assert moody.calls == 3
+
+
+@pytest.mark.parametrize("error", [PluginExecutionError("no"), PluginNotFoundError("who?"), RuntimeError("of a task")])
+def test_what_will_not_pass_is_the_result(app: Celery, error: Exception) -> None:
+    assert not getattr(error, "retryable", False)
+    moody = Moody(error)
+    result, delays = retried(app, moody)
+    with pytest.raises(type(error)):
+        result.get()
+    assert (moody.calls, delays) == (1, [])
+
+
+def test_the_last_error_is_the_result(app: Celery) -> None:
+    moody = Moody(*(unreachable() for _ in range(9)))
+    result, _ = retried(app, moody, max_retries=2)
+    with pytest.raises(PluginConnectionError, match="refused"):
+        result.get()
+    assert moody.calls == 3
+
+
+def test_called_as_a_function_it_raises_what_happened(app: Celery) -> None:
+    task = task_of(app, Moody(unreachable()), "moody", base=PluginTask)
+    with pytest.raises(PluginConnectionError):
+        task()
+
+
+def test_a_bound_task_knows_which_try_it_is(app: Celery) -> None:
+    tries: list[int] = []
+
+    @app.task(name="count", shared=False, base=PluginTask, bind=True)
+    def count(self: Any) -> None:
+        tries.append(self.request.retries)
+        if len(tries) < 3:
+            raise unreachable()
+
+    count.apply()
+    assert tries == [0, 1, 2]
+
+
+def test_the_waits_grow_and_are_spread() -> None:
+    rng = random.Random(7)
+    waits = [[retry_delay(unreachable(), n, first=5.0, longest=60.0, rng=rng) for _ in range(50)] for n in range(6)]
+    for number, found in enumerate(waits):
+        full = min(5.0 * 2**number, 60.0)
+        assert full / 2 <= min(found) < max(found) <= full
+    assert retry_delay(unreachable(), 10_000, first=5.0, longest=60.0, rng=rng) <= 60
+
+
+def test_a_wait_is_never_shorter_than_told_and_never_endless() -> None:
+    rng = random.Random(7)
+    told = RateLimitExceededError("limited", retryable=True, retry_after=3600.0)
+    assert retry_delay(told, 0, first=5.0, longest=60.0, rng=rng) == 3600
+    held = CircuitBreakerOpenError("held open", retryable=True, retry_after=float("inf"))
+    assert retry_delay(held, 0, first=5.0, longest=60.0, rng=rng) == 60
+
+
+# --- what belongs to the host ----------------------------------------------------------------------------------------
+
+
+def test_a_soft_time_limit_passes_through_a_call_as_it_is(app: Celery) -> None:
+    @serve.plugin(name="interrupted")
+    def interrupted(request: str, context: ExecutionContext) -> str:
+        raise SoftTimeLimitExceeded(7)
+
+    with Manager() as plugins:
+        plugins.register(interrupted)
+        install(app, plugins)
+
+        @app.task(name="work", shared=False, base=PluginTask)
+        def work() -> str:
+            try:
+                plugins.execute("interrupted", "", idempotent=True)
+            except SoftTimeLimitExceeded:
+                return "cleaned up"
+            return "not reached"
+
+        result = work.apply()
+        assert result.get() == "cleaned up"
+        assert result.state == "SUCCESS"
+
+
+# --- result backends -----------------------------------------------------------------------------------------------
+
+
+def rich_error() -> PluginError:
+    try:
+        try:
+            raise OSError("socket")
+        except OSError as cause:
+            raise CircuitBreakerOpenError(
+                "open", plugin="quotes", attempts=2, elapsed=0.5, retry_after=4.0, details={"status": 503}
+            ) from cause
+    except PluginError as error:
+        return error
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_errors_arrive_as_they_were(app: Celery, serializer: str) -> None:
+    app.conf.update(result_serializer=serializer, accept_content=["json", "pickle"])
+    backend: Backend = app.backend
+    stored = backend.prepare_exception(rich_error(), serializer)
+    wired = json.loads(json.dumps(stored)) if serializer == "json" else pickle.loads(pickle.dumps(stored))
+    found = backend.exception_to_python(wired)
+    assert type(found) is CircuitBreakerOpenError
+    assert (found.code, found.plugin, found.attempts, found.elapsed) == ("CIRCUIT_1401", "quotes", 2, 0.5)
+    assert (found.retry_after, found.details) == (4.0, {"status": 503})
+    assert "socket" in str(found.__cause__)
+
+
+# --- a real worker ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_a_worker_makes_calls_and_brings_errors_back(pool: str, serializer: str) -> None:
+    name = f"{pool}-{serializer}"
+    app = Celery("worker", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(
+        task_default_queue=name,  # the broker in memory is one for the process
+        accept_content=["json", "pickle"],
+        result_serializer=serializer,
+        result_accept_content=["json", "pickle"],
+        broker_connection_retry_on_startup=True,
+    )
+    made: list[Manager[Any, Any]] = []
+
+    def setup(manager: Manager[Any, Any]) -> None:
+        made.append(manager)
+        register_probe(manager)
+
+    plugins = install(app, setup=setup)
+
+    @app.task(name="call", shared=False, soft_time_limit=10)
+    def call(plugin: str) -> Any:
+        return plugins.execute(plugin, "")
+
+    with start_worker(app, pool=pool, concurrency=2, perform_ping_check=False, shutdown_timeout=20):
+        pending = [call.apply_async(("probe",), task_id=f"{name}-{number}") for number in range(4)]
+        for number, result in enumerate(pending):
+            said = result.get(timeout=20)
+            assert said["request_id"].startswith(f"{name}-{number}.")
+            assert said["timeout"] <= 9
+        with pytest.raises(PluginNotFoundError) as raised:
+            call.delay("nobody").get(timeout=20)
+        assert raised.value.plugin == "nobody"
+    made[0].shutdown()
+    app.close()

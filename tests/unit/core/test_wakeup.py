@@ -1,0 +1,157 @@
+"""What every waiting thread waits for: it wakes when it is set, and at its time, whatever else happens."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from goplugins._clock import SYSTEM_CLOCK, Bell, Wakeup
+from tests.interrupts import interrupted_at
+
+
+class Sleeper:
+    """A thread that waits; how that ended."""
+
+    def __init__(self, wakeup: Wakeup | Bell, seconds: float | None = 30.0) -> None:
+        self.woken: list[bool] = []
+        self._thread = threading.Thread(target=lambda: self.woken.append(wakeup.wait(seconds)), daemon=True)
+        self._thread.start()
+        time.sleep(0.005)
+
+    def wakes(self) -> bool:
+        self._thread.join(10)
+        return self.woken == [True]
+
+
+def test_it_wakes_who_waits_and_who_comes_later():
+    wakeup = Wakeup()
+    sleeper = Sleeper(wakeup)
+    assert not wakeup.is_set()
+    wakeup.set("a place")
+    assert sleeper.wakes()
+    assert wakeup.is_set()
+    assert wakeup.wait(30.0)
+    assert wakeup.wait()
+    assert wakeup.take() == "a place"
+    assert not wakeup.is_set()
+    assert not wakeup.wait(0.0)
+
+
+def test_who_waits_without_a_limit_is_woken():
+    wakeup = Wakeup()
+    sleeper = Sleeper(wakeup, None)
+    wakeup.set()
+    assert sleeper.wakes()
+
+
+def test_gifts_come_in_their_order_and_what_is_none_is_passed_over():
+    wakeup = Wakeup()
+    for gift in (None, 1, None, None, 2, None):
+        wakeup.set(gift)
+    assert [wakeup.take() for _ in range(3)] == [1, 2, None]
+    for gift in (1, None, 2):
+        wakeup.set(gift)
+    wakeup.clear()
+    assert (wakeup.is_set(), wakeup.take()) == (False, None)
+
+
+@pytest.mark.parametrize("before", ["new", "used", "timed out"])
+def test_nothing_of_before_ends_a_wait(before):
+    wakeup = Wakeup()
+    if before == "used":
+        for _ in range(3):
+            wakeup.set("gift")
+        wakeup.clear()
+    elif before == "timed out":
+        assert not wakeup.wait(0.001)
+        wakeup.set("gift")
+        wakeup.take()
+    for seconds in (0.02, 0.0):
+        began = time.monotonic()
+        assert not wakeup.wait(seconds)
+        assert time.monotonic() - began >= seconds
+    sleeper = Sleeper(wakeup)
+    wakeup.set()
+    assert sleeper.wakes()
+
+
+def test_a_thread_that_wakes_it_late_ends_no_later_wait():
+    """One that lost the processor in the middle of set(), and somebody took its gift meanwhile."""
+    wakeup, began = Wakeup(), time.monotonic()
+    late = threading.Timer(0.01, wakeup._asleep.release)
+    late.start()
+    assert not wakeup.wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    late.join()
+
+
+@pytest.fixture
+def slow_handler() -> Iterator[float]:
+    """A signal whose handler takes so many seconds, and raises nothing."""
+    seconds = 0.05
+    before = signal.signal(signal.SIGUSR1, lambda *_: time.sleep(seconds))
+    yield seconds
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_handler_that_outlasts_the_wait_does_not_make_it_endless(slow_handler):
+    # signal.raise_signal would be too early: it has to hit in the wait.
+    strike = threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    strike.start()
+    began = time.monotonic()
+    assert not SYSTEM_CLOCK.wait(Wakeup(), slow_handler / 2)
+    assert time.monotonic() - began < 5.0
+    strike.join()
+
+
+def test_the_shortest_waits_end_on_a_busy_machine():
+    over = threading.Event()
+    burning = [threading.Thread(target=lambda: [None for _ in iter(over.is_set, True)], daemon=True) for _ in range(2)]
+    for thread in burning:
+        thread.start()
+    try:
+        for number in range(100):
+            assert not Wakeup().wait(1e-9 if number % 2 else 2e-6)
+    finally:
+        over.set()
+
+
+@pytest.mark.parametrize("gift", [None, "a place"])
+def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift):
+    for number in range(20):
+        wakeup = Wakeup()
+        sleeper = Sleeper(wakeup)
+        happened = interrupted_at(number, lambda: wakeup.set(gift), ("goplugins/_clock.py",))  # noqa: B023
+        if not wakeup.is_set():
+            wakeup.set(gift)  # nothing had come of it
+        assert sleeper.wakes(), f"interrupt {number}"
+        assert wakeup.take() == gift
+        if not happened:
+            break
+    assert number >= 2
+
+
+def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
+    for number in range(50):
+        wakeup = Wakeup()
+        happened = interrupted_at(number, lambda: wakeup.wait(0.0001), ("goplugins/_clock.py",))  # noqa: B023
+        assert not wakeup.is_set()
+        sleeper = Sleeper(wakeup)
+        wakeup.set()
+        assert sleeper.wakes(), f"interrupt {number}"
+        if not happened:
+            break
+    assert number >= 4
+
+
+def test_a_bell_wakes_all_who_wait():
+    bell = Bell()
+    sleepers = [Sleeper(bell) for _ in range(3)]
+    assert not bell.wait(0.001)
+    bell.set()
+    assert all(sleeper.wakes() for sleeper in sleepers)
+    assert bell.wait(30.0)
