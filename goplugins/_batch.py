@@ -6,7 +6,7 @@ import collections
 import queue
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from typing import Any, TypeVar
 
 from goplugins.errors import InvalidArgumentError
@@ -82,27 +82,35 @@ def reporting(results: Generator[R, None, None], progress: Progress, total: int 
         results: what to pass on.
         progress: True for a tqdm bar (needs tqdm), a function that takes the count so far, or None.
         total: how many there will be, if known.
+
+    Raises:
+        InvalidArgumentError: at once, if tqdm is needed and not there.
     """
+    if not progress:
+        return results
+    return _telling(results, progress) if callable(progress) else _drawing(results, _bar(), total)
+
+
+def _telling(results: Generator[R, None, None], progress: Callable[[int], object]) -> Generator[R, None, None]:
     with closing(results):
-        if not progress:
-            yield from results
-        elif callable(progress):
-            for count, result in enumerate(results, start=1):
-                progress(count)
-                yield result
-        else:
-            with _bar(total) as bar:
-                for result in results:
-                    bar.update(1)
-                    yield result
+        for count, result in enumerate(results, start=1):
+            progress(count)
+            yield result
 
 
-def _bar(total: int | None) -> AbstractContextManager[Any]:
+def _drawing(results: Generator[R, None, None], bar: Callable[..., Any], total: int | None) -> Generator[R, None, None]:
+    with closing(results), bar(total=total) as drawn:
+        for result in results:
+            drawn.update(1)
+            yield result
+
+
+def _bar() -> Callable[..., Any]:
     try:
         from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
     except ImportError as exc:
         raise InvalidArgumentError(
             "progress=True needs tqdm: pip install tqdm, or pass a function that takes the count so far"
         ) from exc
-    bar: AbstractContextManager[Any] = tqdm(total=total)
+    bar: Callable[..., Any] = tqdm
     return bar

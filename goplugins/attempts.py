@@ -23,7 +23,7 @@ from goplugins.observability.events import AttemptFinished
 from goplugins.observability.stream import EventStream, hand_out
 from goplugins.policies import Policies
 from goplugins.resilience._counter import Counter
-from goplugins.resilience.circuit_breaker import Permit
+from goplugins.resilience._permits import Pass, Permit
 from goplugins.resilience.rate_limiter import RateLimiter
 
 __all__ = ["Attempts", "Watcher"]
@@ -108,7 +108,9 @@ class Attempts:
         if deadline.at <= self._now():
             raise PluginTimeoutError("the deadline passed before anything was sent")
         policies = self.policies
-        refusal = policies.breaker.refusal()
+        breaker = policies.breaker
+        # One that is closed has a permit for all to share, as a rule, and then refuses nobody.
+        refusal = breaker.refusal() if breaker.shared is None else None
         if refusal is not None:
             self._refused_by_breaker.add()
             try:
@@ -119,7 +121,7 @@ class Attempts:
         if limiter is not None and not limiter.allow():
             self._wait_for_token(limiter, call)
         try:
-            permit = policies.breaker.enter(deadline.at)
+            permit = breaker.enter(deadline.at)
         except BaseException as exc:
             if limiter is not None:
                 limiter.refund()
@@ -160,7 +162,10 @@ class Attempts:
         elapsed = self._now() - started
         usual = self._usual_latency
         self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
-        permit.success(elapsed)
+        if type(permit) is Pass:
+            permit.successes.add()
+        else:
+            permit.success(elapsed)
         if self._is_suspect and self.watcher is not None:
             self._is_suspect = False
             self.watcher.report_success()

@@ -215,7 +215,7 @@ class Lifecycle:
         outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in plan.outcomes()]
         elapsed = self._clock.monotonic() - started
         report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
-        logger.info("reloaded from %s: %s", _source(config), report)
+        logger.info("reloaded from %s: %s", _source(config), "; ".join(map(str.strip, str(report).splitlines())))
         self._tell_reload(config, elapsed, report, None)
         return report
 

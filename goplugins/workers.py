@@ -26,6 +26,10 @@ T = TypeVar("T")
 IDLE_SECONDS = 10.0
 """How long a thread without work stays."""
 
+# The pools for whose tasks this code runs, also where it runs on a thread of another pool, or on one that a task's own
+# context was handed to.
+_serving: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("goplugins_workers", default=frozenset())
+
 
 class Seat:
     """A worker kept free for one task: see :meth:`WorkerPool.reserve`. Whoever loses it gives it back."""
@@ -63,6 +67,7 @@ class _State:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.mark = object()
         # Callers take the lock as it is: entering a Condition is Python code, and an interrupt in there could leave it
         # held for ever.
         self.lock = threading.Lock()
@@ -104,14 +109,16 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Runs ``fn`` on a worker, within a copy of the caller's context.
 
-        A worker of this very pool that submits while no other is idle runs the task itself at once: were it to
-        wait for its own successor, the pool could lock itself up.
+        A task of this very pool that submits while no worker is idle runs the new one itself at once, and so does what
+        it has other pools do: were it to wait for its own successor, the pool could lock itself up.
 
         Raises:
             SaturatedError: all workers are busy and the queue is full.
             PluginClosedError: the pool was shut down.
         """
         task = _Task(fn, args, kwargs)
+        if self._inline:
+            task.context.run(_serve, self._state.mark)
         self._submit(task)
         return task.future
 
@@ -167,7 +174,7 @@ class WorkerPool(Executor):
         if len(state.threads) < self.max_workers:
             state.tasks.append(task)
             return "start"
-        if self._inline and threading.current_thread() in state.threads:
+        if self._inline and state.mark in _serving.get():
             return "inline"
         if len(state.tasks) >= self.max_queued:
             raise SaturatedError(
@@ -237,6 +244,13 @@ class WorkerPool(Executor):
         self._state.closed = closed
         self._finalizer = weakref.finalize(self, _close_unheld, self._state)
         self._finalizer.atexit = False
+
+
+def _serve(mark: object) -> None:
+    """Notes for which pool's task a context is."""
+    marks = _serving.get()
+    if mark not in marks:
+        _serving.set(marks | {mark})
 
 
 def _close_unheld(state: _State) -> None:

@@ -142,7 +142,8 @@ def _by_url(url: str) -> Callable[[], Frame]:
             raise PluginConnectionError(f"{shown} answers {reply.status_code}")
         try:
             frame = json.loads(body)
-            _headline(frame), _rows(frame["plugins"])
+            _headline(frame)
+            _rows(frame["plugins"])
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise InvalidArgumentError(f"{shown} is no dashboard of this version") from exc
         return frame  # type: ignore[no-any-return]

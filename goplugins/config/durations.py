@@ -84,7 +84,9 @@ def _format_any(seconds: float) -> str:
     if abs(seconds) >= _MAX_NANOSECONDS / 1e9:
         nanoseconds = _MAX_NANOSECONDS if seconds > 0 else -_MAX_NANOSECONDS
     else:
-        nanoseconds = round(seconds * 1e9)
+        # In integers: the product of two floats may be one nanosecond off from 50 days on.
+        numerator, denominator = seconds.as_integer_ratio()
+        nanoseconds = (2 * numerator * 10**9 + denominator) // (2 * denominator)
     if nanoseconds == 0:
         return "0s"
     sign, nanoseconds = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Annotated
 
 import attrs
@@ -33,11 +32,13 @@ def parse_size(text: str) -> int:
     if found is None or (found[3] and not found[2]):
         raise ValueError("not a size")
     unit = (found[2] or found[4] or "").lower()
+    whole, _, fraction = found[1].partition(".")
     factor: int = (1024 if found[3] or found[4] else 1000) ** _STEPS[unit]
-    size = Fraction(found[1]) * factor
-    if size.denominator != 1:
+    digits: int = 10 ** len(fraction)
+    size, rest = divmod(int(whole + fraction) * factor, digits)
+    if rest:
         raise ValueError("not a whole number of bytes")
-    return size.numerator
+    return size
 
 
 @attrs.frozen

@@ -58,7 +58,7 @@ def _uwsgi_threads(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Find
     if host.name == "uwsgi" and not host.threads:
         yield Finding(
             "uwsgi-threads",
-            "uWSGI runs without threads",
+            "uWSGI runs without threads, as it does before 2.0.27 unless it is told",
             "background threads stand still, so nobody looks at health or follows files, and submit, map and hedged "
             "calls wait until their deadline",
             "start it with enable-threads = true",

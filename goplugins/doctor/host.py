@@ -71,8 +71,11 @@ def server_limit() -> float | None:
     pid = os.getpid()
     if pid not in _limits:
         found = _gunicorn() or _uwsgi() or Host()
+        limit = found.limit
+        if limit is not None and found.name == "uwsgi":
+            limit = max(limit - 1.0, limit / 2)  # it counts whole seconds, and may be up to one early
         _limits.clear()
-        _limits[pid] = None if found.limit is None else leave_room(found.limit)
+        _limits[pid] = None if limit is None else leave_room(limit)
     return _limits[pid]
 
 

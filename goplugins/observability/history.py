@@ -131,8 +131,14 @@ class _Series:
         self.recent_calls = array("f", [0.0]) * _RECENT
         self.recent_failed = array("f", [0.0]) * _RECENT
 
-    def add(self, metrics: PluginMetrics, column: int, recent: int) -> None:
-        """Adds to a column, and to the last samples, what has come since the last time."""
+    def add(self, metrics: PluginMetrics, columns: Sequence[tuple[int, float]], recent: int) -> None:
+        """Adds to columns, and to the last samples, what has come since the last time.
+
+        Args:
+            metrics: of now.
+            columns: those since the last time, each with its part of that time.
+            recent: the place of this sample.
+        """
         before = self.last
         if metrics.requests_total == before.calls:
             self.recent_calls[recent] = self.recent_failed[recent] = 0.0
@@ -140,12 +146,13 @@ class _Series:
         now = self.last = _Counts.of(metrics)
         calls, failed = now.calls - before.calls, max(0, now.failed - before.failed)
         self.recent_calls[recent], self.recent_failed[recent] = calls, failed
-        self.calls[column] += calls
-        self.failed[column] += failed
         ended = now.latencies.since(before.latencies)
-        if ended.counts:
-            worst = ended.percentile(95)
-            self.p95[column] = worst if math.isnan(self.p95[column]) else max(self.p95[column], worst)
+        worst = ended.percentile(95) if ended.counts else _NOTHING
+        for column, part in columns:
+            self.calls[column] += calls * part
+            self.failed[column] += failed * part
+            if not self.p95[column] >= worst:  # also where there is nothing yet
+                self.p95[column] = worst
 
     def clear(self, column: int) -> None:
         self.calls[column] = self.failed[column] = 0.0
@@ -244,9 +251,11 @@ class History:
             series.begin(counts[name])
 
     def _add(self, plugins: Mapping[str, PluginMetrics], span: float) -> None:
-        column, recent = self._column % COLUMNS, self._samples % _RECENT
+        recent = self._samples % _RECENT
         self._samples += 1
-        self._spans[column] += span
+        columns = self._spread(span)
+        for column, part in columns:
+            self._spans[column] += span * part
         self._recent_spans[recent] = span
         for name in [name for name in self._series if name not in plugins]:
             del self._series[name]
@@ -257,7 +266,17 @@ class History:
             if metrics.requests_total < series.last.calls:  # another plugin of this name, with counts of its own
                 series.begin(_Counts.of(metrics))
             else:
-                series.add(metrics, column, recent)
+                series.add(metrics, columns, recent)
+
+    def _spread(self, span: float) -> Sequence[tuple[int, float]]:
+        """The columns of the last ``span`` seconds, each with its part of them: no gaps where samples are rare."""
+        now = self._clock.monotonic()
+        found = []
+        for column in range(max(int((now - span) // WIDTH), self._column - COLUMNS + 1), self._column + 1):
+            inside = min(now, (column + 1) * WIDTH) - max(now - span, column * WIDTH)
+            if inside > 0:
+                found.append((column % COLUMNS, inside / span))
+        return found
 
     def _move_to(self, column: int) -> None:
         """Empties the columns that time has passed since."""

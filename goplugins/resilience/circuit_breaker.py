@@ -114,7 +114,8 @@ class CircuitBreaker:
         self._requests = self._successes = self._failures = 0
         self._last_failure = 0.0
         self._admitted = Counter()  # requests that took no lock
-        self._pass = self._new_pass(_CLOSED, 0, self._window)
+        # Public: whoever sees one knows, without a call, that nobody is refused.
+        self.shared = self._new_pass(_CLOSED, 0, self._window)
         register_forkable(self)
 
     # --- one call ----------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class CircuitBreaker:
         Raises:
             CircuitBreakerOpenError: as :meth:`acquire`.
         """
-        shared = self._pass
+        shared = self.shared
         if shared is None:
             return self.acquire(expires_at)
         self._admitted.add()
@@ -160,7 +161,7 @@ class CircuitBreaker:
     def settle_pass(self, shared: Pass, duration: float | None) -> None:
         """Takes in a failure of a call that :meth:`enter` admitted while closed; use the pass's own method."""
         with self._lock:
-            if shared is not self._pass:
+            if shared is not self.shared:
                 return  # of a period that is over
             old = self._state
             self._apply(shared, False, duration)
@@ -286,7 +287,7 @@ class CircuitBreaker:
             if rules.window != before.window or (window is None) != (self._window is None):
                 self._take_in()
                 shared = self._new_pass(old, self._generation, window)
-                self._window, self._pass = window, shared
+                self._window, self.shared = window, shared
             if rules.enabled != before.enabled and self._mode is not _FORCED:
                 self._enter(_CLOSED)
                 self._mode = _NORMAL if rules.enabled else _DISABLED
@@ -301,7 +302,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._take_in()
         self._generation += 1
-        self._pass = self._new_pass(self._state, self._generation, self._window)
+        self.shared = self._new_pass(self._state, self._generation, self._window)
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()
@@ -433,7 +434,7 @@ class CircuitBreaker:
     def _take_in(self) -> None:
         """Counts what was counted without the lock. A success in between ends a row of failures."""
         self._requests += self._admitted.take()
-        fresh = 0 if self._pass is None else self._pass.successes.take()
+        fresh = 0 if self.shared is None else self.shared.successes.take()
         if fresh:
             self._successes += fresh
             self._calls += fresh
@@ -453,7 +454,7 @@ class CircuitBreaker:
         # No call, hence no interrupt, from here on to the caller's next one.
         self._state = state
         self._generation = generation
-        self._pass = shared
+        self.shared = shared
         self._probes = []
         self._probe_successes = 0
         self._anonymous = anonymous

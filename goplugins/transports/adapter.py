@@ -33,7 +33,8 @@ class PluginAdapter:
         """Nothing to do: the request stays an object."""
 
     def send(self, call: Call) -> Any:
-        left = call.deadline.remaining()
+        deadline = call.deadline
+        left = deadline.at - deadline.clock.monotonic()
         context = trusted_context(
             call.request_id,
             max(_SHORTEST, left),

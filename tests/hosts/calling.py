@@ -1,4 +1,4 @@
-"""What every application under test does: one manager a process, made, loaded and called at import.
+"""What every application under test does: it has one manager a process, made, loaded and called at import.
 
 It keeps a ledger: a line as each call begins and one as it ends, so that no call can be lost unseen. The environment
 says the rest: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is how many calls to make of
@@ -15,16 +15,25 @@ import time
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
-from goplugins import Manager, PluginError
+from goplugins import BoundPlugin, Manager, PluginError
 from tests.hosts.plugins import Answer, Ask
 
-__all__ = ["PLUGINS", "call", "longest_gap", "plugin_sockets", "prepare"]
+__all__ = ["CELERY", "CONFIG", "answer", "call", "prepare", "sockets"]
 
 PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
 
 _folder = Path(os.environ["HOSTS_FOLDER"])
-manager = Manager(Ask, Answer)
+CONFIG = str(_folder / "config.json")
+
+CELERY = {
+    "broker_connection_retry_on_startup": True,
+    # A worker that leaves gives back what it had taken. Without that, Celery loses tasks by design.
+    "task_acks_late": True,
+}
+
+_bound: dict[str, BoundPlugin[Ask, Answer]] = {}
 
 
 def _note(*words: object) -> None:
@@ -44,7 +53,7 @@ def call(
     _note(number, plugin, "begins")
     started, error = time.monotonic(), ""
     try:
-        answer = manager.execute(plugin, Ask(value, seconds, refuse), timeout=timeout)
+        answer = _bound[plugin](Ask(value, seconds, refuse), timeout=timeout)
         if answer.value != value * 2:
             error = f"somebody else's answer: {answer.value}, not {value * 2}"
     except PluginError as exc:
@@ -54,10 +63,10 @@ def call(
     return {"pid": os.getpid(), "plugin": plugin, "error": error, "seconds": took}
 
 
-def plugin_sockets() -> list[str]:
-    """This process's sockets that lead to a plugin, as /proc names them: ``socket:[4711]``."""
+def sockets() -> dict[str, Any]:
+    """This process, and its sockets that lead to a plugin, as /proc names them: ``socket:[4711]``."""
     ports, paths = set(), set()
-    for plugin in json.loads((_folder / "config.json").read_text())["plugins"]:
+    for plugin in json.loads(Path(CONFIG).read_text())["plugins"]:
         for endpoint in (plugin.get("endpoint", ""), *plugin.get("endpoints", ())):
             if endpoint.startswith("/"):
                 paths.add(endpoint)
@@ -77,7 +86,7 @@ def plugin_sockets() -> list[str]:
             isinstance(peer, tuple) and len(peer) >= 2 and peer[1] in ports
         ):
             found.append(link)
-    return found
+    return {"pid": os.getpid(), "sockets": found}
 
 
 def longest_gap(plugin: str) -> float:
@@ -100,14 +109,28 @@ def longest_gap(plugin: str) -> float:
     return max(after - before for before, after in itertools.pairwise(ticks))
 
 
-def prepare() -> None:
-    """Loads the configuration, and makes the calls that were asked for; at import, as applications do."""
+def answer(path: str, query: str) -> Any:
+    """What a web application answers: to ``/call/<plugin>/<number>``, ``/sockets``, ``/gap/<plugin>``, ``/ping``."""
+    what, *words = path.strip("/").split("/")
+    options = parse_qs(query)
+    if what == "call":
+        seconds, timeout = (float(options[name][0]) for name in ("seconds", "timeout"))
+        return call(words[0], words[1], seconds=seconds, refuse="refuse" in options, timeout=timeout)
+    if what == "sockets":
+        return sockets()
+    if what == "gap":
+        return longest_gap(words[0])
+    return {"pid": os.getpid()}
+
+
+def prepare(manager: Manager[Any, Any]) -> None:
+    """Makes the calls that were asked for; at import, as some applications do."""
     if os.environ.get("HOSTS_GEVENT"):
         from grpc.experimental import gevent
 
         gevent.init_gevent()
-    manager.load_from_config(_folder / "config.json")
+    _bound.update({plugin: manager.bind(plugin, Ask, Answer) for plugin in PLUGINS})
     for turn in range(int(os.environ.get("HOSTS_IMPORT_CALLS", "0"))):
         for plugin in PLUGINS:
             call(plugin, f"import-{turn}")
-    (_folder / f"imported-{os.getpid()}").write_text(json.dumps(plugin_sockets()))
+    (_folder / f"imported-{os.getpid()}").write_text(json.dumps(sockets()["sockets"]))

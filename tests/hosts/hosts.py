@@ -25,7 +25,17 @@ from tests.hosts.processes import descendants, until
 from tests.hosts.servers import ROOT
 from tests.servers import free_port
 
-__all__ = ["HOSTS", "UWSGI", "Celery", "Gunicorn", "Host", "Job", "Outcome", "Redis"]
+__all__ = [
+    "HOSTS",
+    "Celery",
+    "CeleryPlugins",
+    "DjangoPrefork",
+    "FlaskPreload",
+    "Gevent",
+    "Host",
+    "Job",
+    "Outcome",
+]
 
 
 @attrs.frozen
@@ -137,7 +147,7 @@ class Host:
     def answers(self) -> bool:
         raise NotImplementedError
 
-    def ask(self, path: str) -> Any:
+    def ask(self, path: str, **headers: str) -> Any:
         """What one worker says."""
         raise NotImplementedError
 
@@ -163,6 +173,7 @@ class _Connection(http.client.HTTPConnection):
 
 class _Web(Host):
     clients = 8
+    application = "tests.hosts.wsgi:application"
 
     @property
     def socket(self) -> str:
@@ -174,11 +185,11 @@ class _Web(Host):
         except OSError:
             return False
 
-    def ask(self, path: str) -> Any:
+    def ask(self, path: str, **headers: str) -> Any:
         connection = _Connection(self.socket, self.hung)
         try:
             # A connection each: which of them a server that leaves may close is a race between client and server.
-            connection.request("GET", path, headers={"Connection": "close"})
+            connection.request("GET", path, headers={**headers, "Connection": "close"})
             reply = connection.getresponse()
             body = reply.read()
         finally:
@@ -220,7 +231,6 @@ class _Web(Host):
 class Gunicorn(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("gunicorn",)
-    application = "tests.hosts.wsgi:application"
 
     def command(self) -> list[str]:
         recycling = ["--max-requests", "150", "--max-requests-jitter", "30"]
@@ -269,13 +279,15 @@ class Gevent(Gunicorn):
 
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
-    packages = ("pyuwsgi",)
+    packages: ClassVar[tuple[str, ...]] = ("pyuwsgi",)
 
     def command(self) -> list[str]:
         common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]
-        code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", "tests.hosts.wsgi:application"]
+        code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", self.application]
         # By default no worker is recycled in its first minute.
         recycling = ["--max-requests", "150", "--min-worker-lifetime", "1", "--disable-logging"]
+        # A worker that is told to leave while it loads forgets it: uWSGI waits for a minute by default.
+        recycling += ["--worker-reload-mercy", "8"]
         return [_script("uwsgi"), *common, *code, *recycling, *self.arguments]
 
     def environment(self) -> dict[str, str]:
@@ -293,6 +305,18 @@ class UWSGIPrefork(UWSGI):
     name = "uwsgi-prefork"
     imports = True
     arguments: ClassVar[tuple[str, ...]] = ("--enable-threads", "--py-call-uwsgi-fork-hooks")
+
+
+class FlaskPreload(ThreadedPreload):
+    name = "flask"
+    packages = ("gunicorn", "flask")
+    application = "tests.hosts.flask_app:app"
+
+
+class DjangoPrefork(UWSGIPrefork):
+    name = "django"
+    packages = ("pyuwsgi", "django")
+    application = "tests.hosts.django_app:application"
 
 
 class Celery(Host):
@@ -347,7 +371,7 @@ class Celery(Host):
         """Sends a task, and returns where its result will be."""
         return self._client.send_task(f"{self.tasks}.{task}", arguments)
 
-    def ask(self, path: str) -> Any:
+    def ask(self, path: str, **headers: str) -> Any:
         return self.send(path.strip("/")).get(timeout=self.hung)
 
     def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
@@ -371,6 +395,11 @@ class Celery(Host):
         except Exception as error:
             return Outcome(job, lost=repr(error))
         return Outcome(job, said["pid"], said["error"], said["seconds"])
+
+
+class CeleryPlugins(Celery):
+    name = "celery-plugins"
+    tasks = "tests.hosts.plugin_tasks"
 
 
 class Redis:
@@ -409,4 +438,7 @@ HOSTS: tuple[type[Host], ...] = (
     UWSGIThreads,
     UWSGIPrefork,
     Celery,
+    FlaskPreload,
+    DjangoPrefork,
+    CeleryPlugins,
 )

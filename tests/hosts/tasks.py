@@ -1,4 +1,4 @@
-"""The Celery application under test."""
+"""A plain Celery application."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import Any
 
 from celery import Celery
 
+from goplugins import Manager
 from tests.hosts import calling
-from tests.hosts.plugins import Ask
+from tests.hosts.plugins import Answer, Ask
 
-app = Celery("tests.hosts.tasks", broker=os.environ["HOSTS_REDIS"], backend=os.environ["HOSTS_REDIS"])
-app.conf.update(
-    broker_connection_retry_on_startup=True,
-    # A worker that leaves gives back what it had taken: without these, Celery loses tasks by design.
-    task_acks_late=True,
-    worker_prefetch_multiplier=4,
-)
-calling.prepare()
+app = Celery(__name__, broker=os.environ["HOSTS_REDIS"], backend=os.environ["HOSTS_REDIS"])
+app.conf.update(calling.CELERY)
+manager: Manager[Any, Any] = Manager()
+manager.load_from_config(calling.CONFIG)
+calling.prepare(manager)
 
 
 @app.task
@@ -27,9 +25,9 @@ def call(plugin: str, number: str, seconds: float, refuse: bool, timeout: float)
 
 @app.task
 def sockets() -> dict[str, Any]:
-    return {"pid": os.getpid(), "sockets": calling.plugin_sockets()}
+    return calling.sockets()
 
 
 @app.task
 def fail(plugin: str) -> None:
-    calling.manager.execute(plugin, Ask(1, refuse=True))
+    manager.bind(plugin, Ask, Answer)(Ask(1, refuse=True))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from goplugins import PluginExecutionError
+from goplugins import PluginExecutionError, PluginTimeoutError
 from tests.hosts.conftest import only
-from tests.hosts.hosts import Celery, Gevent, Host, Job
+from tests.hosts.hosts import Celery, CeleryPlugins, DjangoPrefork, FlaskPreload, Gevent, Host, Job
 from tests.hosts.processes import links, names, until
 
 PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
@@ -76,6 +76,27 @@ def test_an_error_is_itself_at_the_other_end_of_the_result_backend(host: Celery)
 def test_a_slow_call_holds_up_no_other_greenlet(host: Host) -> None:
     gaps = {plugin: host.ask(f"/gap/{plugin}") for plugin in PLUGINS}
     assert {plugin: gap for plugin, gap in gaps.items() if gap > 0.5} == {}
+
+
+@only(lambda host: host in {FlaskPreload, DjangoPrefork})
+def test_calls_end_when_their_requests_caller_has_lost_patience(host: Host) -> None:
+    for plugin in PLUGINS:
+        said = host.ask(f"/call/{plugin}/patience?seconds=3&timeout=10", **{"X-Request-Timeout": "0.5"})
+        assert said["error"].startswith("PluginTimeoutError: ")
+        assert said["seconds"] < 1.0
+
+
+@only(lambda host: host in {FlaskPreload, DjangoPrefork})
+def test_a_page_says_that_the_plugins_are_there(host: Host) -> None:
+    # Exec plugins of this worker may have been ended with a call that took too long: then it says so, for a moment.
+    until(lambda: host.ask("/health/plugins")["status"] == "ready", 10, str(host.ask("/health/plugins")))
+
+
+@only(lambda host: host is CeleryPlugins)
+def test_a_call_ends_before_its_tasks_time_is_up(host: Celery) -> None:
+    for plugin in PLUGINS:
+        with pytest.raises(PluginTimeoutError):
+            host.send("overtime", plugin).get(timeout=host.hung)
 
 
 def test_no_process_holds_the_connections_of_another(host: Host) -> None:
@@ -146,5 +167,5 @@ def test_nothing_is_left_once_it_has_ended(host: Host) -> None:
     assert any(is_plugin(pid) for pid in host.processes())
     started = time.monotonic()
     assert host.stop() == 0
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 15
     until(lambda: not host.processes(), 3, f"all processes are gone: {names(host.processes())}")

@@ -4,6 +4,7 @@
 
     python -m tests.mutation gate budget      # only these modules
     python -m tests.mutation --survivors gate # only what survived the last time, after a test was written
+    python -m tests.mutation --resume         # go on with a run that was broken off; what has changed is run again
     python -m tests.mutation --report         # run nothing, print the last figures
 
 The work is mutmut's, on a copy of the tree in build/mutation; its settings are in pyproject.toml. What survived is
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="names of modules, such as gate; all if none is given")
     parser.add_argument("--survivors", action="store_true", help="test again what survived the last run")
+    parser.add_argument("--resume", action="store_true", help="only what has no result yet, or has changed")
     parser.add_argument("--report", action="store_true", help="print the last figures and run nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at once (default: one a core)")
     options = parser.parse_args()
@@ -52,7 +54,7 @@ def main() -> None:
         wanted = [f"goplugins.*{module}.x*" for module in options.modules]
         if options.survivors:
             wanted = [name for name, code in results().items() if outcome(code) != KILLED and matches(name, wanted)]
-        elif not wanted:
+        elif not wanted and not options.resume:
             shutil.rmtree(WORK, ignore_errors=True)
         copy_tree()
         mutmut("run", "--max-children", str(options.jobs), *wanted)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from goplugins.config import (
     AuthConfig,
@@ -254,6 +254,7 @@ def test_reading_anything_at_all_raises_configuration_errors_only(values: dict[s
 
 
 @given(st.integers(-(2**62), 2**62))
+@example(4503599627370491)  # whose product with 1e9, in floats, is another one's
 def test_a_duration_read_from_go_s_text_is_the_nearest_number_of_seconds(nanoseconds: int) -> None:
     value = nanoseconds / 10**9
     # A float holds some 104 days to the nanosecond; beyond that the text is of the float, not of the integer.

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,10 @@ _LINGER = 60.0
 """Seconds without a viewer after which nothing is sampled any more."""
 
 _SHARE = 0.05
-"""Part of a processor that sampling may take: with so many plugins that it took more, it is done less often."""
+"""Part of a processor that sampling may take: with so many plugins that it took more, it is done less often..."""
+
+_RAREST = 5.0
+"""...but still after so many seconds."""
 
 
 @attrs.frozen
@@ -106,6 +110,7 @@ class Board:
         self._always = always
         self._pool = WorkerPool("goplugins-dashboard", 1, 2)
         self._interval = INTERVAL
+        self._took: deque[float] = deque(maxlen=5)
         self._begin(self.clock.monotonic())
         self._ticket: Ticket | None = None
         self._detach: Callable[[], None] | None = None
@@ -204,10 +209,12 @@ class Board:
         )
 
     def _adapt(self, took: float) -> None:
-        wanted = max(INTERVAL, took / _SHARE)
+        self._took.append(took)
+        # The least of the last few: what else the machine had to do is not our cost.
+        wanted = min(max(INTERVAL, min(self._took) / _SHARE), _RAREST)
         ticket = self._ticket
         if ticket is not None and not 0.5 <= wanted / self._interval <= 1.0:
-            self._interval = max(INTERVAL, wanted * 1.2)
+            self._interval = min(max(INTERVAL, wanted * 1.2), _RAREST)
             ticket.reschedule(self._interval)
 
     def after_fork_in_child(self) -> None:
@@ -223,7 +230,8 @@ def _counts(found: list[View]) -> dict[str, PluginMetrics]:
         group = view.explanation.group
         if group is None:
             continue
-        stats = view.plugin.wire.stats() if hasattr(view.plugin.wire, "stats") else {}
+        wire: Any = view.plugin.wire
+        stats = wire.stats() if hasattr(wire, "stats") else {}
         for member in group.members:
             key, told, own = member_key(view.name, member.name), stats.get(member.name), counts.get(member.name)
             if told is not None:

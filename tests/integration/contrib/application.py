@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,27 +13,24 @@ from goplugins.contrib.wsgi import PluginCalls
 from goplugins.doctor import host_here
 from goplugins.doctor.host import server_limit
 
+logging.basicConfig(level=logging.WARNING)
 manager = Manager()
 manager.load_from_config(json.loads(os.environ["APPLICATION_CONFIG"]))
 
 
-def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    said: dict[str, Any] = {"pid": os.getpid(), "limit": server_limit()}
+def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    said: dict[str, Any] = {"pid": os.getpid()}
     if environ["PATH_INFO"] == "/host":
         found = host_here()
-        said |= {name: getattr(found, name) for name in ("name", "workers", "limit", "threads", "gevent", "fork_hooks")}
+        said |= {name: getattr(found, name) for name in ("name", "workers", "threads", "gevent", "fork_hooks")}
         said["room"] = server_limit()
     else:
         try:
-            manager.execute("p", "hang")
+            manager.execute("p", environ["PATH_INFO"].strip("/"))
         except PluginTimeoutError as error:
             said["error"] = str(error)
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(said).encode()]
 
 
-if "--bare" in os.environ.get("APPLICATION_OPTIONS", ""):
-    bare = application
-else:
-    application = PluginCalls(application)
-sys.stdout.flush()
+application = answer if "APPLICATION_BARE" in os.environ else PluginCalls(answer)

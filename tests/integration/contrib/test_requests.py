@@ -1,4 +1,4 @@
-"""Requests to real applications over a real server, whose plugin hangs: the request ends in time, and the call before it."""
+"""Requests to real applications over a real server: when their plugin hangs, the call ends before the request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Application = Callable[..., Iterable[bytes]]
 
 
 class Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         pass
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Peer, RawServer
+from tests.servers import Peer, RawServer, ok
 
 ROOT = Path(__file__).resolve().parents[3]
 APPLICATION = "tests.integration.contrib.application:application"
@@ -69,21 +69,22 @@ class Server:
 
 @pytest.fixture
 def hanging() -> Iterator[RawServer]:
-    def hang(peer: Peer) -> None:
-        peer.read_request()
+    def echo_or_hang(peer: Peer) -> None:
+        while (request := peer.read_request()) is not None and request.json["data"] == "echo":
+            peer.send(ok(request))
         peer.hang()
 
-    with RawServer(hang) as server:
+    with RawServer(echo_or_hang) as server:
         yield server
 
 
 @contextmanager
-def started(folder: Path, url: str, *command: str, options: str = "") -> Iterator[Server]:
+def started(folder: Path, url: str, *command: str, **environ: str) -> Iterator[Server]:
     config = {
         "plugins": [{"name": "p", "transport": "http", "endpoint": url, "connection": {"request_timeout": 10}}],
         "default_health_check": {"enabled": False},
     }
-    server = Server(folder, list(command), APPLICATION_CONFIG=json.dumps(config), APPLICATION_OPTIONS=options)
+    server = Server(folder, list(command), APPLICATION_CONFIG=json.dumps(config), **environ)
     try:
         server.wait()
         yield server
@@ -144,10 +145,15 @@ def test_a_call_ends_before_gunicorn_ends_the_worker(tmp_path: Path, hanging: Ra
     assert "timeout-above-worker" not in log  # nothing hurts here
 
 
+def threads_by_default() -> bool:
+    said = subprocess.run([uwsgi()[0], "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, said.strip().partition("-")[0].split("."))) >= (2, 0, 27)
+
+
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        (("--harakiri", "20"), {"room": 18.0, "threads": False, "fork_hooks": False}),
+        (("--harakiri", "21"), {"room": 18.0, "fork_hooks": False}),
         (("--enable-threads", "--lazy-apps"), {"room": None, "threads": True, "fork_hooks": True}),
         (("--threads", "2", "--py-call-uwsgi-fork-hooks"), {"room": None, "threads": True, "fork_hooks": True}),
     ],
@@ -159,7 +165,23 @@ def test_uwsgis_facts(tmp_path: Path, hanging: RawServer, options: tuple[str, ..
     assert {name: said[name] for name in facts} == facts
 
 
-def test_uwsgi_without_threads_is_told_once_a_worker(tmp_path: Path, hanging: RawServer) -> None:
+def test_a_call_ends_before_uwsgi_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
+    with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3", "--enable-threads")) as server:
+        for _ in range(3):
+            assert "error" in server.ask("/hang")
+    assert "HARAKIRI" not in server.log.read_text().replace("have enabled harakiri", "")
+
+
+def test_what_hurts_is_told_once_a_worker(tmp_path: Path, hanging: RawServer) -> None:
+    if threads_by_default():
+        pytest.skip("needs a uWSGI before 2.0.27, which runs without threads")
     with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3")) as server:
         pids = {server.ask("/hang")["pid"] for _ in range(3)}
     assert server.log.read_text().count("[uwsgi-threads]") == len(pids)
+
+
+def test_a_bare_application_is_told_that_its_calls_outlive_the_worker(tmp_path: Path, hanging: RawServer) -> None:
+    with started(tmp_path, hanging.url, *gunicorn("--timeout", "5", "--workers", "1"), APPLICATION_BARE="1") as server:
+        for _ in range(2):
+            assert "error" not in server.ask("/echo")
+    assert server.log.read_text().count("[timeout-above-worker]") == 1

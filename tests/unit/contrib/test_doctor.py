@@ -220,7 +220,7 @@ def test_uwsgi_is_known_from_within(monkeypatch: pytest.MonkeyPatch) -> None:
     uwsgi(monkeypatch, harakiri=b"20", master=True)
     found = host_here()
     assert (found.name, found.workers, found.limit, found.threads, found.fork_hooks) == ("uwsgi", 4, 20, False, False)
-    assert server_limit() == 18
+    assert server_limit() == pytest.approx(17.1)  # it counts whole seconds, and may be one early
 
 
 def test_no_host_is_no_host() -> None:

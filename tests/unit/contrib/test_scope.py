@@ -102,7 +102,7 @@ def test_headers_can_be_renamed_and_switched_off(clock: ManualClock) -> None:
 
 def test_the_servers_limit_leaves_time_to_answer(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     uwsgi: Any = types.ModuleType("uwsgi")
-    uwsgi.opt, uwsgi.numproc, uwsgi.has_threads = {"harakiri": b"10"}, 1, 1
+    uwsgi.opt, uwsgi.numproc, uwsgi.has_threads = {"harakiri": b"11"}, 1, 1
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
     monkeypatch.delitem(host._limits, os.getpid())
     assert seconds_of(Limits(30.0, clock=clock), clock) == 9

@@ -1,11 +1,13 @@
 """One attempt: what it tells breaker, limiter and health of its end."""
 
+import random
 import sys
 import threading
 
 import pytest
 
 from goplugins import Manager, ReloadOptions
+from goplugins.attempts import Attempts
 from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
@@ -18,9 +20,10 @@ from goplugins.errors import (
     SaturatedError,
 )
 from goplugins.models import CircuitBreakerState
+from goplugins.policies import Policies
 from goplugins.testing import ManualClock
 
-from .fakes import FakeSender, guarded, make_call
+from .fakes import FakeSender, guarded, make_call, plugin_config
 
 EAGER = {"failure_threshold": 1, "min_request_threshold": 1, "success_threshold": 1}
 ONCE = {"max_retries": 0, "random_jitter": False}
@@ -242,6 +245,17 @@ def test_the_breaker_learns_how_long_each_attempt_took(outcome):
             else:
                 plugin.fails(outcome, takes=takes)
         assert plugin.breaker.state is state
+
+
+def test_attempts_are_made_without_anybody_listening():
+    clock, sender = ManualClock(), FakeSender()
+    attempts = Attempts(sender, clock)
+    attempts.policies = Policies.of(plugin_config(), clock=clock, rng=random.Random(1))
+    assert attempts.make(make_call(clock)) == "ok"
+    sender.script.append(PluginRequestError("404"))
+    with pytest.raises(PluginRequestError):
+        attempts.make(make_call(clock))
+    assert (attempts.refused_by_breaker, attempts.refused_by_limiter) == (0, 0)
 
 
 # --- events -------------------------------------------------------------------------------------------------------

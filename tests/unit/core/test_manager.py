@@ -3,7 +3,6 @@
 import gc
 import itertools
 import logging
-import pickle
 import threading
 import time
 
@@ -646,12 +645,6 @@ def test_a_slow_info_holds_up_nobody(manager):
     go.set()
     registering.join(5)
     assert "recorder" in manager.list_plugins()
-
-
-def test_what_can_not_pickle_says_why(manager):
-    for thing in (manager, manager.bind("x")):
-        with pytest.raises(TypeError, match="does not pickle"):
-            pickle.dumps(thing)
 
 
 def test_the_hosts_own_log_level_stays_unless_the_configuration_says_one():

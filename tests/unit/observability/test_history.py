@@ -158,15 +158,28 @@ def test_the_last_minute_forgets_what_is_older():
 
 def test_columns_are_five_seconds_each_and_the_last_is_under_way():
     watched = Watched()  # at 1000 s, where a column begins
-    for _ in range(4):
+    for _ in range(5):
         watched.second(6, failed=1, seconds=0.25)
-    watched.second(50)
     watched.second(50)
     *_, before, last = watched.history.columns("auth")
     assert (before.calls, before.failed) == (6.0, 1.0)
     assert abs(before.p95 - 0.25) < 0.01
     assert (last.calls, last.failed) == (50.0, 0.0)
     assert len(watched.history.columns("auth")) == 60
+
+
+def test_rare_samples_are_spread_over_the_columns_between_them():
+    watched = Watched()
+    for _ in range(3):
+        watched.plugin.call(200, failed=20, seconds=0.25)
+        watched.clock.advance(20.0)
+        watched.sample()
+    *_, third, second, first, under_way = watched.history.columns("auth")
+    assert math.isnan(under_way.calls)
+    for column in (third, second, first):
+        assert abs(column.calls - 10.0) < 0.01
+        assert abs(column.failed - 1.0) < 0.01
+        assert abs(column.p95 - 0.25) < 0.01
 
 
 def test_columns_older_than_five_minutes_are_gone():

@@ -180,6 +180,21 @@ def test_answers_that_are_good_for_nothing_any_more_go_as_others_come():
     assert len(cache) == 5
 
 
+def test_the_smallest_bounds_hold_one():
+    clock = ManualClock()
+    cache = cache_of(clock, max_entries=1, size_of=lambda _: 1, max_size=1)
+    for key in range(3):
+        fetch(cache, clock, key)
+        assert (len(cache), cache.size, cache.get(key)) == (1, 1, "answer")
+
+
+def test_without_a_measure_answers_have_no_size():
+    clock = ManualClock()
+    cache = cache_of(clock)
+    fetch(cache, clock)
+    assert (len(cache), cache.size) == (1, 0)
+
+
 def test_clear_forgets_all():
     clock = ManualClock()
     cache = cache_of(clock, stale_if_error=60.0, size_of=len)
@@ -323,6 +338,35 @@ def test_a_follower_waits_at_most_its_own_deadline_and_gets_a_timeout_of_its_own
     server.answer("answer")
     assert leader.result(20) == ("answer", Origin.MADE)
     assert long.result(20) == ("answer", Origin.SHARED)
+
+
+def test_a_follower_of_little_time_waits_no_longer_than_that(pool):
+    clock = ManualClock(auto_advance=False)
+    cache, server = cache_of(clock), Server()
+    leader = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
+    server.wait_for_request()
+    short = pool.submit(cache.fetch, "key", server.make, Deadline.after(0.25, clock))
+    clock.wait_for_waiters(1)
+    clock.advance(0.25)
+    with pytest.raises(PluginTimeoutError) as caught:
+        short.result(20)
+    assert caught.value.message == "waited in vain for the answer to an identical call that was under way"
+    server.answer("answer")
+    assert leader.result(20) == ("answer", Origin.MADE)
+
+
+def test_a_follower_of_little_time_leads_when_it_is_called_to(pool):
+    clock = ManualClock(auto_advance=False)
+    cache, server = cache_of(clock), Server()
+    leader = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
+    server.wait_for_request()
+    short = pool.submit(cache.fetch, "key", server.make, Deadline.after(0.25, clock))
+    clock.wait_for_waiters(1)
+    server.answer(PluginUnavailableError("warming up"))
+    server.wait_for_request()
+    server.answer("answer")
+    assert short.result(20) == ("answer", Origin.MADE)
+    assert isinstance(leader.exception(20), PluginUnavailableError)
 
 
 def test_a_follower_that_times_out_says_what_those_before_it_met_with(pool):

@@ -174,3 +174,70 @@ def test_a_child_expects_none_of_the_calls_that_its_parent_had_queued():
     emptied = []
     assert gate.drain(0.0, ManualClock(), on_empty=lambda: emptied.append(1))
     assert emptied == [1]
+
+
+def test_a_drain_that_is_over_leaves_nothing_behind():
+    gate, clock = InFlightGate(), ManualClock()
+    on_a_thread(gate.enter)
+    for _ in range(3):
+        assert not gate.drain(1.0, clock)
+    assert not gate._drains
+    assert gate.drain(0.0, clock) is False
+
+
+def test_all_that_was_left_to_the_last_call_out_is_done_in_its_order():
+    gate, done = InFlightGate(), []
+    gate.enter()
+    for name in ("first", "second", "third"):
+        assert gate.drain(0.0, on_empty=lambda name=name: done.append(name))
+    assert done == []
+    gate.leave(True, 0.0, 1)
+    assert done == ["first", "second", "third"]
+
+
+def test_what_an_interrupt_broke_off_is_done_by_who_comes_next():
+    gate, call, done = InFlightGate(), a_call(), []
+    gate.enter(call)
+
+    def close():
+        done.append("begun")
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append("closed")
+
+    assert gate.drain(0.0, on_empty=close)
+    with pytest.raises(KeyboardInterrupt):
+        gate.leave(True, 0.0, 1, call)
+    gate.leave(True, 0.0, 1, call)
+    assert done == ["begun", "begun", "closed"]
+    gate.leave(True, 0.0, 1, call)
+    assert done == ["begun", "begun", "closed"]
+    assert gate.snapshot().succeeded == 1
+
+
+def test_failures_are_counted_by_their_codes():
+    gate = InFlightGate()
+    for code in ("A", "B", "A", ""):
+        gate.enter()
+        gate.leave(False, 0.0, 1, None, code)
+    gate.enter()
+    gate.leave(True, 0.0, 1, None, "C")
+    found = gate.snapshot()
+    assert found.errors == {"A": 2, "B": 1}
+    gate.enter()
+    gate.leave(False, 0.0, 1, None, "B")
+    assert found.errors == {"A": 2, "B": 1}, "of its moment"
+
+
+def test_a_call_that_goes_on_elsewhere_counts_there_alone():
+    gate = InFlightGate()
+    for number in range(1, 4):
+        gate.enter()
+        gate.leave(None, 0.5, 2, None, "CODE")
+        assert gate.handed_on == number
+    found = gate.snapshot()
+    assert (found.in_flight, found.succeeded, found.failed, found.attempts, found.duration) == (0, 0, 0, 0, 0.0)
+    assert (found.errors, sum(found.latencies.counts.values())) == ({}, 0)
+    gate.enter()
+    gate.leave(True, 0.5, 2)
+    assert (gate.handed_on, gate.snapshot().succeeded, gate.snapshot().attempts) == (3, 1, 2)

@@ -31,6 +31,17 @@ def test_deposits_of_neighbouring_moments_expire_one_after_the_other(clock):
     assert budget.available == pytest.approx(100.0)
 
 
+def test_a_deposit_takes_the_lock_only_when_a_tenth_of_a_second_is_over(clock):
+    budget = RetryBudget(1.0, clock=clock)
+    for _ in range(3):
+        budget.deposit()  # the first in this tenth
+        clock.advance(0.01)
+        with budget._lock:
+            budget.deposit()  # or it would hang here
+        clock.advance(0.09)
+    assert budget.available == pytest.approx(106.0)
+
+
 def test_what_is_left_is_exact_after_many_rounds(clock):
     budget = RetryBudget(0.2, clock=clock)
     for _ in range(400):

@@ -1,0 +1,10 @@
+"""The plugin: counts the letters of a text, and does not like long ones."""
+
+from goplugins import serve
+
+
+@serve.plugin(name="letters", version="1.0.0")
+def letters(text: str) -> int:
+    if len(text) > 20:
+        raise serve.Rejected("too long", code="TOO_LONG")
+    return sum(each.isalpha() for each in text)

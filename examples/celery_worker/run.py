@@ -1,0 +1,64 @@
+"""Starts the plugin and a worker, sends tasks, prints their results, and stops both."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from goplugins import PluginError
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def plugin() -> Iterator[str]:
+    """The plugin's process; yields its address."""
+    command = [sys.executable, "-m", "goplugins", "serve", "quotes:quotes", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().removeprefix("listening on ").strip()
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def worker() -> Iterator[None]:
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
+    process = subprocess.Popen(
+        [*command, "--without-gossip", "--without-mingle", "--quiet"],
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, plugin() as url:
+        os.environ |= {"QUOTES_URL": url, "WORKER_FOLDER": folder}
+        sys.path.insert(0, str(HERE))
+        from tasks import quote
+
+        with worker():
+            for symbol in ("ACME", "NOPE", "SLOW"):
+                result, started = quote.delay(symbol), time.monotonic()
+                try:
+                    said = f"{result.get(timeout=60, interval=0.05)} cents"
+                except PluginError as error:
+                    said = f"{type(error).__name__} after {error.elapsed:.1f} s in the worker: {error.message}"
+                if symbol == "ACME":
+                    said += f" (the worker was up after {time.monotonic() - started:.0f} s)"
+                print(f"quote.delay({symbol!r}) -> {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

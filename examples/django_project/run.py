@@ -1,0 +1,74 @@
+"""Starts the plugin and the project, makes requests, prints the answers, and stops both."""
+
+import http.client
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+HERE = Path(__file__).parent
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def plugin() -> Iterator[str]:
+    """The plugin's process; yields its address."""
+    command = [sys.executable, "-m", "goplugins", "serve", "quotes:quotes", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().removeprefix("listening on ").strip()
+        finally:
+            process.terminate()
+
+
+def manage(*words: str) -> None:
+    done = subprocess.run([sys.executable, "manage.py", *words], cwd=HERE, capture_output=True, text=True, check=False)
+    print(f"manage.py {' '.join(words)} -> {(done.stdout + done.stderr).strip()}", flush=True)
+
+
+def main() -> None:
+    with plugin() as url:
+        os.environ["QUOTES_URL"] = url
+        sys.path.insert(0, str(HERE))
+        from shop.wsgi import application
+
+        server = make_server("127.0.0.1", 0, application, server_class=Server, handler_class=Quiet)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for path, headers in (
+            ("/quote/ACME", {"X-Request-ID": "demo-1"}),
+            ("/quote/NOPE", {"X-Request-ID": "demo-2"}),
+            ("/quote/SLOW", {"X-Request-ID": "demo-3", "X-Request-Timeout": "500ms"}),
+            ("/health/plugins", {}),
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+            started = time.monotonic()
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read().decode().strip()
+            took = time.monotonic() - started
+            print(f"GET {path} {headers or ''} -> {answer.status} {body} in {took:.1f} s", flush=True)
+            connection.close()
+        server.shutdown()
+        server.server_close()
+        manage("check")
+        manage("plugins", "status")
+        manage("plugins", "call", "quotes", '"ACME"')
+
+
+if __name__ == "__main__":
+    main()

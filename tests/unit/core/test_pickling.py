@@ -1,0 +1,289 @@
+"""What of a manager travels to another process, what doesn't, and what is made of it there."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import pickle
+import threading
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from goplugins import (
+    AuthConfig,
+    ConfigError,
+    FallbackConfig,
+    Manager,
+    ManagerClosedError,
+    ManagerConfig,
+    PluginConfig,
+    PluginNotFoundError,
+    pickling,
+    serve,
+)
+from goplugins.pickling import literal_secrets
+from goplugins.testing import ManualClock
+
+SQUARE = {"name": "square", "transport": "python", "endpoint": f"{__name__}:square"}
+
+
+@serve.plugin(name="square")
+def square(number: int) -> int:
+    return number * number
+
+
+@pytest.fixture(autouse=True)
+def nothing_known():
+    yield
+    pickling._from_elsewhere.clear()
+
+
+def elsewhere(thing: Any) -> Any:
+    """As another process reads it, to which none of this one's managers is known."""
+    pickled = pickle.dumps(thing)
+    known = dict(pickling._at_home)
+    pickling._at_home.clear()
+    try:
+        return pickle.loads(pickled)
+    finally:
+        pickling._at_home.update(known)
+
+
+def loaded(config: Any, *types: Any, **sizes: int) -> Manager[Any, Any]:
+    manager: Manager[Any, Any] = Manager(*types, **sizes)
+    manager.load_from_config(config)
+    return manager
+
+
+class TestWhatTravels:
+    def test_a_files_path(self, tmp_path, monkeypatch):
+        (tmp_path / "plugins.json").write_text(json.dumps({"plugins": [SQUARE]}))
+        monkeypatch.chdir(tmp_path)
+        manager = loaded("plugins.json", int, int)
+        monkeypatch.chdir("/")
+        other = elsewhere(manager)
+        assert other is not manager
+        assert other.execute("square", 3) == 9
+        assert str(tmp_path / "plugins.json").encode() in pickle.dumps(manager)
+
+    @pytest.mark.parametrize("kind", [dict, MappingProxyType, ManagerConfig.from_mapping])
+    def test_values(self, kind):
+        other = elsewhere(loaded(kind({"plugins": [SQUARE]}), int, int))
+        assert other.execute("square", 3) == 9
+
+    def test_values_as_they_were_when_they_were_loaded(self):
+        values: dict[str, Any] = {"plugins": [dict(SQUARE)]}
+        manager = loaded(values, int, int)
+        values["plugins"][0]["name"] = "circle"
+        assert list(elsewhere(manager).list_plugins()) == ["square"]
+
+    def test_variables_as_they_are_on_the_other_side(self, monkeypatch):
+        monkeypatch.setenv("PLUGIN_NAME", "here")
+        manager = loaded({"plugins": [{**SQUARE, "name": "${PLUGIN_NAME}"}]}, int, int)
+        pickled = elsewhere(manager)
+        monkeypatch.setenv("PLUGIN_NAME", "there")
+        assert list(pickled.list_plugins()) == ["there"]
+
+    def test_types_and_sizes(self):
+        other = elsewhere(loaded({"plugins": [SQUARE]}, int, int | None, max_workers=3, max_queued=5))
+        assert (other._codec.request_type, other._codec.response_type) == (int, int | None)
+        assert (other._calls.max_workers, other._calls.max_queued) == (3, 5)
+
+    def test_a_manager_that_has_loaded_nothing(self):
+        other = elsewhere(Manager(int, int))
+        with pytest.raises(PluginNotFoundError):
+            other.execute("square", 3)
+        other.load_from_config({"plugins": [SQUARE]})
+        assert other.execute("square", 3) == 9
+
+    def test_a_bound_plugin_with_types_of_its_own(self):
+        bound = loaded({"plugins": [SQUARE]}).bind("square", int, int)
+        other = elsewhere(bound)
+        assert (other.name, other(3)) == ("square", 9)
+
+    def test_a_bound_plugin_whose_manager_nobody_has_any_more(self):
+        bound = loaded({"plugins": [SQUARE]}).bind("square", int, int)
+        gc.collect()
+        assert elsewhere(bound)(3) == 9
+
+    def test_bound_methods(self):
+        manager = loaded({"plugins": [SQUARE]}, int, int)
+        assert elsewhere(manager.execute)("square", 3) == 9
+
+
+class TestWhoIsFound:
+    def test_in_its_own_process_the_manager_itself(self):
+        manager = loaded({"plugins": [SQUARE]}, int, int)
+        assert pickle.loads(pickle.dumps(manager)) is manager
+        assert copy.copy(manager) is copy.deepcopy(manager) is manager
+
+    def test_elsewhere_one_manager_however_many_tasks_bring_it(self):
+        manager = loaded({"plugins": [SQUARE]}, int, int)
+        first = elsewhere(manager)
+        assert elsewhere(manager) is first
+        assert elsewhere(first) is first  # one that it was passed on to
+        assert elsewhere(manager.bind("square"))._caller is first._caller
+
+    def test_another_one_once_the_configuration_has_changed(self):
+        manager = loaded({"plugins": [SQUARE]}, int, int)
+        first = elsewhere(manager)
+        manager.reload_config({"plugins": [{**SQUARE, "name": "other"}]})
+        second = elsewhere(manager)
+        assert second is not first
+        assert list(second.list_plugins()) == ["other"]
+        assert first.execute("square", 2) == 4  # whoever has it goes on
+        assert list(pickling._from_elsewhere.values()) == [second]
+
+    def test_no_more_than_some_are_kept(self, monkeypatch):
+        monkeypatch.setattr(pickling, "MOST", 2)
+        for _ in range(5):
+            elsewhere(Manager())
+        assert len(pickling._from_elsewhere) == 2
+
+    def test_a_manager_that_is_gone_is_not_remembered(self):
+        before = len(pickling._at_home)
+        manager = Manager()
+        assert len(pickling._at_home) == before + 1
+        del manager
+        gc.collect()
+        assert len(pickling._at_home) <= before
+
+
+class TestLoading:
+    def test_happens_with_the_first_call_and_its_problems_are_that_calls(self, tmp_path):
+        path = tmp_path / "plugins.json"
+        path.write_text(json.dumps({"plugins": [SQUARE]}))
+        manager = loaded(path, int, int)
+        path.unlink()
+        other = elsewhere(manager)
+        for use in (lambda: other.execute("square", 3), other.health, other.list_plugins):
+            with pytest.raises(ConfigError, match="no such file|not found|does not exist|No such"):
+                use()
+        path.write_text(json.dumps({"plugins": [SQUARE]}))
+        assert other.execute("square", 3) == 9
+
+    def test_once_however_many_threads_call(self):
+        other = elsewhere(loaded({"plugins": [SQUARE]}, int, int))
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(other.execute("square", 3))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [9] * 8
+
+    def test_not_for_a_shutdown(self, tmp_path):
+        path = tmp_path / "plugins.json"
+        path.write_text(json.dumps({"plugins": [SQUARE]}))
+        other = elsewhere(loaded(path, int, int))
+        path.unlink()
+        other.shutdown()
+        with pytest.raises(ManagerClosedError):
+            other.execute("square", 3)
+
+    def test_another_configuration_is_refused_as_after_any_loading(self):
+        other = elsewhere(loaded({"plugins": [SQUARE]}))
+        with pytest.raises(ConfigError, match="already"):
+            other.load_from_config({"plugins": []})
+
+
+class TestRefusals:
+    def test_plugins_that_were_registered_in_code(self):
+        manager = Manager(int, int)
+        manager.register(square)
+        with pytest.raises(TypeError, match=r"registered in code \(square\)"):
+            pickle.dumps(manager)
+        with pytest.raises(TypeError, match="registered in code"):
+            pickle.dumps(manager.bind("square"))
+        manager.unregister("square")
+        assert pickle.dumps(manager)
+
+    def test_factories(self):
+        from goplugins.transports.function import FunctionPluginFactory
+
+        manager = Manager()
+        manager.register_factory("mine", FunctionPluginFactory())
+        with pytest.raises(TypeError, match=r"factories were registered in code \(mine\)"):
+            pickle.dumps(manager)
+
+    def test_a_manager_that_was_shut_down(self):
+        manager = Manager()
+        manager.shutdown()
+        with pytest.raises(TypeError, match="it was shut down"):
+            pickle.dumps(manager)
+
+    def test_a_clock_of_its_own(self):
+        with pytest.raises(TypeError, match="clock"):
+            pickle.dumps(Manager(clock=ManualClock()))
+
+    def test_what_only_code_can_set(self):
+        fallback = FallbackConfig(function=lambda request, error: 0)
+        manager = loaded(ManagerConfig(plugins=[PluginConfig(**{**SQUARE, "fallback": fallback})]))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="something that does not: .*lambda"):
+            pickle.dumps(manager)
+
+    @pytest.mark.parametrize("kind", [dict, ManagerConfig.from_mapping])
+    def test_literal_secrets(self, kind):
+        plugin = {
+            "name": "a",
+            "transport": "http",
+            "endpoint": "http://127.0.0.1:1/a",
+            "auth": {"method": "bearer", "token": "s3cr3t"},
+        }
+        manager = loaded(kind({"plugins": [plugin]}))
+        with pytest.raises(TypeError, match=r"may be secret \(plugins\[0\]\.auth\.token\)") as caught:
+            pickle.dumps(manager)
+        assert "s3cr3t" not in str(caught.value)
+
+    def test_secrets_of_the_environment_stay_there(self, monkeypatch):
+        monkeypatch.setenv("TOKEN", "s3cr3t")
+        plugin = {
+            "name": "a",
+            "transport": "http",
+            "endpoint": "http://127.0.0.1:1/a",
+            "auth": {"method": "bearer", "token": "${TOKEN}"},
+        }
+        for kind in (dict, ManagerConfig.from_mapping):
+            pickled = pickle.dumps(loaded(kind({"plugins": [plugin]})))
+            assert b"s3cr3t" not in pickled
+            assert b"${TOKEN}" in pickled
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"endpoint": "http://${HOST}/x"}, []),
+        ({"endpoint": "http://me:pw@host/x"}, ["endpoint"]),
+        ({"endpoint": "http://me:pw@${HOST}/x"}, ["endpoint"]),
+        ({"endpoint": "http://${USER}:${PASSWORD}@host/x"}, []),
+        ({"endpoint": "http://host/x?key=abc"}, ["endpoint"]),
+        ({"endpoint": "@abstract"}, []),
+        ({"auth": {"token": "${TOKEN}"}}, []),
+        ({"auth": {"token": "${TOKEN:}"}}, []),
+        ({"auth": {"token": "${TOKEN:development}"}}, ["auth.token"]),
+        ({"auth": {"token": "v1.${TOKEN}"}}, ["auth.token"]),
+        ({"auth": {"method": "custom", "headers": {"X-Key": "${KEY}"}}}, []),
+        ({"auth": {"method": "custom", "headers": {"X-Key": "abc"}}}, ["auth.headers"]),
+        ({"auth": {"token_file": "/run/token", "ca_file": "/etc/ca.pem"}}, []),
+        ({"env": ["MODE=${MODE}"]}, []),
+        ({"env": ["TOKEN=abc"]}, ["env"]),
+        ({"options": {"proxy": "http://proxy:3128"}}, []),
+        ({"options": {"proxy": "http://me:pw@proxy:3128"}}, ["options"]),
+        ({"options": {"api_key": "abc"}}, ["options"]),
+        ({"options": {"api_key": "${KEY}", "retries": 3}}, []),
+        ({"labels": {"team": "a"}}, []),
+    ],
+)
+def test_which_values_may_be_secret(fields, found):
+    """What would be masked, unless it comes from the environment."""
+    values = {"plugins": [{"name": "other"}, {"name": "p", **fields}]}
+    assert list(literal_secrets(values)) == [f"plugins[1].{path}" for path in found]
+
+
+def test_secrets_in_configuration_classes():
+    auth = AuthConfig(method="basic", username="me", password="pw")  # type: ignore[arg-type]
+    config = ManagerConfig(plugins=[PluginConfig(name="p", auth=auth)])  # type: ignore[arg-type]
+    assert list(literal_secrets(config)) == ["plugins[0].auth.password"]
