@@ -218,6 +218,7 @@ def _hidden(bare: Any, masked: Any) -> bool:
 
 # --- on the other side -----------------------------------------------------------------------------------------
 
+
 class Pending:
     """A configuration that came from another process and is loaded by the first who needs it.
 

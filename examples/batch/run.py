@@ -38,7 +38,7 @@ def run(manager: Manager[str, int], journal: Path, most: int | None = None) -> s
             file.write(json.dumps({"text": text, "letters": result.value if result.ok else None}) + "\n")
             file.flush()
 
-        for result in manager.map_results("letters", waiting, timeout=10, concurrency=8, ordered=False, on_result=note):
+        for result in manager.map_results("letters", waiting, timeout=10, concurrency=4, ordered=False, on_result=note):
             failed += not result.ok
     return f"{len(done)} were done before, {len(waiting)} called, {failed} failed"
 

@@ -27,16 +27,18 @@ def plugin() -> Iterator[str]:
 
 
 @contextmanager
-def worker() -> Iterator[None]:
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2", "--loglevel", "ERROR"]
-    process = subprocess.Popen(
-        [*command, "--without-gossip", "--without-mingle", "--quiet"],
-        cwd=HERE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def worker(log: Path) -> Iterator[None]:
+    """A prefork worker; ``log`` says what it says."""
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "--without-gossip", "--without-mingle"], cwd=HERE, stdout=file, stderr=file
+        )
     try:
         yield
+    except BaseException:
+        print(log.read_text(), file=sys.stderr)
+        raise
     finally:
         process.terminate()
         process.wait(20)
@@ -48,7 +50,7 @@ def main() -> None:
         sys.path.insert(0, str(HERE))
         from tasks import quote
 
-        with worker():
+        with worker(Path(folder, "worker.log")):
             for symbol in ("ACME", "NOPE", "SLOW"):
                 result, started = quote.delay(symbol), time.monotonic()
                 try:

@@ -1,6 +1,7 @@
 """Starts the plugin and the application, makes requests, prints the answers, and stops both."""
 
 import http.client
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def plugin() -> Iterator[str]:
 
 
 def main() -> None:
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     with plugin() as url:
         os.environ["QUOTES_URL"] = url
         sys.path.insert(0, str(HERE))

@@ -129,17 +129,20 @@ def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request:
     try:
         for thread in threads:
             thread.start()
-        with contextlib.suppress(KeyboardInterrupt):
+        seconds = arguments.seconds
+        try:
             SYSTEM_CLOCK.wait(stop, arguments.warmup)
+        except KeyboardInterrupt:
+            seconds = 0.0
         before, began = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic()
-        with contextlib.suppress(KeyboardInterrupt), _progress(name, arguments.seconds) as advance:
-            while (left := began + arguments.seconds - SYSTEM_CLOCK.monotonic()) > 0:
+        with contextlib.suppress(KeyboardInterrupt), _progress(name, seconds) as advance:
+            while (left := began + seconds - SYSTEM_CLOCK.monotonic()) > 0:
                 SYSTEM_CLOCK.wait(stop, min(left, _STEP))
                 advance(SYSTEM_CLOCK.monotonic() - began)
-        after, seconds = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic() - began
+        after, took = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic() - began
     finally:
         stop.set()
-    return Result.between(before, after, seconds, arguments.concurrency)
+    return Result.between(before, after, max(took, 1e-6), arguments.concurrency)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,8 @@ class UnixSocketPlugin:
             clock=clock,
             interrupt=UnixConnection.interrupt,
         )
+        # Before the collector comes to the sockets, which would warn of not having been closed.
+        weakref.finalize(self, pool.close).atexit = False
         register_forkable(self)
 
     # --- Sender ------------------------------------------------------------------------------------------------

@@ -17,7 +17,15 @@ from tests.hosts.processes import adopt_orphans
 from tests.hosts.servers import PluginServers
 
 # Applications: only a host can import them.
-collect_ignore = ["calling.py", "metrics_app.py", "tasks.py", "wsgi.py"]
+collect_ignore = [
+    "calling.py",
+    "django_app.py",
+    "flask_app.py",
+    "metrics_app.py",
+    "plugin_tasks.py",
+    "tasks.py",
+    "wsgi.py",
+]
 
 
 def only(condition: Callable[[type[Host]], bool]) -> Callable[[Any], Any]:

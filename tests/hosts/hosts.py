@@ -61,7 +61,7 @@ class Outcome:
 
 
 _COMPLAINT = re.compile(
-    r"Traceback|Error\b|Exception ignored|SIG(SEGV|ABRT|KILL|BUS)|signal (6|9|11)\b|TIMEOUT|WorkerLost|lost!|plugin"
+    r"Traceback|Error\b|Exception ignored|SIG(SEGV|ABRT|KILL|BUS)|signal (6|9|11)\b|TIMEOUT|WorkerLost|lost!|plugin '"
 )
 
 
@@ -384,10 +384,6 @@ class Celery(Host):
             if len(under_way) >= self.window:
                 outcomes.append(self._collect(*under_way.pop(0)))
         return outcomes + [self._collect(*pair) for pair in under_way]
-
-    def complaints(self, since: int) -> list[str]:
-        # Before it runs its command line again it closes all descriptors, whosever they are.
-        return [line for line in super().complaints(since) if "has closed the pipes to plugin processes" not in line]
 
     def _collect(self, job: Job, result: Any) -> Outcome:
         try:

@@ -220,7 +220,9 @@ LAYERS = {
     "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),
     "health": Layer(("health",), _PARTS | {"plugin", "machinery", "observability"}),
     "reload": Layer(("reload", "watching", "discovery", "sources"), _HOUSE),
-    "manager": Layer(("manager", "lifecycle", "calling", "building", "upkeep", "bound", "pickling", "_batch"), _HOUSE | {"reload"}),
+    "manager": Layer(
+        ("manager", "lifecycle", "calling", "building", "upkeep", "bound", "pickling", "_batch"), _HOUSE | {"reload"}
+    ),
     "serve": Layer(("serve",), _GROUND | {"transports", "machinery", "observability"}),
     "testing": Layer(("testing",), frozenset({"ground", "machinery", "serve", "transports"})),
     "outside": Layer(("contrib", "cli", "__main__"), _HOUSE | {"reload", "manager", "serve", "testing", "facade"}),

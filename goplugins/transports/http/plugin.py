@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class HTTPPlugin:
             kind = _engine_kind(config.options.get("engine") or "fast")
             self._engine = kind(target, context, connection, resolver, clock)
         self._health = HealthReader(self._engine, lambda: self._request, clock, self._scrub)
+        # Before the collector comes to the sockets, which would warn of not having been closed.
+        weakref.finalize(self, self._engine.pool.close).atexit = False
         register_forkable(self)
 
     def _use(self, auth: AuthConfig) -> None:

@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 from goplugins.errors import BadReplyError, PluginError
+from goplugins.transports.http._parser import Glance, ReplyParser
 from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, reply_ok
 
@@ -249,3 +250,76 @@ def test_whatever_comes_is_an_answer_or_an_error_in_time_and_the_next_call_is_go
         # Idempotent: a connection that the server is just closing may be found dead only when it is used.
         assert call(plugin, request_id="good", idempotent=True) == "good", replies[-1]
     assert plugin._engine.pool.open == 1
+
+
+class TestGlance:
+    """What is read at a glance is what the thorough parser makes of it; all else is left to that one."""
+
+    @pytest.mark.parametrize("reply", [*AMBIGUOUS.values(), *ONLY_FAST.values()], ids=[*AMBIGUOUS, *ONLY_FAST])
+    def test_nothing_doubtful(self, reply):
+        assert Glance(1000).read(reply) is None
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            OK + LENGTH + b"\r\n" + GOOD,
+            OK + LENGTH + b"Connection: keep-alive\r\n\r\n" + GOOD,
+            OK
+            + b"connection: Keep-Alive\r\nKeep-Alive: timeout=5\r\nX-Empty:\r\nX-Empty: \t\r\n"
+            + LENGTH
+            + b"\r\n"
+            + GOOD,
+            OK + b"A: 1\r\n" * 99 + LENGTH + b"\r\n" + GOOD,
+        ],
+    )
+    def test_what_servers_usually_send(self, reply):
+        self.check(Glance(len(GOOD)), reply, expected=True)
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            b"",
+            OK,
+            OK + LENGTH + b"\r\n",
+            OK + LENGTH + b"\r\n" + GOOD[:-1],
+            OK + LENGTH + b"\r\n" + GOOD + b"\n",
+            OK + LENGTH + b"\r\n" + GOOD + OK,
+            OK + LENGTH + b"\r\n" + GOOD + b"HTTP/1.1 204 No\r\n\r\n",
+            OK + b"Content-Length: 0\r\n\r\n",
+            OK + b"Content-Length: 0\r\n\r\n" + OK + LENGTH + b"\r\n" + GOOD,
+            OK + b"\r\n" + GOOD,
+            OK + LENGTH + b"Connection: close\r\n\r\n" + GOOD,
+            OK + LENGTH + b"Connection: keep-alive\r\nConnection: close\r\n\r\n" + GOOD,
+            OK + LENGTH + b"Connection: keep-alive, Upgrade\r\nUpgrade: x\r\n\r\n" + GOOD,
+            OK + LENGTH + b"Content-Encoding: gzip\r\n\r\n" + GOOD,
+            OK + b"A: 1\r\n" * 100 + LENGTH + b"\r\n" + GOOD,
+            OK + b"A: " + b"1" * 70_000 + b"\r\n" + LENGTH + b"\r\n" + GOOD,
+            b"HTTP/1.0 200 OK\r\n" + LENGTH + b"\r\n" + GOOD,
+            b"HTTP/1.1 201 OK\r\n" + LENGTH + b"\r\n" + GOOD,
+            OK + b"Content-Length: 2000\r\n\r\n" + b"x" * 2000,
+        ],
+    )
+    def test_the_unusual_is_left_to_the_thorough_parser(self, reply):
+        glance = Glance(1000)
+        for _ in range(2):
+            assert glance.read(reply) is None
+            self.check(glance, OK + LENGTH + b"\r\n" + GOOD, expected=True)  # and nothing of it is left behind
+
+    def test_whatever_comes(self):
+        dice, glance, seen = random.Random(11), Glance(10_000), 0
+        for _ in range(5000):
+            seen += self.check(glance, mutated(dice))
+        assert seen > 100
+
+    @staticmethod
+    def check(glance, data: bytes, expected: bool | None = None) -> bool:
+        found = glance.read(data)
+        assert expected is None or (found is not None) is expected, data
+        if found is not None:
+            parser = ReplyParser(10_000)
+            thorough = parser.read(Pieces([data]))
+            assert parser.keep_alive, data
+            for name in ("status", "body", "framed"):
+                assert getattr(found, name) == getattr(thorough, name), data
+            assert dict(found.headers) == dict(thorough.headers), data
+        return found is not None

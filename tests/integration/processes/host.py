@@ -16,7 +16,20 @@ from goplugins import Manager, PluginError
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
 
-NAMES = ("http", "requests", "https", "grpc", "unix", "exec", "python", "isolated", "group", "hedged", "cached", "limited")
+NAMES = (
+    "http",
+    "requests",
+    "https",
+    "grpc",
+    "unix",
+    "exec",
+    "python",
+    "isolated",
+    "group",
+    "hedged",
+    "cached",
+    "limited",
+)
 """All plugins that calls are made to; ``group`` has two members more."""
 
 
@@ -41,7 +54,12 @@ def configuration(where: dict[str, str], interval: float = 0.2) -> dict[str, Any
             "options": {"isolate": True},
         },
         {"name": "first", **http, "health_check": health},
-        {"name": "second", "transport": "unix", "endpoint": where["unix"].removeprefix("unix://"), "health_check": health},
+        {
+            "name": "second",
+            "transport": "unix",
+            "endpoint": where["unix"].removeprefix("unix://"),
+            "health_check": health,
+        },
         {"name": "hedged", **http, "retry": idempotent, "hedge": {"enabled": True, "delay": 0.05}},
         {"name": "cached", **http, "retry": idempotent, "cache": {"ttl": 0.001}},
         {

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.integration.processes.host import *
 
 WHERE = json.loads(sys.argv[1])
-HUNG = {"seconds": 4}
+HUNG = {"seconds": 5}
 
 def say(told):
     print(json.dumps(told), flush=True)
@@ -361,31 +361,44 @@ ENDS = {
 
 
 def end(script: str, where: dict[str, str]) -> Any:
-    command = [sys.executable, "-I", "-S", RUNNER, str(PATIENCE), _PREAMBLE + textwrap.dedent(script), json.dumps(where)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        RUNNER,
+        str(PATIENCE),
+        _PREAMBLE + textwrap.dedent(script),
+        json.dumps(where),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-TRIES = 3
+@pytest.fixture(scope="session")
+def usual() -> float:
+    """Seconds that a script takes to end here which has loaded the same packages and made no manager.
+
+    A tenth of a second on a machine that has time; when it has not, ends take as many times longer.
+    """
+    return min(end("import goplugins.manager, grpc, requests\nlast()", {})["took"] for _ in range(2))
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_a_script_ends(name, where):
+def test_a_script_ends(name, where, usual):
     expected = ENDS[name]
-    took, without = [], 0.0
-    while (not took or took[-1] - without >= 1.0) and len(took) < TRIES:
-        if took:  # the machine may be at something else: how long does a script take that made no manager?
-            without = end("last()", where)["took"]
+    limit = max(1.0, 8 * usual)
+    for _ in range(3):
         told = end(expected.script, where)
         last_words = told["stderr"].strip().splitlines()[-1:] or [""]
         assert told["status"] == expected.status, told["stderr"]
         assert last_words == [expected.stderr], told["stderr"]
         assert all(said in (True, [1, 1]) for said in told["said"])
         assert told["left"] is not None, "it has left processes behind"
-        assert told["left"] < 3.0
-        took.append(told["took"])
-    assert took[-1] - without < 1.0, took
+        assert told["left"] < 2 + limit
+        if told["took"] < limit:
+            return
+    pytest.fail(f"it took {told['took']:.2f} s to end")
 
 
 def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
@@ -409,7 +422,7 @@ def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
     say([threading.active_count() > 5, held() > 10, children()])
     del manager, results, batch
     gc.collect()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 10
     # The process's own: the keeper's pipe to itself, and the guardian's.
     while time.monotonic() < end and (threading.active_count() > 1 or held() > at_first + 3):
         time.sleep(0.01)

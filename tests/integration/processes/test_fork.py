@@ -153,7 +153,8 @@ class TestExec:
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(run, method):
     """A module that makes its manager at import, as most do, whichever way its processes come about."""
-    told = run(f"""
+    told = run(
+        f"""
     from tests.integration.processes import module
     context = multiprocessing.get_context({method!r})
     if {method!r} == "fork":
@@ -164,5 +165,6 @@ def test_multiprocessing(run, method):
     process.start()
     process.join(10)
     say(process.exitcode)
-    """.replace("say(module.work(1))", "module.prepare(WHERE); say(module.work(1))"))
+    """.replace("say(module.work(1))", "module.prepare(WHERE); say(module.work(1))")
+    )
     assert told == [*([1] if method == "fork" else []), list(range(6)), 9]

@@ -1,0 +1,63 @@
+"""The examples run by one command each, from anywhere, and print what happened."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+
+SAID = {
+    "flask_app": [
+        "GET /quote/ACME {'X-Request-ID': 'demo-1'} -> 200 {\"cents\":12345",
+        '-> 422 {"error":"no such symbol: NOPE"}',
+        '-> 503 {"error":"try again later"}',
+        '-> 200 {"status":"ready"}',
+    ],
+    "django_project": [
+        '-> 200 {"symbol": "ACME", "cents": 12345}',
+        '-> 422 {"error": "no such symbol: NOPE"}',
+        '-> 503 {"error": "try again later"}',
+        '-> 200 {"status": "ready"}',
+        "manage.py check -> System check identified no issues",
+        "manage.py plugins status -> quotes",
+        'manage.py plugins call quotes "ACME" -> 12345',
+    ],
+    "celery_worker": [
+        "quote.delay('ACME') -> 12345 cents",
+        "quote.delay('NOPE') -> PluginExecutionError",
+        "quote.delay('SLOW') -> PluginTimeoutError",
+    ],
+    "batch": [
+        "first run:  0 were done before, 200 called, 0 failed",
+        "second run: 200 were done before, 301 called, 1 failed",
+        "501 lines in the journal, 2000 letters",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_example_runs(name: str, tmp_path: Path) -> None:
+    environ = {each: value for each, value in os.environ.items() if not each.endswith("_URL")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name / "run.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+        env=environ,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in SAID[name]:
+        assert text in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_the_example_says_how_it_is_run_for_real(name: str) -> None:
+    page = (EXAMPLES / name / "README.md").read_text()
+    assert f"python examples/{name}/run.py" in page
