@@ -123,37 +123,40 @@ class Recipe:
     def _state(self) -> _State:
         loads, source = self._lifecycle.loaded
         state = _State(self.token, loads, self._types, self._pool.max_workers, self._pool.max_queued, source)
-        reason = self._obstacle(state)
-        if reason:
-            raise TypeError(f"this manager does not pickle: {reason}")
+        if self._checked != loads and source is not None:
+            _check_source(source)
+            self._checked = loads
+        registry = self._lifecycle.registry
+        in_code = sorted(name for name, plugin in registry.plugins.items() if not plugin.from_config)
+        factories = sorted(self._lifecycle.builder.registered)
+        if registry.closed:
+            raise _refusal("it was shut down")
+        if in_code:
+            raise _refusal(f"plugins were registered in code ({', '.join(in_code)}): register them in each process")
+        if factories:
+            raise _refusal(f"factories were registered in code ({', '.join(factories)}): make one in each process")
+        if self._clock is not SYSTEM_CLOCK:
+            raise _refusal("it goes by a clock of its own")
         return state
 
-    def _obstacle(self, state: _State) -> str:
-        registry = self._lifecycle.registry
-        if registry.closed:
-            return "it was shut down"
-        in_code = sorted(name for name, plugin in registry.plugins.items() if not plugin.from_config)
-        if in_code:
-            return f"plugins were registered in code ({', '.join(in_code)}): register them in each process"
-        factories = sorted(self._lifecycle.builder.registered)
-        if factories:
-            return f"factories were registered in code ({', '.join(factories)}): make a manager in each process"
-        if self._clock is not SYSTEM_CLOCK:
-            return "it goes by a clock of its own"
-        if self._checked == state.loads or state.source is None or isinstance(state.source, str):
-            return ""
-        secrets = list(literal_secrets(state.source))
-        if secrets:
-            return (
-                f"its configuration holds literal values that may be secret ({', '.join(secrets)}): write ${{VAR}} for "
-                "them, or load it from a file"
-            )
-        try:
-            pickle.dumps(state.source)
-        except Exception as exc:  # noqa: BLE001 - whatever the object's own pickling raises
-            return f"its configuration holds something that does not: {exc}"
-        self._checked = state.loads
-        return ""
+
+def _refusal(reason: str) -> TypeError:
+    return TypeError(f"this manager does not pickle: {reason}")
+
+
+def _check_source(source: ConfigSource) -> None:
+    if isinstance(source, str):
+        return
+    secrets = list(literal_secrets(source))
+    if secrets:
+        raise _refusal(
+            f"its configuration holds literal values that may be secret ({', '.join(secrets)}): write ${{VAR}} for them, "
+            "or load it from a file"
+        )
+    try:
+        pickle.dumps(source)
+    except Exception as exc:
+        raise _refusal(f"its configuration holds something that does not: {exc}") from exc
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------
@@ -211,9 +214,7 @@ def _hidden(bare: Any, masked: Any) -> bool:
         return False
     if not (isinstance(bare, str) and isinstance(masked, str)):
         return True
-    start = len(os.path.commonprefix([bare, masked]))
-    end = len(os.path.commonprefix([bare[start:][::-1], masked[start:][::-1]]))
-    return any(map(str.isalnum, bare[start : len(bare) - end]))
+    return sum(map(str.isalnum, masked)) < sum(map(str.isalnum, bare))
 
 
 # --- on the other side -----------------------------------------------------------------------------------------
