@@ -150,8 +150,8 @@ def _check_source(source: ConfigSource) -> None:
     secrets = list(literal_secrets(source))
     if secrets:
         raise _refusal(
-            f"its configuration holds literal values that may be secret ({', '.join(secrets)}): write ${{VAR}} for them, "
-            "or load it from a file"
+            f"its configuration holds literal values that may be secret ({', '.join(secrets)}): "
+            "write ${VAR} for them, or load it from a file"
         )
     try:
         pickle.dumps(source)

@@ -292,13 +292,14 @@ class InMemoryCollector:
         observed: float | None = None,
     ) -> None:
         key = tuple(sorted(labels.items()))
+        first_dropped = False
         with self._lock:
             family = self._family(name, kind)
             series = family.series.get(key)
             if series is None:
                 if self._count >= _MOST_SERIES:
                     self.dropped += 1
-                    first = self.dropped == 1
+                    first_dropped = self.dropped == 1
                 else:
                     self._count += 1
                     series = family.series[key] = _Series(len(family.bounds))
@@ -310,7 +311,7 @@ class InMemoryCollector:
                     series.value += add
                 else:
                     series.value = to
-        if series is None and first:
+        if first_dropped:
             logger.warning("%s: %d series are kept already, further ones are dropped", name, _MOST_SERIES)
 
     def after_fork_in_child(self) -> None:

@@ -6,6 +6,7 @@ The script says when its last line is: ``last()``. Orphans come to the nearest a
 import ctypes
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def main() -> None:
     }
     print(json.dumps(told))
     if left is None:
-        for pid in open(f"/proc/self/task/{os.getpid()}/children").read().split():
+        for pid in pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Serves over every wire until stdin ends, and prints where: ``python -m tests.integration.processes.server FOLDER``."""
+"""Serves over every wire until stdin ends, saying where: ``python -m tests.integration.processes.server FOLDER``."""
 
 from __future__ import annotations
 

@@ -248,12 +248,13 @@ ENDS = {
     "waits for the limiter, a bulkhead, a connection, a retry": End("""
         manager = Manager()
         http = {"transport": "http", "endpoint": WHERE["http"], "health_check": {"enabled": False}}
+        waits = {"initial_interval": 50, "max_interval": 50}
         limit = {"enabled": True, "requests_per_second": 0.01, "burst_size": 1, "max_wait": 60}
         manager.load_from_config({"log_level": "critical", "plugins": [
             {"name": "limiter", **http, "rate_limit": limit},
             {"name": "bulkhead", **http, "bulkhead": {"max_concurrent": 1, "max_waiting": 9}},
             {"name": "connection", **http, "connection": {"max_connections": 1}},
-            {"name": "retry", "transport": "unix", "endpoint": "/nowhere", "retry": {"initial_interval": 50, "max_interval": 50}},
+            {"name": "retry", "transport": "unix", "endpoint": "/nowhere", "retry": waits},
         ]})
         hang(manager, *["limiter", "bulkhead", "connection", "retry"] * 2)
         last()

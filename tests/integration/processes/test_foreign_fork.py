@@ -1,6 +1,7 @@
 """Forks that Python is not told of: those of C code, such as uWSGI's where it is not asked for more.
 
-Other threads must be at rest then, as a server's master has them: nobody mends the interpreter's own locks in the child.
+Other threads must be at rest then, as a server's master has them: nobody mends the interpreter's own locks in the
+child.
 """
 
 from __future__ import annotations

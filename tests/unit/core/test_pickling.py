@@ -160,7 +160,7 @@ class TestLoading:
         path.unlink()
         other = elsewhere(manager)
         for use in (lambda: other.execute("square", 3), other.health, other.list_plugins):
-            with pytest.raises(ConfigError, match="no such file|not found|does not exist|No such"):
+            with pytest.raises(ConfigError, match=r"no such file|not found|does not exist|No such"):
                 use()
         path.write_text(json.dumps({"plugins": [SQUARE]}))
         assert other.execute("square", 3) == 9
@@ -222,7 +222,7 @@ class TestRefusals:
     def test_what_only_code_can_set(self):
         fallback = FallbackConfig(function=lambda request, error: 0)
         manager = loaded(ManagerConfig(plugins=[PluginConfig(**{**SQUARE, "fallback": fallback})]))  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="something that does not: .*lambda"):
+        with pytest.raises(TypeError, match=r"something that does not: .*lambda"):
             pickle.dumps(manager)
 
     @pytest.mark.parametrize("kind", [dict, ManagerConfig.from_mapping])
