@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Read by type checkers (tests/typing/test_api.py runs them), never imported: its calls would be real ones.
-collect_ignore = ["typing/api.py"]
-
 # How many histories are tried: HYPOTHESIS_PROFILE says so. `make stress` and `make mutation` set it.
 # Times are a shared machine's: slowness says nothing about the code.
 _COMMON = settings(deadline=None, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow])
@@ -24,6 +21,11 @@ settings.register_profile("mutation", _COMMON, max_examples=40, stateful_step_co
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 _MAPPING = Path(__file__).resolve().parents[1] / "docs/go-mapping.md"
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Only what is named a test: the rest are applications, workers and scripts, which other processes import."""
+    return collection_path.suffix == ".py" and not collection_path.name.startswith("test_") or None
 
 
 @pytest.fixture(autouse=True)

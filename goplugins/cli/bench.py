@@ -133,7 +133,8 @@ def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request:
         try:
             SYSTEM_CLOCK.wait(stop, arguments.warmup)
         except KeyboardInterrupt:
-            seconds = 0.0
+            nothing = manager.metrics().plugins[name]
+            return Result.between(nothing, nothing, 1e-6, arguments.concurrency)
         before, began = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic()
         with contextlib.suppress(KeyboardInterrupt), _progress(name, seconds) as advance:
             while (left := began + seconds - SYSTEM_CLOCK.monotonic()) > 0:

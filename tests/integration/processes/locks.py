@@ -69,11 +69,12 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def stuck(found: dict[str, list[Any]]) -> list[str]:
-    """Which of them nobody could take now."""
+    """Which of them nobody could take now, but those that are held until somebody wakes the thread that waits."""
     return [
         name
         for name, locks in sorted(found.items())
-        if any(hasattr(lock, "acquire") and not lock.acquire(blocking=False) for lock in locks)
+        if not name.endswith(".Wakeup._asleep")
+        and any(hasattr(lock, "acquire") and not lock.acquire(blocking=False) for lock in locks)
     ]
 
 
