@@ -25,7 +25,7 @@ _MAPPING = Path(__file__).resolve().parents[1] / "docs/go-mapping.md"
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Only what is named a test: the rest are applications, workers and scripts, which other processes import."""
-    return collection_path.suffix == ".py" and not collection_path.name.startswith("test_") or None
+    return (collection_path.suffix == ".py" and not collection_path.name.startswith("test_")) or None
 
 
 @pytest.fixture(autouse=True)

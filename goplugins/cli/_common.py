@@ -16,10 +16,27 @@ if TYPE_CHECKING:
 
     from goplugins.manager import Manager
 
-__all__ = ["Column", "add_config", "has_rich", "make_table", "manager_of", "printable", "request_of", "write_table"]
+__all__ = [
+    "Column",
+    "Row",
+    "add_config",
+    "fitting",
+    "has_rich",
+    "make_table",
+    "manager_of",
+    "printable",
+    "request_of",
+    "write_table",
+]
 
 Column = tuple[str, bool]
 """A heading, and whether what stands below it are numbers."""
+
+Row = Sequence[tuple[str, str]]
+"""Cells: text and style."""
+
+_FOLDED = 24
+_GAP = 3
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -71,7 +88,27 @@ def has_rich() -> bool:
     return find_spec("rich") is not None
 
 
-def make_table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, str]]]) -> Table:
+def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, spare: Sequence[str]) -> list[int]:
+    """Which columns a terminal of ``width`` characters has room for: of ``spare``, the first headings go first.
+
+    Text may be folded, to no less than 24 characters.
+
+    >>> fitting([("plugin", False), ("calls", True)], [[("search", ""), ("123456", "")]], 12, ["calls"])
+    [0]
+    """
+    needs = {}
+    for index, (heading, numeric) in enumerate(columns):
+        longest = max((len(printable(row[index][0])) for row in rows), default=0)
+        needs[index] = max(len(heading), longest if numeric else min(longest, _FOLDED))
+    by_heading = {heading: index for index, (heading, _) in enumerate(columns)}
+    for heading in spare:
+        if sum(needs.values()) + _GAP * len(needs) <= width:
+            break
+        del needs[by_heading[heading]]
+    return list(needs)
+
+
+def make_table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     """A table for rich. A cell is its text and its style."""
     from rich import box
     from rich.table import Table
@@ -86,7 +123,7 @@ def make_table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, str
     return table
 
 
-def write_table(columns: Sequence[Column], rows: Sequence[Sequence[tuple[str, str]]]) -> None:
+def write_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Writes a table to stdout: by rich on a terminal, plainly into a pipe or without it."""
     if has_rich() and sys.stdout.isatty():
         from rich.console import Console

@@ -10,13 +10,16 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from goplugins._clock import SYSTEM_CLOCK, Bell
-from goplugins.cli._common import Column, has_rich, make_table, manager_of, printable, write_table
+from goplugins.cli._common import Column, Row, fitting, has_rich, make_table, manager_of, printable, write_table
 from goplugins.cli._figures import NONE, amount, duration, share, sparkline
 from goplugins.errors import InvalidArgumentError, PluginConnectionError, redact_url
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
 __all__ = ["add_command"]
 
@@ -38,6 +41,9 @@ _COLUMNS: tuple[Column, ...] = (
     ("limiter", True),
     ("why", False),
 )
+
+_SPARE = ("limiter", "5 min", "p99", "in flight", "p95", "breaker", "p50", "calls/s", "errors")
+"""What a narrow terminal has no room for, the first of them first."""
 
 _LOOKS = {
     "down": ("■", "bold red"),
@@ -161,12 +167,12 @@ def _headline(frame: Frame) -> str:
     return f"{states}; {rates}, p95 {duration(summary['p95'])}, {summary['inFlight']} in flight"
 
 
-def _rows(records: Iterable[Mapping[str, Any]]) -> Sequence[Sequence[tuple[str, str]]]:
+def _rows(records: Iterable[Mapping[str, Any]]) -> Sequence[Row]:
     ordered = sorted(records, key=lambda each: (_ORDER.index(each["severity"]), each["name"]))
     return [_row(record) for record in ordered]
 
 
-def _row(record: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+def _row(record: Mapping[str, Any]) -> Row:
     shape, style = _LOOKS[record["severity"]]
     loud = style if record["severity"] in {"down", "degraded"} else ""
     first = [(shape, style), (record["name"], "bold"), (record["word"], loud)]
@@ -199,4 +205,15 @@ def _drawn(frame: Frame, warning: str = "") -> RenderableType:
 
     head = Text(_headline(frame), style="bold")
     note = Text(f"{warning}  Ctrl-C ends" if warning else "Ctrl-C ends", style="bold red" if warning else "dim")
-    return Group(head, make_table(_COLUMNS, _rows(frame["plugins"])), note)
+    return Group(head, _Table(_rows(frame["plugins"])), note)
+
+
+@attrs.frozen
+class _Table:
+    """The plugins, in as many columns as the terminal has room for now: it may be resized."""
+
+    rows: Sequence[Row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Table]:
+        chosen = fitting(_COLUMNS, self.rows, options.max_width, _SPARE)
+        yield make_table([_COLUMNS[each] for each in chosen], [[row[each] for each in chosen] for row in self.rows])

@@ -111,20 +111,22 @@ def test_a_url_that_is_no_dashboard(server, capsys):
     assert server.url in err
 
 
-def test_a_live_view_in_a_terminal(page):
-    shown, code = in_terminal("top", "--url", page, until="●")
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_a_live_view_in_a_terminal(page, width):
+    shown, code = in_terminal("top", "--url", page, until="●", width=width)
     assert "Ctrl-C ends" in shown
+    assert "healthy" in shown
+    assert ("limiter" in shown) == (width == 160)
     assert code == 0
 
 
-def in_terminal(*arguments, until):
-    """What a terminal of 160 columns was sent until there was ``until``, and the exit code after Ctrl-C."""
+def in_terminal(*arguments, until, width):
+    """What a terminal of ``width`` columns was sent until there was ``until``, and the exit code after Ctrl-C."""
     pid, terminal = pty.fork()
     if not pid:
-        os.execve(
-            sys.executable, [sys.executable, "-m", "goplugins", *arguments], {**os.environ, "TERM": "xterm-256color"}
-        )
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 160, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(width)}
+        os.execve(sys.executable, [sys.executable, "-m", "goplugins", *arguments], environment)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     shown, end, asked = b"", time.monotonic() + 30, False
     while time.monotonic() < end:
         if until.encode() in shown and not asked:
