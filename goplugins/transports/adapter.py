@@ -48,7 +48,7 @@ class PluginAdapter:
         try:
             answer = self._plugin.execute(call.request, context)
         except PluginError as exc:
-            if exc.plugin is None or exc.plugin == self._plugin.info().name:
+            if exc.plugin is None or exc.plugin == self._own_name():
                 exc.plugin = None  # it may be registered under another name than it gives itself
                 raise
             # Of a plugin that this one called: its "nothing was sent" says nothing of what this one did before.
@@ -67,6 +67,15 @@ class PluginAdapter:
             call.reply_metadata = answer.metadata
             return answer.value
         return answer
+
+    def _own_name(self) -> str | None:
+        """What the plugin calls itself; None if it can't even say that, which must not hide why a call failed."""
+        try:
+            return self._plugin.info().name
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            return None
 
     def health(self, timeout: float) -> HealthStatus:
         try:

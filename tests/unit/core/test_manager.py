@@ -208,6 +208,20 @@ def test_an_exception_of_a_python_plugin_is_one_clear_error(manager):
         assert caught.value.plugin == "recorder"
 
 
+def test_a_plugin_that_cannot_say_its_name_any_more_hides_no_error(manager):
+    def fail(request, context):
+        def say_nothing():
+            raise ZeroDivisionError
+
+        plugin.info = say_nothing
+        raise PluginExecutionError("no", plugin="another")
+
+    plugin = Recorder(function=fail)
+    manager.register(plugin)
+    with pytest.raises(PluginInternalError, match="its call of 'another' failed: no"):
+        manager.execute("recorder", 1)
+
+
 def test_an_error_of_a_plugin_that_a_plugin_called_is_not_taken_for_its_own(manager):
     manager.register(FakeSender(*[PluginConnectionError("refused")] * 50), quiet("inner", retry={"max_retries": 0}))
     outer = Recorder("outer", lambda request, context: manager.execute("inner", request))
