@@ -45,6 +45,7 @@ def outcome(target=plugin, *arguments, **keywords):
 def fork(function):
     # What the child printed, and how it ended; killed if it hangs.
     read, write = os.pipe()
+    sys.stdout.flush()  # or the child would print once more what waits there
     pid = os.fork()
     if pid == 0:
         os.write(write, repr(function()).encode())

@@ -49,13 +49,13 @@ def test_deadlines_told_to_the_server_strictly_decrease(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.25)
-    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.02))
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05))
     for number in range(3):
         assert hedged.call(number, timeout=2.0) == number
         hedged.settle()
     assert len(service.told) == 6
     for first, second in zip(service.told[::2], service.told[1::2], strict=True):
-        assert first - 0.2 < second <= first - 0.019
+        assert first - 0.2 < second <= first - 0.039  # gRPC tells them rounded up to 10 ms
 
 
 def test_both_attempts_carry_one_idempotency_key(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
