@@ -172,7 +172,10 @@ def group(manager: Manager[Any, Any], processes: list[PluginProcess]) -> None:
         timed(lambda: stock(QuoteRequest("ACME")))
         time.sleep(0.005)
     after, failed = round_of_calls("B and C are well, 2 s later")
-    claim("all three serve again, B a little less until its slow answers are forgotten", min(after) >= 5 and not failed)
+    claim(
+        "C serves again; B has few until its slow answers are forgotten, in tens of seconds",
+        after[2] > 30 and not failed,
+    )
 
 
 def every_transport(manager: Manager[Any, Any]) -> None:
