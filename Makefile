@@ -31,7 +31,7 @@ browser: $(VENV)/.browser ## the dashboard in headless Chromium; needs the distr
 	@$(PY) -m pytest -q -m browser tests/browser
 
 hosts: $(VENV)/.hosts ## thousands of calls under gunicorn, uWSGI and Celery; minutes, and it needs redis-server
-	@$(PY) -m pytest -q -n 2 --dist loadgroup -m hosts tests/hosts
+	@$(PY) -m pytest -q -n 2 --dist loadgroup -m hosts tests/hosts tests/integration/contrib
 
 lint: $(VENV)/.lint ## ruff: rules and format
 	@$(PY) -m ruff check .
