@@ -216,6 +216,7 @@ class Wire:
         """Closes the descriptor."""
         self._sock.close()
         self._parser.let_go()
+        self.failure = None  # it knows the frames that know this wire
 
     def drop(self) -> None:
         """Closes this process's descriptor and nothing else: after a fork, the connection is the parent's."""

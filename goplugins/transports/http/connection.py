@@ -145,6 +145,7 @@ class DeadlineSocket:
     def destroy(self) -> None:
         """Closes the descriptor."""
         self._sock.close()
+        self.failure = None  # it knows the frames that know this socket
 
     def drop(self) -> None:
         """Closes this process's descriptor only; see :func:`drop_socket`."""

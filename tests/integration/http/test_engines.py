@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -158,6 +159,24 @@ class TestFast:
             assert not [found for found in gc.get_objects() if type(found).__name__ == "ReplyParser"]
         finally:
             gc.enable()
+
+    def test_a_call_that_ran_out_of_time_leaves_nothing_to_the_garbage_collector(self, serve, make):
+        """Its frames would keep request and answer until a collection, and overload is when there are most of them."""
+        import gc
+
+        over = threading.Event()
+        plugin = make(serve(lambda peer: over.wait(5)).url)
+        failure(plugin, timeout=0.05)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                with contextlib.suppress(PluginTimeoutError):  # pytest.raises() makes cycles of its own
+                    call(plugin, timeout=0.05)
+            assert not [found for found in gc.get_objects() if type(found).__name__ == "Wire"]
+        finally:
+            gc.enable()
+            over.set()
 
 
 class Recorded(BaseAdapter):
