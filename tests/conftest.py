@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ settings.register_profile("mutation", _COMMON, max_examples=40, stateful_step_co
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
 
 _MAPPING = Path(__file__).resolve().parents[1] / "docs/go-mapping.md"
+
+
+# A shell starts what runs in the background with SIGINT ignored, and programs that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
