@@ -14,6 +14,7 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 
+from goplugins import processes
 from goplugins.config import ConnectionConfig, PluginConfig
 from goplugins.errors import (
     BadReplyError,
@@ -114,8 +115,9 @@ class TestFast:
         with pytest.raises(InvalidEndpointURLError):
             HTTPPlugin(config_of(endpoint))
 
-    def test_a_process_forked_past_python_uses_connections_of_its_own(self, serve, make):
+    def test_a_process_forked_past_python_uses_connections_of_its_own(self, serve, make, monkeypatch):
         """By a mark: the hooks of os.fork() are not run for every kind of fork."""
+        monkeypatch.setattr(processes, "_forkables", {})  # of this process nothing else was forked
         server = serve()
         plugin = make(server.url)
         assert plugin.execute(1) == "ok"

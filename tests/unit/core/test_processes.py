@@ -28,8 +28,9 @@ class Part:
 
 
 @pytest.fixture
-def marked():
-    """As in a child that was told nothing."""
+def marked(monkeypatch):
+    """As in a child that was told nothing. What other tests left in this process is not renewed: it was not forked."""
+    monkeypatch.setattr(processes, "_forkables", {})
     FORK_MARK[0] = 0
     yield
     FORK_MARK[0] = 1
