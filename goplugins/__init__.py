@@ -167,6 +167,7 @@ if TYPE_CHECKING:
         MemberEjected as MemberEjected,
         MemberReturned as MemberReturned,
         PluginAdded as PluginAdded,
+        PluginControlled as PluginControlled,
         PluginRemoved as PluginRemoved,
         ReloadFinished as ReloadFinished,
     )
@@ -318,6 +319,7 @@ __all__ = [
     "PluginClosedError",
     "PluginConfig",
     "PluginConnectionError",
+    "PluginControlled",
     "PluginDiff",
     "PluginError",
     "PluginExecutionError",

@@ -140,6 +140,7 @@ _HOMES = {
         "MemberEjected",
         "MemberReturned",
         "PluginAdded",
+        "PluginControlled",
         "PluginRemoved",
         "ReloadFinished",
     ),

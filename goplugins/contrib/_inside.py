@@ -15,7 +15,8 @@ from goplugins.config.schema import shown
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
 from goplugins.metrics import PluginMetrics
 from goplugins.models import Explanation
-from goplugins.observability.stream import Sink, Wanted
+from goplugins.observability.events import PluginControlled
+from goplugins.observability.stream import Sink, Wanted, hand_out
 from goplugins.plugin import GuardedPlugin
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
     plugin = find(manager, name)
     breaker = plugin.policies.breaker
     breaker.reset()
+    _tell(manager, name, "breaker_reset")
     section = plugin.config.circuit_breaker
     if section is not None and section.enabled is False:
         breaker.disable()  # one that was forced open has forgotten that it is switched off
@@ -158,6 +160,7 @@ def hold_open(manager: Manager[Any, Any], name: str) -> None:
     """
     plugin = find(manager, name)
     plugin.policies.breaker.force_open()
+    _tell(manager, name, "breaker_forced")
     plugin.changed()
 
 
@@ -169,11 +172,19 @@ def give_no_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
         InvalidArgumentError: the group finds its members by itself.
     """
     _balancer(manager, group).disable_plugin(member)
+    _tell(manager, group, "member_disabled", member)
 
 
 def give_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
     """Ends :func:`give_no_calls`. Raises the same."""
     _balancer(manager, group).enable_plugin(member)
+    _tell(manager, group, "member_enabled", member)
+
+
+def _tell(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
+    life = manager._lifecycle
+    if life.events.changes:
+        hand_out(life.events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
 
 
 def _balancer(manager: Manager[Any, Any], group: str) -> Any:

@@ -7,7 +7,6 @@ import contextvars
 import getpass
 import itertools
 import logging
-import math
 import os
 import threading
 from collections.abc import Iterator
@@ -16,17 +15,25 @@ from typing import Any
 from goplugins.errors import AuthenticationError, PluginError, TLSError
 from goplugins.observability.events import (
     AttemptFinished,
-    BreakerChanged,
     Event,
     PluginAdded,
+    PluginControlled,
     PluginRemoved,
     ReloadFinished,
 )
+from goplugins.observability.logs import one_line
 from goplugins.processes import register_forkable
 
 __all__ = ["AuditLog", "acting_as"]
 
 logger = logging.getLogger("goplugins.audit")
+
+_CONTROLS = {
+    "breaker_forced": "takes no calls until its breaker is reset",
+    "breaker_reset": "its breaker is closed",
+    "member_disabled": "{} gets no more calls",
+    "member_enabled": "{} gets calls again",
+}
 
 _actor: contextvars.ContextVar[str | None] = contextvars.ContextVar("goplugins_actor", default=None)
 
@@ -51,8 +58,9 @@ def acting_as(actor: str) -> Iterator[None]:
 class AuditLog:
     """Takes a manager's events and logs those that matter to security.
 
-    Each record has the fields (``extra``) ``audit`` (what happened), ``sequence`` (1, 2, 3, ... within the process),
-    ``actor``, ``plugin`` and ``detail``. No secret is among them: what a configuration held is told masked.
+    Each record has the fields (``extra``) ``audit`` (what happened), ``sequence`` (1, 2, 3, ... of this manager, in
+    this process), ``actor``, ``plugin`` and ``detail``. No secret is among them: what a configuration held is told
+    masked.
     """
 
     def __init__(self) -> None:
@@ -62,9 +70,9 @@ class AuditLog:
 
     def __call__(self, event: Event) -> None:
         """Takes an event."""
-        if not logger.isEnabledFor(logging.WARNING):
-            return
         for what, level, detail in _findings(event):
+            if not logger.isEnabledFor(level):
+                continue  # without a number: a gap would say that a record was lost
             # Under the lock, or two records could reach the log in another order than their numbers'.
             with self._lock:
                 self._write(what, level, event.plugin, detail)
@@ -76,9 +84,9 @@ class AuditLog:
             "sequence": next(self._numbers),
             "actor": actor,
             "plugin": plugin,
-            "detail": detail,
+            "detail": one_line(detail),
         }
-        logger.log(level, "%s %s by %s: %s", what, plugin or "-", actor, detail, extra=fields)
+        logger.log(level, "%s %s by %s: %s", what, plugin or "-", one_line(actor), fields["detail"], extra=fields)
 
     def after_fork_in_child(self) -> None:
         """A fresh lock; the child's numbers go on from the parent's."""
@@ -100,8 +108,8 @@ def _findings(event: Event) -> Iterator[tuple[str, int, str]]:
         yield "plugin_added", logging.INFO, f"{event.endpoint or 'in this process'}, by {by}"
     elif isinstance(event, PluginRemoved):
         yield "plugin_removed", logging.INFO, "drained and closed"
-    elif isinstance(event, BreakerChanged) and math.isinf(event.retry_after):
-        yield "breaker_forced", logging.WARNING, f"{event.old.value} -> {event.new.value}, until it is reset"
+    elif isinstance(event, PluginControlled):
+        yield event.action, logging.WARNING, _CONTROLS.get(event.action, "{}").format(event.member)
     elif isinstance(event, ReloadFinished):
         if event.report is None:
             yield "configuration_refused", logging.WARNING, f"{event.source}: {event.error}"

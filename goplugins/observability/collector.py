@@ -294,10 +294,14 @@ class InMemoryCollector:
         key = tuple(sorted(labels.items()))
         first_dropped = False
         with self._lock:
+            full = self._count >= _MOST_SERIES
+            if full and name not in self._families:
+                self.dropped += 1
+                return
             family = self._family(name, kind)
             series = family.series.get(key)
             if series is None:
-                if self._count >= _MOST_SERIES:
+                if full:
                     self.dropped += 1
                     first_dropped = self.dropped == 1
                 else:
@@ -359,7 +363,16 @@ class _Histogram(_Metric):
 
 
 def _text(labels: _Labels) -> str:
-    return ",".join(f"{name}={value}" for name, value in labels)
+    return ",".join(f"{name}={_escaped(value)}" for name, value in labels)
+
+
+def _escaped(value: str) -> str:
+    r"""Without what would end it: ``a=1,b=2`` might be two labels, or one.
+
+    >>> _escaped("1,b=2")
+    '1\\,b=2'
+    """
+    return str(value).replace("\\", "\\\\").replace(",", "\\,")
 
 
 def _shown(family: _Family, series: _Series) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "MemberEjected",
     "MemberReturned",
     "PluginAdded",
+    "PluginControlled",
     "PluginRemoved",
     "ReloadFinished",
 ]
@@ -169,6 +170,23 @@ class PluginAdded:
 
 
 @attrs.frozen
+class PluginControlled:
+    """An operator has said whether a plugin, or a member of a group, takes calls: on the dashboard, for example.
+
+    Attributes:
+        plugin: its name.
+        at: when, in seconds since the Unix epoch.
+        action: "breaker_forced" (open, until it is reset), "breaker_reset", "member_disabled" or "member_enabled".
+        member: of a group, which one; else empty.
+    """
+
+    plugin: str
+    at: float
+    action: str
+    member: str = ""
+
+
+@attrs.frozen
 class PluginRemoved:
     """A plugin was drained and closed; one of its name may have taken its place.
 
@@ -210,6 +228,7 @@ Event: TypeAlias = (
     | MemberEjected
     | MemberReturned
     | PluginAdded
+    | PluginControlled
     | PluginRemoved
     | ReloadFinished
 )

@@ -24,7 +24,7 @@ from goplugins.errors import (
     TLSError,
 )
 
-__all__ = ["kind_of_code", "kind_of_error"]
+__all__ = ["code_of_error", "kind_of_code", "kind_of_error"]
 
 _KINDS: tuple[tuple[str, tuple[type, ...]], ...] = (
     ("auth", (AuthenticationError,)),
@@ -62,9 +62,17 @@ def kind_of_error(error: BaseException | None) -> str:
     return "ok" if error is None else _kind_of_class(cls)
 
 
+def code_of_error(error: BaseException) -> str:
+    """Its code; of what is none of ours the class's name. A ``SystemExit`` has a code, too, which may be anything."""
+    return error.code if isinstance(error, PluginError) else type(error).__name__
+
+
 def kind_of_code(code: str) -> str:
     """The same of an error's code, as in :attr:`goplugins.PluginMetrics.errors`."""
-    return _kinds_of_codes().get(code, "interrupted")
+    found = _kinds_of_codes().get(code)
+    if found is None:  # an application's own error, or the name of a class
+        return "plugin" if code.isupper() else "interrupted"
+    return found
 
 
 @functools.cache

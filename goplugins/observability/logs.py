@@ -11,10 +11,10 @@ from typing import Any
 from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import PluginError
 from goplugins.observability.events import CallFinished, Event
-from goplugins.observability.kinds import kind_of_error
+from goplugins.observability.kinds import code_of_error, kind_of_error
 from goplugins.processes import register_forkable
 
-__all__ = ["CallLog", "JSONFormatter"]
+__all__ = ["CallLog", "JSONFormatter", "one_line"]
 
 logger = logging.getLogger("goplugins.calls")
 
@@ -22,12 +22,21 @@ _INTERVAL = 10.0
 """Seconds between two lines about the same failure of the same plugin."""
 
 _MOST_KINDS = 1000
-"""Failures that are told apart; then the oldest are forgotten, and told anew."""
+"""Failures that are told apart; then all are forgotten, and told anew."""
 
 _QUIET = frozenset({"argument", "interrupted", "rejected"})
 """Failures that are nobody's fault but the caller's: worth a line only to who debugs."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def one_line(text: str) -> str:
+    r"""A text that can't pass for more lines than one: plugins' words stand in logs.
+
+    >>> one_line("refused\nWARNING all is well")
+    'refused\\nWARNING all is well'
+    """
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class CallLog:
@@ -56,7 +65,7 @@ class CallLog:
         level = logging.DEBUG if kind in _QUIET else logging.WARNING
         if not logger.isEnabledFor(level):
             return
-        code = getattr(error, "code", type(error).__name__)
+        code = code_of_error(error)
         more = self._more(event.plugin, code)
         if more is None:
             return
@@ -76,7 +85,7 @@ class CallLog:
             "call of %r failed: [%s] %s (attempts %d, %.3f s, request %s)%s",
             event.plugin,
             code,
-            text,
+            one_line(text),
             event.attempts,
             event.elapsed,
             event.request_id,
@@ -125,4 +134,9 @@ class JSONFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        try:
+            text = json.dumps(line, default=str, ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError):  # NaN, keys that are no text, cycles, halves of characters
+            text = json.dumps({name: value if isinstance(value, str) else str(value) for name, value in line.items()})
+        return text

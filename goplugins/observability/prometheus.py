@@ -24,7 +24,7 @@ from goplugins.models import Explanation, PluginStatus
 from goplugins.observability.collector import DEFAULT_BUCKETS
 from goplugins.observability.common import STATES
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
-from goplugins.observability.kinds import kind_of_error
+from goplugins.observability.kinds import code_of_error, kind_of_error
 
 __all__ = ["PrometheusExporter", "PrometheusFamilies", "Source", "is_multiprocess"]
 
@@ -252,7 +252,7 @@ class PrometheusExporter:
             trace = self._trace_id() if self._exemplars else None
             plugin.duration.observe(event.elapsed, {"trace_id": trace} if trace else None)
         if self._errors and event.error is not None:
-            code = getattr(event.error, "code", type(event.error).__name__)
+            code = code_of_error(event.error)
             families.errors.labels(*plugin.labels, code).inc()
 
     def _count_member(self, plugin: _Plugin, event: CallFinished) -> None:

@@ -15,7 +15,7 @@ from goplugins._call import Call
 from goplugins.errors import PluginError, belongs_to_host
 from goplugins.models import SpanStatusCode
 from goplugins.observability.events import AttemptFinished, Event
-from goplugins.observability.kinds import kind_of_error
+from goplugins.observability.kinds import code_of_error, kind_of_error
 
 __all__ = ["Span", "Tracer", "TracingProvider", "serving_span"]
 
@@ -117,23 +117,25 @@ class Tracer:
         if opened is None:
             return make(name, call)
         token = _current.set(opened)
+        leave = _activate(self._provider, opened.span, name)
         try:
-            with self._provider.activate(opened.span):
-                value = make(name, call)
+            value = make(name, call)
         except BaseException as exc:
             self._end(opened, call, exc)
             raise
+        else:
+            self._end(opened, call, None)
+            return value
         finally:
+            leave()
             _current.reset(token)
-        self._end(opened, call, None)
-        return value
 
     def _begin(self, name: str, call: Call) -> _Open | None:
         provider = self._provider
+        span = None
         try:
             decided = provider.decided()
             wanted = self._rng.random() < self._rate if decided is None else decided
-            span = None
             if wanted:
                 attributes = {"goplugins.request_id": call.request_id, **self._describe(name)}
                 span = provider.start_span(f"{name}/execute", kind="client", attributes=attributes)
@@ -143,6 +145,8 @@ class Tracer:
             if belongs_to_host(exc):
                 raise
             logger.exception("no span for a call of %r", name)
+            if span is not None:
+                _harmless(span.finish, name)
             return None
         if carried:
             names = {header.lower() for header in carried}
@@ -162,7 +166,7 @@ class Tracer:
             if error is None:
                 span.set_status(SpanStatusCode.OK)
             else:
-                span.set_attribute("error.type", getattr(error, "code", type(error).__name__))
+                span.set_attribute("error.type", code_of_error(error))
                 kind = kind_of_error(error)
                 text = error.message if isinstance(error, PluginError) else type(error).__name__
                 span.set_status(SpanStatusCode.TIMEOUT if kind == "timeout" else SpanStatusCode.ERROR, text)
@@ -188,7 +192,7 @@ class Tracer:
         if event.member:
             attributes["goplugins.member"] = event.member
         if event.error is not None:
-            attributes["error.type"] = getattr(event.error, "code", type(event.error).__name__)
+            attributes["error.type"] = code_of_error(event.error)
         opened.span.add_event("attempt", attributes)
 
 
@@ -204,19 +208,44 @@ def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> It
         return
     attributes = {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
     attributes["goplugins.request_id"] = request_id
-    context = provider.extract_context(headers)
-    span = provider.start_span(f"{plugin}/execute", kind="server", context=context, attributes=attributes)
     try:
-        with provider.activate(span):
-            yield
+        context = provider.extract_context(headers)
+        span = provider.start_span(f"{plugin}/execute", kind="server", context=context, attributes=attributes)
+    except Exception as exc:
+        if belongs_to_host(exc):
+            raise
+        logger.exception("no span for a call that %r serves", plugin)
+        yield
+        return
+    leave = _activate(provider, span, plugin)
+    try:
+        yield
     except BaseException as exc:
-        span.set_attribute("error.type", type(exc).__name__)
-        span.set_status(SpanStatusCode.ERROR, type(exc).__name__)
+        name = type(exc).__name__
+        _harmless(lambda: span.set_attribute("error.type", name), plugin)
+        _harmless(lambda: span.set_status(SpanStatusCode.ERROR, name), plugin)
         raise
     else:
-        span.set_status(SpanStatusCode.OK)
+        _harmless(lambda: span.set_status(SpanStatusCode.OK), plugin)
     finally:
-        span.finish()
+        leave()
+        _harmless(span.finish, plugin)
+
+
+def _activate(provider: TracingProvider, span: Span, plugin: str) -> Callable[[], None]:
+    """Makes the span the current one; returns what ends that. The call goes on if the provider can't."""
+    stack = contextlib.ExitStack()
+    _harmless(lambda: stack.enter_context(provider.activate(span)), plugin)
+    return lambda: _harmless(stack.close, plugin)
+
+
+def _harmless(work: Callable[[], object], plugin: str) -> None:
+    try:
+        work()
+    except Exception as exc:
+        if belongs_to_host(exc):
+            raise
+        logger.exception("a provider of spans failed in a call of %r", plugin)
 
 
 def _provider_of_process() -> TracingProvider | None:

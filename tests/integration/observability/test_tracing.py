@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from goplugins import Manager, PluginConnectionError, PluginError, serve
 from goplugins.contrib.opentelemetry import instrument
+from goplugins.observability.otel import OpenTelemetryTracing
 
 from . import plugins
 
@@ -182,6 +183,24 @@ def test_a_provider_that_raises_fails_no_call(served, caplog):
         manager._lifecycle.observers.trace_with(Broken(), 1.0)
         assert manager.execute("where", {})["sent"] == ""
     assert "no span for a call" in caplog.text
+
+
+class Half(OpenTelemetryTracing):
+    """A provider that fails after it has made a span."""
+
+    def __init__(self, failing):
+        super().__init__()
+        setattr(self, failing, Broken().fails)
+
+
+@pytest.mark.parametrize("failing", ["activate", "inject_context"])
+@pytest.mark.parametrize("served", ["python"], indirect=True)
+def test_a_provider_that_fails_half_way_fails_no_call_and_leaves_no_span_open(served, exporter, failing, caplog):
+    with manager_of(served) as manager:
+        manager._lifecycle.observers.trace_with(Half(failing), 1.0)
+        assert "sent" in manager.execute("where", {})
+    assert len(by_kind(exporter, "CLIENT")) == 1
+    assert "no fails" in caplog.text
 
 
 def test_metrics_through_the_api():

@@ -18,12 +18,13 @@ from goplugins import (
     PluginExecutionError,
     PluginTimeoutError,
 )
+from goplugins.contrib._inside import hold_open, reset_breaker
 from goplugins.errors import AuthenticationError, CertificateError, ConfigError, PluginError
 from goplugins.observability.audit import acting_as
 from goplugins.observability.collector import EnhancedMetricsCollector, InMemoryCollector, PrometheusBucket
 from goplugins.observability.common import CommonPluginMetrics
 from goplugins.observability.events import CallFinished
-from goplugins.observability.kinds import kind_of_code, kind_of_error
+from goplugins.observability.kinds import code_of_error, kind_of_code, kind_of_error
 from goplugins.observability.logs import CallLog, JSONFormatter
 from goplugins.testing import ManualClock
 
@@ -102,6 +103,12 @@ def test_every_error_code_has_a_kind():
     kinds = {kind_of_code(code) for code in codes}
     assert "interrupted" not in kinds
     assert kind_of_code("KeyboardInterrupt") == kind_of_error(KeyboardInterrupt()) == "interrupted"
+    assert kind_of_code("MYAPP_7") == "plugin"  # of an application's own class
+
+
+def test_what_ends_a_process_has_no_code_of_ours():
+    assert code_of_error(SystemExit("a text of any kind")) == "SystemExit"
+    assert code_of_error(PluginTimeoutError("late")) == PluginTimeoutError.code
 
 
 # --- collectors ----------------------------------------------------------------------------------------------------
@@ -180,7 +187,17 @@ def test_labels_made_of_user_input_do_not_eat_the_memory(caplog):
         collector.increment_counter("c", {"user": str(number)})
     assert len(collector.get_metrics()["c"]) == 10_000
     assert collector.dropped == 50
+    for number in range(100):
+        collector.increment_counter(f"c{number}", {})
+    assert list(collector.get_metrics()) == ["c"]
     assert caplog.text.count("series are kept already") == 1
+
+
+def test_labels_that_look_like_others_are_told_apart():
+    collector = InMemoryCollector()
+    collector.increment_counter("c", {"a": "1,b=2"})
+    collector.increment_counter("c", {"a": "1", "b": "2"})
+    assert collector.get_metrics()["c"] == {r"a=1\,b=2": 1, "a=1,b=2": 1}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +289,13 @@ def test_json_lines_can_be_read_whatever_is_in_them():
     assert "ValueError" in line["exception"]
 
 
+@pytest.mark.parametrize("odd", [float("nan"), {(1, 2): 3}, "half \ud83d"])
+def test_a_json_line_is_json_whatever_its_fields_are(odd):
+    record = logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": "hi", "odd": odd})
+    text = JSONFormatter().format(record)
+    assert json.loads(text.encode(), parse_constant=pytest.fail)["message"] == "hi"
+
+
 def test_structlog_takes_the_fields(caplog):
     structlog = pytest.importorskip("structlog")
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -301,8 +325,9 @@ def test_what_matters_to_security_in_order_and_complete(audit):
         manager.register(Plugin(), PluginConfig(name="moody"))
         fail(manager, AuthenticationError)
         fail(manager, CertificateError)
-        manager._registry.get("moody").policies.breaker.force_open()
-        manager._registry.get("moody").policies.breaker.reset()
+        hold_open(manager, "moody")
+        hold_open(manager, "moody")
+        reset_breaker(manager, "moody")
         with acting_as("alice"):
             auth = {"method": "bearer", "token": "hunter2-token"}
             web = {"name": "web", "transport": "http", "endpoint": "http://x", "auth": auth, "enabled": False}
@@ -311,12 +336,14 @@ def test_what_matters_to_security_in_order_and_complete(audit):
             manager.reload_config({"plugins": []})
         manager.unregister("moody")
     found = [(record.audit, record.plugin) for record in audit()]
-    assert found[:9] == [
+    assert found[:11] == [
         ("plugin_added", "echo"),
         ("plugin_added", "moody"),
         ("authentication_refused", "moody"),
         ("certificate_refused", "moody"),
         ("breaker_forced", "moody"),
+        ("breaker_forced", "moody"),  # nothing changed, and yet somebody did it
+        ("breaker_reset", "moody"),
         ("configuration_changed", ""),
         ("configuration_refused", ""),
         ("plugin_removed", "moody"),
@@ -324,11 +351,34 @@ def test_what_matters_to_security_in_order_and_complete(audit):
     ]
     numbers = [record.sequence for record in audit()]
     assert numbers == list(range(1, len(numbers) + 1))
-    changed = audit()[5]
+    changed = audit()[7]
     assert changed.actor == "alice"
     assert "web" in changed.detail
     text = " ".join(record.getMessage() for record in audit())
     assert "hunter2" not in text
+
+
+def test_at_the_usual_level_no_number_is_missing(caplog):
+    with Manager() as manager:
+        caplog.set_level(logging.WARNING, "goplugins.audit")
+        manager.register(Plugin(), PluginConfig(name="moody"))
+        hold_open(manager, "moody")
+        reset_breaker(manager, "moody")
+    found = [record for record in caplog.records if record.name == "goplugins.audit"]
+    assert [(record.audit, record.sequence) for record in found] == [("breaker_forced", 1), ("breaker_reset", 2)]
+
+
+def test_what_a_plugin_says_is_one_line(audit):
+    class Forger(Plugin):
+        def execute(self, request, context):
+            raise AuthenticationError("no\nbreaker_reset auth by root: all is well")
+
+    with Manager() as manager:
+        manager.register(Forger(), PluginConfig(name="forger"))
+        with pytest.raises(AuthenticationError):
+            manager.execute("forger", None)
+    assert not any("\n" in record.getMessage() for record in audit())
+    assert any("no\\nbreaker_reset" in record.detail for record in audit())
 
 
 def test_numbers_and_order_hold_among_threads(audit):
