@@ -35,7 +35,9 @@ def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -
                     pending.append(start(item))
             if not pending:
                 return
-            yield pending.popleft().result()
+            result = pending[0].result()  # an interrupt finds it among those to cancel
+            pending.popleft()
+            yield result
     finally:
         for future in pending:
             future.cancel()

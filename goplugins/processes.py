@@ -84,7 +84,8 @@ FORK_MARK[0] = 1
 # Dicts, since their operations are atomic: another thread may be registering at the moment of the fork.
 _forkables: dict[int, weakref.ref[Forkable]] = {}
 _descriptors: dict[int, int] = {}  # descriptor -> inode
-_turns: dict[int, threading.Lock] = {}  # process -> held by the thread that renews
+_turns: dict[int, threading.RLock] = {}  # process -> held by the thread that renews
+_renewing: dict[int, bool] = {}  # process -> whether it is at it
 _hooked = False
 
 
@@ -111,22 +112,31 @@ def keep_from_children(descriptor: int) -> None:
 def renew_after_fork() -> None:
     """Renews all parts in a child, once; threads that come meanwhile wait until that is done."""
     # setdefault is atomic, and this process's own lock was held by nobody at its fork.
-    turn = _turns.setdefault(os.getpid(), threading.Lock())
+    turn = _turns.setdefault(os.getpid(), threading.RLock())
     with turn:
-        if FORK_MARK[0]:
+        # Marked before: a log handler, or a signal's, may call a plugin on this very thread.
+        if FORK_MARK[0] or _renewing.get(os.getpid()):
             return
-        for reference in list(_forkables.values()):
-            part = reference()
-            if part is None:
-                continue
-            try:
-                part.after_fork_in_child()
-            except Exception:
-                logger.exception("could not renew %s after a fork", type(part).__name__)
-        _let_go()
-        for pid in set(_turns) - {os.getpid()}:
-            del _turns[pid]
-        FORK_MARK[0] = 1
+        _renewing[os.getpid()] = True
+        try:
+            _renew()
+        finally:
+            _renewing.clear()
+
+
+def _renew() -> None:
+    for reference in list(_forkables.values()):
+        part = reference()
+        if part is None:
+            continue
+        try:
+            part.after_fork_in_child()
+        except Exception:
+            logger.exception("could not renew %s after a fork", type(part).__name__)
+    _let_go()
+    for pid in set(_turns) - {os.getpid()}:
+        del _turns[pid]
+    FORK_MARK[0] = 1
 
 
 def _let_go() -> None:

@@ -82,7 +82,8 @@ class Hosted:
 
     def reset(self, timeout: float = 5.0) -> None:
         """Shuts the manager down; the next use makes another one. For tests, and for settings that have changed."""
-        manager = self._made.pop("manager", None)
+        with self._turns.setdefault(os.getpid(), threading.RLock()):  # one that is being made has the old settings
+            manager = self._made.pop("manager", None)
         if manager is not None:
             manager.shutdown(timeout)
 

@@ -40,6 +40,9 @@ _BLOCK = "goplugins_block"
 _CHILD_PATIENCE = 5.0
 """Seconds that a worker process, on its way out, waits for calls that threads of its tasks have left behind."""
 
+_LONGEST_TOLD = 86400.0
+"""Seconds of a ``retry_after`` that are believed: a task's time to start has to be a date."""
+
 
 def install(
     app: Celery,
@@ -123,6 +126,9 @@ class _Wiring:
             for problem in error.problems:
                 logger.critical("the configuration can't be used: %s", problem)
             raise SystemExit(1) from error
+        except Exception as error:  # Celery would log it and go on
+            logger.critical("the plugins can't be set up", exc_info=True)
+            raise SystemExit(1) from error
 
     def _worker_ends(self, sender: Any, **_: Any) -> None:
         # A manager that was handed in may have others to serve, where a worker is but a thread of a test.
@@ -192,7 +198,7 @@ def retry_delay(error: PluginError, retries: int, *, first: float, longest: floa
     """Seconds to wait before a task is tried again.
 
     Args:
-        error: why; its ``retry_after`` is the least.
+        error: why; its ``retry_after``, up to a day, is the least.
         retries: how often that has been done.
         first: before the first retry; doubled each time.
         longest: the most that it is doubled to, and that is waited for a breaker which somebody holds open.
@@ -200,4 +206,4 @@ def retry_delay(error: PluginError, retries: int, *, first: float, longest: floa
     """
     backoff: float = min(first * 2.0 ** min(retries, 32), longest) * rng.uniform(0.5, 1.0)
     told = error.retry_after or 0.0
-    return max(backoff, min(told, longest) if told == float("inf") else told)
+    return max(backoff, longest if told == float("inf") else min(told, _LONGEST_TOLD))

@@ -54,7 +54,8 @@ class PluginCallsMiddleware:
     def _finish(self, response: HttpResponseBase, scope: Scope) -> HttpResponseBase:
         if scope.request_id is not None:
             response.headers.setdefault(project_settings().limits.request_id_header, scope.request_id)
-        if isinstance(response, StreamingHttpResponse) and not hasattr(response, "file_to_stream"):
+        # Of a FileResponse the server sends the file itself; one that was given no file streams as others do.
+        if isinstance(response, StreamingHttpResponse) and getattr(response, "file_to_stream", None) is None:
             if response.is_async:
                 response.streaming_content = _steps_async(cast(AsyncIterable[bytes], response.streaming_content), scope)
             else:

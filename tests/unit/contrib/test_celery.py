@@ -200,6 +200,16 @@ def test_a_worker_whose_configuration_fails_does_not_start(app: Celery, caplog: 
     assert "/nowhere/plugins.yaml" in caplog.text
 
 
+def test_a_worker_whose_set_up_fails_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    def setup(manager: Manager[Any, Any]) -> None:
+        raise KeyError("no such thing")
+
+    install(app, setup=setup)
+    with pytest.raises(SystemExit):
+        app.WorkController(pool="solo")
+    assert "no such thing" in caplog.text
+
+
 # --- retries -------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +305,8 @@ def test_a_wait_is_never_shorter_than_told_and_never_endless() -> None:
     rng = random.Random(7)
     told = RateLimitExceededError("limited", retryable=True, retry_after=3600.0)
     assert retry_delay(told, 0, first=5.0, longest=60.0, rng=rng) == 3600
+    odd = RateLimitExceededError("limited", retryable=True, retry_after=1e15)
+    assert retry_delay(odd, 0, first=5.0, longest=60.0, rng=rng) == 86400
     held = CircuitBreakerOpenError("held open", retryable=True, retry_after=float("inf"))
     assert retry_delay(held, 0, first=5.0, longest=60.0, rng=rng) == 60
 

@@ -221,6 +221,22 @@ def test_files_reach_the_server_as_they_are(tmp_path: Any) -> None:
     response.close()
 
 
+def test_a_file_response_without_a_file_streams_as_others_do() -> None:
+    from django.http import FileResponse
+
+    with override_settings(GOPLUGINS={**PROBE, "TIMEOUT": "9s"}):
+        said = []
+
+        def parts() -> Iterator[bytes]:
+            said.append(plugins.execute("probe", "")["request_id"])
+            yield b"part"
+
+        request = RequestFactory().get("/", headers={"X-Request-ID": "order-7"})
+        response = PluginCallsMiddleware(lambda request: FileResponse(parts()))(request)
+        assert b"".join(response) == b"part"  # type: ignore[arg-type]
+    assert said[0].startswith("order-7.")
+
+
 # --- the health view -----------------------------------------------------------------------------------------------
 
 

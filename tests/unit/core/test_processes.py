@@ -137,3 +137,30 @@ def test_nothing_happens_at_import():
         "assert os.listdir('/proc/self/fd') == before; assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_who_is_called_while_parts_are_renewed_and_comes_back_does_not_hang(marked):
+    class Calling(Part):
+        def after_fork_in_child(self) -> None:
+            super().after_fork_in_child()
+            renew_after_fork()  # a log handler that calls a plugin, a signal's handler
+
+    part = Calling()
+    renew_after_fork()
+    assert part.renewed == [os.getpid()]
+    assert FORK_MARK[0] == 1
+
+
+def test_a_renewal_that_was_interrupted_is_begun_anew(marked):
+    class Interrupted(Part):
+        def after_fork_in_child(self) -> None:
+            super().after_fork_in_child()
+            if len(self.renewed) == 1:
+                raise KeyboardInterrupt
+
+    part = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        renew_after_fork()
+    renew_after_fork()
+    assert len(part.renewed) == 2
+    assert FORK_MARK[0] == 1
