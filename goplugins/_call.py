@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from goplugins._deadline import Deadline
 from goplugins.models import HealthStatus, PluginInfo
 
-__all__ = ["Call", "Codec", "Sender"]
+__all__ = ["NOTHING", "Call", "Codec", "Sender"]
 
-_NOTHING: Mapping[str, str] = {}
+NOTHING: Mapping[str, str] = {}
+"""Headers or metadata of a call that has none."""
 
 
 class Codec(Protocol):
@@ -84,8 +85,8 @@ class Call:
         codec: Codec,
         deadline: Deadline,
         request_id: str,
-        headers: Mapping[str, str] = _NOTHING,
-        metadata: Mapping[str, str] = _NOTHING,
+        headers: Mapping[str, str] = NOTHING,
+        metadata: Mapping[str, str] = NOTHING,
         idempotent: bool = False,
         max_retries: int | None = None,
         key: str = "",
@@ -109,7 +110,7 @@ class Call:
         self.admitted = self.inside = self.expected = self.nested = False
         self.attempts = 0
         self.reconnected = False
-        self.reply_metadata: Mapping[str, str] = _NOTHING
+        self.reply_metadata: Mapping[str, str] = NOTHING
         self.member = ""
         self.source = "plugin"
         self.tried: tuple[str, ...] = ()

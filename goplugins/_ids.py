@@ -67,8 +67,8 @@ class RequestIds:
         served = _served.get()
         # next() on a count is one C call, so threads can't draw the same number.
         if served is None:
-            return f"{self._prefix}{next(self._numbers):x}"
-        return f"{served}.{self._prefix}{next(self._numbers):x}"
+            return f"{self._prefix}{next(self._numbers)}"  # decimal: hex costs as much again as all the rest
+        return f"{served}.{self._prefix}{next(self._numbers)}"
 
     def after_fork_in_child(self) -> None:
         """New random bits: the child's count starts where the parent's stood."""

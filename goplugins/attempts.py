@@ -105,7 +105,8 @@ class Attempts:
             PluginError: what went wrong, whether refused here or by the plugin.
         """
         deadline = call.deadline
-        if deadline.at <= self._now():
+        started = self._now()
+        if deadline.at <= started:
             raise PluginTimeoutError("the deadline passed before anything was sent")
         policies = self.policies
         breaker = policies.breaker
@@ -120,6 +121,7 @@ class Attempts:
         limiter = policies.limiter
         if limiter is not None and not limiter.allow():
             self._wait_for_token(limiter, call)
+            started = self._now()
         try:
             permit = breaker.enter(deadline.at)
         except BaseException as exc:
@@ -128,7 +130,7 @@ class Attempts:
             if isinstance(exc, CircuitBreakerOpenError):
                 self._refused_by_breaker.add()
             raise
-        return self._send(permit, call)
+        return self._send(permit, call, started)
 
     def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
         # Who still waits when the plugin is replaced goes to its successor.
@@ -140,10 +142,9 @@ class Attempts:
             raise
         call.admitted = admitted
 
-    def _send(self, permit: Permit, call: Call) -> Any:
-        """The rest of an attempt that was admitted. The permit is settled exactly once."""
+    def _send(self, permit: Permit, call: Call, started: float) -> Any:
+        """The rest of an attempt that was admitted at ``started``. The permit is settled exactly once."""
         call.attempts += 1
-        started = self._now()
         try:
             value = self.sender.send(call)
         except PluginError as error:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from goplugins._batch import Progress, as_completed, in_order, reporting
-from goplugins._call import Call, Codec
+from goplugins._call import NOTHING, Call, Codec
 from goplugins._clock import Clock
 from goplugins._deadline import Deadline
 from goplugins._ids import RequestIds
@@ -77,7 +77,7 @@ class Caller:
             if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
                 # What most calls are.
                 deadline = Deadline.after(plugin.request_timeout, self._clock)
-                return Call(request, codec, deadline, self._next_id(), idempotent=plugin.idempotent)
+                return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, plugin.idempotent)
             context = _DEFAULT_CONTEXT
         else:
             _check_context(context)
