@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from goplugins.errors import PluginClosedError
+from goplugins.metrics import bucket_of
 from goplugins.resilience import InFlightGate
 from goplugins.testing import ManualClock
 
@@ -241,3 +242,11 @@ def test_a_call_that_goes_on_elsewhere_counts_there_alone():
     gate.enter()
     gate.leave(True, 0.5, 2)
     assert (gate.handed_on, gate.snapshot().succeeded, gate.snapshot().attempts) == (3, 1, 2)
+
+
+def test_latencies_are_counted_of_what_was_sent():
+    gate = InFlightGate()
+    for elapsed, attempts in ((0.010, 1), (0.010, 2), (0.5, 1), (0.0001, 0)):  # the last was refused here
+        gate.enter()
+        gate.leave(True, elapsed, attempts)
+    assert gate.snapshot().latencies.counts == {bucket_of(0.010): 2, bucket_of(0.5): 1}
