@@ -47,7 +47,7 @@ class Caller:
         self.recipe: Recipe
         self._registry = registry
         self._clock = clock
-        self._next_id = RequestIds()
+        self._next_id = RequestIds().__call__  # the method: to call the object costs half as much again
         self._tracer: Tracer | None = None
 
     def start(

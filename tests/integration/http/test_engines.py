@@ -34,6 +34,7 @@ from goplugins.errors import (
 from goplugins.models import PluginStatus
 from goplugins.processes import FORK_MARK
 from goplugins.transports.http import HTTPPlugin
+from goplugins.transports.http._wire import Wire
 from tests.integration.http.conftest import call, failure
 from tests.servers import Peer, free_port, http_reply, ok
 
@@ -175,7 +176,7 @@ class TestFast:
             for _ in range(5):
                 with contextlib.suppress(PluginTimeoutError):  # pytest.raises() makes cycles of its own
                     call(plugin, timeout=0.05)
-            assert not [found for found in gc.get_objects() if type(found).__name__ == "Wire"]
+            assert not [found for found in gc.get_objects() if type(found) is Wire]
         finally:
             gc.enable()
             over.set()
