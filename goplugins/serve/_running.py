@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._signals import Bids
 from goplugins.serve._wires import endpoint_of, open_server
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
@@ -154,25 +153,6 @@ def _start(
     return RunningServer(server, where, grace, on_end)
 
 
-_ENDED = object()
-
-
-@contextlib.contextmanager
-def _signals_into(queue: SimpleQueue[object]) -> Iterator[None]:
-    """Puts SIGTERM and SIGINT on the queue; only the main thread may ask for signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, lambda got, _: queue.put(got)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _log_somewhere() -> None:
     """Sends logs to stderr if they would go nowhere: a program that set up none must still see why a call failed."""
     logger: logging.Logger | None = _logger
@@ -223,13 +203,12 @@ def run(
         raise InvalidArgumentError("stdio: stands alone: its process belongs to the one caller that started it")
     secured = any(url.lower().startswith("grpcs:") for url in urls)
     _log_somewhere()
-    events: SimpleQueue[object] = SimpleQueue()
-    with _signals_into(events), contextlib.ExitStack() as running:
+    with Bids() as bids, contextlib.ExitStack() as running:
         servers = []
         for url in urls:
             # One of several wires has TLS: the others are served without, and tls alone without any is refused.
             own = tls if url.lower().startswith("grpcs:") or not secured else None
-            server = _start(plugin, url, auth, threads, grace, max_request_bytes, own, lambda: events.put(_ENDED))
+            server = _start(plugin, url, auth, threads, grace, max_request_bytes, own, bids.ended)
             servers.append(running.enter_context(server))
             if not quiet and url != "stdio:":  # there, stdout is the wire
                 sys.stdout.write(f"listening on {server.endpoint}\n")
@@ -238,7 +217,7 @@ def run(
                 ready(server)
         patience: float | None = None
         while True:
-            ended = events.get() is _ENDED
+            ended = bids.wait()
             for server in servers:
                 server.request_stop(None if ended else patience)
             if ended:
