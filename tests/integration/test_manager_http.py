@@ -27,6 +27,7 @@ from goplugins import (
     deadline,
     serve,
 )
+from tests.interrupts import Interrupt, alarms_interrupt
 
 
 @attrs.frozen
@@ -318,36 +319,25 @@ def test_a_plugin_that_nobody_calls_is_known_to_be_dead_within_its_interval():
         assert manager.metrics().health_check_failures >= 2
 
 
-# A strike within a finaliser can go nowhere: Python reports it as unraisable.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_any_moment_leak_neither_connections_nor_counts(server):
     """What a task's time limit does: an exception out of a signal handler, between any two steps of a call."""
-
-    class TimeLimit(BaseException):
-        pass
-
-    def strike(*_):
-        raise TimeLimit
-
     random.seed(7)
-    before = signal.signal(signal.SIGALRM, strike)
     struck = 0
-    try:
-        with manager_for(server.url, connection={"max_connections": 1}, circuit_breaker={"enabled": False}) as manager:
-            manager.execute("echo", Ask(0))
-            for number in range(600):
-                with contextlib.suppress(TimeLimit):
-                    struck += 1
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2.5e-3))
-                        with deadline(5.0):
-                            manager.execute("echo", Ask(number))
-                    finally:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
-                    struck -= 1
-                assert manager.execute("echo", Ask(number), timeout=2).number == number
-                assert manager.explain("echo").in_flight == 0
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with (
+        alarms_interrupt(),
+        manager_for(server.url, connection={"max_connections": 1}, circuit_breaker={"enabled": False}) as manager,
+    ):
+        manager.execute("echo", Ask(0))
+        for number in range(600):
+            with contextlib.suppress(Interrupt):
+                struck += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2.5e-3))
+                    with deadline(5.0):
+                        manager.execute("echo", Ask(number))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                struck -= 1
+            assert manager.execute("echo", Ask(number), timeout=2).number == number
+            assert manager.explain("echo").in_flight == 0
     assert struck > 50

@@ -16,9 +16,8 @@ from goplugins._deadline import Deadline, deadline
 from goplugins.errors import PluginError
 from goplugins.models import CircuitBreakerState
 from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
+from tests.interrupts import Interrupt, alarms_interrupt, interrupted
 from tests.unit.core.fakes import FakeSender, guarded, make_call
-
-from .threads import Interrupt, interrupted
 
 CLOSED = CircuitBreakerState.CLOSED
 
@@ -198,11 +197,7 @@ def test_a_whole_call_leaves_nothing_behind(scaled):
 def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
     plugin, dice, hits = a_plugin(), random.Random(3), 0
 
-    def strike(*_):
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, strike)
-    try:
+    with alarms_interrupt():
         while hits < scaled(150, 600):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 + dice.random() * 3e-4)
@@ -213,8 +208,6 @@ def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
                 hits += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.signal(signal.SIGALRM, before)
     gc.collect()
     assert Deadline.after(60.0).remaining() > 59.0, "no deadline of an interrupted block is left"
     assert has_nothing_left(plugin)

@@ -25,6 +25,7 @@ from goplugins.transports.grpc._interrupts import _Condition
 from goplugins.transports.grpc._library import TRAFFIC, load
 from goplugins.transports.grpc._link import Links
 from tests.integration.grpc.conftest import call
+from tests.interrupts import Interrupt, alarms_interrupt
 
 SERVER = """
 import sys, time
@@ -50,26 +51,17 @@ def address() -> Iterator[str]:
         server.kill()
 
 
-class Strike(BaseException):
-    pass
-
-
 @pytest.fixture
 def strike() -> Iterator[None]:
     """Has the signal for alarms raise."""
 
-    def handler(*_: object) -> None:
-        raise Strike
-
-    earlier = signal.signal(signal.SIGALRM, handler)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, earlier)
+    with alarms_interrupt():
+        yield
 
 
 def struck(plugin: GRPCPlugin, after: float, value: float) -> bool:
     """Makes a call, and says whether the signal came within it."""
-    with contextlib.suppress(Strike):
+    with contextlib.suppress(Interrupt):
         try:
             signal.setitimer(signal.ITIMER_REAL, after)
             call(plugin, value, timeout=5)

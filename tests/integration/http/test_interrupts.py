@@ -16,7 +16,7 @@ from goplugins._deadline import Deadline
 from goplugins.errors import PluginError
 from goplugins.transports._codec import codec_for
 from tests.integration.http.conftest import call
-from tests.interrupts import Interrupt, interrupted_at
+from tests.interrupts import Interrupt, alarms_interrupt, interrupted_at
 from tests.servers import Peer, http_reply, ok
 
 OURS = tuple(
@@ -72,33 +72,26 @@ def test_at_every_point_of_a_call_on_a_used_connection(serve, make, reply, point
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the same, out of a finaliser
 def test_thousands_of_strikes_leak_neither_connections_nor_places(serve, make):
     server = serve(chunked_and_closed_at_times)
     plugin = make(server.url, max_connections=2)
     assert call(plugin) == "ok"
     open_before = descriptors()
     dice, strikes, answers = random.Random(3), 0, 0
-
-    def strike(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, strike)
     gc.disable()  # or it may hit in a finaliser, where Python swallows it
     try:
         end = time.monotonic() + 30
-        while strikes < 2000 and time.monotonic() < end:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0008))
-                with contextlib.suppress(PluginError):
-                    call(plugin, idempotent=True)
-                    answers += 1
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interrupt:
-                strikes += 1
+        with alarms_interrupt():
+            while strikes < 2000 and time.monotonic() < end:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0008))
+                    with contextlib.suppress(PluginError):
+                        call(plugin, idempotent=True)
+                        answers += 1
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupt:
+                    strikes += 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         gc.enable()
     assert strikes > 500
     assert answers

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
-import sys
 import threading
 import time
 import weakref
@@ -26,6 +26,7 @@ from goplugins.errors import (
     PluginNotFoundError,
 )
 from goplugins.models import ExecutionContext, HealthStatus, LoadBalancingStrategy, PluginInfo, PluginStatus
+from tests.interrupts import Interrupt, interrupted
 
 from .fakes import STRATEGIES, FakeMember, Group, make_call, refused
 
@@ -298,10 +299,6 @@ def test_stats_tell_what_happened() -> None:
     assert stats["b"].success_rate == 0.0
 
 
-class Interrupt(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("error", [Interrupt(), KeyboardInterrupt(), SystemExit(), refused(), ValueError()], ids=repr)
 def test_whatever_a_call_ends_with_it_is_counted_out(strategy: str, error: BaseException) -> None:
@@ -318,44 +315,10 @@ def test_whatever_a_call_ends_with_it_is_counted_out(strategy: str, error: BaseE
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_interrupt_at_any_moment_loses_neither_a_count_nor_a_member(strategy: str) -> None:
     """Exceptions thrown into a calling thread at random, as Ctrl-C or a worker's time limit are."""
-    import ctypes
-
     group = Group(4, strategy, slow_start=0.0)
-    stop = threading.Event()
-    interrupted = [0]
-
-    def work() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            try:
-                group.send(key=f"user-{number}")
-            except Interrupt:
-                interrupted[0] += 1
-
-    def guarded_work() -> None:
-        while not stop.is_set():
-            try:
-                work()
-            except Interrupt:
-                interrupted[0] += 1
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        thread = threading.Thread(target=guarded_work)
-        thread.start()
-        rng = random.Random(5)
-        ended = time.monotonic() + 10
-        while interrupted[0] < 200 and time.monotonic() < ended:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
-            time.sleep(rng.random() * 0.0005)
-        time.sleep(0.01)
-        stop.set()
-        thread.join(10)
-    finally:
-        sys.setswitchinterval(interval)
-    assert interrupted[0] >= 200
+    keys = itertools.count()
+    with interrupted(lambda: group.send(key=f"user-{next(keys)}"), threads=1, hits=200, seed=5):
+        pass
     assert {stats.active_connections for stats in group.balancer.stats().values()} == {0}
     assert group.balancer._dispatcher._traffic.active == 0
     group.clock.advance(1.0)

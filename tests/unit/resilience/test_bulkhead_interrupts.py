@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import random
 import signal
-import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -20,42 +19,11 @@ from goplugins.config import BulkheadConfig
 from goplugins.errors import BulkheadFullError
 from goplugins.resilience import Bulkhead
 from goplugins.testing import ManualClock
-
-
-class Interrupt(BaseException):
-    pass
+from tests.interrupts import Interrupt, alarms_interrupt, interrupted, interrupted_at
 
 
 def make(most: int = 1, waiting: int = 0, clock=SYSTEM_CLOCK, **more) -> Bulkhead:
     return Bulkhead(BulkheadConfig(max_concurrent=most, max_waiting=waiting, **more), clock=clock)
-
-
-def interrupted_at(number: int, work: Callable[[], object]) -> bool:
-    """Runs ``work`` with an interrupt at its ``number``-th chance; False if it has fewer.
-
-    CPython looks for signals when it enters a Python function and when a C function has returned.
-    """
-    left = number
-
-    def profile(frame, event, argument):
-        nonlocal left
-        if event in {"call", "c_return"}:
-            left -= 1
-            if left < 0:
-                sys.setprofile(None)
-                raise Interrupt
-
-    before = sys.getprofile()
-    gc.disable()  # or the interrupt may hit in a finaliser, where Python swallows it
-    sys.setprofile(profile)
-    try:
-        work()
-    except Interrupt:
-        return True
-    finally:
-        sys.setprofile(before)
-        gc.enable()
-    return False
 
 
 def every_chance(scenario: Callable[[], tuple[Bulkhead, Callable[[], object]]], most: int = 300) -> int:
@@ -254,47 +222,20 @@ def test_an_interrupted_end_of_a_block_gives_its_place_back():
 # --- with real threads and real signals ----------------------------------------------------------------------------
 
 
-def _interrupt(thread: threading.Thread) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
-
-
 def test_64_threads_with_interrupts_at_random():
     bulkhead = make(5, 64, adaptive=True, min_concurrent=5)  # the lock is taken at each release
-    stop, rng, most = threading.Event(), random.Random(7), [0]
-    served = [0] * 64
+    most, served = [0], Counter[int]()
 
-    def work(number: int) -> None:
-        while not stop.is_set():
-            try:
-                with bulkhead.acquire(Deadline.after(5)):
-                    most[0] = max(most[0], bulkhead.in_use)
-                    served[number] += 1
-            except (Interrupt, BulkheadFullError):
-                pass
+    def work() -> None:
+        with contextlib.suppress(BulkheadFullError), bulkhead.acquire(Deadline.after(5)):
+            most[0] = max(most[0], bulkhead.in_use)
+            served[threading.get_ident()] += 1
 
-    def run(number: int) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(Interrupt):
-                work(number)
-
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + 1.5
-    thrown = 0
-    while time.monotonic() < end:
-        _interrupt(rng.choice(threads))
-        thrown += 1
-        time.sleep(0.0005)
-    stop.set()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
-    gc.collect()
+    with interrupted(work, threads=64, hits=1000):
+        gc.collect()
     assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
     assert most[0] <= 5
-    assert thrown > 100
-    assert min(served) > 0
+    assert len(served) == 64
     places = [bulkhead.acquire() for _ in range(5)]
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire(Deadline.after(0.01))
@@ -312,27 +253,22 @@ def test_signals_at_random_while_others_wait():
             with bulkhead.acquire():
                 served[number] += 1
 
-    def handler(signum, frame):
-        raise Interrupt
-
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
-    before = signal.signal(signal.SIGALRM, handler)
+    for thread in threads:
+        thread.start()
     hits = 0
     try:
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + 1.0
-        while time.monotonic() < end:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
-                while True:
-                    with bulkhead.acquire():
-                        pass
-            except Interrupt:
-                hits += 1
+        with alarms_interrupt():
+            end = time.monotonic() + 1.0
+            while time.monotonic() < end:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
+                    while True:
+                        with bulkhead.acquire():
+                            pass
+                except Interrupt:
+                    hits += 1
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         stop.set()
     for thread in threads:
         thread.join(10)

@@ -14,6 +14,7 @@ from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError, PluginConnectionError, SaturatedError
 from goplugins.testing import ManualClock
 from goplugins.transports._pool import ConnectionPool, Lease, _Waiter
+from tests.interrupts import Interrupt, alarms_interrupt
 
 
 class Connection:
@@ -329,10 +330,6 @@ def test_a_waiter_that_was_handed_two_places_keeps_one():
     assert (bench.pool.open, held[1].connection.dropped) == (1, 1)
 
 
-class _Strike(BaseException):
-    pass
-
-
 def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
     """Signal handlers that raise within the waits of a pool that other threads use, too."""
     bench = Bench(SYSTEM_CLOCK, max_connections=1)
@@ -345,26 +342,21 @@ def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
             bench.pool.release(bench.acquire(5.0), reusable=True)
             late.append(SYSTEM_CLOCK.monotonic() - started)
 
-    def strike(*_: object) -> None:
-        raise _Strike
-
     dice = random.Random(7)
-    earlier = signal.signal(signal.SIGALRM, strike)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        for _ in range(300):
-            with contextlib.suppress(_Strike):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, dice.random() * 1e-3 + 1e-6)
-                    while True:
-                        bench.pool.release(bench.acquire(5.0), reusable=True)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+        with alarms_interrupt():
+            for _ in range(300):
+                with contextlib.suppress(Interrupt):
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, dice.random() * 1e-3 + 1e-6)
+                        while True:
+                            bench.pool.release(bench.acquire(5.0), reusable=True)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
         stop.set()
         for thread in threads:
             thread.join(6)
