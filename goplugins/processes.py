@@ -86,6 +86,7 @@ _forkables: dict[int, weakref.ref[Forkable]] = {}
 _descriptors: dict[int, int] = {}  # descriptor -> inode
 _turns: dict[int, threading.RLock] = {}  # process -> held by the thread that renews
 _renewing: dict[int, bool] = {}  # process -> whether it is at it
+_renewed: dict[int, set[int]] = {}  # process -> the parts that it has done, and will not do again after an interrupt
 _hooked = False
 
 
@@ -125,15 +126,18 @@ def renew_after_fork() -> None:
 
 
 def _renew() -> None:
-    for reference in list(_forkables.values()):
+    done = _renewed.setdefault(os.getpid(), set())
+    for key, reference in list(_forkables.items()):
         part = reference()
-        if part is None:
+        if part is None or key in done:
             continue
         try:
             part.after_fork_in_child()
         except Exception:
             logger.exception("could not renew %s after a fork", type(part).__name__)
+        done.add(key)
     _let_go()
+    _renewed.clear()
     for pid in set(_turns) - {os.getpid()}:
         del _turns[pid]
     FORK_MARK[0] = 1

@@ -74,6 +74,7 @@ class _State:
         self.changed = threading.Condition(self.lock)
         self.tasks: collections.deque[_Task] = collections.deque()
         self.threads: set[threading.Thread] = set()
+        self.starting: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
         # By weak references: no interrupt, wherever it hits, leaves a seat taken that nobody has.
         self.seats: set[weakref.ref[Seat]] = set()
@@ -185,24 +186,27 @@ class WorkerPool(Executor):
         return "queued"
 
     def _start_thread(self, state: _State) -> None:
-        thread = threading.Thread(target=_work, args=(state,), name=f"{state.name}-worker", daemon=True)
-        with state.lock:
-            if len(state.threads) >= self.max_workers:
-                return  # others were faster; their threads take the task
-            state.threads.add(thread)
+        arguments = (state, self.max_workers)
+        thread = threading.Thread(target=_work, args=arguments, name=f"{state.name}-worker", daemon=True)
         try:
+            with state.lock:
+                if len(state.threads) >= self.max_workers:
+                    return  # others were faster; their threads take the task
+                state.starting.add(thread)
+                state.threads.add(thread)
             thread.start()
-        except RuntimeError as exc:
-            with state.changed:
-                state.threads.discard(thread)
-                state.changed.notify_all()
-                if state.threads:
-                    return  # the task waits for one of those
-                stranded = list(state.tasks)
-                state.tasks.clear()
-            for task in stranded:
-                if task.future.set_running_or_notify_cancel():
-                    task.future.set_exception(SaturatedError(f"{state.name}: no thread could be started: {exc}"))
+        except BaseException as exc:
+            with state.lock:
+                if thread in state.starting:  # it has not begun, and may never
+                    state.starting.discard(thread)
+                    state.threads.discard(thread)
+                nobody = bool(state.tasks) and not state.threads
+            if isinstance(exc, RuntimeError):
+                _refuse_stranded(state, exc)
+                return
+            if nobody:  # for what others have queued meanwhile
+                self._start_thread(state)
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
         """Refuses new tasks and lets the threads go once the queued ones are done.
@@ -266,8 +270,26 @@ def _close_unheld(state: _State) -> None:
             state.changed.release()
 
 
-def _work(state: _State) -> None:
+def _refuse_stranded(state: _State, why: RuntimeError) -> None:
+    """Ends the tasks that no thread will ever take."""
+    with state.changed:
+        state.changed.notify_all()
+        if state.threads:
+            return  # they wait for one of those
+        stranded = list(state.tasks)
+        state.tasks.clear()
+    for task in stranded:
+        if task.future.set_running_or_notify_cancel():
+            task.future.set_exception(SaturatedError(f"{state.name}: no thread could be started: {why}"))
+
+
+def _work(state: _State, max_workers: int) -> None:
     me = threading.current_thread()
+    with state.lock:
+        if me not in state.starting and len(state.threads) >= max_workers:
+            return  # whoever started it was interrupted, and others have come
+        state.starting.discard(me)
+        state.threads.add(me)
     while True:
         with state.changed:
             while not state.tasks:

@@ -16,14 +16,16 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning as CheckWarning
+from django.utils.module_loading import import_string
 
 from goplugins.cli.config import factory_check
 from goplugins.contrib.django._project import NAME, project_settings
+from goplugins.contrib.django.middleware import PluginCallsMiddleware
 from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
 
 __all__ = ["check_configuration", "check_middleware"]
 
-_MIDDLEWARE = "goplugins.contrib.django.middleware.PluginCallsMiddleware"
+_MIDDLEWARE = f"{PluginCallsMiddleware.__module__}.{PluginCallsMiddleware.__qualname__}"
 
 
 def check_configuration(
@@ -51,10 +53,19 @@ def check_middleware(
     app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
     """A warning if the middleware is missing."""
-    if not getattr(settings, NAME, {}) or _MIDDLEWARE in settings.MIDDLEWARE:
+    if not getattr(settings, NAME, {}) or any(map(_bounds_calls, settings.MIDDLEWARE)):
         return []
     text = "Plugin calls may outlive the requests that they are made for."
     return [CheckWarning(text, hint=f"Add {_MIDDLEWARE!r} to MIDDLEWARE.", id="goplugins.W001")]
+
+
+def _bounds_calls(path: str) -> bool:
+    """Whether a middleware is ours, or a project's own class that is one of ours."""
+    try:
+        middleware = import_string(path)
+    except ImportError:
+        return False  # Django says so by itself
+    return isinstance(middleware, type) and issubclass(middleware, PluginCallsMiddleware)
 
 
 def _message(problem: ConfigError, number: str, source: str = "") -> CheckMessage:

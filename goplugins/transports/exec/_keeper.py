@@ -72,7 +72,8 @@ class Keeper:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
-        self._ending = self._has_forks_lock = self._runs = False
+        self._ending = self._runs = False
+        self._forks_with_lock = 0  # the thread that holds the start lock over its fork
         self._orders: SimpleQueue[tuple[str, Process]] = SimpleQueue()
         self._processes: set[Process] = set()
         # All that follows is the thread's own.
@@ -396,11 +397,12 @@ class Keeper:
         self.guardian.leave()
 
     def _before_fork(self) -> None:
-        self._has_forks_lock = self._start_lock.acquire(timeout=_LONGEST_WAIT)
+        if self._start_lock.acquire(timeout=_LONGEST_WAIT):
+            self._forks_with_lock = threading.get_ident()
 
     def _after_fork_in_parent(self) -> None:
-        if self._has_forks_lock:
-            self._has_forks_lock = False
+        if self._forks_with_lock == threading.get_ident():  # several threads may fork at a time
+            self._forks_with_lock = 0
             self._start_lock.release()
 
     def after_fork_in_child(self) -> None:

@@ -49,7 +49,8 @@ class Traffic:
     Attributes:
         lock: guards the state here and that of every link. One for all: it is held for a few instructions, and a
             call takes it twice.
-        forking: True from before a fork until after it; new calls wait.
+        forking: the threads that fork, from before it until after it, and whether each has its turn; while there are
+            any, new calls wait.
         epoch: how many forks lie between the first process and this one.
     """
 
@@ -60,13 +61,14 @@ class Traffic:
         self._inherited: list[Any] = []
         self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
-        self._detached: list[grpc.Channel] = []
+        self._detached: set[grpc.Channel] = set()
         self._closings: dict[int, weakref.ref[_Closing]] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.lock = threading.Lock()
-        self.forking = False
+        self.forking: list[tuple[int, bool]] = []
+        self._turn = threading.RLock()
 
     # --- calls -------------------------------------------------------------------------------------------------
 
@@ -134,23 +136,30 @@ class Traffic:
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
+        # One at a time: of two threads that fork at once, grpc lets neither the parent nor the children go on. A fork
+        # that waits for calls takes a second.
+        turn = self._turn.acquire(timeout=3 * FORK_PATIENCE)
         # Whoever forks may be a signal's handler, on the very thread that holds the lock.
         locked = self.lock.acquire(timeout=FORK_PATIENCE)
-        self.forking = True
+        self.forking.append((threading.get_ident(), turn))
         if locked:
             self.lock.release()
         patience = SYSTEM_CLOCK.monotonic() + FORK_PATIENCE
         while self.calls or self._closings:
             if SYSTEM_CLOCK.monotonic() >= patience:
-                self._detached = [channel for channel, _ in list(self._channels.values())]
+                self._detached.update(channel for channel, _ in list(self._channels.values()))
                 _keep_from_child(self._detached, "fork_unregister_channel")
                 break
             SYSTEM_CLOCK.wait(Wakeup(), _LOOK)
 
     def _after_in_parent(self) -> None:
-        detached, self._detached = self._detached, []
-        _keep_from_child(detached, "fork_register_channel")
-        self.forking = False
+        own = next(fork for fork in reversed(self.forking) if fork[0] == threading.get_ident())
+        self.forking.remove(own)
+        if not self.forking:  # or another thread's child needs them off the list as well
+            detached, self._detached = self._detached, set()
+            _keep_from_child(detached, "fork_register_channel")
+        if own[1]:
+            self._turn.release()
 
     def inherited(self, link: object) -> None:
         """Keeps what belongs to the parent referenced for good: to close or collect it in a child could hang."""
@@ -174,7 +183,7 @@ class Traffic:
         self._closings = {}
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
-        self._detached = []
+        self._detached = set()
         self.epoch += 1
         self._reset()
 
@@ -185,12 +194,12 @@ class _Closing:
     __slots__ = ("__weakref__",)
 
 
-def _keep_from_child(channels: list[grpc.Channel], function: str) -> None:
+def _keep_from_child(channels: set[grpc.Channel], function: str) -> None:
     """Takes channels off, or back on, grpc's own list of what to close in a child, where closing them would hang."""
     if channels:
         with contextlib.suppress(ImportError, AttributeError):  # no part of grpc's public face
             change = getattr(importlib.import_module("grpc._cython.cygrpc"), function)
-            for channel in channels:
+            for channel in list(channels):
                 change(channel)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from goplugins.errors import ConnectionLostError, PluginConnectionError, PluginExecutionError, Replay
 from goplugins.testing import ManualClock
+from goplugins.transports.exec import _keeper
 from goplugins.transports.exec._backoff import Backoff
 from goplugins.transports.exec._stderr import StderrLog
 from tests.integration.exec.conftest import (
@@ -111,6 +113,22 @@ class TestFork:
         assert os.read(reader, 1000) == b"True True True"
         os.close(reader)
         assert call(plugin, PID) == pid
+
+    def test_two_threads_that_fork_at_a_time_leave_the_lock_free(self, monkeypatch):
+        monkeypatch.setattr(_keeper, "_LONGEST_WAIT", 0.05)
+        keeper = _keeper.Keeper()
+        keeper._before_fork()
+
+        def another_forks() -> None:  # it is not given the lock, and takes none away
+            keeper._before_fork()
+            keeper._after_fork_in_parent()
+
+        thread = threading.Thread(target=another_forks)
+        thread.start()
+        thread.join()
+        assert keeper._start_lock.locked()
+        keeper._after_fork_in_parent()
+        assert not keeper._start_lock.locked()
 
     def test_a_child_that_lives_on_does_not_keep_plugins_from_noticing_the_parents_end(self, tmp_path):
         code = """

@@ -46,11 +46,13 @@ def fork(function):
     # What the child printed, and how it ended; killed if it hangs.
     read, write = os.pipe()
     sys.stdout.flush()  # or the child would print once more what waits there
+    # Out of a thread, the former would end that thread alone.
+    leave = sys.exit if threading.current_thread() is threading.main_thread() else os._exit
     pid = os.fork()
     if pid == 0:
         os.write(write, repr(function()).encode())
         sys.stdout.flush()
-        sys.exit(7)
+        leave(7)
     os.close(write)
     end = time.monotonic() + 10
     while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
@@ -116,6 +118,31 @@ def test_fork_waits_for_a_call_in_flight():
     finish()
     """)
     assert out == "1\n[1] 1\n"
+
+
+def test_threads_may_fork_at_the_same_time():
+    out = run("""
+    outcome()
+    over = threading.Event()
+    def keep_calling():
+        while not over.is_set():
+            found.append(outcome())
+    def keep_forking():
+        for _ in range(15):
+            found.append(fork(outcome))
+    found = []
+    caller = threading.Thread(target=keep_calling)
+    threads = [threading.Thread(target=keep_forking) for _ in range(3)]
+    for thread in [caller, *threads]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    caller.join()
+    print(sorted(set(map(str, found))), sum(one == "1" for one in found))
+    finish()
+    """)
+    assert out == "['1'] 45\n"
 
 
 @pytest.mark.parametrize("calls", ["1", "3"])

@@ -333,11 +333,17 @@ def test_every_problem_of_the_configuration_is_told(tmp_path: Any) -> None:
     assert all(hint for _, _, hint in problems)
 
 
+class OwnMiddleware(PluginCallsMiddleware):
+    """A project's."""
+
+
 def test_a_project_without_the_middleware_is_warned_before_it_is_deployed() -> None:
     with override_settings(GOPLUGINS=PROBE):
         assert check_middleware() == []
         with override_settings(MIDDLEWARE=[]):
             assert [each.id for each in check_middleware()] == ["goplugins.W001"]
+        with override_settings(MIDDLEWARE=["nowhere.Middleware", f"{__name__}.OwnMiddleware"]):
+            assert check_middleware() == []
     with override_settings(MIDDLEWARE=[]):
         assert check_middleware() == []  # a project without plugins
 

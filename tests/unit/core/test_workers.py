@@ -13,6 +13,7 @@ import pytest
 from goplugins import workers
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.workers import WorkerPool
+from tests.interrupts import interrupted_at
 
 
 def wait_until(condition, seconds=5.0):
@@ -163,6 +164,20 @@ def test_no_thread_can_be_started(monkeypatch):
     pool = WorkerPool("t", 2, 2)
     assert isinstance(pool.submit(int).exception(1), SaturatedError)
     assert pool.threads == 0
+
+
+def test_an_interrupted_submit_costs_no_worker():
+    number = 0
+    while True:
+        pool = WorkerPool("struck", 1, 4)
+        happened = interrupted_at(number, lambda pool=pool: pool.submit(lambda: 1), ("workers.py", "threading.py"))
+        assert pool.submit(lambda: 2).result(5) == 2, number
+        assert pool.threads <= 1
+        pool.shutdown()
+        if not happened:
+            break
+        number += 1
+    assert number > 20
 
 
 def test_a_child_process_has_fresh_threads():
