@@ -295,6 +295,20 @@ class UWSGI(_Web):
         path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
         return {**super().environment(), "PYTHONPATH": path}
 
+    def stop(self) -> int:
+        """The same, once all recycled workers have been replaced.
+
+        Told to end between a worker's end and its replacement, uWSGI 2.0.30 replaces it all the same, tells the new one
+        nothing, and waits for it for ever.
+        """
+
+        def complete() -> bool:
+            since_start = self.log.read_text().rpartition("uWSGI master process (pid:")[2]
+            return since_start.count("is done. Seeya!") == since_start.count("Respawned uWSGI worker")
+
+        until(complete, 10, "all workers are there")
+        return super().stop()
+
 
 class UWSGIThreads(UWSGI):
     name = "uwsgi-threads"
