@@ -112,6 +112,7 @@ class GuardedPlugin:
         self.superseded = False
         self.clock = clock
         self._now = clock.monotonic
+        self._time = clock.time
         self.budget_exhausted = 0
         self.bulkhead: Bulkhead | None = None
         self.hedger: Hedger | None = None
@@ -355,7 +356,7 @@ class GuardedPlugin:
     def _tell(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
         sinks = self.events.calls if error is None else self.events.failed_calls
         if sinks:
-            at, elapsed = self.clock.time(), self._now() - started
+            at, elapsed = self._time(), self._now() - started
             sent, as_member = call.attempts, run is not None
             hand_out(
                 sinks,
