@@ -10,7 +10,7 @@ import attrs
 
 __all__ = ["Bars", "Lines", "as_svg"]
 
-_WIDTH, _MARGIN, _LABELS = 860, 24, 330
+_WIDTH, _MARGIN, _LABELS = 902, 24, 372
 _BAR, _GAP = 20, 8
 _PLOT = 240
 _OURS, _OTHERS = "#1769aa", "#9aa5b1"
@@ -78,7 +78,7 @@ def _bars(chart: Bars, top: float) -> Iterator[str]:
 
 def _lines(chart: Lines, top: float) -> Iterator[str]:
     yield _title(f"{chart.title} (more is better)", top)
-    left, bottom, right = _MARGIN + 50, top + 34 + _PLOT, _WIDTH - 150
+    left, bottom, right = _MARGIN + 50, top + 34 + _PLOT, _WIDTH - 192
     most = _round_up(max((max(line) for line in chart.values.values()), default=1.0))
     columns = [left + 30 + (right - left - 60) * n / max(1, len(chart.places) - 1) for n in range(len(chart.places))]
     for step in range(5):
