@@ -173,8 +173,7 @@ class GuardedPlugin:
                 raise  # it has not failed: the successor makes it
             code = error.code
             self._annotate(error, call, started)
-            if self.events.failed_calls:
-                self._tell(call, started, error, run)
+            self._tell(call, started, error, run)
             raise
         except BaseException as exc:
             if ok:
