@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,6 +64,10 @@ class Outcome:
 _COMPLAINT = re.compile(
     r"Traceback|Error\b|Exception ignored|SIG(SEGV|ABRT|KILL|BUS)|signal (6|9|11)\b|TIMEOUT|WorkerLost|lost!|plugin '"
 )
+
+
+_SETTLED = 2.5
+"""Seconds: a gevent worker looks once a second whether its calls are up, and a new one needs a second to start."""
 
 
 class Host:
@@ -179,6 +184,24 @@ class _Web(Host):
     def socket(self) -> str:
         return str(self.folder / "web.sock")
 
+    def stop(self) -> int:
+        """The same, once no process has come or gone for a while.
+
+        Told to end while a worker is being replaced, both servers forget it and wait for it: gunicorn 27 because the
+        signal comes before the new worker has its own handlers, uWSGI 2.0.30 because it tells only those before.
+        """
+        found, since = self.processes(), time.monotonic()
+
+        def settled() -> bool:
+            nonlocal found, since
+            now, processes = time.monotonic(), self.processes()
+            if processes != found:
+                found, since = processes, now
+            return now - since > _SETTLED
+
+        until(settled, 30, "no worker comes or goes")
+        return super().stop()
+
     def answers(self) -> bool:
         try:
             return bool(self.ask("/ping"))
@@ -294,20 +317,6 @@ class UWSGI(_Web):
         # On HUP the wheel's uWSGI runs the Python that the environment was made from, which knows nothing of it.
         path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
         return {**super().environment(), "PYTHONPATH": path}
-
-    def stop(self) -> int:
-        """The same, once all recycled workers have been replaced.
-
-        Told to end between a worker's end and its replacement, uWSGI 2.0.30 replaces it all the same, tells the new one
-        nothing, and waits for it for ever.
-        """
-
-        def complete() -> bool:
-            since_start = self.log.read_text().rpartition("uWSGI master process (pid:")[2]
-            return since_start.count("is done. Seeya!") == since_start.count("Respawned uWSGI worker")
-
-        until(complete, 10, "all workers are there")
-        return super().stop()
 
 
 class UWSGIThreads(UWSGI):

@@ -150,13 +150,15 @@ def test_no_call_fails_while_workers_come_and_go(host: Host) -> None:
     """Recycled after so many calls, and all of them replaced halfway, by HUP."""
     started, logged = time.monotonic(), host.log.stat().st_size
     outcomes = host.run(jobs(MANY), host.reload)
+    # A gevent worker looks once a second whether its calls are up: a fast machine may be through by then.
+    while len(workers := collections.Counter(outcome.pid for outcome in outcomes)) < 5:
+        assert time.monotonic() - started < 60, f"no worker was recycled: {workers}"
+        outcomes += host.run(jobs(200))
     took = time.monotonic() - started
-    workers = collections.Counter(outcome.pid for outcome in outcomes)
     print(f"{host.name}: {len(outcomes)} calls, {len(workers)} workers, {took:.1f} s")
     assert [outcome for outcome in outcomes if outcome.lost] == []
     assert [outcome for outcome in outcomes if outcome.error] == []
-    assert len(outcomes) == MANY
-    assert len(workers) >= 5, "no worker was recycled"
+    assert len(outcomes) >= MANY
     begun, ended = ({tuple(words[:3]) for words in ledger(host) if words[3] == what} for what in ("begins", "ends"))
     assert begun == ended, "a call was cut"
     assert host.complaints(logged) == []
