@@ -23,6 +23,7 @@ from goplugins.loading import load_resolved
 from goplugins.metrics import ManagerMetrics, PluginMetrics
 from goplugins.models import Explanation, HealthStatus, Plugin, PluginStatus, TransportType
 from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFinished
+from goplugins.observability.peer import peer_attributes
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.setup import Observers
 from goplugins.observability.stream import hand_out
@@ -383,14 +384,14 @@ class Lifecycle:
         plugin = self.upkeep.members.get(name) or self.registry.plugins.get(name)
         return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
 
-    def describe(self, name: str) -> Mapping[str, str]:
+    def describe(self, name: str) -> Mapping[str, Any]:
         """Attributes of a plugin for its spans, by the semantic conventions of OpenTelemetry."""
         plugin = self.registry.plugins.get(name)
-        found = {"rpc.system": "goplugins", "rpc.service": name, "rpc.method": "execute"}
+        found: dict[str, Any] = {"rpc.system": "goplugins", "rpc.service": name, "rpc.method": "execute"}
         if plugin is not None:
             found["goplugins.transport"] = str(plugin.config.transport)
-            if plugin.endpoint:
-                found["server.address"] = plugin.endpoint
+            if plugin.config.transport is not None:
+                found |= peer_attributes(TransportType(plugin.config.transport), plugin.endpoint)
         return found
 
     def report(self) -> ObservabilityReport:

@@ -153,7 +153,9 @@ class Traffic:
             SYSTEM_CLOCK.wait(Wakeup(), _LOOK)
 
     def _after_in_parent(self) -> None:
-        own = next(fork for fork in reversed(self.forking) if fork[0] == threading.get_ident())
+        own = next((fork for fork in reversed(self.forking) if fork[0] == threading.get_ident()), None)
+        if own is None:
+            return  # this fork began before there was anything to tell of it
         self.forking.remove(own)
         if not self.forking:  # or another thread's child needs them off the list as well
             detached, self._detached = self._detached, set()

@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import pytest
 
+from goplugins.transports.grpc._library import Traffic
+
 _GRPC = tuple(int(part) for part in version("grpcio").split(".")[:2])
 
 _SETUP = """
@@ -118,6 +120,15 @@ def test_fork_waits_for_a_call_in_flight():
     finish()
     """)
     assert out == "1\n[1] 1\n"
+
+
+def test_a_fork_that_began_before_the_first_channel_ends_quietly():
+    traffic = Traffic()
+    traffic._after_in_parent()
+    traffic._before_fork()
+    assert traffic.forking
+    traffic._after_in_parent()
+    assert not traffic.forking
 
 
 def test_threads_may_fork_at_the_same_time():

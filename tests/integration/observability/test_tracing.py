@@ -73,6 +73,9 @@ def test_one_trace_from_the_view_to_the_plugin(served, exporter, request):
     assert client.parent.span_id == view.get_span_context().span_id
     assert client.name == "where/execute"
     assert client.attributes["rpc.service"] == "where"
+    wire = {"unix": "unix", "exec": "pipe"}.get(client.attributes["goplugins.transport"], "tcp")
+    assert client.attributes.get("network.transport", wire) == wire
+    assert ("server.port" in client.attributes) == (client.attributes.get("network.transport") == "tcp")
     assert client.attributes["goplugins.attempts"] == 1
     ids = format(client.context.trace_id, "032x"), format(client.context.span_id, "016x")
     assert (answer["trace"], answer["parent"]) == ids, "the server's span is the client span's child"
