@@ -338,15 +338,15 @@ def test_nothing_is_left_after_the_end(names: Names, instances: Instances) -> No
     until(lambda: instances.open_now == 0, 10)
     tickets, before = get_scheduler().scheduled, sockets()
     manager = connect(instances.port, health_check={"enabled": True, "interval": 0.1})
-    assert get_scheduler().scheduled == tickets, "nothing runs before the first call"
+    assert get_scheduler().scheduled <= tickets, "nothing runs before the first call"
     spread_of(manager, 9)
     names.addresses = ["127.0.0.2", "127.0.0.3"]
     until(lambda: "127.0.0.4" not in spread_of(manager, 9), 10)
     assert get_scheduler().scheduled > tickets
     manager.shutdown()
-    assert get_scheduler().scheduled == tickets
+    assert get_scheduler().scheduled <= tickets
     until(lambda: instances.open_now == 0, 10)
-    until(lambda: sockets() == before, 10)
+    until(lambda: sockets() <= before, 10)
 
 
 def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: Instances) -> None:

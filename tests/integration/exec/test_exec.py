@@ -43,9 +43,9 @@ PID = {"do": "pid"}
 
 class TestCalls:
     def test_nothing_runs_before_the_first_call(self, make):
-        before = children()
+        before = set(children())
         make()
-        assert children() == before
+        assert set(children()) <= before
 
     def test_one_process_answers_one_call_after_the_other(self, make):
         plugin = make()

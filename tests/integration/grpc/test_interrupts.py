@@ -98,7 +98,7 @@ def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, ma
         assert struck(plugin, 0.1, seconds)
         assert call(plugin, 0) == 1
         plugin.close()
-    assert settled(before) == before
+    assert settled(before) <= before
     assert TRAFFIC.calls == 0
 
 

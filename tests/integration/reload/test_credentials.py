@@ -374,5 +374,5 @@ def test_an_unused_plugin_opens_no_file_twice(token: Path) -> None:
     )
     assert plugin.follows_files
     plugin.renew_credentials()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     plugin.close()

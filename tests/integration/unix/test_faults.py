@@ -543,4 +543,4 @@ class TestServer:
             plugin.close()
             server.stop()
         _until(lambda: not [one for one in threading.enumerate() if one.name == "goplugins-unix"])
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before  # what other tests left may go meanwhile

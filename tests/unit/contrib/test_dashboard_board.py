@@ -253,8 +253,8 @@ def test_a_dashboard_that_nobody_opened_adds_no_thread_and_no_work_to_a_call(man
     before, scheduled = threads(), get_scheduler().scheduled
     page = dashboard.wsgi(manager)
     events = manager._lifecycle.events
-    assert threads() == before
-    assert get_scheduler().scheduled == scheduled
+    assert threads() <= before
+    assert get_scheduler().scheduled <= scheduled
     assert page.board.history.take not in (*events.calls, *events.failed_calls, *events.attempts)
     assert page.board.snapshot.tick == 0
 
