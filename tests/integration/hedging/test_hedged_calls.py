@@ -75,6 +75,8 @@ def test_a_loser_says_nothing_of_the_plugin(
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
     hedged = make(wire, service.endpoint, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
+    for number in range(2):  # connects: of two attempts that wait for one connection, either may be the first over it
+        hedged.attempts.make(hedged.new_call(number))
     for number in range(10):
         assert hedged.call(number) == number
         hedged.settle()  # the next one begins with an even number
