@@ -127,8 +127,10 @@ def renew_after_fork() -> None:
 
 def _renew() -> None:
     done = _renewed.setdefault(os.getpid(), set())
-    for key, reference in list(_forkables.items()):
-        part = reference()
+    # Its keys, for which nothing has to be made: a collection amid that would change the dict.
+    for key in list(_forkables):
+        reference = _forkables.get(key)
+        part = None if reference is None else reference()
         if part is None or key in done:
             continue
         try:

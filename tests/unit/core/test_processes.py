@@ -181,3 +181,23 @@ def test_what_was_renewed_before_an_interrupt_is_not_renewed_again(marked):
     FORK_MARK[0] = 0  # the next child's
     renew_after_fork()
     assert [len(part.renewed) for part in (first, struck, last)] == [2, 3, 2]
+
+
+def test_parts_that_are_collected_meanwhile_hold_up_no_other(marked):
+    threshold = gc.get_threshold()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(500):
+            cycle = Part()
+            cycle.own = cycle  # type: ignore[attr-defined]
+        part = Part()
+        del cycle
+        gc.set_threshold(gc.get_count()[0] + 100)  # not at once, but before 500 of anything are made
+        gc.enable()
+        renew_after_fork()
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    assert part.renewed == [os.getpid()]
+    assert FORK_MARK[0] == 1
