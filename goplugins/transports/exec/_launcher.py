@@ -204,12 +204,12 @@ class Launcher:
         process.close()
 
     def shut(self) -> None:
-        """Lets go of all that is held; later starts are used once."""
+        """Lets go of all that is held; later starts, and those that a caller is about to take, are used once."""
         with self._lock:
             self._closed = True
             held, self._held = self._held, []
         for start in held:
-            if start.handle is not None:
+            if start.handle is not None and not start.is_claimed:
                 start.handle.process.close()
 
     def after_fork_in_child(self) -> None:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ from goplugins.models import PluginStatus
 from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
 from tests.integration.exec.conftest import PROGRAM, children, config, is_alive, until
 from tests.integration.unix.conftest import call, new_call
+from tests.interrupts import Interrupt
 
 PID = {"do": "pid"}
 
@@ -417,6 +419,34 @@ class TestEnd:
             else:
                 assert isinstance(future.exception(), PluginClosedError)
         until(lambda: not any(map(is_alive, pids)))
+
+    def test_close_leaves_the_process_that_a_call_is_about_to_take(self, make, monkeypatch):
+        plugin = make()
+        launcher = plugin._launcher
+        take = launcher._take
+
+        def closed_at_last(start: Any, deadline: Any) -> Any:
+            plugin.close()
+            time.sleep(0.1)  # what the keeper was told, it has done
+            return take(start, deadline)
+
+        monkeypatch.setattr(launcher, "_take", closed_at_last)
+        pid = call(plugin, PID, 5.0)
+        until(lambda: not is_alive(pid))
+
+    def test_close_ends_the_process_whose_caller_is_interrupted_before_it_takes_it(self, make, monkeypatch):
+        plugin = make()
+        pids = []
+
+        def interrupted(start: Any, deadline: Any) -> Any:
+            pids.append(start.handle.process.pid)
+            plugin.close()
+            raise Interrupt
+
+        monkeypatch.setattr(plugin._launcher, "_take", interrupted)
+        with pytest.raises(Interrupt):
+            call(plugin, PID, 5.0)
+        until(lambda: not is_alive(pids[0]))
 
 
 def _refused_for_good(plugin: ExecPlugin, match: str) -> None:
