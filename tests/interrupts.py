@@ -38,17 +38,48 @@ def swallowed_by_finalisers() -> Iterator[None]:
         sys.unraisablehook = told
 
 
+class _Alarm:
+    """Interrupts what the main thread does, by SIGALRM."""
+
+    def __init__(self) -> None:
+        self._armed = False
+
+    def strike(self, *_: object) -> None:
+        if self._armed:
+            raise Interrupt
+
+    def __call__(self, after: float, work: Callable[[], object], *, again: float = 0.0) -> bool:
+        """Runs ``work`` with an interrupt after so many seconds; whether one came within it, and nowhere else.
+
+        Args:
+            after: seconds until the first one.
+            work: what to interrupt.
+            again: seconds between further ones; 0 for none. For work that ends by no other means: one that comes in
+                the moment before a system call does not end that, and one in a finaliser is lost.
+        """
+        hit = False
+        try:
+            try:
+                self._armed = True
+                signal.setitimer(signal.ITIMER_REAL, after, again)
+                work()
+            finally:
+                self._armed = False
+        except Interrupt:
+            hit = True
+        self._armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return hit
+
+
 @contextlib.contextmanager
-def alarms_interrupt() -> Iterator[None]:
-    """Within the block, SIGALRM throws an interrupt into the main thread, whatever runs there."""
-
-    def strike(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, strike)
+def alarms_interrupt() -> Iterator[_Alarm]:
+    """Within the block, ``struck(seconds, work)`` throws an interrupt into whatever the main thread does then."""
+    alarm = _Alarm()
+    before = signal.signal(signal.SIGALRM, alarm.strike)
     try:
         with swallowed_by_finalisers():
-            yield
+            yield alarm
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

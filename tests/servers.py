@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import struct
@@ -142,6 +143,7 @@ class RawServer:
     connections: int = 0
     open_now: int = 0
     open_most: int = 0
+    """At a time, of those that the client had not closed; ``open_now`` has those that this side still serves, too."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -173,8 +175,8 @@ class RawServer:
             with self._lock:
                 self.connections += 1
                 self.open_now += 1
-                self.open_most = max(self.open_most, self.open_now)
                 self._peers.add(sock)
+                self.open_most = max(self.open_most, sum(map(_is_open, self._peers)))
                 number = self.connections
             thread = threading.Thread(target=self._serve, args=(sock, number), daemon=True)
             self._threads.append(thread)
@@ -222,6 +224,15 @@ class RawServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_open(sock: socket.socket) -> bool:
+    """Whether the client has not closed it: what it has, this side's thread may learn much later."""
+    if sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return not poll.poll(0)
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ from goplugins import (
     deadline,
     serve,
 )
-from tests.interrupts import Interrupt, alarms_interrupt
+from tests.interrupts import alarms_interrupt
 
 
 @attrs.frozen
@@ -324,20 +323,17 @@ def test_interrupts_at_any_moment_leak_neither_connections_nor_counts(server):
     random.seed(7)
     struck = 0
     with (
-        alarms_interrupt(),
+        alarms_interrupt() as alarm,
         manager_for(server.url, connection={"max_connections": 1}, circuit_breaker={"enabled": False}) as manager,
     ):
+
+        def ask() -> None:
+            with deadline(5.0):
+                manager.execute("echo", Ask(number))
+
         manager.execute("echo", Ask(0))
         for number in range(600):
-            with contextlib.suppress(Interrupt):
-                struck += 1
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2.5e-3))
-                    with deadline(5.0):
-                        manager.execute("echo", Ask(number))
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                struck -= 1
+            struck += alarm(random.uniform(1e-6, 2.5e-3), ask)
             assert manager.execute("echo", Ask(number), timeout=2).number == number
             assert manager.explain("echo").in_flight == 0
     assert struck > 50

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import itertools
 import random
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from goplugins._deadline import Deadline, deadline
 from goplugins.errors import PluginError
 from goplugins.models import CircuitBreakerState
 from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
-from tests.interrupts import Interrupt, alarms_interrupt, interrupted
+from tests.interrupts import alarms_interrupt, interrupted
 from tests.unit.core.fakes import FakeSender, guarded, make_call
 
 CLOSED = CircuitBreakerState.CLOSED
@@ -198,17 +197,14 @@ def test_a_whole_call_leaves_nothing_behind(scaled):
 def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
     plugin, dice, hits = a_plugin(), random.Random(3), 0
 
-    with alarms_interrupt():
+    def calls():
+        for _ in range(50):
+            with contextlib.suppress(PluginError), deadline(1.0):
+                plugin.call(make_call(SYSTEM_CLOCK, timeout=1.0))
+
+    with alarms_interrupt() as struck:
         while hits < scaled(150, 600):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 1e-5 + dice.random() * 3e-4)
-                for _ in range(50):
-                    with contextlib.suppress(PluginError), deadline(1.0):
-                        plugin.call(make_call(SYSTEM_CLOCK, timeout=1.0))
-            except Interrupt:
-                hits += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            hits += struck(1e-5 + dice.random() * 3e-4, calls)
     gc.collect()
     assert Deadline.after(60.0).remaining() > 59.0, "no deadline of an interrupted block is left"
     assert has_nothing_left(plugin)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -24,53 +24,39 @@ from tests.integration.exec.conftest import (
     until,
 )
 from tests.integration.unix.conftest import call
+from tests.interrupts import alarms_interrupt
 
 PID = {"do": "pid"}
 
 
-class Strike(BaseException):
-    """What a worker's time limit is: neither ours nor an ordinary error."""
-
-
 @pytest.fixture
-def strike() -> Iterator[None]:
-    def handler(*_: object) -> None:
-        raise Strike
-
-    before = signal.signal(signal.SIGALRM, handler)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+def struck() -> Iterator[Callable[..., bool]]:
+    with alarms_interrupt() as alarm:
+        yield alarm
 
 
 class TestInterruptedCalls:
-    def test_a_start_that_was_interrupted_is_the_next_calls(self, make, monkeypatch, strike, tmp_path):
+    def test_a_start_that_was_interrupted_is_the_next_calls(self, make, monkeypatch, struck, tmp_path):
         """Nobody knew of the process, before: it lived on, and the next call started another."""
         starts = tmp_path / "starts"
         find = Program.find
         monkeypatch.setattr(Program, "find", lambda self, env: time.sleep(0.3) or find(self, env))
         plugin = make(f"--starts={starts}", max_connections=1)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(Strike):
-            call(plugin, PID, 5)
+        assert struck(0.1, lambda: call(plugin, PID, 5))
         pid = call(plugin, PID, 5)
         assert starts.read_text() == f"{pid}\n"
         plugin._launcher.backoff.check()
 
-    def test_a_process_whose_call_was_interrupted_is_ended(self, make, strike):
+    def test_a_process_whose_call_was_interrupted_is_ended(self, make, struck):
         plugin = make(max_connections=1)
         pid = call(plugin, PID)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(Strike):
-            call(plugin, {"do": "sleep", "seconds": 5}, 10)
-        until(lambda: not is_alive(pid), 1)
+        assert struck(0.3, lambda: call(plugin, {"do": "sleep", "seconds": 5}, 10), again=0.25)
+        until(lambda: not is_alive(pid), 3)
         assert call(plugin, PID) != pid
 
-    def test_an_interrupt_is_no_failed_start(self, make, strike):
+    def test_an_interrupt_is_no_failed_start(self, make, struck):
         plugin = make("--slow=5")
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(Strike):
-            call(plugin, 1, 10)
+        assert struck(0.1, lambda: call(plugin, 1, 10), again=0.25)
         plugin._launcher.backoff.check()
 
     def test_one_that_was_lost_without_a_word_is_found(self, make):
@@ -87,33 +73,26 @@ class TestInterruptedCalls:
 
     def test_a_hail_of_interrupts_leaves_nothing(self):
         code = """
-import gc, os, random, signal, sys, threading, time
-from goplugins.errors import PluginError
+import gc, os, random, signal, threading, time
 from tests.integration.exec.conftest import children, until
-class Strike(BaseException): pass
-def handler(*_): raise Strike
-signal.signal(signal.SIGALRM, handler)
-sys.unraisablehook = lambda *_: None  # a strike at a finaliser is told there
+from tests.interrupts import alarms_interrupt
 chance = random.Random(int(time.time()))
 first = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL]))
 call(first, 1, 10)
 first.close()
 until(lambda: len(children()) == 1)  # the guardian
 before = len(os.listdir("/proc/self/fd"))
+def one_call():
+    assert call(plugin, "x" * chance.choice([1, 100_000]), 10, request_id=str(number)) == str(number)
 strikes = number = 0
-while strikes < 300:
-    if number % 4 == 0:
-        plugin = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL], max_connections=2))
-    number += 1
-    try:
-        signal.setitimer(signal.ITIMER_REAL, chance.choice([chance.uniform(1e-5, 4e-4), chance.uniform(1e-5, 8e-3)]))
-        assert call(plugin, "x" * chance.choice([1, 100_000]), 10, request_id=str(number)) == str(number)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except Strike:
-        strikes += 1
-    if number % 4 == 0:
-        plugin.close()
-signal.setitimer(signal.ITIMER_REAL, 0)
+with alarms_interrupt() as struck:
+    while strikes < 300:
+        if number % 4 == 0:
+            plugin = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL], max_connections=2))
+        number += 1
+        strikes += struck(chance.choice([chance.uniform(1e-5, 4e-4), chance.uniform(1e-5, 8e-3)]), one_call)
+        if number % 4 == 0:
+            plugin.close()
 plugin = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL], max_connections=2))
 assert call(plugin, 1, 10, request_id="last") == "last"
 plugin.close()
@@ -316,22 +295,20 @@ time.sleep(5)
         code = """
 import os, random, signal
 from goplugins.transports.exec import _quiet
-class Strike(BaseException): pass
-def handler(*_): raise Strike
-signal.signal(signal.SIGALRM, handler)
+from tests.interrupts import alarms_interrupt
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 reader, writer = os.pipe()
 os.close(reader)
 chance = random.Random(1)
-for _ in range(2000):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 6e-5))
-        while True:
-            try:
-                _quiet.write(writer, b"x")
-            except BrokenPipeError:
-                pass
-    except Strike:
+def writes():
+    while True:
+        try:
+            _quiet.write(writer, b"x")
+        except BrokenPipeError:
+            pass
+with alarms_interrupt() as struck:
+    for _ in range(2000):
+        assert struck(chance.uniform(1e-6, 6e-5), writes)
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 print("done", flush=True)
 """

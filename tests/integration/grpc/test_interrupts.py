@@ -9,12 +9,11 @@ import contextlib
 import gc
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ from goplugins.transports.grpc._interrupts import _Condition
 from goplugins.transports.grpc._library import TRAFFIC, load
 from goplugins.transports.grpc._link import Links
 from tests.integration.grpc.conftest import call
-from tests.interrupts import Interrupt, alarms_interrupt
+from tests.interrupts import alarms_interrupt
 
 SERVER = """
 import sys, time
@@ -52,23 +51,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def strike() -> Iterator[None]:
-    """Has the signal for alarms raise."""
-
-    with alarms_interrupt():
-        yield
-
-
-def struck(plugin: GRPCPlugin, after: float, value: float) -> bool:
+def struck() -> Iterator[Callable[[GRPCPlugin, float, float], bool]]:
     """Makes a call, and says whether the signal came within it."""
-    with contextlib.suppress(Interrupt):
-        try:
-            signal.setitimer(signal.ITIMER_REAL, after)
-            call(plugin, value, timeout=5)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        return False
-    return True
+    with alarms_interrupt() as alarm:
+        yield lambda plugin, after, value: alarm(after, lambda: call(plugin, value, timeout=5))
 
 
 def sockets() -> int:
@@ -89,7 +75,7 @@ def settled(goal: int) -> int:
 
 
 @pytest.mark.parametrize("seconds", [0.25, 5.0], ids=["answered meanwhile", "cancelled"])
-def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, make, strike, seconds):
+def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, make, struck, seconds):
     """grpc looks for signals five times a second: most calls have been answered by then."""
     make(address).close()
     before = sockets()
@@ -102,7 +88,7 @@ def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, ma
     assert TRAFFIC.calls == 0
 
 
-def test_other_threads_go_on_whenever_one_is_struck(address, make, strike):
+def test_other_threads_go_on_whenever_one_is_struck(address, make, struck):
     """Known fault of grpc: a signal in the wrong moment locked the channel, and no other call ever ended."""
     plugin = make(address)
     dice = random.Random(5)

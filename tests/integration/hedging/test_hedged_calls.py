@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from goplugins.config import HedgeConfig
 from goplugins.models import CircuitBreakerState
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
+from tests.interrupts import alarms_interrupt
 
 
 def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
@@ -162,42 +163,19 @@ def test_cancels_at_random_moments_hit_nobody_else(
 # --- interrupts and forks ------------------------------------------------------------------------------------------
 
 
-class Interrupted(BaseException):
-    pass
-
-
-@pytest.fixture
-def alarm() -> Iterator[Callable[[float], object]]:
-    """Raises in the main thread after so many seconds; 0 ends that.
-
-    Again and again: a signal in the moment before a system call does not end it, for any code in Python, and what is
-    raised within a finaliser gets lost.
-    """
-
-    def raising(*_: Any) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, raising)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("wire", WIRES)
 def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
-    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged], alarm: Callable[[float], object]
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     rng = random.Random(9)
     service = serve(wire, lambda _: 30.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.004))
-    for _ in range(60):
-        call = hedged.new_call("x", timeout=20.0)
-        alarm(rng.choice([0.05, rng.random() * 0.01 + 1e-4]))
-        with pytest.raises(Interrupted):
-            hedged.hedger(call, hedged.attempts.make)
-        alarm(0)
-        assert call.attempts <= 2
+    with alarms_interrupt() as struck:
+        for _ in range(60):
+            call = hedged.new_call("x", timeout=20.0)
+            after = rng.choice([0.05, rng.random() * 0.01 + 1e-4])
+            assert struck(after, partial(hedged.hedger, call, hedged.attempts.make), again=0.25)
+            assert call.attempts <= 2
     hedged.settle()  # long before the deadlines
     assert hedged.attempts.policies.breaker.stats().failure_count == 0
     service.slowness = lambda _: 0.0

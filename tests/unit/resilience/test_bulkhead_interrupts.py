@@ -256,18 +256,18 @@ def test_signals_at_random_while_others_wait():
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
     for thread in threads:
         thread.start()
+
+    def take_again_and_again():
+        while True:
+            with bulkhead.acquire():
+                pass
+
     hits = 0
     try:
-        with alarms_interrupt():
+        with alarms_interrupt() as struck:
             end = time.monotonic() + 1.0
             while time.monotonic() < end:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
-                    while True:
-                        with bulkhead.acquire():
-                            pass
-                except Interrupt:
-                    hits += 1
+                hits += struck(rng.uniform(1e-5, 2e-3), take_again_and_again, again=1.0)
     finally:
         stop.set()
     for thread in threads:

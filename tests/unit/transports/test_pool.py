@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError, PluginConnectionError, SaturatedError
 from goplugins.testing import ManualClock
 from goplugins.transports._pool import ConnectionPool, Lease, _Waiter
-from tests.interrupts import Interrupt, alarms_interrupt
+from tests.interrupts import alarms_interrupt
 
 
 class Connection:
@@ -342,20 +340,18 @@ def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
             bench.pool.release(bench.acquire(5.0), reusable=True)
             late.append(SYSTEM_CLOCK.monotonic() - started)
 
+    def take_again_and_again() -> None:
+        while True:
+            bench.pool.release(bench.acquire(5.0), reusable=True)
+
     dice = random.Random(7)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        with alarms_interrupt():
+        with alarms_interrupt() as struck:
             for _ in range(300):
-                with contextlib.suppress(Interrupt):
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, dice.random() * 1e-3 + 1e-6)
-                        while True:
-                            bench.pool.release(bench.acquire(5.0), reusable=True)
-                    finally:
-                        signal.setitimer(signal.ITIMER_REAL, 0)
+                assert struck(dice.random() * 1e-3 + 1e-6, take_again_and_again, again=1.0)
     finally:
         stop.set()
         for thread in threads:
