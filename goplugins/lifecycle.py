@@ -23,7 +23,7 @@ from goplugins.loading import load_resolved
 from goplugins.metrics import ManagerMetrics, PluginMetrics
 from goplugins.models import Explanation, HealthStatus, Plugin, PluginStatus, TransportType
 from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFinished
-from goplugins.observability.peer import peer_attributes
+from goplugins.observability.peer import call_attributes, peer_attributes
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.setup import Observers
 from goplugins.observability.stream import hand_out
@@ -387,7 +387,7 @@ class Lifecycle:
     def describe(self, name: str) -> Mapping[str, Any]:
         """Attributes of a plugin for its spans, by the semantic conventions of OpenTelemetry."""
         plugin = self.registry.plugins.get(name)
-        found: dict[str, Any] = {"rpc.system": "goplugins", "rpc.service": name, "rpc.method": "execute"}
+        found: dict[str, Any] = call_attributes(name)
         if plugin is not None:
             found["goplugins.transport"] = str(plugin.config.transport)
             if plugin.config.transport is not None:

@@ -1,15 +1,24 @@
-"""Where a call goes, in the words of OpenTelemetry's semantic conventions."""
+"""What a call is and where it goes, in the words of OpenTelemetry's semantic conventions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from goplugins.models import TransportType
 
-__all__ = ["peer_attributes"]
+__all__ = ["call_attributes", "peer_attributes"]
 
 _PORTS = {TransportType.HTTP: 80, TransportType.HTTPS: 443}
+
+
+def call_attributes(plugin: str) -> dict[str, Any]:
+    """The same on either side of the wire: ``rpc.system``, ``rpc.service`` and ``rpc.method``.
+
+    Source: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/.
+    """
+    return {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
 
 
 def peer_attributes(transport: TransportType, endpoint: str) -> Mapping[str, str | int]:

@@ -16,6 +16,7 @@ from goplugins.errors import PluginError, belongs_to_host
 from goplugins.models import SpanStatusCode
 from goplugins.observability.events import AttemptFinished, Event
 from goplugins.observability.kinds import code_of_error, kind_of_error
+from goplugins.observability.peer import call_attributes
 
 __all__ = ["Span", "Tracer", "TracingProvider", "serving_span"]
 
@@ -206,8 +207,7 @@ def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> It
     if provider is None:
         yield
         return
-    attributes = {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
-    attributes["goplugins.request_id"] = request_id
+    attributes = {**call_attributes(plugin), "goplugins.request_id": request_id}
     try:
         context = provider.extract_context(headers)
         span = provider.start_span(f"{plugin}/execute", kind="server", context=context, attributes=attributes)

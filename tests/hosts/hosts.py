@@ -187,8 +187,9 @@ class _Web(Host):
     def stop(self) -> int:
         """The same, once no process has come or gone for a while.
 
-        Told to end while a worker is being replaced, both servers forget it and wait for it: gunicorn 27 because the
-        signal comes before the new worker has its own handlers, uWSGI 2.0.30 because it tells only those before.
+        Told to end while a worker is being replaced, both servers were seen to wait for a worker that nobody had told:
+        uWSGI 2.0.30 for ever, gunicorn for its graceful timeout. Seen with this application under load, and not with
+        an empty one in some fifty stops of each.
         """
         found, since = self.processes(), time.monotonic()
 
