@@ -57,8 +57,9 @@ def test_deadlines_told_to_the_server_strictly_decrease(
         assert hedged.call(number, timeout=2.0) == number
         hedged.settle()
     assert len(service.told) == 6
-    for first, second in zip(service.told[::2], service.told[1::2], strict=True):
-        assert first - 0.2 < second <= first - 0.04
+    for pair in zip(service.told[::2], service.told[1::2], strict=True):
+        # The server's two threads may note them in either order, however long after the client has sent them.
+        assert max(pair) - 1.0 < min(pair) <= max(pair) - 0.04
 
 
 def test_both_attempts_carry_one_idempotency_key(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
@@ -75,7 +76,9 @@ def test_a_loser_says_nothing_of_the_plugin(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
-    hedged = make(wire, service.endpoint, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
+    breaker_config = {"failure_threshold": 1, "min_request_threshold": 1}
+    # Its second attempts come late enough for the server's threads to have taken note of the first.
+    hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05), circuit_breaker=breaker_config)
     for number in range(2):  # connects: of two attempts that wait for one connection, either may be the first over it
         hedged.attempts.make(hedged.new_call(number))
     for number in range(10):
@@ -185,8 +188,8 @@ def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
 def test_a_forked_child_hedges_with_workers_and_connections_of_its_own(
     serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
-    service = serve("http", lambda number: 0.0 if number % 2 else 0.2)
-    hedged = make("http", service.endpoint)
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
+    hedged = make("http", service.endpoint, hedge=HedgeConfig(delay=0.05))
     assert hedged.call("parent") == "parent"
     hedged.settle()
     pid = os.fork()
