@@ -241,12 +241,17 @@ def test_whatever_comes_is_an_answer_or_an_error_in_time_and_the_next_call_is_go
     server = serve(handler)
     plugin = make(server.url, max_connections=1, max_response_bytes=10_000)
     timeout = 0.03 if hangs else 1.0
-    for _ in range(60 if hangs else 400):
-        replies.append(mutated(dice))
+
+    def took() -> float:
         started = time.monotonic()
         with contextlib.suppress(PluginError):
             call(plugin, timeout=timeout)
-        assert time.monotonic() - started < timeout + 0.1, replies[-1]
+        return time.monotonic() - started
+
+    for _ in range(60 if hangs else 400):
+        replies.append(mutated(dice))
+        # What the reply makes it take, it takes again; what a busy machine does, hardly.
+        assert took() < timeout + 0.1 or took() < timeout + 0.1, replies[-1]
         # Idempotent: a connection that the server is just closing may be found dead only when it is used.
         assert call(plugin, request_id="good", idempotent=True) == "good", replies[-1]
     assert plugin._engine.pool.open == 1

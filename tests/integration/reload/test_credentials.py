@@ -206,14 +206,17 @@ def test_an_authority_is_replaced_under_load(client: Authority, tmp_path: Path) 
     """First both are trusted, then the server's certificate changes, then the old one is trusted no more."""
     client.write()
     other = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    client.authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def certified(authority: trustme.CA) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        return context
 
     def answer(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             peer.send(ok(request))
 
-    with RawServer(answer, tls=context) as server:
+    with RawServer(answer, tls=certified(client.authority)) as server:
         manager: Manager[Any, Any] = Manager()
         plugin = {
             "name": "p",
@@ -228,7 +231,7 @@ def test_an_authority_is_replaced_under_load(client: Authority, tmp_path: Path) 
             both = client.authority.cert_pem.bytes() + other.cert_pem.bytes()
             (tmp_path / "ca.pem").write_bytes(both)
             eventually(lambda: server.connections >= before + THREADS)  # all of them anew
-            other.issue_cert("127.0.0.1").configure_cert(context)
+            server.tls = certified(other)  # whole: one context takes the certificate first and then its key
             before = server.connections
             (tmp_path / "ca.pem").write_bytes(other.cert_pem.bytes())
             eventually(lambda: server.connections >= before + THREADS)
