@@ -81,6 +81,8 @@ class Host:
     """What it needs: Python packages, and programs of the system."""
     hung: ClassVar[float] = 20.0
     """Seconds after which a call that has ten at most counts as hung."""
+    may_turn_away: ClassVar[int] = 0
+    """Requests in a test that it may lose by itself: before they come to the application."""
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
         self.folder = folder
@@ -304,6 +306,9 @@ class Gevent(Gunicorn):
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("pyuwsgi",)
+    # Told to reload, a worker of a single thread ends at once if it is in no request, and that begins some instructions
+    # after it has accepted the connection (2.0.30: gracefully_kill in core/uwsgi.c, wsgi_req_recv in core/utils.c).
+    may_turn_away = 1
 
     def command(self) -> list[str]:
         common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]

@@ -156,6 +156,11 @@ def test_no_call_fails_while_workers_come_and_go(host: Host) -> None:
         outcomes += host.run(jobs(200))
     took = time.monotonic() - started
     print(f"{host.name}: {len(outcomes)} calls, {len(workers)} workers, {took:.1f} s")
+    reached = {words[1] for words in ledger(host)}
+    turned_away = [outcome for outcome in outcomes if outcome.lost and outcome.job.number not in reached]
+    assert len(turned_away) <= host.may_turn_away, turned_away
+    outcomes = [outcome for outcome in outcomes if outcome not in turned_away]
+    outcomes += host.run([outcome.job for outcome in turned_away])
     assert [outcome for outcome in outcomes if outcome.lost] == []
     assert [outcome for outcome in outcomes if outcome.error] == []
     assert len(outcomes) >= MANY
