@@ -55,9 +55,9 @@ class TestSlowStart:
 
     def test_a_reply_that_comes_too_late_answers_nobody_else(self, make):
         """Not even a call that carries the same request id."""
-        plugin = make("--slow=0.5")
+        plugin = make("--slow=1")
         with pytest.raises(PluginTimeoutError) as caught:
-            call(plugin, "first", 0.1, request_id="same")
+            call(plugin, "first", 0.4, request_id="same")
         assert caught.value.replay is Replay.IF_IDEMPOTENT  # it is in the pipe, and may be acted on
         with pytest.raises(PluginTimeoutError, match="still starting") as caught:
             call(plugin, "second", 0.1, request_id="same")
@@ -66,9 +66,9 @@ class TestSlowStart:
         assert call(plugin, "fourth", 5, request_id="same") == "fourth"
 
     def test_it_comes_up_while_nobody_calls(self, make):
-        plugin = make("--slow=0.3")
+        plugin = make("--slow=0.7")
         with pytest.raises(PluginTimeoutError):
-            call(plugin, "x" * 200_000, 0.1)
+            call(plugin, "x" * 200_000, 0.4)
         (held,) = plugin._launcher._held
         until(lambda: held.handle is not None and held.handle.channel.replies == 1)
         assert call(plugin, PID, 0.5) == held.handle.process.pid
@@ -81,20 +81,20 @@ class TestSlowStart:
         plugin._launcher.backoff.check()
 
     def test_one_that_never_comes_up_is_ended_and_holds_back_the_next(self, make, caplog):
-        plugin = make("--slow=60", connection_timeout=0.4)
+        plugin = make("--slow=60", connection_timeout=0.8)
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1)
+            call(plugin, 1, 0.4)
         (held,) = plugin._launcher._held
         pid = held.handle.process.pid
         until(lambda: not is_alive(pid), 5)
-        until(lambda: "did not come up within connection.connection_timeout, 0.4 s" in caplog.text, 5)
+        until(lambda: "did not come up within connection.connection_timeout, 0.8 s" in caplog.text, 5)
         with pytest.raises(PluginConnectionError, match=r"the last: the process did not come up within"):
             call(plugin, 1, 0.1)
 
     def test_a_caller_learns_of_it_while_it_waits(self, make):
-        plugin = make("--slow=60", connection_timeout=0.4)
+        plugin = make("--slow=60", connection_timeout=0.8)
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1)
+            call(plugin, 1, 0.4)
         started = time.monotonic()
         with pytest.raises(PluginConnectionError):
             call(plugin, 1, 10)
@@ -108,24 +108,24 @@ class TestSlowStart:
         assert call(plugin, 1, 2) == 1
 
     def test_banner_of_a_slow_one_is_no_reply(self, make):
-        plugin = make("--slow=0.2", "--banner")
+        plugin = make("--slow=0.7", "--banner")
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1)
+            call(plugin, 1, 0.4)
         with pytest.raises(PluginConnectionError):
             call(plugin, 1, 5)
 
     def test_a_stray_reply_of_a_slow_one_is_not_taken_for_the_late_one(self, make):
-        plugin = make("--slow=0.3", "--stray")
+        plugin = make("--slow=0.7", "--stray")
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1, request_id="first")
+            call(plugin, 1, 0.4, request_id="first")
         with pytest.raises(PluginConnectionError, match='request id "somebody\'s"') as caught:
             call(plugin, 1, 5, request_id="second")
         assert caught.value.replay is Replay.ALWAYS
 
     def test_death_of_a_slow_one_is_a_failed_start(self, make):
-        plugin = make("--slow=0.3", "--exit")
+        plugin = make("--slow=0.7", "--exit")
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1)
+            call(plugin, 1, 0.4)
         with pytest.raises(PluginConnectionError) as caught:
             call(plugin, 1, 5)
         assert caught.value.replay is Replay.ALWAYS
@@ -143,7 +143,7 @@ class TestSlowStart:
     def test_closing_ends_one_that_is_starting(self, make):
         plugin = make("--slow=60")
         with pytest.raises(PluginTimeoutError):
-            call(plugin, 1, 0.1)
+            call(plugin, 1, 0.4)
         (held,) = plugin._launcher._held
         pid = held.handle.process.pid
         plugin.close()
