@@ -36,6 +36,7 @@ hosts: $(VENV)/.hosts ## thousands of calls under gunicorn, uWSGI and Celery; mi
 lint: $(VENV)/.lint ## ruff: rules and format
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache >.lint-imports.log || { cat .lint-imports.log; exit 1; }
 
 typecheck: $(VENV)/.test $(VENV)/.lint ## mypy (strict) and pyright
 	@$(PY) -m mypy
@@ -52,6 +53,7 @@ docs: $(VENV)/.test ## check the pages: links, code blocks, doctests, the README
 
 format: $(VENV)/.lint ## rewrite the code as lint wants it
 	@$(PY) -m ruff check --fix .
+	@$(PY) -W ignore -m goplugins._exports >goplugins/__init__.pyi
 	@$(PY) -m ruff format .
 
 clean: ## remove the environment and all that was built or cached

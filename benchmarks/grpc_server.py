@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from benchmarks.messages import answer_json
-from goplugins.transports.grpc._messages import EXECUTE, messages
+from goplugins.transports.grpc.messages import EXECUTE, messages
 
 __all__: list[str] = []
 

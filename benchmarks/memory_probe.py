@@ -93,9 +93,9 @@ def _(stack: contextlib.ExitStack) -> Iterator[int]:
 
 def _held(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
     """Connections of a plugin's pool, each used once."""
-    from goplugins._call import Call
-    from goplugins._deadline import Deadline
-    from goplugins.transports._codec import codec_for
+    from goplugins.runtime.call import Call
+    from goplugins.runtime.deadline import Deadline
+    from goplugins.transports.json_codec import codec_for
 
     bound = stack.enter_context(http_manager(server, max_connections=500, max_idle_connections=500))
     bound(question_of(server.size))

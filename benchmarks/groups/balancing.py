@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import Call, Group, Ratio
 from goplugins import ExecutionContext, LoadBalancer, LoadBalancerConfig, LoadBalancingStrategy, PluginError
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
 
 __all__ = ["GROUP"]
 

@@ -36,8 +36,8 @@ _Pair = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 def _ours() -> _Pair:
     """What goplugins does with a value that cattrs has made plain."""
-    from goplugins.transports._codec import _json_chunks
-    from goplugins.transports._envelope import parse_value
+    from goplugins.transports.envelope import parse_value
+    from goplugins.transports.json_codec import _json_chunks
 
     return lambda value: "".join(_json_chunks(value, 0)).encode("ascii"), parse_value
 

@@ -59,7 +59,7 @@ def _ours(server: _Server) -> Iterator[Call]:
 def _bare(server: _Server) -> Iterator[Call]:
     import grpc
 
-    from goplugins.transports.grpc._messages import EXECUTE, messages
+    from goplugins.transports.grpc.messages import EXECUTE, messages
 
     question, kinds = question_of(server.size), messages()
     with grpc.insecure_channel(server.target) as channel:

@@ -12,16 +12,14 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 import attrs
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
-from goplugins.balancing._dispatch import Dispatcher
-from goplugins.balancing._health import group_health, look_at
-from goplugins.balancing._state import MemberState
-from goplugins.balancing._wrap import Guard, as_sender, guard_group, guard_member
+from goplugins.balancing.dispatcher import Dispatcher
+from goplugins.balancing.group_health import group_health, look_at
+from goplugins.balancing.guards import Guard, as_sender, guard_group, guard_member
 from goplugins.balancing.member import Selection
-from goplugins.balancing.report import GroupExplanation, LoadBalancerStats, explain_member, member_stats
+from goplugins.balancing.member_state import MemberState
+from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
 from goplugins.config import LoadBalancerConfig
+from goplugins.enums import LoadBalancingStrategy
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
@@ -29,10 +27,16 @@ from goplugins.errors import (
     PluginNotFoundError,
     belongs_to_host,
 )
-from goplugins.models import ExecutionContext, HealthStatus, LoadBalancingStrategy, PluginInfo
-from goplugins.observability.stream import EventStream
-from goplugins.processes import FORK_MARK, renew_after_fork
-from goplugins.transports._codec import codec_for
+from goplugins.models.context import ExecutionContext
+from goplugins.models.explanation import GroupExplanation
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.observability.event_stream import EventStream
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import FORK_MARK, renew_after_fork
+from goplugins.transports.json_codec import codec_for
 
 __all__ = ["LoadBalancer"]
 
@@ -52,9 +56,9 @@ class LoadBalancer(Generic[Req, Resp]):
     again; then it starts slowly. Never more than ``max_ejection_percent`` are ejected, and when fewer than
     ``panic_threshold`` percent are well, ejection and health no longer count.
 
-    It is a :class:`~goplugins.models.Plugin`, to be called by itself or registered with a manager, which then calls
-    it by name like any other. Only the outermost of a call's plugins retries: members make single attempts. A retry
-    goes to a member not yet tried, if there is one.
+    It is a :class:`~goplugins.models.plugin.Plugin`, to be called by itself or registered with a manager, which then
+    calls it by name like any other. Only the outermost of a call's plugins retries: members make single attempts. A
+    retry goes to a member not yet tried, if there is one.
 
     Args:
         config: all settings, or just the name.
@@ -147,7 +151,7 @@ class LoadBalancer(Generic[Req, Resp]):
         """Adds a member. It joins a group at work slowly.
 
         Args:
-            plugin: a :class:`~goplugins.models.Plugin`, which then gets policies of its own and is closed by
+            plugin: a :class:`~goplugins.models.plugin.Plugin`, which then gets policies of its own and is closed by
                 :meth:`remove_plugin`; or a :class:`~goplugins.balancing.Member`, which has them and stays its
                 owner's.
             name: by default what ``plugin.info()`` says.
@@ -265,10 +269,10 @@ class LoadBalancer(Generic[Req, Resp]):
         return guard.call(call)  # type: ignore[no-any-return]
 
     def prepare(self, call: Call) -> None:
-        """Nothing: each member writes the request as its wire wants it. See :class:`goplugins._call.Sender`."""
+        """Nothing: each member writes the request as its wire wants it. See :class:`goplugins.runtime.call.Sender`."""
 
     def send(self, call: Call) -> Any:
-        """One attempt on one member; see :class:`goplugins._call.Sender`."""
+        """One attempt on one member; see :class:`goplugins.runtime.call.Sender`."""
         return self._dispatcher.send(call)
 
     # --- what is known -----------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from goplugins._call import Call
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.runtime.call import Call
 
 __all__ = ["Member", "Selection"]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
-from goplugins.balancing._state import Condition, MemberState
 from goplugins.balancing.member import Member
-from goplugins.models import LoadBalancingStrategy
+from goplugins.balancing.member_state import Condition, MemberState
+from goplugins.models.explanation import MemberExplanation
 
-__all__ = ["GroupExplanation", "LoadBalancerStats", "MemberExplanation", "explain_member", "member_stats", "standing"]
+__all__ = ["LoadBalancerStats", "explain_member", "member_stats", "standing"]
 
 
 @attrs.frozen
@@ -50,88 +49,6 @@ class LoadBalancerStats:
     def success_rate(self) -> float:
         """Percentage of its calls that succeeded, 0 to 100; 0 before the first."""
         return 100.0 * self.successful_requests / self.total_requests if self.total_requests else 0.0
-
-
-@attrs.frozen
-class MemberExplanation:
-    """Why a member would or would not be given the next call.
-
-    Attributes:
-        name: the member.
-        eligible: True if the strategy may pick it now.
-        state: "ready", "starting slowly", "disabled", "draining", "closed", "circuit breaker open", "offline",
-            "ejected", "about to be probed" or "being probed".
-        reason: the same in a sentence.
-        next_try: seconds until it is tried again; 0 if it may be now, None where nobody knows.
-        weight: its weight.
-        priority: its tier.
-        share: part of its turns that it takes: less than 1 while it starts slowly.
-        active: calls under way.
-        latency: recent latency in seconds as the strategy sees it; None while nothing was measured.
-        failures: failures in a row.
-        last_error: the last failed call's code and message.
-        last_error_ago: how long ago that was, in seconds.
-        endpoint: where its calls go, without credentials; empty where that is not known.
-    """
-
-    name: str
-    eligible: bool
-    state: str
-    reason: str
-    next_try: float | None
-    weight: int
-    priority: int
-    share: float
-    active: int
-    latency: float | None
-    failures: int
-    last_error: str = ""
-    last_error_ago: float | None = None
-    endpoint: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.name} ({self.endpoint}): {self.state}" if self.endpoint else f"{self.name}: {self.state}"
-        if self.reason:
-            text += f" ({self.reason})"
-        if not self.eligible and self.next_try is not None:
-            text += f", next try in {self.next_try:.1f} s"
-        text += f", {self.active} under way"
-        if self.latency is not None and self.eligible:  # what nobody confirms fades, and would read as quick
-            text += f", latency {self.latency * 1000:.1f} ms"
-        if self.last_error:
-            text += f", last error {self.last_error_ago:.1f} s ago: {self.last_error}"
-        return text
-
-
-@attrs.frozen
-class GroupExplanation:
-    """Where a group stands; ``print`` it.
-
-    Attributes:
-        name: the group.
-        strategy: how it picks.
-        panic: too few members are well, so ejection and health don't count for now.
-        members: each member's standing.
-        resolution: where the members are the addresses of a host: what was found of it, and when.
-    """
-
-    name: str
-    strategy: LoadBalancingStrategy
-    panic: bool
-    members: Sequence[MemberExplanation]
-    resolution: str = ""
-
-    def __str__(self) -> str:
-        able = sum(member.eligible for member in self.members)
-        head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members may take calls"
-        if self.panic and able:
-            head += "; too few are well, so ejection and health don't count (panic)"
-        if self.members and not able:
-            soonest = min((member.next_try for member in self.members if member.next_try is not None), default=None)
-            head += "; none is tried by itself" if soonest is None else f"; next try by itself in {soonest:.1f} s"
-        if self.resolution:
-            head += f"\n  {self.resolution}"
-        return "\n".join([head, *(f"  {member}" for member in self.members)])
 
 
 def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerStats:

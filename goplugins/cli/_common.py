@@ -14,7 +14,7 @@ from goplugins.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
 __all__ = [
     "Column",
@@ -50,7 +50,7 @@ def manager_of(name: str) -> Manager[Any, Any]:
     Raises:
         ConfigError: with every problem found.
     """
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
     if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Bell
 from goplugins.cli._common import Column, add_config, has_rich, manager_of, printable, request_of, write_table
 from goplugins.cli._figures import NONE, amount, duration, share
 from goplugins.errors import InvalidArgumentError, PluginError
-from goplugins.metrics import Latencies, PluginMetrics
+from goplugins.models.metrics import Latencies, PluginMetrics
+from goplugins.runtime.clock import SYSTEM_CLOCK, Bell
 
 if TYPE_CHECKING:
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
 __all__ = ["add_command"]
 

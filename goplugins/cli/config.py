@@ -14,8 +14,8 @@ from goplugins.errors import ConfigError, ConfigFileError, UnresolvedVariableErr
 
 if TYPE_CHECKING:
     from goplugins.config import ManagerConfig
+    from goplugins.config.loading import FurtherCheck
     from goplugins.discovery import DiscoveryReport
-    from goplugins.loading import FurtherCheck
 
 __all__ = ["add_command"]
 
@@ -54,9 +54,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _check(arguments: argparse.Namespace) -> int:
     """Names every problem of a configuration, with its line; exits with 1 if there is one, with 2 if it can't look."""
+    from goplugins.config.loading import load_config
     from goplugins.config.problems import counted
-    from goplugins.loading import load_config
-    from goplugins.sources import load_with_origins
+    from goplugins.discovery.origins import load_with_origins
 
     name: str = arguments.file
     try:
@@ -85,8 +85,8 @@ def _diff(arguments: argparse.Namespace) -> int:
     Exits like diff: with 0 if nothing does, with 1 if something does, with 2 if one can't be read. Plugins that
     discovery would find are not looked for.
     """
-    from goplugins.loading import load_config
-    from goplugins.reload.diff import PluginDiff
+    from goplugins.config.diff import PluginDiff
+    from goplugins.config.loading import load_config
 
     diff = PluginDiff.between(load_config(arguments.old), load_config(arguments.new))
     sys.stdout.write(f"{diff}\n")
@@ -95,7 +95,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Shows every setting that would apply, with secrets masked, and which of them are defaults."""
-    from goplugins.sources import load_with_origins
+    from goplugins.discovery.origins import load_with_origins
 
     _, origins = load_with_origins(arguments.file)
     _warn(origins.report)
@@ -126,7 +126,7 @@ def _warn(report: DiscoveryReport | None) -> None:
 
 def _problem_lines(name: str, problems: Iterable[ConfigError]) -> Iterable[tuple[int, str]]:
     """Each problem on one line that editors can jump to, with its line."""
-    from goplugins.config.lines import line_at, lines_of
+    from goplugins.config.line_numbers import line_at, lines_of
     from goplugins.config.problems import path_parts
 
     lines = lines_of(Path(name).read_bytes(), name)
@@ -144,10 +144,10 @@ def factory_check() -> FurtherCheck:
     """What the built-in factories have against a plugin. Those that code brings can't be known here."""
     import random
 
-    from goplugins._clock import SYSTEM_CLOCK
-    from goplugins.building import Builder
     from goplugins.config.plugin import BUILT_IN_KINDS
-    from goplugins.workers import WorkerPool
+    from goplugins.manager.builder import Builder
+    from goplugins.runtime.clock import SYSTEM_CLOCK
+    from goplugins.runtime.workers import WorkerPool
 
     builder = Builder(
         clock=SYSTEM_CLOCK,

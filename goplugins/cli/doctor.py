@@ -48,7 +48,7 @@ def _examine(arguments: argparse.Namespace) -> int:
 
 def _host(arguments: argparse.Namespace) -> Host:
     from goplugins.doctor import host_here
-    from goplugins.doctor.command import host_of
+    from goplugins.doctor.server_command import host_of
 
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     host = host_of(command, os.environ)
@@ -64,7 +64,7 @@ def _plugins(name: str | None) -> list[PluginConfig]:
     if name is None:
         return []
     from goplugins.config.groups import spread
-    from goplugins.loading import load_resolved
+    from goplugins.config.loading import load_resolved
 
     return list(spread(load_resolved(name)).plugins)
 

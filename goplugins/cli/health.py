@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from goplugins.cli._common import Column, add_config, manager_of, write_table
 from goplugins.cli._figures import NONE, duration
-from goplugins.models import HealthStatus, PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.models.results import HealthStatus
 
 __all__ = ["add_command"]
 

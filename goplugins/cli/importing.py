@@ -66,8 +66,8 @@ def _dumper(kind: str) -> Callable[[Any], str]:
 def _read(name: str) -> ManagerConfig:
     """The configuration; fields that we have not are dropped with a warning, all other problems raised."""
     from goplugins.config import ManagerConfig
+    from goplugins.config.json_text import parse_json
     from goplugins.config.problems import path_parts
-    from goplugins.config.text import parse_json
 
     try:
         data = Path(name).read_bytes()

@@ -8,10 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import ConfigError, InvalidArgumentError
-from goplugins.transports._named import named_object
+from goplugins.transports.import_object import named_object
 
 if TYPE_CHECKING:
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
     from goplugins.serve import ServerTLS
 
 __all__ = ["add_command"]
@@ -100,8 +100,8 @@ def _url(option: str, address: str, path: str = "", *, scheme: str = "http") -> 
 
 
 def _auth(arguments: argparse.Namespace) -> AuthConfig | None:
-    from goplugins.config.sections import AuthConfig
-    from goplugins.models import AuthMethod
+    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.enums import AuthMethod
 
     if arguments.auth_bearer_env is not None:
         return AuthConfig(method=AuthMethod.BEARER, token=_secret(arguments.auth_bearer_env))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Bell
 from goplugins.cli._common import Column, Row, fitting, has_rich, make_table, manager_of, printable, write_table
 from goplugins.cli._figures import NONE, amount, duration, share, sparkline
 from goplugins.errors import InvalidArgumentError, PluginConnectionError, redact_url
+from goplugins.runtime.clock import SYSTEM_CLOCK, Bell
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

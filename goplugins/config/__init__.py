@@ -5,8 +5,15 @@ from __future__ import annotations
 from goplugins.config.chaos import ChaosConfig
 from goplugins.config.durations import format_go_duration, parse_duration
 from goplugins.config.manager import ManagerConfig
+from goplugins.config.manager_sections import (
+    DiscoveryConfig,
+    LoadBalancerConfig,
+    LoadBalancerMember,
+    ObservabilityConfig,
+    ReloadOptions,
+)
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.sections import (
+from goplugins.config.plugin_sections import (
     AuthConfig,
     BulkheadConfig,
     CacheConfig,
@@ -17,13 +24,6 @@ from goplugins.config.sections import (
     HedgeConfig,
     RateLimitConfig,
     RetryConfig,
-)
-from goplugins.config.services import (
-    DiscoveryConfig,
-    LoadBalancerConfig,
-    LoadBalancerMember,
-    ObservabilityConfig,
-    ReloadOptions,
 )
 
 __all__ = [

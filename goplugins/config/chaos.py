@@ -8,8 +8,8 @@ from typing import Annotated, TypeAlias, cast
 
 import attrs
 
+from goplugins.config.field_types import Duration, SecondsOrZero, Share, Whole, kind_of
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.rules import Duration, SecondsOrZero, Share, Whole, kind_of
 from goplugins.config.schema import sparse_repr
 from goplugins.errors import InvalidConfigError
 

@@ -18,16 +18,16 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, make_mapping_structure_fn
 
-from goplugins.config.hints import short_form_fix, unknown_field_fix
+from goplugins.config.field_types import ExpandedText, kind_of, rule_for
 from goplugins.config.manager import ManagerConfig
-from goplugins.config.options import read_options
+from goplugins.config.manager_sections import LoadBalancerMember
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.problems import Path, Problem, path_text, raise_for
-from goplugins.config.rules import ExpandedText, kind_of, rule_for
 from goplugins.config.schema import as_mapping, fields_of
-from goplugins.config.services import LoadBalancerMember
+from goplugins.config.suggestions import short_form_fix, unknown_field_fix
+from goplugins.config.transport_options import read_options
+from goplugins.enums import AuthMethod, LoadBalancingStrategy, ReloadStrategy, TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
-from goplugins.models import AuthMethod, LoadBalancingStrategy, ReloadStrategy, TransportType
 
 __all__ = ["check_types", "read", "structure", "type_problems"]
 

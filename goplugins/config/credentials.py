@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 
 from goplugins.config.masking import MASK
+from goplugins.config.plugin_sections import AuthConfig
 from goplugins.config.problems import Problems
-from goplugins.config.sections import AuthConfig
+from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
     AuthConfigError,
     ConfigError,
@@ -19,7 +20,7 @@ from goplugins.errors import (
     MissingMTLSCertsError,
     UnsupportedAuthMethodError,
 )
-from goplugins.models import AuthMethod, TransportType, check_headers
+from goplugins.headers import check_headers
 
 __all__ = ["check_auth", "check_auth_files", "is_header"]
 

@@ -9,13 +9,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from goplugins.config.masking import MASK, mask_url
 from goplugins.config.problems import Problems
+from goplugins.enums import TransportType
 from goplugins.errors import (
     InvalidEndpointFormatError,
     InvalidEndpointURLError,
     MissingEndpointError,
     MissingSocketPathError,
 )
-from goplugins.models import TransportType
 
 __all__ = ["check_endpoint", "check_health_endpoint"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from goplugins.config.conversion import read
+from goplugins.config.field_types import Duration, describe, rule_for
+from goplugins.config.json_text import parse_json
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.problems import Problems, raise_for, untouched
-from goplugins.config.rules import Duration, describe, rule_for
 from goplugins.config.schema import Field, fields_of
-from goplugins.config.text import parse_json
 from goplugins.errors import InvalidConfigError
 
 __all__ = ["structure_go_json"]

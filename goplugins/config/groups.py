@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from goplugins.config.dns_options import is_resolved
 from goplugins.config.manager import ManagerConfig
+from goplugins.config.manager_sections import LoadBalancerConfig, LoadBalancerMember
 from goplugins.config.masking import mask_url
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.resolving import is_resolved
+from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
-from goplugins.config.sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
-from goplugins.config.services import LoadBalancerConfig, LoadBalancerMember
-from goplugins.models import TransportType
+from goplugins.enums import TransportType
 
 __all__ = ["GROUP_KIND", "GroupConfig", "ResolvedConfig", "member_name", "spread"]
 

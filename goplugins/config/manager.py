@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from goplugins.config.field_types import LogLevel, Port
+from goplugins.config.manager_sections import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig
 from goplugins.config.plugin import (
     PluginConfig,
     kind_of_plugin,
@@ -17,9 +19,7 @@ from goplugins.config.plugin import (
     resolve_cache,
     resolve_hedge,
 )
-from goplugins.config.rules import LogLevel, Port
-from goplugins.config.schema import as_tuple, merge, sparse_repr
-from goplugins.config.sections import (
+from goplugins.config.plugin_sections import (
     DEFAULT_CIRCUIT_BREAKER,
     DEFAULT_CONNECTION,
     DEFAULT_HEALTH_CHECK,
@@ -32,7 +32,7 @@ from goplugins.config.sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.services import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig
+from goplugins.config.schema import as_tuple, merge, sparse_repr
 
 __all__ = ["ManagerConfig"]
 
@@ -160,7 +160,7 @@ idempotent=False, budget_ratio=0.2)
             ConfigError: as :meth:`from_mapping`; a :class:`~goplugins.errors.ConfigSyntaxError` for text that isn't
                 JSON or has a key twice.
         """
-        from goplugins.config.text import parse_json
+        from goplugins.config.json_text import parse_json
 
         return cls.from_mapping(parse_json(text, source), source=source)
 
@@ -186,7 +186,7 @@ idempotent=False, budget_ratio=0.2)
         """
         from pathlib import Path
 
-        from goplugins.loading import load_config
+        from goplugins.config.loading import load_config
 
         return load_config(Path(path))
 
@@ -199,7 +199,7 @@ idempotent=False, budget_ratio=0.2)
         Raises:
             InvalidConfigError: something that only code can set (a fallback function, an object among the options).
         """
-        from goplugins.config.text import dump_json
+        from goplugins.config.json_text import dump_json
 
         return dump_json(self, include_secrets=include_secrets)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.config.chaos import ChaosConfig
-from goplugins.config.rules import Address, Addresses, Environment, Options
-from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
-from goplugins.config.sections import (
+from goplugins.config.field_types import Address, Addresses, Environment, Options
+from goplugins.config.manager_sections import LoadBalancerConfig
+from goplugins.config.plugin_sections import (
     DEFAULT_BULKHEAD,
     DEFAULT_HEDGE,
     AuthConfig,
@@ -24,8 +24,8 @@ from goplugins.config.sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.services import LoadBalancerConfig
-from goplugins.models import AuthMethod, TransportType
+from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
+from goplugins.enums import AuthMethod, TransportType
 
 if TYPE_CHECKING:
     from goplugins.config.manager import ManagerConfig

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from goplugins.config.chaos import check_chaos
 from goplugins.config.credentials import is_header
+from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.problems import Problems
-from goplugins.config.schema import UNSET
-from goplugins.config.sections import (
+from goplugins.config.plugin_sections import (
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,
@@ -16,9 +15,10 @@ from goplugins.config.sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.services import LoadBalancerConfig
+from goplugins.config.problems import Problems
+from goplugins.config.schema import UNSET
+from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError
-from goplugins.models import TransportType
 
 __all__ = ["check_breaker", "check_group_policies", "check_policies", "check_retry"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
-from goplugins.config.rules import near_name
+from goplugins.config.field_types import near_name
 from goplugins.errors import ConfigError, InvalidConfigError, MissingEndpointError, MissingSocketPathError
 
 __all__ = [

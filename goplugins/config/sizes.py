@@ -7,7 +7,7 @@ from typing import Annotated
 
 import attrs
 
-from goplugins.config.rules import ExpandedText, Whole, describe
+from goplugins.config.field_types import ExpandedText, Whole, describe
 from goplugins.errors import InvalidConfigError
 
 __all__ = ["Bytes", "Size", "parse_size"]

@@ -7,19 +7,20 @@ from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
-from goplugins.config.belonging import check_belonging
 from goplugins.config.conversion import type_problems
 from goplugins.config.credentials import check_auth, check_auth_files
+from goplugins.config.dns_options import check_resolving, is_resolved
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
+from goplugins.config.field_types import near_name
 from goplugins.config.manager import ManagerConfig
-from goplugins.config.options import check_options
+from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
+from goplugins.config.plugin_sections import AuthConfig
 from goplugins.config.policy_checks import NOT_HEDGED, check_breaker, check_group_policies, check_policies, check_retry
 from goplugins.config.problems import Problem, Problems, raise_for
-from goplugins.config.resolving import check_resolving, is_resolved
-from goplugins.config.rules import near_name
-from goplugins.config.sections import AuthConfig
-from goplugins.config.services import LoadBalancerConfig
+from goplugins.config.transport_fields import check_belonging
+from goplugins.config.transport_options import check_options
+from goplugins.enums import TransportType
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidConfigError,
@@ -29,7 +30,6 @@ from goplugins.errors import (
     NoPluginsConfiguredError,
     UnsupportedTransportError,
 )
-from goplugins.models import TransportType
 
 __all__ = [
     "check_manager_files",

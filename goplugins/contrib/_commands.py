@@ -11,9 +11,9 @@ from typing import Any
 
 from goplugins.cli._common import printable, request_of
 from goplugins.contrib._settings import HostSettings
+from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
-from goplugins.manager import Manager
-from goplugins.models import PluginStatus
+from goplugins.manager.manager import Manager
 
 __all__ = ["CALL_HELP", "EXPLAIN_HELP", "RELOAD_HELP", "STATUS_HELP", "call", "explain", "reload", "status"]
 

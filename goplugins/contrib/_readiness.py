@@ -8,7 +8,7 @@ from typing import Any
 
 from goplugins.contrib.health import culprits
 from goplugins.errors import ConfigError
-from goplugins.manager import Manager
+from goplugins.manager.manager import Manager
 
 __all__ = ["readiness"]
 

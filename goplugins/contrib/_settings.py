@@ -12,9 +12,9 @@ import attrs
 
 from goplugins.config import ManagerConfig
 from goplugins.config.durations import parse_duration
-from goplugins.contrib._scope import Limits
+from goplugins.contrib._request_limits import Limits
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError
-from goplugins.models import check_headers
+from goplugins.headers import check_headers
 
 __all__ = ["HostSettings"]
 

@@ -23,14 +23,14 @@ from typing import Any, ClassVar
 
 from celery import Celery, Task, signals
 
-from goplugins._clock import SYSTEM_CLOCK
 from goplugins.config import ManagerConfig
-from goplugins.contrib._hosted import AnyManager, Hosted, manager_proxy
-from goplugins.contrib._scope import Block, usable_request_id
+from goplugins.contrib._manager_proxy import AnyManager, Hosted, manager_proxy
+from goplugins.contrib._request_limits import Block, usable_request_id
 from goplugins.contrib._settings import HostSettings
 from goplugins.doctor import Host, bounded_here
 from goplugins.doctor.host import declare, leave_room
 from goplugins.errors import ConfigError, PluginError
+from goplugins.runtime.clock import SYSTEM_CLOCK
 
 __all__ = ["PluginTask", "install", "retry_delay"]
 

@@ -26,13 +26,13 @@ from flask import Blueprint, Flask, current_app, jsonify
 from flask.cli import AppGroup
 from flask.typing import ResponseReturnValue
 
-from goplugins._ids import current_request_id
 from goplugins.contrib import _commands as commands
-from goplugins.contrib._hosted import AnyManager, Hosted, manager_proxy
+from goplugins.contrib._manager_proxy import AnyManager, Hosted, manager_proxy
 from goplugins.contrib._readiness import readiness
 from goplugins.contrib._settings import HostSettings
 from goplugins.contrib.wsgi import PluginCalls
 from goplugins.errors import ConfigError, PluginError
+from goplugins.runtime.request_ids import current_request_id
 
 __all__ = ["GoPlugins", "current_plugins", "current_request_id", "health_blueprint"]
 

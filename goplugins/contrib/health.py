@@ -15,14 +15,14 @@ import json
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from goplugins.contrib._inside import View, is_shut_down, start_looks, views
-from goplugins.contrib._standing import standing
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.manager.control import View, is_shut_down, start_looks, views
+from goplugins.manager.standing import standing
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
 __all__ = ["culprits", "wsgi"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from goplugins.manager import Manager
+from goplugins.manager.manager import Manager
 from goplugins.observability.otel import OpenTelemetryMetrics, OpenTelemetryTracing
 
 __all__ = ["instrument"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from goplugins.manager import Manager
+from goplugins.manager.manager import Manager
 from goplugins.observability.prometheus import PrometheusExporter, current_trace_id
 
 __all__ = ["export"]

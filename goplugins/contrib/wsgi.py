@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from goplugins._ids import current_request_id
-from goplugins.contrib._scope import Limits, Scope
+from goplugins.contrib._request_limits import Limits, Scope
 from goplugins.doctor import bounded_here
+from goplugins.runtime.request_ids import current_request_id
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from goplugins.discovery.finding import Discovery, discovered
-from goplugins.discovery.following import FollowedDirectories
+from goplugins.discovery.directory_watch import FollowedDirectories
 from goplugins.discovery.manifest import PluginManifest, PluginRequirements
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport
+from goplugins.discovery.scanner import Discovery, discovered
 
 __all__ = [
     "DiscoveredPlugin",

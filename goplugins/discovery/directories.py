@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from goplugins.config.loading import parse_file
 from goplugins.config.masking import mask_url
 from goplugins.discovery.manifest import MANIFEST_KINDS, read_plugin
+from goplugins.discovery.permissions import is_unsafe, read_safely, safe_directory, safe_file, safe_program
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem
-from goplugins.discovery.safety import is_unsafe, read_safely, safe_directory, safe_file, safe_program
+from goplugins.enums import TransportType
 from goplugins.errors import ConfigError
-from goplugins.loading import parse_file
-from goplugins.models import TransportType
 
 __all__ = ["scan_directory", "signature_of"]
 

@@ -11,13 +11,13 @@ import attrs
 
 from goplugins.config import PluginConfig
 from goplugins.config.conversion import read
-from goplugins.config.overrides import override_plugin
+from goplugins.config.environment import override_plugin
+from goplugins.config.loading import expand
 from goplugins.config.problems import Problem, Problems, raise_for, untouched
 from goplugins.config.schema import as_text_table, as_texts, fields_of, sparse_repr
 from goplugins.discovery.versions import parse_range, parse_version
+from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError, InvalidPluginNameError
-from goplugins.loading import expand
-from goplugins.models import TransportType
 
 __all__ = ["MANIFEST_KINDS", "PluginManifest", "PluginRequirements", "read_plugin"]
 

@@ -5,7 +5,7 @@ At run time each finding is one line of the logger ``goplugins.doctor``, once a 
 
 from __future__ import annotations
 
-from goplugins.doctor.findings import Finding, examine
+from goplugins.doctor.checks import Finding, examine
 from goplugins.doctor.host import Host, host_here
 from goplugins.doctor.warning import bounded_here, warn_once
 

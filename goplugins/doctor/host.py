@@ -153,7 +153,7 @@ def uwsgi_host(options: Mapping[str, str]) -> Host:
 def _celery() -> Host | None:
     if "celery" not in sys.modules or "worker" not in sys.argv:
         return None
-    from goplugins.doctor.command import host_of
+    from goplugins.doctor.server_command import host_of
 
     found = host_of([os.path.basename(sys.argv[0]), *sys.argv[1:]], {})
     return found if found.name == "celery" else None

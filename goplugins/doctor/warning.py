@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 
 from goplugins.config import PluginConfig
-from goplugins.doctor.findings import examine
+from goplugins.doctor.checks import examine
 from goplugins.doctor.host import host_here
 
 __all__ = ["bounded_here", "warn_once"]

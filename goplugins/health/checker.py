@@ -7,16 +7,17 @@ import random
 import threading
 from collections.abc import Callable
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.enums import PluginStatus
 from goplugins.errors import SaturatedError
-from goplugins.health._settings import Settings
-from goplugins.health.look import Look, Watched, ask, timed_out, wait_for
-from goplugins.health.probes import Job, Probes, shared_probes
-from goplugins.health.record import HealthRecord
-from goplugins.models import HealthStatus, PluginStatus
-from goplugins.processes import register_forkable
-from goplugins.resilience._callbacks import run_callback
-from goplugins.scheduler import Scheduler, Ticket, get_scheduler
+from goplugins.health.check_run import Look, Watched, ask, timed_out, wait_for
+from goplugins.health.probe_pool import Job, Probes, shared_probes
+from goplugins.health.settings import Settings
+from goplugins.health.status_record import HealthRecord
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.scheduler import Scheduler, Ticket, get_scheduler
 
 __all__ = ["HealthChecker", "OnChange"]
 

@@ -8,15 +8,16 @@ from functools import partial
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
+from goplugins.health.check_run import Look, wait_for
 from goplugins.health.checker import HealthChecker, OnChange
-from goplugins.health.look import Look, wait_for
-from goplugins.health.probes import Probes
-from goplugins.models import HealthStatus, PluginStatus
-from goplugins.processes import register_forkable
-from goplugins.resilience._callbacks import run_callback
-from goplugins.scheduler import Scheduler
+from goplugins.health.probe_pool import Probes
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.scheduler import Scheduler
 
 __all__ = ["HealthListener", "HealthMonitor"]
 

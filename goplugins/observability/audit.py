@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from goplugins.errors import AuthenticationError, PluginError, TLSError
+from goplugins.observability.call_log import one_line
 from goplugins.observability.events import (
     AttemptFinished,
     Event,
@@ -21,8 +22,7 @@ from goplugins.observability.events import (
     PluginRemoved,
     ReloadFinished,
 )
-from goplugins.observability.logs import one_line
-from goplugins.processes import register_forkable
+from goplugins.runtime.fork import register_forkable
 
 __all__ = ["AuditLog", "acting_as"]
 

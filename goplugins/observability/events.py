@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from goplugins.models import CircuitBreakerState, PluginStatus
+from goplugins.enums import CircuitBreakerState, PluginStatus
 
 if TYPE_CHECKING:
-    from goplugins.reload.report import ReloadReport
+    from goplugins.observability.reload_report import ReloadReport
 
 __all__ = [
     "AttemptFinished",

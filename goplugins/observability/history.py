@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import PluginError
-from goplugins.metrics import Latencies, PluginMetrics
+from goplugins.models.metrics import Latencies, PluginMetrics
+from goplugins.observability.error_kinds import kind_of_code
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
-from goplugins.observability.kinds import kind_of_code
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 
 __all__ = ["Column", "Failure", "History", "Minute", "Rate", "is_failure"]
 

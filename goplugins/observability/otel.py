@@ -12,11 +12,12 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
-from goplugins.metrics import ManagerMetrics
-from goplugins.models import Explanation, SpanStatusCode
-from goplugins.observability.common import STATES
+from goplugins.enums import SpanStatusCode
+from goplugins.models.explanation import Explanation
+from goplugins.models.metrics import ManagerMetrics
+from goplugins.observability.common_metrics import STATES
+from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
-from goplugins.observability.kinds import kind_of_error
 from goplugins.observability.tracing import Span
 
 __all__ = ["OpenTelemetryMetrics", "OpenTelemetryTracing"]

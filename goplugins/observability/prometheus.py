@@ -18,13 +18,14 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.values import ValueClass
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
-from goplugins.metrics import ManagerMetrics, PluginMetrics
-from goplugins.models import Explanation, PluginStatus
-from goplugins.observability.collector import DEFAULT_BUCKETS
-from goplugins.observability.common import STATES
+from goplugins.models.explanation import Explanation
+from goplugins.models.metrics import ManagerMetrics, PluginMetrics
+from goplugins.observability.common_metrics import STATES
+from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
-from goplugins.observability.kinds import code_of_error, kind_of_error
+from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
 
 __all__ = ["PrometheusExporter", "PrometheusFamilies", "Source", "is_multiprocess"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from goplugins.metrics import ManagerMetrics, PluginMetrics, bounds_of
-from goplugins.observability.kinds import kind_of_code
+from goplugins.models.metrics import ManagerMetrics, PluginMetrics, bounds_of
+from goplugins.observability.error_kinds import kind_of_code
 
 __all__ = ["GlobalMetrics", "ObservabilityReport", "PluginMetricsReport"]
 
@@ -49,7 +49,7 @@ class PluginMetricsReport:
         connection_errors: calls that found nobody, or lost him; TLS included.
         auth_errors: calls with credentials that were refused.
         other_errors: all other errors.
-        errors: calls that raised, by kind; see :func:`goplugins.observability.kinds.kind_of_error`.
+        errors: calls that raised, by kind; see :func:`goplugins.observability.error_kinds.kind_of_error`.
         circuit_breaker_trips: how often the breaker opened.
         health_check_total: looks at its health.
         health_check_failed: those that found it ill.

@@ -8,20 +8,20 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from goplugins._clock import Clock
 from goplugins.config import ManagerConfig, ObservabilityConfig
-from goplugins.metrics import ManagerMetrics
-from goplugins.models import Explanation
+from goplugins.models.explanation import Explanation
+from goplugins.models.metrics import ManagerMetrics
 from goplugins.observability.audit import AuditLog
-from goplugins.observability.common import CollectorSink
-from goplugins.observability.logs import CallLog
-from goplugins.observability.stream import EventStream
+from goplugins.observability.call_log import CallLog
+from goplugins.observability.common_metrics import CollectorSink
+from goplugins.observability.event_stream import EventStream
 from goplugins.observability.tracing import Tracer, TracingProvider
-from goplugins.scheduler import Ticket
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.scheduler import Ticket
 
 if TYPE_CHECKING:
+    from goplugins.observability.metrics_server import MetricsServer
     from goplugins.observability.prometheus import PrometheusExporter
-    from goplugins.observability.serving import MetricsServer
 
 __all__ = ["Observers", "problems_of"]
 
@@ -112,8 +112,8 @@ class Observers:
         self._end("prometheus")
         if not wanted or port is None:
             return
+        from goplugins.observability.metrics_server import MetricsServer
         from goplugins.observability.prometheus import PrometheusExporter
-        from goplugins.observability.serving import MetricsServer
 
         exporter = PrometheusExporter(
             self._source,

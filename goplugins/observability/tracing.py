@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from goplugins._call import Call
+from goplugins.enums import SpanStatusCode
 from goplugins.errors import PluginError, belongs_to_host
-from goplugins.models import SpanStatusCode
+from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import AttemptFinished, Event
-from goplugins.observability.kinds import code_of_error, kind_of_error
-from goplugins.observability.peer import call_attributes
+from goplugins.observability.span_attributes import call_attributes
+from goplugins.runtime.call import Call
 
 __all__ = ["Span", "Tracer", "TracingProvider", "serving_span"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from goplugins.resilience.budget import RetryBudget
 from goplugins.resilience.bulkhead import Bulkhead
 from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
-from goplugins.resilience.gate import GateSnapshot, InFlightGate
-from goplugins.resilience.hedge import HedgePolicy
+from goplugins.resilience.hedge_policy import HedgePolicy
+from goplugins.resilience.in_flight import GateSnapshot, InFlightGate
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.resilience.retry import RetryPolicy
+from goplugins.resilience.retry_budget import RetryBudget
 
 __all__ = [
     "Bulkhead",

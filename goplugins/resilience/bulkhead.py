@@ -9,9 +9,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from goplugins._clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
-from goplugins._deadline import Deadline
-from goplugins.config.sections import DEFAULT_BULKHEAD
+from goplugins.config.defaults import setting
+from goplugins.config.plugin_sections import DEFAULT_BULKHEAD
 from goplugins.errors import (
     BulkheadFullError,
     InvalidArgumentError,
@@ -20,9 +19,10 @@ from goplugins.errors import (
     PluginTimeoutError,
     PluginUnavailableError,
 )
-from goplugins.processes import register_forkable
-from goplugins.resilience._adaptive import AdaptiveLimit
-from goplugins.resilience._settings import setting
+from goplugins.resilience.adaptive_limit import AdaptiveLimit
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
     from goplugins.config import BulkheadConfig
@@ -99,7 +99,7 @@ class Bulkhead:
     """Lets at most ``max_concurrent`` calls in at once; ``max_waiting`` more may wait, and are served as they came.
 
     With ``adaptive`` the limit moves between ``min_concurrent`` and ``max_concurrent`` with the plugin's latency
-    (see :class:`~goplugins.resilience._adaptive.AdaptiveLimit`). Safe to use from many threads; the lock is never
+    (see :class:`~goplugins.resilience.adaptive_limit.AdaptiveLimit`). Safe to use from many threads; the lock is never
     held over a wait.
 
     Args:

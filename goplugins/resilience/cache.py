@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-from goplugins._clock import SYSTEM_CLOCK, Clock, Wakeup
-from goplugins._deadline import Deadline
-from goplugins.config.sections import CacheConfig
+from goplugins.config.defaults import setting
+from goplugins.config.plugin_sections import CacheConfig
 from goplugins.errors import InvalidArgumentError, PluginError, PluginTimeoutError
-from goplugins.processes import register_forkable
-from goplugins.resilience._settings import setting
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 
 __all__ = ["AnswerCache", "Origin"]
 

@@ -10,15 +10,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
-from goplugins.models import CircuitBreakerState, CircuitBreakerStats
-from goplugins.processes import register_forkable
-from goplugins.resilience._breaker_rules import BreakerRules
-from goplugins.resilience._callbacks import run_callback
-from goplugins.resilience._counter import Counter
-from goplugins.resilience._permits import SETTLED, Pass, Permit, Probe
-from goplugins.resilience._window import RollingWindow
+from goplugins.models.results import CircuitBreakerStats
+from goplugins.resilience.breaker_rules import BreakerRules
+from goplugins.resilience.permits import SETTLED, Pass, Permit, Probe
+from goplugins.resilience.rolling_window import RollingWindow
+from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.counter import Counter
+from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig

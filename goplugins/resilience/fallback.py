@@ -6,11 +6,8 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any
 
-from goplugins._call import Call, Codec
-from goplugins._clock import Clock
-from goplugins._deadline import Deadline, deadline as deadline_block
+from goplugins.config.plugin_sections import FallbackConfig
 from goplugins.config.schema import UNSET
-from goplugins.config.sections import FallbackConfig
 from goplugins.errors import (
     AuthenticationError,
     ConfigError,
@@ -29,7 +26,10 @@ from goplugins.errors import (
     ReloadError,
     ReplyTypeError,
 )
-from goplugins.resilience._copies import Copies
+from goplugins.resilience.copies import Copies
+from goplugins.runtime.call import Call, Codec
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 
 __all__ = ["Fallback", "could_not_serve", "time_for_the_plugin"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
-from goplugins._deadline import Deadline
-from goplugins.config.sections import DEFAULT_RATE_LIMIT
+from goplugins.config.defaults import setting
+from goplugins.config.plugin_sections import DEFAULT_RATE_LIMIT
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
-from goplugins.processes import register_forkable
-from goplugins.resilience._settings import setting
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
     from goplugins.config import RateLimitConfig

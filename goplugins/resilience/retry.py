@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
-from goplugins._deadline import Deadline
-from goplugins.config.sections import DEFAULT_RETRY
+from goplugins.config.defaults import setting
+from goplugins.config.plugin_sections import DEFAULT_RETRY
 from goplugins.errors import PluginError, Replay, Verdict
-from goplugins.resilience._settings import setting
-from goplugins.resilience.budget import RetryBudget
+from goplugins.resilience.retry_budget import RetryBudget
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.deadline import Deadline
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying

@@ -14,11 +14,11 @@ does it from the command line.
 
 from __future__ import annotations
 
-from goplugins._reply import Reply
+from goplugins.models.reply import Reply
+from goplugins.serve._exceptions import Rejected, Unavailable
 from goplugins.serve._grpc import ServerTLS
 from goplugins.serve._plugin import ServedPlugin, plugin
-from goplugins.serve._running import RunningServer, run, start
-from goplugins.serve._verdicts import Rejected, Unavailable
+from goplugins.serve._server import RunningServer, run, start
 from goplugins.serve._wsgi import wsgi
 
 __all__ = [

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.enums import AuthMethod
 from goplugins.errors import (
     AuthConfigError,
     MissingAPIKeyError,
@@ -14,12 +14,12 @@ from goplugins.errors import (
     MissingBearerTokenError,
     UnsupportedAuthMethodError,
 )
-from goplugins.models import AuthMethod
-from goplugins.serve._warning import RareWarning
-from goplugins.transports._auth import auth_headers
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.serve._rate_limited_log import RareWarning
+from goplugins.transports.auth import auth_headers
 
 if TYPE_CHECKING:
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
 
 __all__ = ["Guard"]
 

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import deadline
-from goplugins._reply import Reply
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
-from goplugins.models import ExecutionContext
+from goplugins.models.context import ExecutionContext
+from goplugins.models.reply import Reply
 from goplugins.observability.tracing import serving_span
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import deadline
+from goplugins.serve._exceptions import Rejected, Unavailable
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.serve._verdicts import Rejected, Unavailable
 
 __all__ = [
     "Incoming",

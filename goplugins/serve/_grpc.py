@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.enums import PluginStatus
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidCertificateError
-from goplugins.models import PluginStatus
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._addresses import check_free
 from goplugins.serve._auth import Guard
 from goplugins.serve._dispatch import INTERNAL_TEXT, Incoming, Kind, Outcome, dispatch, parse_value, with_passed_on
 from goplugins.serve._grpc_threads import Aside, Threads
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.transports.grpc._library import load
-from goplugins.transports.grpc._messages import CHECK, EXECUTE, HEALTH, INFO, SERVING, messages
+from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, SERVING, messages
 
 if TYPE_CHECKING:
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
 
 __all__ = ["Server", "ServerTLS"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from goplugins.workers import WorkerPool
+from goplugins.runtime.workers import WorkerPool
 
 __all__ = ["Aside", "Threads"]
 

@@ -12,8 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import deadline
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidArgumentError,
     PluginExecutionError,
@@ -23,10 +22,14 @@ from goplugins.errors import (
     Replay,
     belongs_to_host,
 )
-from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import deadline
+from goplugins.serve._exceptions import Rejected, Unavailable
 from goplugins.serve._types import UNSAID, types_of
-from goplugins.serve._verdicts import Rejected, Unavailable
-from goplugins.transports._codec import codec_for, explain_mismatch, structurer_for
+from goplugins.transports.json_codec import codec_for, explain_mismatch, structurer_for
 
 __all__ = ["HealthCheck", "ServedPlugin", "plugin"]
 
@@ -43,7 +46,7 @@ class ServedPlugin(Generic[Req, Resp]):
     """A function with its types, ready to be served; made by :func:`plugin`.
 
     Calling it calls the function, so tests need no server. It is also a
-    :class:`~goplugins.models.Plugin`: a manager can register and call it in this process.
+    :class:`~goplugins.models.plugin.Plugin`: a manager can register and call it in this process.
 
     Attributes:
         request_type: what requests are made into.
@@ -276,7 +279,7 @@ def plugin(
         metadata: further facts about it.
         health: called without arguments for each health check, on a worker thread; must be quick. True, "healthy"
             and "degraded" mean that calls may come; another text says what is wrong; a
-            :class:`~goplugins.models.HealthStatus` says all of it.
+            :class:`~goplugins.models.results.HealthStatus` says all of it.
         request: the type of requests, for a function without an annotation of its own, such as a lambda.
         response: the type of answers, likewise.
 

@@ -10,12 +10,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import InvalidArgumentError
-from goplugins.serve._lines_server import LineService
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.serve._line_server import LineService
 
 if TYPE_CHECKING:
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
 __all__ = ["StdioServer", "stdio_server"]

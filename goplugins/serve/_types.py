@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from goplugins._reply import Reply
 from goplugins.errors import InvalidArgumentError
+from goplugins.models.reply import Reply
 
 __all__ = ["UNSAID", "types_of"]
 

@@ -9,17 +9,17 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import InvalidArgumentError
-from goplugins.serve._lines_server import LineService
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.serve._line_server import LineService
+from goplugins.serve._rate_limited_log import RareWarning
 from goplugins.serve._unix_listener import Listener
-from goplugins.serve._warning import RareWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
 __all__ = ["UnixServer", "unix_server"]

@@ -12,8 +12,8 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.errors import ConfigError
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._addresses import cant_listen
 from goplugins.transports.unix import socket_address
 

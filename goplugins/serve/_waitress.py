@@ -30,8 +30,8 @@ from waitress.server import create_server  # type: ignore[import-untyped]
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
 from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-untyped]
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins.serve._warning import RareWarning
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.serve._rate_limited_log import RareWarning
 from goplugins.serve._wsgi import ARRIVED, error_body
 
 if TYPE_CHECKING:

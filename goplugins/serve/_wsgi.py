@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins._clock import SYSTEM_CLOCK, Clock
 from goplugins.config.durations import parse_duration
+from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
-from goplugins.models import HealthStatus, PluginStatus
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._auth import Guard
 from goplugins.serve._dispatch import (
     INTERNAL_TEXT,
@@ -34,7 +35,7 @@ from goplugins.serve._plugin import ServedPlugin
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from goplugins.config.sections import AuthConfig
+    from goplugins.config.plugin_sections import AuthConfig
 
 __all__ = ["ARRIVED", "MAX_REQUEST_BYTES", "error_body", "wsgi"]
 

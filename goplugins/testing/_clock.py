@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from goplugins._clock import Waitable
 from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.clock import Waitable
 
 __all__ = ["ManualClock"]
 
@@ -28,7 +28,7 @@ class _Wait:
 
 
 class ManualClock:
-    """A :class:`~goplugins._clock.Clock` for tests.
+    """A :class:`~goplugins.runtime.clock.Clock` for tests.
 
     With ``auto_advance`` (the default) a wait moves the clock over its whole timeout and returns: code that backs
     off for a minute is done in microseconds, and ``monotonic()`` tells how long it would have taken. Without it a

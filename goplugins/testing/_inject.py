@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from goplugins.config import ChaosConfig
 from goplugins.errors import InvalidArgumentError
-from goplugins.processes import register_forkable
+from goplugins.runtime.fork import register_forkable
 from goplugins.transports.chaos import ChaosSender
 
 if TYPE_CHECKING:
     from goplugins import Manager
-    from goplugins.plugin import GuardedPlugin
+    from goplugins.pipeline.plugin import GuardedPlugin
 
 __all__ = ["Injection", "inject"]
 

@@ -1,11 +1,10 @@
-"""Any object with the :class:`~goplugins.models.Plugin` methods as a sender, for plugins registered in code."""
+"""Any object with the :class:`~goplugins.models.plugin.Plugin` methods as a sender, for plugins registered in code."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from goplugins._call import Call
-from goplugins._reply import Reply
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConnectionLostError,
     PluginError,
@@ -13,7 +12,11 @@ from goplugins.errors import (
     PluginTimeoutError,
     belongs_to_host,
 )
-from goplugins.models import HealthStatus, Plugin, PluginInfo, PluginStatus, trusted_context
+from goplugins.models.context import trusted_context
+from goplugins.models.plugin import Plugin, PluginInfo
+from goplugins.models.reply import Reply
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
 
 __all__ = ["PluginAdapter"]
 

@@ -13,16 +13,18 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from goplugins._call import Call, Sender
-from goplugins._clock import Clock, Wakeup
-from goplugins._deadline import Deadline
 from goplugins.config import ChaosConfig, PluginConfig
 from goplugins.config.chaos import FAULTS
 from goplugins.errors import PluginError, PluginTimeoutError, Verdict
-from goplugins.models import HealthStatus, PluginInfo
-from goplugins.processes import register_forkable
-from goplugins.transports._chaos_errors import FaultMaker
-from goplugins.transports._verdicts import failed_look
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import Clock, Wakeup
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
+from goplugins.transports.chaos_errors import FaultMaker
+from goplugins.transports.health_status import failed_look
+from goplugins.transports.interface import Sender
 
 __all__ = ["ChaosSender", "with_chaos"]
 
@@ -49,7 +51,7 @@ def with_chaos(sender: Sender, config: PluginConfig, *, clock: Clock) -> Sender:
 
 
 class ChaosSender:
-    """A :class:`~goplugins._call.Sender` around another one, which makes attempts late and lets them fail.
+    """A :class:`~goplugins.runtime.call.Sender` around another one, which makes attempts late and lets them fail.
 
     The n-th attempt meets the same faults for the same seed and plugin, whatever threads do: each attempt makes the
     same two draws. Only which call makes the n-th attempt is up to the threads. A forked child goes on from where its
@@ -101,7 +103,7 @@ class ChaosSender:
         self.wrapped.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One attempt, perhaps late, perhaps in vain. See :class:`goplugins._call.Sender`."""
+        """One attempt, perhaps late, perhaps in vain. See :class:`goplugins.runtime.call.Sender`."""
         fault, delay = self._draw(self._attempts_rng)
         if delay:
             self._count("latency")

@@ -12,13 +12,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
 from goplugins.config.endpoints import check_endpoint
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import merge
-from goplugins.config.sections import DEFAULT_CONNECTION, ConnectionConfig
+from goplugins.enums import TransportType
 from goplugins.errors import (
     InvalidEndpointFormatError,
     PluginConnectionError,
@@ -27,13 +25,18 @@ from goplugins.errors import (
     Replay,
     UnixTransportError,
 )
-from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
-from goplugins.processes import keep_from_children, register_forkable
-from goplugins.transports._auth import auth_headers
-from goplugins.transports._bare import execute_bare
-from goplugins.transports._line_client import LineClient
-from goplugins.transports._lines import LineChannel
-from goplugins.transports._pool import ConnectionPool
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import keep_from_children, register_forkable
+from goplugins.transports.auth import auth_headers
+from goplugins.transports.connection_pool import ConnectionPool
+from goplugins.transports.line_channel import LineChannel
+from goplugins.transports.line_client import LineClient
+from goplugins.transports.single_call import execute_bare
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -211,7 +214,7 @@ class UnixSocketPlugin:
         self._client.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One line out, one line in. See :class:`goplugins._call.Sender`."""
+        """One line out, one line in. See :class:`goplugins.runtime.call.Sender`."""
         return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from goplugins import Manager
+from goplugins.enums import PluginStatus
 from goplugins.errors import PluginConnectionError, PluginError
-from goplugins.models import PluginStatus
 from goplugins.testing import inject
 from tests.integration.grpc.conftest import RawServer as GRPCServer, aborting, reply as grpc_reply
 from tests.integration.unix.conftest import line, ok as unix_ok, read_line

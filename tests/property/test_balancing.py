@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError, PluginThrottledError
-from goplugins.models import ExecutionContext, PluginStatus
+from goplugins.models.context import ExecutionContext
 from tests.unit.balancing.fakes import STRATEGIES, FakeMember, Group, refused
 
 NAMES = st.sampled_from("abcdef")

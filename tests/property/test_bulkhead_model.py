@@ -9,10 +9,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from goplugins._deadline import Deadline
 from goplugins.config import BulkheadConfig
 from goplugins.errors import BulkheadFullError, PluginClosedError
 from goplugins.resilience import Bulkhead
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 LOOK = 0.5  # seconds after which who waits notices a place that was lost

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from goplugins._deadline import Deadline
 from goplugins.config import CacheConfig
 from goplugins.errors import PluginTimeoutError, PluginUnavailableError
 from goplugins.resilience.cache import AnswerCache, Origin
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 KEYS = st.integers(0, 5)

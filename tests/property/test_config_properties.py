@@ -28,10 +28,10 @@ from goplugins.config import (
     format_go_duration,
     parse_duration,
 )
-from goplugins.config.rules import MAX_SECONDS
+from goplugins.config.field_types import MAX_SECONDS
+from goplugins.config.loading import load_config
+from goplugins.enums import AuthMethod, LoadBalancingStrategy, TransportType
 from goplugins.errors import ConfigError, InvalidArgumentError
-from goplugins.loading import load_config
-from goplugins.models import AuthMethod, LoadBalancingStrategy, TransportType
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="$"), max_size=12)
 tables = st.dictionaries(texts, texts, max_size=3)

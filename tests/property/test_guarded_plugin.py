@@ -11,8 +11,6 @@ import attrs
 import hypothesis.strategies as st
 from hypothesis import given
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline, deadline as deadline_block
 from goplugins.errors import (
     BadReplyError,
     CircuitBreakerOpenError,
@@ -29,9 +27,11 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
-from goplugins.plugin import GuardedPlugin
+from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 from tests.unit.core.fakes import FakeSender, plugin_config
 
 MARGIN = 0.005  # no backoff ends nearer to the deadline than this

@@ -8,13 +8,13 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import HedgeConfig
-from goplugins.hedging import Hedger
+from goplugins.pipeline.hedging import Hedger
 from goplugins.resilience import HedgePolicy, RetryBudget
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 
 class TwoAtOnce:

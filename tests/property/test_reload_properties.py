@@ -8,10 +8,10 @@ import attrs
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from goplugins.config import PluginConfig
+from goplugins.config.diff import Change, changes_between, diff_of
 from goplugins.config.groups import GroupConfig
 from goplugins.config.schema import fields_of
-from goplugins.models import ReloadStrategy
-from goplugins.reload.diff import Change, changes_between, diff_of
+from goplugins.enums import ReloadStrategy
 from tests.unit.reload.conftest import House
 
 NAMES = ("a", "b", "c", "d")

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
-from goplugins.models import CircuitBreakerState
 from goplugins.resilience import CircuitBreaker
-from goplugins.resilience._permits import Pass
+from goplugins.resilience.permits import Pass
 from goplugins.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from goplugins.resilience._window import RollingWindow
+from goplugins.resilience.rolling_window import RollingWindow
 
 steps = st.lists(
     st.one_of(

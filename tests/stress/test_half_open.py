@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
-from goplugins.models import CircuitBreakerState
 from goplugins.resilience import CircuitBreaker
 from goplugins.testing import ManualClock
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline, deadline
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
-from goplugins.models import CircuitBreakerState
 from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline, deadline
 from tests.interrupts import alarms_interrupt, interrupted
 from tests.unit.core.fakes import FakeSender, guarded, make_call
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
 from goplugins.errors import RateLimitExceededError
 from goplugins.resilience import RateLimiter, RetryBudget
+from goplugins.runtime.clock import SYSTEM_CLOCK
 
 from .threads import run_threads
 

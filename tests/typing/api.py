@@ -7,7 +7,7 @@ from typing import Any, assert_type
 import attrs
 
 from goplugins import BoundPlugin, CallResult, ExecutionContext, Manager, Plugin, PluginInfo, deadline, serve
-from goplugins.models import HealthStatus
+from goplugins.models.results import HealthStatus
 
 
 @attrs.frozen

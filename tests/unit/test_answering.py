@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
-from goplugins.answering import AnswerCounts, Answers, layered
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -23,8 +20,11 @@ from goplugins.errors import (
     PluginUnavailableError,
     RateLimitExceededError,
 )
+from goplugins.pipeline.cache_and_fallback import AnswerCounts, Answers, layered
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 CACHE = {"ttl": 10.0, "stale_if_error": 60.0}
 

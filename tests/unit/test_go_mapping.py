@@ -102,7 +102,7 @@ def test_values_are_those_of_the_go_library(rows: list[Row]) -> None:
 
 def test_the_check_itself_tells_a_wrong_name() -> None:
     assert resolve("goplugins.errors.PluginNotFoundError.code") == "PLUGIN_1201"
-    assert resolve("goplugins.models.ExecutionContext.timeout").name == "timeout"
+    assert resolve("goplugins.models.context.ExecutionContext.timeout").name == "timeout"
     with pytest.raises(AttributeError):
         resolve("goplugins.errors.PluginNotFoundError.cod")
     with pytest.raises(AttributeError):

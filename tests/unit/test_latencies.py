@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from goplugins.metrics import Latencies, PluginMetrics, bounds_of, bucket_of
+from goplugins.models.metrics import Latencies, PluginMetrics, bounds_of, bucket_of
 
 
 @given(st.floats(1e-9, 1e9))

@@ -12,12 +12,13 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import pytest
 
 import goplugins
+from goplugins import _exports as exports
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "goplugins"
@@ -174,149 +175,11 @@ def test_every_module_imports_alone() -> None:
     assert json.loads(done.stdout) == {}
 
 
-# --- imports go one way --------------------------------------------------------------------------------------------
+# --- imports: .importlinter has the floors, and `make lint` holds them ----------------------------------------------
 
 
-class Layer(NamedTuple):
-    """Modules by prefix (the longest prefix wins), and the layers they may import besides their own."""
-
-    prefixes: tuple[str, ...]
-    may_import: frozenset[str]
-
-
-_GROUND = frozenset({"ground"})
-_PARTS = frozenset({"ground", "policies", "transports"})
-_HOUSE = _PARTS | {"plugin", "balancing", "health", "observability", "machinery", "doctor"}
-LAYERS = {
-    "ground": Layer(
-        (
-            "errors",
-            "models",
-            "metrics",
-            "_names",
-            "config",
-            "loading",
-            "processes",
-            "_call",
-            "_cancellation",
-            "_clock",
-            "_deadline",
-            "_ids",
-            "_reply",
-        ),
-        frozenset(),
-    ),
-    "machinery": Layer(("workers", "scheduler"), _GROUND),
-    "policies": Layer(("resilience",), _GROUND),
-    # In-process plugins are served ones: before "transports", since the first match wins.
-    "function": Layer(("transports.function",), _GROUND | {"transports", "machinery", "serve", "observability"}),
-    "transports": Layer(("transports",), _GROUND | {"machinery"}),
-    "observability": Layer(("observability",), _GROUND | {"machinery"}),
-    "doctor": Layer(("doctor",), _GROUND),
-    "plugin": Layer(
-        ("plugin", "answering", "policies", "attempts", "hedging", "bare", "explaining", "registry"),
-        _PARTS | {"machinery", "observability"},
-    ),
-    "balancing": Layer(("balancing",), _PARTS | {"plugin", "machinery", "observability"}),
-    "health": Layer(("health",), _PARTS | {"plugin", "machinery", "observability"}),
-    "reload": Layer(("reload", "watching", "discovery", "sources"), _HOUSE),
-    "manager": Layer(
-        ("manager", "lifecycle", "calling", "building", "upkeep", "bound", "pickling", "_batch"), _HOUSE | {"reload"}
-    ),
-    "serve": Layer(("serve",), _GROUND | {"transports", "machinery", "observability"}),
-    "testing": Layer(("testing",), frozenset({"ground", "machinery", "serve", "transports"})),
-    "outside": Layer(("contrib", "cli", "__main__"), _HOUSE | {"reload", "manager", "serve", "testing", "facade"}),
-    "facade": Layer(("",), _HOUSE | {"reload", "manager", "serve", "outside"}),
-}
-
-
-def _layer(module: str) -> str:
-    inner = module.removeprefix("goplugins").lstrip(".")
-    if not inner:
-        return "facade"
-    for name, layer in LAYERS.items():
-        if any(prefix and (inner == prefix or inner.startswith(prefix + ".")) for prefix in layer.prefixes):
-            return name
-    return "unknown"
-
-
-class Import(NamedTuple):
-    line: int
-    target: str
-    typing_only: bool
-
-
-def _imports(module: str, path: Path) -> Iterator[Import]:
-    """What the module imports of goplugins, at any depth: within functions and under TYPE_CHECKING too."""
-    tree = ast.parse(path.read_text())
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        for target in _targets(node, package):
-            if target == "goplugins" or target.startswith("goplugins."):
-                yield Import(getattr(node, "lineno", 0), target, id(node) in typing_only)
-
-
-def _targets(node: ast.AST, package: str) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            stem = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
-            base = f"{stem}.{base}" if base else stem
-        for alias in node.names:
-            if alias.name == "__version__":  # a text, which hangs on nothing
-                continue
-            full = f"{base}.{alias.name}"
-            # "from goplugins import config" imports a module, "from goplugins.config import X" a name of one.
-            yield full if full in MODULES else base
-    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-        argument = node.args[0]
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-            yield argument.value
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_one_way(module: str) -> None:
-    own = _layer(module)
-    assert own in LAYERS, "a new module: say in LAYERS where it stands"
-    wrong = []
-    for found in _imports(module, _path(module)):
-        target = _layer(found.target)
-        # The facade is lazy: a type named for a checker only, from anywhere, loads nothing.
-        if target != own and target not in LAYERS[own].may_import and not found.typing_only:
-            wrong.append(f"{module}:{found.line} ({own}) imports {found.target} ({target})")
-    assert wrong == []
-
-
-@pytest.mark.parametrize("module", [name for name in MODULES if _layer(name) == "policies"])
-def test_a_policy_knows_no_wire_not_even_for_its_types(module: str) -> None:
-    tree = ast.parse(_path(module).read_text())
-    package = module.rpartition(".")[0]
-    targets = {target.partition(".")[0] for node in ast.walk(tree) for target in _targets(node, package)}
-    assert targets.isdisjoint({"requests", "urllib3", "grpc", "socket", "ssl", "http", "subprocess"})
-    named = {_layer(found.target) for found in _imports(module, _path(module))}
-    assert named <= {"ground", "policies"}
-
-
-def test_the_rule_itself_sees_what_it_must(tmp_path: Path) -> None:
-    path = tmp_path / "breaker.py"
-    path.write_text(
-        "from __future__ import annotations\n"
-        "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from goplugins.manager import Manager\n"
-        "def f():\n    from ..transports import adapter\n    import goplugins.errors\n"
-        "    importlib.import_module('goplugins.plugin')\n"
-    )
-    found = {(item.target, item.typing_only) for item in _imports("goplugins.resilience.breaker", path)}
-    assert found >= {("goplugins.manager", True), ("goplugins.errors", False), ("goplugins.plugin", False)}
-    assert any(target.startswith("goplugins.transports") and not typing_only for target, typing_only in found)
+def test_the_stub_says_what_the_table_of_public_names_says() -> None:
+    assert (PACKAGE / "__init__.pyi").read_text() == exports.stub(), "write it anew: make format"
 
 
 # --- sizes and clocks ----------------------------------------------------------------------------------------------
@@ -342,7 +205,7 @@ def test_a_module_and_its_functions_stay_small(module: str) -> None:
     assert long == []
 
 
-_OWNS_TIME = {"goplugins._clock"}
+_OWNS_TIME = {"goplugins.runtime.clock"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name not in _OWNS_TIME])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
-from goplugins.scheduler import Scheduler, get_scheduler
+from goplugins.runtime.scheduler import Scheduler, get_scheduler
 from goplugins.testing import ManualClock
 
 

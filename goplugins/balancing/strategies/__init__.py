@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goplugins.balancing._state import MemberState, Traffic
-from goplugins.balancing.strategies._base import NOBODY, Strategy
+from goplugins.balancing.member_state import MemberState, Traffic
+from goplugins.balancing.strategies.base import NOBODY, Strategy
 from goplugins.balancing.strategies.chance import PowerOfTwo, Random, WeightedRandom
 from goplugins.balancing.strategies.least import Least
 from goplugins.balancing.strategies.ring import HashRing
 from goplugins.balancing.strategies.rotation import RoundRobin
 from goplugins.balancing.strategies.tiers import Tiers
-from goplugins.models import LoadBalancingStrategy
+from goplugins.enums import LoadBalancingStrategy
 
 if TYPE_CHECKING:
     from goplugins.config import LoadBalancerConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Set as AbstractSet
 
-from goplugins.balancing._state import MemberState
-from goplugins.balancing.strategies._base import draw_other
+from goplugins.balancing.member_state import MemberState
+from goplugins.balancing.strategies.base import draw_other
 
 __all__ = ["AliasTable", "PowerOfTwo", "Random", "WeightedRandom"]
 

@@ -6,8 +6,8 @@ import heapq
 import random
 from collections.abc import Callable, Set as AbstractSet
 
-from goplugins.balancing._state import MemberState
-from goplugins.balancing.strategies._base import take_turn
+from goplugins.balancing.member_state import MemberState
+from goplugins.balancing.strategies.base import take_turn
 
 __all__ = ["Least"]
 

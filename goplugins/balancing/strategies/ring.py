@@ -11,7 +11,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Set as AbstractSet
 
-from goplugins.balancing._state import MAX_ORDER, MemberState, Traffic
+from goplugins.balancing.member_state import MAX_ORDER, MemberState, Traffic
 
 __all__ = ["HashRing", "hash_key"]
 

@@ -6,7 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Set as AbstractSet
 
-from goplugins.balancing._state import Condition, MemberState
+from goplugins.balancing.member_state import Condition, MemberState
 from goplugins.balancing.strategies.rotation import RoundRobin
 
 __all__ = ["Tiers"]

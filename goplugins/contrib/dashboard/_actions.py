@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from goplugins.contrib._inside import give_calls, give_no_calls, hold_open, reset_breaker
 from goplugins.errors import InvalidArgumentError
+from goplugins.manager.control import give_calls, give_no_calls, hold_open, reset_breaker
 from goplugins.observability.audit import acting_as
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
 __all__ = ["RefusalError", "perform"]
 

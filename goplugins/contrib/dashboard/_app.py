@@ -11,17 +11,17 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
-from goplugins.contrib._inside import configuration
 from goplugins.contrib.dashboard._actions import RefusalError, perform
 from goplugins.contrib.dashboard._assets import asset
 from goplugins.contrib.dashboard._board import Board
 from goplugins.contrib.dashboard._streams import Streams
 from goplugins.errors import InvalidArgumentError, PluginNotFoundError, belongs_to_host
+from goplugins.manager.control import configuration
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from goplugins.manager import Manager
+    from goplugins.manager.manager import Manager
 
 __all__ = ["Dashboard", "wsgi"]
 

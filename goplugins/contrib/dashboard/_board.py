@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins._clock import Bell
-from goplugins.contrib._inside import attach, clock_of, is_shut_down, start_looks, switched_off, views
 from goplugins.contrib.dashboard._records import member_key, number, off_record, record, summary
 from goplugins.errors import SaturatedError
-from goplugins.metrics import PluginMetrics
+from goplugins.manager.control import attach, clock_of, is_shut_down, start_looks, switched_off, views
+from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.history import History
-from goplugins.processes import register_forkable
-from goplugins.scheduler import Ticket, get_scheduler
-from goplugins.workers import WorkerPool
+from goplugins.runtime.clock import Bell
+from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.scheduler import Ticket, get_scheduler
+from goplugins.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from goplugins.contrib._inside import View
-    from goplugins.manager import Manager
+    from goplugins.manager.control import View
+    from goplugins.manager.manager import Manager
 
 __all__ = ["Board", "Snapshot"]
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from goplugins.balancing import MemberExplanation
-from goplugins.contrib._inside import View, has_movable_members, is_held_open
-from goplugins.contrib._standing import Standing, standing
-from goplugins.metrics import Latencies, bounds_of
-from goplugins.models import CircuitBreakerState
+from goplugins.enums import CircuitBreakerState
+from goplugins.manager.control import View, has_movable_members, is_held_open
+from goplugins.manager.standing import Standing, standing
+from goplugins.models.explanation import MemberExplanation
+from goplugins.models.metrics import Latencies, bounds_of
 from goplugins.observability.events import BreakerChanged
 from goplugins.observability.history import Column, History, Minute, is_failure
 

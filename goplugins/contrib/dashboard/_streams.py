@@ -6,7 +6,7 @@ import threading
 from typing import Self
 
 from goplugins.contrib.dashboard._board import Board, Snapshot
-from goplugins.processes import register_forkable
+from goplugins.runtime.fork import register_forkable
 
 __all__ = ["Stream", "Streams"]
 

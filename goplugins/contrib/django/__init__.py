@@ -13,9 +13,9 @@ settings, and then, in any view::
 
 from __future__ import annotations
 
-from goplugins._ids import current_request_id
-from goplugins.contrib._hosted import manager_proxy
+from goplugins.contrib._manager_proxy import manager_proxy
 from goplugins.contrib.django._project import hosted, project_settings, reset
+from goplugins.runtime.request_ids import current_request_id
 
 __all__ = ["current_request_id", "plugins", "project_settings", "reset"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
-from goplugins.contrib._hosted import Hosted
+from goplugins.contrib._manager_proxy import Hosted
 from goplugins.contrib._settings import HostSettings
 
 __all__ = ["NAME", "hosted", "project_settings", "reset", "setting_was_changed"]

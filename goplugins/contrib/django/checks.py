@@ -32,7 +32,7 @@ def check_configuration(
     app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
     """Errors of the settings, else of the configuration that they name. Nobody is called, nothing is made."""
-    from goplugins.sources import load_with_origins
+    from goplugins.discovery.origins import load_with_origins
 
     try:
         config = project_settings().config

@@ -9,7 +9,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from goplugins.contrib._scope import Scope
+from goplugins.contrib._request_limits import Scope
 from goplugins.contrib.django._project import project_settings
 from goplugins.doctor import bounded_here
 

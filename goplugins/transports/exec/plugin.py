@@ -6,11 +6,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.schema import merge
-from goplugins.config.sections import DEFAULT_CONNECTION, ConnectionConfig
+from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import (
     ConnectionLostError,
     ExecTransportError,
@@ -18,14 +16,19 @@ from goplugins.errors import (
     PluginTimeoutError,
     TruncatedReplyError,
 )
-from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus, TransportType
-from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers
-from goplugins.transports._bare import execute_bare
-from goplugins.transports._line_client import LineClient
-from goplugins.transports._pool import ConnectionPool
-from goplugins.transports.exec._launcher import Launcher, check_options
-from goplugins.transports.exec._process import Handle
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
+from goplugins.transports.auth import auth_headers
+from goplugins.transports.connection_pool import ConnectionPool
+from goplugins.transports.exec.launcher import Launcher, check_options
+from goplugins.transports.exec.process import Handle
+from goplugins.transports.line_client import LineClient
+from goplugins.transports.single_call import execute_bare
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -113,7 +116,7 @@ class ExecPlugin:
         self._client.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One line to a process, one line back. See :class:`goplugins._call.Sender`."""
+        """One line to a process, one line back. See :class:`goplugins.runtime.call.Sender`."""
         return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:

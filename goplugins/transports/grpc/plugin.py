@@ -7,11 +7,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK, Clock
-from goplugins._deadline import Deadline
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
 from goplugins.config.schema import merge
-from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.enums import TransportType
 from goplugins.errors import (
     ConnectionLostError,
     PluginError,
@@ -20,23 +18,28 @@ from goplugins.errors import (
     SaturatedError,
     redact_url,
 )
-from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, TransportType
-from goplugins.processes import register_forkable
-from goplugins.transports._auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
-from goplugins.transports._bare import execute_bare
-from goplugins.transports._files import CredentialFiles
-from goplugins.transports._pool import ConnectionPool, Lease
-from goplugins.transports._resolve import Address
-from goplugins.transports.grpc._cancelling import call_unless
-from goplugins.transports.grpc._exchange import Envelope, Exchange, Native
-from goplugins.transports.grpc._failures import Attempt, is_broken, translate
-from goplugins.transports.grpc._health import HealthReader, parse
-from goplugins.transports.grpc._interrupts import end_call
-from goplugins.transports.grpc._library import load
-from goplugins.transports.grpc._link import Link, Links, Passage
-from goplugins.transports.grpc._messages import INFO, messages
-from goplugins.transports.grpc._metadata import Metadata, MetadataWriter
-from goplugins.transports.grpc._target import channel_options, target_of, tls_credentials
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
+from goplugins.transports.auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
+from goplugins.transports.connection_pool import ConnectionPool, Lease
+from goplugins.transports.credential_files import CredentialFiles
+from goplugins.transports.grpc.cancellation import call_unless
+from goplugins.transports.grpc.channel import Link, Links, Passage
+from goplugins.transports.grpc.codecs import Envelope, Exchange, Native
+from goplugins.transports.grpc.errors import Attempt, is_broken, translate
+from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.grpc.health import HealthReader, parse
+from goplugins.transports.grpc.interrupts import end_call
+from goplugins.transports.grpc.messages import INFO, messages
+from goplugins.transports.grpc.metadata import Metadata, MetadataWriter
+from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
+from goplugins.transports.resolver import Address
+from goplugins.transports.single_call import execute_bare
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -117,7 +120,7 @@ class GRPCPlugin:
         self._exchange.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One unary call. See :class:`goplugins._call.Sender`."""
+        """One unary call. See :class:`goplugins.runtime.call.Sender`."""
         deadline = call.deadline
         exchange = self._exchange
         try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import ssl
 
-    from goplugins._call import Call
-    from goplugins._deadline import Deadline
-    from goplugins.transports._pool import ConnectionPool
-    from goplugins.transports.http._request import RequestWriter
+    from goplugins.runtime.call import Call
+    from goplugins.runtime.deadline import Deadline
+    from goplugins.transports.connection_pool import ConnectionPool
+    from goplugins.transports.http.request import RequestWriter
 
 __all__ = ["FRAMING_ALLOWANCE", "Check", "Engine", "HTTPReply", "Headers"]
 

@@ -9,18 +9,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK, Clock
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
 from goplugins.config.schema import merge
-from goplugins.config.sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
     InvalidConfigError,
     PluginError,
     redact_url,
 )
-from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginInfo, TransportType
-from goplugins.processes import register_forkable
-from goplugins.transports._auth import (
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import register_forkable
+from goplugins.transports.auth import (
     auth_headers,
     basic_credentials,
     joined_secrets,
@@ -29,14 +32,14 @@ from goplugins.transports._auth import (
     secrets_of,
     with_token,
 )
-from goplugins.transports._bare import execute_bare
-from goplugins.transports._envelope import decode_data
-from goplugins.transports._files import CredentialFiles
-from goplugins.transports._resolve import Address, FixedResolver, Resolver, ThreadedResolver
-from goplugins.transports._tls import client_context
-from goplugins.transports.http._health import HealthReader
-from goplugins.transports.http._request import RequestWriter
-from goplugins.transports.http._target import Target, target_of
+from goplugins.transports.credential_files import CredentialFiles
+from goplugins.transports.envelope import decode_data
+from goplugins.transports.http.health import HealthReader
+from goplugins.transports.http.request import RequestWriter
+from goplugins.transports.http.target import Target, target_of
+from goplugins.transports.resolver import Address, FixedResolver, Resolver, ThreadedResolver
+from goplugins.transports.single_call import execute_bare
+from goplugins.transports.tls import client_context
 
 if TYPE_CHECKING:
     import requests
@@ -69,8 +72,8 @@ class HTTPPlugin:
         resolver: Resolver | None = None,
         session: requests.Session | None = None,
     ) -> None:
-        from goplugins import __version__
-        from goplugins.transports.http._reply import read_envelope, status_error
+        from goplugins._version import __version__
+        from goplugins.transports.http.reply import read_envelope, status_error
 
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
         self._files = CredentialFiles.of(config.auth, clock, self._renew, config.name)
@@ -97,7 +100,7 @@ class HTTPPlugin:
         self._resolver = resolver
         self._engine: Engine
         if session is not None:
-            from goplugins.transports.http.handed import HandedEngine
+            from goplugins.transports.http.session_engine import HandedEngine
 
             self._engine = HandedEngine(session, target, auth, connection, clock)
         else:
@@ -125,7 +128,7 @@ class HTTPPlugin:
         call.payload = call.codec.encode(call.request)
 
     def send(self, call: Call) -> Any:
-        """One POST. See :class:`goplugins._call.Sender`."""
+        """One POST. See :class:`goplugins.runtime.call.Sender`."""
         try:
             reply = self._engine.send(call, self._request, self._check)
             if not 200 <= reply.status < 300:
@@ -211,10 +214,10 @@ def _credentials(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[s
 def _engine_kind(name: str) -> Callable[..., Engine]:
     """What ``options.engine`` names; `requests` is loaded only for the engine that needs it."""
     if name == "requests":
-        from goplugins.transports.http.session import SessionEngine
+        from goplugins.transports.http.requests_engine import SessionEngine
 
         return SessionEngine
-    from goplugins.transports.http.fast import FastEngine
+    from goplugins.transports.http.httptools_engine import FastEngine
 
     return FastEngine
 

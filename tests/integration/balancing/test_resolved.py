@@ -18,7 +18,7 @@ import trustme
 
 from goplugins import Manager, PluginError, PluginStatus, ReloadError, serve
 from goplugins.errors import CertificateError, NameResolutionError
-from goplugins.scheduler import get_scheduler
+from goplugins.runtime.scheduler import get_scheduler
 from goplugins.serve import ServerTLS
 from tests.integration.conformance.conftest import in_threads, join, until
 from tests.servers import Peer, RawServer, free_port, ok

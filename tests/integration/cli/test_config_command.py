@@ -14,7 +14,7 @@ import yaml
 
 from goplugins import Manager, ManagerConfig
 from goplugins.cli import main
-from goplugins.loading import load_config
+from goplugins.config.loading import load_config
 from tests.unit.discovery.conftest import put
 
 GO_FILE = Path(__file__).resolve().parents[2] / "data/go-v1.0.0-config.json"

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     BadReplyError,
     ConnectionLostError,
@@ -34,7 +33,8 @@ from goplugins.errors import (
     SaturatedError,
     TruncatedReplyError,
 )
-from goplugins.models import PluginStatus
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
 from tests.integration.exec.conftest import PROGRAM, children, config, is_alive, until
 from tests.integration.unix.conftest import call, new_call
@@ -369,7 +369,9 @@ class TestEnd:
             call(plugin)
 
     def test_one_that_ignores_everything_is_killed(self, make, monkeypatch):
-        monkeypatch.setattr("goplugins.transports.exec._keeper._STEPS", ((0.1, signal.SIGTERM), (0.1, signal.SIGKILL)))
+        monkeypatch.setattr(
+            "goplugins.transports.exec.supervisor._STEPS", ((0.1, signal.SIGTERM), (0.1, signal.SIGKILL))
+        )
         plugin = make("--stubborn")
         pid = call(plugin, PID)
         plugin.close()
@@ -534,7 +536,7 @@ def test_processes_that_are_killed_in_the_middle_of_traffic(make):
 
 
 def test_a_credential_that_the_plugin_prints_does_not_reach_the_log(make, caplog):
-    from goplugins.transports.exec._stderr import StderrLog
+    from goplugins.transports.exec.stderr_log import StderrLog
 
     caplog.set_level("INFO", logger="goplugins.plugin.p")
     plugin = make(auth=AuthConfig(method="bearer", token="s3cr3t-token"))

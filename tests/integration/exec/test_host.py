@@ -14,9 +14,9 @@ import pytest
 
 from goplugins.errors import ConnectionLostError, PluginConnectionError, PluginExecutionError, Replay
 from goplugins.testing import ManualClock
-from goplugins.transports.exec import _keeper
-from goplugins.transports.exec._backoff import Backoff
-from goplugins.transports.exec._stderr import StderrLog
+from goplugins.transports.exec import supervisor
+from goplugins.transports.exec.start_backoff import Backoff
+from goplugins.transports.exec.stderr_log import StderrLog
 from tests.integration.exec.conftest import (
     PROGRAM,
     PYTHON,
@@ -115,8 +115,8 @@ class TestFork:
         assert call(plugin, PID) == pid
 
     def test_two_threads_that_fork_at_a_time_leave_the_lock_free(self, monkeypatch):
-        monkeypatch.setattr(_keeper, "_LONGEST_WAIT", 0.05)
-        keeper = _keeper.Keeper()
+        monkeypatch.setattr(supervisor, "_LONGEST_WAIT", 0.05)
+        keeper = supervisor.Keeper()
         keeper._before_fork()
 
         def another_forks() -> None:  # it is not given the lock, and takes none away
@@ -246,7 +246,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_guardian_that_was_killed_is_replaced(make):
-    from goplugins.transports.exec._keeper import keeper_of_process
+    from goplugins.transports.exec.supervisor import keeper_of_process
 
     plugin = make()
     call(plugin)

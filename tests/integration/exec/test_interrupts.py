@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins.transports.exec import _quiet
-from goplugins.transports.exec._keeper import keeper_of_process
-from goplugins.transports.exec._program import Program
-from goplugins.transports.exec._starter import Starter
+from goplugins.transports.exec import sigpipe
+from goplugins.transports.exec.executable import Program
+from goplugins.transports.exec.start_thread import Starter
+from goplugins.transports.exec.supervisor import keeper_of_process
 from tests.integration.exec.conftest import (
     end_of,
     is_alive,
@@ -119,7 +119,7 @@ done
 
 
 def _soon() -> object:
-    from goplugins._deadline import Deadline
+    from goplugins.runtime.deadline import Deadline
 
     return Deadline.after(5)
 
@@ -244,7 +244,7 @@ class TestSigpipe:
     def test_a_host_that_would_die_of_it_outlives_its_plugin(self):
         code = """
 import os, signal, time
-from goplugins.transports.exec._keeper import keeper_of_process
+from goplugins.transports.exec.supervisor import keeper_of_process
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 plugin = ExecPlugin(config())
 pid = call(plugin, {"do": "stop reading"}, 10)
@@ -282,7 +282,7 @@ time.sleep(5)
         signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, {signal.SIGPIPE})
         try:
             with pytest.raises(BrokenPipeError):
-                _quiet.write(writer, b"x")
+                sigpipe.write(writer, b"x")
             assert (signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, ())) is blocked
             assert (signal.SIGPIPE in signal.sigpending()) is blocked
         finally:
@@ -294,7 +294,7 @@ time.sleep(5)
     def test_strikes_at_a_broken_pipe_neither_kill_nor_change_the_mask(self):
         code = """
 import os, random, signal
-from goplugins.transports.exec import _quiet
+from goplugins.transports.exec import sigpipe
 from tests.interrupts import alarms_interrupt
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 reader, writer = os.pipe()
@@ -303,7 +303,7 @@ chance = random.Random(1)
 def writes():
     while True:
         try:
-            _quiet.write(writer, b"x")
+            sigpipe.write(writer, b"x")
         except BrokenPipeError:
             pass
 with alarms_interrupt() as struck:

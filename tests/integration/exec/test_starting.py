@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     ConnectionLostError,
     PluginClosedError,
@@ -22,10 +20,12 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.exec import ExecPlugin
-from goplugins.transports.exec._channel import ExecChannel, State
-from goplugins.transports.exec._program import Program
+from goplugins.transports.exec.channel import ExecChannel, State
+from goplugins.transports.exec.executable import Program
 from tests.integration.exec.conftest import PYTHON, is_alive, until
 from tests.integration.unix.conftest import call
 

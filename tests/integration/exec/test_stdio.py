@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import AuthenticationError, ExecTransportError, PluginExecutionError, PluginInternalError
-from goplugins.models import PluginStatus
 from tests.integration.unix.conftest import call, line
 from tests.integration.unix.test_wire import GO_LINES
 

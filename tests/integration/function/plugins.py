@@ -9,7 +9,9 @@ import time
 from typing import Any
 
 from goplugins import ExecutionContext, serve
-from goplugins.models import HealthStatus, PluginInfo, PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
 
 leave = threading.Event()
 where = contextvars.ContextVar("where", default="nowhere")

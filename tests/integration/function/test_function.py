@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from goplugins.config import ConnectionConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConfigError,
     InvalidEndpointFormatError,
@@ -26,9 +27,8 @@ from goplugins.errors import (
     SaturatedError,
     UnserializableRequestError,
 )
-from goplugins.models import PluginStatus
-from goplugins.transports._codec import codec_for
-from goplugins.transports.function import FunctionPlugin, FunctionPluginFactory
+from goplugins.serve.in_process import FunctionPlugin, FunctionPluginFactory
+from goplugins.transports.json_codec import codec_for
 from tests.integration.function import plugins
 from tests.integration.unix.conftest import call, new_call
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import trustme
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
 from goplugins.errors import PluginError
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.serve import ServedPlugin
 from goplugins.serve._grpc import Server, ServerTLS
-from goplugins.transports._codec import codec_for
 from goplugins.transports.grpc import GRPCPlugin
-from goplugins.transports.grpc._library import load
-from goplugins.transports.grpc._messages import EXECUTE, messages
+from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.grpc.messages import EXECUTE, messages
+from goplugins.transports.json_codec import codec_for
 
 grpc = load()
 

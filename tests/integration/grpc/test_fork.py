@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from goplugins.transports.grpc._library import Traffic
+from goplugins.transports.grpc.fork_support import Traffic
 
 _GRPC = tuple(int(part) for part in version("grpcio").split(".")[:2])
 

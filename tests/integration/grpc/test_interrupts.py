@@ -20,9 +20,9 @@ import pytest
 
 from goplugins.errors import PluginError
 from goplugins.transports.grpc import GRPCPlugin
-from goplugins.transports.grpc._interrupts import _Condition
-from goplugins.transports.grpc._library import TRAFFIC, load
-from goplugins.transports.grpc._link import Links
+from goplugins.transports.grpc.channel import Links
+from goplugins.transports.grpc.fork_support import TRAFFIC, load
+from goplugins.transports.grpc.interrupts import _Condition
 from tests.integration.grpc.conftest import call
 from tests.interrupts import alarms_interrupt
 
@@ -155,6 +155,6 @@ def test_a_closed_channel_is_no_matter(address):
 
 
 def _soon():
-    from goplugins._deadline import Deadline
+    from goplugins.runtime.deadline import Deadline
 
     return Deadline.after(2.0)

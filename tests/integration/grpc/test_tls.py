@@ -10,6 +10,7 @@ import trustme
 
 from goplugins import serve as serving
 from goplugins.config import AuthConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     CertificateError,
     InvalidCertificateError,
@@ -18,7 +19,6 @@ from goplugins.errors import (
     Replay,
     TLSError,
 )
-from goplugins.models import PluginStatus
 from tests.integration.grpc.conftest import call, failure
 from tests.servers import RawServer as SocketServer
 

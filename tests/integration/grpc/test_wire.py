@@ -14,6 +14,7 @@ import pytest
 
 from goplugins import ExecutionContext, Manager, serve as serving
 from goplugins.config import AuthConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -33,12 +34,11 @@ from goplugins.errors import (
     TruncatedReplyError,
     UnserializableRequestError,
 )
-from goplugins.models import PluginStatus
-from goplugins.transports._codec import codec_for
-from goplugins.transports._protobuf import ProtobufJSONCodec
 from goplugins.transports.grpc import GRPCPluginFactory
-from goplugins.transports.grpc._library import TRAFFIC
-from goplugins.transports.grpc._messages import CHECK, HEALTH, messages
+from goplugins.transports.grpc.fork_support import TRAFFIC
+from goplugins.transports.grpc.messages import CHECK, HEALTH, messages
+from goplugins.transports.json_codec import codec_for
+from goplugins.transports.protobuf_codec import ProtobufJSONCodec
 from tests.integration.grpc.conftest import aborting, call, failure, ok, reply
 
 

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
-from goplugins.attempts import Attempts
 from goplugins.config import HedgeConfig, ManagerConfig, PluginConfig
-from goplugins.hedging import Hedger, hedge_pool
-from goplugins.policies import Policies
+from goplugins.pipeline.attempts import Attempts
+from goplugins.pipeline.hedging import Hedger, hedge_pool
+from goplugins.pipeline.policies import Policies
 from goplugins.resilience import HedgePolicy
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.http import HTTPPlugin
+from goplugins.transports.json_codec import codec_for
 from goplugins.transports.unix import UnixSocketPlugin
 from tests.integration.unix import conftest as lines
 from tests.servers import Peer, RawServer, ok
@@ -78,8 +78,8 @@ class Service:
         return server.unix or ""
 
     def _serve_grpc(self) -> str:
-        from goplugins.transports.grpc._library import load
-        from goplugins.transports.grpc._messages import EXECUTE, messages
+        from goplugins.transports.grpc.fork_support import load
+        from goplugins.transports.grpc.messages import EXECUTE, messages
 
         grpc = load()
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.config import ConnectionConfig, PluginConfig
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import HTTPPlugin
+from goplugins.transports.json_codec import codec_for
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
 from tests.servers import Peer, RawServer
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from goplugins.config import HedgeConfig
-from goplugins.models import CircuitBreakerState
+from goplugins.enums import CircuitBreakerState
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
 from tests.interrupts import alarms_interrupt
 

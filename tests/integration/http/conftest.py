@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import trustme
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
 from goplugins.errors import PluginError
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import HTTPPlugin
+from goplugins.transports.json_codec import codec_for
 from tests.servers import Handler, RawServer, reply_ok
 
 

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     ConnectionLostError,
     NameResolutionError,
@@ -20,7 +18,9 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call, failure
 from tests.servers import Peer, free_port, http_reply, ok, reply_ok
 

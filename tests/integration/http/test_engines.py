@@ -14,8 +14,8 @@ import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 
-from goplugins import processes
 from goplugins.config import ConnectionConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     BadReplyError,
     ConnectionLostError,
@@ -31,10 +31,10 @@ from goplugins.errors import (
     TruncatedReplyError,
     UnexpectedRedirectError,
 )
-from goplugins.models import PluginStatus
-from goplugins.processes import FORK_MARK
+from goplugins.runtime import fork
+from goplugins.runtime.fork import FORK_MARK
 from goplugins.transports.http import HTTPPlugin
-from goplugins.transports.http._wire import Wire
+from goplugins.transports.http.connection import Wire
 from tests.integration.http.conftest import call, failure
 from tests.servers import Peer, free_port, http_reply, ok
 
@@ -96,9 +96,9 @@ class TestFast:
         assert call(plugin, "y", timeout=5) == "y"
 
     def test_headers_of_a_call_can_not_break_out_even_unchecked(self, serve, make):
-        from goplugins._call import Call
-        from goplugins._deadline import Deadline
-        from goplugins.transports._codec import codec_for
+        from goplugins.runtime.call import Call
+        from goplugins.runtime.deadline import Deadline
+        from goplugins.transports.json_codec import codec_for
 
         plugin = make(serve().url)
         for fields in (
@@ -118,7 +118,7 @@ class TestFast:
 
     def test_a_process_forked_past_python_uses_connections_of_its_own(self, serve, make, monkeypatch):
         """By a mark: the hooks of os.fork() are not run for every kind of fork."""
-        monkeypatch.setattr(processes, "_forkables", {})  # of this process nothing else was forked
+        monkeypatch.setattr(fork, "_forkables", {})  # of this process nothing else was forked
         server = serve()
         plugin = make(server.url)
         assert plugin.execute(1) == "ok"

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -30,7 +28,9 @@ from goplugins.errors import (
     TruncatedReplyError,
     UnexpectedRedirectError,
 )
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call
 from tests.servers import Peer, free_port, http_reply, ok, reply_ok
 
@@ -440,9 +440,9 @@ def test_keyboard_interrupt_closes_the_connection_and_returns_the_place(serve, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("goplugins.transports.http.session._PoolAdapter._read", interrupted)
-        patch.setattr("goplugins.transports.http._parser.ReplyParser.on_headers_complete", interrupted)
-        patch.setattr("goplugins.transports.http._parser.Glance.read", lambda *_: None)  # it calls no Python
+        patch.setattr("goplugins.transports.http.requests_engine._PoolAdapter._read", interrupted)
+        patch.setattr("goplugins.transports.http.parser.ReplyParser.on_headers_complete", interrupted)
+        patch.setattr("goplugins.transports.http.parser.Glance.read", lambda *_: None)  # it calls no Python
         # The parser of the connection that is there already knows the method itself.
         plugin._engine.pool.renew_all()
         with pytest.raises(KeyboardInterrupt):

@@ -9,8 +9,8 @@ import pytest
 
 from goplugins import deadline
 from goplugins.config import AuthConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidConfigError
-from goplugins.models import PluginStatus
 from tests.integration.http.conftest import failure
 from tests.servers import Peer, free_port, http_reply
 

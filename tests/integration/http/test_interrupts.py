@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.errors import PluginError
-from goplugins.transports._codec import codec_for
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call
 from tests.interrupts import alarms_interrupt, interrupted_at
 from tests.servers import Peer, http_reply, ok

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from goplugins.errors import BadReplyError, PluginError
-from goplugins.transports.http._parser import Glance, ReplyParser
+from goplugins.transports.http.parser import Glance, ReplyParser
 from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, reply_ok
 
@@ -125,7 +125,7 @@ class TestFast:
 
     @pytest.mark.parametrize("step", [1, 2, 7])
     def test_any_cut_into_packets(self, step):
-        from goplugins.transports.http._parser import ReplyParser
+        from goplugins.transports.http.parser import ReplyParser
 
         head = b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK + b"Content-Encoding: gzip\r\nX-Empty:\r\n"
         body = gzip.compress(GOOD)
@@ -141,7 +141,7 @@ class TestFast:
             }
 
     def test_an_interrupt_within_the_parser_comes_out_as_itself(self, monkeypatch):
-        from goplugins.transports.http._parser import ReplyParser
+        from goplugins.transports.http.parser import ReplyParser
 
         for name in ("on_message_begin", "on_header", "on_headers_complete", "on_message_complete"):
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthConfigError,
     InvalidHeaderError,
@@ -26,8 +25,10 @@ from goplugins.errors import (
     ReplyTypeError,
     UnserializableRequestError,
 )
-from goplugins.models import ExecutionContext, PluginStatus
-from goplugins.transports._codec import codec_for
+from goplugins.models.context import ExecutionContext
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call
 from tests.servers import Peer, RawServer, free_port, http_reply, ok
 

@@ -18,7 +18,7 @@ from goplugins import Manager, ManagerConfig, ObservabilityConfig, PluginConfig,
 from goplugins.contrib.opentelemetry import instrument
 from goplugins.contrib.prometheus import export
 from goplugins.errors import PluginConnectionError, PluginError, PluginExecutionError
-from goplugins.observability.collector import InMemoryCollector
+from goplugins.observability.metrics_collector import InMemoryCollector
 from goplugins.testing import ManualClock
 
 CALLS = 12_000  # one each 7.2 s

@@ -382,7 +382,7 @@ def usual() -> float:
 
     A tenth of a second on a machine that has time; when it has not, ends take as many times longer.
     """
-    return min(end("import goplugins.manager, grpc, requests\nlast()", {})["took"] for _ in range(2))
+    return min(end("import goplugins.manager.manager, grpc, requests\nlast()", {})["took"] for _ in range(2))
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -405,7 +405,7 @@ def test_a_script_ends(name, where, usual):
 def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
     """Threads, connections, processes; the scheduler's thread leaves when it has had nothing to do for a while."""
     told = run("""
-    from goplugins.scheduler import get_scheduler
+    from goplugins.runtime.scheduler import get_scheduler
 
     def held():
         return sum(link.startswith(("socket", "pipe")) for link in links().values())

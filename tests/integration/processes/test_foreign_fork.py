@@ -20,9 +20,9 @@ _SETUP = """
 _NO_PAGE = """
 import sys
 platform, sys.platform = sys.platform, "elsewhere"
-import goplugins.processes
+import goplugins.runtime.fork
 sys.platform = platform
-assert type(goplugins.processes.FORK_MARK).__name__ == "_MarkByPid"
+assert type(goplugins.runtime.fork.FORK_MARK).__name__ == "_MarkByPid"
 """
 
 

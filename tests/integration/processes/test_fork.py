@@ -105,7 +105,7 @@ def test_children_that_are_forked_within_a_call_and_on_a_worker(run):
 def test_a_child_forked_on_a_worker_does_not_wait_for_work(run):
     """What it raises to leave goes to a future that nobody has; a thread that has no more to do then ends it."""
     told = run("""
-    from goplugins.workers import WorkerPool
+    from goplugins.runtime.workers import WorkerPool
     pool = WorkerPool("test", 1, 1)
     pid = pool.submit(lambda: os.fork() or sys.exit(3)).result()
     say(os.waitpid(pid, 0)[0] == pid)

@@ -17,7 +17,7 @@ from typing import Any, Self
 import pytest
 
 from goplugins import Manager, ReloadError, ReloadStrategy, serve
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
 
 from .test_storm import children
 

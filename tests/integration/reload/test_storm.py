@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from goplugins import Manager, ReloadOptions, serve
-from goplugins.plugin import GuardedPlugin
+from goplugins.pipeline.plugin import GuardedPlugin
 from tests.servers import Peer, RawServer, ok
 
 PROGRAM = str(Path(__file__).with_name("program.py"))

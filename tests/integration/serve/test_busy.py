@@ -15,8 +15,8 @@ import requests
 
 from goplugins import Manager, PluginStatus, serve
 from goplugins.serve import _grpc, _waitress
-from goplugins.transports.grpc._library import load
-from goplugins.transports.grpc._messages import CHECK, EXECUTE, HEALTH, messages
+from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, messages
 
 grpc = load()
 

@@ -17,8 +17,9 @@ import requests
 
 from goplugins import serve
 from goplugins.config import AuthConfig
+from goplugins.enums import AuthMethod
 from goplugins.errors import ConfigError
-from goplugins.models import AuthMethod, ExecutionContext
+from goplugins.models.context import ExecutionContext
 
 WIRE = json.loads((Path(__file__).parents[2] / "data" / "go-v1.0.0-wire.json").read_text(encoding="utf-8"))
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from goplugins import serve as serve_module
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig, ConnectionConfig, PluginConfig
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.serve._unix import UnixServer, unix_server
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 from goplugins.transports.unix import UnixSocketPlugin
 from tests.servers import Handler, Peer, RawServer
 

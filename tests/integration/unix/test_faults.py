@@ -20,6 +20,7 @@ import pytest
 
 from goplugins import serve as serve_module
 from goplugins.config import AuthConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConfigError,
     ConnectionLostError,
@@ -34,7 +35,6 @@ from goplugins.errors import (
     SaturatedError,
     TruncatedReplyError,
 )
-from goplugins.models import PluginStatus
 from goplugins.transports.unix import UnixSocketPluginFactory
 from tests.integration.unix.conftest import call, echo, new_call, ok, read_line, replies, reply_ok
 from tests.servers import Peer

@@ -11,6 +11,7 @@ import pytest
 
 from goplugins import ExecutionContext, serve as serve_module
 from goplugins.config import AuthConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -27,8 +28,7 @@ from goplugins.errors import (
     UnixTransportError,
     UnserializableRequestError,
 )
-from goplugins.models import PluginStatus
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 from tests.integration.unix.conftest import call, echo, line, new_call, ok, replies
 
 WIRE = json.loads((Path(__file__).parents[2] / "data/go-v1.0.0-wire.json").read_text())

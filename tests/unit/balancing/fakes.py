@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.balancing import LoadBalancer
 from goplugins.config import LoadBalancerConfig
+from goplugins.enums import LoadBalancingStrategy, PluginStatus
 from goplugins.errors import CircuitBreakerOpenError, PluginConnectionError, PluginUnavailableError
-from goplugins.models import LoadBalancingStrategy, PluginStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 STRATEGIES = list(LoadBalancingStrategy)
 

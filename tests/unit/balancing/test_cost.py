@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import goplugins
-from goplugins.balancing._state import MemberState
+from goplugins.balancing.member_state import MemberState
 from goplugins.errors import CircuitBreakerOpenError
 
 from .fakes import STRATEGIES, Group, make_call

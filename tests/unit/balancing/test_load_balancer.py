@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._cancellation import AttemptCancelledError
 from goplugins.balancing import LoadBalancer
 from goplugins.config import LoadBalancerConfig, LoadBalancerMember, RetryConfig
+from goplugins.enums import LoadBalancingStrategy, PluginStatus
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
@@ -25,7 +24,11 @@ from goplugins.errors import (
     PluginConnectionError,
     PluginNotFoundError,
 )
-from goplugins.models import ExecutionContext, HealthStatus, LoadBalancingStrategy, PluginInfo, PluginStatus
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Call
+from goplugins.runtime.cancellation import AttemptCancelledError
 from tests.interrupts import Interrupt, interrupted
 
 from .fakes import STRATEGIES, FakeMember, Group, make_call, refused

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     CircuitBreakerOpenError,
@@ -17,7 +18,6 @@ from goplugins.errors import (
     RateLimitExceededError,
     SaturatedError,
 )
-from goplugins.models import PluginStatus
 
 from .fakes import STRATEGIES, FakeMember, Group, refused
 

@@ -21,9 +21,9 @@ from goplugins.errors import (
     PluginConnectionError,
     RateLimitExceededError,
 )
+from goplugins.observability.event_stream import EventStream
 from goplugins.observability.events import Event, MemberEjected, MemberReturned
-from goplugins.observability.stream import EventStream
-from goplugins.scheduler import Scheduler
+from goplugins.runtime.scheduler import Scheduler
 
 from .fakes import FakeMember, Group, refused
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from goplugins import Manager, ManagerConfig, PluginConfig
-from goplugins._call import Call
-from goplugins._deadline import Deadline
-from goplugins.balancing.resolved import MAX_MEMBERS, ResolvedGroup, name_at
+from goplugins.balancing.dns_group import MAX_MEMBERS, ResolvedGroup, name_at
 from goplugins.config import LoadBalancerConfig
+from goplugins.config.diff import update_of
 from goplugins.config.groups import ResolvedConfig, spread
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     BadReplyError,
     ConfigError,
@@ -30,12 +30,14 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
 )
-from goplugins.models import HealthStatus, PluginInfo, PluginStatus
-from goplugins.plugin import GuardedPlugin
-from goplugins.reload.diff import update_of
-from goplugins.scheduler import Scheduler, Ticket
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.scheduler import Scheduler, Ticket
 from goplugins.testing import ManualClock
-from goplugins.transports._resolve import Address
+from goplugins.transports.resolver import Address
 from tests.unit.balancing.fakes import make_call
 
 

@@ -16,7 +16,7 @@ import pytest
 from goplugins.balancing import LoadBalancer
 from goplugins.balancing.strategies.ring import hash_key
 from goplugins.errors import NoAvailablePluginsError
-from goplugins.models import ExecutionContext
+from goplugins.models.context import ExecutionContext
 
 from .fakes import STRATEGIES, FakeMember, Group, make_call, refused
 
@@ -269,7 +269,7 @@ _OWNERS = """
 import json, sys
 from goplugins.balancing import LoadBalancer
 from goplugins.errors import NoAvailablePluginsError
-from goplugins.models import ExecutionContext
+from goplugins.models.context import ExecutionContext
 sys.path.insert(0, sys.argv[1])
 from tests.unit.balancing.fakes import FakeMember, Group
 names = json.loads(sys.argv[2])

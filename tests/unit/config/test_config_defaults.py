@@ -18,7 +18,7 @@ from goplugins.config import (
     ReloadOptions,
     RetryConfig,
 )
-from goplugins.models import AuthMethod, ReloadStrategy, TransportType
+from goplugins.enums import AuthMethod, ReloadStrategy, TransportType
 
 
 def resolved(plugin: PluginConfig, **defaults: object) -> PluginConfig:

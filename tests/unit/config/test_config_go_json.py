@@ -16,8 +16,8 @@ from goplugins.config import (
     RateLimitConfig,
     RetryConfig,
 )
+from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
-from goplugins.models import AuthMethod, TransportType
 
 VECTOR = Path(__file__).parents[2] / "data" / "go-v1.0.0-config.json"
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from goplugins.config import HedgeConfig, ManagerConfig, PluginConfig
+from goplugins.enums import TransportType
 from goplugins.errors import ConfigError
-from goplugins.models import TransportType
 
 HTTP = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config.loading import load_config
 from goplugins.config.sizes import parse_size
 from goplugins.errors import ConfigError
-from goplugins.loading import load_config
 
 GOOD = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
 

@@ -21,8 +21,8 @@ from goplugins.config import (
     conversion,
     validation,
 )
+from goplugins.config.loading import load_config, load_resolved
 from goplugins.errors import ConfigError
-from goplugins.loading import load_config, load_resolved
 
 PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from goplugins.config import ManagerConfig
+from goplugins.config.loading import load_config, load_resolved
 from goplugins.errors import ConfigError
-from goplugins.loading import load_config, load_resolved
 
 FILE: dict[str, Any] = {
     "log_level": "info",

@@ -20,6 +20,7 @@ from goplugins.config import (
     ReloadOptions,
     RetryConfig,
 )
+from goplugins.enums import AuthMethod, LoadBalancingStrategy, ReloadStrategy, TransportType
 from goplugins.errors import (
     ConfigError,
     ConfigSyntaxError,
@@ -27,7 +28,6 @@ from goplugins.errors import (
     UnsupportedAuthMethodError,
     UnsupportedTransportError,
 )
-from goplugins.models import AuthMethod, LoadBalancingStrategy, ReloadStrategy, TransportType
 
 
 def problems(values: Any) -> dict[str, ConfigError]:

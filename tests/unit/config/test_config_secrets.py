@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from goplugins.config import AuthConfig, FallbackConfig, ManagerConfig, PluginConfig, RetryConfig
+from goplugins.config.loading import load_config
 from goplugins.errors import ConfigError, InvalidConfigError
-from goplugins.loading import load_config
 
 SECRET = "hunter2"
 

@@ -13,7 +13,8 @@ import attrs
 
 from goplugins import Manager, PluginConnectionError, PluginError, PluginExecutionError, PluginInfo
 from goplugins.contrib.dashboard import Dashboard
-from goplugins.models import HealthStatus, PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.models.results import HealthStatus
 
 ORIGIN = "http://ops.example.com"
 

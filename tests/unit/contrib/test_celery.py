@@ -27,8 +27,8 @@ from goplugins import (
     RateLimitExceededError,
     serve,
 )
-from goplugins._ids import current_request_id
 from goplugins.contrib.celery import PluginTask, install, retry_delay
+from goplugins.runtime.request_ids import current_request_id
 from tests.unit.contrib.probes import manager_with_probe, register_probe
 
 

@@ -22,7 +22,7 @@ from goplugins import (
 )
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard import _board
-from goplugins.scheduler import Scheduler, get_scheduler
+from goplugins.runtime.scheduler import Scheduler, get_scheduler
 from goplugins.testing import ManualClock, inject
 from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_in
 

@@ -16,10 +16,10 @@ import pytest
 from goplugins import ConfigFileError, InvalidArgumentError, Manager, cli
 from goplugins.config import PluginConfig
 from goplugins.config.groups import spread
+from goplugins.config.loading import load_resolved
 from goplugins.doctor import Finding, Host, bounded_here, examine, host, host_here, warn_once, warning
-from goplugins.doctor.command import host_of
 from goplugins.doctor.host import leave_room, server_limit
-from goplugins.loading import load_resolved
+from goplugins.doctor.server_command import host_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from goplugins import ExecutionContext, PluginTimeoutError, deadline
-from goplugins._ids import RequestIds, current_request_id, serving
-from goplugins.contrib._scope import Limits, Scope, grpc_timeout, header_timeout, usable_request_id
+from goplugins.contrib._request_limits import Limits, Scope, grpc_timeout, header_timeout, usable_request_id
 from goplugins.doctor import host
+from goplugins.runtime.request_ids import RequestIds, current_request_id, serving
 from goplugins.testing import ManualClock
 from tests.unit.contrib.probes import manager_with_probe
 

@@ -6,13 +6,15 @@ from collections import deque
 
 import attrs
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.models import HealthStatus, PluginInfo, PluginStatus
-from goplugins.plugin import GuardedPlugin
+from goplugins.enums import PluginStatus
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 
 class FakeSender:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from goplugins import Manager, ReloadOptions
-from goplugins.attempts import Attempts
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
@@ -19,8 +19,8 @@ from goplugins.errors import (
     RateLimitExceededError,
     SaturatedError,
 )
-from goplugins.models import CircuitBreakerState
-from goplugins.policies import Policies
+from goplugins.pipeline.attempts import Attempts
+from goplugins.pipeline.policies import Policies
 from goplugins.testing import ManualClock
 
 from .fakes import FakeSender, guarded, make_call, plugin_config
@@ -539,7 +539,7 @@ def test_a_refusal_is_counted_whatever_another_thread_does_at_the_same_moment(re
     number, more = 0, True
     while more:
         before = attempts.refused_by_breaker + attempts.refused_by_limiter
-        more = with_another_in_between(number, ask, ask, "goplugins/attempts.py")
+        more = with_another_in_between(number, ask, ask, "goplugins/pipeline/attempts.py")
         asked = 1 + more
         assert attempts.refused_by_breaker + attempts.refused_by_limiter - before == asked, f"bytecode {number}"
         number += 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from goplugins._batch import as_completed, in_order
+from goplugins.manager.batch import as_completed, in_order
 
 
 class Interrupted(Future[int]):

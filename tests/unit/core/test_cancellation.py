@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.errors import Replay, Verdict
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 
 
 class Stop:

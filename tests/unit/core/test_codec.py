@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from goplugins.errors import InvalidArgumentError, ReplyTypeError, UnserializableRequestError
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 
 class Colour(enum.Enum):

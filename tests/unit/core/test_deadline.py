@@ -4,8 +4,8 @@ import contextvars
 import pytest
 
 from goplugins import deadline
-from goplugins._deadline import Deadline
 from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

@@ -1,7 +1,5 @@
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     BadReplyError,
     PluginExecutionError,
@@ -9,8 +7,10 @@ from goplugins.errors import (
     ReplyTypeError,
     TruncatedReplyError,
 )
-from goplugins.transports._codec import codec_for
-from goplugins.transports._envelope import check_request_id, decode_data, parse_object
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.envelope import check_request_id, decode_data, parse_object
+from goplugins.transports.json_codec import codec_for
 
 
 def call(response_type=int):

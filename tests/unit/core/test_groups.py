@@ -12,7 +12,7 @@ from goplugins.errors import (
     PluginConnectionError,
     PluginExecutionError,
 )
-from goplugins.models import HealthStatus
+from goplugins.models.results import HealthStatus
 from tests.servers import free_port
 
 

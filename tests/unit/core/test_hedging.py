@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import HedgeConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -25,11 +23,13 @@ from goplugins.errors import (
     RateLimitExceededError,
     SaturatedError,
 )
-from goplugins.hedging import Hedger, hedge_pool
+from goplugins.pipeline.hedging import Hedger, hedge_pool
 from goplugins.resilience import HedgePolicy, RetryBudget
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.workers import WorkerPool
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
-from goplugins.workers import WorkerPool
+from goplugins.transports.json_codec import codec_for
 
 DELAY = 0.1
 

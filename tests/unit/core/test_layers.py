@@ -15,7 +15,7 @@ from goplugins.errors import (
     PluginConnectionError,
     PluginExecutionError,
 )
-from goplugins.models import HealthStatus
+from goplugins.models.results import HealthStatus
 
 
 class Service:

@@ -32,7 +32,8 @@ from goplugins import (
     deadline,
     serve,
 )
-from goplugins.models import HealthStatus, PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.models.results import HealthStatus
 from goplugins.testing import ManualClock
 
 from .fakes import FakeSender, Latch

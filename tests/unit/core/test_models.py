@@ -3,8 +3,9 @@
 import pytest
 
 from goplugins import CallResult, ExecutionContext, Explanation, HealthStatus, PluginError, PluginStatus
+from goplugins.enums import CircuitBreakerState, ReloadStrategy, TransportType
 from goplugins.errors import InvalidArgumentError, InvalidHeaderError
-from goplugins.models import CircuitBreakerState, ReloadStrategy, TransportType, trusted_context
+from goplugins.models.context import trusted_context
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 0.0, float("nan"), True, "5"])

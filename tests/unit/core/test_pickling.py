@@ -21,10 +21,10 @@ from goplugins import (
     ManagerConfig,
     PluginConfig,
     PluginNotFoundError,
-    pickling,
     serve,
 )
-from goplugins.pickling import literal_secrets
+from goplugins.manager import pickling
+from goplugins.manager.pickling import literal_secrets
 from goplugins.testing import ManualClock
 
 SQUARE = {"name": "square", "transport": "python", "endpoint": f"{__name__}:square"}
@@ -202,7 +202,7 @@ class TestRefusals:
         assert pickle.dumps(manager)
 
     def test_factories(self):
-        from goplugins.transports.function import FunctionPluginFactory
+        from goplugins.serve.in_process import FunctionPluginFactory
 
         manager = Manager()
         manager.register_factory("mine", FunctionPluginFactory())

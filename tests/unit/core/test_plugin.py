@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -25,7 +25,7 @@ from goplugins.errors import (
     SaturatedError,
     UnserializableRequestError,
 )
-from goplugins.models import CircuitBreakerState
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
 from goplugins.testing import ManualClock
 
 from .fakes import FakeSender, Latch, guarded, make_call

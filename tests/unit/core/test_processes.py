@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from goplugins import processes
-from goplugins.processes import FORK_MARK, keep_from_children, register_forkable, renew_after_fork
+from goplugins.runtime import fork
+from goplugins.runtime.fork import FORK_MARK, keep_from_children, register_forkable, renew_after_fork
 
 
 class Part:
@@ -30,7 +30,7 @@ class Part:
 @pytest.fixture
 def marked(monkeypatch):
     """As in a child that was told nothing. What other tests left in this process is not renewed: it was not forked."""
-    monkeypatch.setattr(processes, "_forkables", {})
+    monkeypatch.setattr(fork, "_forkables", {})
     FORK_MARK[0] = 0
     yield
     FORK_MARK[0] = 1
@@ -59,8 +59,8 @@ def test_the_mark_is_gone_in_a_child_and_set_again_once_all_is_renewed():
 
 def test_where_the_system_has_no_such_page_the_number_of_the_process_tells(monkeypatch):
     monkeypatch.setattr(sys, "platform", "elsewhere")
-    assert processes._page() is None
-    mark = processes._MarkByPid()
+    assert fork._page() is None
+    mark = fork._MarkByPid()
     mark[0] = 1
     assert mark[0] == 1
     assert in_child(lambda: b"%d" % mark[0]) == b"0"
@@ -96,12 +96,12 @@ def test_a_part_that_fails_does_not_keep_the_others_from_it(marked, caplog):
 
 
 def test_a_part_that_nobody_uses_any_more_is_forgotten():
-    before = len(processes._forkables)
+    before = len(fork._forkables)
     part = Part()
-    assert len(processes._forkables) == before + 1
+    assert len(fork._forkables) == before + 1
     del part
     gc.collect()
-    assert len(processes._forkables) <= before
+    assert len(fork._forkables) <= before
 
 
 class TestDescriptors:
@@ -133,7 +133,7 @@ class TestDescriptors:
 
 def test_nothing_happens_at_import():
     script = (
-        "import os, sys, threading; before = os.listdir('/proc/self/fd'); import goplugins.processes;"
+        "import os, sys, threading; before = os.listdir('/proc/self/fd'); import goplugins.runtime.fork;"
         "assert os.listdir('/proc/self/fd') == before; assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.workers import Seat, WorkerPool
+from goplugins.runtime.workers import Seat, WorkerPool
 
 
 @pytest.fixture

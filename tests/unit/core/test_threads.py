@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from goplugins import HealthStatus, InvalidArgumentError, Manager, PluginInfo, SaturatedError, deadline
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import HedgeConfig
-from goplugins.hedging import Hedger, hedge_pool
-from goplugins.resilience.budget import RetryBudget
-from goplugins.resilience.hedge import HedgePolicy
-from goplugins.transports._codec import codec_for
-from goplugins.workers import WorkerPool
+from goplugins.pipeline.hedging import Hedger, hedge_pool
+from goplugins.resilience.hedge_policy import HedgePolicy
+from goplugins.resilience.retry_budget import RetryBudget
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.workers import WorkerPool
+from goplugins.transports.json_codec import codec_for
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 

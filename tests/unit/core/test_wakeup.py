@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK, Bell, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Bell, Wakeup
 from tests.interrupts import interrupted_at
 
 
@@ -125,7 +125,7 @@ def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift
     for number in range(20):
         wakeup = Wakeup()
         sleeper = Sleeper(wakeup)
-        happened = interrupted_at(number, lambda: wakeup.set(gift), ("goplugins/_clock.py",))  # noqa: B023
+        happened = interrupted_at(number, lambda: wakeup.set(gift), ("goplugins/runtime/clock.py",))  # noqa: B023
         if not wakeup.is_set():
             wakeup.set(gift)  # nothing had come of it
         assert sleeper.wakes(), f"interrupt {number}"
@@ -138,7 +138,7 @@ def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift
 def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
     for number in range(50):
         wakeup = Wakeup()
-        happened = interrupted_at(number, lambda: wakeup.wait(0.0001), ("goplugins/_clock.py",))  # noqa: B023
+        happened = interrupted_at(number, lambda: wakeup.wait(0.0001), ("goplugins/runtime/clock.py",))  # noqa: B023
         assert not wakeup.is_set()
         sleeper = Sleeper(wakeup)
         wakeup.set()

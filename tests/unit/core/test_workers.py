@@ -10,9 +10,9 @@ import weakref
 
 import pytest
 
-from goplugins import workers
 from goplugins.errors import PluginClosedError, SaturatedError
-from goplugins.workers import WorkerPool
+from goplugins.runtime import workers
+from goplugins.runtime.workers import WorkerPool
 from tests.interrupts import interrupted_at
 
 
@@ -197,7 +197,7 @@ def test_a_child_process_has_fresh_threads():
 
 def test_a_hung_task_does_not_hold_the_interpreter():
     script = (
-        "from goplugins.workers import WorkerPool; import time; "
+        "from goplugins.runtime.workers import WorkerPool; import time; "
         "p = WorkerPool('t', 1, 1); p.submit(time.sleep, 60); print('last line')"
     )
     done = subprocess.run([sys.executable, "-c", script], timeout=10, capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 
 from goplugins import Discovery, DiscoveryConfig, ManagerConfig, PluginConfig
 from goplugins.discovery import DiscoveryReport, FollowedDirectories, discovered
+from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
-from goplugins.models import TransportType
 from goplugins.testing import ManualClock
 from tests.unit.discovery.conftest import GiveAway, program, put
 

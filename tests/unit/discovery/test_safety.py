@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins.discovery.safety import read_safely, safe_directory, safe_file, safe_program
+from goplugins.discovery.permissions import read_safely, safe_directory, safe_file, safe_program
 from goplugins.errors import ConfigFileError
 from tests.unit.discovery.conftest import GiveAway, program
 

@@ -24,7 +24,7 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
-from goplugins.scheduler import Scheduler
+from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
 from tests.unit.health.fakes import (
     DEGRADED,

@@ -13,7 +13,7 @@ import pytest
 
 from goplugins import HealthCheckConfig, HealthChecker, HealthMonitor, HealthStatus, PluginStatus
 from goplugins.errors import PluginClosedError
-from goplugins.scheduler import Scheduler
+from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
 from tests.unit.health.fakes import (
     DEGRADED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from goplugins import HealthCheckConfig, HealthChecker, HealthMonitor, PluginStatus
-from goplugins.scheduler import Scheduler
+from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
 from tests.unit.health.fakes import HEALTHY, OFFLINE, FakePlugin, eventually, hanging, inline
 

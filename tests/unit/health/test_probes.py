@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from goplugins._deadline import _enclosing, deadline
 from goplugins.errors import InvalidArgumentError, PluginClosedError
-from goplugins.health.probes import Probes, shared_probes
+from goplugins.health.probe_pool import Probes, shared_probes
+from goplugins.runtime.deadline import _enclosing, deadline
 from tests.unit.health.fakes import eventually
 
 

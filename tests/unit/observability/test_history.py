@@ -13,7 +13,7 @@ from goplugins import (
     PluginExecutionError,
     PluginMetrics,
 )
-from goplugins.metrics import Latencies, bucket_of
+from goplugins.models.metrics import Latencies, bucket_of
 from goplugins.observability.history import History
 from goplugins.testing import ManualClock
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from goplugins.models import TransportType
-from goplugins.observability.peer import peer_attributes
+from goplugins.enums import TransportType
+from goplugins.observability.span_attributes import peer_attributes
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,14 @@ from goplugins import (
     PluginExecutionError,
     PluginTimeoutError,
 )
-from goplugins.contrib._inside import hold_open, reset_breaker
 from goplugins.errors import AuthenticationError, CertificateError, ConfigError, PluginError
+from goplugins.manager.control import hold_open, reset_breaker
 from goplugins.observability.audit import acting_as
-from goplugins.observability.collector import EnhancedMetricsCollector, InMemoryCollector, PrometheusBucket
-from goplugins.observability.common import CommonPluginMetrics
+from goplugins.observability.call_log import CallLog, JSONFormatter
+from goplugins.observability.common_metrics import CommonPluginMetrics
+from goplugins.observability.error_kinds import code_of_error, kind_of_code, kind_of_error
 from goplugins.observability.events import CallFinished
-from goplugins.observability.kinds import code_of_error, kind_of_code, kind_of_error
-from goplugins.observability.logs import CallLog, JSONFormatter
+from goplugins.observability.metrics_collector import EnhancedMetricsCollector, InMemoryCollector, PrometheusBucket
 from goplugins.testing import ManualClock
 
 

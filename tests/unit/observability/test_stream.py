@@ -11,9 +11,9 @@ import weakref
 import pytest
 
 from goplugins import InvalidArgumentError
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import HealthChanged, MemberReturned
-from goplugins.observability.stream import EventStream, hand_out
 
 
 def event(number):
@@ -157,7 +157,7 @@ def test_closing_does_not_wait_for_a_hung_listener_beyond_its_time():
 
 
 def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkeypatch):
-    monkeypatch.setattr("goplugins.observability.stream._IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("goplugins.observability.event_stream._IDLE_SECONDS", 0.01)
     stream, listener = EventStream(), Listener(1)
     with stream.subscribe(listener) as subscription:
         for round_ in range(5):
@@ -172,7 +172,7 @@ def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkey
 
 
 def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
-    monkeypatch.setattr("goplugins.observability.stream._IDLE_SECONDS", 0.0005)
+    monkeypatch.setattr("goplugins.observability.event_stream._IDLE_SECONDS", 0.0005)
     stream, listener = EventStream(), Listener(400)
     with stream.subscribe(listener):
         for number in range(400):

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from goplugins import Manager
-from goplugins.models import HealthStatus, PluginInfo, PluginStatus
+from goplugins.enums import PluginStatus
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
 
 
 class Wire:

@@ -8,9 +8,9 @@ import attrs
 import pytest
 
 from goplugins import ManagerConfig, PluginConfig, PluginDiff
+from goplugins.config.diff import Change, changes_between, diff_of
 from goplugins.config.groups import spread
 from goplugins.config.schema import fields_of
-from goplugins.reload.diff import Change, changes_between, diff_of
 
 
 def of(*plugins: dict[str, Any], **settings: Any) -> ManagerConfig:

@@ -29,7 +29,7 @@ from goplugins import (
     ReloadStrategy,
     Replay,
 )
-from goplugins.models import PluginStatus
+from goplugins.enums import PluginStatus
 from goplugins.observability.events import CallFinished
 
 from .conftest import House, Wire, config

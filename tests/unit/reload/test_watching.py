@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from goplugins import ConfigError, InvalidArgumentError, ManagerClosedError, PluginError, ReloadError
-from goplugins.models import PluginStatus
-from goplugins.scheduler import Scheduler
+from goplugins.enums import PluginStatus
+from goplugins.manager.config_watch import Watch
+from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
-from goplugins.transports._files import FollowedFiles
-from goplugins.watching import Watch
+from goplugins.transports.credential_files import FollowedFiles
 
 from .conftest import House, config
 

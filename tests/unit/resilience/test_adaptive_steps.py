@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from goplugins.resilience._adaptive import AdaptiveLimit
+from goplugins.resilience.adaptive_limit import AdaptiveLimit
 
 
 class Fed:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._deadline import Deadline
 from goplugins.config import BulkheadConfig
 from goplugins.errors import (
     BulkheadFullError,
@@ -20,6 +19,7 @@ from goplugins.errors import (
 )
 from goplugins.resilience import Bulkhead
 from goplugins.resilience.bulkhead import load_of
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

@@ -14,7 +14,7 @@ import pytest
 from goplugins.config import BulkheadConfig
 from goplugins.errors import BulkheadFullError
 from goplugins.resilience import Bulkhead
-from goplugins.resilience._adaptive import AdaptiveLimit
+from goplugins.resilience.adaptive_limit import AdaptiveLimit
 from goplugins.testing import ManualClock
 
 ALONE = 0.05  # seconds that a call takes where nothing queues

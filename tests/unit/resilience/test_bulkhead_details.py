@@ -7,8 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     BulkheadFullError,
     InvalidArgumentError,
@@ -17,6 +15,8 @@ from goplugins.errors import (
     PluginTimeoutError,
 )
 from goplugins.resilience import Bulkhead
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

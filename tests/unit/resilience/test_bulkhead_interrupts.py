@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.config import BulkheadConfig
 from goplugins.errors import BulkheadFullError
 from goplugins.resilience import Bulkhead
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from tests.interrupts import Interrupt, alarms_interrupt, interrupted, interrupted_at
 

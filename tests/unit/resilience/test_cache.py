@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.config import CacheConfig
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError, PluginUnavailableError
 from goplugins.resilience.cache import AnswerCache, Origin
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

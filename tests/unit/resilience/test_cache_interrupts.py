@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.config import CacheConfig
 from goplugins.errors import PluginUnavailableError
 from goplugins.resilience.cache import AnswerCache
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from tests.interrupts import interrupted_at
 
-OURS = ("goplugins/resilience/cache.py", "goplugins/_clock.py", "goplugins/_deadline.py")
+OURS = ("goplugins/resilience/cache.py", "goplugins/runtime/clock.py", "goplugins/runtime/deadline.py")
 LONG = 300.0  # seconds; who waits that long fails the test
 
 

@@ -6,13 +6,13 @@ import threading
 import attrs
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.errors import UnserializableRequestError
-from goplugins.resilience._copies import Copies
-from goplugins.resilience._kept import CacheKeys, Kept
+from goplugins.resilience.cache_entry import CacheKeys, Kept
+from goplugins.resilience.copies import Copies
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 
 @attrs.frozen

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins.config.sections import CircuitBreakerConfig
+from goplugins.config.plugin_sections import CircuitBreakerConfig
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     CircuitBreakerOpenError,
     InvalidArgumentError,
@@ -15,7 +16,7 @@ from goplugins.errors import (
     PluginExecutionError,
     PluginThrottledError,
 )
-from goplugins.models import CircuitBreakerState, CircuitBreakerStats
+from goplugins.models.results import CircuitBreakerStats
 from goplugins.resilience import CircuitBreaker
 from goplugins.testing import ManualClock
 

@@ -7,13 +7,13 @@ import attrs
 import pytest
 
 import goplugins.errors as errors
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import FallbackConfig
 from goplugins.errors import InvalidConfigError, PluginError, PluginTimeoutError, PluginUnavailableError
 from goplugins.resilience.fallback import Fallback, could_not_serve, time_for_the_plugin
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 YES, NO, RATE_LIMIT = True, False, "rate-limit"
 

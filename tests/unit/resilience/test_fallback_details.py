@@ -5,15 +5,15 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from goplugins._call import Call
-from goplugins._deadline import Deadline
 from goplugins.config import FallbackConfig
 from goplugins.errors import InvalidConfigError, PluginTimeoutError, PluginUnavailableError
-from goplugins.resilience._copies import Copies
-from goplugins.resilience._kept import CacheKeys, Kept
+from goplugins.resilience.cache_entry import CacheKeys, Kept
+from goplugins.resilience.copies import Copies
 from goplugins.resilience.fallback import Fallback, time_for_the_plugin
+from goplugins.runtime.call import Call
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._codec import codec_for
+from goplugins.transports.json_codec import codec_for
 
 
 @attrs.frozen

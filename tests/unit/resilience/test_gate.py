@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.metrics import Latencies, bucket_of
+from goplugins.models.metrics import Latencies, bucket_of
 from goplugins.resilience import GateSnapshot, InFlightGate
 from goplugins.testing import ManualClock
 

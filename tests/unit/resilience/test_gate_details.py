@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.metrics import bucket_of
+from goplugins.models.metrics import bucket_of
 from goplugins.resilience import InFlightGate
 from goplugins.testing import ManualClock
 

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from goplugins._deadline import Deadline
 from goplugins.config import CacheConfig
+from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
-from goplugins.models import CircuitBreakerState
 from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
-from goplugins.resilience._counter import Counter
-from goplugins.resilience._window import RollingWindow
 from goplugins.resilience.cache import AnswerCache
+from goplugins.resilience.rolling_window import RollingWindow
+from goplugins.runtime.counter import Counter
+from goplugins.runtime.deadline import Deadline
 from tests.interrupts import interrupted_at
 
 CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN
-PARTS = ("budget", "cache", "circuit_breaker", "gate", "hedge", "rate_limiter")
-INSIDE = ("_breaker_rules", "_counter", "_permits", "_window")
-OURS = tuple(f"goplugins/resilience/{name}.py" for name in (*PARTS, *INSIDE))
+PARTS = ("retry_budget", "cache", "circuit_breaker", "in_flight", "hedge_policy", "rate_limiter")
+INSIDE = ("breaker_rules", "permits", "rolling_window")
+OURS = (*(f"goplugins/resilience/{name}.py" for name in (*PARTS, *INSIDE)), "goplugins/runtime/counter.py")
 
 
 class PlainClock:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._deadline import Deadline
-from goplugins.config.sections import RateLimitConfig
+from goplugins.config.plugin_sections import RateLimitConfig
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
 from goplugins.resilience import RateLimiter
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
 from goplugins.resilience import RateLimiter
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
 from goplugins.testing import ManualClock
 
 

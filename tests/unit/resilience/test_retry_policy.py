@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from goplugins._deadline import Deadline
-from goplugins.config.sections import RetryConfig
+from goplugins.config.plugin_sections import RetryConfig
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -33,6 +32,7 @@ from goplugins.errors import (
     SaturatedError,
 )
 from goplugins.resilience import RetryBudget, RetryPolicy
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from goplugins.errors import PluginConnectionError, PluginExecutionError, PluginUnavailableError
 from goplugins.resilience import RetryPolicy
-from goplugins.resilience._callbacks import run_callback
+from goplugins.runtime.callbacks import run_callback
 from goplugins.testing import ManualClock
 
 CALM = SimpleNamespace(initial_interval=0.125, random_jitter=False)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from goplugins import serve
-from goplugins._deadline import Deadline
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
-from goplugins.models import ExecutionContext
+from goplugins.models.context import ExecutionContext
+from goplugins.runtime.deadline import Deadline
 from goplugins.serve._dispatch import Incoming, Kind, Outcome, dispatch, parse_request, text_field, texts_field
 from goplugins.testing import ManualClock
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from goplugins import serve
-from goplugins._deadline import Deadline
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidArgumentError,
     PluginConnectionError,
@@ -22,7 +22,10 @@ from goplugins.errors import (
     PluginUnavailableError,
     Replay,
 )
-from goplugins.models import ExecutionContext, HealthStatus, PluginInfo, PluginStatus
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.deadline import Deadline
 from goplugins.serve._plugin import ServedPlugin
 from goplugins.testing import ManualClock
 

@@ -14,8 +14,10 @@ import pytest
 
 from goplugins import serve
 from goplugins.config import AuthConfig
+from goplugins.enums import AuthMethod, PluginStatus
 from goplugins.errors import AuthConfigError, ConfigError, InvalidArgumentError, UnsupportedAuthMethodError
-from goplugins.models import AuthMethod, ExecutionContext, HealthStatus, PluginStatus
+from goplugins.models.context import ExecutionContext
+from goplugins.models.results import HealthStatus
 from goplugins.serve._plugin import ServedPlugin
 from goplugins.serve._wsgi import ARRIVED
 from goplugins.testing import ManualClock

@@ -7,10 +7,9 @@ import threading
 
 import pytest
 
-from goplugins._cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins._deadline import Deadline
 from goplugins.config import ChaosConfig, PluginConfig
 from goplugins.config.chaos import FAULTS
+from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -29,7 +28,8 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
-from goplugins.models import PluginStatus, TransportType
+from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.chaos import ChaosSender, with_chaos
 from tests.unit.core.fakes import FakeSender, guarded, make_call, plugin_config

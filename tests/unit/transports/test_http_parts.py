@@ -9,7 +9,6 @@ import zlib
 
 import pytest
 
-from goplugins._deadline import Deadline
 from goplugins.config import AuthConfig, HealthCheckConfig, PluginConfig
 from goplugins.errors import (
     BadReplyError,
@@ -21,12 +20,13 @@ from goplugins.errors import (
     ReplyTooLargeError,
     TruncatedReplyError,
 )
-from goplugins.transports._auth import auth_headers
-from goplugins.transports._resolve import ThreadedResolver, literal_address
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.auth import auth_headers
 from goplugins.transports.http import HTTPPluginFactory
-from goplugins.transports.http._body import check_encoding, collect
-from goplugins.transports.http._retry_after import parse_retry_after
-from goplugins.transports.http._target import target_of
+from goplugins.transports.http.body import check_encoding, collect
+from goplugins.transports.http.retry_after import parse_retry_after
+from goplugins.transports.http.target import target_of
+from goplugins.transports.resolver import ThreadedResolver, literal_address
 
 
 class TestBody:

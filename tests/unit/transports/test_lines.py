@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.errors import (
     ConnectionLostError,
     PluginTimeoutError,
@@ -19,7 +17,9 @@ from goplugins.errors import (
     ReplyTooLargeError,
     TruncatedReplyError,
 )
-from goplugins.transports._lines import LineBuffer, LineChannel
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.line_channel import LineBuffer, LineChannel
 
 LIMIT = 1 << 20
 

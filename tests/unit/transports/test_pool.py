@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins._clock import SYSTEM_CLOCK
-from goplugins._deadline import Deadline
 from goplugins.errors import PluginClosedError, PluginConnectionError, SaturatedError
+from goplugins.runtime.clock import SYSTEM_CLOCK
+from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports._pool import ConnectionPool, Lease, _Waiter
+from goplugins.transports.connection_pool import ConnectionPool, Lease, _Waiter
 from tests.interrupts import alarms_interrupt
 
 

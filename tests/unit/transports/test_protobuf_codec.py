@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
-from goplugins.transports._protobuf import ProtobufJSONCodec, is_message_type
+from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
 
 
 def test_message_types():
@@ -24,7 +24,7 @@ def test_message_types():
 
 def test_asking_loads_nothing():
     script = (
-        "import sys; from goplugins.transports._protobuf import is_message_type;"
+        "import sys; from goplugins.transports.protobuf_codec import is_message_type;"
         "assert not is_message_type(int) and 'google.protobuf' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from goplugins.config import AuthConfig
-from goplugins.transports._tls import client_context
+from goplugins.transports.tls import client_context
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import pytest
 
-from goplugins.transports.grpc._messages import EXECUTE, FIELDS, HEALTH, INFO, messages
+from goplugins.transports.grpc.messages import EXECUTE, FIELDS, HEALTH, INFO, messages
 
 PROTO = re.sub(r"//.*", "", files("goplugins.transports.grpc").joinpath("plugin.proto").read_text())
 _KINDS = {"map<string, string>": "map", "repeated string": "strings"}
@@ -42,7 +42,7 @@ def test_bytes_on_the_wire():
 def test_messages_stay_out_of_the_pool_that_everybody_shares():
     script = """
 from google.protobuf import descriptor_pool
-from goplugins.transports.grpc._messages import messages
+from goplugins.transports.grpc.messages import messages
 messages()
 for name in ("ExecuteRequest", "HealthRequest", "grpc.health.v1.HealthCheckRequest"):
     try:

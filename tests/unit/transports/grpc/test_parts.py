@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION
 from goplugins.config.schema import merge
-from goplugins.config.sections import DEFAULT_CONNECTION
 from goplugins.errors import (
     AuthConfigError,
     ConfigError,
@@ -26,9 +26,9 @@ from goplugins.errors import (
     TLSError,
 )
 from goplugins.transports.grpc import GRPCPluginFactory
-from goplugins.transports.grpc._failures import Attempt, translate
-from goplugins.transports.grpc._metadata import MetadataWriter
-from goplugins.transports.grpc._target import channel_options, target_of
+from goplugins.transports.grpc.errors import Attempt, translate
+from goplugins.transports.grpc.metadata import MetadataWriter
+from goplugins.transports.grpc.target import channel_options, target_of
 
 
 def config(endpoint: str, **fields: Any) -> PluginConfig:

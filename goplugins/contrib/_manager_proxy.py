@@ -1,0 +1,128 @@
+"""The manager of a web application: made at its first use, in whichever process that is, and found again by proxies."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+from goplugins.contrib._settings import HostSettings
+from goplugins.errors import InvalidArgumentError
+from goplugins.manager.bound import BoundPlugin
+from goplugins.manager.dispatch import Caller
+from goplugins.manager.manager import Manager
+from goplugins.transports.json_codec import codec_for
+
+__all__ = ["AnyManager", "Hosted", "manager_proxy"]
+
+AnyManager = Manager[Any, Any]
+
+
+class Hosted:
+    """One application's manager. Nothing is made before it is asked for, and then once.
+
+    Made before a fork, it is good for the children as well: managers are.
+
+    Args:
+        settings: looks up what the application wants.
+    """
+
+    def __init__(self, settings: Callable[[], HostSettings]) -> None:
+        self._settings = settings
+        self._made: dict[str, AnyManager] = {}  # a dict, since its operations are atomic
+        self._in_making: tuple[int, int, AnyManager] | None = None
+        # A lock a process: that of a parent may have been held by another thread at the fork.
+        self._turns: dict[int, threading.RLock] = {}
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a manager already."""
+        return bool(self._made)
+
+    def get(self) -> AnyManager:
+        """The manager, configured.
+
+        Raises:
+            ConfigError: the settings, or the configuration that they name, can't be used. It is tried again next time.
+        """
+        return self._made.get("manager") or self._make()
+
+    def _make(self) -> AnyManager:
+        here = (os.getpid(), threading.get_ident())
+        # Others wait until it is made: that takes the reading of a file, and to make two and drop one takes that twice.
+        with self._turns.setdefault(os.getpid(), threading.RLock()):
+            if "manager" in self._made:
+                return self._made["manager"]
+            under_way = self._in_making
+            if under_way is not None and under_way[:2] == here:
+                return under_way[2]  # asked for by the application's own set-up
+            manager: AnyManager = Manager()
+            self._in_making = (*here, manager)
+            try:
+                self._configure(manager)
+            except BaseException:
+                manager.shutdown(0.0)
+                raise
+            finally:
+                self._in_making = None
+            self._made["manager"] = manager
+            return manager
+
+    def _configure(self, manager: AnyManager) -> None:
+        settings = self._settings()
+        if settings.setup is not None:
+            settings.setup(manager)
+        if settings.config is None:
+            return
+        if settings.watched is not None:
+            manager.watch(settings.watched)
+        else:
+            manager.load_from_config(settings.config)
+
+    def reset(self, timeout: float = 5.0) -> None:
+        """Shuts the manager down; the next use makes another one. For tests, and for settings that have changed."""
+        with self._turns.setdefault(os.getpid(), threading.RLock()):  # one that is being made has the old settings
+            manager = self._made.pop("manager", None)
+        if manager is not None:
+            manager.shutdown(timeout)
+
+
+class _Following:
+    """What bound plugins call through: whichever manager there is at the moment."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], AnyManager]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._find()._caller, name)
+
+
+class _Proxy:
+    __slots__ = ("_find_manager", "_how")
+
+    def __init__(self, find: Callable[[], AnyManager], how: str) -> None:
+        self._find_manager = find
+        self._how = how
+
+    def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
+        """See :meth:`goplugins.Manager.bind`. Needs no manager yet, and follows when there is another one."""
+        if (request_type is None) != (response_type is None):
+            raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
+        codec = codec_for() if request_type is None else codec_for(request_type, response_type)
+        return BoundPlugin(cast(Caller, _Following(self._find_manager)), name, codec)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # whoever looks a module's names over makes no manager
+            raise AttributeError(name)
+        return getattr(self._find_manager(), name)
+
+    def __repr__(self) -> str:
+        return f"<{self._how}>"
+
+
+def manager_proxy(find: Callable[[], AnyManager], how: str) -> AnyManager:
+    """Stands for the manager that ``find`` returns, at each use; ``how`` is what it calls itself."""
+    return cast(AnyManager, _Proxy(find, how))

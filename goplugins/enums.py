@@ -1,0 +1,97 @@
+"""Enumerations of the public API: lower-case string values, and the integers of the Go library are accepted."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = [
+    "AuthMethod",
+    "CircuitBreakerState",
+    "LoadBalancingStrategy",
+    "PluginStatus",
+    "ReloadStrategy",
+    "SpanStatusCode",
+    "TransportType",
+]
+
+
+class _GoEnum(enum.StrEnum):
+    """A string enum that also accepts Go's integer, which is the place of the member: ``PluginStatus(1)``."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> _GoEnum | None:
+        if isinstance(value, int) and not isinstance(value, bool):
+            members = list(cls)
+            if 0 <= value < len(members):
+                return members[value]
+        return None
+
+
+class TransportType(_GoEnum):
+    """How a plugin is reached."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    GRPC = "grpc"
+    GRPC_TLS = "grpc-tls"
+    UNIX = "unix"
+    EXECUTABLE = "exec"
+    PYTHON = "python"
+
+
+class AuthMethod(_GoEnum):
+    """How a call proves who it comes from."""
+
+    NONE = "none"
+    API_KEY = "api-key"
+    BEARER = "bearer"
+    BASIC = "basic"
+    MTLS = "mtls"
+    CUSTOM = "custom"
+
+
+class PluginStatus(_GoEnum):
+    """A plugin's health; UNKNOWN until somebody looked."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    OFFLINE = "offline"
+
+
+class CircuitBreakerState(_GoEnum):
+    """CLOSED admits, OPEN refuses, HALF_OPEN probes."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class LoadBalancingStrategy(_GoEnum):
+    """How a balancer picks the member for a call."""
+
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    LEAST_CONNECTIONS = "least-connections"
+    LEAST_LATENCY = "least-latency"
+    WEIGHTED_RANDOM = "weighted-random"
+    CONSISTENT_HASH = "consistent-hash"
+    PRIORITY = "priority"
+    P2C = "p2c"
+
+
+class ReloadStrategy(_GoEnum):
+    """How a changed configuration takes effect."""
+
+    RECREATE = "recreate"
+    GRACEFUL = "graceful"
+    ROLLING = "rolling"
+
+
+class SpanStatusCode(_GoEnum):
+    """How a traced call ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"

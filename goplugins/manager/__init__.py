@@ -1,0 +1,3 @@
+"""The facade, and what runs behind it."""
+
+from goplugins.manager.manager import Manager as Manager

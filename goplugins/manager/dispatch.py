@@ -1,0 +1,299 @@
+"""How calls are put together and set going: what the manager and its bound plugins share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
+from goplugins.headers import check_headers
+from goplugins.manager.batch import Progress, as_completed, in_order, reporting
+from goplugins.manager.pickling import Recipe
+from goplugins.models.context import ExecutionContext
+from goplugins.models.results import CallResult
+from goplugins.observability.tracing import Tracer
+from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.pipeline.registry import Registry
+from goplugins.runtime.call import NOTHING, Call, Codec
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import FORK_MARK, renew_after_fork
+from goplugins.runtime.request_ids import RequestIds
+from goplugins.runtime.workers import WorkerPool
+
+__all__ = ["Caller", "ContextSource"]
+
+ContextSource = ExecutionContext | Callable[[Any], ExecutionContext | None] | None
+"""One context for all items of a batch, or a function that makes an item's own."""
+
+_DEFAULT_CONTEXT = ExecutionContext()
+_FOREVER = float("inf")
+_LONGEST = 1e9  # seconds; the system's waits overflow somewhat later
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Turns names, requests and wishes into calls of the plugins in a registry.
+
+    Args:
+        registry: who answers to which name.
+        pool: the threads behind ``submit`` and ``map``.
+        clock: measures and waits.
+    """
+
+    def __init__(self, registry: Registry, pool: WorkerPool, clock: Clock) -> None:
+        self.pool = pool
+        self.recipe: Recipe
+        self._registry = registry
+        self._clock = clock
+        self._next_id = RequestIds().__call__  # the method: to call the object costs half as much again
+        self._tracer: Tracer | None = None
+
+    def start(
+        self,
+        name: str,
+        codec: Codec,
+        request: Any,
+        context: ExecutionContext | None,
+        timeout: float | None,
+        idempotent: bool | None,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        max_wait: float | None = None,
+    ) -> Call:
+        """A call's record: keywords beat the context, the context beats the plugin's configuration.
+
+        The deadline counts from here. ``max_wait`` is how many seconds it may wait for the rate limiter.
+
+        Raises:
+            PluginNotFoundError: no plugin of that name.
+            InvalidArgumentError: a timeout or header that can't be used.
+        """
+        if not FORK_MARK[0]:  # forked by something that does not tell Python
+            renew_after_fork()
+        plugin = self._registry.plugins.get(name) or self._registry.get(name)
+        if context is None:
+            if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
+                # What most calls are.
+                deadline = Deadline.after(plugin.request_timeout, self._clock)
+                return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, plugin.idempotent)
+            context = _DEFAULT_CONTEXT
+        else:
+            _check_context(context)
+        if timeout is not None:
+            timeout = _checked_timeout(timeout)
+        elif context.timeout is not None:
+            timeout = _checked_timeout(context.timeout)
+        else:
+            timeout = plugin.request_timeout
+        if idempotent is None:
+            idempotent = context.idempotent
+            if idempotent is None:
+                idempotent = plugin.idempotent
+        sent = context.headers
+        if headers:
+            _check_mapping(headers)
+            check_headers(headers)
+            sent = {**sent, **headers}
+        return Call(
+            request,
+            codec,
+            Deadline.after(timeout, self._clock),
+            context.request_id or self._next_id(),
+            sent,
+            context.metadata,
+            idempotent,
+            context.max_retries,
+            context.key if key is None else key,
+            context.priority,
+            context.preferences,
+            max_wait,
+        )
+
+    def use_tracer(self, tracer: Tracer | None) -> None:
+        """Has calls traced from now on; without one, that costs them nothing."""
+        self._tracer = tracer
+        if tracer is None:
+            self.__dict__.pop("run", None)
+        else:
+            self.run = partial(tracer.trace, self._run)  # type: ignore[method-assign]
+
+    def forward(self, name: str, call: Call) -> Any:
+        """Makes a call on behalf of another one, as its fallback."""
+        return self.run(name, call)
+
+    def _run(self, name: str, call: Call) -> Any:
+        return Caller.run(self, name, call)
+
+    def run(self, name: str, call: Call) -> Any:
+        """Makes the call on this thread."""
+        while True:
+            plugin = self._registry.plugins.get(name) or self._find(name, call)
+            try:
+                return plugin.call(call)
+            except PluginClosedError:
+                # Refused at the gate of a plugin that was just replaced: its successor takes the call.
+                if call.admitted or self._registry.plugins.get(name) in (plugin, None):
+                    raise
+
+    def _make(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
+        """Makes an admitted call on this thread."""
+        if self._tracer is not None:
+            return self._tracer.trace(lambda name, call: self._make_admitted(name, plugin, call), name, call)
+        return self._make_admitted(name, plugin, call)
+
+    def _make_admitted(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
+        try:
+            return plugin.call(call)
+        except PluginClosedError:
+            # It waited for a place when the plugin was replaced: its successor takes the call.
+            if call.admitted or self._registry.plugins.get(name) in (plugin, None):
+                raise
+        return self._run(name, call)
+
+    def _find(self, name: str, call: Call) -> GuardedPlugin:
+        plugin = self._registry.plugins.get(name)
+        if plugin is None:
+            plugin = self._registry.retiring(name)
+            call.nested = True
+        return plugin
+
+    def _admit(self, name: str, call: Call) -> GuardedPlugin:
+        """Admits a call that a worker will make: what is queued is not lost when its plugin is closed meanwhile."""
+        while True:
+            plugin = self._find(name, call)
+            if call.nested:
+                return plugin
+            try:
+                plugin.gate.expect(call)
+                return plugin
+            except PluginClosedError:
+                if self._registry.plugins.get(name) in (plugin, None):
+                    raise
+
+    def _on_worker(self, plugin: GuardedPlugin, call: Call, function: Callable[[], T]) -> Future[T]:
+        """Runs ``function``, which makes the admitted call, on a worker."""
+        try:
+            future = self.pool.submit(function)
+        except BaseException:
+            plugin.gate.expect_no_more(call)
+            raise
+        future.add_done_callback(lambda _: plugin.gate.expect_no_more(call))  # it may have been cancelled
+        return future
+
+    def run_result(self, name: str, call: Call) -> CallResult[Any]:
+        """Makes the call on this thread; the answer with its circumstances."""
+        started = self._clock.monotonic()
+        value = self.run(name, call)
+        return self._result(name, call, started, value)
+
+    def _result(
+        self, name: str, call: Call, started: float, value: Any, error: PluginError | None = None
+    ) -> CallResult[Any]:
+        return CallResult(
+            value,
+            source=call.source,
+            attempts=call.attempts,
+            elapsed=self._clock.monotonic() - started,
+            member=call.member or name,
+            request_id=call.request_id,
+            metadata=call.reply_metadata,
+            error=error,
+        )
+
+    def submit(self, name: str, call: Call) -> Future[Any]:
+        """Makes the call on a worker."""
+        plugin = self._admit(name, call)
+        return self._on_worker(plugin, call, lambda: self._make(name, plugin, call))
+
+    def _submit_result(self, name: str, call: Call, done: Callable[[CallResult[Any]], object]) -> Future[Any]:
+        """Makes the call on a worker, or here when there is none; what goes wrong with it is in the result."""
+        plugin = self._admit(name, call)
+
+        def make() -> CallResult[Any]:
+            started = self._clock.monotonic()
+            try:
+                result = self._result(name, call, started, self._make(name, plugin, call))
+            except PluginError as error:
+                result = self._result(name, call, started, None, error)
+            done(result)
+            return result
+
+        try:
+            return self._on_worker(plugin, call, make)
+        except SaturatedError:
+            call.nested = True  # it had been admitted
+            return _completed(make())
+
+    def map(
+        self,
+        name: str,
+        codec: Codec,
+        requests: Iterable[Any],
+        context: ContextSource,
+        timeout: float | None,
+        concurrency: int | None,
+        progress: Progress,
+        ordered: bool = True,
+        on_result: Callable[[Any, CallResult[Any]], object] | None = None,
+    ) -> Generator[CallResult[Any], None, None]:
+        """Many calls through a bounded window; see :meth:`goplugins.Manager.map_results`."""
+        most = self.pool.max_workers
+        if concurrency is not None and (not isinstance(concurrency, int) or concurrency < 1):
+            raise InvalidArgumentError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
+        if timeout is not None:
+            timeout = _checked_timeout(timeout)
+        if self._registry.closed:
+            raise self._registry.absent(name)
+
+        def start(request: Any) -> Future[CallResult[Any]]:
+            def done(result: CallResult[Any]) -> None:
+                if on_result is not None:
+                    on_result(request, result)
+
+            try:
+                own = _context_for(request, context)
+                call = self.start(name, codec, request, own, timeout, None, None, None, _FOREVER)
+                return self._submit_result(name, call, done)
+            except PluginError as error:
+                result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=error)
+                done(result)
+                return _completed(result)
+
+        walk = in_order if ordered else as_completed
+        results = walk(requests, start, min(concurrency or most, most))
+        return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
+
+
+def _context_for(request: Any, context: ContextSource) -> ExecutionContext | None:
+    if not callable(context):
+        return context
+    try:
+        return context(request)
+    except StopIteration as exc:  # would end the batch as if its input had ended
+        raise InvalidArgumentError("context: the function raised StopIteration") from exc
+
+
+def _completed(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+def _check_context(context: Any) -> None:
+    if not isinstance(context, ExecutionContext):
+        raise InvalidArgumentError(f"context: expected an ExecutionContext, got a {type(context).__name__}")
+
+
+def _check_mapping(headers: Any) -> None:
+    if not isinstance(headers, Mapping):
+        raise InvalidArgumentError(f"headers: expected a mapping, got a {type(headers).__name__}")
+
+
+def _checked_timeout(seconds: Any) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise InvalidArgumentError(f"timeout: expected seconds greater than 0, got {seconds!r}")
+    return min(seconds, _LONGEST)

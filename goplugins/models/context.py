@@ -1,0 +1,119 @@
+"""What a caller states about one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from goplugins.errors import InvalidArgumentError
+from goplugins.headers import check_headers
+
+__all__ = ["ExecutionContext", "trusted_context"]
+
+
+def _positive(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise InvalidArgumentError(f"{attribute.name}: expected seconds greater than 0, got {value!r}")
+
+
+def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise InvalidArgumentError(f"{attribute.name}: expected an integer of 0 or more, got {value!r}")
+
+
+def _mapping(attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not dict and not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{attribute.name}: expected a mapping of strings, got {type(value).__name__}")
+
+
+def _headers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _mapping(attribute, value)
+    if value:
+        check_headers(value, attribute.name)
+
+
+def _header_value(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        check_headers({attribute.name: value}, "context")
+
+
+def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _mapping(attribute, value)
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
+
+
+class _ContextSlots:
+    """The storage of a context, writable: a frozen one takes its fields at four times the cost."""
+
+    __slots__ = (
+        "__weakref__",
+        "headers",
+        "idempotent",
+        "key",
+        "max_retries",
+        "metadata",
+        "preferences",
+        "priority",
+        "request_id",
+        "timeout",
+    )
+
+
+@attrs.frozen
+class ExecutionContext(_ContextSlots):
+    """What a caller says about one call. None, empty and 0 defer to the plugin's configuration.
+
+    Attributes:
+        request_id: travels with the call and its logs; made when None.
+        timeout: seconds for the whole call, every attempt and wait included.
+        max_retries: replays after a first failed attempt.
+        headers: sent with the call, on every transport.
+        metadata: sent in the envelope, for the plugin's own use.
+        idempotent: True if doing it twice does no harm: opens more failures to replays.
+        key: what a consistent-hash balancer routes by, and part of a cache key.
+        priority: larger is more important, where a balancer or queue chooses.
+        preferences: names of balancer members to prefer, best first.
+
+    Raises:
+        InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break, headers or
+            metadata that are no mapping of strings.
+    """
+
+    request_id: str | None = attrs.field(default=None, validator=_header_value)
+    timeout: float | None = attrs.field(default=None, validator=_positive)
+    max_retries: int | None = attrs.field(default=None, validator=_count)
+    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers)
+    metadata: Mapping[str, str] = attrs.field(factory=dict, validator=_texts)
+    idempotent: bool | None = None
+    key: str = ""
+    priority: int = 0
+    preferences: Sequence[str] = ()
+
+
+def trusted_context(
+    request_id: str,
+    timeout: float,
+    headers: Mapping[str, str],
+    metadata: Mapping[str, str],
+    idempotent: bool,
+    key: str,
+    priority: int,
+    preferences: Sequence[str],
+) -> ExecutionContext:
+    """A context of parts that were checked when the call was put together: checking costs more than the call."""
+    context: Any = _ContextSlots()
+    context.request_id = request_id
+    context.timeout = timeout
+    context.max_retries = None
+    context.headers = headers
+    context.metadata = metadata
+    context.idempotent = idempotent
+    context.key = key
+    context.priority = priority
+    context.preferences = preferences
+    context.__class__ = ExecutionContext
+    return context  # type: ignore[no-any-return]

@@ -1,0 +1,87 @@
+"""Results of calls, health checks and breakers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+import attrs
+
+from goplugins.enums import CircuitBreakerState, PluginStatus
+
+__all__ = ["CallResult", "CircuitBreakerStats", "HealthStatus"]
+
+Resp = TypeVar("Resp")
+
+
+@attrs.frozen
+class HealthStatus:
+    """What a look at a plugin's health found.
+
+    Attributes:
+        status: the verdict.
+        message: why, for a person.
+        last_check: when it was looked at, in seconds since the Unix epoch; 0 for never.
+        response_time: how long the look took, in seconds.
+        metadata: the plugin's own further facts.
+    """
+
+    status: PluginStatus = PluginStatus.UNKNOWN
+    message: str = ""
+    last_check: float = 0.0
+    response_time: float = 0.0
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class CallResult(Generic[Resp]):
+    """A call's answer with its circumstances.
+
+    Attributes:
+        value: the typed response. An item of ``map_results`` that failed raises its error here.
+        source: "plugin", or where a policy answered in its stead: "fallback", "cache", "stale".
+        attempts: how many attempts were made.
+        elapsed: seconds from start to answer.
+        member: the balancer member that answered, or the plugin's own name.
+        request_id: the id that the call travelled under.
+        metadata: what the plugin sent beside the data.
+        error: what went wrong, in an item of ``map_results`` that failed.
+    """
+
+    _value: Resp | None
+    source: str = "plugin"
+    attempts: int = 1
+    elapsed: float = 0.0
+    member: str = ""
+    request_id: str = ""
+    metadata: Mapping[str, str] = attrs.field(factory=dict)
+    error: Exception | None = None
+
+    def __repr__(self) -> str:
+        answer = f"value={self._value!r}" if self.error is None else f"error={self.error!r}"
+        facts = ((name, getattr(self, name)) for name in ("attempts", "elapsed", "member", "request_id", "metadata"))
+        rest = "".join(f", {name}={fact!r}" for name, fact in facts if fact not in ("", {}))
+        return f"CallResult({answer}, source={self.source!r}{rest})"
+
+    @property
+    def ok(self) -> bool:
+        """True if there is a value."""
+        return self.error is None
+
+    @property
+    def value(self) -> Resp:
+        """The typed response; raises :attr:`error` where there is one."""
+        if self.error is not None:
+            raise self.error
+        return self._value  # type: ignore[return-value]
+
+
+@attrs.frozen
+class CircuitBreakerStats:
+    """A breaker's counts since its last reset. ``last_failure`` is in seconds since the Unix epoch; 0 for never."""
+
+    state: CircuitBreakerState
+    failure_count: int
+    success_count: int
+    request_count: int
+    last_failure: float

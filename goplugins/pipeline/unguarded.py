@@ -1,0 +1,52 @@
+"""A plugin without its policies: for a look, not for traffic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.call import Codec
+from goplugins.transports.single_call import execute_bare
+
+if TYPE_CHECKING:
+    from goplugins.pipeline.plugin import GuardedPlugin
+
+__all__ = ["BarePlugin"]
+
+Req = TypeVar("Req")
+Resp = TypeVar("Resp")
+
+
+class BarePlugin(Generic[Req, Resp]):
+    """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.plugin.Plugin` methods, typed, no policy."""
+
+    def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
+        self.sender = guarded.wire
+        self._guarded = guarded
+        self._codec = codec
+
+    def info(self) -> PluginInfo:
+        """Who the plugin is."""
+        return self.sender.info()
+
+    def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
+        """One attempt, without retries, breaker or limiter."""
+        guarded = self._guarded
+        return execute_bare(  # type: ignore[no-any-return]
+            self.sender,
+            request,
+            context,
+            timeout=guarded.request_timeout,
+            idempotent=guarded.idempotent,
+            clock=guarded.clock,
+            codec=self._codec,
+        )
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Looks at the plugin's health."""
+        return self.sender.health(timeout)
+
+    def close(self) -> None:
+        """Nothing: the manager owns the wire. ``unregister`` closes it."""

@@ -1,0 +1,132 @@
+"""Deadlines: one monotonic moment that bounds all that a call does, and the block that sets one for many calls."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+
+if TYPE_CHECKING:
+    from goplugins.runtime.cancellation import Cancellation
+
+__all__ = ["Deadline", "deadline"]
+
+_new = object.__new__
+
+
+class Deadline:
+    """A moment on a clock's monotonic scale.
+
+    >>> from goplugins.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> limit = Deadline.after(2.0, clock)
+    >>> clock.advance(0.5)
+    >>> limit.remaining()
+    1.5
+    """
+
+    __slots__ = ("at", "clock")
+
+    # Of the class: what ends the wait before its time is there for hedged attempts only, and costs others nothing.
+    cancellation: Cancellation | None = None
+
+    def __init__(self, at: float, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.at = at
+        self.clock = clock
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline ``seconds`` from now, or the enclosing :class:`deadline` block's if that is earlier."""
+        at = clock.monotonic() + seconds
+        enclosing = _enclosing.get()
+        if enclosing is not None:
+            standing = enclosing.standing()
+            if standing is not enclosing:
+                _enclosing.set(standing)  # or contexts copied from this one would go by what is gone
+            if standing is not None and standing.at < at:
+                at = standing.at
+        made = _new(cls)  # as cls(at, clock), without its call of __init__: a third of the whole
+        made.at = at
+        made.clock = clock
+        return made
+
+    def remaining(self) -> float:
+        """Seconds left; zero or less once it has passed."""
+        return self.at - self.clock.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<Deadline in {self.remaining():.3f} s>"
+
+
+class _Enclosing:
+    """What the context variable holds of a block: its moment, which a copied context keeps after the block's end.
+
+    On the block's own thread it holds only as long as the block itself is there. An interrupt (Ctrl-C, a task's time
+    limit) can hit between setting the variable and the ``with`` statement's own care for it, and a deadline that
+    nobody takes back would end every later call on that thread.
+    """
+
+    __slots__ = ("at", "block", "outer", "thread")
+
+    def __init__(self, at: float, block: deadline, outer: _Enclosing | None) -> None:
+        self.at = at
+        self.block = weakref.ref(block)
+        self.outer = outer
+        self.thread = threading.get_ident()
+
+    def standing(self) -> _Enclosing | None:
+        """This, or the next one outwards whose block is still there."""
+        found: _Enclosing | None = self
+        while found is not None and found.thread == threading.get_ident() and found.block() is None:
+            found = found.outer
+        return found
+
+
+_enclosing: ContextVar[_Enclosing | None] = ContextVar("goplugins_deadline", default=None)
+
+
+class deadline:  # noqa: N801 - used as a statement: with deadline(2.0):
+    """Bounds every plugin call made within the block, on this thread and on workers that copy its context.
+
+    Blocks nest and only shorten: an inner block can't outlive an outer one.
+
+    Args:
+        seconds: how long the block's calls may take together; more than 0. The time runs from entering the block.
+        clock: the clock of the managers called within.
+
+    Raises:
+        InvalidArgumentError: ``seconds`` is not a positive number.
+
+    >>> with deadline(5.0):
+    ...     with deadline(60.0) as inner:
+    ...         inner.remaining() <= 5.0
+    True
+    """
+
+    __slots__ = ("__weakref__", "_clock", "_seconds", "_token")
+
+    def __init__(self, seconds: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidArgumentError(f"deadline: expected a number of seconds greater than 0, got {seconds!r}")
+        self._seconds = seconds
+        self._clock = clock
+        self._token: Token[_Enclosing | None] | None = None
+
+    def __enter__(self) -> Deadline:
+        if self._token is not None:
+            raise InvalidArgumentError("deadline: a block can be entered once; make another one")
+        limit = Deadline.after(self._seconds, self._clock)
+        outer = _enclosing.get()
+        self._token = _enclosing.set(_Enclosing(limit.at, self, None if outer is None else outer.standing()))
+        return limit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            _enclosing.reset(self._token)

@@ -1,0 +1,396 @@
+"""The one background thread of a process: it knows when something is due, and hands it to a pool of workers.
+
+Nothing periodic (health checks, reload watches, statistics) has a thread of its own. The scheduler never does the
+work itself, so nothing that hangs can hold up the rest, and it holds only weak references: what nobody else uses any
+more is collected, and simply is not due again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import random
+import threading
+import weakref
+from collections.abc import Callable
+
+from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_host
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.fork import register_forkable
+
+__all__ = ["Scheduler", "Ticket", "get_scheduler"]
+
+logger = logging.getLogger("goplugins.scheduler")
+
+Job = Callable[[], object]
+Submit = Callable[[Job], object]
+
+# How long the thread sleeps at most: so late it notices that all it had to do was collected.
+_LONGEST_SLEEP = 60.0
+
+
+class Ticket:
+    """One thing that is scheduled. Made by :meth:`Scheduler.schedule`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_cancelled",
+        "_entry",
+        "_interval",
+        "_jitter",
+        "_key",
+        "_last",
+        "_method",
+        "_pending",
+        "_rng",
+        "_scheduler",
+        "_submit",
+    )
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        key: int,
+        method: weakref.WeakMethod[Job],
+        submit: Callable[[], Submit | None],
+        interval: float | None,
+        jitter: float,
+        rng: random.Random | None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._key = key
+        self._method = method
+        self._submit = submit
+        self._interval = interval
+        self._jitter = jitter
+        self._rng = rng
+        self._last = 0.0  # when it was last due, or was made
+        self._entry = 0  # which entry of the heap is the valid one
+        self._pending = False  # handed over and not done yet
+        self._cancelled = False
+
+    @property
+    def active(self) -> bool:
+        """True while it will be due again."""
+        return self._key in self._scheduler._tickets
+
+    def cancel(self) -> None:
+        """Not due any more. What runs already goes on; what is queued is dropped. Harmless when repeated."""
+        self._cancelled = True
+        self._scheduler._discard(self)
+
+    def reschedule(self, interval: float) -> None:
+        """From now on every ``interval`` seconds, counted from the last time; at once if that is past.
+
+        Raises:
+            InvalidArgumentError: ``interval`` is not more than 0.
+        """
+        self._scheduler._reschedule(self, _positive(interval))
+
+    def run(self) -> None:
+        """Does what is due. Called on a worker, by the pool that got it."""
+        try:
+            method = None if self._cancelled else self._method()
+            if method is not None:
+                method()
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            logger.exception("scheduled work failed: %r", self)
+        finally:
+            self._pending = False
+
+    def __repr__(self) -> str:
+        method = self._method()
+        what = getattr(method, "__qualname__", "collected")
+        return f"<Ticket: {what} every {self._interval} s>"
+
+
+class Scheduler:
+    """Hands over methods when they are due. One a process is enough: see :func:`get_scheduler`.
+
+    Its thread (daemon, named ``goplugins-scheduler``) starts when something is first scheduled and ends once
+    nothing has been scheduled for ``idle`` seconds.
+
+    Args:
+        clock: where time comes from.
+        idle: seconds that the thread stays with nothing to do.
+        threaded: False for a test that calls :meth:`run_due` itself; then there is no thread.
+
+    Attributes:
+        needs_thread: True in a forked child that has not restarted the thread yet; see :meth:`ensure_thread`.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, idle: float = 5.0, threaded: bool = True) -> None:
+        self.needs_thread = False
+        self._clock = clock
+        self._idle = idle
+        self._threaded = threaded
+        self._tickets: dict[int, Ticket] = {}
+        self._keys = itertools.count(1)
+        self._entries = itertools.count(1)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+        self._wakeup = Wakeup()
+        self._thread: threading.Thread | None = None
+        self._heap: list[tuple[float, int, Ticket]] = []
+        # Keys of tickets whose owners were collected. A finaliser may run at any moment on any thread, one that
+        # holds the lock included; putting on a SimpleQueue is all that it can safely do.
+        self._dead: queue.SimpleQueue[int] = queue.SimpleQueue()
+        # Forked siblings would draw the same numbers from an inherited generator and knock in step.
+        self._rng = random.Random()  # noqa: S311 - only jitter
+
+    # --- for owners ------------------------------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        method: Job,
+        interval: float | None,
+        *,
+        submit: Submit,
+        first: float | None = None,
+        jitter: float = 0.1,
+        rng: random.Random | None = None,
+    ) -> Ticket:
+        """Hands ``method`` to ``submit`` again and again, until it is cancelled or its owner is collected.
+
+        While the last run is queued or under way, a due moment is skipped: backlog never piles up. A moment missed
+        (a suspended machine) is made up for once.
+
+        Args:
+            method: a bound method; held weakly, so a lambda or nested function won't do.
+            interval: seconds between two runs; None for a single run.
+            submit: takes the due work: a pool's ``submit``. Called on the scheduler's thread, so it must not block
+                or do the work. A bound method is held weakly too: its owner must hold the pool.
+            first: seconds until the first run; by default an interval.
+            jitter: each interval is varied by up to this share, so that owners do not march in step.
+            rng: where the jitter comes from.
+
+        Raises:
+            InvalidArgumentError: ``interval`` is not more than 0, or there is neither ``interval`` nor ``first``.
+            SaturatedError: the system has no thread left.
+        """
+        if interval is not None:
+            _positive(interval)
+        elif first is None:
+            raise InvalidArgumentError("schedule: a single run needs first=, the seconds until it is due")
+        key = next(self._keys)
+        ticket = Ticket(self, key, self._weak(method, key), _weak_or_held(submit), interval, jitter, rng)
+        now = self._clock.monotonic()
+        ticket._last = now
+        with self._lock:
+            self._tickets[key] = ticket
+            sooner = self._push(ticket, now + (self._varied(ticket) if first is None else first))
+        if sooner or self._thread is None:
+            try:
+                self.ensure_thread()
+            except SaturatedError:
+                ticket.cancel()
+                raise
+        return ticket
+
+    def ensure_thread(self) -> None:
+        """Starts the thread if there is something to do and none runs, and has it look at once if one does.
+
+        A forked child has its parent's tickets and no thread. It is not started within the fork, since many children
+        only exec: whoever finds ``needs_thread`` True on the way of a call does it.
+
+        Raises:
+            SaturatedError: the system has no thread left.
+        """
+        thread = None
+        with self._lock:
+            self.needs_thread = False
+            if self._threaded and self._thread is None and self._tickets:
+                thread = self._thread = threading.Thread(target=self._loop, name="goplugins-scheduler", daemon=True)
+        self._wakeup.set()
+        if thread is None:
+            return
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no memory or process limit left, or the interpreter is going down
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
+                self.needs_thread = bool(self._tickets)
+            raise SaturatedError(f"the scheduler's thread could not be started: {exc}") from exc
+
+    @property
+    def scheduled(self) -> int:
+        """How many tickets there are."""
+        return len(self._tickets)
+
+    # --- what is due -----------------------------------------------------------------------------------------------
+
+    def run_due(self, now: float | None = None) -> float | None:
+        """Hands over all that is due, and says in how many seconds the next is; None if nothing is scheduled.
+
+        Args:
+            now: on the clock's monotonic scale; by default what the clock says.
+        """
+        if now is None:
+            now = self._clock.monotonic()
+        due: list[Ticket] = []
+        with self._lock:
+            # Kept until the lock is free: the last reference to a ticket may be the last to other things as well,
+            # whose finalisers must not run under it.
+            gone = self._reap()
+            while self._heap and self._heap[0][0] <= now:
+                _, entry, ticket = heapq.heappop(self._heap)
+                gone.append(ticket)
+                if not self._valid(entry, ticket):
+                    continue
+                ticket._last = now
+                if ticket._interval is None:
+                    del self._tickets[ticket._key]
+                else:
+                    self._push(ticket, now + self._varied(ticket))
+                if not ticket._pending:
+                    ticket._pending = True
+                    due.append(ticket)
+        for ticket in due:
+            self._hand_over(ticket)
+        with self._lock:
+            while self._heap and not self._valid(*self._heap[0][1:]):
+                gone.append(heapq.heappop(self._heap)[2])
+            return self._heap[0][0] - now if self._heap else None
+
+    def _hand_over(self, ticket: Ticket) -> None:
+        submit = ticket._submit()
+        if submit is None or ticket._method() is None:
+            self._discard(ticket)
+            return
+        try:
+            submit(ticket.run)
+        except Exception as exc:
+            ticket._pending = False
+            if isinstance(exc, SaturatedError):
+                logger.warning("no worker is free for %r: skipped this time", ticket)
+            else:
+                # This one's pool is broken or closed; the others' work must go on.
+                logger.exception("could not hand over %r", ticket)
+
+    def _loop(self) -> None:
+        wakeup = self._wakeup
+        idle = False
+        try:
+            while not (idle and self._may_leave()):
+                wakeup.clear()
+                delay = self.run_due()
+                woken = self._clock.wait(wakeup, self._idle if delay is None else min(max(delay, 0.0), _LONGEST_SLEEP))
+                idle = delay is None and not woken
+        finally:
+            # Left for any other reason, it must not be taken for a thread that still watches.
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
+                    self.needs_thread = bool(self._tickets)
+
+    def _may_leave(self) -> bool:
+        """Decides and signs off in one step, so that what is scheduled the moment after starts a new thread."""
+        with self._lock:
+            if not self._tickets:
+                self._thread = None
+            return not self._tickets
+
+    # --- tickets ---------------------------------------------------------------------------------------------------
+
+    def _weak(self, method: Job, key: int) -> weakref.WeakMethod[Job]:
+        def collected(_: object) -> None:
+            self._dead.put(key)
+            self._wakeup.set()  # the thread may have nothing left to do, and leaves then
+
+        try:
+            return weakref.WeakMethod(method, collected)
+        except TypeError as exc:
+            raise InvalidArgumentError(f"schedule: expected a bound method, got {method!r}") from exc
+
+    def _push(self, ticket: Ticket, due: float) -> bool:
+        """Makes ``due`` the ticket's only valid entry; True if nothing is due before. Expects the lock."""
+        ticket._entry = next(self._entries)
+        heapq.heappush(self._heap, (due, ticket._entry, ticket))
+        return self._heap[0][1] == ticket._entry
+
+    def _valid(self, entry: int, ticket: Ticket) -> bool:
+        """False for what is left in the heap of a ticket that was cancelled or rescheduled. Expects the lock."""
+        return entry == ticket._entry and ticket._key in self._tickets
+
+    def _varied(self, ticket: Ticket) -> float:
+        interval = ticket._interval or 0.0
+        rng = ticket._rng or self._rng
+        return interval * (1.0 + ticket._jitter * (2.0 * rng.random() - 1.0))
+
+    def _reap(self) -> list[Ticket]:
+        """Drops the tickets of collected owners and stale heap entries. Expects the lock."""
+        gone = []
+        while True:
+            try:
+                ticket = self._tickets.pop(self._dead.get_nowait(), None)
+            except queue.Empty:
+                break
+            if ticket is not None:
+                gone.append(ticket)
+        if len(self._heap) > 2 * len(self._tickets) + 16:
+            gone += [ticket for _, _, ticket in self._heap]
+            self._heap = [item for item in self._heap if self._valid(*item[1:])]
+            heapq.heapify(self._heap)
+        return gone
+
+    def _discard(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._tickets.pop(ticket._key, None)
+            last = not self._tickets
+        if last:
+            self._wakeup.set()  # its idle time starts now, not when the ticket would have been due
+
+    def _reschedule(self, ticket: Ticket, interval: float) -> None:
+        with self._lock:
+            if ticket._key not in self._tickets:
+                return
+            ticket._interval = interval
+            self._push(ticket, ticket._last + self._varied(ticket))
+        self._wakeup.set()
+
+    def after_fork_in_child(self) -> None:
+        """The tickets stay, what the parent had queued does not run here, and the thread starts again on need."""
+        dues = {ticket: due for due, entry, ticket in self._heap if self._valid(entry, ticket)}
+        self._renew()
+        for ticket in list(self._tickets.values()):
+            ticket._pending = False
+            # Spread, or a hundred workers forked from one master knock at the same moment.
+            spread = self._rng.random() * ticket._jitter * (ticket._interval or 0.0)
+            self._push(ticket, dues.get(ticket, ticket._last) + spread)
+        self.needs_thread = bool(self._tickets) and self._threaded
+
+
+def _positive(interval: float) -> float:
+    if isinstance(interval, bool) or not isinstance(interval, int | float) or not interval > 0:
+        raise InvalidArgumentError(f"interval: expected seconds greater than 0, got {interval!r}")
+    return interval
+
+
+def _weak_or_held(submit: Submit) -> Callable[[], Submit | None]:
+    """A bound method weakly, so that a ticket keeps no owner alive through its pool; anything else as it is."""
+    try:
+        return weakref.WeakMethod(submit)
+    except TypeError:
+        return lambda: submit
+
+
+_of_process: dict[str, Scheduler] = {}
+
+
+def get_scheduler() -> Scheduler:
+    """The process's scheduler, made when first asked for."""
+    found = _of_process.get("scheduler")
+    if found is None:
+        made = Scheduler()
+        # One atomic step instead of a lock, which a fork could catch locked for ever.
+        found = _of_process.setdefault("scheduler", made)
+        if found is made:
+            register_forkable(found)
+    return found

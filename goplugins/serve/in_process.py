@@ -1,0 +1,281 @@
+"""The python transport: a plugin in this process, behind the same policies as one behind a wire."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from goplugins.config.endpoints import check_endpoint
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
+from goplugins.config.problems import Problems, raise_for
+from goplugins.config.schema import merge
+from goplugins.enums import PluginStatus, TransportType
+from goplugins.errors import (
+    InvalidArgumentError,
+    InvalidConfigError,
+    PluginClosedError,
+    PluginError,
+    PluginInternalError,
+    PluginRequestError,
+    PluginTimeoutError,
+    Replay,
+    SaturatedError,
+)
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
+from goplugins.models.results import HealthStatus
+from goplugins.observability.tracing import serving_span
+from goplugins.runtime.call import Call
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.workers import WorkerPool
+from goplugins.transports.adapter import PluginAdapter
+from goplugins.transports.import_object import named_object
+from goplugins.transports.interface import Sender
+from goplugins.transports.single_call import execute_bare
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+    from goplugins.serve import ServedPlugin
+
+__all__ = ["FunctionPlugin", "FunctionPluginFactory"]
+
+_MAX_QUEUED = 1024
+
+GROUP = "goplugins.plugins"
+"""The group of entry points under which packages offer their plugins."""
+
+
+class _ServedSender:
+    """A served plugin, called as if a wire lay between: requests and responses go through JSON.
+
+    So a plugin gets the same values, refuses the same ones, and shares no object with its caller, wherever it runs.
+    """
+
+    def __init__(self, plugin: ServedPlugin[Any, Any]) -> None:
+        self._plugin = plugin
+        self._adapter = PluginAdapter(plugin)
+        self.health, self.info = self._adapter.health, self._adapter.info
+
+    def prepare(self, call: Call) -> None:
+        call.payload = call.codec.encode(call.request)
+
+    def send(self, call: Call) -> Any:
+        plugin = self._plugin
+        try:
+            request = plugin.decode(json.loads(call.payload))
+        except InvalidArgumentError as exc:
+            raise PluginRequestError(f"the request was refused: {exc.message}") from exc
+        typed = copy.copy(call)  # the call itself keeps what its caller gave
+        typed.request = request
+        if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
+            typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every wire sends it
+        with serving_span(plugin.info().name, call.request_id, call.headers):
+            response = self._adapter.send(typed)
+        call.reply_metadata = typed.reply_metadata
+        try:
+            answer = json.loads(plugin.encode(response))
+        except InvalidArgumentError as exc:
+            raise PluginInternalError(f"its response can't be written as JSON: {exc.message}") from exc
+        return call.codec.decode(answer)
+
+    def close(self) -> None:
+        """Nothing: the object is its module's."""
+
+
+class _Borrowed(PluginAdapter):
+    """An object with the Plugin methods. It is its module's: closed with that, not with one of its users."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class _Isolated:
+    """A sender on worker threads that can be left behind, so that the deadline holds whatever the plugin does.
+
+    A call that is late keeps its worker until it ends; there are ``max_workers`` of them, and no more.
+    """
+
+    def __init__(self, sender: Sender, workers: WorkerPool, clock: Clock) -> None:
+        self._sender = sender
+        self._workers = workers
+        self._clock = clock
+        self.prepare, self.info = sender.prepare, sender.info
+
+    def send(self, call: Call) -> Any:
+        return self._wait(self._workers.submit(self._sender.send, call), call.deadline.remaining())
+
+    def _wait(self, future: Future[Any], seconds: float) -> Any:
+        done = threading.Event()
+        waiting = [done]
+
+        def wake(_: Future[Any]) -> None:
+            for event in waiting:
+                event.set()
+
+        future.add_done_callback(wake)
+        try:
+            in_time = self._clock.wait(done, max(0.0, seconds))
+        except BaseException:
+            # An interrupt within the event's own code may leave its lock held: nobody may touch it again.
+            waiting.clear()
+            future.cancel()
+            raise
+        if in_time or future.done():
+            return future.result()
+        if future.cancel():
+            raise SaturatedError(f"no free worker before the deadline: all {self._workers.max_workers} were at work")
+        raise PluginTimeoutError("no answer in time; its worker thread is left behind")
+
+    def health(self, timeout: float) -> HealthStatus:
+        status, message = PluginStatus.OFFLINE, "no answer in time"
+        try:
+            found: HealthStatus = self._wait(self._workers.submit(self._sender.health, timeout), timeout)
+            return found
+        except SaturatedError:
+            status, message = PluginStatus.UNKNOWN, "every worker is at work"
+        except PluginClosedError:
+            status, message = PluginStatus.UNKNOWN, "the plugin is closed"
+        except PluginTimeoutError:
+            pass
+        return HealthStatus(status, message, last_check=self._clock.time())
+
+    def close(self) -> None:
+        self._sender.close()
+        self._workers.shutdown(wait=False)
+
+
+class FunctionPlugin:
+    """A plugin in this process: a function, a served plugin, or an object with the Plugin methods.
+
+    Functions and served plugins are called through JSON, like over a wire; objects get the request itself. A call
+    runs on the caller's thread and is only told its deadline, unless ``options.isolate`` is true: then it runs on one
+    of ``connection.max_connections`` worker threads, and one that is late is left behind.
+
+    Args:
+        config: ``endpoint`` names the object; its module is imported now, so that a wrong name is an error of the
+            configuration.
+        clock: measures and waits.
+
+    Raises:
+        ConfigError: no such object, one that can't be called, or a module that can't be imported.
+    """
+
+    def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
+        self._name = config.name
+        self._endpoint = config.endpoint
+        self._clock = clock
+        self._timeout = connection.request_timeout or 30.0
+        self._idempotent = bool(config.retry is not None and config.retry.idempotent)
+        self._closed = False
+        self._sender = _sender_for(config)
+        if config.options.get("isolate"):
+            places = connection.max_connections or 1
+            workers = WorkerPool(f"goplugins-{config.name}", places, _MAX_QUEUED, inline=False)
+            self._sender = _Isolated(self._sender, workers, clock)
+
+    # --- Sender ------------------------------------------------------------------------------------------------
+
+    def prepare(self, call: Call) -> None:
+        """Writes the request as JSON, where the plugin is called through it."""
+        self._sender.prepare(call)
+
+    def send(self, call: Call) -> Any:
+        """One attempt. See :class:`goplugins.runtime.call.Sender`."""
+        if self._closed:
+            raise PluginClosedError("the plugin is closed")
+        if call.deadline.remaining() <= 0:
+            raise PluginTimeoutError("the deadline passed before the plugin was called", replay=Replay.ALWAYS)
+        try:
+            return self._sender.send(call)
+        except PluginError as error:
+            error.plugin = self._name  # the object may have put the name that it gives itself
+            raise
+
+    def health(self, timeout: float) -> HealthStatus:
+        """Asks the plugin; never raises."""
+        if self._closed:
+            return HealthStatus(PluginStatus.UNKNOWN, "the plugin is closed")
+        return self._sender.health(timeout)
+
+    def info(self) -> PluginInfo:
+        """What the plugin says of itself."""
+        return self._sender.info()
+
+    def close(self) -> None:
+        """Refuses later calls. The object itself stays as it is: it is its module's, and others may use it."""
+        self._closed = True
+        self._sender.close()
+
+    # --- Plugin ------------------------------------------------------------------------------------------------
+
+    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
+        """One attempt with plain JSON values, outside the policies.
+
+        Raises:
+            PluginError: what went wrong.
+        """
+        return execute_bare(
+            self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
+        )
+
+    def __repr__(self) -> str:
+        return f"<FunctionPlugin {self._name!r} of {self._endpoint}>"
+
+
+def _sender_for(config: PluginConfig) -> Sender:
+    from goplugins.serve import ServedPlugin, plugin
+
+    found = named_object(config.endpoint, GROUP)
+    if isinstance(found, ServedPlugin):
+        return _ServedSender(found)
+    if inspect.isclass(found):
+        raise InvalidConfigError(f"{config.endpoint} is a class", path="endpoint", fix="name a function or an instance")
+    if all(callable(getattr(found, method, None)) for method in ("info", "execute", "health", "close")):
+        return _Borrowed(found)
+    if not callable(found):
+        fix = "name a function, or an object with info, execute, health and close"
+        raise InvalidConfigError(f"{config.endpoint} can't be called", path="endpoint", fix=fix)
+    try:
+        return _ServedSender(plugin(found))
+    except InvalidArgumentError as exc:
+        raise InvalidConfigError(f"{config.endpoint}: {exc.message}", path="endpoint") from exc
+
+
+class FunctionPluginFactory:
+    """Makes plugins that run in this process.
+
+    Args:
+        clock: for its plugins.
+        resolve: not used: nothing has to be found on a network. Every built-in factory is offered one.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
+        self._clock = clock
+
+    def create_plugin(self, config: PluginConfig) -> FunctionPlugin:
+        """A plugin whose module is imported.
+
+        Raises:
+            ConfigError: see :class:`FunctionPlugin`.
+        """
+        return FunctionPlugin(config, clock=self._clock)
+
+    def supported_transports(self) -> Sequence[str]:
+        """The value ``python``."""
+        return (TransportType.PYTHON,)
+
+    def validate_config(self, config: PluginConfig) -> None:
+        """Checks the form of the endpoint; imports nothing.
+
+        Raises:
+            ConfigError: it can't name an object.
+        """
+        problems = Problems()
+        check_endpoint(TransportType.PYTHON, config.endpoint, problems)
+        raise_for(problems.found, "endpoint")

@@ -1,0 +1,144 @@
+"""Files that are followed: configuration, certificates, tokens. Cheap to look at while they stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable
+
+from goplugins.config.plugin_sections import AuthConfig
+from goplugins.errors import ConfigError
+from goplugins.runtime.clock import Clock
+from goplugins.transports.auth import with_token
+
+__all__ = ["CredentialFiles", "FollowedFiles"]
+
+logger = logging.getLogger("goplugins.transports")
+
+_CREDENTIALS_SETTLE = 0.3
+"""Seconds."""
+
+_RECENT = 2.0
+"""Seconds. What was written so shortly before it was read may have been written again with the same time stamp."""
+
+
+class _File:
+    """One of them. Opened anew each time, so it is followed through symbolic links and renames over it."""
+
+    __slots__ = ("_digest", "_mark", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._mark: tuple[int, ...] | None = None
+        self._digest = ""
+
+    def digest(self, now: float) -> str:
+        """Stands for its content; empty if there is no such file, or none that can be read."""
+        try:
+            found = os.stat(self.path)
+            mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if mark == self._mark:
+                return self._digest
+            if not stat.S_ISREG(found.st_mode):  # reading a pipe might never end
+                return ""
+            with open(self.path, "rb") as stream:
+                self._digest = hashlib.sha256(stream.read()).hexdigest()
+        except OSError:
+            self._mark = None
+            return ""
+        self._mark = mark if now - max(found.st_mtime, found.st_ctime) > _RECENT else None
+        return self._digest
+
+
+class FollowedFiles:
+    """Tells when the content of some files is another one than before, and stays so.
+
+    Writers take their time: a file may be empty, half written or away for a moment, and a key comes after its
+    certificate. Used by one thread at a time.
+
+    Args:
+        paths: the files.
+        clock: measures.
+        settle: seconds that a content must stay the same before it counts.
+        known: False if what they hold now counts as news, too.
+    """
+
+    def __init__(self, paths: Iterable[str], clock: Clock, *, settle: float, known: bool = True) -> None:
+        self._files = [_File(path) for path in paths]
+        self._clock = clock
+        self._settle = settle
+        self._known: tuple[str, ...] = self._look() if known else ()
+        self._seen = self._known
+        self._since = clock.monotonic()
+
+    def _look(self) -> tuple[str, ...]:
+        now = self._clock.time()
+        return tuple(file.digest(now) for file in self._files)
+
+    def changed(self) -> bool:
+        """Whether there is a new content that has settled; stays true until :meth:`accept`."""
+        found = self._look()
+        if found != self._seen:
+            self._seen = found
+            self._since = self._clock.monotonic()
+        return self.pending and self._clock.monotonic() - self._since >= self._settle
+
+    @property
+    def pending(self) -> bool:
+        """Whether the last look found a new content, settled or not."""
+        return self._seen != self._known
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last look found every file."""
+        return all(self._seen)
+
+    def accept(self) -> None:
+        """The content that the last look found is known from now on."""
+        self._known = self._seen
+
+
+class CredentialFiles:
+    """The files that a plugin's credentials come from, and taking them over when they have changed.
+
+    Args:
+        auth: names them.
+        clock: measures.
+        take: takes a section over, its token read; raises a ConfigError if it can't be used, then changing nothing.
+        name: the plugin's, for the log.
+    """
+
+    def __init__(self, auth: AuthConfig, clock: Clock, take: Callable[[AuthConfig], None], name: str) -> None:
+        paths = (auth.token_file, auth.cert_file, auth.key_file, auth.ca_file)
+        self._auth = auth
+        self._take = take
+        self._name = name
+        self._failure = ""
+        self._files = FollowedFiles(filter(None, paths), clock, settle=_CREDENTIALS_SETTLE)
+
+    @classmethod
+    def of(
+        cls, auth: AuthConfig | None, clock: Clock, take: Callable[[AuthConfig], None], name: str
+    ) -> CredentialFiles | None:
+        """For a plugin that is being made and has not read its files yet; None if its section names none."""
+        if auth is None or not (auth.token_file or auth.cert_file or auth.key_file or auth.ca_file):
+            return None
+        return cls(auth, clock, take, name)
+
+    def renew(self) -> None:
+        """Has new credentials taken over, if there are any and they can be used; else all stays as it is."""
+        if not self._files.changed():
+            return
+        try:
+            self._take(with_token(self._auth))
+        except ConfigError as error:
+            # A key comes after its certificate: while they do not fit, and until they do, the old ones are used.
+            if str(error) != self._failure:
+                self._failure = str(error)
+                logger.warning("plugin %r: new credentials can't be used, the old ones stay: %s", self._name, error)
+            return
+        self._failure = ""
+        self._files.accept()
+        logger.info("plugin %r: uses the new credentials of its files", self._name)

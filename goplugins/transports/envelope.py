@@ -1,0 +1,130 @@
+"""The JSON envelope that HTTP, Unix sockets, exec and gRPC share: what a whole and well-formed reply is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from json.scanner import make_scanner
+from typing import Any, NoReturn
+
+from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
+from goplugins.runtime.call import Call
+
+__all__ = ["check_request_id", "decode_data", "dump_texts", "error_text", "parse_object", "parse_value"]
+
+MAX_ERROR_TEXT = 4096
+"""Characters of a plugin's own error text that are kept: it ends up in messages and logs."""
+
+
+def dump_texts(values: Mapping[str, str]) -> str:
+    """A mapping of strings as a JSON object on one line."""
+    return json.dumps(dict(values), separators=(",", ":"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan = make_scanner(_decoder)  # type: ignore[arg-type]  # what decode() calls between two regular expressions
+
+
+def parse_value(body: bytes, *, whole: bool = False) -> Any:
+    """The one JSON value that ``body`` holds; ``whole`` if the wire says that nothing of the text is missing.
+
+    Raises:
+        TruncatedReplyError: the text ends within a value.
+        BadReplyError: anything else, such as trailing bytes or NaN. The message quotes none of it.
+    """
+    try:
+        text = body.decode("utf-8")
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except (StopIteration, ValueError, RecursionError):
+        pass
+    return _parse_thoroughly(body, whole)
+
+
+def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
+    """The one JSON object that ``body`` holds. See :func:`parse_value`.
+
+    Raises:
+        TruncatedReplyError: the text ends within a value.
+        BadReplyError: anything else, such as trailing bytes, NaN, or no object.
+    """
+    value = parse_value(body, whole=whole)
+    if type(value) is not dict:
+        raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
+    return value
+
+
+def _parse_thoroughly(body: bytes, whole: bool) -> Any:
+    """As :func:`parse_value`, for white space around the value, and to tell what is wrong."""
+    try:
+        return _decoder.decode(body.decode("utf-8"))
+    except json.JSONDecodeError as exc:
+        if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
+            raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
+        raise _truncated(body, whole) from exc
+    except UnicodeDecodeError as exc:
+        raise BadReplyError(f"the reply is not JSON: byte {exc.start} is not UTF-8") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadReplyError(f"the reply is not JSON: {exc}"[:300]) from exc
+
+
+def _truncated(body: bytes, whole: bool) -> TruncatedReplyError:
+    error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
+    if whole:  # sent again, it would be as broken
+        error.retryable, error.replay = False, Replay.NEVER
+    return error
+
+
+def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) -> None:
+    """Refuses another call's answer; ``required`` where the wire does not correlate by itself."""
+    found = envelope.get("request_id")
+    if found == call.request_id or (found is None and not required) or (found == "" and not required):
+        return
+    raise ReplyMismatchError(f"the reply carries the request id {str(found)[:100]!r}, expected {call.request_id!r}")
+
+
+def error_text(envelope: Mapping[str, Any]) -> str:
+    """The plugin's own error text, bounded; empty if the envelope has none."""
+    error = envelope.get("error")
+    if error is None or error == "":
+        return ""
+    return (error if isinstance(error, str) else json.dumps(error))[:MAX_ERROR_TEXT]
+
+
+def metadata_of(envelope: Mapping[str, Any], field: str = "metadata") -> dict[str, str]:
+    """The envelope's metadata, values as text.
+
+    Raises:
+        BadReplyError: it is no object.
+    """
+    metadata = envelope.get(field)
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise BadReplyError(f"the reply's {field} is a JSON {type(metadata).__name__}, expected an object")
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+
+
+def decode_data(envelope: dict[str, Any], call: Call) -> Any:
+    """The typed response in an envelope that reports success, or the business error in one that does not.
+
+    Sets ``call.reply_metadata``. A missing ``data`` is null: Go servers leave out empty data.
+
+    Raises:
+        PluginExecutionError: the plugin's own error, with its metadata in ``details``.
+        ReplyTypeError: the data does not fit the response type.
+        BadReplyError: the envelope is malformed.
+    """
+    if "metadata" in envelope:
+        call.reply_metadata = metadata_of(envelope)
+    if "error" in envelope:
+        error = error_text(envelope)
+        if error:
+            details = {"metadata": dict(call.reply_metadata)} if call.reply_metadata else None
+            raise PluginExecutionError(error, details=details)
+    return call.codec.decode(envelope.get("data"))

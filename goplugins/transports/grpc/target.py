@@ -1,0 +1,149 @@
+"""Where a gRPC plugin is, and how its channel behaves."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from goplugins.config.endpoints import check_endpoint
+from goplugins.config.plugin_sections import AuthConfig, ConnectionConfig
+from goplugins.config.problems import Problems, raise_for
+from goplugins.enums import TransportType
+from goplugins.errors import InvalidCertificateError, InvalidConfigError
+from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.resolver import Address
+from goplugins.transports.tls import client_context
+
+if TYPE_CHECKING:
+    from goplugins.config import PluginConfig
+
+__all__ = ["Target", "channel_options", "target_of", "tls_credentials"]
+
+_HOST_PORT = re.compile(r"(?:\[[^\]]+\]|[^\[\]:/]+):[0-9]+")
+_METHOD = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*")
+
+
+@attrs.frozen
+class Target:
+    """One endpoint.
+
+    Attributes:
+        name: as grpc names it.
+        tls: whether the connection is encrypted.
+        method: the full name of the one method that is called natively; empty for PluginService.
+        trust_env: whether proxies and authorities of the environment are used.
+        health_service: the service whose health is asked for; empty for the server's.
+        authority: whom calls and certificate name, where ``name`` is a mere address; empty for ``name``.
+    """
+
+    name: str
+    tls: bool
+    method: str = ""
+    trust_env: bool = False
+    health_service: str = ""
+    authority: str = ""
+
+
+def target_of(config: PluginConfig, address: Address | None = None) -> Target:
+    """The target that a configuration names.
+
+    Args:
+        config: of the plugin.
+        address: where to connect, instead of where the endpoint's host is found; all else stays the host's.
+
+    Raises:
+        ConfigError: there is none, or it can't be used.
+    """
+    transport = TransportType(config.transport or TransportType.GRPC)
+    problems = Problems()
+    check_endpoint(transport, config.endpoint, problems)
+    raise_for(problems.found, f"plugin {config.name!r}")
+    name = config.endpoint
+    if _HOST_PORT.fullmatch(name):
+        # With its scheme, a host that is called "unix" or "dns" is a host; a zone's % has to be escaped in a URI.
+        name = "dns:///" + name.replace("%", "%25")
+    if address is not None:
+        name = _literal(address)
+    options = config.options or {}
+    method = options.get("method") or ""
+    if not isinstance(method, str) or (method and not _METHOD.fullmatch(method)):
+        raise InvalidConfigError("is no method's full name", path="options.method", fix="such as /pkg.Service/Method")
+    health = (config.health_check.endpoint if config.health_check is not None else None) or ""
+    return Target(
+        name=name,
+        tls=transport is TransportType.GRPC_TLS,
+        method=method,
+        trust_env=bool(options.get("trust_env")),
+        health_service=health.strip("/"),
+        authority="" if address is None else config.endpoint,
+    )
+
+
+def _literal(address: Address) -> str:
+    """An address as grpc names it."""
+    family, (host, port, *rest) = address
+    if family is not socket.AF_INET6:
+        return f"ipv4:{host}:{port}"
+    zone = f"%25{rest[1]}" if len(rest) > 1 and rest[1] else ""
+    return f"ipv6:[{host.partition('%')[0]}{zone}]:{port}"
+
+
+def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[str, Any]]:
+    """The channel's options, from a connection section without None."""
+    connecting = _milliseconds(connection.connection_timeout)
+    options: list[tuple[str, Any]] = [
+        ("grpc.enable_retries", 0),  # one layer retries, and it is not this one
+        ("grpc.enable_http_proxy", int(target.trust_env)),
+        ("grpc.max_receive_message_length", connection.max_response_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.min_reconnect_backoff_ms", connecting),  # in spite of its name, the time for one attempt
+        # A link whose connection failed is replaced, so no call waits for a backoff or hears of an old failure. It is
+        # short all the same: while its timer runs, a fork makes older versions of grpc end the child.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.client_idle_timeout_ms", _milliseconds(connection.idle_timeout)),
+    ]
+    if target.authority:
+        options.append(("grpc.default_authority", target.authority))  # also what the certificate is held against
+    if connection.disable_compression:
+        options.append(("grpc.compression_enabled_algorithms_bitset", 1))  # bit 0: identity
+    return options
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return min(max(int((seconds or 0.0) * 1000), 1), 2**31 - 1)
+
+
+def tls_credentials(auth: AuthConfig, *, trust_env: bool) -> Callable[[], Any]:
+    """What makes the channel's credentials; the files are read, and checked, now.
+
+    As over HTTPS, the machine's authorities are trusted where ``auth.ca_file`` names none; with ``trust_env`` those
+    that ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names, else those that come with grpc.
+
+    Raises:
+        InvalidCertificateError: a file that is missing or can't be used; ``path`` names the field.
+    """
+    context = client_context(auth)
+    roots = _read(auth.ca_file, "ca_file")
+    if roots is None and not trust_env:
+        # Empty if the machine keeps them in a directory only; then grpc's own serve.
+        roots = "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
+    key, chain = _read(auth.key_file, "key_file"), _read(auth.cert_file, "cert_file")
+    return lambda: load().ssl_channel_credentials(roots, key, chain)
+
+
+def _read(file: str, field: str) -> bytes | None:
+    if not file:
+        return None
+    try:
+        with open(file, "rb") as stream:
+            return stream.read()
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise InvalidCertificateError(f"{file!r} can't be used: {reason}", path=f"auth.{field}") from exc

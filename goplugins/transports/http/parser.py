@@ -1,0 +1,277 @@
+"""Replies off the wire, by llhttp: whole and well formed, within their limits, or refused.
+
+llhttp refuses by itself what would let two readers see two different messages: lengths that contradict each other or
+the transfer encoding, folded headers, line ends that are none, control characters, broken chunk sizes. It is never
+told to be lenient. What it leaves to its user is here: limits, and who may say that a connection lives on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Protocol
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.transports.http.engine import Headers, HTTPReply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Glance", "ReplyParser"]
+
+_MOST_HEADERS = 101
+"""Trailers included, and the beginning of each message counted as one: there may be interim replies."""
+
+_LARGEST_HEAD = 65536
+"""Bytes of header names and values together, trailers included."""
+
+_SHORT_HEAD = 4 * _MOST_HEADERS
+"""A head of so many bytes has no room for too many headers."""
+
+_LONGEST_SILENCE = 65536
+"""Bytes that may come without the parser telling of anything: a line of them."""
+
+_START = b"HTTP/1."
+_LIVES_ON = b"\r\nconnection: keep-alive\r\n"
+_NO_CONTENT = (204, 304)
+_NO_HEADERS: dict[bytes, bytes] = {}
+
+
+class Source(Protocol):
+    """Where the bytes come from."""
+
+    @property
+    def received(self) -> int: ...
+    def receive(self) -> bytes: ...
+
+
+class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser and back
+    """Bytes beyond the reply."""
+
+
+class Glance:
+    """Reads whole replies of the plainest kind: llhttp judges them, without calling a line of Python.
+
+    Args:
+        limit: bytes that a body may have.
+    """
+
+    __slots__ = ("_awaited", "_chunks", "_feed", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._awaited: list[bool] = []  # emptied by the end of a message
+        self._begin()
+
+    def _begin(self) -> None:
+        heard = SimpleNamespace(on_body=self._chunks.append, on_message_complete=self._awaited.clear)
+        self._feed: Callable[[bytes], None] = HttpResponseParser(heard).feed_data
+
+    def read(self, data: bytes) -> HTTPReply | None:
+        """The reply, if ``data`` is one reply of status 200 with a body, after which the connection lives on.
+
+        None says no more than that it takes the thorough reader to tell what ``data`` is.
+        """
+        start = data.find(b"\r\n\r\n") + 4
+        if not (data.startswith(b"HTTP/1.1 200 ") and 4 <= start < len(data) and start <= _LARGEST_HEAD):
+            return None
+        head = data[: start - 2]
+        lower = head.lower()
+        if (
+            b"encoding" in lower  # of the transfer, or of the content
+            or (b"connection" in lower and lower.count(b"connection") != lower.count(_LIVES_ON))
+            or (start > _SHORT_HEAD and lower.count(b"\n") > _MOST_HEADERS)
+        ):
+            return None
+        chunks, awaited = self._chunks, self._awaited
+        awaited.append(True)
+        try:
+            self._feed(data)
+        except (HttpParserError, HttpParserUpgrade):
+            awaited.append(True)
+        if awaited or len(chunks) != 1 or len(chunks[0]) != len(data) - start or len(chunks[0]) > self._limit:
+            # Broken, not whole, too large, or more than one reply.
+            chunks.clear()
+            awaited.clear()
+            self._begin()
+            return None
+        return HTTPReply(200, head, chunks.pop(), True)
+
+
+class ReplyParser:
+    """Reads the replies of one connection, one after the other.
+
+    Args:
+        limit: bytes that a body may have, as sent and decompressed.
+
+    Attributes:
+        keep_alive: whether the last reply came whole, with nothing after it, and the peer means to go on.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_count",
+        "_done",
+        "_feed",
+        "_headers",
+        "_in_body",
+        "_limit",
+        "_parser",
+        "_silence",
+        "_size",
+        "_start",
+        "_status",
+        "keep_alive",
+        "on_body",
+    )
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self.on_body: Callable[[bytes], None] = self._chunks.append
+        self._headers = _NO_HEADERS
+        self._done = self._in_body = self.keep_alive = False
+        self._status = self._count = self._size = self._silence = 0
+        self._start = b""
+        self._parser = HttpResponseParser(self)
+        self._feed: Callable[[bytes], None] = self._parser.feed_data
+
+    def read(self, source: Source, data: bytes | None = None) -> HTTPReply:
+        """The next reply, whole. After an error, the connection and this parser are of no use any more.
+
+        Args:
+            source: where it comes from.
+            data: what has come of it already; empty if the source has ended.
+
+        Raises:
+            EOFError: the source ended before the reply began.
+            PluginError: the reply is broken, too large or too short.
+            OSError: what the source raised.
+        """
+        self._chunks.clear()
+        self._done = self.keep_alive = False
+        self._status = self._count = self._size = self._silence = 0
+        self._start = b""
+        self._take(source, source.receive() if data is None else data)
+        while self._status < 200:
+            self._take(source, source.receive())
+        headers = self._headers
+        framed = b"content-length" in headers or b"transfer-encoding" in headers
+        if self._done and b"content-encoding" not in headers:
+            body = b"".join(self._chunks)
+            self._chunks.clear()  # an idle connection holds no body
+            if len(body) > self._limit:
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes")
+        else:
+            encoding = reply_body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
+            body = reply_body.collect(self._rest(source), encoding, self._limit)
+        return HTTPReply(self._status, Headers(headers), body, framed)
+
+    def _rest(self, source: Source) -> Iterator[bytes]:
+        chunks = self._chunks
+        while True:
+            yield from chunks
+            chunks.clear()
+            if self._done:
+                return
+            self._take(source, source.receive())
+
+    def _take(self, source: Source, data: bytes) -> None:
+        """Parses what came of the source. Raises what :meth:`read` does."""
+        if not data:
+            self._end(source)
+            return
+        if len(self._start) < len(_START):  # llhttp would take other protocols of this form, too
+            self._start = start = (self._start + data[: len(_START)])[: len(_START)]
+            if not _START.startswith(start):
+                raise BadReplyError("the reply is not HTTP/1.0 or HTTP/1.1: it has no such status line")
+        told = self._count + len(self._chunks)
+        try:
+            self._feed(data)
+        except (HttpParserError, HttpParserUpgrade) as exc:
+            self._refused(exc)
+        if not self._done:
+            self._silence = self._silence + len(data) if told == self._count + len(self._chunks) else 0
+            if self._silence > _LONGEST_SILENCE:
+                raise BadReplyError("the reply has a line that is too long")
+
+    def _refused(self, exc: HttpParserError | HttpParserUpgrade) -> None:
+        """Raises the error for what the parser, or one of the functions that it calls, refused."""
+        if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
+            # An interrupt (Ctrl-C, a task's time limit) is packed in like our own errors.
+            if not isinstance(exc.__context__, _Surplus):
+                raise exc.__context__ from None
+        elif not self._done:
+            if isinstance(exc, HttpParserUpgrade):
+                raise BadReplyError(f"the reply wants another protocol than HTTP (status {self._status})") from None
+            if str(exc) == "Content-Length overflow":
+                raise ReplyTooLargeError(
+                    f"the reply is larger than {self._limit} bytes: it announces far more"
+                ) from exc
+            raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
+        self.keep_alive = False  # the reply is whole; what came after it is nobody's
+
+    def _end(self, source: Source) -> None:
+        """The source has ended: the end of the reply, if nothing else tells it."""
+        self.keep_alive = False
+        headers = self._headers
+        if not source.received:
+            raise EOFError
+        if not self._status:
+            raise TruncatedReplyError(f"the reply ended within its head, after {source.received} bytes")
+        if self._status < 200:
+            raise BadReplyError(f"the reply is an interim one only (status {self._status})")
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
+        self._done = True
+
+    def let_go(self) -> None:
+        """After the last reply: parts that hold each other would have to wait for the garbage collector."""
+        del self._parser, self._feed
+
+    # --- what llhttp calls -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._done:
+            raise _Surplus
+        self._headers = {}
+        self._in_body = False
+        self._status = 0
+        self._count += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count = count = self._count + 1
+        self._size = size = self._size + len(name) + len(value)
+        if count > _MOST_HEADERS or size > _LARGEST_HEAD:
+            raise BadReplyError("the reply has too many headers, or too long ones")
+        if self._in_body:
+            return  # a trailer says nothing that could still matter
+        name, headers = name.lower(), self._headers
+        headers[name] = b"%b, %b" % (headers[name], value) if name in headers else value
+
+    def on_headers_complete(self) -> None:
+        parser, headers = self._parser, self._headers
+        status = parser.get_status_code()
+        if status < 100:
+            raise BadReplyError(f"the reply is not HTTP: its status is {status}")
+        if b"content-length" in headers:
+            length = headers[b"content-length"]
+            if int(length) > self._limit and status not in _NO_CONTENT:
+                told = length[:40].decode("latin-1")
+                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {told}")
+        elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
+            found = headers[b"transfer-encoding"][:40].decode("latin-1")
+            raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {found!r}")
+        self._in_body = True
+        self._status = status
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200:
+            self._done = True
+            # Only here does the parser know; and a version that has no chunks did not mean to send any.
+            self.keep_alive = self._parser.should_keep_alive() and (
+                b"transfer-encoding" not in self._headers or self._parser.get_http_version() == "1.1"
+            )

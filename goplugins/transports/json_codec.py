@@ -1,0 +1,386 @@
+"""Typed values to JSON and back with cattrs, built once for each type and shared.
+
+Stricter than cattrs alone: ``"false"`` is no bool, ``"3"`` is no integer and ``"abc"`` is no list of strings. A
+login service whose answer says ``{"valid": "false"}`` must not come out as True. Like Go's encoding/json, bytes
+travel as base64 and times as RFC 3339. A datetime goes out only with its offset: without one it would mean another
+moment to every reader, and Go refuses it. One that comes in without stays naive, as the plugin wrote it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import datetime
+import decimal
+import functools
+import json
+import uuid
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set as AbstractSet
+from typing import Any, ForwardRef, Literal, get_args, get_origin, get_type_hints, is_typeddict
+
+import attrs
+from cattrs import BaseValidationError, Converter, StructureHandlerNotFoundError, transform_error
+from cattrs.cols import is_namedtuple, list_structure_factory, namedtuple_structure_factory
+from cattrs.gen import make_mapping_structure_fn
+from cattrs.preconf.json import make_converter
+from cattrs.v import format_exception
+
+from goplugins.errors import InvalidArgumentError, ReplyTypeError, UnserializableRequestError
+from goplugins.runtime.call import Codec
+from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
+
+__all__ = ["JSONCodec", "codec_for", "explain_mismatch", "structurer_for"]
+
+
+class _MismatchError(TypeError):
+    """A value of another kind; its text is for the reader, where cattrs would name only the field's type."""
+
+    def __init__(self, expected: str, value: Any) -> None:
+        super().__init__(f"expected {expected}, got {_KINDS.get(type(value), type(value).__name__)}")
+
+
+_KINDS = {
+    bool: "a boolean",
+    dict: "an object",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "a string",
+    type(None): "null",
+}
+
+
+def _strict(kind: type, name: str, accepted: tuple[type, ...] | None = None) -> Callable[[Any, Any], Any]:
+    types = accepted or (kind,)
+
+    def structure(value: Any, target: Any) -> Any:
+        if type(value) not in types:
+            raise _MismatchError(name, value)
+        return value if type(value) is target else target(value)  # the target may be a subclass, such as an IntEnum
+
+    return structure
+
+
+def _from_null(value: Any, _: Any) -> None:
+    if value is not None:
+        raise _MismatchError("null", value)
+
+
+def _from_base64(value: Any, _: Any) -> bytes:
+    if not isinstance(value, str):
+        raise _MismatchError("a base64 string", value)
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as exc:
+        raise ValueError(f"expected base64: {exc}") from exc
+
+
+def _from_text(kind: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, str):
+            raise _MismatchError(f"a string with a {kind.__name__}", value)
+        return kind(value)
+
+    return structure
+
+
+def _to_rfc3339(value: datetime.datetime) -> str:
+    if value.utcoffset() is None:
+        raise ValueError("a datetime has no time zone: give it one, as datetime.now(UTC) or value.astimezone() do")
+    return value.isoformat()
+
+
+_CONTAINERS: dict[Any, Callable[[list[Any]], Any]] = {
+    list: list,
+    Sequence: list,
+    MutableSequence: list,
+    set: set,
+    AbstractSet: frozenset,
+    frozenset: frozenset,
+    tuple: tuple,
+}
+
+
+def _is_collection(target: Any) -> bool:
+    origin = get_origin(target) or target
+    return not _is_fixed_tuple(target) and isinstance(origin, type) and origin in _CONTAINERS
+
+
+def _collection_factory(target: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    """Like cattrs' own, but only a JSON array will do: cattrs takes any iterable, a string included."""
+    arguments = get_args(target)
+    element = arguments[0] if arguments else Any
+    inner = list_structure_factory(list[element], converter)  # type: ignore[valid-type]
+    build = _CONTAINERS[get_origin(target) or target]
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise _MismatchError("a list", value)
+        return build(inner(value, list[element]))  # type: ignore[valid-type]
+
+    return structure
+
+
+def _is_fixed_tuple(target: Any) -> bool:
+    arguments = get_args(target)
+    return get_origin(target) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
+
+
+def _is_class(target: Any) -> bool:
+    origin = get_origin(target) or target
+    return isinstance(origin, type) and (attrs.has(origin) or dataclasses.is_dataclass(origin))
+
+
+def _is_table(target: Any) -> bool:
+    return (get_origin(target) or target) in (dict, Mapping, MutableMapping)
+
+
+def _only(kind: type, name: str, make: Callable[[Any], Any]) -> Callable[[Any], Callable[[Any, Any], Any]]:
+    """A hook factory whose hooks take JSON values of one kind.
+
+    cattrs' own would read an empty list, or "", as an object without fields, and make a class of its defaults.
+    """
+
+    def factory(target: Any) -> Callable[[Any, Any], Any]:
+        build = make(target)
+
+        def structure(value: Any, target: Any) -> Any:
+            if type(value) is not kind:
+                raise _MismatchError(name, value)
+            return build(value, target)
+
+        return structure
+
+    return factory
+
+
+@functools.cache
+def _converter() -> Converter:
+    converter = make_converter()
+    converter.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode("ascii"))
+    converter.register_structure_hook(bytes, _from_base64)
+    converter.register_structure_hook(bool, _strict(bool, "a boolean"))
+    converter.register_structure_hook(int, _strict(int, "an integer"))
+    converter.register_structure_hook(float, _strict(float, "a number", (float, int)))
+    converter.register_structure_hook(str, _strict(str, "a string"))
+    converter.register_structure_hook(type(None), _from_null)
+    converter.register_unstructure_hook(datetime.datetime, _to_rfc3339)
+    for text in (uuid.UUID, decimal.Decimal):
+        converter.register_unstructure_hook(text, str)
+        converter.register_structure_hook(text, _from_text(text))
+    converter.register_structure_hook_factory(_is_collection, _collection_factory)
+    for is_one, kind, name, make in (
+        (_is_class, dict, "an object", converter.gen_structure_attrs_fromdict),
+        (_is_table, dict, "an object", lambda target: make_mapping_structure_fn(target, converter, dict)),
+        (_is_fixed_tuple, list, "a list", lambda _: converter._structure_tuple),
+        (is_namedtuple, list, "a list", lambda target: namedtuple_structure_factory(target, converter)),
+    ):
+        converter.register_structure_hook_factory(is_one, _only(kind, name, make))
+    return converter
+
+
+def _resolve_references(kind: Any, seen: set[Any]) -> None:
+    """Puts classes in place of their names in the annotations of ``kind`` and of all that it holds.
+
+    cattrs does so for an annotation that is wholly text, and would meet the name within ``Optional["Node"]`` only
+    once there is data for it.
+
+    Raises:
+        InvalidArgumentError: a name that means nothing at run time.
+    """
+    if isinstance(kind, str | ForwardRef):
+        raise InvalidArgumentError(f"{kind!r} is only a name: give the class itself")
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        return
+    for part in get_args(kind):
+        _resolve_references(part, seen)
+    if not isinstance(origin, type) or origin in seen:
+        return
+    seen.add(origin)
+    for hint in _resolved_hints(origin):
+        _resolve_references(hint, seen)
+
+
+def _resolved_hints(cls: type) -> list[Any]:
+    """The annotations of a class's fields, which from now on hold classes instead of names."""
+    typed = attrs.has(cls) or dataclasses.is_dataclass(cls) or is_typeddict(cls) or is_namedtuple(cls)
+    if not typed:
+        return []
+    try:
+        if attrs.has(cls):
+            attrs.resolve_types(cls, include_extras=True)
+            return [field.type for field in attrs.fields(cls)]
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError, AttributeError, SyntaxError) as exc:
+        fix = "import what its annotations name at run time, and define it at the module's top level"
+        raise InvalidArgumentError(f"{_name(cls)} can't be made from JSON: {exc}: {fix}") from exc
+    if dataclasses.is_dataclass(cls):
+        for field in dataclasses.fields(cls):
+            field.type = hints[field.name]
+    elif not is_typeddict(cls):
+        cls.__annotations__.update({name: hints[name] for name in cls.__annotations__})
+    return list(hints.values())
+
+
+def structurer_for(target: Any) -> Callable[[Any], Any]:
+    """A function that turns parsed JSON into ``target``; raises what :func:`cattrs.transform_error` explains."""
+    hook, target = _structure_hook(target)
+    return lambda data: hook(data, target)
+
+
+def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
+    """What turns parsed JSON into ``target``, with what to call it with beside the JSON."""
+    if target is Any or target is object:
+        return _identity, target
+    if target is None:
+        target = type(None)
+    _resolve_references(target, set())
+    try:
+        return _converter().get_structure_hook(target), target
+    except StructureHandlerNotFoundError as exc:
+        raise InvalidArgumentError(
+            f"{_name(target)} can't be made from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
+        ) from exc
+
+
+def _identity(value: Any, _: Any) -> Any:
+    return value
+
+
+def _unstructurer_for(source: Any) -> Callable[[Any], Any]:
+    if source is Any or source is object:
+        return _converter().unstructure
+    try:
+        return _converter().get_unstructure_hook(source)
+    except NameError as exc:
+        raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: {exc}: import it at run time") from exc
+    except RecursionError as exc:  # of named tuples; classes may
+        raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: it holds itself") from exc
+
+
+def _plainer(value: Any) -> Any:
+    """A value that JSON lacks, as one that it has; only of types that cattrs knows.
+
+    Raises:
+        TypeError: anything else, which would come back unchanged, for ever.
+    """
+    plain = _converter().unstructure(value)
+    if plain is value:
+        raise TypeError(f"a {type(value).__name__} has no JSON form")
+    return plain
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plainer)
+
+
+def _json_writer() -> Callable[[Any, int], Sequence[str]]:
+    """``_encoder.encode`` without what it does anew for each value, which takes longer than writing a small one."""
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # an interpreter without it
+        return lambda value, _: (_encoder.encode(value),)
+    # What tells a value within itself (nothing: the recursion limit does), default, strings, indent, separators,
+    # sort_keys, skipkeys, allow_nan.
+    chunks: Callable[[Any, int], Sequence[str]] = make(
+        None, _plainer, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+    )
+    return chunks
+
+
+_json_chunks = _json_writer()
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+_PROMOTED: dict[type, tuple[type, ...]] = {float: (float, int), bytes: (bytes, bytearray, memoryview)}
+
+
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """The classes of which a request of type ``kind`` is an instance; any, where an instance can't be told."""
+    if kind is None:
+        return (type(None),)
+    if kind is Any or not isinstance(kind, type) or is_typeddict(kind) or getattr(kind, "_is_protocol", False):
+        return (object,)
+    return _PROMOTED.get(kind, (kind,))
+
+
+def _another_type(expected: Any, request: Any) -> UnserializableRequestError:
+    wanted, got = _name(expected), type(request).__name__
+    if wanted == got:
+        wanted, got = (f"{kind.__module__}.{kind.__qualname__}" for kind in (expected, type(request)))
+    wanted, got = (f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}" for name in (wanted, got))
+    return UnserializableRequestError(f"the request is of another type: expected {wanted}, got {got}")
+
+
+def _explain(exc: BaseException, kind: type | None) -> str:
+    return str(exc) if isinstance(exc, _MismatchError) else format_exception(exc, kind)
+
+
+def explain_mismatch(exc: Exception, data: Any) -> str:
+    """What a structurer's exception says about ``data``, with the path of each field."""
+    if isinstance(exc, BaseValidationError):
+        return "; ".join(transform_error(exc, "data", _explain))
+    if data is None:
+        return "data is missing or null"
+    if isinstance(exc, _MismatchError):
+        return f"{exc} @ data"
+    return f"{exc} @ data (a JSON {type(data).__name__})"
+
+
+class JSONCodec:
+    """Encodes requests of one type and decodes responses of another.
+
+    >>> JSONCodec(int, list[str]).encode(7)
+    b'7'
+    >>> JSONCodec(int, list[str]).decode(["a"])
+    ['a']
+    """
+
+    __slots__ = ("_accepted", "_class", "_structure", "_target", "_unstructure", "request_type", "response_type")
+
+    def __init__(self, request_type: Any = Any, response_type: Any = Any) -> None:
+        self.request_type = request_type
+        self.response_type = response_type
+        self._accepted = _accepted(request_type)
+        self._class = self._accepted[0]
+        self._unstructure = _unstructurer_for(request_type)
+        self._structure, self._target = _structure_hook(response_type)
+
+    def encode(self, request: Any) -> bytes:
+        # isinstance() and not only the class: a subclass will do, and a proxy such as Django's lazy objects.
+        if type(request) is not self._class and not isinstance(request, self._accepted):
+            raise _another_type(self.request_type, request)
+        try:
+            return "".join(_json_chunks(self._unstructure(request), 0)).encode("ascii")
+        except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as exc:
+            raise UnserializableRequestError(f"the request can't be written as JSON: {exc}") from exc
+
+    def decode(self, data: Any) -> Any:
+        try:
+            return self._structure(data, self._target)
+        except Exception as exc:
+            raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {explain_mismatch(exc, data)}") from exc
+
+
+def _make(request_type: Any, response_type: Any) -> Codec:
+    if is_message_type(request_type) or is_message_type(response_type):
+        return ProtobufJSONCodec(request_type, response_type)
+    return JSONCodec(request_type, response_type)
+
+
+_cached = functools.lru_cache(maxsize=1024)(_make)
+
+
+def codec_for(request_type: Any = Any, response_type: Any = Any) -> Codec:
+    """The codec for a pair of types, made once and shared.
+
+    Raises:
+        InvalidArgumentError: a type that can't be made from JSON.
+    """
+    try:
+        return _cached(request_type, response_type)
+    except TypeError:  # an unhashable type form
+        return _make(request_type, response_type)

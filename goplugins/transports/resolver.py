@@ -1,0 +1,175 @@
+"""Host names to addresses, within a deadline: the lookup itself can't be interrupted, so it is awaited from outside."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
+from goplugins.runtime.clock import SYSTEM_CLOCK, Bell, Clock
+from goplugins.runtime.deadline import Deadline
+
+__all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
+
+Address = tuple[socket.AddressFamily, Any]
+"""A family and what ``socket.connect`` takes for it."""
+
+Job = Callable[[], None]
+
+
+class Resolver(Protocol):
+    """Finds the addresses of a host; several plugins may share one."""
+
+    def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
+        """At least one address, the preferred first.
+
+        Raises:
+            NameResolutionError: the name has no address.
+            PluginTimeoutError: there was no answer in time; nothing was sent.
+        """
+        ...
+
+
+def literal_address(host: str, port: int) -> Address | None:
+    """The address that ``host`` itself is, or None for a name.
+
+    >>> literal_address("127.0.0.1", 80)
+    (<AddressFamily.AF_INET: 2>, ('127.0.0.1', 80))
+    >>> literal_address("localhost", 80) is None
+    True
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if address.version == 4:
+        return socket.AF_INET, (host, port)
+    if "%" in host:  # a zone must be looked up; that needs no network
+        return socket.AF_INET6, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][
+            4
+        ]
+    return socket.AF_INET6, (host, port, 0, 0)
+
+
+class FixedResolver:
+    """Finds one and the same address for every name: for one of the instances behind a name.
+
+    Args:
+        address: to be connected to, whatever host the endpoint, its certificate and its requests name.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._found = [address]
+
+    def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
+        """The address. Asks nobody."""
+        return self._found
+
+
+class _Lookup:
+    """One running lookup; all callers that want the same name wait for the same one."""
+
+    __slots__ = ("addresses", "done", "error")
+
+    def __init__(self) -> None:
+        self.done = Bell()
+        self.addresses: list[Address] = []
+        self.error: Exception | None = None
+
+
+class ThreadedResolver:
+    """Looks names up on helper threads, at most ``max_threads`` at once, and waits within the caller's deadline.
+
+    Args:
+        submit: runs a function on some other thread, such as ``WorkerPool.submit``; own daemon threads by default.
+        max_threads: bounds the own threads; further lookups queue up for them.
+        clock: does the waiting.
+    """
+
+    def __init__(
+        self, submit: Callable[[Job], object] | None = None, *, max_threads: int = 4, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._submit = submit or self._start
+        self._max_threads = max_threads
+        self._clock = clock
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._lookups: dict[tuple[str, int], _Lookup] = {}
+        self._queue: deque[Job] = deque()
+        self._threads = 0
+
+    def after_fork_in_child(self) -> None:
+        """Forgets lookups that run in the parent only."""
+        self._reset()
+
+    def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
+        key = (host, port)
+        with self._lock:
+            lookup = self._lookups.get(key)
+            leader = lookup is None
+            if lookup is None:
+                lookup = self._lookups[key] = _Lookup()
+        if leader:
+            self._launch(key, lookup)
+        if not self._clock.wait(lookup.done, max(deadline.remaining(), 0.0)):
+            raise PluginTimeoutError(f"the name {host!r} was not resolved in time", replay=Replay.ALWAYS)
+        if lookup.error is not None:
+            # Each waiter raises its own error: one object in several threads would mix up their tracebacks.
+            cause = lookup.error
+            reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+            raise NameResolutionError(f"the name {host!r} can't be resolved: {reason}") from cause
+        return lookup.addresses
+
+    def _launch(self, key: tuple[str, int], lookup: _Lookup) -> None:
+        def job() -> None:
+            try:
+                found = socket.getaddrinfo(key[0], key[1], type=socket.SOCK_STREAM)
+                lookup.addresses = [(family, address) for family, _, _, _, address in found]
+            except (OSError, ValueError) as exc:  # ValueError: a label that is empty or too long
+                lookup.error = exc
+            finally:
+                if not lookup.addresses and lookup.error is None:
+                    lookup.error = OSError(0, "no address found")
+                self._forget(key, lookup)
+                lookup.done.set()
+
+        try:
+            self._submit(job)
+        except BaseException:
+            lookup.error = OSError(0, "no helper thread was free")
+            self._forget(key, lookup)
+            lookup.done.set()
+            raise
+
+    def _forget(self, key: tuple[str, int], lookup: _Lookup) -> None:
+        with self._lock:
+            if self._lookups.get(key) is lookup:
+                del self._lookups[key]
+
+    def _start(self, job: Job) -> None:
+        with self._lock:
+            if self._threads >= self._max_threads:
+                self._queue.append(job)
+                return
+            self._threads += 1
+        try:
+            threading.Thread(target=self._work, args=(job,), name="goplugins-resolve", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._threads -= 1
+            raise
+
+    def _work(self, job: Job) -> None:
+        while True:
+            job()
+            with self._lock:
+                if not self._queue:
+                    self._threads -= 1
+                    return
+                job = self._queue.popleft()

@@ -1,0 +1,134 @@
+"""TLS for every transport that has it: version 1.2 or newer, always verified."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import weakref
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from goplugins.enums import AuthMethod
+from goplugins.errors import InvalidCertificateError
+
+if TYPE_CHECKING:
+    from goplugins.config import AuthConfig
+
+__all__ = ["client_context"]
+
+
+def client_context(auth: AuthConfig, *, ca_file: str = "") -> ssl.SSLContext:
+    """The context for connections to a plugin. Not to be changed: plugins that trust the same may share it.
+
+    ``auth.ca_file`` replaces the machine's authorities. A client certificate is presented if ``auth`` names one.
+
+    Args:
+        auth: its ``ca_file``, and with the method mtls its ``cert_file`` and ``key_file``.
+        ca_file: authorities to use if ``auth`` names none, such as an environment's.
+
+    Raises:
+        InvalidCertificateError: a file that is missing or can't be used; ``path`` names the field.
+    """
+    authorities = auth.ca_file or ca_file
+    presents = auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS
+    if not authorities and not presents:
+        return _usual_context()
+    context = _new_context()
+    if authorities:
+        _load_authorities(context, authorities)
+    else:
+        _load_default_authorities(context)
+    if presents:
+        _load_client_certificate(context, auth.cert_file or "", auth.key_file or "")
+    return context
+
+
+def _new_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+_usual: weakref.WeakValueDictionary[Hashable, ssl.SSLContext] = weakref.WeakValueDictionary()
+
+
+def _usual_context() -> ssl.SSLContext:
+    """The context that trusts the machine's authorities and presents nothing, shared as long as they stay the same.
+
+    To read them takes tens of milliseconds, and to keep them most of a megabyte.
+    """
+    paths = ssl.get_default_verify_paths()
+    seen = (_stamp(paths.cafile), _stamp(paths.capath))
+    context = _usual.get(seen)
+    if context is None:
+        context = _new_context()
+        _load_default_authorities(context)
+        _usual[seen] = context
+    return context
+
+
+def _stamp(path: str | None) -> Hashable:
+    """Changes with what is there."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return path
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _load_default_authorities(context: ssl.SSLContext) -> None:
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if context.cert_store_stats()["x509_ca"]:
+        return
+    # A directory of authorities is read only at the handshake and counts as nothing until then.
+    directory = ssl.get_default_verify_paths().capath
+    if directory is None or not os.listdir(directory):
+        import certifi  # comes with requests; images without ca-certificates need it
+
+        context.load_verify_locations(certifi.where())
+
+
+def _load_authorities(context: ssl.SSLContext, file: str) -> None:
+    _check_pem(file, "ca_file", "CERTIFICATE-----")
+    try:
+        context.load_verify_locations(file)
+    except ssl.SSLError as exc:
+        raise _invalid("ca_file", file, _reason(exc)) from exc
+
+
+def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    _check_pem(cert_file, "cert_file", "CERTIFICATE-----")
+    _check_pem(key_file, "key_file", "PRIVATE KEY-----")
+
+    def no_passphrase() -> str:
+        # Without this, OpenSSL would ask on the terminal and wait.
+        raise _invalid("key_file", key_file, "it is encrypted; write an unencrypted key")
+
+    try:
+        context.load_cert_chain(cert_file, key_file, password=no_passphrase)
+    except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            raise _invalid("key_file", key_file, "it is not the key of cert_file") from exc
+        raise _invalid("cert_file", cert_file, _reason(exc)) from exc
+
+
+def _check_pem(file: str, field: str, marker: str) -> None:
+    """OpenSSL does not say which of two files is at fault, so each is looked at first."""
+    if not file:
+        raise InvalidCertificateError("it is missing", path=f"auth.{field}", fix="name a PEM file")
+    try:
+        with open(file, encoding="latin-1") as stream:
+            text = stream.read()
+    except OSError as exc:
+        raise _invalid(field, file, exc.strerror or str(exc)) from exc
+    if marker not in text:
+        kind = "private key" if "KEY" in marker else "certificate"
+        raise _invalid(field, file, f"it holds no {kind} in PEM form")
+
+
+def _reason(exc: ssl.SSLError) -> str:
+    return (exc.reason or str(exc)).replace("_", " ").lower()
+
+
+def _invalid(field: str, file: str, reason: str) -> InvalidCertificateError:
+    return InvalidCertificateError(f"{file!r} can't be used: {reason}", path=f"auth.{field}")
