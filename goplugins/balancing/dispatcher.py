@@ -31,7 +31,7 @@ from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import MemberEjected, MemberReturned
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
-from goplugins.runtime.clock import Clock, Wakeup
+from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
 __all__ = ["Dispatcher"]
@@ -369,7 +369,7 @@ class Dispatcher:
 
     def drain(self, state: MemberState, timeout: float) -> bool:
         """Waits until no call is under way on the member, at most ``timeout`` seconds; True if none is."""
-        waiter = Wakeup()
+        waiter = Waiter()
         with self.lock:
             if state.active == 0:
                 return True

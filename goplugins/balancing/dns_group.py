@@ -16,7 +16,7 @@ from goplugins.balancing.dns_refresh import Lookups
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import LoadBalancerConfig, PluginConfig
 from goplugins.config.dns_options import DEFAULT_RESOLVE_INTERVAL, host_and_port
-from goplugins.config.groups import ResolvedConfig
+from goplugins.config.groups import DnsGroupConfig
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -42,9 +42,9 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Ticket
 from goplugins.transports.resolver import Address, Resolver
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
-__all__ = ["MAX_MEMBERS", "Household", "ResolvedGroup", "name_at"]
+__all__ = ["MAX_MEMBERS", "DnsGroup", "MemberOwner", "name_at"]
 
 logger = logging.getLogger("goplugins.balancing")
 
@@ -55,7 +55,7 @@ Build = Callable[[PluginConfig, Address], GuardedPlugin]
 """Makes a member that connects to one address."""
 
 
-class Household(Protocol):
+class MemberOwner(Protocol):
     """Who looks after members: health checks, idle connections, counts."""
 
     def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
@@ -75,7 +75,7 @@ class Household(Protocol):
         ...
 
 
-class ResolvedGroup:
+class DnsGroup:
     """A :class:`~goplugins.balancing.LoadBalancer` over the addresses of one host. A sender, for one guarded plugin.
 
     Each member has a breaker, connections and health of its own, and is called as the host: URL, ``Host``, TLS
@@ -94,11 +94,11 @@ class ResolvedGroup:
 
     def __init__(
         self,
-        config: ResolvedConfig,
+        config: DnsGroupConfig,
         *,
         resolver: Resolver,
         build: Build,
-        house: Household,
+        house: MemberOwner,
         clock: Clock,
         rng: random.Random,
         events: EventStream | None = None,
@@ -149,7 +149,7 @@ class ResolvedGroup:
             return self._balancer.send(call)
         except PluginError as error:
             if _is_out_of_reach(error):
-                lookups.hurry()
+                lookups.shorten_interval()
             raise
 
     def health(self, timeout: float) -> HealthStatus:
@@ -174,7 +174,7 @@ class ResolvedGroup:
             PluginError: what went wrong.
         """
         timeout = self._balancer.config.request_timeout or 30.0
-        return execute_bare(self, request, context, timeout=timeout, idempotent=False, clock=self._clock)
+        return single_call(self, request, context, timeout=timeout, idempotent=False, clock=self._clock)
 
     def close(self) -> None:
         """Closes all members, and follows the host no more; later calls are refused. Harmless when repeated."""
@@ -215,7 +215,7 @@ class ResolvedGroup:
         for member in (*self._members.values(), *self._leaving.values()):
             member.wire.renew_credentials()  # type: ignore[attr-defined]
 
-    def adapt(self, config: ResolvedConfig) -> None:
+    def adapt(self, config: DnsGroupConfig) -> None:
         """Has the members go by other policies, those to come included."""
         if isinstance(config.instance, PluginConfig):
             self._instance = config.instance

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from goplugins.errors import NameResolutionError, PluginError, PluginTimeoutError, Replay, SaturatedError
-from goplugins.runtime.clock import Bell, Clock
+from goplugins.runtime.clock import Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Ticket
@@ -52,7 +52,7 @@ class _Outcome:
     __slots__ = ("done", "refusal")
 
     def __init__(self) -> None:
-        self.done = Bell()
+        self.done = Event()
         self.refusal = ""
 
 
@@ -111,7 +111,7 @@ class Lookups:
         self._asked_at = self._found_at = -math.inf
         self._failures = 0
         self._next_early = -math.inf
-        self._expected: Bell | None = None
+        self._expected: Event | None = None
         self._regular: Ticket | None = None
         self._early: Ticket | None = None
         self._lock = threading.Lock()
@@ -136,7 +136,7 @@ class Lookups:
         self.asleep = False  # first: what falls asleep at this very moment says so after it
         self._go_on()
 
-    def hurry(self) -> None:
+    def shorten_interval(self) -> None:
         """A member could not be reached: looks soon, in the background, unless it has just looked."""
         now = self._clock.monotonic()
         if now < self._next_early:
@@ -146,7 +146,7 @@ class Lookups:
                 return
             delay = max(0.0, self._asked_at + _APART - now)
             self._next_early = now + delay + _APART
-            expected = Bell()
+            expected = Event()
             self._expected = None if delay else expected
         with contextlib.suppress(SaturatedError):
             self._keep(self._schedule(self._look_early, None, delay))
@@ -160,7 +160,7 @@ class Lookups:
             early.cancel()
 
     def await_news(self, deadline: Deadline) -> None:
-        """Waits shortly for a lookup that :meth:`hurry` has begun: whoever failed everywhere may need its answer."""
+        """Waits briefly for a lookup that :meth:`shorten_interval` has begun."""
         expected = self._expected
         if expected is not None and not self._clock.wait(expected, min(_PATIENCE, deadline.remaining() / 2)):
             self._expected = None  # in vain once is enough

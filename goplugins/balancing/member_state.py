@@ -8,7 +8,7 @@ from typing import Any
 
 from goplugins.balancing.member import Member
 from goplugins.runtime.call import Call
-from goplugins.runtime.clock import Wakeup
+from goplugins.runtime.clock import Waiter
 
 __all__ = ["MAX_ORDER", "Condition", "MemberState", "Traffic", "share_at"]
 
@@ -140,7 +140,7 @@ class MemberState:
         self.ready = False
         self.traffic = traffic
         self.active = 0
-        self.waiters: list[Wakeup] = []
+        self.waiters: list[Waiter] = []
         self.unsubscribe: Any = None
         self.total = self.succeeded = self.failed = self.failures = 0
         self.last_used = -math.inf

@@ -16,7 +16,7 @@ from goplugins.cli._common import Column, add_config, has_rich, manager_of, prin
 from goplugins.cli._figures import NONE, amount, duration, share
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.models.metrics import Latencies, PluginMetrics
-from goplugins.runtime.clock import SYSTEM_CLOCK, Bell
+from goplugins.runtime.clock import SYSTEM_CLOCK, Event
 
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
@@ -116,7 +116,7 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 
 def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request: Any) -> Result:
-    name, stop = arguments.name, Bell()
+    name, stop = arguments.name, Event()
 
     def work() -> None:
         while not stop.is_set():

@@ -15,7 +15,7 @@ import attrs
 from goplugins.cli._common import Column, Row, fitting, has_rich, make_table, manager_of, printable, write_table
 from goplugins.cli._figures import NONE, amount, duration, share, sparkline
 from goplugins.errors import InvalidArgumentError, PluginConnectionError, redact_url
-from goplugins.runtime.clock import SYSTEM_CLOCK, Bell
+from goplugins.runtime.clock import SYSTEM_CLOCK, Event
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -94,7 +94,7 @@ def _execute(arguments: argparse.Namespace) -> int:
 def _live(look: Callable[[], Frame], frame: Frame, interval: float) -> None:
     from rich.live import Live
 
-    never = Bell()
+    never = Event()
     with Live(_drawn(frame), screen=True, auto_refresh=False) as live:
         while True:
             SYSTEM_CLOCK.wait(never, interval)

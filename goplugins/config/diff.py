@@ -10,7 +10,7 @@ import attrs
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.config.dns_options import is_resolved
-from goplugins.config.groups import GroupConfig, ResolvedConfig
+from goplugins.config.groups import DnsGroupConfig, GroupConfig
 from goplugins.config.problems import counted
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
 
@@ -195,7 +195,7 @@ def _described(config: PluginConfig | LoadBalancerConfig) -> str:
     where = shown(config).get("endpoint") or config.executable
     balancing = config.balancing or LoadBalancerConfig()
     if isinstance(config, GroupConfig) and isinstance(config.balancer, LoadBalancerConfig):
-        if isinstance(config, ResolvedConfig):
+        if isinstance(config, DnsGroupConfig):
             return f"group of all addresses of {where}, {config.balancer.strategy}{off}"
         return _described(config.balancer) + off
     if config.endpoints:
@@ -206,7 +206,7 @@ def _described(config: PluginConfig | LoadBalancerConfig) -> str:
 
 
 def _kind(config: PluginConfig | LoadBalancerConfig) -> str:
-    if isinstance(config, ResolvedConfig):
+    if isinstance(config, DnsGroupConfig):
         return "group of a host's addresses"
     return "group" if isinstance(config, GroupConfig | LoadBalancerConfig) else "plugin"
 

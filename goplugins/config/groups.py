@@ -16,7 +16,7 @@ from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionCon
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
 from goplugins.enums import TransportType
 
-__all__ = ["GROUP_KIND", "GroupConfig", "ResolvedConfig", "member_name", "spread"]
+__all__ = ["GROUP_KIND", "DnsGroupConfig", "GroupConfig", "member_name", "spread"]
 
 GROUP_KIND = "group"
 """The ``type`` of a group's configuration. There is no factory of this name: a group is made of other plugins."""
@@ -36,7 +36,7 @@ class GroupConfig(PluginConfig):
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class ResolvedConfig(GroupConfig):
+class DnsGroupConfig(GroupConfig):
     """A group whose members are the addresses of one host, as they are found.
 
     Attributes:
@@ -86,12 +86,12 @@ def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[Plugin
     yield _group_of(plugin, members, resolved)
 
 
-def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> ResolvedConfig:
+def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> DnsGroupConfig:
     """The group of a plugin whose addresses are yet to be found."""
     group = as_mapping(_group_of(plugin, (), resolved))
     own = {name: value for name, value in plugin.options.items() if not name.startswith("resolve")}
     instance = attrs.evolve(_instance(plugin), options=own)
-    return ResolvedConfig(**{**group, "endpoint": plugin.endpoint, "options": plugin.options}, instance=instance)
+    return DnsGroupConfig(**{**group, "endpoint": plugin.endpoint, "options": plugin.options}, instance=instance)
 
 
 def _instance(plugin: PluginConfig) -> PluginConfig:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from goplugins.discovery.directory_watch import FollowedDirectories
+from goplugins.discovery.directory_watch import DirectoryWatch
 from goplugins.discovery.manifest import PluginManifest, PluginRequirements
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport
 from goplugins.discovery.scanner import Discovery, discovered
 
 __all__ = [
+    "DirectoryWatch",
     "DiscoveredPlugin",
     "Discovery",
     "DiscoveryProblem",
     "DiscoveryReport",
-    "FollowedDirectories",
     "PluginManifest",
     "PluginRequirements",
     "discovered",

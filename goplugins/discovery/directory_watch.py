@@ -5,13 +5,13 @@ from __future__ import annotations
 from goplugins.discovery.scanner import Discovery
 from goplugins.runtime.clock import Clock
 
-__all__ = ["FollowedDirectories"]
+__all__ = ["DirectoryWatch"]
 
 
-class FollowedDirectories:
+class DirectoryWatch:
     """Tells when what a scan would read is not what it was, and stays so: several files come one after the other.
 
-    Used by one thread at a time, as :class:`goplugins.transports.credential_files.FollowedFiles`, whose methods it has.
+    Used by one thread at a time, as :class:`goplugins.transports.credential_files.WatchedFiles`, whose methods it has.
 
     Args:
         discovery: where to look.

@@ -18,7 +18,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.scheduler import Ticket
 
-__all__ = ["Look", "Watched", "ask", "timed_out", "wait_for"]
+__all__ = ["CheckRun", "Watched", "ask", "timed_out", "wait_for"]
 
 
 class Watched(Protocol):
@@ -29,7 +29,7 @@ class Watched(Protocol):
         ...
 
 
-class Look:
+class CheckRun:
     """One look at a plugin, queued or under way.
 
     Attributes:
@@ -50,7 +50,7 @@ class Look:
         self.watch: Ticket | None = None
 
 
-def wait_for(looks: Iterable[Look], timeout: float) -> None:
+def wait_for(looks: Iterable[CheckRun], timeout: float) -> None:
     """Waits until all looks have ended, at most ``timeout`` seconds.
 
     Real ones: the work of other threads takes real time, whatever a test's clock says.

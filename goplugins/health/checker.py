@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import SaturatedError
-from goplugins.health.check_run import Look, Watched, ask, timed_out, wait_for
+from goplugins.health.check_run import CheckRun, Watched, ask, timed_out, wait_for
 from goplugins.health.probe_pool import Job, Probes, shared_probes
 from goplugins.health.settings import Settings
 from goplugins.health.status_record import HealthRecord
@@ -95,7 +95,7 @@ class HealthChecker:
         self._running = False
         self._ticket: Ticket | None = None
         self._hurry: float | None = None
-        self._look: Look | None = None
+        self._look: CheckRun | None = None
         self._done = threading.Event()
         register_forkable(self)
 
@@ -152,7 +152,7 @@ class HealthChecker:
         return 0.0 if self._look is not None else min(max(0.0, longest - since), longest)
 
     @property
-    def look(self) -> Look | None:
+    def look(self) -> CheckRun | None:
         """The look that is queued or under way."""
         return self._look
 
@@ -232,7 +232,7 @@ class HealthChecker:
         elif ticket is not None and new.interval != old.interval:
             ticket.reschedule(self._interval)
 
-    def hurry(self, interval: float | None) -> None:
+    def shorten_interval(self, interval: float | None) -> None:
         """Looks every ``interval`` seconds from now on, where that is more often than configured; None ends that.
 
         For a plugin that nobody calls while its breaker is open: only a look finds out early that it is back.
@@ -273,7 +273,7 @@ class HealthChecker:
             self.count_overdue(look, waited=True)
         return self._record.status
 
-    def begin(self) -> Look:
+    def begin(self) -> CheckRun:
         """Queues a look and does not wait for it; returns the one queued or under way if there is one.
 
         Raises:
@@ -282,7 +282,7 @@ class HealthChecker:
         with self._lock:
             if self._look is not None:
                 return self._look
-            look = self._look = Look()
+            look = self._look = CheckRun()
         try:
             self._hand_over(lambda: self._perform(look))
         except Exception as exc:
@@ -313,13 +313,13 @@ class HealthChecker:
             if not self._running:
                 return
             hanging = self._look
-            look = self._look = hanging or Look()
+            look = self._look = hanging or CheckRun()
         if hanging is None:
             self._perform(look)
         else:
             self.count_overdue(hanging)
 
-    def _perform(self, look: Look) -> None:
+    def _perform(self, look: CheckRun) -> None:
         timeout = self._settings.timeout
         with self._lock:
             if self._look is not look:
@@ -349,7 +349,7 @@ class HealthChecker:
 
     # --- looks that hang -------------------------------------------------------------------------------------------
 
-    def _watch(self, look: Look, delay: float) -> None:
+    def _watch(self, look: CheckRun, delay: float) -> None:
         """Has somebody look after the look in ``delay`` seconds: not the worker, which it may hold."""
         if not self._running or self._scheduler is None:
             return
@@ -365,7 +365,7 @@ class HealthChecker:
             if look.counted is not None:
                 self._watch(look, self._settings.interval)
 
-    def count_overdue(self, look: Look, *, waited: bool = False) -> None:
+    def count_overdue(self, look: CheckRun, *, waited: bool = False) -> None:
         """Counts a failure if the look has lasted too long, and one more for each interval since.
 
         Args:

@@ -10,7 +10,7 @@ import attrs
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
-from goplugins.health.check_run import Look, wait_for
+from goplugins.health.check_run import CheckRun, wait_for
 from goplugins.health.checker import HealthChecker, OnChange
 from goplugins.health.probe_pool import Probes
 from goplugins.models.results import HealthStatus
@@ -192,7 +192,7 @@ class HealthMonitor:
         self._look_at(unknown, timeout)
 
     def _look_at(self, checkers: Iterable[HealthChecker], timeout: float | None) -> None:
-        looks: list[tuple[HealthChecker, Look]] = []
+        looks: list[tuple[HealthChecker, CheckRun]] = []
         for checker in checkers:
             try:
                 looks.append((checker, checker.begin()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
-from goplugins.config.groups import GroupConfig, ResolvedConfig
+from goplugins.config.groups import DnsGroupConfig, GroupConfig
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.models.plugin import Plugin
@@ -28,7 +28,7 @@ from goplugins.transports.interface import PluginFactory, Sender
 from goplugins.transports.resolver import Resolver, ThreadedResolver
 
 if TYPE_CHECKING:
-    from goplugins.balancing.dns_group import Household
+    from goplugins.balancing.dns_group import MemberOwner
 
 __all__ = ["Builder", "as_sender"]
 
@@ -78,7 +78,7 @@ class Builder:
         self.registered: set[str] = set()
         self.forward: Forward | None = None
         self.registry: Registry | None = None
-        self.house: Household | None = None
+        self.house: MemberOwner | None = None
         self.resolver: Resolver | None = None
         self.hedges: WorkerPool | None = None
         self.events = EventStream()
@@ -147,7 +147,7 @@ class Builder:
 
     def build(self, config: PluginConfig) -> GuardedPlugin:
         """One guarded plugin from a resolved configuration."""
-        if isinstance(config, ResolvedConfig):
+        if isinstance(config, DnsGroupConfig):
             return self._build_resolved(config)
         if isinstance(config, GroupConfig):
             return self._build_group(config)
@@ -167,9 +167,9 @@ class Builder:
             balancer.add_plugin(NamedMember(member.name, self.registry, balancer))
         return self.guard(balancer, config, from_config=True)
 
-    def _build_resolved(self, config: ResolvedConfig) -> GuardedPlugin:
+    def _build_resolved(self, config: DnsGroupConfig) -> GuardedPlugin:
         """A group that makes its members by itself. What is wrong with all of them is told now."""
-        from goplugins.balancing.dns_group import ResolvedGroup
+        from goplugins.balancing.dns_group import DnsGroup
 
         instance = config.instance
         assert isinstance(instance, PluginConfig)  # noqa: S101 - spread() has set it
@@ -179,7 +179,7 @@ class Builder:
             text = "the plugin's factory can't make a plugin for one address"
             raise InvalidConfigError(text, path="options.resolve", fix="leave it out")
         factory.create_plugin(instance).close()
-        group = ResolvedGroup(
+        group = DnsGroup(
             config,
             resolver=self.resolver or self._own_resolver(),
             build=lambda member, address: self.guard(create_at(member, address), member, from_config=True),
@@ -235,7 +235,7 @@ class Builder:
     def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
         """Has a plugin go by the policies of another resolved configuration."""
         plugin.reconfigure(config, hedge_pool=self._hedge_pool(config))
-        if isinstance(config, ResolvedConfig):
+        if isinstance(config, DnsGroupConfig):
             plugin.wire.adapt(config)  # type: ignore[attr-defined]
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:

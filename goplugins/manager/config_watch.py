@@ -16,7 +16,7 @@ from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, 
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
-from goplugins.transports.credential_files import FollowedFiles
+from goplugins.transports.credential_files import WatchedFiles
 
 __all__ = ["Schedule", "Watch"]
 
@@ -35,7 +35,7 @@ class Cancellable(Protocol):
 
 
 class Following(Protocol):
-    """Something whose changes are followed, such as :class:`~goplugins.discovery.FollowedDirectories`."""
+    """Something whose changes are followed, such as :class:`~goplugins.discovery.DirectoryWatch`."""
 
     @property
     def pending(self) -> bool:
@@ -105,7 +105,7 @@ class Watch:
         self._clock = clock
         self._schedule = schedule
         self._told_closed = closed
-        self._file = following or FollowedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
+        self._file = following or WatchedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
         self._settle = min(_SETTLE, interval)
         self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY

@@ -67,8 +67,8 @@ def views(manager: Manager[Any, Any]) -> list[View]:
     counts = manager.metrics().plugins
     instances = life.instances()
     found = []
-    for name, plugin in {**life.upkeep.members, **life.registry.plugins}.items():
-        explanation = plugin.explain(life.upkeep.status_of(name))
+    for name, plugin in {**life.maintenance.members, **life.registry.plugins}.items():
+        explanation = plugin.explain(life.maintenance.status_of(name))
         found.append(View(name, plugin, explanation, counts.get(name) or PluginMetrics(), name in instances))
     return found
 
@@ -91,7 +91,7 @@ def clock_of(manager: Manager[Any, Any]) -> Clock:
 def start_looks(manager: Manager[Any, Any]) -> None:
     """Has health looked at from now on, as the first call would. Waits for nothing."""
     try:
-        manager._lifecycle.upkeep.start()
+        manager._lifecycle.maintenance.start()
     except (PluginClosedError, SaturatedError) as exc:
         logger.warning("health is not looked at: %s", exc)
 
@@ -128,7 +128,7 @@ def find(manager: Manager[Any, Any], name: str) -> GuardedPlugin:
     Raises:
         PluginNotFoundError: there is none.
     """
-    return manager._lifecycle.upkeep.members.get(name) or manager._registry.get(name)
+    return manager._lifecycle.maintenance.members.get(name) or manager._registry.get(name)
 
 
 def is_held_open(plugin: GuardedPlugin) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.headers import check_headers
 from goplugins.manager.batch import Progress, as_completed, in_order, reporting
-from goplugins.manager.pickling import Recipe
+from goplugins.manager.pickling import PickledState
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.observability.tracing import Tracer
@@ -46,7 +46,7 @@ class Caller:
 
     def __init__(self, registry: Registry, pool: WorkerPool, clock: Clock) -> None:
         self.pool = pool
-        self.recipe: Recipe
+        self.recipe: PickledState
         self._registry = registry
         self._clock = clock
         self._next_id = RequestIds().__call__  # the method: to call the object costs half as much again

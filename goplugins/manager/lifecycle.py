@@ -21,7 +21,7 @@ from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.manager.builder import Builder
 from goplugins.manager.config_watch import Watch
-from goplugins.manager.maintenance import Upkeep
+from goplugins.manager.maintenance import Maintenance
 from goplugins.manager.pickling import kept
 from goplugins.manager.reload_plan import plan_of
 from goplugins.manager.reload_steps import Turn, Work
@@ -70,7 +70,7 @@ class Lifecycle:
     Attributes:
         registry: who answers to which name.
         builder: makes plugins of configuration.
-        upkeep: looks after them.
+        maintenance: looks after them.
         loaded: how often a configuration was loaded, and the last one as it was given.
         events: carries what happens.
     """
@@ -82,10 +82,10 @@ class Lifecycle:
         self.registry = Registry()
         self.builder = Builder(clock=clock, rng=rng, resolve=resolve)
         self.events = self.builder.events
-        self.upkeep = Upkeep(self.registry, clock, self.events)
-        self.builder.house = self.upkeep
+        self.maintenance = Maintenance(self.registry, clock, self.events)
+        self.builder.house = self.maintenance
         self.observers = Observers(self.events, self, clock, rng)
-        self.upkeep.on_start = self._start_observers
+        self.maintenance.on_start = self._start_observers
         self._config: ManagerConfig | None = None  # resolved
         self._removed = PluginMetrics()
         self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of plugins that are there
@@ -143,7 +143,7 @@ class Lifecycle:
         self._config = resolved
         self.observers.apply(resolved)
         for plugin in built:
-            self.upkeep.watch(plugin)
+            self.maintenance.watch(plugin)
             self.tell_added(plugin)
         _set_log_level(resolved.log_level)
         logger.info("loaded %d plugins from %s", len(built), source)
@@ -174,16 +174,16 @@ class Lifecycle:
         wanted = self._config is not None and self._config.discovery.watch_mode and scan is not None
         self._scan_watch = None
         if wanted and scan is not None:
-            from goplugins.discovery import FollowedDirectories
+            from goplugins.discovery import DirectoryWatch
 
             self._scan_watch = Watch(
                 _source(source),
                 lambda: self.reload(source, ReloadOptions()),
                 self._clock,
-                self.upkeep.every,
+                self.maintenance.every,
                 interval=_SCAN_INTERVAL,
                 closed=self._unfollow,
-                following=FollowedDirectories(scan[0], self._clock, known=scan[1].signature),
+                following=DirectoryWatch(scan[0], self._clock, known=scan[1].signature),
             )
             self._watches[id(self._scan_watch)] = self._scan_watch
         if before is not None:
@@ -232,7 +232,7 @@ class Lifecycle:
     @contextlib.contextmanager
     def _noting_failure(self, config: ConfigSource, started: float) -> Iterator[None]:
         """Shows in the overall health that what runs is not what was wished for, until the next good reload."""
-        monitor = self.upkeep.monitor
+        monitor = self.maintenance.monitor
         try:
             yield
         except ManagerClosedError:
@@ -288,7 +288,7 @@ class Lifecycle:
             name,
             lambda: self.reload(name, options),
             self._clock,
-            self.upkeep.every,
+            self.maintenance.every,
             interval=interval,
             on_signal=on_signal,
             closed=self._unfollow,
@@ -312,7 +312,7 @@ class Lifecycle:
 
     def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None) -> None:
         """Looks after a plugin from now on."""
-        self.upkeep.watch(plugin, seen)
+        self.maintenance.watch(plugin, seen)
 
     # --- code ------------------------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class Lifecycle:
         base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
         guarded = self.builder.guard(plugin, self._defaults.resolve(base), from_config=False)
         self.registry.add([guarded])
-        self.upkeep.watch(guarded)
+        self.maintenance.watch(guarded)
         self.tell_added(guarded)
 
     def unregister(self, name: str, drain_timeout: float) -> None:
@@ -340,7 +340,7 @@ class Lifecycle:
         with self._lock:
             if not self.registry.forget(plugin):
                 return
-            counts = [attrs.evolve(self.upkeep.forget(plugin), active_requests=0)]
+            counts = [attrs.evolve(self.maintenance.forget(plugin), active_requests=0)]
             name = plugin.name
             if name in self._replaced:
                 counts.append(self._replaced.pop(name))
@@ -361,8 +361,8 @@ class Lifecycle:
 
     def statuses(self) -> dict[str, HealthStatus]:
         """The health last seen of all plugins, and of the members that groups have found."""
-        names = {**self.registry.plugins, **self.upkeep.members}
-        return {name: self.upkeep.status_of(name) for name in names}
+        names = {**self.registry.plugins, **self.maintenance.members}
+        return {name: self.maintenance.status_of(name) for name in names}
 
     def metrics(self) -> ManagerMetrics:
         """See :meth:`goplugins.Manager.metrics`."""
@@ -370,8 +370,8 @@ class Lifecycle:
             counts: dict[str, list[PluginMetrics]] = {name: [count] for name, count in self._replaced.items()}
             names = self.registry.plugins
             for plugin in self.registry.all:
-                counts.setdefault(plugin.name, []).append(self.upkeep.metrics_of(plugin))
-            members, parted = self.upkeep.metrics_of_members()
+                counts.setdefault(plugin.name, []).append(self.maintenance.metrics_of(plugin))
+            members, parted = self.maintenance.metrics_of_members()
             all_counts = (count for each in counts.values() for count in each)
             total = PluginMetrics.total([self._removed, parted, *members.values(), *all_counts])
         plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
@@ -379,12 +379,12 @@ class Lifecycle:
 
     def explain(self, name: str) -> Explanation:
         """See :meth:`goplugins.Manager.explain`."""
-        plugin = self.upkeep.members.get(name) or self.registry.get(name)
-        return plugin.explain(self.upkeep.status_of(name))
+        plugin = self.maintenance.members.get(name) or self.registry.get(name)
+        return plugin.explain(self.maintenance.status_of(name))
 
     def labels_of(self, name: str) -> Mapping[str, str]:
         """The labels that a plugin's configuration gives it."""
-        plugin = self.upkeep.members.get(name) or self.registry.plugins.get(name)
+        plugin = self.maintenance.members.get(name) or self.registry.plugins.get(name)
         return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
 
     def describe(self, name: str) -> Mapping[str, Any]:
@@ -403,7 +403,7 @@ class Lifecycle:
         return ObservabilityReport.of(self.metrics(), at=self._clock.time(), uptime=uptime)
 
     def _start_observers(self) -> None:
-        self.observers.start(self.upkeep.every)
+        self.observers.start(self.maintenance.every)
         if not self._examined:
             self._examined = True
             from goplugins.doctor import warn_once
@@ -420,7 +420,7 @@ class Lifecycle:
             for member in group.balancer.members
             if member.name.startswith(f"{group.name}@")
         )
-        return frozenset(named).union(self.upkeep.members)
+        return frozenset(named).union(self.maintenance.members)
 
     def retire_all(self, timeout: float) -> None:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes every plugin."""
@@ -430,7 +430,7 @@ class Lifecycle:
         plugins = self.registry.close()
         for plugin in plugins:
             plugin.refuse("the manager was shut down")
-        self.upkeep.shutdown(min(1.0, timeout))
+        self.maintenance.shutdown(min(1.0, timeout))
         # All are drained before any is closed: a call that was admitted may still need another plugin.
         for plugin in plugins:
             plugin.drain(max(0.0, end - self._clock.monotonic()))

@@ -24,7 +24,7 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Ticket, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
-__all__ = ["Upkeep"]
+__all__ = ["Maintenance"]
 
 P = ParamSpec("P")
 
@@ -35,7 +35,7 @@ _FILES_INTERVAL = 0.5
 """Seconds between two looks at certificates and tokens on disk."""
 
 
-class Upkeep:
+class Maintenance:
     """Starts with the first call or the first question after health, never before: the process may yet fork.
 
     Args:
@@ -53,7 +53,7 @@ class Upkeep:
         self.monitor = HealthMonitor(clock=clock)
         self._registry = registry
         self._clock = clock
-        self._pool = WorkerPool("goplugins-upkeep", 1, 8)
+        self._pool = WorkerPool("goplugins-maintenance", 1, 8)
         self._lookups = WorkerPool(
             "goplugins-lookup", 2, 64
         )  # a lookup may hang, and must keep nothing else from its time

@@ -17,7 +17,7 @@ from goplugins.manager.bound import BoundPlugin
 from goplugins.manager.config_watch import Watch
 from goplugins.manager.dispatch import Caller, ContextSource
 from goplugins.manager.lifecycle import ConfigSource, Lifecycle
-from goplugins.manager.pickling import Recipe
+from goplugins.manager.pickling import PickledState
 from goplugins.manager.reloader import reload_options
 from goplugins.models.context import ExecutionContext
 from goplugins.models.explanation import Explanation
@@ -28,7 +28,7 @@ from goplugins.observability.event_stream import Listener, Subscription
 from goplugins.observability.events import Event
 from goplugins.observability.reload_report import ReloadReport
 from goplugins.observability.report import ObservabilityReport
-from goplugins.pipeline.unguarded import BarePlugin
+from goplugins.pipeline.unguarded import UnguardedPlugin
 from goplugins.runtime.call import Codec
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.workers import WorkerPool
@@ -124,7 +124,7 @@ class Manager(Generic[Req, Resp]):
         self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
         self._caller = Caller(self._registry, self._calls, clock)
         types = None if self._codec is None else (request_type, response_type)
-        self._caller.recipe = Recipe(self, self._life, self._calls, types, clock)
+        self._caller.recipe = PickledState(self, self._life, self._calls, types, clock)
         self._life.builder.forward = self._caller.forward
         self._life.observers.use_tracer = self._caller.use_tracer
         self._life.builder.registry = self._registry
@@ -241,7 +241,7 @@ class Manager(Generic[Req, Resp]):
         """
         plugin = self._registry.get(name)
         if plugin.wire is plugin.plugin:
-            return BarePlugin(plugin, self._types())
+            return UnguardedPlugin(plugin, self._types())
         return plugin.plugin  # type: ignore[no-any-return]
 
     def list_plugins(self) -> dict[str, HealthStatus]:
@@ -399,7 +399,7 @@ class Manager(Generic[Req, Resp]):
 
     def health(self) -> dict[str, HealthStatus]:
         """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
-        self._lifecycle.upkeep.look()
+        self._lifecycle.maintenance.look()
         return self._lifecycle.statuses()
 
     def overall_health(self) -> HealthStatus:
@@ -408,8 +408,8 @@ class Manager(Generic[Req, Resp]):
         Instances of one plugin (``endpoints``, ``options.resolve``) count as that plugin: with one of three down it is
         DEGRADED, and so is the whole.
         """
-        self._lifecycle.upkeep.look()
-        return self._lifecycle.upkeep.monitor.get_overall_health(without=self._lifecycle.instances())
+        self._lifecycle.maintenance.look()
+        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.instances())
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was made, removed plugins included, and each present plugin's own."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
     from goplugins.runtime.workers import WorkerPool
 
-__all__ = ["Recipe", "kept"]
+__all__ = ["PickledState", "kept"]
 
 # Dicts, since their operations are atomic.
 _at_home: dict[str, weakref.ref[Manager[Any, Any]]] = {}
@@ -74,7 +74,7 @@ class _State:
     source: ConfigSource | None
 
 
-class Recipe:
+class PickledState:
     """What another process needs to make a manager like this one. Belongs to the manager and its bound plugins.
 
     Args:

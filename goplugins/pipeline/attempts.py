@@ -24,7 +24,7 @@ from goplugins.pipeline.policies import Policies
 from goplugins.resilience.permits import Pass, Permit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.runtime.call import Call
-from goplugins.runtime.clock import Bell, Clock
+from goplugins.runtime.clock import Clock, Event
 from goplugins.runtime.counter import Counter
 from goplugins.transports.interface import Sender
 
@@ -55,7 +55,7 @@ class Watcher(Protocol):
     def status(self) -> HealthStatus: ...
     def report_success(self) -> None: ...
     def report_failure(self, error: BaseException, /) -> None: ...
-    def hurry(self, interval: float | None, /) -> None: ...
+    def shorten_interval(self, interval: float | None, /) -> None: ...
     def reconfigure(self, config: object, /) -> None: ...
 
 
@@ -83,7 +83,7 @@ class Attempts:
         self._events = EventStream() if events is None else events
         self._time = clock.time
         self.watcher: Watcher | None = None
-        self.closing = Bell()
+        self.closing = Event()
         self._refused_by_breaker = Counter()
         self._refused_by_limiter = Counter()
         self._now = clock.monotonic
@@ -204,4 +204,4 @@ class Attempts:
         """The breaker's listener. No call finds out that a plugin is back while it keeps them away: looks have to."""
         if self.watcher is not None:
             recovery = self.policies.breaker.recovery_timeout
-            self.watcher.hurry(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))
+            self.watcher.shorten_interval(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))

@@ -11,9 +11,9 @@ from goplugins.resilience.hedge_policy import HedgePolicy
 from goplugins.resilience.retry_budget import RetryBudget
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import CancellableDeadline, Cancellation
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.workers import Seat, WorkerPool
+from goplugins.runtime.workers import WorkerPool, WorkerSlot
 
 __all__ = ["Hedger", "hedge_pool"]
 
@@ -105,7 +105,7 @@ class _Leg:
 
     __slots__ = ("_attempt", "_cancellation", "_news", "began", "call", "ended", "error", "value")
 
-    def __init__(self, call: Call, attempt: Attempt, news: Wakeup, clock: Clock) -> None:
+    def __init__(self, call: Call, attempt: Attempt, news: Waiter, clock: Clock) -> None:
         self._cancellation = Cancellation()
         self._attempt = attempt
         self._news = news
@@ -157,14 +157,14 @@ class _Race:
 
     __slots__ = ("_attempt", "_call", "_clock", "_hedger", "_legs", "_news", "_seats", "_started")
 
-    def __init__(self, hedger: Hedger, call: Call, attempt: Attempt, seats: list[Seat]) -> None:
+    def __init__(self, hedger: Hedger, call: Call, attempt: Attempt, seats: list[WorkerSlot]) -> None:
         self._hedger = hedger
         self._clock = hedger.clock
         self._call = call
         self._attempt = attempt
         self._seats = seats
         self._legs: list[_Leg] = []
-        self._news = Wakeup()
+        self._news = Waiter()
         self._started = hedger.clock.monotonic()
 
     def run(self, delay: float) -> Any:

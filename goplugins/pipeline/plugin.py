@@ -32,10 +32,10 @@ from goplugins.pipeline.policies import Policies, resolved
 from goplugins.pipeline.statistics import counted, explain
 from goplugins.resilience.bulkhead import Bulkhead, load_of
 from goplugins.resilience.hedge_policy import HedgePolicy
-from goplugins.resilience.in_flight import InFlightGate
+from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
 from goplugins.runtime.callbacks import run_callback
-from goplugins.runtime.clock import SYSTEM_CLOCK, Bell, Clock
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.scheduler import get_scheduler
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import Sender
@@ -104,7 +104,7 @@ class GuardedPlugin:
         self.events = EventStream() if events is None else events
         self.attempts = Attempts(sender, clock, config.name, self.events)
         self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
-        self.gate = InFlightGate()
+        self.gate = InFlightTracker()
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
         self.superseded = False
@@ -490,7 +490,7 @@ class GuardedPlugin:
 
     def after_fork_in_child(self) -> None:
         """A fresh event: its lock may have been held. Policies, gate and sender are renewed on their own."""
-        closing = Bell()
+        closing = Event()
         if self.attempts.closing.is_set():
             closing.set()
         self.attempts.closing = closing

@@ -8,18 +8,18 @@ from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Codec
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.pipeline.plugin import GuardedPlugin
 
-__all__ = ["BarePlugin"]
+__all__ = ["UnguardedPlugin"]
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 
 
-class BarePlugin(Generic[Req, Resp]):
+class UnguardedPlugin(Generic[Req, Resp]):
     """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.plugin.Plugin` methods, typed, no policy."""
 
     def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
@@ -34,7 +34,7 @@ class BarePlugin(Generic[Req, Resp]):
     def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
         """One attempt, without retries, breaker or limiter."""
         guarded = self._guarded
-        return execute_bare(  # type: ignore[no-any-return]
+        return single_call(  # type: ignore[no-any-return]
             self.sender,
             request,
             context,

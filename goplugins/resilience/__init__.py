@@ -5,7 +5,7 @@ from __future__ import annotations
 from goplugins.resilience.bulkhead import Bulkhead
 from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
 from goplugins.resilience.hedge_policy import HedgePolicy
-from goplugins.resilience.in_flight import GateSnapshot, InFlightGate
+from goplugins.resilience.in_flight import InFlightSnapshot, InFlightTracker
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.resilience.retry import RetryPolicy
 from goplugins.resilience.retry_budget import RetryBudget
@@ -13,9 +13,9 @@ from goplugins.resilience.retry_budget import RetryBudget
 __all__ = [
     "Bulkhead",
     "CircuitBreaker",
-    "GateSnapshot",
     "HedgePolicy",
-    "InFlightGate",
+    "InFlightSnapshot",
+    "InFlightTracker",
     "Permit",
     "RateLimiter",
     "RetryBudget",

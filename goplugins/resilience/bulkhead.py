@@ -20,7 +20,7 @@ from goplugins.errors import (
     PluginUnavailableError,
 )
 from goplugins.resilience.adaptive_limit import AdaptiveLimit
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
@@ -92,7 +92,7 @@ class _Waiter:
     def __init__(self) -> None:
         self.token: _Token | None = None
         self.served = False
-        self.wakeup = Wakeup()
+        self.wakeup = Waiter()
 
 
 class Bulkhead:

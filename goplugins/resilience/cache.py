@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 from goplugins.config.defaults import setting
 from goplugins.config.plugin_sections import CacheConfig
 from goplugins.errors import InvalidArgumentError, PluginError, PluginTimeoutError
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
@@ -50,7 +50,7 @@ class _Caller(Generic[V]):
     def __init__(self, deadline: Deadline) -> None:
         self.deadline: Final = deadline
         self.thread: Final = threading.get_ident()
-        self.wakeup: Final = Wakeup()
+        self.wakeup: Final = Waiter()
         self.flight: _Flight[V] | None = None
 
 
@@ -186,7 +186,7 @@ class AnswerCache(Generic[V]):
             raise
         return made, Origin.MADE
 
-    # --- upkeep ------------------------------------------------------------------------------------------------
+    # --- maintenance ------------------------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """Forgets all answers; those that are under way reach who waits for them, and are not kept. Takes the lock."""

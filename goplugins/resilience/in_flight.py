@@ -15,14 +15,14 @@ import attrs
 from goplugins.errors import PluginClosedError
 from goplugins.models.metrics import Latencies, bucket_of
 from goplugins.runtime.callbacks import run_callback
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Admission", "GateSnapshot", "InFlightGate"]
+__all__ = ["Admission", "InFlightSnapshot", "InFlightTracker"]
 
 
 @attrs.frozen
-class GateSnapshot:
+class InFlightSnapshot:
     """A gate's counts at one moment.
 
     Attributes:
@@ -58,13 +58,13 @@ class Admission(Protocol):
     nested: bool
 
 
-class InFlightGate:
+class InFlightTracker:
     """Counts calls in and out, refuses new ones once closed, and knows when the last one is out.
 
     A call enters and leaves on one thread. A thread that is inside already may enter again after the gate was
     closed: what was admitted may finish, nested calls included.
 
-    >>> gate = InFlightGate()
+    >>> gate = InFlightTracker()
     >>> gate.enter()
     >>> gate.close("it was replaced")
     True
@@ -90,7 +90,7 @@ class InFlightGate:
         self._latencies: dict[int, int] = {}
         self._errors: dict[str, int] = {}
         self._reason: str | None = None
-        self._drains: list[tuple[int, Wakeup]] = []  # threads that wait for the others to leave
+        self._drains: list[tuple[int, Waiter]] = []  # threads that wait for the others to leave
         self._on_empty: list[Callable[[], object]] = []
         register_forkable(self)
 
@@ -223,7 +223,7 @@ class InFlightGate:
             True if nobody else is inside; False if somebody still is after ``timeout``.
         """
         thread = threading.get_ident()
-        drain = (thread, Wakeup())
+        drain = (thread, Waiter())
         waiting = False
         try:
             with self._lock:
@@ -264,11 +264,11 @@ class InFlightGate:
         """True once :meth:`close` was called."""
         return self._reason is not None
 
-    def snapshot(self) -> GateSnapshot:
+    def snapshot(self) -> InFlightSnapshot:
         """The counts, consistent with each other. Takes the lock."""
         with self._lock:
             latencies = Latencies(self._latencies.copy())
-            return GateSnapshot(
+            return InFlightSnapshot(
                 self._in_flight,
                 self._succeeded,
                 self._failed,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from goplugins.config.defaults import setting
 from goplugins.config.plugin_sections import DEFAULT_RATE_LIMIT
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
@@ -28,7 +28,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.due = self.latest = 0.0
-        self.retimed = Wakeup()
+        self.retimed = Waiter()
 
 
 class RateLimiter:

@@ -16,7 +16,7 @@ from goplugins.config.defaults import setting
 from goplugins.config.plugin_sections import DEFAULT_RETRY
 from goplugins.errors import PluginError, Replay, Verdict
 from goplugins.resilience.retry_budget import RetryBudget
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class _Replays(Generic[T]):
 
     def sleep(self, seconds: float) -> None:
         """Tenacity's ``sleep``."""
-        if self.clock.wait(self.wakeup or Wakeup(), seconds):
+        if self.clock.wait(self.wakeup or Waiter(), seconds):
             self._stop("closed")
 
     def _stop(self, why: str) -> None:

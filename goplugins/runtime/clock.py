@@ -7,18 +7,18 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Bell", "Clock", "SystemClock", "Waitable", "Wakeup"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "Event", "SystemClock", "Waitable", "Waiter"]
 
 
 class Waitable(Protocol):
-    """What a thread can wait for: a :class:`Wakeup`, a ``threading.Event``."""
+    """What a thread can wait for: a :class:`Waiter`, a ``threading.Event``."""
 
     def is_set(self) -> bool: ...
 
     def wait(self, timeout: float | None = None, /) -> bool: ...
 
 
-class Wakeup:
+class Waiter:
     """Wakes the one thread that waits for it, and may hand it something.
 
     An Event is Python code around a lock: a signal handler that raises in there (Ctrl-C, a worker's time limit) can
@@ -29,7 +29,7 @@ class Wakeup:
     processor for that long in its first instant (CPython 3.11, 3.12), or when a signal handler takes longer than what
     is left of the timeout.
 
-    >>> wakeup = Wakeup()
+    >>> wakeup = Waiter()
     >>> wakeup.set("a place")
     >>> wakeup.wait(1.0), wakeup.take(), wakeup.take(), wakeup.is_set()
     (True, 'a place', None, False)
@@ -82,10 +82,10 @@ class Wakeup:
             self.take()
 
 
-class Bell:
-    """An event that any number of threads wait for: each on a :class:`Wakeup` of its own, for the same reason.
+class Event:
+    """An event that any number of threads wait for: each on a :class:`Waiter` of its own, for the same reason.
 
-    >>> bell = Bell()
+    >>> bell = Event()
     >>> bell.set()
     >>> bell.is_set(), bell.wait(1.0)
     (True, True)
@@ -95,7 +95,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._rung = False
-        self._waiting: set[Wakeup] = set()  # whose changes are single C calls
+        self._waiting: set[Waiter] = set()  # whose changes are single C calls
 
     def set(self) -> None:
         """Wakes all who wait; nobody waits any more."""
@@ -109,7 +109,7 @@ class Bell:
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Waits until it is set, at most ``timeout`` seconds; True if it is."""
-        wakeup = Wakeup()
+        wakeup = Waiter()
         try:
             self._waiting.add(wakeup)
             # Looked at only now: whoever sets it after this finds the wakeup.

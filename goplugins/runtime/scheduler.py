@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 
 from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_host
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
 __all__ = ["Scheduler", "Ticket", "get_scheduler"]
@@ -135,7 +135,7 @@ class Scheduler:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._wakeup = Wakeup()
+        self._wakeup = Waiter()
         self._thread: threading.Thread | None = None
         self._heap: list[tuple[float, int, Ticket]] = []
         # Keys of tickets whose owners were collected. A finaliser may run at any moment on any thread, one that

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Seat", "WorkerPool"]
+__all__ = ["WorkerPool", "WorkerSlot"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ IDLE_SECONDS = 10.0
 _serving: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("goplugins_workers", default=frozenset())
 
 
-class Seat:
+class WorkerSlot:
     """A worker kept free for one task: see :meth:`WorkerPool.reserve`. Whoever loses it gives it back."""
 
     __slots__ = ("__weakref__",)
@@ -46,7 +46,7 @@ class _Task:
         self.function = function
         self.args = args
         self.kwargs = kwargs
-        self.seat: Seat | None = None
+        self.seat: WorkerSlot | None = None
 
     def run(self) -> None:
         future = self.future
@@ -77,7 +77,7 @@ class _State:
         self.starting: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
         # By weak references: no interrupt, wherever it hits, leaves a seat taken that nobody has.
-        self.seats: set[weakref.ref[Seat]] = set()
+        self.seats: set[weakref.ref[WorkerSlot]] = set()
         self.idle = 0
         self.closed = False
         self.forked = False  # this is a child's copy, and the thread that works on it forked within a task
@@ -132,7 +132,7 @@ class WorkerPool(Executor):
         elif verdict == "start":
             self._start_thread(state)
 
-    def reserve(self, count: int) -> list[Seat]:
+    def reserve(self, count: int) -> list[WorkerSlot]:
         """Keeps ``count`` workers free, each for one :meth:`submit_to`; an empty list if there are not that many.
 
         For a pool whose every task has its seat: what :meth:`submit` queues is not counted. Never waits.
@@ -141,12 +141,12 @@ class WorkerPool(Executor):
         with state.lock:
             if state.closed or len(state.seats) + count > self.max_workers:
                 return []
-            seats = [Seat() for _ in range(count)]
+            seats = [WorkerSlot() for _ in range(count)]
             # What gives them back is no Python code, in which an interrupt would get lost, and with it the seat.
             state.seats.update([weakref.ref(seat, state.seats.discard) for seat in seats])
         return seats
 
-    def submit_to(self, seat: Seat, fn: Callable[[], object], done: Callable[[], object]) -> None:
+    def submit_to(self, seat: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:
         """Runs ``fn`` on the worker that was kept free. Let go of ``seat``: it is given back when ``fn`` has run.
 
         No Future is handed out: an interrupt that hits a thread within one may leave its lock held.

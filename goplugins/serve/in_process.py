@@ -36,7 +36,7 @@ from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.transports.import_object import named_object
 from goplugins.transports.interface import Sender
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -220,7 +220,7 @@ class FunctionPlugin:
         Raises:
             PluginError: what went wrong.
         """
-        return execute_bare(
+        return single_call(
             self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
         )
 

@@ -19,7 +19,7 @@ from goplugins.errors import PluginError, PluginTimeoutError, Verdict
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
-from goplugins.runtime.clock import Clock, Wakeup
+from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.chaos_errors import FaultMaker
@@ -93,7 +93,7 @@ class ChaosSender:
         self._counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self._attempts = 0
         self._over = False
-        self._waiting: set[Wakeup] = set()
+        self._waiting: set[Waiter] = set()
         register_forkable(self)
 
     # --- Sender ------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class ChaosSender:
 
     def _wait(self, seconds: float, deadline: Deadline) -> bool:
         """Waits ``seconds``, at most to the deadline; False if chaos ended meanwhile."""
-        wakeup = Wakeup()
+        wakeup = Waiter()
         self._waiting.add(wakeup)
         try:
             if self._over:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from goplugins.errors import PluginClosedError, SaturatedError
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 
 __all__ = ["ConnectionPool", "Lease"]
@@ -57,7 +57,7 @@ class _Waiter(Generic[C]):
     __slots__ = ("closed", "wakeup")
 
     def __init__(self) -> None:
-        self.wakeup = Wakeup()
+        self.wakeup = Waiter()
         self.closed = False
 
     def serve(self, place: _Place[C]) -> None:
@@ -328,7 +328,7 @@ class ConnectionPool(Generic[C]):
             else:
                 self._places.pop(id(place), None)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------
+    # --- maintenance ------------------------------------------------------------------------------------------------
 
     def sweep(self) -> int:
         """Closes idle connections older than ``idle_timeout``, for a scheduler; returns how many."""

@@ -13,7 +13,7 @@ from goplugins.errors import ConfigError
 from goplugins.runtime.clock import Clock
 from goplugins.transports.auth import with_token
 
-__all__ = ["CredentialFiles", "FollowedFiles"]
+__all__ = ["CredentialFiles", "WatchedFiles"]
 
 logger = logging.getLogger("goplugins.transports")
 
@@ -52,7 +52,7 @@ class _File:
         return self._digest
 
 
-class FollowedFiles:
+class WatchedFiles:
     """Tells when the content of some files is another one than before, and stays so.
 
     Writers take their time: a file may be empty, half written or away for a moment, and a key comes after its
@@ -116,7 +116,7 @@ class CredentialFiles:
         self._take = take
         self._name = name
         self._failure = ""
-        self._files = FollowedFiles(filter(None, paths), clock, settle=_CREDENTIALS_SETTLE)
+        self._files = WatchedFiles(filter(None, paths), clock, settle=_CREDENTIALS_SETTLE)
 
     @classmethod
     def of(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
-from goplugins.runtime.clock import SYSTEM_CLOCK, Bell, Clock
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
 
 __all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
@@ -76,7 +76,7 @@ class _Lookup:
     __slots__ = ("addresses", "done", "error")
 
     def __init__(self) -> None:
-        self.done = Bell()
+        self.done = Event()
         self.addresses: list[Address] = []
         self.error: Exception | None = None
 

@@ -13,10 +13,10 @@ from goplugins.runtime.fork import FORK_MARK, renew_after_fork
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 
-__all__ = ["execute_bare"]
+__all__ = ["single_call"]
 
 
-def execute_bare(
+def single_call(
     sender: Sender,
     request: Any,
     context: ExecutionContext,

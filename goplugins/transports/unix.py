@@ -36,7 +36,7 @@ from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.line_channel import LineChannel
 from goplugins.transports.line_client import LineClient
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -256,7 +256,7 @@ class UnixSocketPlugin:
         Raises:
             PluginError: what went wrong.
         """
-        return execute_bare(
+        return single_call(
             self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
         )
 

@@ -293,10 +293,10 @@ def test_idle_connections_are_closed_although_nobody_calls(server):
     with manager_for(server.url, connection={"idle_timeout": "100ms"}) as manager:
         manager.execute("echo", Ask(1))
         pool = manager.get_plugin("echo").sender._engine.pool
-        manager._lifecycle.upkeep._sweep()
+        manager._lifecycle.maintenance._sweep()
         assert pool.open == 1
         time.sleep(0.15)
-        manager._lifecycle.upkeep._sweep()
+        manager._lifecycle.maintenance._sweep()
         assert pool.open == 0
         assert manager.execute("echo", Ask(2)).number == 2
 

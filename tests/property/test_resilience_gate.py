@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins.errors import PluginClosedError
-from goplugins.resilience import InFlightGate, gate as gate_module
+from goplugins.resilience import InFlightTracker, gate as gate_module
 from goplugins.testing import ManualClock
 
 THREADS = st.integers(1, 3)
@@ -26,7 +26,7 @@ class GateMachine(RuleBasedStateMachine):
         self.patch = mock.patch.object(gate_module, "threading", fake)
         self.patch.start()
         self.clock = ManualClock()
-        self.gate = InFlightGate()
+        self.gate = InFlightTracker()
         self.calls = []  # inside: (thread, admission or None)
         self.queued = []  # admissions on the way
         self.closed = False

@@ -12,7 +12,7 @@ import pytest
 
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
-from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
+from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline, deadline
 from tests.interrupts import alarms_interrupt, interrupted
@@ -91,7 +91,7 @@ def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
 
 
 def test_a_gate_is_empty_when_all_are_out(scaled):
-    gate = InFlightGate()
+    gate = InFlightTracker()
 
     def call():
         admission = SimpleNamespace(inside=False, expected=False, nested=False)

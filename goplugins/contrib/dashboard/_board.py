@@ -19,7 +19,7 @@ from goplugins.errors import SaturatedError
 from goplugins.manager.control import attach, clock_of, is_shut_down, start_looks, switched_off, views
 from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.history import History
-from goplugins.runtime.clock import Bell
+from goplugins.runtime.clock import Event
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Ticket, get_scheduler
 from goplugins.runtime.workers import WorkerPool
@@ -106,7 +106,7 @@ class Board:
         self.manager = manager
         self.clock = clock_of(manager)
         self.history = History(clock=self.clock)
-        self.news = Bell()
+        self.news = Event()
         self._always = always
         self._pool = WorkerPool("goplugins-dashboard", 1, 2)
         self._interval = INTERVAL
@@ -181,7 +181,7 @@ class Board:
         found = views(self.manager)
         self.history.sample(_counts(found))
         self.snapshot = self._next(found)
-        news, self.news = self.news, Bell()
+        news, self.news = self.news, Event()
         news.set()
         self._adapt(self.clock.monotonic() - began)
 
@@ -220,7 +220,7 @@ class Board:
     def after_fork_in_child(self) -> None:
         """A fresh lock and bell; who looked at the parent does not look at the child."""
         self._begin(-math.inf)
-        self.news = Bell()
+        self.news = Event()
 
 
 def _counts(found: list[View]) -> dict[str, PluginMetrics]:

@@ -15,7 +15,7 @@ from goplugins.errors import PluginConnectionError, Replay
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["Program"]
+__all__ = ["Executable"]
 
 _DESCRIPTORS = "/proc/self/fd"
 _CHUNK = 1 << 20
@@ -40,7 +40,7 @@ _FIXES = {
 _Stamp = tuple[int, ...]
 
 
-class Program:
+class Executable:
     """One plugin's program.
 
     A pinned program is hashed through the descriptor that is then executed, so that a file put in its place

@@ -17,15 +17,15 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
 )
-from goplugins.runtime.clock import Clock, Wakeup
+from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.channel import State
-from goplugins.transports.exec.executable import Program
+from goplugins.transports.exec.executable import Executable
 from goplugins.transports.exec.process import Handle, Process
-from goplugins.transports.exec.spawn import LIMITS, Recipe, environment, spawn
+from goplugins.transports.exec.spawn import LIMITS, SpawnArguments, environment, spawn
 from goplugins.transports.exec.start_backoff import Backoff
-from goplugins.transports.exec.start_thread import Starter
-from goplugins.transports.exec.supervisor import keeper_of_process
+from goplugins.transports.exec.start_thread import StartThread
+from goplugins.transports.exec.supervisor import supervisor_of_process
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -62,7 +62,7 @@ class _Start:
 
     def __init__(self) -> None:
         self.claim: weakref.ref[_Claim] | None = None
-        self.news = Wakeup()
+        self.news = Waiter()
         self.handle: Handle | None = None
         self.error: PluginError | None = None
 
@@ -94,7 +94,7 @@ class Launcher:
         check_options(config)
         options = config.options
         work_dir = config.work_dir or None
-        self._recipe = Recipe(
+        self._recipe = SpawnArguments(
             name=config.name,
             argv=(config.executable, *config.args),
             work_dir=work_dir,
@@ -102,11 +102,11 @@ class Launcher:
             response_limit=limit,
             patience=patience,
         )
-        self._program = Program(config.executable, work_dir, str(options.get("sha256") or ""), clock)
+        self._program = Executable(config.executable, work_dir, str(options.get("sha256") or ""), clock)
         self._env = dict(item.split("=", 1) for item in config.env)
         self._inherit_env = bool(options.get("inherit_env"))
         self._clock = clock
-        self._starter = Starter()
+        self._starter = StartThread()
         self._newest: Process | None = None
         self._closed = False
         self.backoff = Backoff(clock)
@@ -265,7 +265,7 @@ class Launcher:
                     self._recipe,
                     program,
                     env,
-                    keeper=keeper_of_process(),
+                    keeper=supervisor_of_process(),
                     clock=self._clock,
                     scrub=self.scrub,
                     on_end=self._starter.ended,

@@ -18,7 +18,7 @@ import threading
 from goplugins.transports.exec import sigpipe
 from goplugins.transports.exec.gevent_popen import popen_class
 
-__all__ = ["Guardian"]
+__all__ = ["OrphanGuard"]
 
 logger = logging.getLogger("goplugins.exec")
 
@@ -42,7 +42,7 @@ for one in $groups; do kill -s KILL -- "-$one"; done
 """
 
 
-class Guardian:
+class OrphanGuard:
     """Protects the machine from plugin processes without a host; one a process, started at first need.
 
     Used by the threads that start plugins and by the keeper's, never by a caller's: no signal's handler interrupts it.

@@ -28,7 +28,7 @@ from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process import Handle
 from goplugins.transports.line_client import LineClient
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -157,7 +157,7 @@ class ExecPlugin:
         Raises:
             PluginError: what went wrong.
         """
-        return execute_bare(
+        return single_call(
             self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
         )
 

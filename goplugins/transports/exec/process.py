@@ -12,12 +12,12 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from goplugins.runtime.clock import Clock, Wakeup
+from goplugins.runtime.clock import Clock, Waiter
 from goplugins.transports.exec.channel import ExecChannel, State
 from goplugins.transports.exec.stderr_log import StderrLog
 
 if TYPE_CHECKING:
-    from goplugins.transports.exec.supervisor import Keeper
+    from goplugins.transports.exec.supervisor import Supervisor
 
 __all__ = ["Handle", "Process"]
 
@@ -65,7 +65,7 @@ class Process:
         name: str,
         limit: int,
         patience: float,
-        keeper: Keeper,
+        keeper: Supervisor,
         clock: Clock,
         scrub: Callable[[str], str],
         on_end: Callable[[], None],
@@ -78,7 +78,7 @@ class Process:
         self.stderr = stderr
         self.end_sign = _end_sign(popen.pid)
         self.log = StderrLog(name, clock, scrub)
-        self.over = Wakeup()
+        self.over = Waiter()
         self.end = ""
         self.fault = ""
         self.retired = False

@@ -12,9 +12,9 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import keep_from_children
 from goplugins.transports.exec.gevent_popen import popen_class
 from goplugins.transports.exec.process import Process
-from goplugins.transports.exec.supervisor import Keeper
+from goplugins.transports.exec.supervisor import Supervisor
 
-__all__ = ["LIMITS", "Recipe", "environment", "spawn"]
+__all__ = ["LIMITS", "SpawnArguments", "environment", "spawn"]
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER")
 LIMITS = {"max_memory": "RLIMIT_AS", "max_cpu_seconds": "RLIMIT_CPU", "max_open_files": "RLIMIT_NOFILE"}
@@ -22,7 +22,7 @@ LIMITS = {"max_memory": "RLIMIT_AS", "max_cpu_seconds": "RLIMIT_CPU", "max_open_
 
 
 @attrs.frozen(kw_only=True)
-class Recipe:
+class SpawnArguments:
     """What all processes of one plugin have in common.
 
     Attributes:
@@ -51,11 +51,11 @@ def environment(own: Mapping[str, str], *, inherit: bool) -> dict[str, str]:
 
 
 def spawn(
-    recipe: Recipe,
+    recipe: SpawnArguments,
     program: tuple[str, tuple[int, ...]],
     env: Mapping[str, str],
     *,
-    keeper: Keeper,
+    keeper: Supervisor,
     clock: Clock,
     scrub: Callable[[str], str],
     on_end: Callable[[], None],

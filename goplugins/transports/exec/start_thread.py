@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-__all__ = ["Starter"]
+__all__ = ["StartThread"]
 
 Job = Callable[[], bool]
 
 
-class Starter:
+class StartThread:
     """Runs starts one after the other, on a thread of its own.
 
     Not on a caller's: a signal's handler may raise there at any moment, also between the birth of a process and the

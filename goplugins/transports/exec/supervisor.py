@@ -13,13 +13,13 @@ import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.exec.channel import State
-from goplugins.transports.exec.orphan_guard import Guardian
+from goplugins.transports.exec.orphan_guard import OrphanGuard
 from goplugins.transports.exec.process import Process
 
-__all__ = ["Keeper", "keeper_of_process"]
+__all__ = ["Supervisor", "supervisor_of_process"]
 
 logger = logging.getLogger("goplugins.exec")
 
@@ -53,7 +53,7 @@ class _Stop:
         self.step = 0
 
 
-class Keeper:
+class Supervisor:
     """Watches over all plugin processes of this process. Its thread runs while there are any.
 
     The stdout of a process belongs to the caller that has it, and is watched here while nobody has it. Telling the
@@ -64,7 +64,7 @@ class Keeper:
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         # Opens, starts and registers nothing: of two that are made at once, one is thrown away.
         self._clock = clock
-        self.guardian = Guardian()
+        self.guardian = OrphanGuard()
         self._wake_reader = self._wake_writer = -1
         self._registered = False
         self._begin()
@@ -161,7 +161,7 @@ class Keeper:
                 if isinstance(exc, OSError) and exc.errno == errno.EBADF:
                     # Whoever closes what is not theirs is mostly about to become another program: Celery on HUP is.
                     logger.warning("somebody else has closed the pipes to plugin processes")
-                    self._clock.wait(Wakeup(), _ROUND)
+                    self._clock.wait(Waiter(), _ROUND)
                 else:
                     logger.exception("the keeper of plugin processes goes on after an unforeseen error")
             with self._lock:
@@ -417,10 +417,10 @@ class Keeper:
         self._begin()
 
 
-_made: dict[str, Keeper] = {}
+_made: dict[str, Supervisor] = {}
 
 
-def keeper_of_process() -> Keeper:
+def supervisor_of_process() -> Supervisor:
     """The keeper, made when first asked for."""
     # setdefault is atomic: all callers get the same one.
-    return _made.get("keeper") or _made.setdefault("keeper", Keeper())
+    return _made.get("keeper") or _made.setdefault("keeper", Supervisor())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
-from goplugins.runtime.clock import Wakeup
+from goplugins.runtime.clock import Waiter
 
 __all__ = ["call_unless"]
 
@@ -25,7 +25,7 @@ def call_unless(
         grpc.RpcError: as a blocking call does.
         AttemptCancelledError: it was cancelled.
     """
-    news, over = Wakeup(), Wakeup()
+    news, over = Waiter(), Waiter()
 
     def done(_: object) -> None:
         over.set()

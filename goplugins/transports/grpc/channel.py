@@ -14,13 +14,13 @@ from goplugins.transports.grpc.interrupts import Starts, harden, watch
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["Link", "Links", "Passage"]
+__all__ = ["ActiveCall", "Channel", "Channels"]
 
 _CONNECTING, _FAILED = 1, 3
 """Of ``grpc_connectivity_state``."""
 
 
-class Link:
+class Channel:
     """One channel, which is one connection for many calls at a time.
 
     Attributes:
@@ -37,7 +37,7 @@ class Link:
         self.channel = channel
         self.epoch = epoch
         self.methods: dict[str, Callable[..., Any]] = {}
-        self.passages: dict[int, weakref.ref[Passage]] = {}
+        self.passages: dict[int, weakref.ref[ActiveCall]] = {}
         self.starts: Starts = {}
         self.answers = 0
         self.retired = False
@@ -51,9 +51,9 @@ class Link:
             self.methods[name] = found
         return found
 
-    def admit(self) -> Passage:
+    def admit(self) -> ActiveCall:
         """Counts a call in. Expects the lock."""
-        passage = Passage(self)
+        passage = ActiveCall(self)
         passages, key = self.passages, id(passage)
         # Runs when the passage is lost, on any thread: a dict's pop is atomic and needs no lock.
         passages[key] = weakref.ref(passage, lambda _: passages.pop(key, None))
@@ -69,16 +69,16 @@ class Link:
         return state not in (_CONNECTING, _FAILED)
 
 
-class Passage:
+class ActiveCall:
     """One call's way over a link."""
 
     __slots__ = ("__weakref__", "link")
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Channel) -> None:
         self.link = link
 
 
-class Links:
+class Channels:
     """Hands out the plugin's link.
 
     Args:
@@ -101,9 +101,9 @@ class Links:
         self._options = tuple(options)
         self._shared = shared
         self._closed = False
-        self._link: Link | None = None
+        self._link: Channel | None = None
 
-    def enter(self, deadline: Deadline) -> Passage:
+    def enter(self, deadline: Deadline) -> ActiveCall:
         """A passage over the link, with this call counted in. Takes the lock.
 
         Raises:
@@ -118,7 +118,7 @@ class Links:
                 return link.admit()
         return self._connect(deadline)
 
-    def _connect(self, deadline: Deadline) -> Passage:
+    def _connect(self, deadline: Deadline) -> ActiveCall:
         while True:
             TRAFFIC.check(deadline)
             if self._closed:
@@ -142,18 +142,18 @@ class Links:
             if passage is not None:
                 return passage
 
-    def _open(self) -> Link:
+    def _open(self) -> Channel:
         grpc = load()
         if self._credentials is None:
             channel = grpc.insecure_channel(self._target, options=self._options)
         else:
             channel = grpc.secure_channel(self._target, self._credentials(), options=self._options)
         harden(channel)
-        link = Link(channel, TRAFFIC.epoch)
+        link = Channel(channel, TRAFFIC.epoch)
         TRAFFIC.opened(channel, link.passages, link)
         return link
 
-    def leave(self, passage: Passage) -> None:
+    def leave(self, passage: ActiveCall) -> None:
         """Counts a call out, and closes a retired link with its last one. Takes the lock."""
         traffic, link = TRAFFIC, passage.link
         if link.epoch != traffic.epoch:
@@ -164,7 +164,7 @@ class Links:
         if over:
             self._close(link)
 
-    def retire(self, link: Link) -> None:
+    def retire(self, link: Channel) -> None:
         """Has later calls use a new link; those under way on this one go on. Takes the lock."""
         with TRAFFIC.lock:
             if self._link is link:
@@ -197,5 +197,5 @@ class Links:
         self._link = None
 
     @staticmethod
-    def _close(link: Link) -> None:
+    def _close(link: Channel) -> None:
         TRAFFIC.close(link.channel)

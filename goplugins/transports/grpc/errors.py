@@ -63,7 +63,7 @@ class Attempt:
     """What is known of an attempt that failed.
 
     Attributes:
-        connected: see :meth:`goplugins.transports.grpc.channel.Link.is_connected`.
+        connected: see :meth:`goplugins.transports.grpc.channel.Channel.is_connected`.
         answered: whether the link had answered any call before.
         tls: whether the connection is encrypted.
         remaining: seconds that were left of the deadline.

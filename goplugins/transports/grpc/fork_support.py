@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
-from goplugins.runtime.clock import SYSTEM_CLOCK, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
@@ -90,7 +90,7 @@ class Traffic:
             remaining = deadline.remaining()
             if remaining <= 0:
                 raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
-            deadline.clock.wait(Wakeup(), min(remaining, _LOOK))
+            deadline.clock.wait(Waiter(), min(remaining, _LOOK))
 
     def opened(self, channel: grpc.Channel, passages: Sized, owner: object) -> None:
         """Notes a channel, and where its calls are counted; with the first one, asks to be told of forks.
@@ -150,7 +150,7 @@ class Traffic:
                 self._detached.update(channel for channel, _ in list(self._channels.values()))
                 _keep_from_child(self._detached, "fork_unregister_channel")
                 break
-            SYSTEM_CLOCK.wait(Wakeup(), _LOOK)
+            SYSTEM_CLOCK.wait(Waiter(), _LOOK)
 
     def _after_in_parent(self) -> None:
         own = next((fork for fork in reversed(self.forking) if fork[0] == threading.get_ident()), None)

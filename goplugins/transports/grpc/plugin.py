@@ -29,7 +29,7 @@ from goplugins.transports.auth import auth_headers, joined_secrets, scrub, scrub
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_files import CredentialFiles
 from goplugins.transports.grpc.cancellation import call_unless
-from goplugins.transports.grpc.channel import Link, Links, Passage
+from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
 from goplugins.transports.grpc.codecs import Envelope, Exchange, Native
 from goplugins.transports.grpc.errors import Attempt, is_broken, translate
 from goplugins.transports.grpc.fork_support import load
@@ -39,7 +39,7 @@ from goplugins.transports.grpc.messages import INFO, messages
 from goplugins.transports.grpc.metadata import Metadata, MetadataWriter
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
 from goplugins.transports.resolver import Address
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -85,7 +85,7 @@ class GRPCPlugin:
         self._secrets: tuple[str, ...] = ()
         self._use(auth)
         self._exchange: Exchange = Native(target.method) if target.method else Envelope()
-        self._links = Links(
+        self._links = Channels(
             target.name,
             tls_credentials(auth, trust_env=target.trust_env) if target.tls else None,
             channel_options(target, connection),
@@ -153,7 +153,7 @@ class GRPCPlugin:
                 self._links.leave(passage)
 
     def _over(
-        self, passage: Passage, method: str, request: bytes, metadata: Metadata, deadline: Deadline
+        self, passage: ActiveCall, method: str, request: bytes, metadata: Metadata, deadline: Deadline
     ) -> tuple[bytes, Sequence[Any]]:
         """One gRPC call over the link, with its failure translated."""
         link = passage.link
@@ -186,7 +186,7 @@ class GRPCPlugin:
         finally:
             starts.pop(thread, None)
 
-    def _failure(self, exc: Any, link: Link, answers: int, deadline: Deadline, had: float, sent: int) -> PluginError:
+    def _failure(self, exc: Any, link: Channel, answers: int, deadline: Deadline, had: float, sent: int) -> PluginError:
         """The error for a status; decides whether the link is used again."""
         remaining = deadline.remaining()
         attempt = Attempt(
@@ -281,7 +281,7 @@ class GRPCPlugin:
         Raises:
             PluginError: what went wrong.
         """
-        return execute_bare(
+        return single_call(
             self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
         )
 

@@ -19,10 +19,10 @@ from goplugins.errors import PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
-from goplugins.transports.http.parser import Glance, ReplyParser
+from goplugins.transports.http.parser import FastPathParser, ReplyParser
 from goplugins.transports.http.urllib3_connection import drop_socket, shut_down
 
-__all__ = ["Wire"]
+__all__ = ["Connection"]
 
 _CHUNK = 65536
 _LONGEST_WAIT = 86_400_000.0
@@ -36,7 +36,7 @@ _ESTABLISHED = 1
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Wire:
+class Connection:
     """One connected socket and the parser of its replies.
 
     Attributes:
@@ -74,7 +74,7 @@ class Wire:
         self._at = 0.0
         self._limit = 8 * limit + FRAMING_ALLOWANCE
         self._parser = ReplyParser(limit)
-        self._glance = Glance(limit).read
+        self._glance = FastPathParser(limit).read
         register = select.poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll

@@ -13,14 +13,14 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.http import errors
-from goplugins.transports.http.connection import Wire
+from goplugins.transports.http.connection import Connection
 from goplugins.transports.http.connector import Connector, Look, pool_of
 from goplugins.transports.http.engine import Check, HTTPReply
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["FastEngine"]
+__all__ = ["HttptoolsEngine"]
 
 
 class _Attempt(Protocol):
@@ -34,7 +34,7 @@ class _Attempt(Protocol):
     reconnected: bool
 
 
-class FastEngine:
+class HttptoolsEngine:
     """Exchanges over pooled connections.
 
     Args:
@@ -52,12 +52,17 @@ class FastEngine:
         self._keep_alive = bool(connection.keep_alive)
         self._limit = connection.max_response_bytes
         self._clock = clock
-        self.pool: ConnectionPool[Wire] = pool_of(
-            connection, clock, connect=self._connect, close=Wire.close, is_dead=Wire.is_dead, drop=Wire.drop
+        self.pool: ConnectionPool[Connection] = pool_of(
+            connection,
+            clock,
+            connect=self._connect,
+            close=Connection.close,
+            is_dead=Connection.is_dead,
+            drop=Connection.drop,
         )
 
-    def _connect(self, deadline: Deadline) -> Wire:
-        return Wire(self._connector.open(deadline).sock, self._clock, self._limit)
+    def _connect(self, deadline: Deadline) -> Connection:
+        return Connection(self._connector.open(deadline).sock, self._clock, self._limit)
 
     # --- exchanging --------------------------------------------------------------------------------------------
 
@@ -74,7 +79,11 @@ class FastEngine:
         return self._run(lease, request.message_of_health(), Look(deadline), None)
 
     def _run(
-        self, lease: Lease[Wire], message: bytes, attempt: _Attempt, check: Callable[[Any, HTTPReply], bool] | None
+        self,
+        lease: Lease[Connection],
+        message: bytes,
+        attempt: _Attempt,
+        check: Callable[[Any, HTTPReply], bool] | None,
     ) -> HTTPReply:
         """The exchange over the leased connection, and once more over a new one if that was dead all along."""
         reusable = reconnect = False
@@ -99,7 +108,7 @@ class FastEngine:
         attempt.reconnected = True
         return self._run(self.pool.renew(lease, deadline), message, attempt, check)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------
+    # --- maintenance ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """See :class:`goplugins.transports.http.engine.Engine`."""
@@ -119,7 +128,7 @@ class FastEngine:
         self.pool.after_fork_in_child()
 
 
-def _may_reconnect(exc: BaseException, wire: Wire, attempt: _Attempt) -> bool:
+def _may_reconnect(exc: BaseException, wire: Connection, attempt: _Attempt) -> bool:
     return (
         not attempt.reconnected
         and (wire.sent == 0 or attempt.idempotent)

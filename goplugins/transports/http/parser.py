@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.transports.http import body as reply_body
 from goplugins.transports.http.engine import Headers, HTTPReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Glance", "ReplyParser"]
+__all__ = ["FastPathParser", "ReplyParser"]
 
 _MOST_HEADERS = 101
 """Trailers included, and the beginning of each message counted as one: there may be interim replies."""
@@ -51,7 +52,7 @@ class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser
     """Bytes beyond the reply."""
 
 
-class Glance:
+class FastPathParser:
     """Reads whole replies of the plainest kind: llhttp judges them, without calling a line of Python.
 
     Args:

@@ -38,7 +38,7 @@ from goplugins.transports.http.health import HealthReader
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target, target_of
 from goplugins.transports.resolver import Address, FixedResolver, Resolver, ThreadedResolver
-from goplugins.transports.single_call import execute_bare
+from goplugins.transports.single_call import single_call
 from goplugins.transports.tls import client_context
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class HTTPPlugin:
         self._resolver = resolver
         self._engine: Engine
         if session is not None:
-            from goplugins.transports.http.session_engine import HandedEngine
+            from goplugins.transports.http.session_engine import SessionEngine
 
-            self._engine = HandedEngine(session, target, auth, connection, clock)
+            self._engine = SessionEngine(session, target, auth, connection, clock)
         else:
             context = _context(auth, trust_env=self._trust_env) if target.tls else None
             kind = _engine_kind(config.options.get("engine") or "fast")
@@ -182,7 +182,7 @@ class HTTPPlugin:
         Raises:
             PluginError: what went wrong.
         """
-        return execute_bare(
+        return single_call(
             self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
         )
 
@@ -214,12 +214,12 @@ def _credentials(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[s
 def _engine_kind(name: str) -> Callable[..., Engine]:
     """What ``options.engine`` names; `requests` is loaded only for the engine that needs it."""
     if name == "requests":
-        from goplugins.transports.http.requests_engine import SessionEngine
+        from goplugins.transports.http.requests_engine import RequestsEngine
 
-        return SessionEngine
-    from goplugins.transports.http.httptools_engine import FastEngine
+        return RequestsEngine
+    from goplugins.transports.http.httptools_engine import HttptoolsEngine
 
-    return FastEngine
+    return HttptoolsEngine
 
 
 def _context(auth: AuthConfig, *, trust_env: bool) -> ssl.SSLContext:

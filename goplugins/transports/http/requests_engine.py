@@ -40,7 +40,7 @@ from goplugins.transports.http.target import Target
 from goplugins.transports.http.urllib3_connection import DeadlineSocket, PluginConnection
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["SessionEngine"]
+__all__ = ["RequestsEngine"]
 
 _CHUNK = 65536
 
@@ -56,7 +56,7 @@ class _Exchange:
     wait: bool
 
 
-class SessionEngine:
+class RequestsEngine:
     """Exchanges through a ``requests.Session``.
 
     Args:

@@ -44,7 +44,7 @@ from goplugins.transports.http.engine import Check, HTTPReply
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 
-__all__ = ["HandedEngine"]
+__all__ = ["SessionEngine"]
 
 _CHUNK = 16384
 
@@ -53,7 +53,7 @@ class _Seat:
     """Stands for a connection of the session's, so that calls at once can be bounded."""
 
 
-class HandedEngine:
+class SessionEngine:
     """Exchanges through a session that is not ours. It is never closed here.
 
     Args:
@@ -135,7 +135,7 @@ class HandedEngine:
             framed = "content-length" in response.headers or "transfer-encoding" in response.headers
             return HTTPReply(response.status_code, response.headers, read[-1], framed)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------
+    # --- maintenance ------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Refuses later calls. The session is its owner's to close."""

@@ -356,12 +356,12 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
     with connect(instances.port, health_check=health) as manager:
         spread_of(manager, 4)
         tickets = get_scheduler().scheduled
-        wires = {name: member.sender for name, member in manager._lifecycle.upkeep.members.items()}
+        wires = {name: member.sender for name, member in manager._lifecycle.maintenance.members.items()}
         assert len(wires) == 2
         in_place = configuration(instances.port, health_check=health, circuit_breaker={"failure_threshold": 50})
         report = manager.reload_config(in_place)
         assert [str(outcome.action) for outcome in report.plugins] == ["updated"]
-        assert {name: member.sender for name, member in manager._lifecycle.upkeep.members.items()} == wires
+        assert {name: member.sender for name, member in manager._lifecycle.maintenance.members.items()} == wires
         spread_of(manager, 4)
         other = configuration(instances.port, health_check=health, connection={"max_connections": 3})
         manager.reload_config(other)

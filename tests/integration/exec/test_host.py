@@ -116,7 +116,7 @@ class TestFork:
 
     def test_two_threads_that_fork_at_a_time_leave_the_lock_free(self, monkeypatch):
         monkeypatch.setattr(supervisor, "_LONGEST_WAIT", 0.05)
-        keeper = supervisor.Keeper()
+        keeper = supervisor.Supervisor()
         keeper._before_fork()
 
         def another_forks() -> None:  # it is not given the lock, and takes none away
@@ -246,11 +246,11 @@ def _runs(pid: int) -> bool:
 
 
 def test_guardian_that_was_killed_is_replaced(make):
-    from goplugins.transports.exec.supervisor import keeper_of_process
+    from goplugins.transports.exec.supervisor import supervisor_of_process
 
     plugin = make()
     call(plugin)
-    guardian = keeper_of_process().guardian
+    guardian = supervisor_of_process().guardian
     first = guardian._shell
     assert first is not None
     os.kill(first.pid, signal.SIGKILL)

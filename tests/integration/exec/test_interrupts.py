@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from goplugins.transports.exec import sigpipe
-from goplugins.transports.exec.executable import Program
-from goplugins.transports.exec.start_thread import Starter
-from goplugins.transports.exec.supervisor import keeper_of_process
+from goplugins.transports.exec.executable import Executable
+from goplugins.transports.exec.start_thread import StartThread
+from goplugins.transports.exec.supervisor import supervisor_of_process
 from tests.integration.exec.conftest import (
     end_of,
     is_alive,
@@ -39,8 +39,8 @@ class TestInterruptedCalls:
     def test_a_start_that_was_interrupted_is_the_next_calls(self, make, monkeypatch, struck, tmp_path):
         """Nobody knew of the process, before: it lived on, and the next call started another."""
         starts = tmp_path / "starts"
-        find = Program.find
-        monkeypatch.setattr(Program, "find", lambda self, env: time.sleep(0.3) or find(self, env))
+        find = Executable.find
+        monkeypatch.setattr(Executable, "find", lambda self, env: time.sleep(0.3) or find(self, env))
         plugin = make(f"--starts={starts}", max_connections=1)
         assert struck(0.1, lambda: call(plugin, PID, 5))
         pid = call(plugin, PID, 5)
@@ -63,7 +63,7 @@ class TestInterruptedCalls:
         """A finaliser may be interrupted, too, and then nobody has left word of it."""
         plugin = make()
         pid = call(plugin, PID)
-        (process,) = (process for process in keeper_of_process()._processes if process.pid == pid)
+        (process,) = (process for process in supervisor_of_process()._processes if process.pid == pid)
         process.lost = lambda: None  # type: ignore[method-assign]
         lease = plugin._client.pool.try_acquire(_soon())
         process._handle = None
@@ -165,7 +165,7 @@ print([thread.name for thread in threading.enumerate()].count("goplugins-exec"),
 
     def test_a_second_thread_for_the_same_starts_ends_at_once(self):
         """As after an interrupt between a thread's start and the line that would have noted it."""
-        starter, ran, threads = Starter(), threading.Event(), []
+        starter, ran, threads = StartThread(), threading.Event(), []
 
         def job() -> bool:
             threads.append([thread.name for thread in threading.enumerate()].count("goplugins-exec-start"))
@@ -187,9 +187,9 @@ print([thread.name for thread in threading.enumerate()].count("goplugins-exec"),
 
     def test_one_plugins_program_that_can_not_be_reached_holds_up_no_other(self, make, monkeypatch):
         """As on a file system whose server went away."""
-        released, find = threading.Event(), Program.find
+        released, find = threading.Event(), Executable.find
         monkeypatch.setattr(
-            Program,
+            Executable,
             "find",
             lambda self, env: find(self, env) if self._work_dir != "/" or released.wait(10) else "",
         )
@@ -244,13 +244,13 @@ class TestSigpipe:
     def test_a_host_that_would_die_of_it_outlives_its_plugin(self):
         code = """
 import os, signal, time
-from goplugins.transports.exec.supervisor import keeper_of_process
+from goplugins.transports.exec.supervisor import supervisor_of_process
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 plugin = ExecPlugin(config())
 pid = call(plugin, {"do": "stop reading"}, 10)
 time.sleep(0.1)
 print(call(plugin, {"do": "pid"}, 10) != pid, flush=True)  # the write failed, so it was sent to another one
-shell = keeper_of_process().guardian._shell
+shell = supervisor_of_process().guardian._shell
 os.kill(shell.pid, signal.SIGKILL)
 shell.wait()
 for _ in range(3):
@@ -267,7 +267,7 @@ time.sleep(5)
 
     def test_plugins_get_the_usual_one_and_nothing_blocked(self, make):
         call(plugin := make())
-        (process,) = (p for p in keeper_of_process()._processes if p.channel.state.value == "idle")
+        (process,) = (p for p in supervisor_of_process()._processes if p.channel.state.value == "idle")
         with open(f"/proc/{process.pid}/status") as file:
             status = dict(line.split(":", 1) for line in file)
         assert int(status["SigBlk"], 16) == 0

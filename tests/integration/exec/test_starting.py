@@ -25,7 +25,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.exec import ExecPlugin
 from goplugins.transports.exec.channel import ExecChannel, State
-from goplugins.transports.exec.executable import Program
+from goplugins.transports.exec.executable import Executable
 from tests.integration.exec.conftest import PYTHON, is_alive, until
 from tests.integration.unix.conftest import call
 
@@ -153,13 +153,13 @@ class TestSlowStart:
 
     def test_a_start_that_takes_longer_than_the_call_is_the_next_ones(self, make, monkeypatch):
         """Such as the hashing of a large program."""
-        searches, find = [], Program.find
+        searches, find = [], Executable.find
 
-        def slow_find(self: Program, env: dict[str, str]) -> str:
+        def slow_find(self: Executable, env: dict[str, str]) -> str:
             searches.append(time.sleep(0.6))
             return find(self, env)
 
-        monkeypatch.setattr(Program, "find", slow_find)
+        monkeypatch.setattr(Executable, "find", slow_find)
         plugin = make()
         started = time.monotonic()
         with pytest.raises(PluginTimeoutError) as caught:
@@ -227,7 +227,7 @@ class TestPin:
         large = tmp_path / "large"
         with large.open("wb") as file:
             file.truncate(64 << 30)  # a hole, which costs nothing but the reading
-        program = Program(str(large), None, "0" * 64, SYSTEM_CLOCK)
+        program = Executable(str(large), None, "0" * 64, SYSTEM_CLOCK)
         started = time.monotonic()
         with (
             pytest.raises(PluginConnectionError, match="connection_timeout"),
@@ -242,10 +242,10 @@ class TestPin:
         file = tmp_path / "file"
         file.write_bytes(b"x")
         clock = _clock_at(file.stat().st_ctime + age)
-        program = Program(str(file), None, hashlib.sha256(b"x").hexdigest(), clock)
+        program = Executable(str(file), None, hashlib.sha256(b"x").hexdigest(), clock)
         hashed = []
-        hash_it = Program._hash
-        monkeypatch.setattr(Program, "_hash", lambda *args: hashed.append(1) or hash_it(*args))
+        hash_it = Executable._hash
+        monkeypatch.setattr(Executable, "_hash", lambda *args: hashed.append(1) or hash_it(*args))
         for _ in range(3):
             with program.checked(str(file), Deadline.after(5)):
                 pass
@@ -257,7 +257,7 @@ class TestPin:
         file.write_bytes(b"good")
         before = file.stat()
         clock = _clock_at(before.st_ctime + 3600)
-        program = Program(str(file), None, hashlib.sha256(b"good").hexdigest(), clock)
+        program = Executable(str(file), None, hashlib.sha256(b"good").hexdigest(), clock)
         with program.checked(str(file), Deadline.after(5)):
             pass
         time.sleep(0.02)
@@ -276,13 +276,13 @@ class TestPin:
         evil = tmp_path / "evil"
         evil.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
         evil.chmod(0o755)
-        check = Program._check
+        check = Executable._check
 
-        def check_and_lose(self: Program, descriptor: int, deadline: Deadline) -> None:
+        def check_and_lose(self: Executable, descriptor: int, deadline: Deadline) -> None:
             check(self, descriptor, deadline)
             os.replace(evil, copy)
 
-        monkeypatch.setattr(Program, "_check", check_and_lose)
+        monkeypatch.setattr(Executable, "_check", check_and_lose)
         digest = hashlib.sha256(Path(PYTHON).read_bytes()).hexdigest()
         assert call(make(executable=str(copy), options={"sha256": digest}), 1, 5) == 1
         assert not mark.exists()

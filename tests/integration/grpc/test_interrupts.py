@@ -20,7 +20,7 @@ import pytest
 
 from goplugins.errors import PluginError
 from goplugins.transports.grpc import GRPCPlugin
-from goplugins.transports.grpc.channel import Links
+from goplugins.transports.grpc.channel import Channels
 from goplugins.transports.grpc.fork_support import TRAFFIC, load
 from goplugins.transports.grpc.interrupts import _Condition
 from tests.integration.grpc.conftest import call
@@ -148,7 +148,7 @@ def test_this_version_of_grpc_has_the_parts_that_are_looked_for(address, make):
 
 
 def test_a_closed_channel_is_no_matter(address):
-    links = Links(address, None, (), shared=True)
+    links = Channels(address, None, (), shared=True)
     links.leave(links.enter(_soon()))
     links.close()
     assert TRAFFIC.calls == 0

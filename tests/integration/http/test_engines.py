@@ -34,7 +34,7 @@ from goplugins.errors import (
 from goplugins.runtime import fork
 from goplugins.runtime.fork import FORK_MARK
 from goplugins.transports.http import HTTPPlugin
-from goplugins.transports.http.connection import Wire
+from goplugins.transports.http.connection import Connection
 from tests.integration.http.conftest import call, failure
 from tests.servers import Peer, free_port, http_reply, ok
 
@@ -51,7 +51,7 @@ def config_of(endpoint: str, options: dict | None = None, **connection) -> Plugi
 
 @pytest.mark.parametrize(
     ("options", "engine"),
-    [({}, "FastEngine"), ({"engine": "fast"}, "FastEngine"), ({"engine": "requests"}, "SessionEngine")],
+    [({}, "HttptoolsEngine"), ({"engine": "fast"}, "HttptoolsEngine"), ({"engine": "requests"}, "RequestsEngine")],
 )
 def test_the_fast_engine_is_the_usual_one(options, engine):
     plugin = HTTPPlugin(config_of("http://127.0.0.1:1/x", options))
@@ -176,7 +176,7 @@ class TestFast:
             for _ in range(5):
                 with contextlib.suppress(PluginTimeoutError):  # pytest.raises() makes cycles of its own
                     call(plugin, timeout=0.05)
-            assert not [found for found in gc.get_objects() if type(found) is Wire]
+            assert not [found for found in gc.get_objects() if type(found) is Connection]
         finally:
             gc.enable()
             over.set()

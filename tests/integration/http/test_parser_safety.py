@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from goplugins.errors import BadReplyError, PluginError
-from goplugins.transports.http.parser import Glance, ReplyParser
+from goplugins.transports.http.parser import FastPathParser, ReplyParser
 from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, reply_ok
 
@@ -262,7 +262,7 @@ class TestGlance:
 
     @pytest.mark.parametrize("reply", [*AMBIGUOUS.values(), *ONLY_FAST.values()], ids=[*AMBIGUOUS, *ONLY_FAST])
     def test_nothing_doubtful(self, reply):
-        assert Glance(1000).read(reply) is None
+        assert FastPathParser(1000).read(reply) is None
 
     @pytest.mark.parametrize(
         "reply",
@@ -278,7 +278,7 @@ class TestGlance:
         ],
     )
     def test_what_servers_usually_send(self, reply):
-        self.check(Glance(len(GOOD)), reply, expected=True)
+        self.check(FastPathParser(len(GOOD)), reply, expected=True)
 
     @pytest.mark.parametrize(
         "reply",
@@ -305,13 +305,13 @@ class TestGlance:
         ],
     )
     def test_the_unusual_is_left_to_the_thorough_parser(self, reply):
-        glance = Glance(1000)
+        glance = FastPathParser(1000)
         for _ in range(2):
             assert glance.read(reply) is None
             self.check(glance, OK + LENGTH + b"\r\n" + GOOD, expected=True)  # and nothing of it is left behind
 
     def test_whatever_comes(self):
-        dice, glance, seen = random.Random(11), Glance(10_000), 0
+        dice, glance, seen = random.Random(11), FastPathParser(10_000), 0
         for _ in range(5000):
             seen += self.check(glance, mutated(dice))
         assert seen > 100

@@ -73,7 +73,7 @@ def stuck(found: dict[str, list[Any]]) -> list[str]:
     return [
         name
         for name, locks in sorted(found.items())
-        if not name.endswith(".Wakeup._asleep")
+        if not name.endswith(".Waiter._asleep")
         and any(hasattr(lock, "acquire") and not lock.acquire(blocking=False) for lock in locks)
     ]
 

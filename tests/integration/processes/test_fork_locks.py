@@ -72,7 +72,7 @@ def test_the_search_finds_them(run):
         "lifecycle.Lifecycle._lock",
         "registry.Registry._lock",
         "resilience.circuit_breaker.CircuitBreaker._lock",
-        "resilience.gate.InFlightGate._lock",
+        "resilience.gate.InFlightTracker._lock",
         "resilience.rate_limiter.RateLimiter._lock",
         "scheduler.Scheduler._lock",
         "transports._pool.ConnectionPool._lock",
@@ -80,6 +80,6 @@ def test_the_search_finds_them(run):
         "transports.exec._keeper.Keeper._orders",
         "transports.grpc._library.Traffic.lock",
         "transports.http.session._Session.cookies",
-        "upkeep.Upkeep._lock",
+        "maintenance.Maintenance._lock",
         "workers._State.changed",
     } <= set(told)

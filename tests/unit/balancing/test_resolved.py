@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from goplugins import Manager, ManagerConfig, PluginConfig
-from goplugins.balancing.dns_group import MAX_MEMBERS, ResolvedGroup, name_at
+from goplugins.balancing.dns_group import MAX_MEMBERS, DnsGroup, name_at
 from goplugins.config import LoadBalancerConfig
 from goplugins.config.diff import update_of
-from goplugins.config.groups import ResolvedConfig, spread
+from goplugins.config.groups import DnsGroupConfig, spread
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     BadReplyError,
@@ -112,7 +112,7 @@ class Group:
         self.house: list[str] = []
         self.unwatched: list[str] = []
         config = resolved_config({"resolve_interval": interval}, balancing={"slow_start": 0, **balancing})
-        self.group = ResolvedGroup(
+        self.group = DnsGroup(
             config, resolver=self.resolver, build=self.build, house=self, clock=self.clock, rng=random.Random(7)
         )
 
@@ -158,13 +158,13 @@ class Group:
         return {member.name: member.state for member in found.members}
 
 
-def resolved_config(options: dict[str, Any] | None = None, **fields: Any) -> ResolvedConfig:
+def resolved_config(options: dict[str, Any] | None = None, **fields: Any) -> DnsGroupConfig:
     plugin = {"name": "p", "transport": "http", "endpoint": "http://search.test/v1", **fields}
     plugin["options"] = {"resolve": True, **(options or {})}
     config = ManagerConfig.from_mapping({"plugins": [plugin]})
     config.validate()
     found = spread(config.with_defaults()).plugins[0]
-    assert isinstance(found, ResolvedConfig)
+    assert isinstance(found, DnsGroupConfig)
     return found
 
 

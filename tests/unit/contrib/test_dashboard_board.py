@@ -137,7 +137,7 @@ def test_injected_faults_show(page, clock, manager, plugin):
 
 
 def test_health_shows(page, manager, plugin):
-    monitor = manager._lifecycle.upkeep.monitor
+    monitor = manager._lifecycle.maintenance.monitor
     for status, severity in [
         ("offline", "down"),
         ("degraded", "degraded"),

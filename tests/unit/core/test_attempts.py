@@ -43,8 +43,8 @@ class Watcher:
     def report_failure(self, error):
         self.told.append(error)
 
-    def hurry(self, interval):
-        self.told.append(("hurry", interval))
+    def shorten_interval(self, interval):
+        self.told.append(("shorten_interval", interval))
 
 
 class Plugin:
@@ -121,10 +121,10 @@ def test_without_a_watcher_nothing_is_told_and_nothing_fails():
 def test_a_plugin_whose_breaker_is_open_is_looked_at_more_often(recovery, looks_every):
     plugin = Plugin(circuit_breaker=EAGER | {"recovery_timeout": recovery})
     error = plugin.fails(HTTPTransportError("500"))
-    assert plugin.watcher.told == [("hurry", looks_every), error]
+    assert plugin.watcher.told == [("shorten_interval", looks_every), error]
     plugin.clock.advance(recovery)
     plugin.attempt()
-    assert plugin.watcher.told[2:] == [("hurry", looks_every), ("hurry", None), "well"]
+    assert plugin.watcher.told[2:] == [("shorten_interval", looks_every), ("shorten_interval", None), "well"]
 
 
 # --- a timeout that was not the plugin's fault --------------------------------------------------------------------

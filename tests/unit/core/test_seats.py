@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.runtime.workers import Seat, WorkerPool
+from goplugins.runtime.workers import WorkerPool, WorkerSlot
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def pool():
 def taken(pool: WorkerPool) -> int:
     """Seats that nobody could have now."""
     free = 0
-    held: list[Seat] = []
+    held: list[WorkerSlot] = []
     while seats := pool.reserve(1):
         held += seats
         free += 1

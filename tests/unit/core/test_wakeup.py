@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from goplugins.runtime.clock import SYSTEM_CLOCK, Bell, Wakeup
+from goplugins.runtime.clock import SYSTEM_CLOCK, Event, Waiter
 from tests.interrupts import interrupted_at
 
 
 class Sleeper:
     """A thread that waits; how that ended."""
 
-    def __init__(self, wakeup: Wakeup | Bell, seconds: float | None = 30.0) -> None:
+    def __init__(self, wakeup: Waiter | Event, seconds: float | None = 30.0) -> None:
         self.woken: list[bool] = []
         self._thread = threading.Thread(target=lambda: self.woken.append(wakeup.wait(seconds)), daemon=True)
         self._thread.start()
@@ -28,7 +28,7 @@ class Sleeper:
 
 
 def test_it_wakes_who_waits_and_who_comes_later():
-    wakeup = Wakeup()
+    wakeup = Waiter()
     sleeper = Sleeper(wakeup)
     assert not wakeup.is_set()
     wakeup.set("a place")
@@ -42,14 +42,14 @@ def test_it_wakes_who_waits_and_who_comes_later():
 
 
 def test_who_waits_without_a_limit_is_woken():
-    wakeup = Wakeup()
+    wakeup = Waiter()
     sleeper = Sleeper(wakeup, None)
     wakeup.set()
     assert sleeper.wakes()
 
 
 def test_gifts_come_in_their_order_and_what_is_none_is_passed_over():
-    wakeup = Wakeup()
+    wakeup = Waiter()
     for gift in (None, 1, None, None, 2, None):
         wakeup.set(gift)
     assert [wakeup.take() for _ in range(3)] == [1, 2, None]
@@ -61,7 +61,7 @@ def test_gifts_come_in_their_order_and_what_is_none_is_passed_over():
 
 @pytest.mark.parametrize("before", ["new", "used", "timed out"])
 def test_nothing_of_before_ends_a_wait(before):
-    wakeup = Wakeup()
+    wakeup = Waiter()
     if before == "used":
         for _ in range(3):
             wakeup.set("gift")
@@ -81,7 +81,7 @@ def test_nothing_of_before_ends_a_wait(before):
 
 def test_a_thread_that_wakes_it_late_ends_no_later_wait():
     """One that lost the processor in the middle of set(), and somebody took its gift meanwhile."""
-    wakeup, began = Wakeup(), time.monotonic()
+    wakeup, began = Waiter(), time.monotonic()
     late = threading.Timer(0.01, wakeup._asleep.release)
     late.start()
     assert not wakeup.wait(0.05)
@@ -103,7 +103,7 @@ def test_a_signal_handler_that_outlasts_the_wait_does_not_make_it_endless(slow_h
     strike = threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
     strike.start()
     began = time.monotonic()
-    assert not SYSTEM_CLOCK.wait(Wakeup(), slow_handler / 2)
+    assert not SYSTEM_CLOCK.wait(Waiter(), slow_handler / 2)
     assert time.monotonic() - began < 5.0
     strike.join()
 
@@ -115,7 +115,7 @@ def test_the_shortest_waits_end_on_a_busy_machine():
         thread.start()
     try:
         for number in range(100):
-            assert not Wakeup().wait(1e-9 if number % 2 else 2e-6)
+            assert not Waiter().wait(1e-9 if number % 2 else 2e-6)
     finally:
         over.set()
 
@@ -123,7 +123,7 @@ def test_the_shortest_waits_end_on_a_busy_machine():
 @pytest.mark.parametrize("gift", [None, "a place"])
 def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift):
     for number in range(20):
-        wakeup = Wakeup()
+        wakeup = Waiter()
         sleeper = Sleeper(wakeup)
         happened = interrupted_at(number, lambda: wakeup.set(gift), ("goplugins/runtime/clock.py",))  # noqa: B023
         if not wakeup.is_set():
@@ -137,7 +137,7 @@ def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift
 
 def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
     for number in range(50):
-        wakeup = Wakeup()
+        wakeup = Waiter()
         happened = interrupted_at(number, lambda: wakeup.wait(0.0001), ("goplugins/runtime/clock.py",))  # noqa: B023
         assert not wakeup.is_set()
         sleeper = Sleeper(wakeup)
@@ -149,7 +149,7 @@ def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
 
 
 def test_a_bell_wakes_all_who_wait():
-    bell = Bell()
+    bell = Event()
     sleepers = [Sleeper(bell) for _ in range(3)]
     assert not bell.wait(0.001)
     bell.set()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from goplugins import Discovery, DiscoveryConfig, ManagerConfig, PluginConfig
-from goplugins.discovery import DiscoveryReport, FollowedDirectories, discovered
+from goplugins.discovery import DirectoryWatch, DiscoveryReport, discovered
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.testing import ManualClock
@@ -518,7 +518,7 @@ def test_a_change_counts_once_it_has_settled(plugins: Path) -> None:
     discovery = Discovery(DiscoveryConfig(directories=[str(plugins)]))
     report = discovery.scan()
     put(plugins, "while-loading")
-    followed = FollowedDirectories(discovery, clock, settle=0.5, known=report.signature)
+    followed = DirectoryWatch(discovery, clock, settle=0.5, known=report.signature)
     assert not followed.changed()
     assert followed.pending
     clock.advance(0.4)

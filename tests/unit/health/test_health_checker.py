@@ -255,7 +255,7 @@ def test_the_next_look_is_told(bench: Bench) -> None:
     assert bench.checker.next_look == pytest.approx(11)  # an interval, and its jitter
     bench.clock.advance(4)
     assert bench.checker.next_look == pytest.approx(7)
-    bench.checker.hurry(5.0)
+    bench.checker.shorten_interval(5.0)
     assert bench.checker.next_look == pytest.approx(1.5)
     bench.clock.advance(60)
     assert bench.checker.next_look == 0
@@ -419,11 +419,11 @@ def test_in_a_hurry_it_looks_more_often_and_goes_back_to_its_interval(bench: Ben
     bench.checker.start()
     bench.pass_time(0.1)
     assert bench.plugin.looks == 1
-    bench.checker.hurry(1.0)
+    bench.checker.shorten_interval(1.0)
     bench.pass_time(5.5)
     assert bench.plugin.looks in {5, 6, 7}  # the interval is jittered
     looks = bench.plugin.looks
-    bench.checker.hurry(None)
+    bench.checker.shorten_interval(None)
     bench.pass_time(8.0)
     assert bench.plugin.looks == looks
     bench.pass_time(4.0)
@@ -431,7 +431,7 @@ def test_in_a_hurry_it_looks_more_often_and_goes_back_to_its_interval(bench: Ben
 
 
 def test_a_hurry_never_slows_it_down(bench: Bench) -> None:
-    bench.checker.hurry(60.0)
+    bench.checker.shorten_interval(60.0)
     bench.checker.start()
     bench.pass_time(23.0)
     assert bench.plugin.looks == 3

@@ -20,7 +20,7 @@ from goplugins.enums import PluginStatus
 from goplugins.manager.config_watch import Watch
 from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
-from goplugins.transports.credential_files import FollowedFiles
+from goplugins.transports.credential_files import WatchedFiles
 
 from .conftest import House, config
 
@@ -223,7 +223,7 @@ def test_sighup_is_for_the_main_thread_only(fixture: Fixture) -> None:
 
 def test_files_of_other_kinds_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    files = FollowedFiles([str(tmp_path / "pipe"), str(tmp_path)], ManualClock(), settle=0.0)
+    files = WatchedFiles([str(tmp_path / "pipe"), str(tmp_path)], ManualClock(), settle=0.0)
     assert not files.changed()
     assert not files.complete
 

@@ -7,7 +7,7 @@ import pytest
 
 from goplugins.errors import PluginClosedError
 from goplugins.models.metrics import Latencies, bucket_of
-from goplugins.resilience import GateSnapshot, InFlightGate
+from goplugins.resilience import InFlightSnapshot, InFlightTracker
 from goplugins.testing import ManualClock
 
 
@@ -34,7 +34,7 @@ class Inside:
 
 @pytest.fixture
 def gate():
-    return InFlightGate()
+    return InFlightTracker()
 
 
 def test_counts_calls_and_outcomes(gate):
@@ -44,7 +44,7 @@ def test_counts_calls_and_outcomes(gate):
     gate.leave(True, 0.5, 1)
     gate.leave(False, 1.5, 3)
     latencies = Latencies({bucket_of(0.5): 1, bucket_of(1.5): 1})
-    assert gate.snapshot() == GateSnapshot(0, succeeded=1, failed=1, duration=2.0, attempts=4, latencies=latencies)
+    assert gate.snapshot() == InFlightSnapshot(0, succeeded=1, failed=1, duration=2.0, attempts=4, latencies=latencies)
 
 
 def test_what_was_refused_here_says_nothing_of_latency(gate):
@@ -62,7 +62,7 @@ def test_a_closed_gate_refuses_with_its_reason(gate):
     for _ in range(2):
         with pytest.raises(PluginClosedError, match="it was removed"):
             gate.enter()
-    assert gate.snapshot() == GateSnapshot()
+    assert gate.snapshot() == InFlightSnapshot()
 
 
 def test_nested_calls_of_admitted_calls_are_admitted(gate):
@@ -168,7 +168,7 @@ def test_a_failing_callback_is_logged_and_harms_no_call(gate, caplog):
 
 def test_no_call_slips_in_between_closed_and_empty():
     for _ in range(50):
-        gate = InFlightGate()
+        gate = InFlightTracker()
         start = threading.Barrier(9)
         inside_after_drain = []
         drained = threading.Event()
@@ -203,7 +203,7 @@ def test_after_a_fork_the_child_ignores_the_exits_of_the_parents_calls(gate):
     gate._lock.acquire()
     gate.after_fork_in_child()
     gate.leave(True, 0.0, 1)
-    assert gate.snapshot() == GateSnapshot()
+    assert gate.snapshot() == InFlightSnapshot()
     gate.close("x")
     assert gate.drain(30.0, ManualClock(auto_advance=False))
     other.end()

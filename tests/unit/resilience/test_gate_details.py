@@ -9,7 +9,7 @@ import pytest
 
 from goplugins.errors import PluginClosedError
 from goplugins.models.metrics import bucket_of
-from goplugins.resilience import InFlightGate
+from goplugins.resilience import InFlightTracker
 from goplugins.testing import ManualClock
 
 
@@ -24,7 +24,7 @@ def on_a_thread(work):
 
 
 def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monkeypatch):
-    gate = InFlightGate()
+    gate = InFlightTracker()
     gate.enter()  # the drain is on a call's own stack
     entered, leave = threading.Event(), threading.Event()
 
@@ -45,13 +45,13 @@ def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monk
             return False  # its time is up
 
     # The call is out, and has not come to tell those who wait.
-    monkeypatch.setattr(InFlightGate, "_announce", lambda gate: None)
+    monkeypatch.setattr(InFlightTracker, "_announce", lambda gate: None)
     assert gate.drain(1.0, Clock())
     gate.leave(True, 0.0, 1)
 
 
 def test_a_drain_that_waits_for_a_queued_call_ends_when_that_will_not_come():
-    gate, clock = InFlightGate(), ManualClock(auto_advance=False)
+    gate, clock = InFlightTracker(), ManualClock(auto_advance=False)
     queued, results = a_call(), []
     gate.expect(queued)
     gate.close("it was removed")
@@ -66,7 +66,7 @@ def test_a_drain_that_waits_for_a_queued_call_ends_when_that_will_not_come():
 
 
 def test_the_last_one_out_tells_who_waited_and_runs_what_was_left():
-    gate, clock, results = InFlightGate(), ManualClock(), []
+    gate, clock, results = InFlightTracker(), ManualClock(), []
     gate.enter()
     queued = a_call()
     gate.expect(queued)
@@ -81,7 +81,7 @@ def test_the_last_one_out_tells_who_waited_and_runs_what_was_left():
 
 def test_a_lull_ends_a_drain_although_somebody_came_in_again():
     """A gate that is not closed may fill again before the drain has woken up."""
-    gate, entered, leave = InFlightGate(), threading.Event(), threading.Event()
+    gate, entered, leave = InFlightTracker(), threading.Event(), threading.Event()
 
     def other():
         gate.enter()
@@ -105,7 +105,7 @@ def test_a_lull_ends_a_drain_although_somebody_came_in_again():
 
 
 def test_a_closed_gate_says_why_to_who_would_queue():
-    gate = InFlightGate()
+    gate = InFlightTracker()
     gate.close("it was removed")
     late = a_call()
     with pytest.raises(PluginClosedError, match="it was removed"):
@@ -114,7 +114,7 @@ def test_a_closed_gate_says_why_to_who_would_queue():
 
 
 def test_marks_of_a_call_tell_where_it_is():
-    gate, call = InFlightGate(), a_call()
+    gate, call = InFlightTracker(), a_call()
     gate.expect(call)
     assert (call.expected, call.inside) == (True, False)
     gate.enter(call)
@@ -127,7 +127,7 @@ def test_marks_of_a_call_tell_where_it_is():
 
 
 def test_holds_a_thread_as_long_as_a_call_of_it_is_inside():
-    gate, here = InFlightGate(), threading.get_ident()
+    gate, here = InFlightTracker(), threading.get_ident()
     gate.enter()
     gate.enter()
     gate.leave(True, 0.0, 1)
@@ -140,7 +140,7 @@ def test_holds_a_thread_as_long_as_a_call_of_it_is_inside():
 
 
 def test_a_child_can_drain_anew():
-    gate = InFlightGate()
+    gate = InFlightTracker()
     gate.enter()
     gate.drain(0.0, ManualClock(), on_empty=lambda: pytest.fail("the parent's"))
     gate.after_fork_in_child()
@@ -153,7 +153,7 @@ def test_a_child_can_drain_anew():
 
 
 def test_a_drain_waits_for_each_of_the_queued_calls():
-    gate, calls = InFlightGate(), [a_call(), a_call()]
+    gate, calls = InFlightTracker(), [a_call(), a_call()]
     for call in calls:
         gate.expect(call)
     gate.close("it was removed")
@@ -164,7 +164,7 @@ def test_a_drain_waits_for_each_of_the_queued_calls():
 
 
 def test_a_child_expects_none_of_the_calls_that_its_parent_had_queued():
-    gate, queued, coming = InFlightGate(), a_call(), a_call()
+    gate, queued, coming = InFlightTracker(), a_call(), a_call()
     gate.expect(queued)
     gate.expect(coming)
     gate.after_fork_in_child()
@@ -178,7 +178,7 @@ def test_a_child_expects_none_of_the_calls_that_its_parent_had_queued():
 
 
 def test_a_drain_that_is_over_leaves_nothing_behind():
-    gate, clock = InFlightGate(), ManualClock()
+    gate, clock = InFlightTracker(), ManualClock()
     on_a_thread(gate.enter)
     for _ in range(3):
         assert not gate.drain(1.0, clock)
@@ -187,7 +187,7 @@ def test_a_drain_that_is_over_leaves_nothing_behind():
 
 
 def test_all_that_was_left_to_the_last_call_out_is_done_in_its_order():
-    gate, done = InFlightGate(), []
+    gate, done = InFlightTracker(), []
     gate.enter()
     for name in ("first", "second", "third"):
         assert gate.drain(0.0, on_empty=lambda name=name: done.append(name))
@@ -197,7 +197,7 @@ def test_all_that_was_left_to_the_last_call_out_is_done_in_its_order():
 
 
 def test_what_an_interrupt_broke_off_is_done_by_who_comes_next():
-    gate, call, done = InFlightGate(), a_call(), []
+    gate, call, done = InFlightTracker(), a_call(), []
     gate.enter(call)
 
     def close():
@@ -217,7 +217,7 @@ def test_what_an_interrupt_broke_off_is_done_by_who_comes_next():
 
 
 def test_failures_are_counted_by_their_codes():
-    gate = InFlightGate()
+    gate = InFlightTracker()
     for code in ("A", "B", "A", ""):
         gate.enter()
         gate.leave(False, 0.0, 1, None, code)
@@ -231,7 +231,7 @@ def test_failures_are_counted_by_their_codes():
 
 
 def test_a_call_that_goes_on_elsewhere_counts_there_alone():
-    gate = InFlightGate()
+    gate = InFlightTracker()
     for number in range(1, 4):
         gate.enter()
         gate.leave(None, 0.5, 2, None, "CODE")
@@ -245,7 +245,7 @@ def test_a_call_that_goes_on_elsewhere_counts_there_alone():
 
 
 def test_latencies_are_counted_of_what_was_sent():
-    gate = InFlightGate()
+    gate = InFlightTracker()
     for elapsed, attempts in ((0.010, 1), (0.010, 2), (0.5, 1), (0.0001, 0)):  # the last was refused here
         gate.enter()
         gate.leave(True, elapsed, attempts)

@@ -14,7 +14,7 @@ import pytest
 from goplugins.config import CacheConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
-from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightGate, RateLimiter, RetryBudget
+from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
 from goplugins.resilience.cache import AnswerCache
 from goplugins.resilience.rolling_window import RollingWindow
 from goplugins.runtime.counter import Counter
@@ -254,7 +254,7 @@ def a_call() -> SimpleNamespace:
     return SimpleNamespace(inside=False, expected=False, nested=False)
 
 
-def pass_through(gate: InFlightGate, call: SimpleNamespace, ok: bool = True) -> None:
+def pass_through(gate: InFlightTracker, call: SimpleNamespace, ok: bool = True) -> None:
     """As a guarded plugin does it."""
     try:
         gate.enter(call)
@@ -270,7 +270,7 @@ def pass_through(gate: InFlightGate, call: SimpleNamespace, ok: bool = True) -> 
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_gates_counts_are_of_the_same_calls(ok):
     def scenario():
-        gate, call = InFlightGate(), a_call()
+        gate, call = InFlightTracker(), a_call()
         gate.leave(ok, 0.25, 1, None)  # of nobody
 
         def check():
@@ -293,7 +293,7 @@ def test_a_gates_counts_are_of_the_same_calls(ok):
 @pytest.mark.parametrize("comes", [True, False])
 def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
     def scenario():
-        gate, call, done = InFlightGate(), a_call(), threading.Event()
+        gate, call, done = InFlightTracker(), a_call(), threading.Event()
         gate.expect(call)
         gate.close("it was removed")
         drain = threading.Thread(target=lambda: gate.drain(300.0, on_empty=done.set), daemon=True)
@@ -325,7 +325,7 @@ def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
 
 def test_what_is_left_to_the_last_call_out_is_done():
     def scenario():
-        gate, call, closed = InFlightGate(), a_call(), []
+        gate, call, closed = InFlightTracker(), a_call(), []
         gate.enter(call)
         gate.close("it was removed")
         assert gate.drain(0.0, on_empty=lambda: closed.append("closed"))
