@@ -200,7 +200,7 @@ from goplugins.observability.report import (
     ObservabilityReport as ObservabilityReport,
     PluginMetricsReport as PluginMetricsReport,
 )
-from goplugins.observability.tracing import (
+from goplugins.observability.spans import (
     Span as Span,
     TracingProvider as TracingProvider,
 )

@@ -188,7 +188,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "ObservabilityReport",
         "PluginMetricsReport",
     ),
-    "goplugins.observability.tracing": (
+    "goplugins.observability.spans": (
         "Span",
         "TracingProvider",
     ),

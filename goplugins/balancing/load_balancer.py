@@ -14,7 +14,7 @@ import attrs
 
 from goplugins.balancing.dispatcher import Dispatcher
 from goplugins.balancing.group_health import group_health, look_at
-from goplugins.balancing.guards import Guard, as_sender, guard_group, guard_member
+from goplugins.balancing.guards import guard_group, guard_member
 from goplugins.balancing.member import Selection
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
@@ -32,10 +32,12 @@ from goplugins.models.explanation import GroupExplanation
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream
+from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import FORK_MARK, renew_after_fork
+from goplugins.transports.adapter import as_sender
 from goplugins.transports.json_codec import codec_for
 
 __all__ = ["LoadBalancer"]
@@ -131,9 +133,9 @@ class LoadBalancer(Generic[Req, Resp]):
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._dispatcher = Dispatcher(self.config, clock=clock, rng=self._rng, events=events)
         self._codec = codec_for(request_type, response_type)
-        self._guard: Guard | None = None
+        self._guard: GuardedPlugin | None = None
         # A dict, since setdefault is atomic: no lock to renew after a fork.
-        self._guards: dict[str, Guard] = {}
+        self._guards: dict[str, GuardedPlugin] = {}
         for plugin in members:
             self.add_plugin(plugin)
 
@@ -166,7 +168,7 @@ class LoadBalancer(Generic[Req, Resp]):
         """
         is_member = hasattr(plugin, "offer")
         if not is_member:
-            as_sender(plugin)  # says what it lacks
+            as_sender(plugin)  # raises for an object that is not a plugin
         found: str = plugin.name if is_member else name or plugin.info().name
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1
@@ -358,7 +360,7 @@ class LoadBalancer(Generic[Req, Resp]):
             logger.exception("%s: member %s could not be closed cleanly", self.name, state.name)
             return False
 
-    def _make_guard(self) -> Guard:
+    def _make_guard(self) -> GuardedPlugin:
         guard = guard_group(self, self.config, clock=self._clock, rng=self._rng)
         self._guard = self._guards.setdefault("", guard)
         return self._guard

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -23,14 +23,14 @@ from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
-from goplugins.transports.adapter import PluginAdapter
-from goplugins.transports.interface import PluginFactory, Sender
+from goplugins.transports.adapter import as_sender
+from goplugins.transports.interface import PluginFactory
 from goplugins.transports.resolver import Resolver, ThreadedResolver
 
 if TYPE_CHECKING:
     from goplugins.balancing.dns_group import MemberOwner
 
-__all__ = ["Builder", "as_sender"]
+__all__ = ["Builder"]
 
 logger = logging.getLogger("goplugins.manager")
 
@@ -42,20 +42,6 @@ _BUILT_IN = {
     "unix": ("goplugins.transports.unix", "UnixSocketPluginFactory"),
 }
 """Where the built-in factories live: the wires import heavy libraries, so only those in use are loaded."""
-
-
-def as_sender(plugin: Any) -> Sender:
-    """The plugin itself if it is a wire, else an adapter around it.
-
-    Raises:
-        InvalidArgumentError: it is neither.
-    """
-    if hasattr(plugin, "send") and hasattr(plugin, "prepare"):
-        return cast(Sender, plugin)
-    missing = [name for name in ("info", "execute", "health", "close") if not callable(getattr(plugin, name, None))]
-    if missing:
-        raise InvalidArgumentError(f"{type(plugin).__name__} is no plugin: it lacks {', '.join(missing)}()")
-    return PluginAdapter(plugin)
 
 
 class Builder:

@@ -34,7 +34,7 @@ from goplugins.observability.events import PluginAdded, PluginRemoved, ReloadFin
 from goplugins.observability.reload_report import ReloadReport, on_one_line
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.setup import Observers
-from goplugins.observability.span_attributes import call_attributes, peer_attributes
+from goplugins.observability.spans import call_attributes, peer_attributes
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock

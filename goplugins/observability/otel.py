@@ -18,7 +18,7 @@ from goplugins.models.metrics import ManagerMetrics
 from goplugins.observability.common_metrics import STATES
 from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
-from goplugins.observability.tracing import Span
+from goplugins.observability.spans import Span
 
 __all__ = ["OpenTelemetryMetrics", "OpenTelemetryTracing"]
 

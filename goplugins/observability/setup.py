@@ -15,7 +15,8 @@ from goplugins.observability.audit import AuditLog
 from goplugins.observability.call_log import CallLog
 from goplugins.observability.common_metrics import CollectorSink
 from goplugins.observability.event_stream import EventStream
-from goplugins.observability.tracing import Tracer, TracingProvider
+from goplugins.observability.spans import TracingProvider
+from goplugins.observability.tracing import Tracer
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.scheduler import Ticket
 

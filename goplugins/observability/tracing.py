@@ -8,17 +8,16 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from goplugins.enums import SpanStatusCode
 from goplugins.errors import PluginError, belongs_to_host
 from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import AttemptFinished, Event
-from goplugins.observability.span_attributes import call_attributes
+from goplugins.observability.spans import Span, TracingProvider, call_attributes
 from goplugins.runtime.call import Call
 
-__all__ = ["Span", "Tracer", "TracingProvider", "serving_span"]
+__all__ = ["Tracer", "serving_span"]
 
 logger = logging.getLogger("goplugins.tracing")
 
@@ -27,55 +26,6 @@ Make = Callable[[str, Call], Any]
 
 Describe = Callable[[str], Mapping[str, Any]]
 """The attributes of a plugin by its name."""
-
-
-class Span(Protocol):
-    """A piece of work with a beginning and an end, in a trace."""
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        """Notes a fact."""
-        ...
-
-    def add_event(self, name: str, attributes: Mapping[str, Any]) -> None:
-        """Notes that something happened now."""
-        ...
-
-    def set_status(self, code: SpanStatusCode, message: str = "") -> None:
-        """Notes how it went."""
-        ...
-
-    def finish(self) -> None:
-        """Ends it."""
-        ...
-
-    @property
-    def context(self) -> Any:
-        """What a child span, or another process, needs to know of it."""
-        ...
-
-
-class TracingProvider(Protocol):
-    """Makes spans, and carries their context between processes."""
-
-    def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
-        """Begins a span: of ``kind`` "client" or "server", within ``context``, or else what is current."""
-        ...
-
-    def extract_context(self, headers: Mapping[str, str]) -> Any:
-        """The context that a caller has sent; None without one."""
-        ...
-
-    def inject_context(self, span: Span | None) -> Mapping[str, str]:
-        """The headers that carry a span's context; None for what is current."""
-        ...
-
-    def activate(self, span: Span) -> AbstractContextManager[Any]:
-        """Makes a span the current one, within."""
-        ...
-
-    def decided(self) -> bool | None:
-        """Whether the current trace is recorded; None if there is none, and one may begin here."""
-        ...
 
 
 class _Open:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConnectionLostError,
+    InvalidArgumentError,
     PluginError,
     PluginInternalError,
     PluginTimeoutError,
@@ -17,8 +18,9 @@ from goplugins.models.plugin import Plugin, PluginInfo
 from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
+from goplugins.transports.interface import Sender
 
-__all__ = ["PluginAdapter"]
+__all__ = ["PluginAdapter", "as_sender"]
 
 _SHORTEST = 1e-6  # seconds; a timeout is never 0
 
@@ -93,3 +95,17 @@ class PluginAdapter:
 
     def close(self) -> None:
         self._plugin.close()
+
+
+def as_sender(plugin: Any) -> Sender:
+    """The plugin itself if it implements :class:`Sender`, else an adapter around it.
+
+    Raises:
+        InvalidArgumentError: the object lacks a method of both.
+    """
+    if hasattr(plugin, "send") and hasattr(plugin, "prepare"):
+        return cast(Sender, plugin)
+    missing = [name for name in ("info", "execute", "health", "close") if not callable(getattr(plugin, name, None))]
+    if missing:
+        raise InvalidArgumentError(f"{type(plugin).__name__} is not a plugin: it lacks {', '.join(missing)}()")
+    return PluginAdapter(plugin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from goplugins.enums import TransportType
-from goplugins.observability.span_attributes import peer_attributes
+from goplugins.observability.spans import peer_attributes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Spans: what a tracing provider implements, and the attributes of a call by OpenTelemetry's semantic conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from goplugins.enums import SpanStatusCode, TransportType
+
+__all__ = ["Span", "TracingProvider", "call_attributes", "peer_attributes"]
+
+_DEFAULT_PORTS = {TransportType.HTTP: 80, TransportType.HTTPS: 443}
+
+
+class Span(Protocol):
+    """A piece of work with a beginning and an end, in a trace."""
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Sets an attribute of the span."""
+        ...
+
+    def add_event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Adds an event with the current time."""
+        ...
+
+    def set_status(self, code: SpanStatusCode, message: str = "") -> None:
+        """Sets the outcome."""
+        ...
+
+    def finish(self) -> None:
+        """Ends the span."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """The span context, for child spans and for propagation to other processes."""
+        ...
+
+
+class TracingProvider(Protocol):
+    """Creates spans, and propagates their context between processes."""
+
+    def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
+        """Starts a span of ``kind`` "client" or "server"; its parent is ``context``, by default the current span."""
+        ...
+
+    def extract_context(self, headers: Mapping[str, str]) -> Any:
+        """The caller's context from request headers; None if there is none."""
+        ...
+
+    def inject_context(self, span: Span | None) -> Mapping[str, str]:
+        """Headers that propagate a span's context; None stands for the current span."""
+        ...
+
+    def activate(self, span: Span) -> AbstractContextManager[Any]:
+        """Makes a span the current one for the duration of the context manager."""
+        ...
+
+    def decided(self) -> bool | None:
+        """Whether the current trace is sampled; None without a current trace: a new one may start here."""
+        ...
+
+
+def call_attributes(plugin: str) -> dict[str, Any]:
+    """``rpc.system``, ``rpc.service`` and ``rpc.method``: the same for client and server spans.
+
+    Source: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/.
+    """
+    return {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
+
+
+def peer_attributes(transport: TransportType, endpoint: str) -> Mapping[str, str | int]:
+    """``server.address``, ``server.port`` and ``network.transport``, where the endpoint has them.
+
+    Source: https://opentelemetry.io/docs/specs/semconv/registry/attributes/server/ and .../network/.
+
+    >>> dict(peer_attributes(TransportType.HTTPS, "https://auth.example/v1"))
+    {'server.address': 'auth.example', 'network.transport': 'tcp', 'server.port': 443}
+    >>> dict(peer_attributes(TransportType.GRPC, "dns:///search.example:50051"))
+    {'server.address': 'search.example', 'network.transport': 'tcp', 'server.port': 50051}
+    >>> dict(peer_attributes(TransportType.UNIX, "/run/search.sock"))
+    {'server.address': '/run/search.sock', 'network.transport': 'unix'}
+    """
+    if transport in {TransportType.PYTHON, TransportType.EXECUTABLE}:
+        return {"network.transport": "pipe"} if transport is TransportType.EXECUTABLE else {}
+    if transport is TransportType.UNIX:
+        return _socket(endpoint)
+    if transport in _DEFAULT_PORTS:
+        return _host(endpoint, _DEFAULT_PORTS[transport])
+    scheme, _, rest = endpoint.partition(":")  # a gRPC target URI
+    if scheme in {"unix", "unix-abstract"} and not rest.isdigit():
+        return _socket(rest.removeprefix("//"))
+    if scheme in {"dns", "ipv4", "ipv6"} and not rest.isdigit():
+        return _host("//" + rest.rpartition("/")[2])
+    return _host(f"//{endpoint}")
+
+
+def _socket(path: str) -> Mapping[str, str | int]:
+    return {"server.address": path, "network.transport": "unix"} if path else {}
+
+
+def _host(url: str, default_port: int | None = None) -> Mapping[str, str | int]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or default_port
+    except ValueError:  # several addresses, or a scheme of a custom gRPC resolver
+        return {}
+    if not host:
+        return {}
+    found: dict[str, str | int] = {"server.address": host, "network.transport": "tcp"}
+    if port is not None:
+        found["server.port"] = port
+    return found
