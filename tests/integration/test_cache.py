@@ -62,6 +62,7 @@ def manager_for(server, **sections):
     return manager
 
 
+@pytest.mark.stress
 def test_ten_thousand_identical_calls_from_200_threads_reach_the_server_once(shop):
     shop.behave = lambda request: time.sleep(0.3)
     start = threading.Barrier(200)

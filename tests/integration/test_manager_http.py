@@ -104,6 +104,7 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.stress
 def test_ten_thousand_calls_from_32_threads_none_lost_none_mixed_up(server):
     threads_before, files_before = threading.active_count(), open_files()
     wrong, done = [], []

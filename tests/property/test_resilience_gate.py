@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins.errors import PluginClosedError
-from goplugins.resilience import InFlightTracker, gate as gate_module
+from goplugins.resilience import InFlightTracker, in_flight as gate_module
 from goplugins.testing import ManualClock
 
 THREADS = st.integers(1, 3)

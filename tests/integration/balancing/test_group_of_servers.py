@@ -106,6 +106,7 @@ def roll(servers: list[Listening], traffic: Traffic) -> dict[str, list[PluginErr
     return failures
 
 
+@pytest.mark.processes
 def test_a_rolling_kill_costs_no_idempotent_call(servers: Any) -> None:
     group = servers(5)
     with connect(group) as manager:
@@ -115,6 +116,7 @@ def test_a_rolling_kill_costs_no_idempotent_call(servers: Any) -> None:
         assert manager.metrics().plugins["p"].active_requests == 0
 
 
+@pytest.mark.processes
 def test_a_rolling_kill_costs_only_the_calls_in_flight_where_twice_would_be_wrong(servers: Any, tmp_path: Path) -> None:
     group, ledger = servers(5), tmp_path / "ledger"
     with connect(group) as manager:

@@ -15,6 +15,7 @@ import pytest
 from goplugins import Manager
 from tests.integration.conformance.plugins import Done, Task, lines_of
 from tests.integration.conformance.wires import WIRES, Server, Wire
+from tests.marks import sample
 
 REMOTE = [wire for wire in WIRES if wire.remote]
 
@@ -23,7 +24,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test runs over each wire; one marked ``remote`` only over those that lead to another process."""
     if "wire" in metafunc.fixturenames:
         wires = REMOTE if getattr(metafunc.function, "remote", False) else WIRES
+        if getattr(metafunc.function, "slow", False):
+            wires = sample(wires, wires[:1], pytest.mark.processes)
         metafunc.parametrize("wire", wires, ids=lambda wire: wire.name, scope="session")
+
+
+def slow(test: Any) -> Any:
+    """For tests that take seconds: `make test` runs them over one wire, `make processes` over the others."""
+    test.slow = True
+    return test
 
 
 def remote(test: Any) -> Any:

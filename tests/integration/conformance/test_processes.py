@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.integration.conformance.conftest import configuration
+from tests.integration.conformance.conftest import configuration, slow
 from tests.integration.conformance.wires import ROOT
 
 
@@ -20,6 +20,7 @@ def run(what: str, config: dict[str, Any]) -> Any:
     return json.loads(done.stdout)
 
 
+@slow
 def test_forked_children_call_and_their_parent_goes_on(wire, shared):
     told = run("fork", configuration(shared(wire, "worker")))
     assert told == {
@@ -34,6 +35,7 @@ def test_forked_children_call_and_their_parent_goes_on(wire, shared):
     }
 
 
+@slow
 def test_nothing_is_left_behind(wire, shared):
     """Descriptors, threads and processes, after calls that went well, badly, nowhere, and were interrupted."""
     connection = {"max_connections": 4, "max_idle_connections": 4}

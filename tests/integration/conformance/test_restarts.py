@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from goplugins import ConnectionLostError, Manager, PluginConnectionError, PluginError
-from tests.integration.conformance.conftest import in_threads, join, remote, until
+from tests.integration.conformance.conftest import in_threads, join, remote, slow, until
 from tests.integration.conformance.plugins import Task, lines_of
 
 THREADS = 4
@@ -90,6 +90,7 @@ def restart(server: Any, traffic: Traffic) -> list[tuple[float, float]]:
     return deaths
 
 
+@slow
 @remote
 def test_no_idempotent_call_fails_while_the_plugin_is_restarted(start, traffic):
     server = start()
@@ -99,6 +100,7 @@ def test_no_idempotent_call_fails_while_the_plugin_is_restarted(start, traffic):
     assert len(calls.pids) >= 3
 
 
+@slow
 @remote
 def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, ledger):
     server = start()
@@ -115,6 +117,7 @@ def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, le
     assert len(calls.pids) >= 3
 
 
+@slow
 @remote
 def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(start, connect, ledger):
     server = start()
@@ -149,6 +152,7 @@ def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(s
     assert lines_of(ledger) == []
 
 
+@pytest.mark.processes
 @remote
 def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
     # The circuit has opened four times in a row and would stay open for 1.6 s: a health check has to end that.

@@ -17,6 +17,8 @@ import pytest
 from goplugins import PluginTimeoutError
 from tests.servers import Peer, RawServer, http_reply, ok
 
+pytestmark = pytest.mark.hosts
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.hosts
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 SAID = {

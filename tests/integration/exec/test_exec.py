@@ -224,6 +224,7 @@ class TestFaults:
         until(lambda: told in caplog.text)
         assert call(plugin, PID) != pid
 
+    @pytest.mark.stress
     def test_calls_after_a_pause_find_the_same_process(self, make):
         """The keeper watches its stdout by then, and must not take its reply."""
         plugin = make()
@@ -475,6 +476,7 @@ def _works(plugin: ExecPlugin) -> bool:
         return False
 
 
+@pytest.mark.stress
 def test_two_hundred_crashes_under_load_leave_nothing(make):
     plugin = make(max_connections=4, max_response_bytes=1000)
     call(plugin)

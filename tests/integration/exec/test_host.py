@@ -91,6 +91,7 @@ class TestLimits:
             call(plugin, {"do": "spin"}, 20)
 
 
+@pytest.mark.processes
 class TestFork:
     def test_child_starts_its_own_and_leaves_the_parents_alone(self, make):
         plugin = make()
@@ -149,7 +150,7 @@ os.kill(os.getpid(), 9)
 
 
 class TestEndOfTheHost:
-    @pytest.mark.parametrize("flag", ["--stubborn", "--meek"])
+    @pytest.mark.parametrize("flag", [pytest.param("--stubborn", marks=pytest.mark.processes), "--meek"])
     def test_kill_9_of_the_host_leaves_no_plugin_process(self, flag):
         """Not even one that ignores the end of its stdin and SIGTERM, nor what it started itself."""
         code = f"""
@@ -169,6 +170,7 @@ import time; time.sleep(60)
         until(lambda: not any(map(_runs, pids)), 2.0 - (time.monotonic() - killed))
         end_of(host)
 
+    @pytest.mark.processes
     def test_signals_to_the_hosts_group_do_not_take_its_guardian_away(self):
         code = """
 import os, signal, time
@@ -188,6 +190,7 @@ time.sleep(60)
         until(lambda: not _runs(pid), 2.0)
         end_of(host)
 
+    @pytest.mark.processes
     def test_an_interpreter_that_ends_takes_its_plugins_along_and_is_not_held_up(self):
         code = """
 plugin = ExecPlugin(config("--stubborn"))
@@ -201,6 +204,7 @@ import time; print(time.monotonic(), flush=True)
         assert not _runs(pid)
         assert end_of(host) == ""
 
+    @pytest.mark.processes
     def test_works_beside_grpc_in_one_process(self):
         code = """
 import grpc

@@ -71,6 +71,7 @@ class TestInterruptedCalls:
         until(lambda: not is_alive(pid), 4)
         plugin._client.pool.release(lease, reusable=False)
 
+    @pytest.mark.stress
     def test_a_hail_of_interrupts_leaves_nothing(self):
         code = """
 import gc, os, random, signal, threading, time
@@ -128,6 +129,7 @@ class _Nobody:
     """Is gone as soon as it was made."""
 
 
+@pytest.mark.processes
 class TestThreads:
     def test_processes_are_started_by_a_thread_that_lasts(self, make):
         """A process that asked for its parent's death signal gets it when the thread ends that started it."""
@@ -240,6 +242,7 @@ print(max(found), flush=True)
         end_of(host)
 
 
+@pytest.mark.processes
 class TestSigpipe:
     def test_a_host_that_would_die_of_it_outlives_its_plugin(self):
         code = """

@@ -250,6 +250,7 @@ def test_known_fault_grpc_stayed_dead_after_one_unavailable(raw, make):
             assert isinstance(failure(plugin), PluginConnectionError | PluginUnavailableError)
 
 
+@pytest.mark.processes
 def test_server_that_was_gone_for_long_is_used_as_soon_as_it_is_back(raw, make):
     """No backoff that grew in the meantime stands before the first attempt, neither of calls nor of health checks."""
     port = free_port()

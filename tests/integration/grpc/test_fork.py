@@ -85,6 +85,7 @@ def run(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.processes
 def test_child_makes_its_own_calls_and_so_does_its_parent():
     out = run("""
     assert outcome() == 1
@@ -106,6 +107,7 @@ def test_fork_before_the_first_call():
     assert out == "1\n1\n"
 
 
+@pytest.mark.processes
 def test_fork_waits_for_a_call_in_flight():
     out = run("""
     outcome()
@@ -122,6 +124,7 @@ def test_fork_waits_for_a_call_in_flight():
     assert out == "1\n[1] 1\n"
 
 
+@pytest.mark.processes
 def test_a_fork_that_began_before_the_first_channel_ends_quietly():
     traffic = Traffic()
     traffic._after_in_parent()
@@ -131,6 +134,7 @@ def test_a_fork_that_began_before_the_first_channel_ends_quietly():
     assert not traffic.forking
 
 
+@pytest.mark.processes
 def test_threads_may_fork_at_the_same_time():
     out = run("""
     outcome()
@@ -156,6 +160,7 @@ def test_threads_may_fork_at_the_same_time():
     assert out == "['1'] 45\n"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("calls", ["1", "3"])
 def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(calls):
     out = run(f"""
@@ -181,6 +186,7 @@ def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(call
     assert "fork before calling" in first
 
 
+@pytest.mark.processes
 def test_calls_of_other_threads_go_on_around_many_forks():
     out = run("""
     outcome()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from goplugins import CircuitBreakerOpenError, Manager, PluginError, serve
 
 
@@ -12,6 +14,7 @@ def echo(request: int) -> int:
     return request
 
 
+@pytest.mark.processes
 def test_a_server_that_comes_back_is_used_again_within_a_second_and_no_call_hangs():
     running = serve.start(echo, "grpc://127.0.0.1:0")
     config = {

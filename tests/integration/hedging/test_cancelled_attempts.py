@@ -18,6 +18,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import HTTPPlugin
 from goplugins.transports.json_codec import codec_for
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
+from tests.marks import sample
 from tests.servers import Peer, RawServer
 
 
@@ -115,7 +116,7 @@ def test_after_it_has_ended_nobody_notices(
     assert [each.end() for each in later] == list(range(5))
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_while_it_waits_for_a_place(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve(wire, lambda number: 0.0 if number else 1.5)
     hedged = make(wire, service.endpoint, connection={"max_connections": 1})

@@ -18,6 +18,7 @@ from goplugins.config import HedgeConfig
 from goplugins.enums import CircuitBreakerState
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
 from tests.interrupts import alarms_interrupt
+from tests.marks import sample
 
 
 def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
@@ -29,7 +30,7 @@ def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
     return sorted(took)
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_one_slow_reply_out_of_thirty_hurts_no_more(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
@@ -71,7 +72,7 @@ def test_both_attempts_carry_one_idempotency_key(serve: Callable[..., Service], 
     assert first == again != second == once_more
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_a_loser_says_nothing_of_the_plugin(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_probe_that_lost_gives_its_permit_back(serve: Callable[..., Service], 
         assert breaker.state is CircuitBreakerState.CLOSED
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_a_thousand_hedged_calls_leave_nothing_behind(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
@@ -140,7 +141,7 @@ def test_a_thousand_hedged_calls_leave_nothing_behind(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("goplugins-hedge")]
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_cancels_at_random_moments_hit_nobody_else(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
@@ -166,7 +167,7 @@ def test_cancels_at_random_moments_hit_nobody_else(
 # --- interrupts and forks ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
 def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:

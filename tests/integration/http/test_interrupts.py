@@ -70,6 +70,7 @@ def test_at_every_point_of_a_call_on_a_used_connection(serve, make, reply, point
     assert number > points
 
 
+@pytest.mark.stress
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_thousands_of_strikes_leak_neither_connections_nor_places(serve, make):
     server = serve(chunked_and_closed_at_times)

@@ -53,6 +53,7 @@ def series(registry, collector):
     return len(lines) + sum(len(values) for values in collector.get_metrics().values())
 
 
+@pytest.mark.stress
 @pytest.mark.timeout(120)
 def test_nothing_grows_with_the_number_of_calls():
     clock, collector, registry = ManualClock(), InMemoryCollector(), CollectorRegistry()

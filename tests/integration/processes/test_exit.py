@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.integration.processes.conftest import ROOT
+from tests.marks import sample
 
 PATIENCE = 6.0
 RUNNER = str(Path(__file__).with_name("runner.py"))
@@ -360,6 +361,9 @@ ENDS = {
     """),
 }
 
+DAILY = {"normal", "exception", "SIGTERM", "SIGINT in a call", "os._exit in a child", "hung gRPC calls"}
+"""Of ``ENDS``, what `make test` runs; `make processes` runs all."""
+
 
 def end(script: str, where: dict[str, str]) -> Any:
     command = [
@@ -385,7 +389,7 @@ def usual() -> float:
     return min(end("import goplugins.manager.manager, grpc, requests\nlast()", {})["took"] for _ in range(2))
 
 
-@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("name", sample(ENDS, DAILY, pytest.mark.processes))
 def test_a_script_ends(name, where, usual):
     expected = ENDS[name]
     limit = max(1.0, 8 * usual)
@@ -402,6 +406,7 @@ def test_a_script_ends(name, where, usual):
     pytest.fail(f"it took {told['took']:.2f} s to end")
 
 
+@pytest.mark.processes
 def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
     """Threads, connections, processes; the scheduler's thread leaves when it has had nothing to do for a while."""
     told = run("""

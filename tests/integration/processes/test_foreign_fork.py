@@ -26,7 +26,7 @@ assert type(goplugins.runtime.fork.FORK_MARK).__name__ == "_MarkByPid"
 """
 
 
-@pytest.mark.parametrize("before", ["", _NO_PAGE], ids=["page", "pid"])
+@pytest.mark.parametrize("before", ["", pytest.param(_NO_PAGE, marks=pytest.mark.processes)], ids=["page", "pid"])
 def test_children_find_out_with_their_first_call(run, before):
     told = run(
         _SETUP
@@ -41,6 +41,7 @@ def test_children_find_out_with_their_first_call(run, before):
     assert told == [[good, good], [4, good, 5], 3]
 
 
+@pytest.mark.processes
 def test_grpc_that_was_used_before_says_what_to_do(run):
     told = run(
         _SETUP
@@ -54,6 +55,7 @@ def test_grpc_that_was_used_before_says_what_to_do(run):
     assert told[1] == 3
 
 
+@pytest.mark.processes
 def test_a_manager_that_has_called_nobody_yet_has_grpc_too(run):
     told = run("""
     fork = ctypes.PyDLL(None).fork
@@ -76,6 +78,7 @@ _ENTRANCES = {
 }
 
 
+@pytest.mark.processes
 def test_other_ways_in(run):
     """While threads of the parent's are inside calls, so that locks and counts are not as a child would want them."""
     told = run(

@@ -31,6 +31,7 @@ def test_children_and_their_parent_call_over_all_wires_time_and_again(run):
     assert told == [[GOOD, 0], [GOOD, 1], [GOOD, 2], [4, GOOD, 5]]
 
 
+@pytest.mark.processes
 def test_a_manager_that_has_called_nobody_yet(run):
     told = run("""
     manager = everything(WHERE)
@@ -39,6 +40,7 @@ def test_a_manager_that_has_called_nobody_yet(run):
     assert told == [[2, 3]]
 
 
+@pytest.mark.processes
 def test_other_threads_are_inside_calls_on_all_wires(run):
     """Theirs go on, and the child's begin at once."""
     told = run(
@@ -61,6 +63,7 @@ def test_other_threads_are_inside_calls_on_all_wires(run):
     assert told == [0, GOOD, [2 * (len(NAMES) - 1), True, 3]]
 
 
+@pytest.mark.processes
 def test_a_grpc_call_that_outlasts_the_forks_patience_costs_the_child_grpc_alone(run):
     told = run(
         _SETUP
@@ -84,6 +87,7 @@ def test_a_grpc_call_that_outlasts_the_forks_patience_costs_the_child_grpc_alone
     assert parent == [[{"seconds": 2}], 3]
 
 
+@pytest.mark.processes
 def test_children_that_are_forked_within_a_call_and_on_a_worker(run):
     told = run(
         _SETUP
@@ -102,6 +106,7 @@ def test_children_that_are_forked_within_a_call_and_on_a_worker(run):
     assert told == [[GOOD], [GOOD], [0, 3]]
 
 
+@pytest.mark.processes
 def test_a_child_forked_on_a_worker_does_not_wait_for_work(run):
     """What it raises to leave goes to a future that nobody has; a thread that has no more to do then ends it."""
     told = run("""
@@ -114,6 +119,7 @@ def test_a_child_forked_on_a_worker_does_not_wait_for_work(run):
     assert told == [True, True]
 
 
+@pytest.mark.processes
 def test_siblings_draw_numbers_of_their_own(run):
     """Forked from one master, they would else retry in step, and call their requests by the same names."""
     told = run("""
@@ -128,6 +134,7 @@ def test_siblings_draw_numbers_of_their_own(run):
     assert len({number for number, _ in drawn}) == len({name for _, name in drawn}) == 3
 
 
+@pytest.mark.processes
 class TestExec:
     def test_parents_processes_are_left_alone(self, run):
         told = run("""
@@ -148,6 +155,7 @@ class TestExec:
         assert told == [[True, True], True]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(run, method):
     """A module that makes its manager at import, as most do, whichever way its processes come about."""

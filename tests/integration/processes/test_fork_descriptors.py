@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 _SETUP = """
     at_first = links()
     manager = everything(WHERE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_pool_of_processes(run, method, tmp_path):

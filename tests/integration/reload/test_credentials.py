@@ -20,6 +20,7 @@ from goplugins.errors import MissingBearerTokenError
 from goplugins.transports.http import HTTPPlugin
 from tests.integration.grpc.conftest import RawServer as GRPCServer, grpc, reply
 from tests.integration.unix.conftest import ok as line_ok, read_line
+from tests.marks import sample
 from tests.servers import Peer, RawServer, ok
 
 THREADS = 8
@@ -152,7 +153,8 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.6], ids=["at once", "key later"])
+@pytest.mark.parametrize("served", sample(["https", "grpc-tls"], ["https"], pytest.mark.stress), indirect=True)
+@pytest.mark.parametrize("pause", sample([0.0, 0.6], [0.0], pytest.mark.stress), ids=["at once", "key later"])
 def test_a_client_certificate_is_replaced_under_load(
     client: Authority, served: tuple[dict[str, Any], Seen], pause: float
 ) -> None:
@@ -298,7 +300,7 @@ def told_over_pipes(folder: Path) -> dict[str, Any]:
     return {"transport": "exec", "executable": sys.executable, "args": ["-S", "-E", str(program)]}
 
 
-@pytest.mark.parametrize("wire", ["http", "grpc", "unix", "exec"])
+@pytest.mark.parametrize("wire", sample(["http", "grpc", "unix", "exec"], ["http"], pytest.mark.stress))
 def test_a_token_is_read_again_when_its_file_changes(token: Path, wire: str) -> None:
     sent: list[str] = []
     server: Any = None

@@ -228,6 +228,7 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
     eventually(lambda: children() <= before, 10)
 
 
+@pytest.mark.stress
 @pytest.mark.timeout(150)
 def test_200_reloads_under_16_threads_over_every_wire(endpoints: dict[str, list[str]]) -> None:
     storm(endpoints, 200, seed=6, seconds=100)

@@ -17,6 +17,8 @@ from goplugins.testing import ManualClock
 from goplugins.transports.json_codec import codec_for
 
 STRATEGIES = list(LoadBalancingStrategy)
+TWO_STRATEGIES = ["round-robin", "least-connections"]
+"""For tests that take seconds: `make stress` runs them with all."""
 
 
 class FakeMember:

@@ -30,8 +30,9 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
 from tests.interrupts import Interrupt, interrupted
+from tests.marks import sample
 
-from .fakes import STRATEGIES, FakeMember, Group, make_call, refused
+from .fakes import STRATEGIES, TWO_STRATEGIES, FakeMember, Group, make_call, refused
 
 
 class Echo:
@@ -315,7 +316,7 @@ def test_whatever_a_call_ends_with_it_is_counted_out(strategy: str, error: BaseE
     assert group.balancer._dispatcher._traffic.active == 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", sample(STRATEGIES, TWO_STRATEGIES, pytest.mark.stress))
 def test_an_interrupt_at_any_moment_loses_neither_a_count_nor_a_member(strategy: str) -> None:
     """Exceptions thrown into a calling thread at random, as Ctrl-C or a worker's time limit are."""
     group = Group(4, strategy, slow_start=0.0)
@@ -355,7 +356,7 @@ def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
     assert group.count(40)["a"] >= 15
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", sample(STRATEGIES, TWO_STRATEGIES, pytest.mark.stress))
 def test_members_come_and_go_while_others_pick(strategy: str) -> None:
     balancer: LoadBalancer[Any, Any] = LoadBalancer("group", strategy=strategy, rng=random.Random(1))
     clock = balancer._clock

@@ -367,6 +367,7 @@ def test_errors_arrive_as_they_were(app: Celery, serializer: str) -> None:
 # --- a real worker ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hosts
 @pytest.mark.usefixtures("own_root_logger")
 @pytest.mark.parametrize(("pool", "serializer"), [("solo", "json"), ("threads", "pickle")])
 def test_a_worker_makes_calls_and_brings_errors_back(pool: str, serializer: str) -> None:

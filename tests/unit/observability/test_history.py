@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import tracemalloc
 
+import pytest
+
 from goplugins import (
     BreakerChanged,
     CallFinished,
@@ -241,6 +243,7 @@ def test_who_is_gone_is_forgotten():
 # --- room ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stress
 def test_a_day_of_traffic_takes_no_more_room_than_ten_minutes():
     watched = Watched()
 

@@ -621,6 +621,7 @@ def test_what_can_not_be_shared_is_asked_for_by_each(pool):
     assert len(cache) == 0
 
 
+@pytest.mark.stress
 def test_ten_thousand_calls_two_thousand_of_them_at_once_make_one_request():
     cache, server = cache_of(SYSTEM_CLOCK), Server()
     answers = []
