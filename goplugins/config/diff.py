@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
-from goplugins.config.dns_options import is_resolved
+from goplugins.config.dns_options import is_dns_group
 from goplugins.config.groups import DnsGroupConfig, GroupConfig
 from goplugins.config.problems import counted
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
@@ -200,7 +200,7 @@ def _described(config: PluginConfig | LoadBalancerConfig) -> str:
         return _described(config.balancer) + off
     if config.endpoints:
         return f"{config.transport}, {counted(config.endpoints, 'endpoint')}, {balancing.strategy}{off}"
-    if is_resolved(config):
+    if is_dns_group(config):
         return f"{config.transport}, all addresses of {where}, {balancing.strategy}{off}"
     return f"{config.transport} {where}".rstrip() + off
 

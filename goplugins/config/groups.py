@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from urllib.parse import urlsplit
 
 import attrs
 
-from goplugins.config.dns_options import is_resolved
+from goplugins.config.dns_options import is_dns_group
+from goplugins.config.endpoints import Endpoint
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import LoadBalancerConfig, LoadBalancerMember
-from goplugins.config.masking import mask_url
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
 from goplugins.enums import TransportType
 
-__all__ = ["GROUP_KIND", "DnsGroupConfig", "GroupConfig", "member_name", "spread"]
+__all__ = ["GROUP_KIND", "DnsGroupConfig", "GroupConfig", "spread"]
 
 GROUP_KIND = "group"
 """The ``type`` of a group's configuration. There is no factory of this name: a group is made of other plugins."""
@@ -59,28 +58,18 @@ def spread(resolved: ManagerConfig) -> ManagerConfig:
         if plugin.endpoints:
             plugins += _instances(plugin, resolved)
         else:
-            plugins.append(_expanded(plugin, resolved) if is_resolved(plugin) else plugin)
+            plugins.append(_expanded(plugin, resolved) if is_dns_group(plugin) else plugin)
     for balancer in resolved.load_balancers:
         plugins.append(_group(balancer, resolved))
     return attrs.evolve(resolved, plugins=plugins, load_balancers=())
 
 
-def member_name(name: str, endpoint: str) -> str:
-    """What a member is called that is one of a plugin's endpoints.
-
-    >>> member_name("search", "https://10.0.0.7:8443/v1")
-    'search@10.0.0.7:8443/v1'
-    """
-    shown = str(mask_url(endpoint))
-    parts = urlsplit(shown)
-    return f"{name}@{parts.netloc + parts.path.rstrip('/') if parts.scheme and parts.netloc else shown}"
-
-
 def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[PluginConfig]:
     """One plugin for each endpoint, with a breaker and looks of its own, and the group, which has all else."""
     members = []
+    transport = plugin.transport or TransportType.HTTP
     for endpoint in plugin.endpoints:
-        name = member_name(plugin.name, endpoint)
+        name = f"{plugin.name}@{Endpoint.parse(transport, endpoint).label}"
         members.append(LoadBalancerMember(name=name))
         yield attrs.evolve(_instance(plugin), name=name, endpoint=endpoint)
     yield _group_of(plugin, members, resolved)

@@ -9,7 +9,7 @@ import attrs
 
 from goplugins.config.conversion import type_problems
 from goplugins.config.credentials import check_auth, check_auth_files
-from goplugins.config.dns_options import check_resolving, is_resolved
+from goplugins.config.dns_options import check_resolve_options, is_dns_group
 from goplugins.config.endpoints import check_endpoint, check_health_endpoint
 from goplugins.config.field_types import near_name
 from goplugins.config.manager import ManagerConfig
@@ -158,7 +158,7 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
         _check_endpoints(raw, transport, problems)
         _check_kind(plugin, transport, problems)
         check_options(plugin, problems.below("options"))
-        check_resolving(plugin, problems)
+        check_resolve_options(plugin, problems)
         if transport is TransportType.EXECUTABLE:
             _check_executable(plugin, problems)
         if plugin.health_check and plugin.health_check.endpoint:
@@ -170,8 +170,8 @@ def _check_plugin(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -
 
 def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
     if not plugin.endpoints:
-        check_endpoint(transport, plugin.endpoint, problems)
-        if is_resolved(plugin):
+        check_endpoint(transport, plugin.endpoint, problems.below("endpoint"))
+        if is_dns_group(plugin):
             _check_balancing(plugin.balancing, problems)
         elif plugin.balancing is not None:
             problems.add(InvalidConfigError, "has nothing to share out", "write endpoints", "balancing")
@@ -184,7 +184,7 @@ def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: P
         return
     for index, endpoint in enumerate(plugin.endpoints):
         where = problems.below("endpoints", index)
-        check_endpoint(transport, endpoint, where, named=False)
+        check_endpoint(transport, endpoint, where)
         if endpoint in plugin.endpoints[:index]:
             where.add(InvalidConfigError, "is there already", "leave it out")
     _check_balancing(plugin.balancing, problems)

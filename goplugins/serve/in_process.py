@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from goplugins.config.endpoints import check_endpoint
+from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
-from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import merge
 from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import (
@@ -276,6 +275,4 @@ class FunctionPluginFactory:
         Raises:
             ConfigError: it can't name an object.
         """
-        problems = Problems()
-        check_endpoint(TransportType.PYTHON, config.endpoint, problems)
-        raise_for(problems.found, "endpoint")
+        Endpoint.parse(TransportType.PYTHON, config.endpoint)

@@ -12,9 +12,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins.config.endpoints import check_endpoint
+from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
-from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import merge
 from goplugins.enums import TransportType
 from goplugins.errors import (
@@ -53,9 +52,7 @@ def socket_address(endpoint: str) -> str | bytes:
     Raises:
         ConfigError: it is none, or too long.
     """
-    problems = Problems()
-    check_endpoint(TransportType.UNIX, endpoint, problems)
-    raise_for(problems.found, "endpoint")
+    Endpoint.parse(TransportType.UNIX, endpoint)
     if not endpoint.startswith("@"):
         return endpoint
     platform: str = sys.platform  # a plain string, or type checkers take the other system's branch for dead code

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.config.endpoints import check_endpoint
+from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin_sections import AuthConfig, ConnectionConfig
-from goplugins.config.problems import Problems, raise_for
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidCertificateError, InvalidConfigError
 from goplugins.transports.grpc.fork_support import load
@@ -60,9 +59,7 @@ def target_of(config: PluginConfig, address: Address | None = None) -> Target:
         ConfigError: there is none, or it can't be used.
     """
     transport = TransportType(config.transport or TransportType.GRPC)
-    problems = Problems()
-    check_endpoint(transport, config.endpoint, problems)
-    raise_for(problems.found, f"plugin {config.name!r}")
+    Endpoint.parse(transport, config.endpoint)
     name = config.endpoint
     if _HOST_PORT.fullmatch(name):
         # With its scheme, a host that is called "unix" or "dns" is a host; a zone's % has to be escaped in a URI.

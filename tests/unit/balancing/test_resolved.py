@@ -567,9 +567,9 @@ def test_a_reload_tells_what_differs_as_it_was_written(
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"transport": "http", "endpoint": "http://10.0.0.1/"}, "the endpoint is an address"),
-        ({"transport": "https", "endpoint": "https://[::1]:8443/"}, "the endpoint is an address"),
-        ({"transport": "grpc", "endpoint": "[::1]:50051"}, "the endpoint is an address"),
+        ({"transport": "http", "endpoint": "http://10.0.0.1/"}, "the endpoint is an IP address"),
+        ({"transport": "https", "endpoint": "https://[::1]:8443/"}, "the endpoint is an IP address"),
+        ({"transport": "grpc", "endpoint": "[::1]:50051"}, "the endpoint is an IP address"),
         ({"transport": "grpc", "endpoint": "dns:///search.test:50051"}, "of the form host:port"),
         ({"transport": "grpc-tls", "endpoint": "unix:/run/x"}, "of the form host:port"),
         ({"transport": "http", "endpoints": ["http://a.test/", "http://b.test/"]}, "not for several"),
@@ -585,7 +585,7 @@ def test_resolving_is_refused_where_it_would_do_nothing(fields: dict[str, Any], 
 
 
 def test_an_interval_without_resolving_is_refused() -> None:
-    with pytest.raises(InvalidConfigError, match="does nothing without resolve"):
+    with pytest.raises(InvalidConfigError, match="has no effect without resolve"):
         PluginConfig(
             name="p",
             transport="http",
