@@ -198,7 +198,7 @@ def test_unknown_names_and_useless_arguments_are_refused() -> None:
     for weight in (0, -1, 1.5, True):
         with pytest.raises(InvalidArgumentError, match="weight"):
             group.balancer.add_plugin(FakeMember("c", group.clock), weight=weight)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError, match="no plugin: it lacks info, execute"):
+    with pytest.raises(InvalidArgumentError, match="is not a plugin: it lacks info, execute"):
         group.balancer.add_plugin(object(), name="x")
     with pytest.raises(InvalidArgumentError, match="strategy"):
         LoadBalancer("x", strategy="best")
