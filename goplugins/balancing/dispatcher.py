@@ -15,16 +15,11 @@ from goplugins.balancing.no_member_error import Lost, refusal
 from goplugins.balancing.strategies import NOBODY, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
 from goplugins.errors import (
-    CircuitBreakerOpenError,
-    InvalidArgumentError,
-    NoAvailablePluginsError,
     PluginClosedError,
     PluginError,
     PluginTimeoutError,
-    RateLimitExceededError,
-    SaturatedError,
     Verdict,
-    belongs_to_host,
+    verdict_of,
 )
 from goplugins.models.context import ExecutionContext
 from goplugins.observability.event_stream import EventStream, hand_out
@@ -38,16 +33,11 @@ __all__ = ["Dispatcher"]
 
 logger = logging.getLogger("goplugins.balancing")
 
-_REFUSALS = (
-    CircuitBreakerOpenError,
-    RateLimitExceededError,
-    SaturatedError,
-    PluginClosedError,
-    NoAvailablePluginsError,
-)
-"""How a member refuses a call before anything is sent: another one is picked, at no cost to the call."""
+_REFUSED = "refused"
+"""The kind of errors with which a member refuses a call before anything is sent: another member is picked."""
 
-_UNSENT = (*_REFUSALS, InvalidArgumentError)
+_NOT_SENT = frozenset({_REFUSED, "argument"})
+"""Kinds of errors of calls that were not sent: they are no attempts."""
 
 _FAIR_TIMEOUT = 0.1
 """Seconds. A timeout says nothing about a member that had less than this and less than twice its usual latency."""
@@ -289,7 +279,7 @@ class Dispatcher:
         table, now = self.table, self.now()
         self._stop_probing(state, call)
         state.last_used = started
-        if isinstance(error, _UNSENT):
+        if isinstance(error, PluginError) and error.kind in _NOT_SENT:
             if isinstance(error, PluginClosedError):
                 table.refused_as_closed(state, now)
             else:
@@ -327,7 +317,7 @@ class Dispatcher:
             self._wake(state)
         if self._news:
             self._tell()
-        if isinstance(error, _REFUSALS) and call.deadline.at > self.now():
+        if isinstance(error, PluginError) and error.kind == _REFUSED and call.deadline.at > self.now():
             return error
         _name_member(error, state)
         return None
@@ -382,12 +372,11 @@ class Dispatcher:
 
 
 def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:
-    if not isinstance(error, PluginError):
-        return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE
-    if error.verdict is Verdict.FAILURE and isinstance(error, PluginTimeoutError):
+    verdict = verdict_of(error)
+    if verdict is Verdict.FAILURE and isinstance(error, PluginTimeoutError):
         fair = elapsed >= _FAIR_TIMEOUT or (state.latency is not None and elapsed >= 2 * state.latency)
         return Verdict.FAILURE if fair else Verdict.IGNORED
-    return error.verdict
+    return verdict
 
 
 def _name_member(error: Exception, state: MemberState) -> None:

@@ -14,6 +14,7 @@ from goplugins.errors._base import (
     Verdict,
     belongs_to_host,
     redact_url,
+    verdict_of,
 )
 from goplugins.errors._calls import (
     AuthenticationError,
@@ -151,6 +152,7 @@ __all__ = [
     "Verdict",
     "belongs_to_host",
     "redact_url",
+    "verdict_of",
 ]
 
 # The modules beneath are how this one is laid out; tracebacks, pickles and logs name the public place.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["PluginError", "RemoteCause", "Replay", "Verdict", "belongs_to_host", "redact_url"]
+__all__ = ["PluginError", "RemoteCause", "Replay", "Verdict", "belongs_to_host", "redact_url", "verdict_of"]
 
 
 class Replay(enum.Enum):
@@ -51,6 +51,15 @@ def belongs_to_host(exc: BaseException) -> bool:
     return not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _HOST_PACKAGES
 
 
+def verdict_of(error: BaseException | None) -> Verdict:
+    """The verdict of an attempt that ended with ``error``; None stands for an answer."""
+    if error is None:
+        return Verdict.SUCCESS
+    if isinstance(error, PluginError):
+        return error.verdict
+    return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE
+
+
 class RemoteCause(Exception):  # noqa: N818 - it stands for a cause, it is none
     """Stands for a cause that could not travel as itself (unpicklable, or sent as JSON): its type and text."""
 
@@ -72,6 +81,7 @@ class PluginError(Exception):
         retry_after: seconds after which to try again, where the plugin or a policy said so.
         details: further facts, JSON values only, such as ``{"status": 503}``.
         replay: whether an attempt that ended so may be sent again (see :class:`Replay`).
+        kind: the class of failure in metrics, spans and log lines, such as "timeout" or "refused".
 
     Attributes, cause and notes survive ``pickle`` and ``copy``; through a JSON channel that carries ``args`` (such
     as Celery's result backend) the attributes survive and the cause arrives as a :class:`RemoteCause`.
@@ -80,6 +90,7 @@ class PluginError(Exception):
     code: str = "PLUGIN_1200"
     retryable: bool = False
     replay: Replay = Replay.NEVER
+    kind: ClassVar[str] = "plugin"
     verdict: ClassVar[Verdict] = Verdict.FAILURE
     _json_fields: ClassVar[tuple[str, ...]] = _JSON_FIELDS
 

@@ -51,6 +51,7 @@ class AuthenticationError(PluginError):
     """The plugin refused the credentials (HTTP 401 and 403, gRPC UNAUTHENTICATED and PERMISSION_DENIED)."""
 
     code = "AUTH_1107"
+    kind = "auth"
     verdict = Verdict.SUCCESS
 
 
@@ -78,6 +79,7 @@ class PluginExecutionError(PluginError):
     """
 
     code = "PLUGIN_1203"
+    kind = "rejected"
     verdict = Verdict.SUCCESS
 
 
@@ -85,6 +87,7 @@ class PluginTimeoutError(PluginError, TimeoutError):
     """No whole answer before the call's deadline."""
 
     code = "PLUGIN_1204"
+    kind = "timeout"
     retryable = True
     replay = Replay.IF_IDEMPOTENT
 
@@ -93,6 +96,7 @@ class PluginConnectionError(PluginError, ConnectionError):
     """No connection to the plugin: nothing was sent."""
 
     code = "PLUGIN_1205"
+    kind = "connection"
     retryable = True
     replay = Replay.ALWAYS
 
@@ -101,6 +105,7 @@ class SaturatedError(PluginError):
     """This side has no free connection, worker or place for the call; nothing was sent."""
 
     code = "PLUGIN_1206"
+    kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
 
@@ -109,6 +114,7 @@ class PluginClosedError(PluginError):
     """The plugin was closed, replaced or removed."""
 
     code = "PLUGIN_1207"
+    kind = "refused"
     verdict = Verdict.IGNORED
 
 
@@ -120,6 +126,7 @@ class BadReplyError(PluginError):
     """The reply is not an answer to this request."""
 
     code = "PLUGIN_1208"
+    kind = "reply"
 
 
 class ReplyTooLargeError(BadReplyError):
@@ -132,6 +139,7 @@ class InvalidArgumentError(PluginError, ValueError):
     """A call's own argument can't be used; nothing was sent."""
 
     code = "PLUGIN_1210"
+    kind = "argument"
     verdict = Verdict.IGNORED
 
 
@@ -241,6 +249,7 @@ class PluginRequestError(TransportError):
     """The service refused the request as wrong (HTTP 4xx, gRPC INVALID_ARGUMENT and its like)."""
 
     code = "TRANSPORT_1306"
+    kind = "rejected"
     retryable = False
     replay = Replay.NEVER
     verdict = Verdict.SUCCESS
@@ -258,6 +267,7 @@ class TLSError(PluginConnectionError):
     """The TLS handshake failed."""
 
     code = "TRANSPORT_1308"
+    kind = "tls"
 
 
 class CertificateError(TLSError):
@@ -275,6 +285,7 @@ class CircuitBreakerOpenError(PluginError):
     """Refused by the circuit breaker; ``retry_after`` says when it admits the next call."""
 
     code = "CIRCUIT_1401"
+    kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
 
@@ -289,6 +300,7 @@ class RateLimitExceededError(PluginError):
     """Refused by this side's rate limiter; ``retry_after`` says when a token is free."""
 
     code = "RATELIMIT_1501"
+    kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
 
@@ -313,12 +325,14 @@ class HealthCheckTimeoutError(HealthCheckFailedError, TimeoutError):
     """A health check without an answer in time."""
 
     code = "HEALTH_1602"
+    kind = "timeout"
 
 
 class NoAvailablePluginsError(PluginError):
     """No member of a balanced group can take the call."""
 
     code = "LOADBALANCER_1701"
+    kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
 

@@ -7,7 +7,8 @@ import attrs
 from goplugins.enums import CircuitBreakerState, PluginStatus
 from goplugins.manager.control import View, is_held_open
 from goplugins.models.explanation import Explanation, GroupExplanation
-from goplugins.observability.history import Minute, Rate, is_failure
+from goplugins.observability.error_kinds import is_failure
+from goplugins.observability.history import Minute, Rate
 
 __all__ = ["SEVERITIES", "Standing", "standing"]
 

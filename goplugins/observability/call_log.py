@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from goplugins.errors import PluginError
-from goplugins.observability.error_kinds import code_of_error, kind_of_error
+from goplugins.observability.error_kinds import CAUSED_BY_CALLER, code_of_error, kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
@@ -23,9 +23,6 @@ _INTERVAL = 10.0
 
 _MOST_KINDS = 1000
 """Failures that are told apart; then all are forgotten, and told anew."""
-
-_QUIET = frozenset({"argument", "interrupted", "rejected"})
-"""Failures that are nobody's fault but the caller's: worth a line only to who debugs."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -62,7 +59,7 @@ class CallLog:
             return
         error = event.error
         kind = kind_of_error(error)
-        level = logging.DEBUG if kind in _QUIET else logging.WARNING
+        level = logging.DEBUG if kind in CAUSED_BY_CALLER else logging.WARNING
         if not logger.isEnabledFor(level):
             return
         code = code_of_error(error)

@@ -12,11 +12,11 @@ import attrs
 
 from goplugins.errors import PluginError
 from goplugins.models.metrics import Latencies, PluginMetrics
-from goplugins.observability.error_kinds import kind_of_code
+from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Column", "Failure", "History", "Minute", "Rate", "is_failure"]
+__all__ = ["Column", "Failure", "History", "Minute", "Rate"]
 
 T = TypeVar("T")
 
@@ -40,18 +40,6 @@ _NAMES = 2000
 """Bounds: changes and failures for each plugin, characters of a failure's text, and plugins that have any."""
 
 _NOTHING = math.nan
-
-_NO_FAILURES = frozenset({"rejected", "argument", "interrupted"})
-"""Kinds of errors that say nothing against a plugin: it said no, or its caller went wrong or away."""
-
-
-def is_failure(code: str) -> bool:
-    """Whether an error of this code says something against a plugin or its policies.
-
-    >>> is_failure("PLUGIN_1205"), is_failure("PLUGIN_1203")
-    (True, False)
-    """
-    return kind_of_code(code) not in _NO_FAILURES
 
 
 @attrs.frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from goplugins.errors import PluginError, Verdict, belongs_to_host
+from goplugins.errors import Verdict, verdict_of
 from goplugins.runtime.counter import Counter
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Permit:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        verdict = _verdict(error)
+        verdict = verdict_of(error)
         if verdict is Verdict.IGNORED:
             self.ignore()
         else:
@@ -106,11 +106,3 @@ class Pass(Permit):
 
     def ignore(self) -> None:
         pass
-
-
-def _verdict(error: BaseException | None) -> Verdict:
-    if error is None:
-        return Verdict.SUCCESS
-    if isinstance(error, PluginError):
-        return error.verdict
-    return Verdict.IGNORED if belongs_to_host(error) else Verdict.FAILURE

@@ -11,8 +11,9 @@ from goplugins.manager.control import View, has_movable_members, is_held_open
 from goplugins.manager.standing import Standing, standing
 from goplugins.models.explanation import MemberExplanation
 from goplugins.models.metrics import Latencies, bounds_of
+from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged
-from goplugins.observability.history import Column, History, Minute, is_failure
+from goplugins.observability.history import Column, History, Minute
 
 __all__ = ["member_key", "number", "off_record", "record", "summary"]
 
