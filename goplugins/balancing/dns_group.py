@@ -41,6 +41,7 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Ticket
+from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address, Resolver
 from goplugins.transports.single_call import single_call
 
@@ -75,7 +76,7 @@ class MemberOwner(Protocol):
         ...
 
 
-class DnsGroup:
+class DnsGroup(Sender):
     """A :class:`~goplugins.balancing.LoadBalancer` over the addresses of one host. A sender, for one guarded plugin.
 
     Each member has a breaker, connections and health of its own, and is called as the host: URL, ``Host``, TLS
@@ -107,7 +108,7 @@ class DnsGroup:
             raise TypeError("a resolved group needs balancer and instance")
         host, port = host_and_port(config.instance)
         self.name = config.name
-        self.follows_files = _has_files(config.instance)
+        self.watches_credentials = _has_files(config.instance)
         self._instance = config.instance
         self._build = build
         self._house = house
@@ -134,11 +135,8 @@ class DnsGroup:
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
-    def prepare(self, call: Call) -> None:
-        """Nothing: each member writes the request itself. See :class:`goplugins.runtime.call.Sender`."""
-
     def send(self, call: Call) -> Any:
-        """One attempt on one member; see :class:`goplugins.runtime.call.Sender`."""
+        """One attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
         lookups = self._lookups
         if lookups.asleep:
             lookups.wake(call.deadline)
@@ -213,11 +211,11 @@ class DnsGroup:
     def renew_credentials(self) -> None:
         """Has the members look at their certificates and tokens on disk; for a scheduler."""
         for member in (*self._members.values(), *self._leaving.values()):
-            member.wire.renew_credentials()  # type: ignore[attr-defined]
+            member.wire.renew_credentials()
 
-    def adapt(self, config: DnsGroupConfig) -> None:
-        """Has the members go by other policies, those to come included."""
-        if isinstance(config.instance, PluginConfig):
+    def reconfigure(self, config: PluginConfig) -> None:
+        """Applies other policies to all members, future ones included."""
+        if isinstance(config, DnsGroupConfig) and isinstance(config.instance, PluginConfig):
             self._instance = config.instance
         for member in (*self._members.values(), *self._leaving.values()):
             self._adapt(member)

@@ -38,6 +38,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import FORK_MARK, renew_after_fork
 from goplugins.transports.adapter import as_sender
+from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 
 __all__ = ["LoadBalancer"]
@@ -50,7 +51,7 @@ Resp = TypeVar("Resp")
 _PLAIN = ExecutionContext()
 
 
-class LoadBalancer(Generic[Req, Resp]):
+class LoadBalancer(Sender, Generic[Req, Resp]):
     """Many instances behind one name. Safe to use from many threads.
 
     Each call goes to one of the members that may take calls: enabled, not OFFLINE, its circuit breaker closed, and
@@ -270,11 +271,8 @@ class LoadBalancer(Generic[Req, Resp]):
         )
         return guard.call(call)  # type: ignore[no-any-return]
 
-    def prepare(self, call: Call) -> None:
-        """Nothing: each member writes the request as its wire wants it. See :class:`goplugins.runtime.call.Sender`."""
-
     def send(self, call: Call) -> Any:
-        """One attempt on one member; see :class:`goplugins.runtime.call.Sender`."""
+        """One attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
         return self._dispatcher.send(call)
 
     # --- what is known -----------------------------------------------------------------------------------------

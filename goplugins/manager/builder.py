@@ -24,7 +24,7 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.adapter import as_sender
-from goplugins.transports.interface import PluginFactory
+from goplugins.transports.interface import AddressFactory, PluginFactory
 from goplugins.transports.resolver import Resolver, ThreadedResolver
 
 if TYPE_CHECKING:
@@ -160,15 +160,14 @@ class Builder:
         instance = config.instance
         assert isinstance(instance, PluginConfig)  # noqa: S101 - spread() has set it
         factory = self.factory(instance)
-        create_at = getattr(factory, "create_at", None)
-        if create_at is None or self.house is None:
+        if not isinstance(factory, AddressFactory) or self.house is None:
             text = "the plugin's factory can't make a plugin for one address"
             raise InvalidConfigError(text, path="options.resolve", fix="leave it out")
         factory.create_plugin(instance).close()
         group = DnsGroup(
             config,
             resolver=self.resolver or self._own_resolver(),
-            build=lambda member, address: self.guard(create_at(member, address), member, from_config=True),
+            build=lambda member, address: self.guard(factory.create_at(member, address), member, from_config=True),
             house=self.house,
             clock=self._clock,
             rng=self._rng,
@@ -221,8 +220,7 @@ class Builder:
     def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
         """Has a plugin go by the policies of another resolved configuration."""
         plugin.reconfigure(config, hedge_pool=self._hedge_pool(config))
-        if isinstance(config, DnsGroupConfig):
-            plugin.wire.adapt(config)  # type: ignore[attr-defined]
+        plugin.wire.reconfigure(config)
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
         """The enabled ones, all or none: what was built before one fails is closed again."""

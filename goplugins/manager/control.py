@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import attrs
 
+from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import ManagerConfig
 from goplugins.config.schema import shown
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
@@ -18,6 +19,7 @@ from goplugins.observability.event_stream import Sink, Wanted, hand_out
 from goplugins.observability.events import PluginControlled
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
+from goplugins.transports.interface import Sender
 
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
@@ -187,13 +189,13 @@ def _tell(manager: Manager[Any, Any], plugin: str, action: str, member: str = ""
         hand_out(life.events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
 
 
-def _balancer(manager: Manager[Any, Any], group: str) -> Any:
+def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:
     wire = find(manager, group).wire
     if not has_movable_members(wire):
         raise InvalidArgumentError(f"{group!r} has no members that could be drained one by one")
     return wire
 
 
-def has_movable_members(wire: Any) -> bool:
+def has_movable_members(wire: Sender) -> TypeGuard[LoadBalancer[Any, Any]]:
     """Whether members can be drained one by one: not where a group follows what a lookup says."""
-    return callable(getattr(wire, "disable_plugin", None)) and callable(getattr(wire, "enable_plugin", None))
+    return isinstance(wire, LoadBalancer)

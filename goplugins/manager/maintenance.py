@@ -170,13 +170,12 @@ class Maintenance:
         """Looks at certificates and tokens on disk from now on, if any plugin has some."""
         plugins = self._registry.plugins.values()
         with self._lock:
-            if self._files is None and not self._closed and any(map(_follows_files, plugins)):
+            if self._files is None and not self._closed and any(plugin.wire.watches_credentials for plugin in plugins):
                 self._files = self.every(self._renew_credentials, _FILES_INTERVAL, _FILES_INTERVAL)
 
     def _renew_credentials(self) -> None:
         for plugin in self._registry.plugins.values():
-            if _follows_files(plugin):
-                plugin.wire.renew_credentials()  # type: ignore[attr-defined]
+            plugin.wire.renew_credentials()
 
     def look(self) -> None:
         """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly."""
@@ -220,10 +219,6 @@ class Maintenance:
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():
             plugin.sweep()
-
-
-def _follows_files(plugin: GuardedPlugin) -> bool:
-    return bool(getattr(plugin.wire, "follows_files", False))
 
 
 def _weakly(method: Callable[P, object]) -> Callable[P, object]:

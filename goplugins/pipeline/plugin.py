@@ -131,8 +131,7 @@ class GuardedPlugin:
     @property
     def wire(self) -> Sender:
         """The wire itself, without injected faults."""
-        wire: Sender = getattr(self.sender, "wire", self.sender)
-        return wire
+        return self.sender.wire
 
     @property
     def policies(self) -> Policies:
@@ -310,12 +309,12 @@ class GuardedPlugin:
         self.idempotent = resolved(resolved(config.retry).idempotent)
         self._layers(old, config, hedge_pool)
         if config.chaos != old.chaos:
-            from goplugins.transports.chaos import with_chaos
+            from goplugins.transports.chaos import ChaosSender, with_chaos
 
             before = self.sender
             self.attempts.sender = with_chaos(self.wire, config, clock=self.clock)
-            if before is not self.wire:
-                before.end()  # type: ignore[attr-defined]  # whoever is late goes on now
+            if isinstance(before, ChaosSender):
+                before.end()  # delayed attempts continue now
         if self.attempts.watcher is not None and config.health_check != old.health_check:
             self.attempts.watcher.reconfigure(config.health_check)
         self.config = config
@@ -420,10 +419,8 @@ class GuardedPlugin:
         return status
 
     def sweep(self) -> None:
-        """Lets the wire close what it has not used for long, where it keeps anything."""
-        sweep = getattr(self.sender, "sweep", None)
-        if sweep is not None:
-            sweep()
+        """Closes connections that were idle for too long."""
+        self.wire.sweep()
 
     def metrics(self, health_checks: int = 0, health_check_failures: int = 0) -> PluginMetrics:
         """The counts so far."""

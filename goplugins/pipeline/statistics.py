@@ -31,8 +31,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
         reason = "its rate limiter has no token"
     elif not reason and plugin.bulkhead is not None and plugin.bulkhead.is_full:
         reason = f"its bulkhead is full: {plugin.bulkhead.in_use} calls at once"
-    describe = getattr(plugin.wire, "explain", None)
-    group = None if describe is None else describe()
+    group = plugin.wire.explain()
     if group is not None and not reason and not any(member.eligible for member in group.members):
         reason = "none of its members does" if group.members else group.resolution or "it has no members"
     when, what = plugin.last_error or (None, "")
@@ -48,7 +47,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
         last_error=what,
         last_error_ago=None if when is None else plugin.clock.monotonic() - when,
         annotations=plugin.config.annotations or {},
-        chaos=getattr(plugin.sender, "chaos", ""),
+        chaos=plugin.sender.chaos,
         group=group,
     )
 

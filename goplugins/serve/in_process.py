@@ -49,7 +49,7 @@ GROUP = "goplugins.plugins"
 """The group of entry points under which packages offer their plugins."""
 
 
-class _ServedSender:
+class _ServedSender(Sender):
     """A served plugin, called as if a wire lay between: requests and responses go through JSON.
 
     So a plugin gets the same values, refuses the same ones, and shares no object with its caller, wherever it runs.
@@ -58,7 +58,6 @@ class _ServedSender:
     def __init__(self, plugin: ServedPlugin[Any, Any]) -> None:
         self._plugin = plugin
         self._adapter = PluginAdapter(plugin)
-        self.health, self.info = self._adapter.health, self._adapter.info
 
     def prepare(self, call: Call) -> None:
         call.payload = call.codec.encode(call.request)
@@ -82,8 +81,11 @@ class _ServedSender:
             raise PluginInternalError(f"its response can't be written as JSON: {exc.message}") from exc
         return call.codec.decode(answer)
 
-    def close(self) -> None:
-        """Nothing: the object is its module's."""
+    def health(self, timeout: float) -> HealthStatus:
+        return self._adapter.health(timeout)
+
+    def info(self) -> PluginInfo:
+        return self._adapter.info()
 
 
 class _Borrowed(PluginAdapter):
@@ -93,7 +95,7 @@ class _Borrowed(PluginAdapter):
         """Nothing."""
 
 
-class _Isolated:
+class _Isolated(Sender):
     """A sender on worker threads that can be left behind, so that the deadline holds whatever the plugin does.
 
     A call that is late keeps its worker until it ends; there are ``max_workers`` of them, and no more.
@@ -103,7 +105,12 @@ class _Isolated:
         self._sender = sender
         self._workers = workers
         self._clock = clock
-        self.prepare, self.info = sender.prepare, sender.info
+
+    def prepare(self, call: Call) -> None:
+        self._sender.prepare(call)
+
+    def info(self) -> PluginInfo:
+        return self._sender.info()
 
     def send(self, call: Call) -> Any:
         return self._wait(self._workers.submit(self._sender.send, call), call.deadline.remaining())
@@ -148,7 +155,7 @@ class _Isolated:
         self._workers.shutdown(wait=False)
 
 
-class FunctionPlugin:
+class FunctionPlugin(Sender):
     """A plugin in this process: a function, a served plugin, or an object with the Plugin methods.
 
     Functions and served plugins are called through JSON, like over a wire; objects get the request itself. A call
@@ -185,7 +192,7 @@ class FunctionPlugin:
         self._sender.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One attempt. See :class:`goplugins.runtime.call.Sender`."""
+        """One attempt. See :class:`goplugins.transports.interface.Sender`."""
         if self._closed:
             raise PluginClosedError("the plugin is closed")
         if call.deadline.remaining() <= 0:

@@ -1,1 +1,1 @@
-"""The wires: one module each, all behind :class:`goplugins.runtime.call.Sender`."""
+"""The wires: one module each, all behind :class:`goplugins.transports.interface.Sender`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
@@ -25,7 +25,21 @@ __all__ = ["PluginAdapter", "as_sender"]
 _SHORTEST = 1e-6  # seconds; a timeout is never 0
 
 
-class PluginAdapter:
+def as_sender(plugin: Any) -> Sender:
+    """The plugin itself if it is a sender, else an adapter around it.
+
+    Raises:
+        InvalidArgumentError: the object lacks a method of the Plugin protocol.
+    """
+    if isinstance(plugin, Sender):
+        return plugin
+    missing = [name for name in ("info", "execute", "health", "close") if not callable(getattr(plugin, name, None))]
+    if missing:
+        raise InvalidArgumentError(f"{type(plugin).__name__} is not a plugin: it lacks {', '.join(missing)}()")
+    return PluginAdapter(plugin)
+
+
+class PluginAdapter(Sender):
     """Runs a plugin object on the caller's thread and translates what it raises.
 
     The plugin is told what remains of the deadline and is trusted with it: a thread can't be interrupted.
@@ -95,17 +109,3 @@ class PluginAdapter:
 
     def close(self) -> None:
         self._plugin.close()
-
-
-def as_sender(plugin: Any) -> Sender:
-    """The plugin itself if it implements :class:`Sender`, else an adapter around it.
-
-    Raises:
-        InvalidArgumentError: the object lacks a method of both.
-    """
-    if hasattr(plugin, "send") and hasattr(plugin, "prepare"):
-        return cast(Sender, plugin)
-    missing = [name for name in ("info", "execute", "health", "close") if not callable(getattr(plugin, name, None))]
-    if missing:
-        raise InvalidArgumentError(f"{type(plugin).__name__} is not a plugin: it lacks {', '.join(missing)}()")
-    return PluginAdapter(plugin)

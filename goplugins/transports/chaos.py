@@ -16,6 +16,7 @@ from typing import Any
 from goplugins.config import ChaosConfig, PluginConfig
 from goplugins.config.chaos import FAULTS
 from goplugins.errors import PluginError, PluginTimeoutError, Verdict
+from goplugins.models.explanation import GroupExplanation
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
@@ -50,8 +51,8 @@ def with_chaos(sender: Sender, config: PluginConfig, *, clock: Clock) -> Sender:
     return wrapped
 
 
-class ChaosSender:
-    """A :class:`~goplugins.runtime.call.Sender` around another one, which makes attempts late and lets them fail.
+class ChaosSender(Sender):
+    """A layer around a :class:`~goplugins.transports.interface.Sender` that delays attempts and lets them fail.
 
     The n-th attempt meets the same faults for the same seed and plugin, whatever threads do: each attempt makes the
     same two draws. Only which call makes the n-th attempt is up to the threads. A forked child goes on from where its
@@ -77,6 +78,7 @@ class ChaosSender:
         if seed is None:
             seed = random.Random().getrandbits(32)  # noqa: S311 - no secret, and told in the warning
         self.wrapped = sender
+        self.watches_credentials = sender.watches_credentials
         self._name = config.name
         self._clock = clock
         self._faults = FaultMaker(chaos, config)
@@ -103,7 +105,7 @@ class ChaosSender:
         self.wrapped.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One attempt, perhaps late, perhaps in vain. See :class:`goplugins.runtime.call.Sender`."""
+        """One attempt, perhaps late, perhaps in vain. See :class:`goplugins.transports.interface.Sender`."""
         fault, delay = self._draw(self._attempts_rng)
         if delay:
             self._count("latency")
@@ -150,25 +152,30 @@ class ChaosSender:
         self.end()
         self.wrapped.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """What a wire may offer beyond the methods of a sender, such as ``sweep``."""
-        if name == "wrapped" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.wrapped, name)
+    def sweep(self) -> None:
+        self.wrapped.sweep()
+
+    def renew_credentials(self) -> None:
+        self.wrapped.renew_credentials()
+
+    def explain(self) -> GroupExplanation | None:
+        return self.wrapped.explain()
+
+    def reconfigure(self, config: PluginConfig) -> None:
+        self.wrapped.reconfigure(config)
 
     # --- for those who look ------------------------------------------------------------------------------------
 
     @property
     def chaos(self) -> str:
         """What is injected, in words; layers beneath follow."""
-        beneath = self.wrapped
-        return f"{self._description}; {beneath.chaos}" if isinstance(beneath, ChaosSender) else self._description
+        beneath = self.wrapped.chaos
+        return f"{self._description}; {beneath}" if beneath else self._description
 
     @property
     def wire(self) -> Sender:
         """The sender beneath all layers."""
-        beneath = self.wrapped
-        return beneath.wire if isinstance(beneath, ChaosSender) else beneath
+        return self.wrapped.wire
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -1,50 +1,102 @@
-"""The seam between policies and wires: what a transport implements."""
+"""The seam between policies and wires: everything that a transport may offer, with defaults for what it need not."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from goplugins.config.plugin import PluginConfig
+from goplugins.models.explanation import GroupExplanation
 from goplugins.models.plugin import Plugin, PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
+from goplugins.transports.resolver import Address
 
-__all__ = ["PluginFactory", "Sender"]
+__all__ = ["AddressFactory", "PluginFactory", "Sender"]
 
 
-class Sender(Protocol):
-    """One wire to one plugin: bytes out, bytes in, the library's errors translated at its edge.
+class Sender(ABC):
+    """A wire to one plugin: request bytes out, reply bytes in, library errors translated into ``goplugins.errors``.
 
-    A sender makes single attempts and knows no policy. It is used by many threads at once.
+    A sender makes single attempts and applies no policy. It is used by many threads at once. A transport implements
+    the abstract methods and overrides only the others that it has a use for.
+
+    Attributes:
+        watches_credentials: whether credentials come from files, so that :meth:`renew_credentials` must run
+            periodically.
     """
 
-    def prepare(self, call: Call) -> None:
-        """Turns the request into what the wire carries, once for all attempts; refuses what can't be sent."""
-        ...
+    watches_credentials: bool = False
 
+    # --- a call ------------------------------------------------------------------------------------------------
+
+    def prepare(self, call: Call) -> None:  # noqa: B027 - a default
+        """Encodes the request into ``call.payload``, once for all attempts.
+
+        Raises:
+            PluginError: the request or a header can't be sent.
+        """
+
+    @abstractmethod
     def send(self, call: Call) -> Any:
-        """One attempt: the typed response, or a :class:`~goplugins.errors.PluginError`, before the deadline."""
-        ...
+        """Makes one attempt and returns the typed response before ``call.deadline``.
 
+        Raises:
+            PluginError: the attempt failed, or the plugin replied with an error.
+        """
+
+    # --- the plugin --------------------------------------------------------------------------------------------
+
+    @abstractmethod
     def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health, outside every policy; UNKNOWN if no connection is free; never raises."""
-        ...
+        """Checks the plugin's health within ``timeout`` seconds, outside all policies.
 
+        UNKNOWN if no connection is free. Never raises.
+        """
+
+    @abstractmethod
     def info(self) -> PluginInfo:
-        """Who the plugin is, as far as is known."""
-        ...
+        """Name, version and capabilities of the plugin, as far as known."""
 
-    def close(self) -> None:
-        """Lets go of everything; harmless when repeated."""
-        ...
+    def close(self) -> None:  # noqa: B027 - a default
+        """Closes connections and processes; can be called repeatedly. Later calls raise a PluginClosedError."""
+
+    # --- maintenance, run periodically by a scheduler --------------------------------------------------------------
+
+    def sweep(self) -> None:  # noqa: B027 - a default
+        """Closes connections that were idle for longer than ``connection.idle_timeout``."""
+
+    def renew_credentials(self) -> None:  # noqa: B027 - a default
+        """Loads certificates and tokens whose files have changed; calls in flight keep their connections."""
+
+    # --- groups ------------------------------------------------------------------------------------------------
+
+    def explain(self) -> GroupExplanation | None:
+        """State of each member; None for a sender that is no group."""
+        return None
+
+    def reconfigure(self, config: PluginConfig) -> None:  # noqa: B027 - a default
+        """Applies a resolved configuration that differs only in policies: a group passes them on to its members."""
+
+    # --- layers ------------------------------------------------------------------------------------------------
+
+    @property
+    def wire(self) -> Sender:
+        """The innermost sender: another one than ``self`` if this one is a layer around it."""
+        return self
+
+    @property
+    def chaos(self) -> str:
+        """Description of the faults that are injected here; empty for none."""
+        return ""
 
 
 class PluginFactory(Protocol):
-    """Makes plugins of one kind from configuration."""
+    """Creates plugins of one kind from configuration."""
 
     def create_plugin(self, config: PluginConfig) -> Plugin[Any, Any]:
-        """A plugin that has not connected to anything yet."""
+        """A plugin that has not opened any connection yet."""
         ...
 
     def supported_transports(self) -> Sequence[str]:
@@ -52,5 +104,14 @@ class PluginFactory(Protocol):
         ...
 
     def validate_config(self, config: PluginConfig) -> None:
-        """Raises a :class:`~goplugins.errors.ConfigError` for what the factory can't build."""
+        """Raises a :class:`~goplugins.errors.ConfigError` for a configuration that the factory can't use."""
+        ...
+
+
+@runtime_checkable
+class AddressFactory(PluginFactory, Protocol):
+    """A factory whose plugins can connect to one given address, which DNS groups (``options.resolve``) need."""
+
+    def create_at(self, config: PluginConfig, address: Address) -> Plugin[Any, Any]:
+        """A plugin that connects to ``address``; host names in requests and certificates stay the endpoint's."""
         ...

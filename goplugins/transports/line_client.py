@@ -101,7 +101,7 @@ class LineClient(Generic[C]):
         call.payload = call.codec.encode(call.request)
 
     def send(self, call: Call) -> Any:
-        """One attempt. See :class:`goplugins.runtime.call.Sender`."""
+        """One attempt. See :class:`goplugins.transports.interface.Sender`."""
         deadline = call.deadline
         try:
             if deadline.at <= self._now():

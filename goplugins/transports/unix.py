@@ -33,6 +33,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import keep_from_children, register_forkable
 from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
+from goplugins.transports.interface import Sender
 from goplugins.transports.line_channel import LineChannel
 from goplugins.transports.line_client import LineClient
 from goplugins.transports.single_call import single_call
@@ -161,7 +162,7 @@ class _Connector:
         return PluginConnectionError(f"no connection to {where}: {reason}")
 
 
-class UnixSocketPlugin:
+class UnixSocketPlugin(Sender):
     """A plugin behind a Unix socket. Connects when it is first called; used by many threads at once.
 
     Args:
@@ -202,6 +203,7 @@ class UnixSocketPlugin:
         )
         # Before the collector comes to the sockets, which would warn of not having been closed.
         weakref.finalize(self, pool.close).atexit = False
+        self.watches_credentials = self._client.files is not None
         register_forkable(self)
 
     # --- Sender ------------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class UnixSocketPlugin:
         self._client.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One line out, one line in. See :class:`goplugins.runtime.call.Sender`."""
+        """One line out, one line in. See :class:`goplugins.transports.interface.Sender`."""
         return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:
@@ -234,11 +236,6 @@ class UnixSocketPlugin:
     def sweep(self) -> None:
         """Closes connections that were idle for longer than ``idle_timeout``; for a scheduler."""
         self._client.pool.sweep()
-
-    @property
-    def follows_files(self) -> bool:
-        """Whether its credentials come from files, for :meth:`renew_credentials`."""
-        return self._client.files is not None
 
     def renew_credentials(self) -> None:
         """Looks whether its token has changed on disk, and sends the new one if it has; for a scheduler."""

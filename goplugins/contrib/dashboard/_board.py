@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.contrib.dashboard._records import member_key, number, off_record, record, summary
 from goplugins.errors import SaturatedError
 from goplugins.manager.control import attach, clock_of, is_shut_down, start_looks, switched_off, views
@@ -230,8 +231,8 @@ def _counts(found: list[View]) -> dict[str, PluginMetrics]:
         group = view.explanation.group
         if group is None:
             continue
-        wire: Any = view.plugin.wire
-        stats = wire.stats() if hasattr(wire, "stats") else {}
+        wire = view.plugin.wire
+        stats = wire.stats() if isinstance(wire, LoadBalancer) else {}
         for member in group.members:
             key, told, own = member_key(view.name, member.name), stats.get(member.name), counts.get(member.name)
             if told is not None:

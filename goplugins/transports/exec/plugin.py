@@ -27,6 +27,7 @@ from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process import Handle
+from goplugins.transports.interface import Sender
 from goplugins.transports.line_client import LineClient
 from goplugins.transports.single_call import single_call
 
@@ -39,7 +40,7 @@ _FOR_THE_END = 0.05
 """Seconds that a call waits to learn how its process ended: pipes close a moment before."""
 
 
-class ExecPlugin:
+class ExecPlugin(Sender):
     """A plugin that runs as a subprocess. Starts it when it is first called; used by many threads at once.
 
     Each process answers one call at a time, so there are up to ``connection.max_connections`` of them. They are
@@ -107,6 +108,7 @@ class ExecPlugin:
         # A forgotten plugin's processes must not stay; those of an ending interpreter are the keeper's task.
         self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
+        self.watches_credentials = self._client.files is not None
         register_forkable(self)
 
     # --- Sender ------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class ExecPlugin:
         self._client.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One line to a process, one line back. See :class:`goplugins.runtime.call.Sender`."""
+        """One line to a process, one line back. See :class:`goplugins.transports.interface.Sender`."""
         return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:
@@ -138,11 +140,6 @@ class ExecPlugin:
     def close(self) -> None:
         """Has idle processes leave now, and those at work when their calls end; later calls are refused."""
         _end(self._client.pool, self._launcher)
-
-    @property
-    def follows_files(self) -> bool:
-        """Whether its credentials come from files, for :meth:`renew_credentials`."""
-        return self._client.files is not None
 
     def renew_credentials(self) -> None:
         """Looks whether its token has changed on disk, and sends the new one if it has; for a scheduler."""

@@ -38,6 +38,7 @@ from goplugins.transports.grpc.interrupts import end_call
 from goplugins.transports.grpc.messages import INFO, messages
 from goplugins.transports.grpc.metadata import Metadata, MetadataWriter
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
+from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address
 from goplugins.transports.single_call import single_call
 
@@ -55,7 +56,7 @@ class _Place:
     __slots__ = ()
 
 
-class GRPCPlugin:
+class GRPCPlugin(Sender):
     """A plugin behind gRPC. Connects when it is first called; used by many threads at once.
 
     ``connection.max_connections`` bounds the calls under way at once: they share one connection.
@@ -103,6 +104,7 @@ class GRPCPlugin:
         )
         self._health = HealthReader(self._ask, target.health_service, bool(target.method), clock, self._scrub)
         self._info: PluginInfo | None = None
+        self.watches_credentials = self._files is not None
         register_forkable(self)
 
     def _use(self, auth: AuthConfig) -> None:
@@ -120,7 +122,7 @@ class GRPCPlugin:
         self._exchange.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One unary call. See :class:`goplugins.runtime.call.Sender`."""
+        """One unary call. See :class:`goplugins.transports.interface.Sender`."""
         deadline = call.deadline
         exchange = self._exchange
         try:
@@ -252,11 +254,6 @@ class GRPCPlugin:
         """Closes the connection, once the calls in flight have ended; later calls are refused."""
         self._places.close()
         self._links.close()
-
-    @property
-    def follows_files(self) -> bool:
-        """Whether its credentials come from files, for :meth:`renew_credentials`."""
-        return self._files is not None
 
     def renew_credentials(self) -> None:
         """Looks whether certificates and tokens have changed on disk, and uses those that have; for a scheduler.

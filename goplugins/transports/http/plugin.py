@@ -37,6 +37,7 @@ from goplugins.transports.envelope import decode_data
 from goplugins.transports.http.health import HealthReader
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target, target_of
+from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address, FixedResolver, Resolver, ThreadedResolver
 from goplugins.transports.single_call import single_call
 from goplugins.transports.tls import client_context
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["HTTPPlugin", "HTTPPluginFactory"]
 
 
-class HTTPPlugin:
+class HTTPPlugin(Sender):
     """A plugin behind HTTP or HTTPS. Connects when it is first called; used by many threads at once.
 
     Args:
@@ -110,6 +111,7 @@ class HTTPPlugin:
         self._health = HealthReader(self._engine, lambda: self._request, clock, self._scrub)
         # Before the collector comes to the sockets, which would warn of not having been closed.
         weakref.finalize(self, self._engine.pool.close).atexit = False
+        self.watches_credentials = self._files is not None
         register_forkable(self)
 
     def _use(self, auth: AuthConfig) -> None:
@@ -128,7 +130,7 @@ class HTTPPlugin:
         call.payload = call.codec.encode(call.request)
 
     def send(self, call: Call) -> Any:
-        """One POST. See :class:`goplugins.runtime.call.Sender`."""
+        """One POST. See :class:`goplugins.transports.interface.Sender`."""
         try:
             reply = self._engine.send(call, self._request, self._check)
             if not 200 <= reply.status < 300:
@@ -154,11 +156,6 @@ class HTTPPlugin:
     def sweep(self) -> None:
         """Closes connections that were idle for longer than ``idle_timeout``; for a scheduler."""
         self._engine.sweep()
-
-    @property
-    def follows_files(self) -> bool:
-        """Whether its credentials come from files, for :meth:`renew_credentials`."""
-        return self._files is not None
 
     def renew_credentials(self) -> None:
         """Looks whether certificates and tokens have changed on disk, and uses those that have; for a scheduler.

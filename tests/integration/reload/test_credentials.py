@@ -377,7 +377,7 @@ def test_an_unused_plugin_opens_no_file_twice(token: Path) -> None:
             }
         )
     )
-    assert plugin.follows_files
+    assert plugin.watches_credentials
     plugin.renew_credentials()
     assert len(os.listdir("/proc/self/fd")) <= before
     plugin.close()

@@ -37,6 +37,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.scheduler import Scheduler, Ticket
 from goplugins.testing import ManualClock
+from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address
 from tests.unit.balancing.fakes import make_call
 
@@ -70,7 +71,7 @@ class FakeResolver:
         self.addresses = [at(number) for number in numbers]
 
 
-class Instance:
+class Instance(Sender):
     """What stands at one address."""
 
     def __init__(self, name: str, group: Group) -> None:
@@ -532,7 +533,7 @@ def test_new_policies_are_taken_over_by_members_and_by_those_to_come() -> None:
     group = Group(1)
     group.call()
     wanted = resolved_config(circuit_breaker={"failure_threshold": 77})
-    group.group.adapt(wanted)
+    group.group.reconfigure(wanted)
     group.resolver.now(1, 2)
     group.wait(30.0)
     found = [member.config.circuit_breaker for member in group.group._members.values()]

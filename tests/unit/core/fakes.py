@@ -14,10 +14,11 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
+from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 
 
-class FakeSender:
+class FakeSender(Sender):
     """Answers from a script: an exception is raised, a callable is called, anything else is returned."""
 
     def __init__(self, *script, default="ok"):

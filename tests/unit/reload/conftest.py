@@ -12,9 +12,10 @@ from goplugins import Manager
 from goplugins.enums import PluginStatus
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
+from goplugins.transports.interface import Sender
 
 
-class Wire:
+class Wire(Sender):
     """One fake client. ``endpoint`` says how it behaves."""
 
     def __init__(self, config: Any) -> None:

@@ -32,6 +32,7 @@ from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDea
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.chaos import ChaosSender, with_chaos
+from goplugins.transports.interface import Sender
 from tests.unit.core.fakes import FakeSender, guarded, make_call, plugin_config
 
 UNSENT, SENT = ("error", "refuse"), ("reset", "garbage", "hang")
@@ -510,13 +511,22 @@ def test_every_fault_is_in_the_debug_log(caplog):
     assert caplog.messages == ["plugin 'p': injected latency", "plugin 'p': injected reset"]
 
 
-def test_what_else_a_wire_offers_is_still_there():
-    class Sweeping(FakeSender):
-        def sweep(self):
-            return "swept"
+def test_the_layer_passes_on_every_method_of_the_seam():
+    own = {name for name in vars(Sender) if not name.startswith("_")}
+    assert own - {"watches_credentials"} <= set(vars(ChaosSender))
 
-    assert sender(Sweeping(), reset=1.0).sweep() == "swept"
-    assert not hasattr(sender(reset=1.0), "sweep")
+    class Sweeping(FakeSender):
+        watches_credentials = True
+        swept = 0
+
+        def sweep(self):
+            self.swept += 1
+
+    wire = Sweeping()
+    layer = sender(wire, reset=1.0)
+    layer.sweep()
+    assert wire.swept == 1
+    assert layer.watches_credentials
 
 
 def test_a_wire_refuses_what_can_not_be_sent_as_ever():
