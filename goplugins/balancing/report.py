@@ -164,4 +164,4 @@ def _seen_offline(member: Member) -> tuple[str, float | None]:
     watcher = _watcher(member)
     message = "" if watcher is None else watcher.status.message
     reason = "until a health check finds it well" + (f": {message}" if message else "")
-    return reason, getattr(watcher, "next_look", None)
+    return reason, getattr(watcher, "next_check", None)

@@ -123,9 +123,9 @@ class HealthChecker:
         return self._record.failures_total
 
     @property
-    def looks_total(self) -> int:
+    def checks_total(self) -> int:
         """How many looks there were."""
-        return self._record.looks_total
+        return self._record.checks_total
 
     @property
     def enabled(self) -> bool:
@@ -143,7 +143,7 @@ class HealthChecker:
         return self._running
 
     @property
-    def next_look(self) -> float | None:
+    def next_check(self) -> float | None:
         """Seconds until the next regular look begins, at the latest; 0 during one, None if there will be none."""
         if not self._running:
             return None

@@ -181,7 +181,7 @@ class HealthMonitor:
         self._look_at((member.checker for member in self._members.values()), timeout)
         return self.get_all_status()
 
-    def look_at_unknown(self, timeout: float | None = None) -> None:
+    def check_unknown(self, timeout: float | None = None) -> None:
         """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly.
 
         Args:

@@ -22,18 +22,18 @@ class HealthRecord:
         status: what is shown.
         failures: failed looks in a row.
         failures_total: failed looks ever.
-        looks_total: looks ever.
+        checks_total: looks ever.
         unreached: calls in a row that did not reach the plugin.
         changes: statuses before and after, of each change that nobody was told of yet.
     """
 
-    __slots__ = ("_before_evidence", "changes", "failures", "failures_total", "looks_total", "status", "unreached")
+    __slots__ = ("_before_evidence", "changes", "checks_total", "failures", "failures_total", "status", "unreached")
 
     def __init__(self) -> None:
         self.status = HealthStatus()
         self.failures = 0
         self.failures_total = 0
-        self.looks_total = 0
+        self.checks_total = 0
         self.unreached = 0
         self.changes: collections.deque[tuple[HealthStatus, HealthStatus]] = collections.deque()
         self._before_evidence: HealthStatus | None = None  # the status, where only failing calls made it OFFLINE
@@ -54,7 +54,7 @@ class HealthRecord:
         """
         status, message = found.status, found.message
         self._before_evidence = None
-        self.looks_total += 1
+        self.checks_total += 1
         if status in _GOOD:
             self.failures = self.unreached = 0
         else:

@@ -168,7 +168,7 @@ class Caller:
             if call.nested:
                 return plugin
             try:
-                plugin.gate.expect(call)
+                plugin.gate.admit(call)
                 return plugin
             except PluginClosedError:
                 if self._registry.plugins.get(name) in (plugin, None):
@@ -179,9 +179,9 @@ class Caller:
         try:
             future = self.pool.submit(function)
         except BaseException:
-            plugin.gate.expect_no_more(call)
+            plugin.gate.cancel_admission(call)
             raise
-        future.add_done_callback(lambda _: plugin.gate.expect_no_more(call))  # it may have been cancelled
+        future.add_done_callback(lambda _: plugin.gate.cancel_admission(call))  # it may have been cancelled
         return future
 
     def run_result(self, name: str, call: Call) -> CallResult[Any]:

@@ -273,7 +273,7 @@ class Lifecycle:
                 # Who waited for a place or a token finds the successor now, and is not left behind.
                 if late.get(plugin):
                     plugin.gate.drain(_MOMENT, self._clock)
-                    drained.get(plugin.name, {})["left_behind"] = max(0, late[plugin] - plugin.gate.handed_on)
+                    drained.get(plugin.name, {})["left_behind"] = max(0, late[plugin] - plugin.gate.transferred)
                 self._part_with(plugin)
         return drained
 

@@ -180,7 +180,7 @@ class Maintenance:
     def look(self) -> None:
         """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly."""
         self.start()
-        self.monitor.look_at_unknown()
+        self.monitor.check_unknown()
 
     def status_of(self, name: str) -> HealthStatus:
         """What the last look found."""
@@ -191,7 +191,7 @@ class Maintenance:
         checker = plugin.attempts.watcher
         if not isinstance(checker, HealthChecker):
             return plugin.metrics()
-        return plugin.metrics(checker.looks_total, checker.failures_total)
+        return plugin.metrics(checker.checks_total, checker.failures_total)
 
     def shutdown(self, timeout: float) -> None:
         """Ends it all; waits at most ``timeout`` seconds for health checks under way."""

@@ -21,7 +21,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import AttemptFinished
 from goplugins.pipeline.policies import Policies
-from goplugins.resilience.permits import Pass, Permit
+from goplugins.resilience.permits import Permit, SharedPermit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock, Event
@@ -113,7 +113,7 @@ class Attempts:
         policies = self.policies
         breaker = policies.breaker
         # One that is closed has a permit for all to share, as a rule, and then refuses nobody.
-        refusal = breaker.refusal() if breaker.shared is None else None
+        refusal = breaker.refusal() if breaker.shared_permit is None else None
         if refusal is not None:
             self._refused_by_breaker.add()
             try:
@@ -165,7 +165,7 @@ class Attempts:
         elapsed = self._now() - started
         usual = self._usual_latency
         self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
-        if type(permit) is Pass:
+        if type(permit) is SharedPermit:
             permit.successes.add()
         else:
             permit.success(elapsed)

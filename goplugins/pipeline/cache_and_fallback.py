@@ -17,9 +17,9 @@ from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import CacheConfig, FallbackConfig
 from goplugins.errors import PluginError, PluginExecutionError, belongs_to_host
-from goplugins.resilience.cache import AnswerCache, Origin
-from goplugins.resilience.cache_entry import CacheKeys, Kept
-from goplugins.resilience.fallback import Fallback, could_not_serve, time_for_the_plugin
+from goplugins.resilience.cache import Origin, ResponseCache
+from goplugins.resilience.cache_entry import CacheEntry, CacheKeys
+from goplugins.resilience.fallback import Fallback, could_not_serve, deadline_less_reserve
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.counter import Counter
@@ -146,7 +146,7 @@ class _Cached:
     def __init__(
         self, run: Run, config: CacheConfig, on: Collection[str], name: str, clock: Clock, counts: Answers, note: Note
     ) -> None:
-        self.cache: AnswerCache[Kept] = AnswerCache(
+        self.cache: ResponseCache[CacheEntry] = ResponseCache(
             config, clock=clock, size_of=lambda kept: kept.size, max_size=_MAX_BYTES
         )
         self._run = run
@@ -165,13 +165,13 @@ class _Cached:
         kept = self.cache.get(key)
         if kept is not None:
             self._counts.cache_hits.add()
-            return kept.give(call, "cache")
+            return kept.respond(call, "cache")
         return self._ask(call, key)
 
     def _ask(self, call: Call, key: Hashable) -> Any:
         own: list[Any] = []
 
-        def make() -> Kept | None:
+        def make() -> CacheEntry | None:
             own.append(self._run(call))
             return self._kept(call, own[0])
 
@@ -183,17 +183,17 @@ class _Cached:
             if kept is None:
                 raise
             self._stood_in(call, error)
-            return kept.give(call, "stale")
-        if origin is Origin.MADE or kept is None:
+            return kept.respond(call, "stale")
+        if origin is Origin.CALL or kept is None:
             self._counts.cache_misses.add()
             self._answers_again()
             return own[0]
-        if origin is Origin.SHARED:
+        if origin is Origin.COALESCED:
             self._counts.cache_misses.add()
             self._counts.coalesced.add()
         else:
             self._counts.cache_hits.add()
-        return kept.give(call, "cache")
+        return kept.respond(call, "cache")
 
     def _stood_in(self, call: Call, error: PluginError) -> None:
         self._note(call, error)
@@ -206,8 +206,8 @@ class _Cached:
         if self._spell.since is not None and (over := self._spell.end()) is not None:
             logger.info("%s: answers again; the cache stood in for %d calls in %.1f s", self._name, *over)
 
-    def _kept(self, call: Call, value: Any) -> Kept | None:
-        kept = Kept.of(call, value)
+    def _kept(self, call: Call, value: Any) -> CacheEntry | None:
+        kept = CacheEntry.of(call, value)
         if kept is None and not self._warned:
             self._warned = True
             what = type(value).__name__
@@ -239,7 +239,7 @@ class _FallingBack:
         whole = call.deadline
         try:
             if self._reserve:
-                call.deadline = time_for_the_plugin(whole, self._reserve)
+                call.deadline = deadline_less_reserve(whole, self._reserve)
             value = self._run(call)
         except PluginError as error:
             if not could_not_serve(error, self._on):

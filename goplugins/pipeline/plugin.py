@@ -30,7 +30,7 @@ from goplugins.observability.events import BreakerChanged, CallFinished
 from goplugins.pipeline.attempts import Attempts
 from goplugins.pipeline.policies import Policies, resolved
 from goplugins.pipeline.statistics import counted, explain
-from goplugins.resilience.bulkhead import Bulkhead, load_of
+from goplugins.resilience.bulkhead import Bulkhead, load_signal
 from goplugins.resilience.hedge_policy import HedgePolicy
 from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
@@ -240,7 +240,7 @@ class GuardedPlugin:
             return value
         except BaseException as exc:
             if call.attempts and (not isinstance(exc, TimeoutError) or self.attempts.was_fair(self._now() - started)):
-                ok = load_of(exc)
+                ok = load_signal(exc)
             raise
         finally:
             try:

@@ -27,7 +27,7 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.config import BulkheadConfig
 
-__all__ = ["Bulkhead", "Place", "load_of"]
+__all__ = ["Bulkhead", "Place", "load_signal"]
 
 # A place that an interrupt took away comes back unannounced, since a finaliser may take no lock: whoever waits
 # looks for it this often (seconds). All other places are handed over at once.
@@ -36,7 +36,7 @@ _LOOK = 0.5
 _OVERLOAD = (PluginTimeoutError, PluginThrottledError, PluginUnavailableError)
 
 
-def load_of(error: BaseException | None) -> bool | None:
+def load_signal(error: BaseException | None) -> bool | None:
     """What the end of an attempt says of the plugin's load, as :meth:`Bulkhead.release` takes it.
 
     True for an answer; False for a timeout, a 429 or a 503; None for any other error, whose time says nothing.
@@ -78,7 +78,7 @@ class Place:
     ) -> None:
         bulkhead = self.bulkhead
         try:
-            bulkhead.release(self, bulkhead.clock.monotonic() - self._begun, load_of(error))
+            bulkhead.release(self, bulkhead.clock.monotonic() - self._begun, load_signal(error))
         except BaseException:
             bulkhead.release(self)  # nothing, if the first time got through
             raise
@@ -256,7 +256,7 @@ nobody may wait
             place: what :meth:`acquire` gave.
             elapsed: seconds that the plugin took, without waits and backoff.
             ok: True if it answered; False if it was overloaded: timed out, or said so; None for an end that says
-                nothing of its load. Both matter only with ``adaptive``; see :func:`load_of`.
+                nothing of its load. Both matter only with ``adaptive``; see :func:`load_signal`.
         """
         token, place.token = place.token, None
         if token is None or token.epoch != self._epoch:

@@ -15,7 +15,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["AnswerCache", "Origin"]
+__all__ = ["Origin", "ResponseCache"]
 
 V = TypeVar("V")
 
@@ -25,9 +25,9 @@ _DEFAULTS = CacheConfig(max_entries=1024, stale_if_error=0.0)
 class Origin(enum.Enum):
     """Where an answer comes from."""
 
-    MADE = "made"  # by this call's own request
-    KEPT = "kept"  # by an earlier call's
-    SHARED = "shared"  # by that of an identical call, which was under way
+    CALL = "call"  # by this call's own request
+    CACHE = "cache"  # by an earlier call's
+    COALESCED = "coalesced"  # by that of an identical call, which was under way
 
 
 class _Entry(Generic[V]):
@@ -71,7 +71,7 @@ class _Flight(Generic[V]):
         self.failure = ""  # the last leader's
 
 
-class AnswerCache(Generic[V]):
+class ResponseCache(Generic[V]):
     """Answers by key, each good for ``ttl`` seconds; identical calls at the same moment make one request.
 
     While a request is under way, further calls with its key wait for the answer, each until its own deadline. When
@@ -94,9 +94,9 @@ class AnswerCache(Generic[V]):
     >>> from goplugins.config import CacheConfig
     >>> from goplugins.testing import ManualClock
     >>> clock = ManualClock()
-    >>> cache = AnswerCache(CacheConfig(ttl=60.0), clock=clock)
+    >>> cache = ResponseCache(CacheConfig(ttl=60.0), clock=clock)
     >>> cache.fetch("key", lambda: "an answer", Deadline.after(1.0, clock))
-    ('an answer', <Origin.MADE: 'made'>)
+    ('an answer', <Origin.CALL: 'call'>)
     >>> cache.get("key")
     'an answer'
     >>> clock.advance(60.0)
@@ -167,13 +167,13 @@ class AnswerCache(Generic[V]):
         try:
             kept = self._join(key, caller)
             if kept is not None:
-                return kept, Origin.KEPT
+                return kept, Origin.CACHE
             flight = caller.flight
             if flight is None:
-                return make(), Origin.MADE
+                return make(), Origin.CALL
             if flight.leader is not caller and self._follow(flight, caller):
                 answer = flight.answer
-                return (make(), Origin.MADE) if answer is None else (answer, Origin.SHARED)
+                return (make(), Origin.CALL) if answer is None else (answer, Origin.COALESCED)
             made = make()
             self._land(flight, made)
         except BaseException as exc:
@@ -184,7 +184,7 @@ class AnswerCache(Generic[V]):
                 self._leave(caller, exc)
                 raise
             raise
-        return made, Origin.MADE
+        return made, Origin.CALL
 
     # --- maintenance ------------------------------------------------------------------------------------------------
 

@@ -1,65 +1,114 @@
-"""What a plugin's cache holds, and by what it is found again."""
+"""Cache entries, their keys, and values that are copied for each caller."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import copy
+import pickle
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any
 
-from goplugins.errors import UnserializableRequestError
-from goplugins.resilience.copies import Copies
+from goplugins.errors import UnserializableRequestError, belongs_to_host
 from goplugins.runtime.call import Call
 
-__all__ = ["CacheKeys", "Kept"]
+__all__ = ["CacheEntry", "CacheKeys", "CopyableValue"]
 
-_CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-"""Headers that make an answer one person's own, unless ``vary_headers`` names them."""
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
+"""Headers whose calls are not cached, unless ``vary_headers`` names them: the response is one user's."""
 
 _ALWAYS = frozenset({"idempotency-key"})
-"""A caller that says this itself tells one deed from another, however alike the requests are."""
+"""Always part of the key: a caller that sets it distinguishes calls whose requests are equal."""
+
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
-class Kept:
-    """What the cache holds: an answer with its circumstances.
+class CopyableValue:
+    """A value of which each caller gets a copy.
+
+    Immutable values are shared. All others are pickled once and unpickled for each caller: that is three to nine
+    times as fast as ``copy.deepcopy``, and one and a half to four times as fast as decoding the reply again. A value
+    that can't be pickled, such as an object of a class within a function, is copied by ``deepcopy``.
 
     Attributes:
-        size: about how many bytes it takes, the request that it is found by included.
+        copy: returns a value equal to the given one, and shared with no other caller.
+        size: its size in bytes; 0 where that is unknown.
+
+    >>> value = CopyableValue.of({"roles": ["admin"]})
+    >>> value.copy()["roles"].append("mine")
+    >>> value.copy()
+    {'roles': ['admin']}
+    >>> CopyableValue.of(letter for letter in "abc") is None
+    True
     """
 
-    __slots__ = ("copies", "member", "metadata", "size")
+    __slots__ = ("copy", "size")
 
-    def __init__(self, call: Call, copies: Copies) -> None:
-        self.copies = copies
+    def __init__(self, copy: Callable[[], Any], size: int) -> None:
+        self.copy = copy
+        self.size = size
+
+    @classmethod
+    def of(cls, value: Any) -> CopyableValue | None:
+        """None for a value that can't be copied at all, such as a generator or an open file."""
+        if type(value) in _IMMUTABLE:
+            return cls(lambda: value, len(value) if isinstance(value, str | bytes) else 0)
+        try:
+            data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+            pickle.loads(data)  # noqa: S301 - our own; some classes fail only here
+            return cls(partial(pickle.loads, data), len(data))
+        except Exception as exc:  # a class's own code may raise anything
+            if belongs_to_host(exc):
+                raise
+        try:
+            return cls(partial(copy.deepcopy, copy.deepcopy(value)), 0)
+        except Exception as exc:
+            if belongs_to_host(exc):
+                raise
+            return None
+
+
+class CacheEntry:
+    """A cached response with its metadata.
+
+    Attributes:
+        size: approximate size in bytes, the request in its key included.
+    """
+
+    __slots__ = ("member", "metadata", "size", "value")
+
+    def __init__(self, call: Call, value: CopyableValue) -> None:
+        self.value = value
         self.member = call.member
         self.metadata = dict(call.reply_metadata)
-        self.size = copies.size + len(call.payload) + sum(len(str(item)) for item in self.metadata.items())
+        self.size = value.size + len(call.payload) + sum(len(str(item)) for item in self.metadata.items())
 
-    def give(self, call: Call, source: str) -> Any:
-        """The answer to another call."""
+    def respond(self, call: Call, source: str) -> Any:
+        """The response to another call; sets that call's ``source``, ``member`` and ``reply_metadata``."""
         call.source = source
         call.member = self.member
         if self.metadata:
             call.reply_metadata = dict(self.metadata)
-        return self.copies.take()
+        return self.value.copy()
 
     @classmethod
-    def of(cls, call: Call, value: Any) -> Kept | None:
-        """The answer to a call that has just been made; None if it can't be copied."""
-        copies = Copies.of(value)
-        return None if copies is None else cls(call, copies)
+    def of(cls, call: Call, value: Any) -> CacheEntry | None:
+        """An entry for the response ``value`` of ``call``; None if it can't be copied."""
+        copyable = CopyableValue.of(value)
+        return None if copyable is None else cls(call, copyable)
 
 
 class CacheKeys:
-    """What tells one question to a plugin from another."""
+    """Computes the cache keys of a plugin's calls."""
 
     def __init__(self, vary_headers: Iterable[str]) -> None:
         self._vary = _ALWAYS.union(name.lower() for name in vary_headers)
         self._private = _CREDENTIALS - self._vary
 
     def of(self, call: Call) -> Hashable:
-        """The key; None for a call with credentials of its own, whose answer is nobody else's.
+        """The key; None for a call with credentials of its own, whose response must not be shared.
 
         Raises:
-            UnserializableRequestError: the plugin takes objects as they are, and this one has no JSON to go by.
+            UnserializableRequestError: the plugin takes objects as they are, and this one can't be written as JSON.
         """
         varied: Hashable = None
         if call.headers:
@@ -68,11 +117,11 @@ class CacheKeys:
                 return None
             varied = tuple(sorted(item for item in headers if item[0] in self._vary)) or None
         metadata = tuple(sorted(call.metadata.items())) if call.metadata else None
-        # The codec: two pairs of types may share a plugin, and their answers are of different types.
-        return call.payload or (_written(call),), call.key, call.codec, varied, metadata
+        # The codec is part of the key: two type pairs may share a plugin, and their responses differ in type.
+        return call.payload or (_encoded(call),), call.key, call.codec, varied, metadata
 
 
-def _written(call: Call) -> bytes:
+def _encoded(call: Call) -> bytes:
     try:
         return call.codec.encode(call.request)
     except UnserializableRequestError as exc:

@@ -14,7 +14,7 @@ from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.models.results import CircuitBreakerStats
 from goplugins.resilience.breaker_rules import BreakerRules
-from goplugins.resilience.permits import SETTLED, Pass, Permit, Probe
+from goplugins.resilience.permits import SETTLED, Permit, ProbePermit, SharedPermit
 from goplugins.resilience.rolling_window import RollingWindow
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -116,7 +116,7 @@ class CircuitBreaker:
         self._last_failure = 0.0
         self._admitted = Counter()  # requests that took no lock
         # Public: whoever sees one knows, without a call, that nobody is refused.
-        self.shared = self._new_pass(_CLOSED, 0, self._window)
+        self.shared_permit = self._new_shared_permit(_CLOSED, 0, self._window)
         register_forkable(self)
 
     # --- one call ----------------------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ class CircuitBreaker:
         Raises:
             CircuitBreakerOpenError: as :meth:`acquire`.
         """
-        shared = self.shared
+        shared = self.shared_permit
         if shared is None:
             return self.acquire(expires_at)
         self._admitted.add()
         return shared
 
-    def settle(self, permit: Permit, succeeded: bool | None, duration: float | None = None) -> None:
-        """Takes in the outcome of a permit (None: to be ignored); use the permit's own methods. Takes the lock."""
+    def _settle(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
+        """Counts the outcome of a permit (None: ignored). Takes the lock."""
         with self._lock:
             generation, permit.generation = permit.generation, SETTLED
             if generation != self._generation:
@@ -159,13 +159,13 @@ class CircuitBreaker:
             new = self._state
         self._tell(old, new)
 
-    def settle_pass(self, shared: Pass, duration: float | None) -> None:
-        """Takes in a failure of a call that :meth:`enter` admitted while closed; use the pass's own method."""
+    def _settle_shared(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
+        """Counts a failure of a call that :meth:`enter` admitted while closed. Takes the lock."""
         with self._lock:
-            if shared is not self.shared:
-                return  # of a period that is over
+            if permit is not self.shared_permit:
+                return  # its closed period has ended
             old = self._state
-            self._apply(shared, False, duration)
+            self._apply(permit, succeeded, duration)
             new = self._state
         self._tell(old, new)
 
@@ -287,8 +287,8 @@ class CircuitBreaker:
             # A rule or a width changed: the old buckets do not fit.
             if rules.window != before.window or (window is None) != (self._window is None):
                 self._take_in()
-                shared = self._new_pass(old, self._generation, window)
-                self._window, self.shared = window, shared
+                shared = self._new_shared_permit(old, self._generation, window)
+                self._window, self.shared_permit = window, shared
             if rules.enabled != before.enabled and self._mode is not _FORCED:
                 self._enter(_CLOSED)
                 self._mode = _NORMAL if rules.enabled else _DISABLED
@@ -303,7 +303,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._take_in()
         self._generation += 1
-        self.shared = self._new_pass(self._state, self._generation, self._window)
+        self.shared_permit = self._new_shared_permit(self._state, self._generation, self._window)
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()
@@ -336,10 +336,10 @@ class CircuitBreaker:
     def _permit(self, expires_at: float) -> Permit:
         # With metrics_only more calls come than there are places; only the places are kept track of.
         if self._state is _HALF_OPEN and len(self._probes) < self._rules.success_threshold:
-            probe = Probe(self, self._generation, expires_at)
+            probe = ProbePermit(self._settle, self.clock, self._generation, expires_at)
             self._probes.append(probe)
             return probe
-        return Permit(self, self._generation, expires_at)
+        return Permit(self._settle, self.clock, self._generation, expires_at)
 
     def _wait_left(self, now: float) -> float:
         if self._state is _CLOSED or self._rules.metrics_only:
@@ -435,27 +435,31 @@ class CircuitBreaker:
     def _take_in(self) -> None:
         """Counts what was counted without the lock. A success in between ends a row of failures."""
         self._requests += self._admitted.take()
-        fresh = 0 if self.shared is None else self.shared.successes.take()
+        fresh = 0 if self.shared_permit is None else self.shared_permit.successes.take()
         if fresh:
             self._successes += fresh
             self._calls += fresh
             self._consecutive = 0
 
-    def _new_pass(self, state: CircuitBreakerState, generation: int, window: RollingWindow | None) -> Pass | None:
+    def _new_shared_permit(
+        self, state: CircuitBreakerState, generation: int, window: RollingWindow | None
+    ) -> SharedPermit | None:
         """What calls share from now on; None where each outcome is to be looked at."""
-        return Pass(self, generation) if state is _CLOSED and window is None else None
+        return (
+            SharedPermit(self._settle_shared, self.clock, generation) if state is _CLOSED and window is None else None
+        )
 
     def _enter(self, state: CircuitBreakerState) -> None:
         """Changes the state: wholly, or where an interrupt (Ctrl-C, a worker's time limit) breaks in, not at all."""
         self._take_in()
         generation = self._generation + 1
         window = None if self._window is None else self._window.emptied()
-        shared = self._new_pass(state, generation, window)
+        shared = self._new_shared_permit(state, generation, window)
         anonymous: deque[Permit] = deque(maxlen=_MAX_ANONYMOUS)
         # No call, hence no interrupt, from here on to the caller's next one.
         self._state = state
         self._generation = generation
-        self.shared = shared
+        self.shared_permit = shared
         self._probes = []
         self._probe_successes = 0
         self._anonymous = anonymous

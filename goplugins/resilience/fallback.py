@@ -26,12 +26,12 @@ from goplugins.errors import (
     ReloadError,
     ReplyTypeError,
 )
-from goplugins.resilience.copies import Copies
+from goplugins.resilience.cache_entry import CopyableValue
 from goplugins.runtime.call import Call, Codec
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 
-__all__ = ["Fallback", "could_not_serve", "time_for_the_plugin"]
+__all__ = ["Fallback", "could_not_serve", "deadline_less_reserve"]
 
 Forward = Callable[[str, Call], Any]
 
@@ -74,7 +74,7 @@ def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
     return isinstance(error, PluginError) and not isinstance(error, _NOT_FOR_A_FALLBACK)
 
 
-def time_for_the_plugin(deadline: Deadline, reserve: float) -> Deadline:
+def deadline_less_reserve(deadline: Deadline, reserve: float) -> Deadline:
     """The deadline less the ``reserve`` seconds kept back for the fallback: at most half of what is left.
 
     A call with little time still asks the plugin first, which is the better answer.
@@ -104,7 +104,7 @@ class Fallback:
         self._function = config.function
         self._value = config.value
         self._text: str | None = None
-        self._copies: Copies | None = None
+        self._copies: CopyableValue | None = None
         self._checked: Codec | None = None
         if self._value is not UNSET:
             self._prepare_value()
@@ -169,14 +169,14 @@ class Fallback:
         try:
             self._text = json.dumps(self._value)
         except (TypeError, ValueError, RecursionError):  # an object that only code can set
-            self._copies = Copies.of(self._value)
+            self._copies = CopyableValue.of(self._value)
             if self._copies is None:
                 raise self._refusal(f"a {type(self._value).__name__} can't be copied for each caller") from None
 
     def _static(self, codec: Codec) -> Any:
         """Made anew for each call: callers may do with it what they like."""
         if self._copies is not None:
-            return self._copies.take()
+            return self._copies.copy()
         return codec.decode(json.loads(self._text or "null"))
 
     def _refusal(self, message: str) -> InvalidConfigError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -18,7 +18,10 @@ from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Admission", "InFlightSnapshot", "InFlightTracker"]
+if TYPE_CHECKING:
+    from goplugins.runtime.call import Call
+
+__all__ = ["InFlightSnapshot", "InFlightTracker"]
 
 
 @attrs.frozen
@@ -42,20 +45,6 @@ class InFlightSnapshot:
     attempts: int = 0
     latencies: Latencies = attrs.field(factory=Latencies)
     errors: Mapping[str, int] = attrs.field(factory=dict)
-
-
-class Admission(Protocol):
-    """What a call remembers of its gate.
-
-    Attributes:
-        inside: it has entered and not yet left.
-        expected: it was admitted and has not yet entered.
-        nested: it is made within an admitted call, so a gate that closed meanwhile admits it all the same.
-    """
-
-    inside: bool
-    expected: bool
-    nested: bool
 
 
 class InFlightTracker:
@@ -84,7 +73,7 @@ class InFlightTracker:
         self._expected = 0  # admitted, and waiting for a worker
         self._succeeded = 0
         self._failed = 0
-        self._handed_on = 0
+        self._transferred = 0
         self._attempts = 0
         self._duration = 0.0
         self._latencies: dict[int, int] = {}
@@ -94,11 +83,11 @@ class InFlightTracker:
         self._on_empty: list[Callable[[], object]] = []
         register_forkable(self)
 
-    def enter(self, admission: Admission | None = None) -> None:
+    def enter(self, call: Call | None = None) -> None:
         """Counts one call in. Takes the lock.
 
         Args:
-            admission: remembers that the call is inside. An interrupt (Ctrl-C, a task's time limit) may hit right
+            call: remembers that the call is inside. An interrupt (Ctrl-C, a task's time limit) may hit right
                 after the count, and only the call itself can then tell that it has to leave.
 
         Raises:
@@ -109,20 +98,20 @@ class InFlightTracker:
         with self._lock:
             depth = self._inside.get(thread, 0)
             reason = self._reason
-            if reason is None or depth or (admission is not None and (admission.expected or admission.nested)):
+            if reason is None or depth or (call is not None and (call.expected or call.nested)):
                 # No call, hence no interrupt, between these lines.
                 self._inside[thread] = depth + 1
                 self._in_flight += 1
-                if admission is not None:
-                    admission.inside = True
-                    if admission.expected:
-                        admission.expected = False
+                if call is not None:
+                    call.inside = True
+                    if call.expected:
+                        call.expected = False
                         if self._expected:  # or it was expected before a fork
                             self._expected -= 1
                 return
         raise PluginClosedError(reason)
 
-    def expect(self, admission: Admission) -> None:
+    def admit(self, call: Call) -> None:
         """Admits a call that will enter later, on another thread: what is queued is not lost when the gate closes.
 
         Raises:
@@ -132,49 +121,47 @@ class InFlightTracker:
             if self._reason is not None:
                 raise PluginClosedError(self._reason)
             self._expected += 1
-            admission.expected = True
+            call.expected = True
 
-    def expect_no_more(self, admission: Admission) -> None:
+    def cancel_admission(self, call: Call) -> None:
         """The call will not come: its task was cancelled. Harmless for one that has come."""
         with self._lock:
-            if admission.expected:
-                admission.expected = False
+            if call.expected:
+                call.expected = False
                 if self._expected:
                     self._expected -= 1
         self._announce()
 
-    def leave(
-        self, ok: bool | None, elapsed: float, attempts: int, admission: Admission | None = None, code: str = ""
-    ) -> None:
+    def leave(self, ok: bool | None, elapsed: float, attempts: int, call: Call | None = None, code: str = "") -> None:
         """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
-        After a fork the child ignores the exits of calls that had entered in the parent. With an ``admission``, who is
+        After a fork the child ignores the exits of calls that had entered in the parent. With a ``call``, who is
         interrupted in here calls it again: it goes on where it was.
 
         Args:
             ok: True if the call ended well; None if it has not ended but goes on elsewhere, where it will count.
             elapsed: how long it took, in seconds.
             attempts: how many attempts it made.
-            admission: what the call entered with; leaving a second time with it counts for nothing.
+            call: what the call entered with; leaving a second time with it counts for nothing.
             code: what the call failed with.
         """
         thread = threading.get_ident()
         bucket = bucket_of(elapsed) if attempts else 0
         with self._lock:
             depth = self._inside.get(thread, 0)
-            if depth and (admission is None or admission.inside):
+            if depth and (call is None or call.inside):
                 # No call, hence no interrupt, between these lines.
                 if depth == 1:
                     del self._inside[thread]
                 else:
                     self._inside[thread] = depth - 1
                 self._in_flight -= 1
-                if admission is not None:
-                    admission.inside = False
+                if call is not None:
+                    call.inside = False
                 if ok:
                     self._succeeded += 1
                 elif ok is None:
-                    self._handed_on += 1
+                    self._transferred += 1
                     elapsed, attempts = 0.0, 0
                 else:
                     self._failed += 1
@@ -251,9 +238,9 @@ class InFlightTracker:
         return self._in_flight
 
     @property
-    def handed_on(self) -> int:
+    def transferred(self) -> int:
         """How many calls went on elsewhere."""
-        return self._handed_on
+        return self._transferred
 
     def holds(self, thread: int) -> bool:
         """Whether a call of that thread is inside."""

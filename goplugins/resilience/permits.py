@@ -1,70 +1,72 @@
-"""The right to make one call, and its outcome: what a circuit breaker hands out."""
+"""Permits: the right to make one call through a circuit breaker, settled once by the call's outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from goplugins.errors import Verdict, verdict_of
+from goplugins.runtime.clock import Clock
 from goplugins.runtime.counter import Counter
 
-if TYPE_CHECKING:
-    from goplugins.resilience.circuit_breaker import CircuitBreaker
+__all__ = ["SETTLED", "Permit", "ProbePermit", "SharedPermit"]
 
-__all__ = ["SETTLED", "Pass", "Permit", "Probe"]
+SETTLED = -1  # a generation that no breaker ever has
 
-SETTLED = -1  # a generation that never is
+Settle = Callable[["Permit", bool | None, float | None], object]
+"""Called with a permit, whether its call succeeded (None: ignored) and the call's seconds (None: unknown)."""
 
 
 class Permit:
-    """The right to make one call, to be settled once by its outcome; what comes after that is ignored.
+    """The right to make one call, settled once by its outcome; later outcomes are ignored.
 
-    As a context manager it settles itself: success at the end of the block, otherwise by the exception: a
-    :class:`~goplugins.errors.PluginError` by its ``verdict``, another ``Exception`` as a failure, and what the host
-    throws in (KeyboardInterrupt, a worker's soft time limit) is ignored, since it says nothing of the plugin.
+    As a context manager it settles itself at the end of the block: success without an exception, otherwise by the
+    exception: a :class:`~goplugins.errors.PluginError` by its ``verdict``, another ``Exception`` as a failure. An
+    exception of the host (KeyboardInterrupt, a worker's soft time limit) says nothing of the plugin and is ignored.
 
     Attributes:
-        is_probe: True if the call is one of the few that a half-open breaker lets through.
-        expires_at: when a probe gives up its place unsettled, on the breaker's clock.
-        generation: which period between two changes of state it belongs to; negative once it is settled.
+        is_probe: True if the call is one of the few that a half-open breaker admits.
+        expires_at: when an unsettled probe loses its slot, on the breaker's clock.
+        generation: the period between two state changes that it belongs to; negative once it is settled.
 
-    >>> from types import SimpleNamespace
-    >>> from goplugins.resilience import CircuitBreaker
-    >>> breaker = CircuitBreaker(SimpleNamespace(failure_threshold=5))
+    >>> from goplugins import CircuitBreaker, CircuitBreakerConfig
+    >>> breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=5))
     >>> with breaker.acquire():
     ...     pass  # the call
     >>> permit = breaker.acquire()
     >>> permit.failure()
-    >>> permit.success()  # too late: it has its outcome
+    >>> permit.success()  # ignored: the permit is settled
     >>> stats = breaker.stats()
     >>> stats.success_count, stats.failure_count
     (1, 1)
     """
 
-    # One is made per call: three fields, and what only probes have is their class.
-    __slots__ = ("_breaker", "_start", "expires_at", "generation")
+    # Few fields, since one is made per call; a subclass is cheaper than a field that only probes need.
+    __slots__ = ("_clock", "_settle", "_start", "expires_at", "generation")
 
     is_probe = False
 
-    def __init__(self, breaker: CircuitBreaker, generation: int, expires_at: float | None) -> None:
-        self._breaker = breaker
+    def __init__(self, settle: Settle, clock: Clock, generation: int, expires_at: float | None) -> None:
+        self._settle = settle
+        self._clock = clock
         self.generation = generation
         self.expires_at = expires_at
 
     def success(self, duration: float | None = None) -> None:
-        """The plugin answered, after ``duration`` seconds."""
-        self._breaker.settle(self, True, duration)
+        """The call succeeded, after ``duration`` seconds."""
+        self._settle(self, True, duration)
 
     def failure(self, duration: float | None = None) -> None:
-        """The plugin did not serve, after ``duration`` seconds."""
-        self._breaker.settle(self, False, duration)
+        """The call failed by the plugin's fault, after ``duration`` seconds."""
+        self._settle(self, False, duration)
 
     def ignore(self) -> None:
-        """The call said nothing about the plugin: the permit goes back as if never taken."""
-        self._breaker.settle(self, None)
+        """The outcome says nothing of the plugin: the permit is returned as if it had never been taken."""
+        self._settle(self, None, None)
 
     def __enter__(self) -> Self:
-        self._start = self._breaker.clock.monotonic()
+        self._start = self._clock.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -72,37 +74,35 @@ class Permit:
         if verdict is Verdict.IGNORED:
             self.ignore()
         else:
-            duration = self._breaker.clock.monotonic() - self._start
-            self._breaker.settle(self, verdict is Verdict.SUCCESS, duration)
+            self._settle(self, verdict is Verdict.SUCCESS, self._clock.monotonic() - self._start)
 
 
-class Probe(Permit):
+class ProbePermit(Permit):
+    """The permit of a call that probes the plugin for a half-open breaker."""
+
     __slots__ = ()
 
     is_probe = True
 
 
-class Pass(Permit):
-    """What all calls of one closed period share: no object and no lock for a call that goes well.
+class SharedPermit(Permit):
+    """The one permit of all calls in one closed period: a successful call costs no object and no lock.
 
-    It can't know who has settled already, so it is only for callers that settle exactly once, by whatever happens.
-    Each closed period has its own: what comes in after its end is counted where nobody looks any more.
+    It can't tell whether a call has been settled before, so each caller must settle exactly once, whatever happens.
+    Each closed period has its own: outcomes after the end of their period are ignored.
 
     Attributes:
-        successes: calls that went well, for the breaker to take in before it judges.
+        successes: successful calls that the breaker has not counted yet.
     """
 
     __slots__ = ("successes",)
 
-    def __init__(self, breaker: CircuitBreaker, generation: int) -> None:
-        super().__init__(breaker, generation, None)
+    def __init__(self, settle: Settle, clock: Clock, generation: int) -> None:
+        super().__init__(settle, clock, generation, None)
         self.successes = Counter()
 
     def success(self, duration: float | None = None) -> None:
         self.successes.add()
-
-    def failure(self, duration: float | None = None) -> None:
-        self._breaker.settle_pass(self, duration)
 
     def ignore(self) -> None:
         pass

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from goplugins.config import CacheConfig
 from goplugins.errors import PluginTimeoutError, PluginUnavailableError
-from goplugins.resilience.cache import AnswerCache, Origin
+from goplugins.resilience.cache import Origin, ResponseCache
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
@@ -32,7 +32,7 @@ class Keeping(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.ttl, self.stale_for, self.entries, self.most = ttl, stale, entries, size
         config = CacheConfig(ttl=ttl, stale_if_error=stale, max_entries=entries)
-        self.cache = AnswerCache(config, clock=self.clock, size_of=len, max_size=size)
+        self.cache = ResponseCache(config, clock=self.clock, size_of=len, max_size=size)
         self.model = OrderedDict()  # key -> (answer, when it came), the least recently used first
         self.asked = 0
 
@@ -63,9 +63,9 @@ class Keeping(RuleBasedStateMachine):
         kept = self.useful(key, self.ttl)
         found = self.cache.fetch(key, lambda: answer, Deadline.after(1.0, self.clock))
         if kept is not None:
-            assert found == (kept, Origin.KEPT)
+            assert found == (kept, Origin.CACHE)
         else:
-            assert found == (answer, Origin.MADE)
+            assert found == (answer, Origin.CALL)
             self.keep(key, answer)
 
     @rule(key=KEYS)
@@ -76,7 +76,7 @@ class Keeping(RuleBasedStateMachine):
             raise PluginUnavailableError("down")
 
         try:
-            assert self.cache.fetch(key, fail, Deadline.after(1.0, self.clock)) == (kept, Origin.KEPT)
+            assert self.cache.fetch(key, fail, Deadline.after(1.0, self.clock)) == (kept, Origin.CACHE)
         except PluginUnavailableError:
             assert kept is None
 
@@ -140,7 +140,7 @@ class Flying(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.clock = ManualClock(auto_advance=False)
-        self.cache = AnswerCache(CacheConfig(ttl=1.0), clock=self.clock)
+        self.cache = ResponseCache(CacheConfig(ttl=1.0), clock=self.clock)
         self.leader = None
         self.waiting = []
         self.requests = []  # grows on the callers' threads
@@ -166,7 +166,7 @@ class Flying(RuleBasedStateMachine):
         caller = _Caller(self, seconds)
         caller.thread.start()
         if self.clock.monotonic() < self.fresh_until:
-            assert self.settle(caller) == (self.answers, Origin.KEPT)
+            assert self.settle(caller) == (self.answers, Origin.CACHE)
         elif self.leader is None or self.leader.deadline.remaining() <= 0:
             # Nobody, or one who is overdue: that one is no part of the model any more, and gets its answer now.
             late = self.leader
@@ -186,10 +186,10 @@ class Flying(RuleBasedStateMachine):
         leader, self.leader = self.leader, None
         leader.verdict = self.answers
         leader.told.set()
-        assert self.settle(leader) == (self.answers, Origin.MADE)
+        assert self.settle(leader) == (self.answers, Origin.CALL)
         self.fresh_until = self.clock.monotonic() + 1.0
         for caller in self.waiting:
-            assert self.settle(caller) == (self.answers, Origin.SHARED)
+            assert self.settle(caller) == (self.answers, Origin.COALESCED)
         self.waiting = []
 
     @precondition(lambda self: getattr(self, "leader", None) is not None)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.resilience import CircuitBreaker
-from goplugins.resilience.permits import Pass
+from goplugins.resilience.permits import SharedPermit
 from goplugins.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN
@@ -284,7 +284,7 @@ class BreakerMachine(RuleBasedStateMachine):
             if model.state is CLOSED:
                 # What entered without a permit of its own went by counts that are no more.
                 self.permits = [
-                    (permit, -1 if isinstance(permit, Pass) else period, place, times)
+                    (permit, -1 if isinstance(permit, SharedPermit) else period, place, times)
                     for permit, period, place, times in self.permits
                 ]
         if model.state is OPEN and not model.forced:

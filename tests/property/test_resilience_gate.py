@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goplugins.errors import PluginClosedError
-from goplugins.resilience import InFlightTracker, in_flight as gate_module
+from goplugins.resilience import InFlightTracker, in_flight
 from goplugins.testing import ManualClock
 
 THREADS = st.integers(1, 3)
@@ -23,7 +23,7 @@ class GateMachine(RuleBasedStateMachine):
     def start(self):
         self.thread = 0
         fake = SimpleNamespace(get_ident=lambda: self.thread, Lock=threading.Lock, Event=threading.Event)
-        self.patch = mock.patch.object(gate_module, "threading", fake)
+        self.patch = mock.patch.object(in_flight, "threading", fake)
         self.patch.start()
         self.clock = ManualClock()
         self.gate = InFlightTracker()
@@ -70,7 +70,7 @@ class GateMachine(RuleBasedStateMachine):
     def queue(self):
         admission = SimpleNamespace(inside=False, expected=False, nested=False)
         try:
-            self.gate.expect(admission)
+            self.gate.admit(admission)
         except PluginClosedError:
             assert self.closed
             assert not admission.expected
@@ -90,7 +90,7 @@ class GateMachine(RuleBasedStateMachine):
     def a_queued_call_does_not_come(self, times):
         admission = self.queued.pop()
         for _ in range(times):  # the second time is harmless
-            self.gate.expect_no_more(admission)
+            self.gate.cancel_admission(admission)
         self.settle()
 
     @precondition(lambda self: self.calls)
@@ -101,7 +101,7 @@ class GateMachine(RuleBasedStateMachine):
         for _ in range(1 if admission is None else 2):
             self.gate.leave(ok, elapsed, attempts, admission)
         if admission is not None:
-            self.gate.expect_no_more(admission)
+            self.gate.cancel_admission(admission)
         self.outcomes.append((ok, elapsed, attempts))
         self.settle()
 
@@ -139,7 +139,7 @@ class GateMachine(RuleBasedStateMachine):
             self.thread = thread
             self.gate.leave(True, 1.0, 1, admission)
         for admission in self.queued:  # nor does it that what the parent queued will not come
-            self.gate.expect_no_more(admission)
+            self.gate.cancel_admission(admission)
         self.calls, self.queued, self.waiting = [], [], []
 
     @invariant()

@@ -248,19 +248,19 @@ def test_the_interval_is_varied_by_a_tenth(bench: Bench) -> None:
 
 
 def test_the_next_look_is_told(bench: Bench) -> None:
-    assert bench.checker.next_look is None
+    assert bench.checker.next_check is None
     bench.checker.start()
-    assert bench.checker.next_look == 0  # it has never looked
+    assert bench.checker.next_check == 0  # it has never looked
     bench.scheduler.run_due()
-    assert bench.checker.next_look == pytest.approx(11)  # an interval, and its jitter
+    assert bench.checker.next_check == pytest.approx(11)  # an interval, and its jitter
     bench.clock.advance(4)
-    assert bench.checker.next_look == pytest.approx(7)
+    assert bench.checker.next_check == pytest.approx(7)
     bench.checker.shorten_interval(5.0)
-    assert bench.checker.next_look == pytest.approx(1.5)
+    assert bench.checker.next_check == pytest.approx(1.5)
     bench.clock.advance(60)
-    assert bench.checker.next_look == 0
+    assert bench.checker.next_check == 0
     bench.checker.stop()
-    assert bench.checker.next_look is None
+    assert bench.checker.next_check is None
 
 
 def test_disabled_checks_do_not_start_and_still_can_be_asked() -> None:

@@ -263,8 +263,8 @@ def test_what_is_known_to_hang_is_not_waited_for(monitor: HealthMonitor) -> None
 def test_only_what_nobody_has_looked_at_is_looked_at(monitor: HealthMonitor) -> None:
     regular = watch(monitor, a=HEALTHY)
     off = watch(monitor, OFF, b=HEALTHY)
-    monitor.look_at_unknown()
-    monitor.look_at_unknown()
+    monitor.check_unknown()
+    monitor.check_unknown()
     assert regular["a"].looks == 1
     assert off["b"].looks == 2, "nobody looks at it regularly, so an old status says nothing"
     assert monitor.get_overall_health().status is PluginStatus.HEALTHY
@@ -272,7 +272,7 @@ def test_only_what_nobody_has_looked_at_is_looked_at(monitor: HealthMonitor) -> 
 
 def test_looking_at_nothing_is_harmless(monitor: HealthMonitor) -> None:
     assert monitor.check_all() == {}
-    monitor.look_at_unknown()
+    monitor.check_unknown()
 
 
 # --- threads -------------------------------------------------------------------------------------------------------

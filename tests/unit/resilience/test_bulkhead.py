@@ -18,7 +18,7 @@ from goplugins.errors import (
     Verdict,
 )
 from goplugins.resilience import Bulkhead
-from goplugins.resilience.bulkhead import load_of
+from goplugins.resilience.bulkhead import load_signal
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
@@ -355,11 +355,11 @@ def test_what_an_adaptive_limit_has_learned_survives_a_change_of_its_bounds():
 
 
 def test_only_answers_and_overload_say_something_of_the_load():
-    assert load_of(None) is True
-    assert load_of(PluginTimeoutError()) is False
-    assert load_of(PluginThrottledError()) is False
-    assert load_of(KeyboardInterrupt()) is None
-    assert load_of(ValueError()) is None
+    assert load_signal(None) is True
+    assert load_signal(PluginTimeoutError()) is False
+    assert load_signal(PluginThrottledError()) is False
+    assert load_signal(KeyboardInterrupt()) is None
+    assert load_signal(ValueError()) is None
 
 
 def test_an_adaptive_bulkhead_follows_overload_down():
@@ -368,7 +368,7 @@ def test_an_adaptive_bulkhead_follows_overload_down():
     for _ in range(200):
         place = bulkhead.acquire()
         clock.advance(1.0)
-        bulkhead.release(place, 1.0, load_of(PluginTimeoutError()))
+        bulkhead.release(place, 1.0, load_signal(PluginTimeoutError()))
     assert bulkhead.limit == 2
     places = [bulkhead.acquire(), bulkhead.acquire()]
     with pytest.raises(BulkheadFullError):

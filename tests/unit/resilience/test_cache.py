@@ -11,7 +11,7 @@ import pytest
 
 from goplugins.config import CacheConfig
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError, PluginUnavailableError
-from goplugins.resilience.cache import AnswerCache, Origin
+from goplugins.resilience.cache import Origin, ResponseCache
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -19,7 +19,7 @@ from goplugins.testing import ManualClock
 
 def cache_of(clock, ttl=60.0, **fields):
     bounds = {name: fields.pop(name) for name in ("size_of", "max_size") if name in fields}
-    return AnswerCache(CacheConfig(ttl=ttl, **fields), clock=clock, **bounds)
+    return ResponseCache(CacheConfig(ttl=ttl, **fields), clock=clock, **bounds)
 
 
 def fetch(cache, clock, key="key", answer="answer", timeout=30.0):
@@ -32,12 +32,12 @@ def fetch(cache, clock, key="key", answer="answer", timeout=30.0):
 def test_an_answer_is_good_until_its_ttl_has_passed_and_not_a_moment_longer():
     clock = ManualClock()
     cache = cache_of(clock, ttl=10.0)
-    assert fetch(cache, clock) == ("answer", Origin.MADE)
+    assert fetch(cache, clock) == ("answer", Origin.CALL)
     clock.advance(9.999)
-    assert fetch(cache, clock, answer="another") == ("answer", Origin.KEPT)
+    assert fetch(cache, clock, answer="another") == ("answer", Origin.CACHE)
     clock.advance(0.001)
     assert cache.get("key") is None
-    assert fetch(cache, clock, answer="another") == ("another", Origin.MADE)
+    assert fetch(cache, clock, answer="another") == ("another", Origin.CALL)
 
 
 def test_the_ttl_counts_from_when_the_answer_came():
@@ -83,7 +83,7 @@ def test_errors_are_never_kept():
         with pytest.raises(PluginUnavailableError):
             cache.fetch("key", fail, Deadline.after(1.0, clock))
     assert len(cache) == 0
-    assert fetch(cache, clock) == ("answer", Origin.MADE)
+    assert fetch(cache, clock) == ("answer", Origin.CALL)
 
 
 def test_of_a_question_that_failed_nothing_is_kept_in_memory():
@@ -154,7 +154,7 @@ def test_an_answer_larger_than_the_bound_is_given_and_not_kept_and_drives_nobody
     clock = ManualClock()
     cache = cache_of(clock, size_of=len, max_size=10)
     fetch(cache, clock, "a", "12345")
-    assert fetch(cache, clock, "b", "12345678901") == ("12345678901", Origin.MADE)
+    assert fetch(cache, clock, "b", "12345678901") == ("12345678901", Origin.CALL)
     assert cache.get("b") is None
     assert cache.get("a") == "12345"
 
@@ -215,7 +215,7 @@ def test_clear_forgets_all():
 )
 def test_a_cache_that_could_hold_nothing_is_refused(fields, bounds):
     with pytest.raises(InvalidArgumentError, match="cache: expected a ttl above 0"):
-        AnswerCache(CacheConfig(**fields), **bounds)
+        ResponseCache(CacheConfig(**fields), **bounds)
 
 
 # --- one request for many ------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_identical_calls_at_the_same_moment_make_one_request(pool):
     server.answer("answer")
     origins = [future.result(20) for future in futures]
     assert server.requests == 1
-    assert sorted(origin.value for _, origin in origins) == ["made"] + ["shared"] * 49
+    assert sorted(origin.value for _, origin in origins) == ["call"] + ["coalesced"] * 49
     assert {answer for answer, _ in origins} == {"answer"}
 
 
@@ -288,7 +288,7 @@ def test_calls_with_other_keys_do_not_wait(pool):
     server.wait_for_request()
     server.answer("x")
     server.answer("y")
-    assert {future.result(20)[1] for future in futures} == {Origin.MADE}
+    assert {future.result(20)[1] for future in futures} == {Origin.CALL}
 
 
 @pytest.mark.parametrize("failure", [PluginUnavailableError("no"), KeyboardInterrupt(), SystemExit()], ids=repr)
@@ -318,7 +318,7 @@ def test_a_chain_of_failing_leaders_gives_each_its_own_error_and_ends(pool):
     assert {future.exception(20) for future in futures} == set(failures)
     assert cache.waiting == 0
     server.answer("answer")
-    assert cache.fetch("key", server.make, Deadline.after(1.0)) == ("answer", Origin.MADE)
+    assert cache.fetch("key", server.make, Deadline.after(1.0)) == ("answer", Origin.CALL)
 
 
 def test_a_follower_waits_at_most_its_own_deadline_and_gets_a_timeout_of_its_own(pool):
@@ -336,8 +336,8 @@ def test_a_follower_waits_at_most_its_own_deadline_and_gets_a_timeout_of_its_own
     assert not long.done()
     assert not leader.done()
     server.answer("answer")
-    assert leader.result(20) == ("answer", Origin.MADE)
-    assert long.result(20) == ("answer", Origin.SHARED)
+    assert leader.result(20) == ("answer", Origin.CALL)
+    assert long.result(20) == ("answer", Origin.COALESCED)
 
 
 def test_a_follower_of_little_time_waits_no_longer_than_that(pool):
@@ -352,7 +352,7 @@ def test_a_follower_of_little_time_waits_no_longer_than_that(pool):
         short.result(20)
     assert caught.value.message == "waited in vain for the answer to an identical call that was under way"
     server.answer("answer")
-    assert leader.result(20) == ("answer", Origin.MADE)
+    assert leader.result(20) == ("answer", Origin.CALL)
 
 
 def test_a_follower_of_little_time_leads_when_it_is_called_to(pool):
@@ -365,7 +365,7 @@ def test_a_follower_of_little_time_leads_when_it_is_called_to(pool):
     server.answer(PluginUnavailableError("warming up"))
     server.wait_for_request()
     server.answer("answer")
-    assert short.result(20) == ("answer", Origin.MADE)
+    assert short.result(20) == ("answer", Origin.CALL)
     assert isinstance(leader.exception(20), PluginUnavailableError)
 
 
@@ -386,7 +386,7 @@ def test_a_follower_that_times_out_says_what_those_before_it_met_with(pool):
     assert caught.value.details == {"last_error": "TRANSPORT_1305 warming up"}
     server.answer("answer")
     assert first.exception(20) is not None
-    assert second.result(20) == ("answer", Origin.MADE)
+    assert second.result(20) == ("answer", Origin.CALL)
 
 
 class HoldingClock(ManualClock):
@@ -422,7 +422,7 @@ def test_one_that_is_called_to_lead_after_its_deadline_passes_it_on(pool):
     server.wait_for_request()
     server.answer("answer")
     assert isinstance(late.exception(20), PluginTimeoutError)
-    assert patient.result(20) == ("answer", Origin.MADE)
+    assert patient.result(20) == ("answer", Origin.CALL)
 
 
 def test_a_newcomer_that_is_quicker_than_the_one_called_to_lead_makes_the_request(pool):
@@ -441,8 +441,8 @@ def test_a_newcomer_that_is_quicker_than_the_one_called_to_lead_makes_the_reques
     clock.wait_for_waiters(1)
     assert clock.waits == 2, "it waits again, and does not spin"
     server.answer("answer")
-    assert newcomer.result(20) == ("answer", Origin.MADE)
-    assert called.result(20) == ("answer", Origin.SHARED)
+    assert newcomer.result(20) == ("answer", Origin.CALL)
+    assert called.result(20) == ("answer", Origin.COALESCED)
     assert server.requests == 2
 
 
@@ -459,7 +459,7 @@ def test_an_interrupt_in_a_waiting_follower_harms_nobody(pool):
         cache.fetch("key", server.make, Deadline.after(60.0, clock))
     assert cache.waiting == 0
     server.answer("answer")
-    assert leader.result(20) == ("answer", Origin.MADE)
+    assert leader.result(20) == ("answer", Origin.CALL)
 
 
 def test_an_interrupt_in_the_one_called_to_lead_calls_the_next(pool):
@@ -486,7 +486,7 @@ def test_an_interrupt_in_the_one_called_to_lead_calls_the_next(pool):
     server.wait_for_request()
     server.answer("answer")
     assert isinstance(first.exception(20), KeyboardInterrupt)
-    assert second.result(20) == ("answer", Origin.MADE)
+    assert second.result(20) == ("answer", Origin.CALL)
     assert leader.exception(20) is not None
 
 
@@ -508,7 +508,7 @@ def test_an_interrupt_while_the_answer_is_handed_out_still_reaches_all(pool, mon
     server.answer("answer")
     outcomes = [future.exception(20) or future.result() for future in futures]
     assert sum(isinstance(outcome, KeyboardInterrupt) for outcome in outcomes) == 1
-    assert outcomes.count(("answer", Origin.SHARED)) == 4
+    assert outcomes.count(("answer", Origin.COALESCED)) == 4
 
 
 def test_an_interrupt_in_the_very_act_of_leaving_still_calls_the_next(pool, monkeypatch):
@@ -516,7 +516,7 @@ def test_an_interrupt_in_the_very_act_of_leaving_still_calls_the_next(pool, monk
     futures = calls(pool, cache, server, 3)
     server.wait_for_request()
     wait_until(lambda: cache.waiting == 2)
-    whole, broken = AnswerCache._call_next, []
+    whole, broken = ResponseCache._call_next, []
 
     def call_next(self, flight):
         if not broken:
@@ -524,14 +524,14 @@ def test_an_interrupt_in_the_very_act_of_leaving_still_calls_the_next(pool, monk
             raise KeyboardInterrupt
         whole(self, flight)
 
-    monkeypatch.setattr(AnswerCache, "_call_next", call_next)
+    monkeypatch.setattr(ResponseCache, "_call_next", call_next)
     server.answer(PluginUnavailableError("no"))
     server.wait_for_request()
     server.answer("answer")
     outcomes = [future.exception(20) or future.result()[1] for future in futures]
     assert sum(isinstance(outcome, KeyboardInterrupt) for outcome in outcomes) == 1
-    assert Origin.MADE in outcomes
-    assert Origin.SHARED in outcomes
+    assert Origin.CALL in outcomes
+    assert Origin.COALESCED in outcomes
 
 
 def test_a_call_within_its_own_request_does_not_wait_for_itself():
@@ -540,10 +540,10 @@ def test_a_call_within_its_own_request_does_not_wait_for_itself():
 
     def outer():
         inner = cache.fetch("key", lambda: "inner", Deadline.after(30.0, clock))
-        assert inner == ("inner", Origin.MADE)
+        assert inner == ("inner", Origin.CALL)
         return "outer"
 
-    assert cache.fetch("key", outer, Deadline.after(30.0, clock)) == ("outer", Origin.MADE)
+    assert cache.fetch("key", outer, Deadline.after(30.0, clock)) == ("outer", Origin.CALL)
     assert cache.get("key") == "outer"
 
 
@@ -553,9 +553,9 @@ def test_a_leader_that_ignores_its_deadline_does_not_block_the_key_for_good(pool
     hung = pool.submit(cache.fetch, "key", server.make, Deadline.after(2.0, clock))
     server.wait_for_request()
     clock.advance(2.0)
-    assert fetch(cache, clock, answer="from another") == ("from another", Origin.MADE)
+    assert fetch(cache, clock, answer="from another") == ("from another", Origin.CALL)
     server.answer("at last")
-    assert hung.result(20) == ("at last", Origin.MADE)
+    assert hung.result(20) == ("at last", Origin.CALL)
     assert cache.get("key") == "from another", "the older request's answer does not replace the newer one's"
 
 
@@ -570,7 +570,7 @@ def test_those_who_wait_get_the_overdue_leaders_answer_if_it_comes_first(pool):
     second = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
     server.wait_for_request()
     hung_server.answer("first")
-    assert waiting.result(20) == ("first", Origin.SHARED)
+    assert waiting.result(20) == ("first", Origin.COALESCED)
     server.answer("second")
     assert (hung.result(20)[0], second.result(20)[0]) == ("first", "second")
 
@@ -588,8 +588,8 @@ def test_an_overdue_leader_that_fails_takes_nobody_with_it(pool):
     third = pool.submit(cache.fetch, "key", server.make, Deadline.after(60.0, clock))
     clock.wait_for_waiters(1)
     server.answer("answer")
-    assert second.result(20) == ("answer", Origin.MADE)
-    assert third.result(20) == ("answer", Origin.SHARED)
+    assert second.result(20) == ("answer", Origin.CALL)
+    assert third.result(20) == ("answer", Origin.COALESCED)
     assert server.requests == 1
 
 
@@ -616,7 +616,7 @@ def test_what_can_not_be_shared_is_asked_for_by_each(pool):
     wait_until(lambda: cache.waiting == 3)
     for _ in range(4):
         server.answer(None)
-    assert [future.result(20) for future in futures] == [(None, Origin.MADE)] * 4
+    assert [future.result(20) for future in futures] == [(None, Origin.CALL)] * 4
     assert server.requests == 4
     assert len(cache) == 0
 
@@ -664,9 +664,9 @@ def test_a_forked_child_keeps_answers_and_waits_for_no_request_of_the_parents(po
             good = False
             try:
                 mine = cache.fetch("key", lambda: "mine", Deadline.after(5.0))
-                good = mine == ("mine", Origin.MADE) and cache.get("kept") == "kept" and cache.size == 8
+                good = mine == ("mine", Origin.CALL) and cache.get("kept") == "kept" and cache.size == 8
             finally:
                 os._exit(0 if good else 1)
     server.answer("answer")
-    assert leader.result(20) == ("answer", Origin.MADE)
+    assert leader.result(20) == ("answer", Origin.CALL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

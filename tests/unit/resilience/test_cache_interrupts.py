@@ -7,7 +7,7 @@ import pytest
 
 from goplugins.config import CacheConfig
 from goplugins.errors import PluginUnavailableError
-from goplugins.resilience.cache import AnswerCache
+from goplugins.resilience.cache import ResponseCache
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from tests.interrupts import interrupted_at
@@ -49,7 +49,7 @@ def every_chance(scenario, most=300):
 
 
 def new_cache(clock=SYSTEM_CLOCK):
-    return AnswerCache(CacheConfig(ttl=60.0), clock=clock, size_of=len, max_size=1000)
+    return ResponseCache(CacheConfig(ttl=60.0), clock=clock, size_of=len, max_size=1000)
 
 
 def join(others, pool, cache, count):

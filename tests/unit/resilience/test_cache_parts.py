@@ -7,8 +7,7 @@ import attrs
 import pytest
 
 from goplugins.errors import UnserializableRequestError
-from goplugins.resilience.cache_entry import CacheKeys, Kept
-from goplugins.resilience.copies import Copies
+from goplugins.resilience.cache_entry import CacheEntry, CacheKeys, CopyableValue
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -45,24 +44,24 @@ class Awkward:
     ids=repr,
 )
 def test_each_caller_gets_an_equal_value(value):
-    copies = Copies.of(value)
-    assert copies.take() == value
-    assert type(copies.take()) is type(value)
+    copies = CopyableValue.of(value)
+    assert copies.copy() == value
+    assert type(copies.copy()) is type(value)
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, Answer("u", ["r"]), Row({"a": 1})], ids=repr)
 def test_no_two_callers_share_what_can_change(value):
-    copies = Copies.of(value)
-    assert copies.take() is not copies.take()
-    assert copies.take() is not value
+    copies = CopyableValue.of(value)
+    assert copies.copy() is not copies.copy()
+    assert copies.copy() is not value
 
 
 def test_what_one_caller_does_to_its_answer_is_seen_by_no_other():
     value = Answer("u", ["reader"])
-    copies = Copies.of(value)
+    copies = CopyableValue.of(value)
     value.roles.append("changed after it was kept")
-    copies.take().roles.append("changed by one who got it")
-    assert copies.take().roles == ["reader"]
+    copies.copy().roles.append("changed by one who got it")
+    assert copies.copy().roles == ["reader"]
 
 
 def test_an_object_without_a_pickle_is_copied():
@@ -70,35 +69,35 @@ def test_an_object_without_a_pickle_is_copied():
     class Local:
         items: list[int]
 
-    copies = Copies.of(Local([1]))
-    copies.take().items.append(2)
-    assert copies.take() == Local([1])
+    copies = CopyableValue.of(Local([1]))
+    copies.copy().items.append(2)
+    assert copies.copy() == Local([1])
 
 
 def test_an_object_that_does_not_come_back_from_its_pickle_is_copied():
-    copies = Copies.of(Awkward(7))
-    assert copies.take().first == 7
+    copies = CopyableValue.of(Awkward(7))
+    assert copies.copy().first == 7
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ())], ids=["lock", "generator"])
 def test_what_can_not_be_copied_is_said_to_be_so(value):
-    assert Copies.of(value) is None
-    assert Kept.of(call(), value) is None
+    assert CopyableValue.of(value) is None
+    assert CacheEntry.of(call(), value) is None
 
 
 def test_a_size_is_known_as_far_as_it_can_be():
-    assert Copies.of("x" * 100).size == 100
-    assert Copies.of(["x" * 100]).size > 100
-    assert Kept.of(call(payload=b"x" * 50), "x" * 100).size == 150
+    assert CopyableValue.of("x" * 100).size == 100
+    assert CopyableValue.of(["x" * 100]).size > 100
+    assert CacheEntry.of(call(payload=b"x" * 50), "x" * 100).size == 150
 
 
 def test_metadata_is_shared_with_nobody_either():
     first, second, third = call(), call(), call()
     first.reply_metadata = {"rows": "3"}
-    kept = Kept.of(first, "answer")
-    kept.give(second, "cache")
+    kept = CacheEntry.of(first, "answer")
+    kept.respond(second, "cache")
     second.reply_metadata["rows"] = "4"
-    kept.give(third, "stale")
+    kept.respond(third, "stale")
     assert (third.reply_metadata, third.source) == ({"rows": "3"}, "stale")
 
 

@@ -9,7 +9,7 @@ import pytest
 import goplugins.errors as errors
 from goplugins.config import FallbackConfig
 from goplugins.errors import InvalidConfigError, PluginError, PluginTimeoutError, PluginUnavailableError
-from goplugins.resilience.fallback import Fallback, could_not_serve, time_for_the_plugin
+from goplugins.resilience.fallback import Fallback, could_not_serve, deadline_less_reserve
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -97,7 +97,7 @@ def test_what_is_no_plugin_error_is_never_answered_by_somebody_else(error):
 def test_the_reserve_is_kept_back_but_never_more_than_half(left, reserve, plugin_has):
     clock = ManualClock(100.0)
     deadline = Deadline(100.0 + left, clock)
-    assert time_for_the_plugin(deadline, reserve).remaining() == pytest.approx(plugin_has)
+    assert deadline_less_reserve(deadline, reserve).remaining() == pytest.approx(plugin_has)
     assert deadline.remaining() == pytest.approx(left), "the whole deadline stays what it is"
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from goplugins.config import FallbackConfig
 from goplugins.errors import InvalidConfigError, PluginTimeoutError, PluginUnavailableError
-from goplugins.resilience.cache_entry import CacheKeys, Kept
-from goplugins.resilience.copies import Copies
-from goplugins.resilience.fallback import Fallback, time_for_the_plugin
+from goplugins.resilience.cache_entry import CacheEntry, CacheKeys, CopyableValue
+from goplugins.resilience.fallback import Fallback, deadline_less_reserve
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -97,7 +96,7 @@ def test_another_plugin_is_asked_as_long_as_there_is_any_time(left, asked):
 
 def test_nothing_kept_back_leaves_the_deadline_itself():
     deadline = Deadline.after(1.0, ManualClock())
-    assert time_for_the_plugin(deadline, 0.0) is deadline
+    assert deadline_less_reserve(deadline, 0.0) is deadline
 
 
 # --- what a cache keeps beside the answer ----------------------------------------------------------------------
@@ -106,24 +105,24 @@ def test_nothing_kept_back_leaves_the_deadline_itself():
 def test_what_is_kept_knows_who_answered():
     call, other = a_call(), a_call()
     call.member = "shop-2"
-    Kept.of(call, "answer").give(other, "cache")
+    CacheEntry.of(call, "answer").respond(other, "cache")
     assert (other.member, other.source) == ("shop-2", "cache")
 
 
 def test_the_size_counts_answer_request_and_metadata():
     call = a_call()
     call.payload = b"x" * 10
-    assert Kept.of(call, "y" * 5).size == 15
+    assert CacheEntry.of(call, "y" * 5).size == 15
     call.reply_metadata = {"k": "v"}
-    assert Kept.of(call, "y" * 5).size == 15 + len("('k', 'v')")
-    assert Copies.of(7).size == 0
+    assert CacheEntry.of(call, "y" * 5).size == 15 + len("('k', 'v')")
+    assert CopyableValue.of(7).size == 0
 
 
 def test_what_has_no_pickle_has_no_known_size():
     class Local:
         pass
 
-    assert Copies.of(Local()).size == 0
+    assert CopyableValue.of(Local()).size == 0
 
 
 def test_metadata_tells_questions_apart_and_their_absence_too():

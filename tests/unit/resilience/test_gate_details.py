@@ -53,14 +53,14 @@ def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monk
 def test_a_drain_that_waits_for_a_queued_call_ends_when_that_will_not_come():
     gate, clock = InFlightTracker(), ManualClock(auto_advance=False)
     queued, results = a_call(), []
-    gate.expect(queued)
+    gate.admit(queued)
     gate.close("it was removed")
     drain = threading.Thread(
         target=lambda: results.append(gate.drain(30.0, clock, on_empty=lambda: results.append("empty")))
     )
     drain.start()
     clock.wait_for_waiters(1)
-    gate.expect_no_more(queued)
+    gate.cancel_admission(queued)
     drain.join(10)
     assert results == ["empty", True]
 
@@ -69,10 +69,10 @@ def test_the_last_one_out_tells_who_waited_and_runs_what_was_left():
     gate, clock, results = InFlightTracker(), ManualClock(), []
     gate.enter()
     queued = a_call()
-    gate.expect(queued)
+    gate.admit(queued)
     gate.close("it was removed")
     assert not gate.drain(1.0, clock, on_empty=lambda: results.append("too early"))
-    gate.expect_no_more(queued)
+    gate.cancel_admission(queued)
     assert gate.drain(1.0, clock, on_empty=lambda: results.append("last one out"))
     assert results == []
     gate.leave(True, 0.0, 1)
@@ -109,20 +109,20 @@ def test_a_closed_gate_says_why_to_who_would_queue():
     gate.close("it was removed")
     late = a_call()
     with pytest.raises(PluginClosedError, match="it was removed"):
-        gate.expect(late)
+        gate.admit(late)
     assert late.expected is False
 
 
 def test_marks_of_a_call_tell_where_it_is():
     gate, call = InFlightTracker(), a_call()
-    gate.expect(call)
+    gate.admit(call)
     assert (call.expected, call.inside) == (True, False)
     gate.enter(call)
     assert (call.expected, call.inside) == (False, True)
     gate.leave(True, 0.0, 1, call)
     assert (call.expected, call.inside) == (False, False)
-    gate.expect(call)
-    gate.expect_no_more(call)
+    gate.admit(call)
+    gate.cancel_admission(call)
     assert call.expected is False
 
 
@@ -155,20 +155,20 @@ def test_a_child_can_drain_anew():
 def test_a_drain_waits_for_each_of_the_queued_calls():
     gate, calls = InFlightTracker(), [a_call(), a_call()]
     for call in calls:
-        gate.expect(call)
+        gate.admit(call)
     gate.close("it was removed")
-    gate.expect_no_more(calls[0])
+    gate.cancel_admission(calls[0])
     assert not gate.drain(0.0, ManualClock())
-    gate.expect_no_more(calls[1])
+    gate.cancel_admission(calls[1])
     assert gate.drain(0.0, ManualClock())
 
 
 def test_a_child_expects_none_of_the_calls_that_its_parent_had_queued():
     gate, queued, coming = InFlightTracker(), a_call(), a_call()
-    gate.expect(queued)
-    gate.expect(coming)
+    gate.admit(queued)
+    gate.admit(coming)
     gate.after_fork_in_child()
-    gate.expect_no_more(queued)
+    gate.cancel_admission(queued)
     gate.enter(coming)
     assert gate.in_flight == 1
     gate.leave(True, 0.0, 1, coming)
@@ -235,13 +235,13 @@ def test_a_call_that_goes_on_elsewhere_counts_there_alone():
     for number in range(1, 4):
         gate.enter()
         gate.leave(None, 0.5, 2, None, "CODE")
-        assert gate.handed_on == number
+        assert gate.transferred == number
     found = gate.snapshot()
     assert (found.in_flight, found.succeeded, found.failed, found.attempts, found.duration) == (0, 0, 0, 0, 0.0)
     assert (found.errors, sum(found.latencies.counts.values())) == ({}, 0)
     gate.enter()
     gate.leave(True, 0.5, 2)
-    assert (gate.handed_on, gate.snapshot().succeeded, gate.snapshot().attempts) == (3, 1, 2)
+    assert (gate.transferred, gate.snapshot().succeeded, gate.snapshot().attempts) == (3, 1, 2)
 
 
 def test_latencies_are_counted_of_what_was_sent():

@@ -15,7 +15,7 @@ from goplugins.config import CacheConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
 from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
-from goplugins.resilience.cache import AnswerCache
+from goplugins.resilience.cache import ResponseCache
 from goplugins.resilience.rolling_window import RollingWindow
 from goplugins.runtime.counter import Counter
 from goplugins.runtime.deadline import Deadline
@@ -294,7 +294,7 @@ def test_a_gates_counts_are_of_the_same_calls(ok):
 def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
     def scenario():
         gate, call, done = InFlightTracker(), a_call(), threading.Event()
-        gate.expect(call)
+        gate.admit(call)
         gate.close("it was removed")
         drain = threading.Thread(target=lambda: gate.drain(300.0, on_empty=done.set), daemon=True)
         drain.start()
@@ -307,9 +307,9 @@ def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
                     pass_through(gate, call)
             finally:
                 try:
-                    gate.expect_no_more(call)
+                    gate.cancel_admission(call)
                 except BaseException:
-                    gate.expect_no_more(call)
+                    gate.cancel_admission(call)
                     raise
 
         def check():
@@ -455,7 +455,7 @@ def test_a_hedge_policy_knows_what_is_usual():
 def test_a_cache_knows_how_much_it_holds(config, keys):
     def scenario():
         clock = PlainClock()
-        cache = AnswerCache(CacheConfig(**config), clock=clock, size_of=len, max_size=20)
+        cache = ResponseCache(CacheConfig(**config), clock=clock, size_of=len, max_size=20)
 
         def work():
             for number, key in enumerate(keys):
