@@ -236,7 +236,14 @@ def _is_open(sock: socket.socket) -> bool:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of 127.0.0.1 that refuses connections, for as long as this process lives.
+
+    A socket stays bound to it without listening, so that no other process gets it. A server that sets SO_REUSEADDR, as
+    servers do, can still listen there.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    sock.detach()  # open until the process ends
+    return port

@@ -19,6 +19,7 @@ from typing import Any
 
 from goplugins import Manager, PluginError
 from tests.integration.conformance.plugins import Done, Task, lines_of
+from tests.processes import children
 
 
 def manager_of(configuration: dict[str, Any]) -> Manager[Task, Done]:
@@ -81,13 +82,7 @@ def fork(configuration: dict[str, Any]) -> Any:
 def held() -> tuple[int, int, int]:
     """Descriptors, threads and child processes of this process."""
     gc.collect()
-    children = 0
-    for task in os.listdir("/proc/self/task"):
-        try:
-            children += len(Path(f"/proc/self/task/{task}/children").read_text().split())
-        except FileNotFoundError:  # the thread has ended meanwhile
-            continue
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), children
+    return len(os.listdir("/proc/self/fd")), threading.active_count(), len(children())
 
 
 def settled(goal: tuple[int, ...] = (0, 0, 0), patience: float = 0.5) -> tuple[int, int, int]:

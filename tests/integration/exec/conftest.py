@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -72,15 +71,6 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
 def is_alive(pid: int) -> bool:
     """Whether there is such a process; a zombie counts as one."""
     return os.path.exists(f"/proc/{pid}")
-
-
-def children() -> list[int]:
-    """This process's children, zombies included."""
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-            found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
-    return found
 
 
 PREAMBLE = """

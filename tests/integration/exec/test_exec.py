@@ -36,18 +36,19 @@ from goplugins.errors import (
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
-from tests.integration.exec.conftest import PROGRAM, children, config, is_alive, until
+from tests.integration.exec.conftest import PROGRAM, config, is_alive, until
 from tests.integration.unix.conftest import call, new_call
 from tests.interrupts import Interrupt
+from tests.processes import children
 
 PID = {"do": "pid"}
 
 
 class TestCalls:
     def test_nothing_runs_before_the_first_call(self, make):
-        before = set(children())
+        before = children()
         make()
-        assert set(children()) <= before
+        assert children() <= before
 
     def test_one_process_answers_one_call_after_the_other(self, make):
         plugin = make()

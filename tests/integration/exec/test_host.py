@@ -20,7 +20,6 @@ from goplugins.transports.exec.stderr_log import StderrLog
 from tests.integration.exec.conftest import (
     PROGRAM,
     PYTHON,
-    children,
     end_of,
     is_alive,
     line_of,
@@ -28,6 +27,7 @@ from tests.integration.exec.conftest import (
     until,
 )
 from tests.integration.unix.conftest import call
+from tests.processes import children
 
 PID = {"do": "pid"}
 

@@ -75,7 +75,8 @@ class TestInterruptedCalls:
     def test_a_hail_of_interrupts_leaves_nothing(self):
         code = """
 import gc, os, random, signal, threading, time
-from tests.integration.exec.conftest import children, until
+from tests.integration.exec.conftest import until
+from tests.processes import children
 from tests.interrupts import alarms_interrupt
 chance = random.Random(int(time.time()))
 first = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL]))

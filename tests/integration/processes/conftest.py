@@ -19,6 +19,7 @@ ROOT = str(Path(__file__).resolve().parents[3])
 _PREAMBLE = """
 import ctypes, gc, json, multiprocessing, os, signal, socket, subprocess, sys, threading, time
 from tests.integration.processes.host import *
+from tests.processes import children
 
 WHERE = json.loads(sys.argv[1])
 

@@ -113,15 +113,6 @@ def links() -> dict[int, str]:
     return found
 
 
-def children() -> int:
-    """How many child processes there are."""
-    found = 0
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # the thread has ended meanwhile
-            found += len(Path(f"/proc/self/task/{task}/children").read_text().split())
-    return found
-
-
 def told_by_child(
     function: Callable[[], Any],
     fork: Callable[[], int] = os.fork,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -18,8 +17,8 @@ import pytest
 
 from goplugins import Manager, ReloadError, ReloadStrategy, serve
 from goplugins.enums import PluginStatus
-
-from .test_storm import children
+from tests.processes import children
+from tests.servers import free_port
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
 THREADS = 4
@@ -186,16 +185,9 @@ def working() -> Iterator[list[dict[str, Any]]]:
         ]
 
 
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 BROKEN: dict[str, Callable[[], dict[str, Any]]] = {
-    "http": lambda: {"transport": "http", "endpoint": f"http://127.0.0.1:{unused_port()}"},
-    "grpc": lambda: {"transport": "grpc", "endpoint": f"127.0.0.1:{unused_port()}"},
+    "http": lambda: {"transport": "http", "endpoint": f"http://127.0.0.1:{free_port()}"},
+    "grpc": lambda: {"transport": "grpc", "endpoint": f"127.0.0.1:{free_port()}"},
     "unix": lambda: {"transport": "unix", "endpoint": "/tmp/gp-nobody"},
     "exec": lambda: {"transport": "exec", "executable": sys.executable, "args": ["-c", "raise SystemExit('boom')"]},
     "python": lambda: {"transport": "python", "endpoint": "tests.integration.reload.program:nothing"},
@@ -213,7 +205,7 @@ def test_a_third_plugin_that_can_not_start_leaves_all_clients_as_they_are(
             assert manager.execute(name, name) == name
         registry = manager._registry
         before = {name: (plugin, plugin.wire, plugin.policies.retry) for name, plugin in registry.plugins.items()}
-        processes = children()
+        processes = children(PROGRAM)
         assert processes
         third = {"name": "third", **BROKEN[wire]()}
         changed = [{**plugin, "labels": {"changed": "yes"}, "priority": 5} for plugin in working]
@@ -226,5 +218,5 @@ def test_a_third_plugin_that_can_not_start_leaves_all_clients_as_they_are(
             assert all(now is then for now, then in zip(after[name], parts, strict=True))
             assert manager.execute(name, name) == name
             assert registry.plugins[name].config.labels == {}
-        assert children() >= processes
+        assert children(PROGRAM) >= processes
         assert "third" in manager.overall_health().message or "plugins[2]" in manager.overall_health().message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 
 from goplugins import Manager, ReloadOptions, serve
 from goplugins.pipeline.plugin import GuardedPlugin
+from tests.processes import children
 from tests.servers import Peer, RawServer, ok
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
@@ -150,18 +150,6 @@ def pool_of(plugin: GuardedPlugin) -> Any:
     return None
 
 
-def children() -> set[str]:
-    mark = PROGRAM.encode()
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if mark in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
-        except OSError:
-            continue
-    return found
-
-
 def connected(ports: Mapping[str, set[str]]) -> Counter[str]:
     """How many connections this side holds to the servers of each wire, whose ports are hexadecimal."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -194,7 +182,7 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
     registry = manager._registry
     ever: set[GuardedPlugin] = set(registry.plugins.values())
     registry.subscribe(lambda: ever.update(registry.plugins.values()))
-    before = children()
+    before = children(PROGRAM)
     ports = {wire: {f"{int(url.rpartition(':')[2]):04X}" for url in endpoints[wire]} for wire in ("http", "grpc")}
     done: Counter[str] = Counter()
     end = time.monotonic() + seconds
@@ -211,7 +199,7 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
                 eventually(lambda gone=gone: not any(pool.open for pool in gone), 5)
                 eventually(lambda held=held: all(n <= held(wire) for wire, n in connected(ports).items()), 5)
                 # A process that was told to leave does so in its own time.
-                eventually(lambda held=held: len(children() - before) <= held("exec"), 10)
+                eventually(lambda held=held: len(children(PROGRAM) - before) <= held("exec"), 10)
                 ever &= present
                 assert callers.errors == []
                 if time.monotonic() > end:
@@ -225,7 +213,7 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
         for name in ("http", "grpc", "unix", "exec"):
             assert metrics.plugins[name].requests_success >= callers.calls[name]  # a group's calls count, too
         assert metrics.active_requests == 0
-    eventually(lambda: children() <= before, 10)
+    eventually(lambda: children(PROGRAM) <= before, 10)
 
 
 @pytest.mark.stress
