@@ -8,26 +8,21 @@ from typing import Any
 
 import attrs
 
+from goplugins.config.defaults import merge_or_none, resolve_auth, resolve_breaker, resolve_fallback
 from goplugins.config.field_types import LogLevel, Port
 from goplugins.config.manager_sections import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig
-from goplugins.config.plugin import (
-    PluginConfig,
-    kind_of_plugin,
-    resolve_auth,
-    resolve_breaker,
-    resolve_bulkhead,
-    resolve_cache,
-    resolve_hedge,
-)
+from goplugins.config.plugin import PluginConfig, kind_of_plugin
 from goplugins.config.plugin_sections import (
+    DEFAULT_BULKHEAD,
+    DEFAULT_CACHE,
     DEFAULT_CIRCUIT_BREAKER,
     DEFAULT_CONNECTION,
     DEFAULT_HEALTH_CHECK,
+    DEFAULT_HEDGE,
     DEFAULT_RATE_LIMIT,
     DEFAULT_RETRY,
     CircuitBreakerConfig,
     ConnectionConfig,
-    FallbackConfig,
     HealthCheckConfig,
     RateLimitConfig,
     RetryConfig,
@@ -226,10 +221,10 @@ idempotent=False, budget_ratio=0.2)
             health_check=merge(plugin.health_check, self.default_health_check),
             connection=merge(plugin.connection, self.default_connection),
             rate_limit=merge(plugin.rate_limit, self.default_rate_limit),
-            bulkhead=resolve_bulkhead(plugin.bulkhead),
-            fallback=_resolve_fallback(plugin.fallback),
-            cache=resolve_cache(plugin.cache),
-            hedge=resolve_hedge(plugin.hedge),
+            bulkhead=merge_or_none(plugin.bulkhead, DEFAULT_BULKHEAD),
+            fallback=resolve_fallback(plugin.fallback),
+            cache=merge_or_none(plugin.cache, DEFAULT_CACHE),
+            hedge=merge_or_none(plugin.hedge, DEFAULT_HEDGE),
         )
 
     def _resolve_balancer(self, balancer: LoadBalancerConfig) -> LoadBalancerConfig:
@@ -239,13 +234,8 @@ idempotent=False, budget_ratio=0.2)
             request_timeout=balancer.request_timeout or self.default_connection.request_timeout,
             retry=merge(balancer.retry, self.default_retry),
             rate_limit=limit,
-            bulkhead=resolve_bulkhead(balancer.bulkhead),
-            fallback=_resolve_fallback(balancer.fallback),
-            cache=resolve_cache(balancer.cache),
-            hedge=resolve_hedge(balancer.hedge),
+            bulkhead=merge_or_none(balancer.bulkhead, DEFAULT_BULKHEAD),
+            fallback=resolve_fallback(balancer.fallback),
+            cache=merge_or_none(balancer.cache, DEFAULT_CACHE),
+            hedge=merge_or_none(balancer.hedge, DEFAULT_HEDGE),
         )
-
-
-def _resolve_fallback(fallback: FallbackConfig | None) -> FallbackConfig | None:
-    # Not merge(): None may be the very answer that `value` holds.
-    return fallback if fallback is None or fallback.reserve is not None else attrs.evolve(fallback, reserve=0.0)

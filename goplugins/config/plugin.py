@@ -11,8 +11,6 @@ from goplugins.config.chaos import ChaosConfig
 from goplugins.config.field_types import Address, Addresses, Environment, Options
 from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin_sections import (
-    DEFAULT_BULKHEAD,
-    DEFAULT_HEDGE,
     AuthConfig,
     BulkheadConfig,
     CacheConfig,
@@ -24,13 +22,13 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
-from goplugins.enums import AuthMethod, TransportType
+from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, sparse_repr
+from goplugins.enums import TransportType
 
 if TYPE_CHECKING:
     from goplugins.config.manager import ManagerConfig
 
-__all__ = ["BUILT_IN_KINDS", "PluginConfig", "resolve_breaker"]
+__all__ = ["BUILT_IN_KINDS", "PluginConfig"]
 
 BUILT_IN_KINDS: Mapping[TransportType, str] = {
     TransportType.HTTP: "http",
@@ -42,8 +40,6 @@ BUILT_IN_KINDS: Mapping[TransportType, str] = {
     TransportType.PYTHON: "python",
 }
 """The factory that builds the plugins of each transport, where ``type`` says nothing."""
-
-_DOUBLINGS_AT_MOST = 8
 
 
 def _transport(value: TransportType | str | int | None) -> TransportType | None:
@@ -162,36 +158,3 @@ class PluginConfig:
 def kind_of_plugin(type_name: str | None, transport: TransportType | None) -> str | None:
     """The factory's name: ``type``, else the built-in one of the transport."""
     return type_name or (BUILT_IN_KINDS.get(transport) if transport is not None else None)
-
-
-def resolve_breaker(breaker: CircuitBreakerConfig) -> CircuitBreakerConfig:
-    """Fills in ``max_recovery_timeout``, which follows from ``recovery_timeout`` and is never less."""
-    first = breaker.recovery_timeout
-    if first is None:
-        return breaker
-    longest = breaker.max_recovery_timeout
-    return attrs.evolve(
-        breaker, max_recovery_timeout=max(first, first * _DOUBLINGS_AT_MOST if longest is None else longest)
-    )
-
-
-def resolve_auth(auth: AuthConfig | None) -> AuthConfig:
-    """No authentication where none is asked for; credentials without a method stay, for ``validate`` to refuse."""
-    if auth is None:
-        return AuthConfig(method=AuthMethod.NONE)
-    return auth if auth.method is not None or auth.suggested_method else attrs.evolve(auth, method=AuthMethod.NONE)
-
-
-def resolve_cache(cache: CacheConfig | None) -> CacheConfig | None:
-    """A cache's own defaults; no cache stays no cache."""
-    return None if cache is None else merge(cache, CacheConfig(max_entries=1024, stale_if_error=0.0))
-
-
-def resolve_hedge(hedge: HedgeConfig | None) -> HedgeConfig | None:
-    """The section's own defaults; without it there is no hedging."""
-    return None if hedge is None else merge(hedge, DEFAULT_HEDGE)
-
-
-def resolve_bulkhead(bulkhead: BulkheadConfig | None) -> BulkheadConfig | None:
-    """A bulkhead's own defaults; none stays none."""
-    return None if bulkhead is None else merge(bulkhead, DEFAULT_BULKHEAD)

@@ -31,6 +31,7 @@ from goplugins.enums import AuthMethod
 
 __all__ = [
     "DEFAULT_BULKHEAD",
+    "DEFAULT_CACHE",
     "DEFAULT_CIRCUIT_BREAKER",
     "DEFAULT_CONNECTION",
     "DEFAULT_HEALTH_CHECK",
@@ -368,6 +369,7 @@ DEFAULT_CONNECTION = ConnectionConfig(
 DEFAULT_RATE_LIMIT = RateLimitConfig(
     enabled=False, requests_per_second=10.0, burst_size=20, time_window=1.0, max_wait=0.0
 )
+DEFAULT_CACHE = CacheConfig(max_entries=1024, stale_if_error=0.0)
 DEFAULT_HEDGE = HedgeConfig(enabled=False, percentile=0.95, min_delay=0.01)
 # Only where the section is there: max_concurrent has no default, and max_wait none but the deadline.
 DEFAULT_BULKHEAD = BulkheadConfig(max_waiting=0, adaptive=False, min_concurrent=1)
