@@ -115,7 +115,7 @@ class Dispatcher:
                 if state is None:
                     self._refuse(lost)
                 call.member = state.name
-                value = state.member.offer(call)
+                value = state.member.call_as_member(call)
                 with self.lock:
                     state.active -= 1
                     state.traffic.active -= 1

@@ -40,7 +40,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import Ticket
+from goplugins.runtime.scheduler import ScheduledTask
 from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address, Resolver
 from goplugins.transports.single_call import single_call
@@ -59,7 +59,7 @@ Build = Callable[[PluginConfig, Address], GuardedPlugin]
 class MemberOwner(Protocol):
     """Who looks after members: health checks, idle connections, counts."""
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """See :class:`goplugins.balancing.dns_refresh.Schedule`."""
         ...
 
@@ -67,7 +67,7 @@ class MemberOwner(Protocol):
         """Looks after a member from now on; or again."""
         ...
 
-    def look_away(self, member: GuardedPlugin) -> None:
+    def stop_watching(self, member: GuardedPlugin) -> None:
         """Its health is nobody's concern any more; its calls still count."""
         ...
 
@@ -206,7 +206,7 @@ class DnsGroup(Sender):
         for member in self._members.values():
             member.sweep()
         if self._leaving:
-            self._lookups.apart(self._see_off)
+            self._lookups.apart(self._drain_and_close)
 
     def renew_credentials(self) -> None:
         """Has the members look at their certificates and tokens on disk; for a scheduler."""
@@ -253,7 +253,7 @@ class DnsGroup(Sender):
         new = [name for name in wanted if name not in before]
         if before and (new or gone):
             logger.info("%s: joined: %s; left: %s", self.name, ", ".join(new) or "nobody", ", ".join(gone) or "nobody")
-        self._see_off()
+        self._drain_and_close()
 
     def _choose(self, found: Mapping[str, Address]) -> dict[str, Address]:
         """All, or of too many those that are members, and some others: not in every process the same."""
@@ -306,12 +306,12 @@ class DnsGroup(Sender):
             self._leaving = {**self._leaving, name: member}
         with contextlib.suppress(PluginNotFoundError):
             self._balancer.disable_plugin(name)
-        self._house.look_away(member)
+        self._house.stop_watching(member)
 
-    def _see_off(self) -> None:
+    def _drain_and_close(self) -> None:
         """Closes those that were dismissed and have no more calls."""
         for name, member in self._leaving.items():
-            if member.gate.in_flight:
+            if member.tracker.in_flight:
                 continue
             with self._lock:
                 mine = self._leaving.get(name) is member
@@ -322,7 +322,7 @@ class DnsGroup(Sender):
                 self._discard(member, "its address is no longer in the answer")
 
     def _discard(self, member: GuardedPlugin, reason: str) -> None:
-        member.refuse(reason)
+        member.reject_calls(reason)
         member.close()
         self._house.part(member)
 

@@ -14,7 +14,7 @@ from goplugins.errors import NameResolutionError, PluginError, PluginTimeoutErro
 from goplugins.runtime.clock import Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import Ticket
+from goplugins.runtime.scheduler import ScheduledTask
 from goplugins.transports.resolver import Address, Resolver
 
 __all__ = ["Lookups", "Schedule"]
@@ -37,7 +37,7 @@ _FAILURES = 3
 class Schedule(Protocol):
     """Runs a bound method, held weakly, on a worker that may hang in it."""
 
-    def __call__(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+    def __call__(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """Every ``interval`` seconds, once with None; after ``first`` seconds.
 
         Raises:
@@ -112,8 +112,8 @@ class Lookups:
         self._failures = 0
         self._next_early = -math.inf
         self._expected: Event | None = None
-        self._regular: Ticket | None = None
-        self._early: Ticket | None = None
+        self._regular: ScheduledTask | None = None
+        self._early: ScheduledTask | None = None
         self._lock = threading.Lock()
         self._turn: weakref.ref[_Turn] | None = None
         register_forkable(self)
@@ -151,7 +151,7 @@ class Lookups:
         with contextlib.suppress(SaturatedError):
             self._keep(self._schedule(self._look_early, None, delay))
 
-    def _keep(self, early: Ticket) -> None:
+    def _keep(self, early: ScheduledTask) -> None:
         with self._lock:
             closed = self._closed
             if not closed:

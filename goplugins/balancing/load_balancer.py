@@ -167,7 +167,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             InvalidArgumentError: the object is no plugin, or a weight below 1.
             PluginClosedError: the balancer is closed.
         """
-        is_member = hasattr(plugin, "offer")
+        is_member = hasattr(plugin, "call_as_member")
         if not is_member:
             as_sender(plugin)  # raises for an object that is not a plugin
         found: str = plugin.name if is_member else name or plugin.info().name
@@ -205,7 +205,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         with dispatcher.lock:
             self._state(name)
             state = dispatcher.table.remove(name)
-        return self._part_with(state, drain_timeout)
+        return self._remove(state, drain_timeout)
 
     def enable_plugin(self, name: str) -> None:
         """Has a member take calls (again), slowly at first.
@@ -320,7 +320,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             dispatcher.closed = f"load balancer {self.name!r} is closed"
             states = [dispatcher.table.remove(name) for name in list(dispatcher.table.states)]
         for state in states:
-            self._part_with(state, 0.0)
+            self._remove(state, 0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -345,13 +345,13 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         state.enabled = enabled
         self._dispatcher.table.judge(state, self._dispatcher.now())
 
-    def _part_with(self, state: MemberState, timeout: float) -> bool:
+    def _remove(self, state: MemberState, timeout: float) -> bool:
         if callable(state.unsubscribe):
             state.unsubscribe()
         if not state.owned:
             return self._dispatcher.drain(state, timeout)
         try:
-            return bool(state.member.retire(timeout))  # type: ignore[attr-defined]
+            return bool(state.member.drain_and_close(timeout))  # type: ignore[attr-defined]
         except Exception as exc:
             if belongs_to_host(exc):
                 raise

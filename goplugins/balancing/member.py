@@ -20,7 +20,7 @@ class Member(Protocol):
 
     name: str
 
-    def offer(self, call: Call) -> Any:
+    def call_as_member(self, call: Call) -> Any:
         """One attempt under the member's own policies; never retries.
 
         Raises:

@@ -39,7 +39,7 @@ class NamedMember:
         self._seen: GuardedPlugin | None = None  # whose news are listened to
         self._deafen: Callable[[], object] | None = None
 
-    def offer(self, call: Call) -> Any:
+    def call_as_member(self, call: Call) -> Any:
         """See :class:`goplugins.balancing.Member`."""
         nested = False
         while True:
@@ -49,7 +49,7 @@ class NamedMember:
                 if plugin is None:
                     raise PluginClosedError(f"there is no plugin {self.name!r} now")
             try:
-                return plugin.offer(call, nested=nested)
+                return plugin.call_as_member(call, nested=nested)
             except PluginClosedError as error:
                 # Refused at the gate of a plugin that was just replaced or taken out.
                 if nested or error.attempts or self._registry.plugins.get(self.name) is plugin:
@@ -60,7 +60,7 @@ class NamedMember:
         group = self._registry.plugins.get(self._group_name)
         if group is not None and group.plugin is self._group():
             return None
-        return self._registry.leaving(self.name)
+        return self._registry.find_draining(self.name)
 
     def retry_after(self) -> float:
         """See :class:`goplugins.balancing.Member`."""

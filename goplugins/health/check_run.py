@@ -16,7 +16,7 @@ from goplugins.errors import (
 )
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK
-from goplugins.runtime.scheduler import Ticket
+from goplugins.runtime.scheduler import ScheduledTask
 
 __all__ = ["CheckRun", "Watched", "ask", "timed_out", "wait_for"]
 
@@ -47,7 +47,7 @@ class CheckRun:
         self.started: float | None = None
         self.counted: float | None = None
         self.thread: int | None = None
-        self.watch: Ticket | None = None
+        self.watch: ScheduledTask | None = None
 
 
 def wait_for(looks: Iterable[CheckRun], timeout: float) -> None:

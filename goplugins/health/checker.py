@@ -17,7 +17,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import Scheduler, Ticket, get_scheduler
+from goplugins.runtime.scheduler import ScheduledTask, Scheduler, get_scheduler
 
 __all__ = ["HealthChecker", "OnChange"]
 
@@ -93,7 +93,7 @@ class HealthChecker:
         self._record = HealthRecord()
         self._telling = False
         self._running = False
-        self._ticket: Ticket | None = None
+        self._ticket: ScheduledTask | None = None
         self._hurry: float | None = None
         self._look: CheckRun | None = None
         self._done = threading.Event()

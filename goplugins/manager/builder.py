@@ -232,7 +232,7 @@ class Builder:
                 built.append(self.build_at(index, config))
         except BaseException:
             for plugin in built:
-                plugin.retire(0.0, "another plugin of its configuration could not be built")
+                plugin.drain_and_close(0.0, "another plugin of its configuration could not be built")
             raise
         return built
 

@@ -151,7 +151,7 @@ def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
     section = plugin.config.circuit_breaker
     if section is not None and section.enabled is False:
         breaker.disable()  # one that was forced open has forgotten that it is switched off
-    plugin.changed()
+    plugin.notify_changed()
 
 
 def hold_open(manager: Manager[Any, Any], name: str) -> None:
@@ -163,7 +163,7 @@ def hold_open(manager: Manager[Any, Any], name: str) -> None:
     plugin = find(manager, name)
     plugin.policies.breaker.force_open()
     _tell(manager, name, "breaker_forced")
-    plugin.changed()
+    plugin.notify_changed()
 
 
 def give_no_calls(manager: Manager[Any, Any], group: str, member: str) -> None:

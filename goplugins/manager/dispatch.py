@@ -157,7 +157,7 @@ class Caller:
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)
         if plugin is None:
-            plugin = self._registry.retiring(name)
+            plugin = self._registry.get_for_nested_call(name)
             call.nested = True
         return plugin
 
@@ -168,7 +168,7 @@ class Caller:
             if call.nested:
                 return plugin
             try:
-                plugin.gate.admit(call)
+                plugin.tracker.admit(call)
                 return plugin
             except PluginClosedError:
                 if self._registry.plugins.get(name) in (plugin, None):
@@ -179,9 +179,9 @@ class Caller:
         try:
             future = self.pool.submit(function)
         except BaseException:
-            plugin.gate.cancel_admission(call)
+            plugin.tracker.cancel_admission(call)
             raise
-        future.add_done_callback(lambda _: plugin.gate.cancel_admission(call))  # it may have been cancelled
+        future.add_done_callback(lambda _: plugin.tracker.cancel_admission(call))  # it may have been cancelled
         return future
 
     def run_result(self, name: str, call: Call) -> CallResult[Any]:
@@ -247,7 +247,7 @@ class Caller:
         if timeout is not None:
             timeout = _checked_timeout(timeout)
         if self._registry.closed:
-            raise self._registry.absent(name)
+            raise self._registry.not_found(name)
 
         def start(request: Any) -> Future[CallResult[Any]]:
             def done(result: CallResult[Any]) -> None:

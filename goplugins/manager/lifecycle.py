@@ -138,7 +138,7 @@ class Lifecycle:
             self.registry.add(built, (plugin.name for plugin in resolved.plugins if not plugin.enabled))
         except BaseException:
             for plugin in built:
-                plugin.retire(0.0)
+                plugin.drain_and_close(0.0)
             raise
         self._config = resolved
         self.observers.apply(resolved)
@@ -215,7 +215,7 @@ class Lifecycle:
                 self._follow_directories(config)
         finally:
             # Not while others wait for their turn: a call that is waited for may want to reload, too.
-            drained = {} if work is None else self._see_off(work.leaving, options, started)
+            drained = {} if work is None else self._drain_and_close(work.leaving, options, started)
         outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in plan.outcomes()]
         elapsed = self._clock.monotonic() - started
         report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
@@ -247,7 +247,7 @@ class Lifecycle:
         else:
             monitor.remove_checker(_RELOAD)
 
-    def _see_off(
+    def _drain_and_close(
         self, leaving: Sequence[GuardedPlugin], options: ReloadOptions, started: float
     ) -> dict[str, dict[str, Any]]:
         """Drains and closes who was replaced or removed; how many calls of each were waited for, and how long."""
@@ -256,25 +256,25 @@ class Lifecycle:
         end = min(begun + options.drain_timeout, started + options.graceful_timeout)
         for plugin in leaving:
             plugin.superseded = plugin.name in self.registry.plugins
-        under_way = {plugin: plugin.stand_down() for plugin in leaving}
+        under_way = {plugin: plugin.stop_accepting() for plugin in leaving}
         drained: dict[str, dict[str, Any]] = {}
         late: dict[GuardedPlugin, int] = {}
         try:
             # All are drained before any is closed: a call that was admitted may still need another plugin.
             for plugin, count in under_way.items():
-                late[plugin] = 0 if plugin.drain(max(0.0, end - now())) else plugin.gate.in_flight
+                late[plugin] = 0 if plugin.drain(max(0.0, end - now())) else plugin.tracker.in_flight
                 if count:
                     spent = max(0, count - late[plugin])
                     drained[plugin.name] = {"drained": spent, "drain_time": now() - begun, "left_behind": late[plugin]}
         finally:
             for plugin in leaving:
-                plugin.refuse("it was replaced")
+                plugin.reject_calls("it was replaced")
             for plugin in leaving:
                 # Who waited for a place or a token finds the successor now, and is not left behind.
                 if late.get(plugin):
-                    plugin.gate.drain(_MOMENT, self._clock)
-                    drained.get(plugin.name, {})["left_behind"] = max(0, late[plugin] - plugin.gate.transferred)
-                self._part_with(plugin)
+                    plugin.tracker.drain(_MOMENT, self._clock)
+                    drained.get(plugin.name, {})["left_behind"] = max(0, late[plugin] - plugin.tracker.transferred)
+                self._remove(plugin)
         return drained
 
     def follow(
@@ -331,14 +331,14 @@ class Lifecycle:
     def unregister(self, name: str, drain_timeout: float) -> None:
         """See :meth:`goplugins.Manager.unregister`."""
         plugin = self.registry.remove(name)
-        plugin.refuse("it was unregistered")
+        plugin.reject_calls("it was unregistered")
         plugin.drain(drain_timeout)
-        self._part_with(plugin)
+        self._remove(plugin)
 
-    def _part_with(self, plugin: GuardedPlugin) -> None:
+    def _remove(self, plugin: GuardedPlugin) -> None:
         """Closes a plugin that was removed and drained, once; its counts stay in the total."""
         with self._lock:
-            if not self.registry.forget(plugin):
+            if not self.registry.discard(plugin):
                 return
             counts = [attrs.evolve(self.maintenance.forget(plugin), active_requests=0)]
             name = plugin.name
@@ -422,20 +422,20 @@ class Lifecycle:
         )
         return frozenset(named).union(self.maintenance.members)
 
-    def retire_all(self, timeout: float) -> None:
+    def close_all(self, timeout: float) -> None:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes every plugin."""
         end = self._clock.monotonic() + timeout
         for watch in list(self._watches.values()):
             watch.close()
         plugins = self.registry.close()
         for plugin in plugins:
-            plugin.refuse("the manager was shut down")
+            plugin.reject_calls("the manager was shut down")
         self.maintenance.shutdown(min(1.0, timeout))
         # All are drained before any is closed: a call that was admitted may still need another plugin.
         for plugin in plugins:
             plugin.drain(max(0.0, end - self._clock.monotonic()))
         for plugin in plugins:
-            self._part_with(plugin)
+            self._remove(plugin)
         self.observers.close()
 
     def after_fork_in_child(self) -> None:

@@ -21,7 +21,7 @@ from goplugins.pipeline.policies import resolved
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import Ticket, get_scheduler
+from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
 __all__ = ["Maintenance"]
@@ -61,8 +61,8 @@ class Maintenance:
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
         self._parted = PluginMetrics()
-        self._sweeps: Ticket | None = None
-        self._files: Ticket | None = None
+        self._sweeps: ScheduledTask | None = None
+        self._files: ScheduledTask | None = None
         self._closed = False
         self.on_start: Callable[[], object] | None = None
         self.monitor.subscribe(_weakly(self._health_changed))
@@ -113,7 +113,7 @@ class Maintenance:
             self._members[id(member)] = member
         self.watch(member)
 
-    def look_away(self, member: GuardedPlugin) -> None:
+    def stop_watching(self, member: GuardedPlugin) -> None:
         """Looks at a member's health no more, save that another one of its name does the same for another group."""
         self.forget(member)
         successor = self.members.get(member.name)
@@ -126,7 +126,7 @@ class Maintenance:
             if self._members.pop(id(member), None) is not None:
                 counts = attrs.evolve(self.metrics_of(member), active_requests=0)
                 self._parted = PluginMetrics.total([self._parted, counts])
-        self.look_away(member)
+        self.stop_watching(member)
 
     @property
     def members(self) -> Mapping[str, GuardedPlugin]:
@@ -142,7 +142,7 @@ class Maintenance:
                 counts.setdefault(member.name, []).append(self.metrics_of(member))
             return {name: PluginMetrics.total(each) for name, each in counts.items()}, self._parted
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """As :meth:`every`, for a method that may hang for some seconds."""
         return get_scheduler().schedule(method, interval, first=first, submit=self._lookups.submit)
 
@@ -162,7 +162,7 @@ class Maintenance:
         if self.on_start is not None:
             self.on_start()
 
-    def every(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+    def every(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """Runs a short bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``."""
         return get_scheduler().schedule(method, interval, first=first, submit=self._pool.submit)
 
@@ -211,7 +211,7 @@ class Maintenance:
     def _health_changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
         plugin = self._registry.plugins.get(name) or self.members.get(name)
         if plugin is not None:
-            plugin.changed()
+            plugin.notify_changed()
         if self._events.changes:
             event = HealthChanged(name, self._clock.time(), old.status, new.status, new.message)
             hand_out(self._events.changes, event)

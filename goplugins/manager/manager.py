@@ -451,7 +451,7 @@ class Manager(Generic[Req, Resp]):
         """
         end = self._clock.monotonic() + timeout
         self._registry.load = None  # what nobody has needed yet
-        self._lifecycle.retire_all(timeout)
+        self._lifecycle.close_all(timeout)
         self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
         self._names.shutdown(wait=False)
         if self._lifecycle.builder.hedges is not None:

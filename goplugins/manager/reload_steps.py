@@ -134,7 +134,7 @@ class Work:
                 old = registry.replace(made)
         except BaseException:
             for plugin in made:
-                plugin.retire(0.0, "the reload that it was made for failed")
+                plugin.drain_and_close(0.0, "the reload that it was made for failed")
             raise
         self._fresh += made
         self._old += old

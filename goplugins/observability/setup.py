@@ -18,7 +18,7 @@ from goplugins.observability.event_stream import EventStream
 from goplugins.observability.spans import TracingProvider
 from goplugins.observability.tracing import Tracer
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.scheduler import Ticket
+from goplugins.runtime.scheduler import ScheduledTask
 
 if TYPE_CHECKING:
     from goplugins.observability.metrics_server import MetricsServer
@@ -29,7 +29,7 @@ __all__ = ["Observers", "problems_of"]
 _INTERVAL = 5.0
 """Seconds between two looks at states, where nobody asks for them; and between two tries to get the metrics port."""
 
-Every = Callable[[Callable[[], object], float | None, float], Ticket]
+Every = Callable[[Callable[[], object], float | None, float], ScheduledTask]
 
 
 class Observed(Protocol):
@@ -64,7 +64,7 @@ class Observers:
         self._exporters: list[PrometheusExporter] = []
         self._every: Every | None = None
         self._server: MetricsServer | None = None
-        self._ticket: Ticket | None = None
+        self._ticket: ScheduledTask | None = None
         self._level = logging.NOTSET
         self.use_tracer: Callable[[Tracer | None], None] = lambda tracer: None
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")

@@ -138,7 +138,7 @@ class Attempts:
         # Who still waits when the plugin is replaced goes to its successor.
         admitted, call.admitted = call.admitted, False
         try:
-            limiter.acquire(call.deadline, call.max_wait, wakeup=self.closing)
+            limiter.acquire(call.deadline, call.max_wait, closing=self.closing)
         except RateLimitExceededError:
             self._refused_by_limiter.add()
             raise

@@ -42,7 +42,7 @@ class Hedger:
 
     Args:
         policy: says when an attempt is late.
-        pool: runs both attempts; every task of it has a seat (:meth:`WorkerPool.reserve`).
+        pool: runs both attempts; every task of it has a slot (:meth:`WorkerPool.reserve`).
         budget: pays for the second attempt.
         clock: measures and waits.
 
@@ -77,9 +77,9 @@ class Hedger:
             return attempt(call)
         delay = self.policy.delay()
         if delay is not None and call.deadline.remaining() > delay + _TOO_LATE:
-            seats = self.pool.reserve(2)
-            if seats:
-                return _Race(self, call, attempt, seats).run(delay)
+            slots = self.pool.reserve(2)
+            if slots:
+                return _Race(self, call, attempt, slots).run(delay)
         return self.run_plainly(call, attempt)
 
     def run_plainly(self, call: Call, attempt: Attempt) -> Any:
@@ -109,7 +109,7 @@ class _Leg:
         self._cancellation = Cancellation()
         self._attempt = attempt
         self._news = news
-        self.call = call.leg(CancellableDeadline(call.deadline.at, clock, self._cancellation))
+        self.call = call.copy_for_attempt(CancellableDeadline(call.deadline.at, clock, self._cancellation))
         self.call.admitted = True
         self.began = False
         self.ended = False  # or will never begin
@@ -155,14 +155,14 @@ class _Leg:
 class _Race:
     """One hedged call. Belongs to the caller's thread."""
 
-    __slots__ = ("_attempt", "_call", "_clock", "_hedger", "_legs", "_news", "_seats", "_started")
+    __slots__ = ("_attempt", "_call", "_clock", "_hedger", "_legs", "_news", "_slots", "_started")
 
-    def __init__(self, hedger: Hedger, call: Call, attempt: Attempt, seats: list[WorkerSlot]) -> None:
+    def __init__(self, hedger: Hedger, call: Call, attempt: Attempt, slots: list[WorkerSlot]) -> None:
         self._hedger = hedger
         self._clock = hedger.clock
         self._call = call
         self._attempt = attempt
-        self._seats = seats
+        self._slots = slots
         self._legs: list[_Leg] = []
         self._news = Waiter()
         self._started = hedger.clock.monotonic()
@@ -203,7 +203,7 @@ class _Race:
             leg.call.tried = (*first.tried, first.member)
         self._legs.append(leg)  # before it runs: an interrupt from here on must find it
         try:
-            self._hedger.pool.submit_to(self._seats.pop(), leg.run, leg.over)
+            self._hedger.pool.submit_to(self._slots.pop(), leg.run, leg.over)
         except PluginClosedError:
             self._legs.pop()
             return False
@@ -239,7 +239,7 @@ class _Race:
 
     def _settle(self, winner: _Leg | None) -> None:
         """Cancels what has not ended, and notes in the call what its legs did. Repeating it changes nothing."""
-        self._seats.clear()  # whoever keeps the call's error keeps this race, and must not keep a worker from others
+        self._slots.clear()  # whoever keeps the call's error keeps this race, and must not keep a worker from others
         legs = self._legs
         for leg in legs:
             leg.cancel()
@@ -251,7 +251,7 @@ class _Race:
         call.reconnected = first.reconnected
         call.tried = tuple({name: None for leg in legs for name in leg.call.tried})
         if winner is not None:
-            call.take_over(winner.call)
+            call.adopt_result(winner.call)
         if len(legs) > 1 and legs[1].call.attempts:
             self._hedger.count(won=winner is not None and winner is legs[1] and winner.answered)
         for leg in legs:

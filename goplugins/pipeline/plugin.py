@@ -104,7 +104,7 @@ class GuardedPlugin:
         self.events = EventStream() if events is None else events
         self.attempts = Attempts(sender, clock, config.name, self.events)
         self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
-        self.gate = InFlightTracker()
+        self.tracker = InFlightTracker()
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
         self.superseded = False
@@ -156,7 +156,7 @@ class GuardedPlugin:
         ok: bool | None = False
         code = ""
         try:
-            self.gate.enter(call)
+            self.tracker.enter(call)
             call.admitted = True
             self.attempts.sender.prepare(call)
             value = self._answer(call) if run is None else run(call)
@@ -187,13 +187,13 @@ class GuardedPlugin:
         finally:
             try:
                 if call.inside:
-                    self.gate.leave(ok, self._now() - started, call.attempts, call, code)
+                    self.tracker.leave(ok, self._now() - started, call.attempts, call, code)
             except BaseException:
                 # An interrupt in the very act of leaving. Leaving again counts for nothing if the first got through.
-                self.gate.leave(ok, self._now() - started, call.attempts, call, code)
+                self.tracker.leave(ok, self._now() - started, call.attempts, call, code)
                 raise
 
-    def offer(self, call: Call, *, nested: bool = False) -> Any:
+    def call_as_member(self, call: Call, *, nested: bool = False) -> Any:
         """One attempt under this plugin's own gate and policies, for the group of which it is a member.
 
         ``call`` learns what the plugin sent beside the data; its attempts are counted by whoever makes it.
@@ -205,10 +205,10 @@ class GuardedPlugin:
         Raises:
             PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
         """
-        leg = call.leg(call.deadline)
+        leg = call.copy_for_attempt(call.deadline)
         leg.nested = nested
         value = self.call(leg, self._once)
-        call.take_over(leg)
+        call.adopt_result(leg)
         call.member = self.name
         return value
 
@@ -229,7 +229,7 @@ class GuardedPlugin:
     def _run_within(self, bulkhead: Bulkhead, run: Callable[[Call], Any], call: Call) -> Any:
         """``run`` while holding a place in the bulkhead, which learns from it how many the plugin can serve."""
         call.admitted = False  # who still waits when the plugin is replaced goes to its successor
-        place = bulkhead.acquire(call.deadline, wakeup=self.attempts.closing)
+        place = bulkhead.acquire(call.deadline, closing=self.attempts.closing)
         call.admitted = True
         ok: bool | None = None
         started = self._now()
@@ -318,7 +318,7 @@ class GuardedPlugin:
         if self.attempts.watcher is not None and config.health_check != old.health_check:
             self.attempts.watcher.reconfigure(config.health_check)
         self.config = config
-        self.changed()
+        self.notify_changed()
 
     def _replay(self, call: Call, error: PluginError) -> Any:
         def exhausted() -> None:
@@ -334,7 +334,7 @@ class GuardedPlugin:
                 deadline=call.deadline,
                 budget=policies.budget,
                 clock=self.clock,
-                wakeup=self.attempts.closing,
+                closing=self.attempts.closing,
                 on_budget_exhausted=exhausted,
             )
         finally:
@@ -373,7 +373,7 @@ class GuardedPlugin:
 
     def admits(self) -> bool:
         """Whether its breaker would admit a call now and its gate is open. Calls nobody."""
-        return not self.gate.closed and self.policies.breaker.retry_after() <= 0
+        return not self.tracker.closed and self.policies.breaker.retry_after() <= 0
 
     def retry_after(self) -> float:
         """Seconds until its breaker admits a call at the latest; 0 if it does now, infinite while forced open."""
@@ -394,7 +394,7 @@ class GuardedPlugin:
 
         return unsubscribe
 
-    def changed(self) -> None:
+    def notify_changed(self) -> None:
         """Tells those who subscribed."""
         for callback in tuple(self._listeners):
             run_callback(callback)
@@ -404,7 +404,7 @@ class GuardedPlugin:
         if self.events.changes:
             again = self.policies.breaker.retry_after()
             hand_out(self.events.changes, BreakerChanged(self.name, self.clock.time(), old, new, again))
-        self.changed()
+        self.notify_changed()
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -415,7 +415,7 @@ class GuardedPlugin:
             breaker = self.policies.breaker
             if breaker.state is not CircuitBreakerState.CLOSED:
                 breaker.probe_succeeded()
-                self.changed()
+                self.notify_changed()
         return status
 
     def sweep(self) -> None:
@@ -432,7 +432,7 @@ class GuardedPlugin:
 
     # --- end ---------------------------------------------------------------------------------------------------
 
-    def retire(self, timeout: float, reason: str = "it was removed") -> bool:
+    def drain_and_close(self, timeout: float, reason: str = "it was removed") -> bool:
         """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes the wire.
 
         A call on this very stack is not waited for: the last call out closes.
@@ -440,41 +440,41 @@ class GuardedPlugin:
         Returns:
             True if no call was left behind.
         """
-        self.refuse(reason)
+        self.reject_calls(reason)
         drained = self.drain(timeout)
         self.close()
         return drained
 
-    def refuse(self, reason: str) -> None:
+    def reject_calls(self, reason: str) -> None:
         """Lets no new call in, and wakes those that wait for a retry or a token."""
-        self.gate.close(f"plugin {self.name!r}: {reason}")
+        self.tracker.close(f"plugin {self.name!r}: {reason}")
         self.attempts.closing.set()
         if self.policies.limiter is not None:
             self.policies.limiter.wake()
         if self.bulkhead is not None:
             self.bulkhead.wake()
-        self.changed()
+        self.notify_changed()
 
-    def stand_down(self, reason: str = "another has taken its place") -> int:
-        """Lets no new call in, as :meth:`refuse`, but leaves those inside to their retries and waits.
+    def stop_accepting(self, reason: str = "another has taken its place") -> int:
+        """Lets no new call in, as :meth:`reject_calls`, but leaves those inside to their retries and waits.
 
         Returns:
             How many calls of other threads are inside.
         """
-        self.gate.close(f"plugin {self.name!r}: {reason}")
-        self.changed()
-        return self.gate.in_flight - self.gate.holds(threading.get_ident())
+        self.tracker.close(f"plugin {self.name!r}: {reason}")
+        self.notify_changed()
+        return self.tracker.in_flight - self.tracker.holds(threading.get_ident())
 
     def drain(self, timeout: float) -> bool:
         """Waits for the calls in flight, save those on this stack, at most ``timeout`` seconds; True if all are out."""
-        drained = self.gate.drain(timeout, self.clock)
+        drained = self.tracker.drain(timeout, self.clock)
         if not drained:
             logger.warning("%s: calls are still in flight after %.1f s", self.name, timeout)
         return drained
 
     def close(self) -> None:
         """Closes the wire: now, or with the last call out if that is on this very stack."""
-        if not self.gate.drain(0.0, self.clock, on_empty=self._close_wire):
+        if not self.tracker.drain(0.0, self.clock, on_empty=self._close_wire):
             self._close_wire()
 
     def _close_wire(self) -> None:

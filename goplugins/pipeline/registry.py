@@ -30,14 +30,14 @@ class Registry:
     """The plugins of a manager by name.
 
     Attributes:
-        plugins: the snapshot; look a name up with ``plugins.get`` and, if that finds nothing, raise ``absent(name)``.
+        plugins: the snapshot; use ``plugins.get(name)`` and, if that finds nothing, raise ``not_found(name)``.
         load: loads a configuration that is yet to be loaded; None if there is none.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._disabled: frozenset[str] = frozenset()
-        self._retiring: dict[int, GuardedPlugin] = {}
+        self._draining: dict[int, GuardedPlugin] = {}
         self.closed = False
         self.load: Callable[[], object] | None = None
         self._listeners: list[Callable[[], object]] = []
@@ -63,7 +63,7 @@ class Registry:
                 names[plugin.name] = plugin
             self.plugins = MappingProxyType(names)
             self._disabled |= frozenset(disabled)
-        self._tell()
+        self._notify()
 
     def replace(
         self,
@@ -81,7 +81,7 @@ class Registry:
             disabled: the names that are configured and switched off from now on; None leaves them as they are.
 
         Returns:
-            Whom nobody finds any more; the caller drains and closes them, then calls :meth:`forget`.
+            Whom nobody finds any more; the caller drains and closes them, then calls :meth:`discard`.
 
         Raises:
             DuplicatePluginNameError: a name belongs to a plugin that was registered in code.
@@ -101,11 +101,11 @@ class Registry:
                 if before is not None:
                     old.append(before)
                 names[plugin.name] = plugin
-            self._retiring |= {id(plugin): plugin for plugin in old}
+            self._draining |= {id(plugin): plugin for plugin in old}
             self.plugins = MappingProxyType(names)
             if disabled is not None:
                 self._disabled = frozenset(disabled)
-        self._tell()
+        self._notify()
         return old
 
     @property
@@ -139,7 +139,7 @@ class Registry:
                 if names.get(plugin.name) is not plugin:  # code has unregistered it meanwhile: nobody is wanted there
                     gone += [] if before is None else [before]
                     continue
-                self._retiring[id(plugin)] = plugin
+                self._draining[id(plugin)] = plugin
                 if before is None:
                     del names[plugin.name]
                 else:
@@ -151,14 +151,14 @@ class Registry:
                 else:
                     gone.append(before)
             for plugin in back:
-                self._retiring.pop(id(plugin), None)
+                self._draining.pop(id(plugin), None)
             self.plugins = MappingProxyType(names)
             self._disabled = disabled
-        self._tell()
+        self._notify()
         return back, gone
 
     def remove(self, name: str) -> GuardedPlugin:
-        """Takes the name out; the caller drains and closes the plugin, then calls :meth:`forget`.
+        """Takes the name out; the caller drains and closes the plugin, then calls :meth:`discard`.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
@@ -167,20 +167,20 @@ class Registry:
             names = dict(self.plugins)
             plugin = names.pop(name, None)
             if plugin is not None:
-                self._retiring[id(plugin)] = plugin
+                self._draining[id(plugin)] = plugin
                 self.plugins = MappingProxyType(names)
         if plugin is None:
-            raise self.absent(name)
-        self._tell()
+            raise self.not_found(name)
+        self._notify()
         return plugin
 
     def close(self) -> Sequence[GuardedPlugin]:
         """Empties the registry for good; returns all that is still to be drained, from earlier removals too."""
         with self._lock:
             self.closed = True
-            self._retiring |= {id(plugin): plugin for plugin in self.plugins.values()}
+            self._draining |= {id(plugin): plugin for plugin in self.plugins.values()}
             self.plugins = MappingProxyType({})
-            return list(self._retiring.values())
+            return list(self._draining.values())
 
     def subscribe(self, listener: Callable[[], object]) -> None:
         """Has ``listener`` called, outside the lock, when names have come, gone or changed hands."""
@@ -191,40 +191,40 @@ class Registry:
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in tuple(self._listeners):
             run_callback(listener)
 
-    def forget(self, plugin: GuardedPlugin) -> bool:
+    def discard(self, plugin: GuardedPlugin) -> bool:
         """A plugin that was removed is closed now. True for the first to say so."""
         with self._lock:
-            return self._retiring.pop(id(plugin), None) is not None
+            return self._draining.pop(id(plugin), None) is not None
 
     @property
     def all(self) -> Sequence[GuardedPlugin]:
         """The plugins, and those that were removed and still have calls in flight."""
         with self._lock:
-            return (*self.plugins.values(), *self._retiring.values())
+            return (*self.plugins.values(), *self._draining.values())
 
-    def retiring(self, name: str) -> GuardedPlugin:
+    def get_for_nested_call(self, name: str) -> GuardedPlugin:
         """A plugin on its way out, for a call made within a call that was admitted before.
 
         Raises:
-            PluginError: the thread is in no such call, or there is no such plugin; see :meth:`absent`.
+            PluginError: the thread is in no such call, or there is no such plugin; see :meth:`not_found`.
         """
         thread = threading.get_ident()
         with self._lock:
-            retiring = list(self._retiring.values())
-        if any(each.gate.holds(thread) for each in retiring):
-            plugin = self.leaving(name)
+            draining = list(self._draining.values())
+        if any(each.tracker.holds(thread) for each in draining):
+            plugin = self.find_draining(name)
             if plugin is not None:
                 return plugin
-        raise self.absent(name)
+        raise self.not_found(name)
 
-    def leaving(self, name: str) -> GuardedPlugin | None:
+    def find_draining(self, name: str) -> GuardedPlugin | None:
         """The last plugin of that name to be taken out, until it is closed. Takes the lock."""
         with self._lock:
-            for plugin in reversed(self._retiring.values()):
+            for plugin in reversed(self._draining.values()):
                 if plugin.name == name:
                     return plugin
         return None
@@ -241,9 +241,9 @@ class Registry:
         if plugin is None and self.load is not None:
             self.load()
             plugin = self.plugins.get(name)
-        return self.retiring(name) if plugin is None else plugin
+        return self.get_for_nested_call(name) if plugin is None else plugin
 
-    def absent(self, name: Any) -> PluginError:
+    def not_found(self, name: Any) -> PluginError:
         """The error that says why nobody answers to ``name``."""
         if not isinstance(name, str):
             return InvalidArgumentError(f"name: expected a string, got a {type(name).__name__}")
@@ -261,5 +261,5 @@ class Registry:
     def after_fork_in_child(self) -> None:
         """A fresh lock, and every plugin renewed."""
         self._lock = threading.Lock()
-        for plugin in (*self.plugins.values(), *self._retiring.values()):
+        for plugin in (*self.plugins.values(), *self._draining.values()):
             plugin.after_fork_in_child()

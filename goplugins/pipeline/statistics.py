@@ -25,7 +25,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
         policies.breaker.check()
     except CircuitBreakerOpenError as refusal:
         reason = refusal.message
-    if plugin.gate.closed:
+    if plugin.tracker.closed:
         reason = "it is closed"
     elif not reason and tokens is not None and tokens < 1 and not resolved(plugin.config.rate_limit).max_wait:
         reason = "its rate limiter has no token"
@@ -43,7 +43,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
         breaker=policies.breaker.state,
         health=health,
         tokens=tokens,
-        in_flight=plugin.gate.in_flight,
+        in_flight=plugin.tracker.in_flight,
         last_error=what,
         last_error_ago=None if when is None else plugin.clock.monotonic() - when,
         annotations=plugin.config.annotations or {},
@@ -54,7 +54,7 @@ def explain(plugin: GuardedPlugin, health: HealthStatus) -> Explanation:
 
 def counted(plugin: GuardedPlugin, health_checks: int, health_check_failures: int) -> PluginMetrics:
     """The counts of a plugin so far."""
-    counts = plugin.gate.snapshot()
+    counts = plugin.tracker.snapshot()
     sent, won = plugin.hedges_before
     answered = {} if plugin.answers is None else plugin.answers.snapshot().as_metrics()
     return PluginMetrics(

@@ -147,17 +147,17 @@ nobody may wait
     # No hand-over is lost between them. Who gives back looks for waiters after the token is in the list, and who
     # waits looks at the list after it stands in the queue; so one of the two sees the other.
 
-    def acquire(self, deadline: Deadline | None = None, *, wakeup: Waitable | None = None) -> Place:
+    def acquire(self, deadline: Deadline | None = None, *, closing: Waitable | None = None) -> Place:
         """A place, waiting for it where the configuration allows. Takes the lock unless a place is free.
 
         Args:
             deadline: the call's; a wait never passes it.
-            wakeup: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
+            closing: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
 
         Raises:
             BulkheadFullError: no place was free, and none came in time. ``details`` has ``limit``, ``in_use`` and
                 ``waiting``.
-            PluginClosedError: it was closed, or ``wakeup`` was set during the wait. Nothing is taken then, nor if
+            PluginClosedError: it was closed, or ``closing`` was set during the wait. Nothing is taken then, nor if
                 anything else (a KeyboardInterrupt, a worker's time limit) breaks into the wait.
         """
         place = Place()
@@ -181,33 +181,33 @@ nobody may wait
                     self._waiters.append(waiter)
                     self._serve()
             if place.token is None:
-                place.token = self._wait(waiter, deadline, wakeup)
+                place.token = self._wait(waiter, deadline, closing)
         except BaseException:
             place.token = None  # or the traceback would hold it
             self._leave(waiter)
             raise
         return place
 
-    def _wait(self, waiter: _Waiter | None, deadline: Deadline | None, wakeup: Waitable | None) -> _Token:
+    def _wait(self, waiter: _Waiter | None, deadline: Deadline | None, closing: Waitable | None) -> _Token:
         """The token that is handed over. Takes the lock, but not while it waits."""
         cancellation = None if deadline is None else deadline.cancellation
         if waiter is None or cancellation is None:
-            self._stand(waiter, deadline, wakeup)
+            self._stand(waiter, deadline, closing)
         else:  # one of two attempts: it may have lost before it has its place
-            cancellation.guard(waiter.wakeup.set, lambda: self._stand(waiter, deadline, wakeup))
+            cancellation.guard(waiter.wakeup.set, lambda: self._stand(waiter, deadline, closing))
         assert waiter is not None  # noqa: S101 - or it was refused
         token, waiter.token = waiter.token, None
         assert token is not None  # noqa: S101 - what served means
         return token
 
-    def _stand(self, waiter: _Waiter | None, deadline: Deadline | None, wakeup: Waitable | None) -> None:
+    def _stand(self, waiter: _Waiter | None, deadline: Deadline | None, closing: Waitable | None) -> None:
         """Until the waiter is served, or its attempt cancelled. Takes the lock, but not while it waits."""
         cancellation = None if deadline is None else deadline.cancellation
         latest = self._now() + self._max_wait
         if deadline is not None and deadline.at < latest:
             latest = deadline.at
         while waiter is None or not waiter.served:
-            if self._closed or (wakeup is not None and wakeup.is_set()):
+            if self._closed or (closing is not None and closing.is_set()):
                 raise PluginClosedError("it was closed before the call had its place", plugin=self.name or None)
             if waiter is None:
                 raise self._refusal(f"{self.waiting} wait already" if self._max_waiting else "nobody may wait")
@@ -304,7 +304,7 @@ nobody may wait
         self._settle()
 
     def wake(self) -> None:
-        """Has every waiter look at the clock and at its ``wakeup`` event again. Takes the lock."""
+        """Has every waiter look at the clock and at its ``closing`` event again. Takes the lock."""
         with self._lock:
             for waiter in self._waiters:
                 waiter.wakeup.set()

@@ -156,12 +156,12 @@ class Fallback:
             raise InvalidConfigError(f"fallbacks go in a circle: {' -> '.join([*way, self._plugin])}", path="fallback")
         if call.deadline.remaining() <= 0:
             raise PluginTimeoutError("no time was left for it: fallback.reserve keeps some back")
-        other = call.leg(call.deadline)
+        other = call.copy_for_attempt(call.deadline)
         other.payload = b""
         other.reconnected = False
         other.through = way
         value = self._forward(self._plugin, other)
-        call.take_over(other)
+        call.adopt_result(other)
         call.member = other.member or self._plugin
         return value
 

@@ -84,19 +84,19 @@ class RateLimiter:
             return not self._enabled
 
     def acquire(
-        self, deadline: Deadline | None = None, max_wait: float | None = None, wakeup: Waitable | None = None
+        self, deadline: Deadline | None = None, max_wait: float | None = None, closing: Waitable | None = None
     ) -> None:
         """Takes a token, waiting for it if it comes in time. Takes the lock, but not while it waits.
 
         Args:
             deadline: the call's; a token must come before it.
             max_wait: seconds to wait at most; None for the configured ``max_wait``.
-            wakeup: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
+            closing: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
 
         Raises:
             RateLimitExceededError: the token would come too late; raised at once, ``retry_after`` says when one is
                 free. After a change of rate also out of a wait.
-            PluginClosedError: ``wakeup`` was set during the wait. The token is given back, as it is when anything
+            PluginClosedError: ``closing`` was set during the wait. The token is given back, as it is when anything
                 else (a KeyboardInterrupt, a worker's time limit) breaks into the wait.
         """
         if self.allow():
@@ -116,7 +116,7 @@ class RateLimiter:
                     self._waiters[waiter] = None
                     self._tokens -= 1.0
             if not refused:
-                self._wait(waiter, deadline, wakeup)
+                self._wait(waiter, deadline, closing)
         except BaseException:
             self._abandon(waiter)
             raise
@@ -150,7 +150,7 @@ class RateLimiter:
         self.wake()
 
     def wake(self) -> None:
-        """Has every waiter look at the clock and at its ``wakeup`` event again."""
+        """Has every waiter look at the clock and at its ``closing`` event again."""
         with self._lock:
             waiters = list(self._waiters)
         for waiter in waiters:
@@ -205,11 +205,11 @@ class RateLimiter:
 
     # --- outside the lock --------------------------------------------------------------------------------------
 
-    def _wait(self, waiter: _Waiter, deadline: Deadline | None, wakeup: Waitable | None) -> None:
+    def _wait(self, waiter: _Waiter, deadline: Deadline | None, closing: Waitable | None) -> None:
         cancellation = None if deadline is None else deadline.cancellation
 
         def wait() -> None:
-            while (left := self._seconds_left(waiter, wakeup)) > 0:
+            while (left := self._seconds_left(waiter, closing)) > 0:
                 if cancellation is not None and cancellation.cancelled:
                     return
                 self.clock.wait(waiter.retimed, left)
@@ -221,9 +221,9 @@ class RateLimiter:
         with self._lock:
             self._waiters.pop(waiter, None)
 
-    def _seconds_left(self, waiter: _Waiter, wakeup: Waitable | None) -> float:
+    def _seconds_left(self, waiter: _Waiter, closing: Waitable | None) -> float:
         waiter.retimed.clear()  # before it looks: a change after the look sets it again
-        if wakeup is not None and wakeup.is_set():
+        if closing is not None and closing.is_set():
             raise PluginClosedError("it was closed while the call waited for the rate limit", plugin=self.name or None)
         left = waiter.due - self._now()
         if left > 0 and waiter.due > waiter.latest:

@@ -79,7 +79,7 @@ class RetryPolicy:
         deadline: Deadline | None = None,
         budget: RetryBudget | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        wakeup: Waitable | None = None,
+        closing: Waitable | None = None,
         on_replay: Callable[[int, PluginError], object] | None = None,
         on_budget_exhausted: Callable[[], object] | None = None,
     ) -> T:
@@ -93,7 +93,7 @@ class RetryPolicy:
             deadline: of the call. A wait that would reach it is not begun.
             budget: pays for each replay.
             clock: waits between attempts.
-            wakeup: ends such a wait; set when the plugin closes.
+            closing: ends such a wait; set when the plugin closes.
             on_replay: called before each replay with its number (from 1) and the error that led to it.
             on_budget_exhausted: called when the budget refuses a replay.
 
@@ -121,7 +121,7 @@ class RetryPolicy:
             deadline,
             budget,
             clock,
-            wakeup,
+            closing,
             on_replay,
             on_budget_exhausted,
         )
@@ -158,7 +158,7 @@ class _Replays(Generic[T]):
     deadline: Deadline | None
     budget: RetryBudget | None
     clock: Clock
-    wakeup: Waitable | None
+    closing: Waitable | None
     on_replay: Callable[[int, PluginError], object] | None
     on_budget_exhausted: Callable[[], object] | None
     value: T = attrs.field(init=False)
@@ -222,7 +222,7 @@ class _Replays(Generic[T]):
 
     def sleep(self, seconds: float) -> None:
         """Tenacity's ``sleep``."""
-        if self.clock.wait(self.wakeup or Waiter(), seconds):
+        if self.clock.wait(self.closing or Waiter(), seconds):
             self._stop("closed")
 
     def _stop(self, why: str) -> None:

@@ -115,7 +115,7 @@ class Call:
         self.tried: tuple[str, ...] = ()
         self.through: tuple[str, ...] = ()
 
-    def leg(self, deadline: Deadline) -> Call:
+    def copy_for_attempt(self, deadline: Deadline) -> Call:
         """A copy that has sent nothing yet: for one of two attempts at the same time, or for one member of a group.
 
         Its ``deadline`` is this call's, or one of the same moment that can be cancelled.
@@ -138,7 +138,7 @@ class Call:
         leg.reconnected = self.reconnected
         return leg
 
-    def take_over(self, leg: Call) -> None:
+    def adopt_result(self, leg: Call) -> None:
         """Makes what the attempt that counts has found out this call's own; its attempts are counted apart."""
         self.reply_metadata = leg.reply_metadata
         self.member = leg.member

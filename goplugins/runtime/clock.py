@@ -29,9 +29,9 @@ class Waiter:
     processor for that long in its first instant (CPython 3.11, 3.12), or when a signal handler takes longer than what
     is left of the timeout.
 
-    >>> wakeup = Waiter()
-    >>> wakeup.set("a place")
-    >>> wakeup.wait(1.0), wakeup.take(), wakeup.take(), wakeup.is_set()
+    >>> waiter = Waiter()
+    >>> waiter.set("a place")
+    >>> waiter.wait(1.0), waiter.take(), waiter.take(), waiter.is_set()
     (True, 'a place', None, False)
     """
 
@@ -100,8 +100,8 @@ class Event:
     def set(self) -> None:
         """Wakes all who wait; nobody waits any more."""
         self._rung = True
-        for wakeup in self._waiting.copy():
-            wakeup.set()
+        for waiter in self._waiting.copy():
+            waiter.set()
 
     def is_set(self) -> bool:
         """Whether it has been set."""
@@ -109,13 +109,13 @@ class Event:
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Waits until it is set, at most ``timeout`` seconds; True if it is."""
-        wakeup = Waiter()
+        waiter = Waiter()
         try:
-            self._waiting.add(wakeup)
-            # Looked at only now: whoever sets it after this finds the wakeup.
-            return self._rung or wakeup.wait(timeout) or self._rung
+            self._waiting.add(waiter)
+            # Looked at only now: whoever sets it after this finds the waiter.
+            return self._rung or waiter.wait(timeout) or self._rung
         finally:
-            self._waiting.discard(wakeup)
+            self._waiting.discard(waiter)
 
 
 class Clock(Protocol):
@@ -129,8 +129,8 @@ class Clock(Protocol):
         """Seconds since the Unix epoch."""
         ...
 
-    def wait(self, wakeup: Waitable, timeout: float | None) -> bool:
-        """Waits until ``wakeup`` is set, at most ``timeout`` seconds; True if it is set."""
+    def wait(self, waiter: Waitable, timeout: float | None) -> bool:
+        """Waits until ``waiter`` is set, at most ``timeout`` seconds; True if it is set."""
         ...
 
 
@@ -142,8 +142,8 @@ class SystemClock:
     time = staticmethod(time.time)
 
     @staticmethod
-    def wait(wakeup: Waitable, timeout: float | None) -> bool:
-        return wakeup.wait(timeout)
+    def wait(waiter: Waitable, timeout: float | None) -> bool:
+        return waiter.wait(timeout)
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

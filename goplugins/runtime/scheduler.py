@@ -20,7 +20,7 @@ from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_ho
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Scheduler", "Ticket", "get_scheduler"]
+__all__ = ["ScheduledTask", "Scheduler", "get_scheduler"]
 
 logger = logging.getLogger("goplugins.scheduler")
 
@@ -31,7 +31,7 @@ Submit = Callable[[Job], object]
 _LONGEST_SLEEP = 60.0
 
 
-class Ticket:
+class ScheduledTask:
     """One thing that is scheduled. Made by :meth:`Scheduler.schedule`."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Ticket:
     @property
     def active(self) -> bool:
         """True while it will be due again."""
-        return self._key in self._scheduler._tickets
+        return self._key in self._scheduler._tasks
 
     def cancel(self) -> None:
         """Not due any more. What runs already goes on; what is queued is dropped. Harmless when repeated."""
@@ -105,7 +105,7 @@ class Ticket:
     def __repr__(self) -> str:
         method = self._method()
         what = getattr(method, "__qualname__", "collected")
-        return f"<Ticket: {what} every {self._interval} s>"
+        return f"<ScheduledTask: {what} every {self._interval} s>"
 
 
 class Scheduler:
@@ -128,17 +128,17 @@ class Scheduler:
         self._clock = clock
         self._idle = idle
         self._threaded = threaded
-        self._tickets: dict[int, Ticket] = {}
+        self._tasks: dict[int, ScheduledTask] = {}
         self._keys = itertools.count(1)
         self._entries = itertools.count(1)
         self._renew()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._wakeup = Waiter()
+        self._waiter = Waiter()
         self._thread: threading.Thread | None = None
-        self._heap: list[tuple[float, int, Ticket]] = []
-        # Keys of tickets whose owners were collected. A finaliser may run at any moment on any thread, one that
+        self._heap: list[tuple[float, int, ScheduledTask]] = []
+        # Keys of tasks whose owners were collected. A finaliser may run at any moment on any thread, one that
         # holds the lock included; putting on a SimpleQueue is all that it can safely do.
         self._dead: queue.SimpleQueue[int] = queue.SimpleQueue()
         # Forked siblings would draw the same numbers from an inherited generator and knock in step.
@@ -155,7 +155,7 @@ class Scheduler:
         first: float | None = None,
         jitter: float = 0.1,
         rng: random.Random | None = None,
-    ) -> Ticket:
+    ) -> ScheduledTask:
         """Hands ``method`` to ``submit`` again and again, until it is cancelled or its owner is collected.
 
         While the last run is queued or under way, a due moment is skipped: backlog never piles up. A moment missed
@@ -179,24 +179,24 @@ class Scheduler:
         elif first is None:
             raise InvalidArgumentError("schedule: a single run needs first=, the seconds until it is due")
         key = next(self._keys)
-        ticket = Ticket(self, key, self._weak(method, key), _weak_or_held(submit), interval, jitter, rng)
+        task = ScheduledTask(self, key, self._weak(method, key), _weak_or_held(submit), interval, jitter, rng)
         now = self._clock.monotonic()
-        ticket._last = now
+        task._last = now
         with self._lock:
-            self._tickets[key] = ticket
-            sooner = self._push(ticket, now + (self._varied(ticket) if first is None else first))
+            self._tasks[key] = task
+            sooner = self._push(task, now + (self._varied(task) if first is None else first))
         if sooner or self._thread is None:
             try:
                 self.ensure_thread()
             except SaturatedError:
-                ticket.cancel()
+                task.cancel()
                 raise
-        return ticket
+        return task
 
     def ensure_thread(self) -> None:
         """Starts the thread if there is something to do and none runs, and has it look at once if one does.
 
-        A forked child has its parent's tickets and no thread. It is not started within the fork, since many children
+        A forked child has its parent's tasks and no thread. It is not started within the fork, since many children
         only exec: whoever finds ``needs_thread`` True on the way of a call does it.
 
         Raises:
@@ -205,9 +205,9 @@ class Scheduler:
         thread = None
         with self._lock:
             self.needs_thread = False
-            if self._threaded and self._thread is None and self._tickets:
+            if self._threaded and self._thread is None and self._tasks:
                 thread = self._thread = threading.Thread(target=self._loop, name="goplugins-scheduler", daemon=True)
-        self._wakeup.set()
+        self._waiter.set()
         if thread is None:
             return
         try:
@@ -216,13 +216,13 @@ class Scheduler:
             with self._lock:
                 if self._thread is thread:
                     self._thread = None
-                self.needs_thread = bool(self._tickets)
+                self.needs_thread = bool(self._tasks)
             raise SaturatedError(f"the scheduler's thread could not be started: {exc}") from exc
 
     @property
     def scheduled(self) -> int:
-        """How many tickets there are."""
-        return len(self._tickets)
+        """How many tasks there are."""
+        return len(self._tasks)
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
@@ -234,137 +234,137 @@ class Scheduler:
         """
         if now is None:
             now = self._clock.monotonic()
-        due: list[Ticket] = []
+        due: list[ScheduledTask] = []
         with self._lock:
-            # Kept until the lock is free: the last reference to a ticket may be the last to other things as well,
+            # Kept until the lock is free: the last reference to a task may be the last to other things as well,
             # whose finalisers must not run under it.
             gone = self._reap()
             while self._heap and self._heap[0][0] <= now:
-                _, entry, ticket = heapq.heappop(self._heap)
-                gone.append(ticket)
-                if not self._valid(entry, ticket):
+                _, entry, task = heapq.heappop(self._heap)
+                gone.append(task)
+                if not self._valid(entry, task):
                     continue
-                ticket._last = now
-                if ticket._interval is None:
-                    del self._tickets[ticket._key]
+                task._last = now
+                if task._interval is None:
+                    del self._tasks[task._key]
                 else:
-                    self._push(ticket, now + self._varied(ticket))
-                if not ticket._pending:
-                    ticket._pending = True
-                    due.append(ticket)
-        for ticket in due:
-            self._hand_over(ticket)
+                    self._push(task, now + self._varied(task))
+                if not task._pending:
+                    task._pending = True
+                    due.append(task)
+        for task in due:
+            self._hand_over(task)
         with self._lock:
             while self._heap and not self._valid(*self._heap[0][1:]):
                 gone.append(heapq.heappop(self._heap)[2])
             return self._heap[0][0] - now if self._heap else None
 
-    def _hand_over(self, ticket: Ticket) -> None:
-        submit = ticket._submit()
-        if submit is None or ticket._method() is None:
-            self._discard(ticket)
+    def _hand_over(self, task: ScheduledTask) -> None:
+        submit = task._submit()
+        if submit is None or task._method() is None:
+            self._discard(task)
             return
         try:
-            submit(ticket.run)
+            submit(task.run)
         except Exception as exc:
-            ticket._pending = False
+            task._pending = False
             if isinstance(exc, SaturatedError):
-                logger.warning("no worker is free for %r: skipped this time", ticket)
+                logger.warning("no worker is free for %r: skipped this time", task)
             else:
                 # This one's pool is broken or closed; the others' work must go on.
-                logger.exception("could not hand over %r", ticket)
+                logger.exception("could not hand over %r", task)
 
     def _loop(self) -> None:
-        wakeup = self._wakeup
+        waiter = self._waiter
         idle = False
         try:
             while not (idle and self._may_leave()):
-                wakeup.clear()
+                waiter.clear()
                 delay = self.run_due()
-                woken = self._clock.wait(wakeup, self._idle if delay is None else min(max(delay, 0.0), _LONGEST_SLEEP))
+                woken = self._clock.wait(waiter, self._idle if delay is None else min(max(delay, 0.0), _LONGEST_SLEEP))
                 idle = delay is None and not woken
         finally:
             # Left for any other reason, it must not be taken for a thread that still watches.
             with self._lock:
                 if self._thread is threading.current_thread():
                     self._thread = None
-                    self.needs_thread = bool(self._tickets)
+                    self.needs_thread = bool(self._tasks)
 
     def _may_leave(self) -> bool:
         """Decides and signs off in one step, so that what is scheduled the moment after starts a new thread."""
         with self._lock:
-            if not self._tickets:
+            if not self._tasks:
                 self._thread = None
-            return not self._tickets
+            return not self._tasks
 
-    # --- tickets ---------------------------------------------------------------------------------------------------
+    # --- tasks ---------------------------------------------------------------------------------------------------
 
     def _weak(self, method: Job, key: int) -> weakref.WeakMethod[Job]:
         def collected(_: object) -> None:
             self._dead.put(key)
-            self._wakeup.set()  # the thread may have nothing left to do, and leaves then
+            self._waiter.set()  # the thread may have nothing left to do, and leaves then
 
         try:
             return weakref.WeakMethod(method, collected)
         except TypeError as exc:
             raise InvalidArgumentError(f"schedule: expected a bound method, got {method!r}") from exc
 
-    def _push(self, ticket: Ticket, due: float) -> bool:
-        """Makes ``due`` the ticket's only valid entry; True if nothing is due before. Expects the lock."""
-        ticket._entry = next(self._entries)
-        heapq.heappush(self._heap, (due, ticket._entry, ticket))
-        return self._heap[0][1] == ticket._entry
+    def _push(self, task: ScheduledTask, due: float) -> bool:
+        """Makes ``due`` the task's only valid entry; True if nothing is due before. Expects the lock."""
+        task._entry = next(self._entries)
+        heapq.heappush(self._heap, (due, task._entry, task))
+        return self._heap[0][1] == task._entry
 
-    def _valid(self, entry: int, ticket: Ticket) -> bool:
-        """False for what is left in the heap of a ticket that was cancelled or rescheduled. Expects the lock."""
-        return entry == ticket._entry and ticket._key in self._tickets
+    def _valid(self, entry: int, task: ScheduledTask) -> bool:
+        """False for what is left in the heap of a task that was cancelled or rescheduled. Expects the lock."""
+        return entry == task._entry and task._key in self._tasks
 
-    def _varied(self, ticket: Ticket) -> float:
-        interval = ticket._interval or 0.0
-        rng = ticket._rng or self._rng
-        return interval * (1.0 + ticket._jitter * (2.0 * rng.random() - 1.0))
+    def _varied(self, task: ScheduledTask) -> float:
+        interval = task._interval or 0.0
+        rng = task._rng or self._rng
+        return interval * (1.0 + task._jitter * (2.0 * rng.random() - 1.0))
 
-    def _reap(self) -> list[Ticket]:
-        """Drops the tickets of collected owners and stale heap entries. Expects the lock."""
+    def _reap(self) -> list[ScheduledTask]:
+        """Drops the tasks of collected owners and stale heap entries. Expects the lock."""
         gone = []
         while True:
             try:
-                ticket = self._tickets.pop(self._dead.get_nowait(), None)
+                task = self._tasks.pop(self._dead.get_nowait(), None)
             except queue.Empty:
                 break
-            if ticket is not None:
-                gone.append(ticket)
-        if len(self._heap) > 2 * len(self._tickets) + 16:
-            gone += [ticket for _, _, ticket in self._heap]
+            if task is not None:
+                gone.append(task)
+        if len(self._heap) > 2 * len(self._tasks) + 16:
+            gone += [task for _, _, task in self._heap]
             self._heap = [item for item in self._heap if self._valid(*item[1:])]
             heapq.heapify(self._heap)
         return gone
 
-    def _discard(self, ticket: Ticket) -> None:
+    def _discard(self, task: ScheduledTask) -> None:
         with self._lock:
-            self._tickets.pop(ticket._key, None)
-            last = not self._tickets
+            self._tasks.pop(task._key, None)
+            last = not self._tasks
         if last:
-            self._wakeup.set()  # its idle time starts now, not when the ticket would have been due
+            self._waiter.set()  # its idle time starts now, not when the task would have been due
 
-    def _reschedule(self, ticket: Ticket, interval: float) -> None:
+    def _reschedule(self, task: ScheduledTask, interval: float) -> None:
         with self._lock:
-            if ticket._key not in self._tickets:
+            if task._key not in self._tasks:
                 return
-            ticket._interval = interval
-            self._push(ticket, ticket._last + self._varied(ticket))
-        self._wakeup.set()
+            task._interval = interval
+            self._push(task, task._last + self._varied(task))
+        self._waiter.set()
 
     def after_fork_in_child(self) -> None:
-        """The tickets stay, what the parent had queued does not run here, and the thread starts again on need."""
-        dues = {ticket: due for due, entry, ticket in self._heap if self._valid(entry, ticket)}
+        """The tasks stay, what the parent had queued does not run here, and the thread starts again on need."""
+        dues = {task: due for due, entry, task in self._heap if self._valid(entry, task)}
         self._renew()
-        for ticket in list(self._tickets.values()):
-            ticket._pending = False
+        for task in list(self._tasks.values()):
+            task._pending = False
             # Spread, or a hundred workers forked from one master knock at the same moment.
-            spread = self._rng.random() * ticket._jitter * (ticket._interval or 0.0)
-            self._push(ticket, dues.get(ticket, ticket._last) + spread)
-        self.needs_thread = bool(self._tickets) and self._threaded
+            spread = self._rng.random() * task._jitter * (task._interval or 0.0)
+            self._push(task, dues.get(task, task._last) + spread)
+        self.needs_thread = bool(self._tasks) and self._threaded
 
 
 def _positive(interval: float) -> float:
@@ -374,7 +374,7 @@ def _positive(interval: float) -> float:
 
 
 def _weak_or_held(submit: Submit) -> Callable[[], Submit | None]:
-    """A bound method weakly, so that a ticket keeps no owner alive through its pool; anything else as it is."""
+    """A bound method weakly, so that a task keeps no owner alive through its pool; anything else as it is."""
     try:
         return weakref.WeakMethod(submit)
     except TypeError:

@@ -38,7 +38,7 @@ class WorkerSlot:
 
 
 class _Task:
-    __slots__ = ("args", "context", "function", "future", "kwargs", "seat")
+    __slots__ = ("args", "context", "function", "future", "kwargs", "slot")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.future: Future[Any] = Future()
@@ -46,7 +46,7 @@ class _Task:
         self.function = function
         self.args = args
         self.kwargs = kwargs
-        self.seat: WorkerSlot | None = None
+        self.slot: WorkerSlot | None = None
 
     def run(self) -> None:
         future = self.future
@@ -55,10 +55,10 @@ class _Task:
         try:
             result = self.context.run(self.function, *self.args, **self.kwargs)
         except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asks the future
-            self.seat = None
+            self.slot = None
             future.set_exception(exc)
         else:
-            self.seat = None  # first: whoever waits for the result may want a seat next
+            self.slot = None  # first: whoever waits for the result may want a slot next
             future.set_result(result)
 
 
@@ -76,8 +76,8 @@ class _State:
         self.threads: set[threading.Thread] = set()
         self.starting: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
-        # By weak references: no interrupt, wherever it hits, leaves a seat taken that nobody has.
-        self.seats: set[weakref.ref[WorkerSlot]] = set()
+        # By weak references: no interrupt, wherever it hits, leaves a slot taken that nobody has.
+        self.slots: set[weakref.ref[WorkerSlot]] = set()
         self.idle = 0
         self.closed = False
         self.forked = False  # this is a child's copy, and the thread that works on it forked within a task
@@ -135,24 +135,24 @@ class WorkerPool(Executor):
     def reserve(self, count: int) -> list[WorkerSlot]:
         """Keeps ``count`` workers free, each for one :meth:`submit_to`; an empty list if there are not that many.
 
-        For a pool whose every task has its seat: what :meth:`submit` queues is not counted. Never waits.
+        For a pool whose every task has its slot: what :meth:`submit` queues is not counted. Never waits.
         """
         state = self._state
         with state.lock:
-            if state.closed or len(state.seats) + count > self.max_workers:
+            if state.closed or len(state.slots) + count > self.max_workers:
                 return []
-            seats = [WorkerSlot() for _ in range(count)]
-            # What gives them back is no Python code, in which an interrupt would get lost, and with it the seat.
-            state.seats.update([weakref.ref(seat, state.seats.discard) for seat in seats])
-        return seats
+            slots = [WorkerSlot() for _ in range(count)]
+            # What gives them back is no Python code, in which an interrupt would get lost, and with it the slot.
+            state.slots.update([weakref.ref(slot, state.slots.discard) for slot in slots])
+        return slots
 
-    def submit_to(self, seat: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:
-        """Runs ``fn`` on the worker that was kept free. Let go of ``seat``: it is given back when ``fn`` has run.
+    def submit_to(self, slot: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:
+        """Runs ``fn`` on the worker that was kept free. Let go of ``slot``: it is given back when ``fn`` has run.
 
         No Future is handed out: an interrupt that hits a thread within one may leave its lock held.
 
         Args:
-            seat: see :meth:`reserve`.
+            slot: see :meth:`reserve`.
             fn: raises nothing that anybody would want to know.
             done: called when ``fn`` has run, or when it never will; on any thread, maybe this one.
 
@@ -160,7 +160,7 @@ class WorkerPool(Executor):
             PluginClosedError: the pool was shut down.
         """
         task = _Task(fn, (), {})
-        task.seat = seat
+        task.slot = slot
         task.future.add_done_callback(lambda _: done())
         self._submit(task)
 

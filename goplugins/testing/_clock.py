@@ -19,10 +19,10 @@ _LOOK = 0.002
 class _Wait:
     """One thread inside :meth:`ManualClock.wait`."""
 
-    __slots__ = ("due", "over", "wakeup")
+    __slots__ = ("due", "over", "waiter")
 
-    def __init__(self, wakeup: Waitable, due: float | None) -> None:
-        self.wakeup = wakeup
+    def __init__(self, waiter: Waitable, due: float | None) -> None:
+        self.waiter = waiter
         self.due = due
         self.over = False
 
@@ -72,33 +72,33 @@ class ManualClock:
             self._waits = [wait for wait in self._waits if not wait.over]
             self._moved.notify_all()
 
-    def wait(self, wakeup: Waitable, timeout: float | None) -> bool:
-        """Waits until ``wakeup`` is set, at most ``timeout`` seconds of this clock; True if it is set.
+    def wait(self, waiter: Waitable, timeout: float | None) -> bool:
+        """Waits until ``waiter`` is set, at most ``timeout`` seconds of this clock; True if it is set.
 
         Without a timeout there is no moment to move to: that wait blocks in both modes until the event is set.
         """
-        if wakeup.is_set():
+        if waiter.is_set():
             return True
         if timeout is not None and (self._auto_advance or timeout <= 0):
             self.advance(max(timeout, 0.0))
-            return wakeup.is_set()
+            return waiter.is_set()
         with self._moved:
-            wait = _Wait(wakeup, None if timeout is None else self._now + timeout)
+            wait = _Wait(waiter, None if timeout is None else self._now + timeout)
             self._waits.append(wait)
             self._moved.notify_all()
             try:
-                while not wait.over and not wakeup.is_set():
+                while not wait.over and not waiter.is_set():
                     self._moved.wait(_LOOK)
             finally:
                 if not wait.over:
                     self._waits.remove(wait)
-        return wakeup.is_set()
+        return waiter.is_set()
 
     @property
     def waiters(self) -> int:
         """How many threads are waiting for this clock or for their event."""
         with self._moved:
-            return sum(not wait.wakeup.is_set() for wait in self._waits)
+            return sum(not wait.waiter.is_set() for wait in self._waits)
 
     def wait_for_waiters(self, count: int, timeout: float = 10.0) -> None:
         """Blocks until at least ``count`` threads are inside :meth:`wait`, so that a test need not sleep.
@@ -108,7 +108,7 @@ class ManualClock:
         """
         with self._moved:
             enough = self._moved.wait_for(
-                lambda: sum(not wait.wakeup.is_set() for wait in self._waits) >= count, timeout
+                lambda: sum(not wait.waiter.is_set() for wait in self._waits) >= count, timeout
             )
             found = len(self._waits)
         if not enough:

@@ -169,7 +169,7 @@ class World:
         if sent:
             self.calls.append(sent[0].began)
             self.extra += [attempt.began for attempt in attempts[1:]]
-        assert self.plugin.gate.in_flight == 0
+        assert self.plugin.tracker.in_flight == 0
         return call, attempts, error
 
     def check_the_budgets_law(self):

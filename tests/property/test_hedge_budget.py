@@ -23,7 +23,7 @@ class TwoAtOnce:
     def reserve(self, count: int) -> list[object]:
         return [object()] * count
 
-    def submit_to(self, seat: object, fn: Any, done: Any) -> None:
+    def submit_to(self, slot: object, fn: Any, done: Any) -> None:
         leg = fn.__self__
         if leg.call.max_wait is None:
             leg.call.attempts = 1  # it was sent

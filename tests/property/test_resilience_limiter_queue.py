@@ -29,7 +29,7 @@ class Caller(threading.Thread):
 
     def run(self):
         try:
-            self.limiter.acquire(max_wait=1e6, wakeup=self.leaves)
+            self.limiter.acquire(max_wait=1e6, closing=self.leaves)
             self.served.append(self)
         except BaseException as exc:
             self.error = exc

@@ -175,7 +175,7 @@ def a_plugin():
 
 
 def has_nothing_left(plugin):
-    assert plugin.gate.in_flight == 0
+    assert plugin.tracker.in_flight == 0
     assert not plugin.policies.limiter._waiters
     assert plugin.policies.breaker.state is CLOSED
     assert plugin.call(make_call(SYSTEM_CLOCK, timeout=5.0, max_wait=5.0)) == "ok"

@@ -34,9 +34,9 @@ class Watch:
     def time(self):
         return time.time()
 
-    def wait(self, wakeup, timeout):
+    def wait(self, waiter, timeout):
         self.seen.due = self.seen.now + timeout
-        return SYSTEM_CLOCK.wait(wakeup, timeout / self.speed)
+        return SYSTEM_CLOCK.wait(waiter, timeout / self.speed)
 
 
 def most_beyond(grants, rate):

@@ -92,7 +92,7 @@ def test_first_says_when_the_first_run_is(scheduler: Scheduler, clock: ManualClo
 
 def test_a_single_run_is_one(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, None, first=3.0, submit=inline)
+    task = scheduler.schedule(owner.work, None, first=3.0, submit=inline)
     assert scheduler.run_due() == pytest.approx(3.0)
     assert owner.runs == 0
     clock.advance(3.0)
@@ -100,7 +100,7 @@ def test_a_single_run_is_one(scheduler: Scheduler, clock: ManualClock) -> None:
     clock.advance(300.0)
     scheduler.run_due()
     assert owner.runs == 1
-    assert not ticket.active
+    assert not task.active
     assert scheduler.scheduled == 0
 
 
@@ -149,9 +149,9 @@ def test_an_interval_is_more_than_zero(scheduler: Scheduler, interval: float) ->
     owner = Owner()
     with pytest.raises(InvalidArgumentError, match="interval"):
         scheduler.schedule(owner.work, interval, submit=inline)
-    ticket = scheduler.schedule(owner.work, 5.0, submit=inline)
+    task = scheduler.schedule(owner.work, 5.0, submit=inline)
     with pytest.raises(InvalidArgumentError, match="interval"):
-        ticket.reschedule(interval)
+        task.reschedule(interval)
 
 
 def test_a_single_run_needs_its_moment(scheduler: Scheduler) -> None:
@@ -256,40 +256,40 @@ def test_work_that_raises_is_logged_and_comes_again(
 
 def test_cancelled_is_not_due(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 1.0, submit=inline)
-    ticket.cancel()
-    ticket.cancel()
+    task = scheduler.schedule(owner.work, 1.0, submit=inline)
+    task.cancel()
+    task.cancel()
     clock.advance(5.0)
     assert scheduler.run_due() is None
     assert owner.runs == 0
-    assert not ticket.active
+    assert not task.active
 
 
 def test_cancelled_while_queued_is_dropped(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 1.0, submit=owner.submit, jitter=0.0)
+    task = scheduler.schedule(owner.work, 1.0, submit=owner.submit, jitter=0.0)
     clock.advance(1.0)
     scheduler.run_due()
-    ticket.cancel()
+    task.cancel()
     owner.drain()
     assert owner.runs == 0
 
 
 def test_a_shorter_interval_counts_from_the_last_run(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 100.0, submit=inline, jitter=0.0)
+    task = scheduler.schedule(owner.work, 100.0, submit=inline, jitter=0.0)
     clock.advance(20.0)
-    ticket.reschedule(30.0)
+    task.reschedule(30.0)
     assert scheduler.run_due() == pytest.approx(10.0)
-    ticket.reschedule(5.0)  # that was 15 s ago
+    task.reschedule(5.0)  # that was 15 s ago
     assert scheduler.run_due() == pytest.approx(5.0)
     assert owner.runs == 1
 
 
 def test_a_longer_interval_takes_the_place_of_the_old(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 1.0, submit=inline, jitter=0.0)
-    ticket.reschedule(50.0)
+    task = scheduler.schedule(owner.work, 1.0, submit=inline, jitter=0.0)
+    task.reschedule(50.0)
     clock.advance(49.0)
     scheduler.run_due()
     assert owner.runs == 0
@@ -300,9 +300,9 @@ def test_a_longer_interval_takes_the_place_of_the_old(scheduler: Scheduler, cloc
 
 def test_a_cancelled_ticket_is_not_revived(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 1.0, submit=inline)
-    ticket.cancel()
-    ticket.reschedule(1.0)
+    task = scheduler.schedule(owner.work, 1.0, submit=inline)
+    task.cancel()
+    task.reschedule(1.0)
     clock.advance(5.0)
     scheduler.run_due()
     assert owner.runs == 0
@@ -310,9 +310,9 @@ def test_a_cancelled_ticket_is_not_revived(scheduler: Scheduler, clock: ManualCl
 
 def test_rescheduling_for_ever_does_not_grow_the_heap(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 1000.0, submit=inline)
+    task = scheduler.schedule(owner.work, 1000.0, submit=inline)
     for step in range(1000):
-        ticket.reschedule(1000.0 + step)
+        task.reschedule(1000.0 + step)
         scheduler.run_due()
     assert len(scheduler._heap) < 30
 
@@ -346,7 +346,7 @@ def test_queued_work_keeps_no_owner_alive(scheduler: Scheduler, clock: ManualClo
     jobs[0]()
 
 
-def test_a_collected_pool_ends_its_tickets(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_collected_pool_ends_its_tasks(scheduler: Scheduler, clock: ManualClock) -> None:
     owner, pool = Owner(), Owner()
     scheduler.schedule(owner.work, 1.0, submit=pool.submit, jitter=0.0)
     del pool
@@ -373,8 +373,8 @@ def test_an_owner_may_be_collected_while_the_lock_is_held(scheduler: Scheduler) 
 def threaded() -> Iterator[Scheduler]:
     scheduler = Scheduler(idle=0.05)
     yield scheduler
-    for ticket in list(scheduler._tickets.values()):
-        ticket.cancel()
+    for task in list(scheduler._tasks.values()):
+        task.cancel()
     assert eventually(lambda: not threads_of(scheduler)), "the thread did not end"
 
 
@@ -403,18 +403,18 @@ def test_the_thread_wakes_for_what_is_due_sooner(threaded: Scheduler) -> None:
 
 def test_the_thread_wakes_for_a_shorter_interval(threaded: Scheduler) -> None:
     owner = Owner()
-    ticket = threaded.schedule(owner.work, 1000.0, submit=inline)
+    task = threaded.schedule(owner.work, 1000.0, submit=inline)
     assert not owner.ran.wait(0.02)
-    ticket.reschedule(0.01)
+    task.reschedule(0.01)
     assert owner.ran.wait(5.0)
 
 
 def test_the_thread_ends_when_idle_and_starts_again(threaded: Scheduler) -> None:
     owner = Owner()
-    ticket = threaded.schedule(owner.work, 30.0, first=0.0, submit=inline)
+    task = threaded.schedule(owner.work, 30.0, first=0.0, submit=inline)
     assert owner.ran.wait(5.0)
     first = threads_of(threaded)
-    ticket.cancel()
+    task.cancel()
     first[0].join(5.0)
     assert not first[0].is_alive()
     assert threads_of(threaded) == []
@@ -453,11 +453,11 @@ def test_the_thread_ends_when_no_owner_is_alive(threaded: Scheduler) -> None:
 def test_the_thread_sleeps_on_the_given_clock(clock: ManualClock) -> None:
     scheduler = Scheduler(clock=clock, idle=5.0)
     owner = Owner()
-    ticket = scheduler.schedule(owner.work, 30.0, submit=inline, jitter=0.0)
+    task = scheduler.schedule(owner.work, 30.0, submit=inline, jitter=0.0)
     clock.wait_for_waiters(1)
     clock.advance(30.0)
     assert owner.ran.wait(5.0)
-    ticket.cancel()
+    task.cancel()
     (thread,) = threads_of(scheduler)
     while thread.is_alive():
         clock.advance(5.0)
@@ -474,9 +474,9 @@ def test_no_thread_left_in_the_system_is_said_and_harmless(monkeypatch: pytest.M
         with pytest.raises(SaturatedError, match="can't start new thread"):
             scheduler.schedule(owner.work, 1.0, submit=inline)
     assert scheduler.scheduled == 0
-    ticket = scheduler.schedule(owner.work, 30.0, first=0.0, submit=inline)
+    task = scheduler.schedule(owner.work, 30.0, first=0.0, submit=inline)
     assert owner.ran.wait(5.0)
-    ticket.cancel()
+    task.cancel()
     assert eventually(lambda: not threads_of(scheduler))
 
 
@@ -496,7 +496,7 @@ def test_the_process_has_one_scheduler() -> None:
 def test_a_renewed_scheduler_keeps_its_tickets_and_forgets_what_was_queued() -> None:
     clock = ManualClock(auto_advance=False)
     scheduler, owner = Scheduler(clock=clock, threaded=False), Owner()
-    ticket = scheduler.schedule(owner.work, 10.0, submit=owner.submit, jitter=0.1)
+    task = scheduler.schedule(owner.work, 10.0, submit=owner.submit, jitter=0.1)
     clock.advance(11.0)
     scheduler.run_due()
     assert len(owner.queued) == 1
@@ -504,11 +504,11 @@ def test_a_renewed_scheduler_keeps_its_tickets_and_forgets_what_was_queued() -> 
     lock = scheduler._lock
     lock.acquire()  # by a thread that the child lacks
     scheduler.after_fork_in_child()
-    assert ticket.active
+    assert task.active
     clock.advance(12.1)
     scheduler.run_due()
     assert len(owner.queued) == 1
-    ticket.reschedule(5.0)
+    task.reschedule(5.0)
 
 
 def test_forked_siblings_do_not_march_in_step() -> None:
@@ -527,7 +527,7 @@ def test_forked_siblings_do_not_march_in_step() -> None:
 
 def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
     owner, scheduler = Owner(), get_scheduler()
-    ticket = scheduler.schedule(owner.work, 0.02, submit=inline)
+    task = scheduler.schedule(owner.work, 0.02, submit=inline)
     assert owner.ran.wait(5.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is the subject
@@ -545,7 +545,7 @@ def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert not scheduler.needs_thread
-    ticket.cancel()
+    task.cancel()
 
 
 def test_nothing_is_logged_by_ordinary_life(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,7 @@ from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.history import History
 from goplugins.runtime.clock import Event
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import Ticket, get_scheduler
+from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Board:
         self._interval = INTERVAL
         self._took: deque[float] = deque(maxlen=5)
         self._begin(self.clock.monotonic())
-        self._ticket: Ticket | None = None
+        self._ticket: ScheduledTask | None = None
         self._detach: Callable[[], None] | None = None
         # Changes are rare, and the page shows those from before it was opened.
         detach = attach(manager, self.history.take, calls="none", changes=True)

@@ -336,15 +336,15 @@ def test_nothing_is_left_after_the_end(names: Names, instances: Instances) -> No
     instances.start("127.0.0.2", "127.0.0.3", "127.0.0.4")
     names.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     until(lambda: instances.open_now == 0, 10)
-    tickets, before = get_scheduler().scheduled, sockets()
+    tasks, before = get_scheduler().scheduled, sockets()
     manager = connect(instances.port, health_check={"enabled": True, "interval": 0.1})
-    assert get_scheduler().scheduled <= tickets, "nothing runs before the first call"
+    assert get_scheduler().scheduled <= tasks, "nothing runs before the first call"
     spread_of(manager, 9)
     names.addresses = ["127.0.0.2", "127.0.0.3"]
     until(lambda: "127.0.0.4" not in spread_of(manager, 9), 10)
-    assert get_scheduler().scheduled > tickets
+    assert get_scheduler().scheduled > tasks
     manager.shutdown()
-    assert get_scheduler().scheduled <= tickets
+    assert get_scheduler().scheduled <= tasks
     until(lambda: instances.open_now == 0, 10)
     until(lambda: sockets() <= before, 10)
 
@@ -355,7 +355,7 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
     health = {"enabled": True, "interval": 0.1, "endpoint": "/health"}
     with connect(instances.port, health_check=health) as manager:
         spread_of(manager, 4)
-        tickets = get_scheduler().scheduled
+        tasks = get_scheduler().scheduled
         wires = {name: member.sender for name, member in manager._lifecycle.maintenance.members.items()}
         assert len(wires) == 2
         in_place = configuration(instances.port, health_check=health, circuit_breaker={"failure_threshold": 50})
@@ -366,7 +366,7 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
         other = configuration(instances.port, health_check=health, connection={"max_connections": 3})
         manager.reload_config(other)
         assert spread_of(manager, 4) == {"127.0.0.2": 2, "127.0.0.3": 2}
-        until(lambda: get_scheduler().scheduled <= tickets, 10)
+        until(lambda: get_scheduler().scheduled <= tasks, 10)
         names.down = True
         with pytest.raises(ReloadError, match="Temporary failure"):
             manager.reload_config(configuration(instances.port, connection={"max_connections": 4}))

@@ -154,8 +154,8 @@ class Hedged:
     def settle(self, seconds: float = 5.0) -> None:
         """Waits until nothing is under way any more."""
         end = time.monotonic() + seconds
-        while self.places or self.pool._state.seats:
-            assert time.monotonic() < end, f"{self.places} places, {len(self.pool._state.seats)} seats are still taken"
+        while self.places or self.pool._state.slots:
+            assert time.monotonic() < end, f"{self.places} places, {len(self.pool._state.slots)} slots are still taken"
             time.sleep(0.005)
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ class FakeMember:
         self.callbacks: list[Callable[[], object]] = []
         self.calls = 0
 
-    def offer(self, call: Call) -> Any:
+    def call_as_member(self, call: Call) -> Any:
         if self.retry_after() > 0:
             raise CircuitBreakerOpenError("circuit breaker is open", plugin=self.name, retry_after=self.retry_after())
         self.calls += 1

@@ -35,7 +35,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.scheduler import Scheduler, Ticket
+from goplugins.runtime.scheduler import ScheduledTask, Scheduler
 from goplugins.testing import ManualClock
 from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address
@@ -125,7 +125,7 @@ class Group:
 
     # The household:
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> Ticket:
+    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         return self.scheduler.schedule(method, interval, first=first, submit=lambda job: job(), jitter=0.0)
 
     def join(self, member: GuardedPlugin) -> None:
@@ -134,7 +134,7 @@ class Group:
         if member.name in self.unwatched:
             self.unwatched.remove(member.name)
 
-    def look_away(self, member: GuardedPlugin) -> None:
+    def stop_watching(self, member: GuardedPlugin) -> None:
         self.unwatched.append(member.name)
 
     def part(self, member: GuardedPlugin) -> None:
@@ -329,14 +329,14 @@ def test_one_that_comes_back_before_it_has_left_stays_the_same() -> None:
     group = Group(1, 2)
     group.count(2)
     held = group.group._members["p@10.0.0.1:80"]
-    held.gate.enter()
+    held.tracker.enter()
     group.resolver.now(2)
     group.wait(30.0)
     assert group.members()["p@10.0.0.1:80"] == "disabled"
     group.call()
     group.resolver.now(1, 2)
     group.wait(30.0)
-    held.gate.leave(True, 0.0, 1)
+    held.tracker.leave(True, 0.0, 1)
     assert group.members() == dict.fromkeys(called(1, 2), "ready")
     assert group.unwatched == []
     assert len(group.built) == 2

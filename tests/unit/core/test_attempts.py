@@ -373,7 +373,7 @@ def test_closing_ends_the_wait_for_a_token():
     waiting = threading.Thread(target=wait)
     waiting.start()
     clock.wait_for_waiters(1)
-    plugin.refuse("it was removed")
+    plugin.reject_calls("it was removed")
     waiting.join(10)
     assert len(caught) == 1
 

@@ -515,7 +515,7 @@ class InterruptingClock(ManualClock):
         self.left = number
         self.ready: Callable[[], object] = lambda: None
 
-    def wait(self, wakeup: Any, timeout: float | None) -> bool:
+    def wait(self, waiter: Any, timeout: float | None) -> bool:
         self.left -= 1
         if not self.left:
             self.ready()
@@ -523,7 +523,7 @@ class InterruptingClock(ManualClock):
         if self.left > 0:
             self.advance(timeout or 0.0)
             return False
-        return super().wait(wakeup, timeout)
+        return super().wait(waiter, timeout)
 
 
 @pytest.mark.parametrize("number", [1, 2])

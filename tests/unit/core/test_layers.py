@@ -200,12 +200,12 @@ def test_who_waits_for_a_place_when_the_plugin_is_replaced_is_served_by_the_succ
     new = manager._lifecycle.builder.guard(successor, config, from_config=True)
     old.from_config = True
     manager._registry.replace([new])
-    old.refuse("it was replaced")
+    old.reject_calls("it was replaced")
     waiting.join(5)
     first.gate.set()
     assert inside.result(5) == "p:0"
     assert (answers, errors, successor.calls) == (["p:1"], [], 1)
-    old.retire(5)
+    old.drain_and_close(5)
 
 
 def test_a_members_own_bulkhead_holds_in_a_group_too_and_a_full_one_is_passed_over(manager):

@@ -287,7 +287,7 @@ def test_a_fault_of_ours_is_a_plugin_error_that_says_so_and_a_hosts_exception_pa
     plugin = guarded(FakeSender(limit()), clock)
     with pytest.raises(limit):
         plugin.call(make_call(clock))
-    assert plugin.gate.in_flight == 0
+    assert plugin.tracker.in_flight == 0
 
 
 def test_retiring_waits_for_calls_in_flight_refuses_new_ones_and_closes_once():
@@ -299,7 +299,7 @@ def test_retiring_waits_for_calls_in_flight_refuses_new_ones_and_closes_once():
     caller = threading.Thread(target=lambda: answers.append(plugin.call(make_call(clock))))
     caller.start()
     latch.entered.acquire()
-    retiring = threading.Thread(target=lambda: answers.append(plugin.retire(30.0)))
+    retiring = threading.Thread(target=lambda: answers.append(plugin.drain_and_close(30.0)))
     retiring.start()
     clock.wait_for_waiters(1)
     assert sender.closed == 0
@@ -320,7 +320,7 @@ def test_a_drain_is_not_a_moment_longer_than_its_timeout():
     caller = threading.Thread(target=lambda: plugin.call(make_call(clock)))
     caller.start()
     latch.entered.acquire()
-    assert plugin.retire(30.0) is False
+    assert plugin.drain_and_close(30.0) is False
     assert sender.closed == 1
     latch.gate.set()
     caller.join(5)
@@ -328,7 +328,7 @@ def test_a_drain_is_not_a_moment_longer_than_its_timeout():
 
 def test_a_call_that_retires_its_own_plugin_is_not_waited_for():
     clock = ManualClock()
-    sender = FakeSender(lambda call: plugin.retire(30.0))
+    sender = FakeSender(lambda call: plugin.drain_and_close(30.0))
     plugin = guarded(sender, clock)
     assert plugin.call(make_call(clock)) is True
     assert clock.monotonic() == 0.0
@@ -349,7 +349,7 @@ def test_closing_wakes_a_waiting_retry():
     caller = threading.Thread(target=run)
     caller.start()
     clock.wait_for_waiters(1)
-    threading.Thread(target=lambda: plugin.retire(30.0), daemon=True).start()
+    threading.Thread(target=lambda: plugin.drain_and_close(30.0), daemon=True).start()
     caller.join(5)
     assert caught[0].attempts == 1
     assert caught[0].details["retry_stopped"] == "closed"
@@ -387,12 +387,12 @@ def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
     narrow = {"bulkhead": {"max_concurrent": 1, "max_waiting": 5}} if waits_for == "a place" else {"rate_limit": limit}
     plugin = guarded(sender, clock, **narrow)
     held = plugin.bulkhead.acquire() if plugin.bulkhead else plugin.call(make_call(clock))
-    call = make_call(clock).leg(CancellableDeadline(clock.monotonic() + 30.0, clock, lost))
+    call = make_call(clock).copy_for_attempt(CancellableDeadline(clock.monotonic() + 30.0, clock, lost))
     call.payload = b'"request"'
 
     def lose():
         with pytest.raises(AttemptCancelledError) as error:
-            plugin.offer(call)
+            plugin.call_as_member(call)
         caught.append(error.value)
 
     loser = threading.Thread(target=lose)
@@ -402,7 +402,7 @@ def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
     lost.cancel()
     loser.join(10)
     assert caught
-    assert (plugin.gate.in_flight, len(sender.sent)) == (0, sent)
+    assert (plugin.tracker.in_flight, len(sender.sent)) == (0, sent)
     if plugin.bulkhead:
         assert (plugin.bulkhead.waiting, plugin.bulkhead.in_use) == (0, 1)
         plugin.bulkhead.release(held)

@@ -13,7 +13,7 @@ from goplugins.runtime.workers import WorkerPool, WorkerSlot
 
 @pytest.fixture
 def pool():
-    with WorkerPool("seats", max_workers=4, max_queued=4, inline=False) as made:
+    with WorkerPool("slots", max_workers=4, max_queued=4, inline=False) as made:
         yield made
 
 
@@ -21,8 +21,8 @@ def taken(pool: WorkerPool) -> int:
     """Seats that nobody could have now."""
     free = 0
     held: list[WorkerSlot] = []
-    while seats := pool.reserve(1):
-        held += seats
+    while slots := pool.reserve(1):
+        held += slots
         free += 1
     return pool.max_workers - free
 
@@ -35,7 +35,7 @@ def test_as_many_as_there_are_workers(pool: WorkerPool) -> None:
     assert pool.reserve(3) == []
     assert len(pool.reserve(2)) == 2
     del first
-    assert pool.threads == 0  # a seat is a promise, no thread
+    assert pool.threads == 0  # a slot is a promise, no thread
 
 
 def test_a_task_on_a_seat_runs_at_once_however_many_run_already(pool: WorkerPool) -> None:
@@ -45,9 +45,9 @@ def test_a_task_on_a_seat_runs_at_once_however_many_run_already(pool: WorkerPool
         started.wait(10)
         release.wait(10)
 
-    seats = pool.reserve(4)
-    while seats:
-        pool.submit_to(seats.pop(), work, lambda: None)
+    slots = pool.reserve(4)
+    while slots:
+        pool.submit_to(slots.pop(), work, lambda: None)
     started.wait(10)  # all four are inside at the same time
     assert pool.reserve(1) == []
     release.set()
@@ -80,12 +80,12 @@ def test_seats_that_are_lost_come_back(pool: WorkerPool) -> None:
 
 
 def test_a_closed_pool_has_none(pool: WorkerPool) -> None:
-    seats = pool.reserve(2)
+    slots = pool.reserve(2)
     pool.shutdown()
     assert pool.reserve(1) == []
     with pytest.raises(PluginClosedError):
-        pool.submit_to(seats.pop(), lambda: None, lambda: None)
-    assert len(seats) == len(pool._state.seats) == 1  # the other one came back
+        pool.submit_to(slots.pop(), lambda: None, lambda: None)
+    assert len(slots) == len(pool._state.slots) == 1  # the other one came back
 
 
 def test_a_task_that_will_never_run_says_so(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,8 +100,8 @@ def test_a_task_that_will_never_run_says_so(pool: WorkerPool, monkeypatch: pytes
     assert taken(pool) == 0
 
 
-def test_a_forked_child_has_all_seats(pool: WorkerPool) -> None:
-    seats = pool.reserve(4)
+def test_a_forked_child_has_all_slots(pool: WorkerPool) -> None:
+    slots = pool.reserve(4)
     pool.after_fork_in_child()
     assert taken(pool) == 0
-    assert len(seats) == 4
+    assert len(slots) == 4

@@ -416,7 +416,7 @@ def test_calls_that_go_to_the_successor_are_neither_left_behind_nor_failed(
     assert old.entered.acquire(timeout=10)
     others = [house.in_background(lambda: house.ask("a", timeout=1000)) for _ in range(3)]
     guarded = house.guarded("a")
-    while guarded.gate.in_flight < 4:
+    while guarded.tracker.in_flight < 4:
         time.sleep(0.001)
     time.sleep(0.05)  # they are inside, and now they wait
     report = house.manager.reload_config(config(a="m:v2"), options=ReloadOptions(drain_timeout=0.05))

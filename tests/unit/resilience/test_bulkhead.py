@@ -39,8 +39,8 @@ def until(condition) -> None:
 class Caller:
     """A call of another thread: in the queue, inside until it is let go, or refused."""
 
-    def __init__(self, bulkhead: Bulkhead, deadline: float | None = None, wakeup: threading.Event | None = None):
-        self.bulkhead, self.wakeup = bulkhead, wakeup
+    def __init__(self, bulkhead: Bulkhead, deadline: float | None = None, closing: threading.Event | None = None):
+        self.bulkhead, self.closing = bulkhead, closing
         self.deadline = None if deadline is None else Deadline(bulkhead.clock.monotonic() + deadline, bulkhead.clock)
         self.inside, self.go, self.error = threading.Event(), threading.Event(), None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -48,7 +48,7 @@ class Caller:
 
     def _run(self):
         try:
-            with self.bulkhead.acquire(self.deadline, wakeup=self.wakeup):
+            with self.bulkhead.acquire(self.deadline, closing=self.closing):
                 self.inside.set()
                 self.go.wait(10)
         except Exception as error:
@@ -207,7 +207,7 @@ def test_who_gave_up_waiting_gets_nothing():
 
 def test_a_place_handed_over_in_the_moment_of_giving_up_is_used():
     class Late(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             self.advance(timeout)
             bulkhead.release(held)
             return False
@@ -251,11 +251,11 @@ def test_close_refuses_newcomers_and_waiters_and_leaves_those_inside_alone():
     bulkhead.close()
 
 
-def test_the_wakeup_of_a_plugin_that_closes_ends_the_wait():
+def test_the_closing_event_of_a_plugin_that_closes_ends_the_wait():
     bulkhead = make(1, waiting=1)
     closing = threading.Event()
     held = bulkhead.acquire()
-    (caller,) = queued(bulkhead, 1, wakeup=closing)
+    (caller,) = queued(bulkhead, 1, closing=closing)
     closing.set()
     bulkhead.wake()
     assert isinstance(caller.end(), PluginClosedError)

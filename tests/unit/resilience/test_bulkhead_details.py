@@ -185,9 +185,9 @@ def test_a_place_that_comes_as_the_attempt_loses_goes_to_the_next(behind):
     class Handing(ManualClock):
         """The place comes free and the other attempt answers while this one waits."""
 
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             if threading.current_thread() is not threading.main_thread():
-                return super().wait(wakeup, timeout)
+                return super().wait(waiter, timeout)
             if behind:
                 next_one.start()
                 self.wait_for_waiters(1)
@@ -220,7 +220,7 @@ def test_who_waits_for_a_place_when_the_plugin_closes_is_told_so(may_lose):
 
     def wait():
         with pytest.raises(PluginClosedError) as error:
-            bulkhead.acquire(deadline, wakeup=closing)
+            bulkhead.acquire(deadline, closing=closing)
         caught.append(error.value)
 
     waiting = threading.Thread(target=wait)

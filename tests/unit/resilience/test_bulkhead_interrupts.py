@@ -74,9 +74,9 @@ def test_waiting_and_being_served():
         held = []
 
         class Handing(ManualClock):
-            def wait(self, wakeup, timeout):
+            def wait(self, waiter, timeout):
                 bulkhead.release(held.pop(), 0.1, True)  # as another thread would
-                return wakeup.is_set()
+                return waiter.is_set()
 
         bulkhead = make(1, 1, Handing())
 
@@ -190,9 +190,9 @@ def test_an_interrupted_waiter_passes_on_what_it_was_handed():
     class Interrupting(ManualClock):
         """Hands the place over in the very moment in which the wait is interrupted."""
 
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             bulkhead.release(held)
-            assert wakeup.is_set()
+            assert waiter.is_set()
             raise Interrupt
 
     bulkhead = make(1, 1, Interrupting())

@@ -398,9 +398,9 @@ class HoldingClock(ManualClock):
         self.gate.set()
         self.waits = 0
 
-    def wait(self, wakeup, timeout):
+    def wait(self, waiter, timeout):
         self.waits += 1
-        woken = super().wait(wakeup, timeout)
+        woken = super().wait(waiter, timeout)
         assert self.gate.wait(20)
         return woken
 
@@ -448,7 +448,7 @@ def test_a_newcomer_that_is_quicker_than_the_one_called_to_lead_makes_the_reques
 
 def test_an_interrupt_in_a_waiting_follower_harms_nobody(pool):
     class Interrupting(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             raise KeyboardInterrupt
 
     clock = Interrupting()
@@ -468,8 +468,8 @@ def test_an_interrupt_in_the_one_called_to_lead_calls_the_next(pool):
     interrupted = threading.Event()
     plain_wait = clock.wait
 
-    def wait(wakeup, timeout):
-        plain_wait(wakeup, timeout)
+    def wait(waiter, timeout):
+        plain_wait(waiter, timeout)
         if not interrupted.is_set():
             interrupted.set()
             raise KeyboardInterrupt  # just woken, and nobody else was

@@ -105,11 +105,11 @@ def test_following_while_others_wait(pool, fails):
 
             monotonic, time = SYSTEM_CLOCK.monotonic, SYSTEM_CLOCK.time
 
-            def wait(self, wakeup, timeout):
+            def wait(self, waiter, timeout):
                 if threading.get_ident() == follower and not go.is_set():
                     join(others, pool, cache, 3)  # and this one
                     go.set()
-                return SYSTEM_CLOCK.wait(wakeup, timeout)
+                return SYSTEM_CLOCK.wait(waiter, timeout)
 
         def lead():
             going.set()

@@ -39,7 +39,7 @@ def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monk
     entered.wait(10)
 
     class Clock(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             leave.set()
             thread.join(10)
             return False  # its time is up
@@ -95,10 +95,10 @@ def test_a_lull_ends_a_drain_although_somebody_came_in_again():
     entered.wait(10)
 
     class Clock(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             leave.set()
             thread.join(10)
-            return wakeup.is_set()
+            return waiter.is_set()
 
     assert gate.drain(30.0, Clock())
     assert gate.in_flight == 1

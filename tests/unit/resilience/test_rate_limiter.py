@@ -173,7 +173,7 @@ def test_allow_never_overtakes_a_reservation(stepped):
 def test_a_closing_plugin_wakes_its_waiters_and_their_tokens_go_back(stepped):
     limiter = empty(stepped, rate=1.0)
     closing = threading.Event()
-    callers, _ = queue_up(limiter, stepped, 3, wakeup=closing)
+    callers, _ = queue_up(limiter, stepped, 3, closing=closing)
     closing.set()
     limiter.wake()
     finish(*callers)
@@ -187,7 +187,7 @@ def test_who_leaves_the_queue_lets_the_others_move_up(stepped):
     order: list[Caller] = []
     first = Caller(limiter, order, max_wait=100.0)
     stepped.wait_for_waiters(1)
-    leaves = Caller(limiter, order, max_wait=100.0, wakeup=closing)
+    leaves = Caller(limiter, order, max_wait=100.0, closing=closing)
     stepped.wait_for_waiters(2)
     last = Caller(limiter, order, max_wait=100.0)
     stepped.wait_for_waiters(3)
@@ -204,7 +204,7 @@ def test_who_leaves_the_queue_lets_the_others_move_up(stepped):
 
 
 class _Interrupting(ManualClock):
-    def wait(self, wakeup, timeout):
+    def wait(self, waiter, timeout):
         raise KeyboardInterrupt
 
 
@@ -222,8 +222,8 @@ def test_who_wakes_the_others_meets_no_lock_that_an_interrupt_left():
     """A signal handler that raises within an Event's wait can leave its lock held."""
 
     class Strangling(ManualClock):
-        def wait(self, wakeup, timeout):
-            lock = getattr(wakeup, "_cond", None)
+        def wait(self, waiter, timeout):
+            lock = getattr(waiter, "_cond", None)
             if lock is not None:
                 lock.acquire()
             other = threading.Thread(target=limiter.wake, daemon=True)

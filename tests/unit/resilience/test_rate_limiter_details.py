@@ -85,7 +85,7 @@ def test_half_a_token_in_the_bucket_halves_the_wait(clock):
 def test_who_is_woken_by_a_close_learns_why(stepped, name, expected):
     limiter, closing = RateLimiter(config(1.0), clock=stepped, name=name), threading.Event()
     limiter.acquire()
-    caller = Caller(limiter, stepped, wakeup=closing)
+    caller = Caller(limiter, stepped, closing=closing)
     closing.set()
     limiter.wake()
     error = caller.outcome()
@@ -105,7 +105,7 @@ def test_a_bucket_that_could_never_fill_is_described(clock):
 def test_who_leaves_moves_those_behind_up_by_one_token_at_any_rate(stepped):
     limiter, closing = RateLimiter(config(4.0), clock=stepped), threading.Event()
     limiter.acquire()
-    leaves = Caller(limiter, stepped, wakeup=closing)
+    leaves = Caller(limiter, stepped, closing=closing)
     last = Caller(limiter, stepped)
     closing.set()
     limiter.wake()

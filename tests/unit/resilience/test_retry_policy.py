@@ -249,8 +249,8 @@ def test_retry_after_beyond_the_deadline_fails_at_once_and_carries_the_value(clo
 
 
 class _Oversleeping(ManualClock):
-    def wait(self, wakeup, timeout):
-        return super().wait(wakeup, timeout + 10.0)
+    def wait(self, waiter, timeout):
+        return super().wait(waiter, timeout + 10.0)
 
 
 def test_a_wait_that_overslept_the_deadline_raises_the_real_error():
@@ -319,7 +319,7 @@ def test_close_wakes_a_waiting_retry():
     closing, error = threading.Event(), refused()
     attempt = Attempts(clock)
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(make(initial_interval=5.0).run, error, attempt, clock=clock, wakeup=closing)
+        future = pool.submit(make(initial_interval=5.0).run, error, attempt, clock=clock, closing=closing)
         clock.wait_for_waiters(1)
         closing.set()
         assert future.exception(10) is error

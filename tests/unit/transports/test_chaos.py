@@ -280,7 +280,7 @@ def test_a_hedged_attempt_that_lost_is_not_kept_waiting(chaos):
 
 def test_an_interrupted_wait_leaves_nothing_behind():
     class Interrupted(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             raise KeyboardInterrupt
 
     chaos = sender(clock=Interrupted(), hang=1.0)

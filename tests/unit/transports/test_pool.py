@@ -184,9 +184,9 @@ def test_interrupted_waiter_passes_on_what_it_was_handed():
     class Interrupting(ManualClock):
         """Hands the place over in the very moment in which the wait is interrupted."""
 
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             bench.pool.release(held, reusable=True)
-            assert wakeup.is_set()
+            assert waiter.is_set()
             raise KeyboardInterrupt
 
     clock = Interrupting()
@@ -199,7 +199,7 @@ def test_interrupted_waiter_passes_on_what_it_was_handed():
 
 def test_place_handed_over_in_the_moment_of_giving_up_is_used():
     class Late(ManualClock):
-        def wait(self, wakeup, timeout):
+        def wait(self, waiter, timeout):
             bench.pool.release(held, reusable=True)
             return False
 

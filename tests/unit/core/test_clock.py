@@ -16,9 +16,9 @@ from tests.interrupts import interrupted_at
 class Sleeper:
     """A thread that waits; how that ended."""
 
-    def __init__(self, wakeup: Waiter | Event, seconds: float | None = 30.0) -> None:
+    def __init__(self, waiter: Waiter | Event, seconds: float | None = 30.0) -> None:
         self.woken: list[bool] = []
-        self._thread = threading.Thread(target=lambda: self.woken.append(wakeup.wait(seconds)), daemon=True)
+        self._thread = threading.Thread(target=lambda: self.woken.append(waiter.wait(seconds)), daemon=True)
         self._thread.start()
         time.sleep(0.005)
 
@@ -28,63 +28,63 @@ class Sleeper:
 
 
 def test_it_wakes_who_waits_and_who_comes_later():
-    wakeup = Waiter()
-    sleeper = Sleeper(wakeup)
-    assert not wakeup.is_set()
-    wakeup.set("a place")
+    waiter = Waiter()
+    sleeper = Sleeper(waiter)
+    assert not waiter.is_set()
+    waiter.set("a place")
     assert sleeper.wakes()
-    assert wakeup.is_set()
-    assert wakeup.wait(30.0)
-    assert wakeup.wait()
-    assert wakeup.take() == "a place"
-    assert not wakeup.is_set()
-    assert not wakeup.wait(0.0)
+    assert waiter.is_set()
+    assert waiter.wait(30.0)
+    assert waiter.wait()
+    assert waiter.take() == "a place"
+    assert not waiter.is_set()
+    assert not waiter.wait(0.0)
 
 
 def test_who_waits_without_a_limit_is_woken():
-    wakeup = Waiter()
-    sleeper = Sleeper(wakeup, None)
-    wakeup.set()
+    waiter = Waiter()
+    sleeper = Sleeper(waiter, None)
+    waiter.set()
     assert sleeper.wakes()
 
 
 def test_gifts_come_in_their_order_and_what_is_none_is_passed_over():
-    wakeup = Waiter()
+    waiter = Waiter()
     for gift in (None, 1, None, None, 2, None):
-        wakeup.set(gift)
-    assert [wakeup.take() for _ in range(3)] == [1, 2, None]
+        waiter.set(gift)
+    assert [waiter.take() for _ in range(3)] == [1, 2, None]
     for gift in (1, None, 2):
-        wakeup.set(gift)
-    wakeup.clear()
-    assert (wakeup.is_set(), wakeup.take()) == (False, None)
+        waiter.set(gift)
+    waiter.clear()
+    assert (waiter.is_set(), waiter.take()) == (False, None)
 
 
 @pytest.mark.parametrize("before", ["new", "used", "timed out"])
 def test_nothing_of_before_ends_a_wait(before):
-    wakeup = Waiter()
+    waiter = Waiter()
     if before == "used":
         for _ in range(3):
-            wakeup.set("gift")
-        wakeup.clear()
+            waiter.set("gift")
+        waiter.clear()
     elif before == "timed out":
-        assert not wakeup.wait(0.001)
-        wakeup.set("gift")
-        wakeup.take()
+        assert not waiter.wait(0.001)
+        waiter.set("gift")
+        waiter.take()
     for seconds in (0.02, 0.0):
         began = time.monotonic()
-        assert not wakeup.wait(seconds)
+        assert not waiter.wait(seconds)
         assert time.monotonic() - began >= seconds
-    sleeper = Sleeper(wakeup)
-    wakeup.set()
+    sleeper = Sleeper(waiter)
+    waiter.set()
     assert sleeper.wakes()
 
 
 def test_a_thread_that_wakes_it_late_ends_no_later_wait():
     """One that lost the processor in the middle of set(), and somebody took its gift meanwhile."""
-    wakeup, began = Waiter(), time.monotonic()
-    late = threading.Timer(0.01, wakeup._asleep.release)
+    waiter, began = Waiter(), time.monotonic()
+    late = threading.Timer(0.01, waiter._asleep.release)
     late.start()
-    assert not wakeup.wait(0.05)
+    assert not waiter.wait(0.05)
     assert time.monotonic() - began >= 0.05
     late.join()
 
@@ -123,13 +123,13 @@ def test_the_shortest_waits_end_on_a_busy_machine():
 @pytest.mark.parametrize("gift", [None, "a place"])
 def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift):
     for number in range(20):
-        wakeup = Waiter()
-        sleeper = Sleeper(wakeup)
-        happened = interrupted_at(number, lambda: wakeup.set(gift), ("goplugins/runtime/clock.py",))  # noqa: B023
-        if not wakeup.is_set():
-            wakeup.set(gift)  # nothing had come of it
+        waiter = Waiter()
+        sleeper = Sleeper(waiter)
+        happened = interrupted_at(number, lambda: waiter.set(gift), ("goplugins/runtime/clock.py",))  # noqa: B023
+        if not waiter.is_set():
+            waiter.set(gift)  # nothing had come of it
         assert sleeper.wakes(), f"interrupt {number}"
-        assert wakeup.take() == gift
+        assert waiter.take() == gift
         if not happened:
             break
     assert number >= 2
@@ -137,11 +137,11 @@ def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift
 
 def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
     for number in range(50):
-        wakeup = Waiter()
-        happened = interrupted_at(number, lambda: wakeup.wait(0.0001), ("goplugins/runtime/clock.py",))  # noqa: B023
-        assert not wakeup.is_set()
-        sleeper = Sleeper(wakeup)
-        wakeup.set()
+        waiter = Waiter()
+        happened = interrupted_at(number, lambda: waiter.wait(0.0001), ("goplugins/runtime/clock.py",))  # noqa: B023
+        assert not waiter.is_set()
+        sleeper = Sleeper(waiter)
+        waiter.set()
         assert sleeper.wakes(), f"interrupt {number}"
         if not happened:
             break
