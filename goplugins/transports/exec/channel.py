@@ -1,4 +1,4 @@
-"""A process's lines, and the debts of one that was still starting when its first caller gave up."""
+"""Lines to and from one process, also to one that was still starting when its first caller gave up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import enum
 import os
 import select
 import threading
+
+import attrs
 
 from goplugins.errors import (
     BadReplyError,
@@ -21,106 +23,102 @@ from goplugins.transports.envelope import parse_object
 from goplugins.transports.exec import sigpipe
 from goplugins.transports.line_channel import LineChannel
 
-__all__ = ["ExecChannel", "State"]
-
 _CHUNK = 65536
-_MOST_CHUNKS = 64
-"""That are read of one process before others have their turn."""
+_MAX_CHUNKS = 64
+"""Maximum chunks read from one starting process before the supervisor turns to the others."""
 
 
 class State(enum.Enum):
-    """Who may touch a process's pipes."""
+    """The thread that may read and write a process's pipes."""
 
-    IDLE = "idle"  # nobody: it owes nothing, and must not say anything
-    BUSY = "busy"  # the caller that has it
-    STARTING = "starting"  # the keeper: its first caller gave up before it had begun to read
-    LEAVING = "leaving"  # the keeper, for good
+    IDLE = "idle"  # none: the process owes no reply, and must not write
+    BUSY = "busy"  # the caller that leased it
+    STARTING = "starting"  # the supervisor: the first caller gave up before the process began to read
+    CLOSED = "closed"  # the supervisor, for good
 
 
-class _Debt:
-    """A request whose caller is gone: what is unsent of it, and the reply that is still to come and be dropped."""
+@attrs.define(eq=False)
+class _AbandonedRequest:
+    """A request whose caller gave up. Its unsent rest has still to be sent, and its reply to be dropped."""
 
-    __slots__ = ("line", "rest")
-
-    def __init__(self, line: bytes, rest: bytes) -> None:
-        self.line = line
-        self.rest = rest
+    line: bytes
+    rest: bytes
 
 
 class ExecChannel(LineChannel):
     """The lines of one process.
 
-    One rule holds for output that nobody asked for, a banner as well as bytes left over after a reply: the process
-    is replaced, since no later line of its can be trusted to answer what was asked last.
+    Any output outside of a call, such as a banner or bytes left over after a reply, ends the process: no later line
+    can be trusted to be the reply to the last request.
 
     Args:
-        stdin: our end of its stdin; does not block.
-        stdout: our end of its stdout; does not block.
-        limit: bytes that a reply may have.
-        patience: seconds that it may take to answer its first request, after that request's caller gave up.
-        clock: measures.
+        stdin: our end of its stdin; non-blocking.
+        stdout: our end of its stdout; non-blocking.
+        limit: maximum bytes of a reply.
+        start_timeout: seconds until it must have answered its first request, if that request's caller gave up.
+        clock: source of time.
 
     Attributes:
-        state: who may touch the pipes; the lock guards it.
-        expires: the moment at which patience ends.
+        state: the thread that may use the pipes; guarded by the lock.
+        start_ends: when the start timeout ends, on the clock's monotonic scale.
     """
 
-    __slots__ = ("_debt", "_limit", "_lock", "_patience", "_stdin", "_was_starting", "expires", "state")
+    __slots__ = ("_abandoned", "_limit", "_lock", "_start_timeout", "_stdin", "_was_starting", "start_ends", "state")
 
-    def __init__(self, stdin: int, stdout: int, *, limit: int, patience: float, clock: Clock) -> None:
+    def __init__(self, stdin: int, stdout: int, *, limit: int, start_timeout: float, clock: Clock) -> None:
         super().__init__(
             stdout, stdin, lambda size: os.read(stdout, size), lambda data: sigpipe.write(stdin, data), clock
         )
         self._stdin = stdin
         self._limit = limit
-        self._patience = patience
-        self.expires = clock.monotonic() + patience
-        self._debt: _Debt | None = None
+        self._start_timeout = start_timeout
+        self.start_ends = clock.monotonic() + start_timeout
+        self._abandoned: _AbandonedRequest | None = None
         self._was_starting = False
-        self.renew()
+        self._lock = threading.Lock()
         self.state = State.IDLE
 
-    def renew(self) -> None:
-        """A fresh lock; in a forked child nobody may touch the pipes."""
+    def disown(self) -> None:
+        """In a forked child: the pipes are the parent's."""
         self._lock = threading.Lock()
-        self.state = State.LEAVING
+        self.state = State.CLOSED
 
-    # --- for the caller that has it ----------------------------------------------------------------------------
+    # --- for the caller that leased it -------------------------------------------------------------------------
 
     def exchange(self, line: bytes, deadline: Deadline, limit: int) -> bytes:
-        """See :meth:`LineChannel.exchange`. A process that still owes a reply gets ``line`` only after that reply.
+        """See :meth:`LineChannel.exchange`. An abandoned request is finished before ``line`` is sent.
 
         Raises:
-            PluginError: see there; or the process did not come up, and nothing of ``line`` was sent.
+            PluginError: see there; or the process failed to start, and nothing of ``line`` was sent.
         """
         with self._lock:
-            leaving = self.state is State.LEAVING
-            if not leaving:
+            closed = self.state is State.CLOSED
+            if not closed:
                 self.state = State.BUSY
-        if leaving:
+        if closed:
             self.clean, self.gone = False, True
             self.sent = self.received = 0
-            raise ConnectionLostError("the process left before it was asked", replay=Replay.ALWAYS)
-        if self._debt is not None:
-            self._settle(self._debt, deadline, limit)
+            raise ConnectionLostError("the process ended before the request was sent", replay=Replay.ALWAYS)
+        if self._abandoned is not None:
+            self._finish(self._abandoned, deadline, limit)
         try:
             reply = super().exchange(line, deadline, limit)
         except PluginTimeoutError:
             if self.sent and not self.replies:
-                self._debt = _Debt(line, line[self.sent :])
+                self._abandoned = _AbandonedRequest(line, line[self.sent :])
             raise
         if self.clean:
             self.state = State.IDLE
         return reply
 
-    def _settle(self, debt: _Debt, deadline: Deadline, limit: int) -> None:
-        """Waits for the reply that is owed, and drops it."""
-        until = Deadline(min(deadline.at, self.expires), deadline.clock)
+    def _finish(self, request: _AbandonedRequest, deadline: Deadline, limit: int) -> None:
+        """Sends the rest of an abandoned request, waits for its reply, and drops it."""
+        until = Deadline(min(deadline.at, self.start_ends), deadline.clock)
         try:
-            reply = super().exchange(debt.rest, until, limit)
-            fault = self._fault_of(debt, reply)
+            reply = super().exchange(request.rest, until, limit)
+            fault = self._reply_fault(request, reply)
         except PluginTimeoutError as exc:
-            debt.rest = debt.rest[self.sent :]
+            request.rest = request.rest[self.sent :]
             self.sent = 0
             if until.at < deadline.at:
                 raise PluginConnectionError(self.too_slow) from exc
@@ -132,64 +130,63 @@ class ExecChannel(LineChannel):
             raise
         except PluginError as exc:
             self.sent = 0
-            raise PluginConnectionError(f"the process came up wrong: {exc.message}") from exc
+            raise PluginConnectionError(f"the process failed to start: {exc.message}") from exc
         self.sent = 0
         if fault:
             self.clean = False
-            raise PluginConnectionError(f"the process came up wrong: {fault}")
-        self._debt = None
+            raise PluginConnectionError(f"the process failed to start: {fault}")
+        self._abandoned = None
 
     @property
     def too_slow(self) -> str:
-        """What is wrong with a process whose patience has ended."""
-        return f"the process did not come up within connection.connection_timeout, {self._patience:g} s"
+        """The fault of a process that has not started within its timeout."""
+        return f"the process did not start within connection.connection_timeout, {self._start_timeout:g} s"
 
-    def _fault_of(self, debt: _Debt, reply: bytes) -> str:
-        """What is wrong with a line that should be the owed reply; empty if it is that and nothing came after it."""
+    def _reply_fault(self, request: _AbandonedRequest, reply: bytes) -> str:
+        """What is wrong with the reply to an abandoned request; empty if it is that reply and no byte follows it."""
         try:
             found = parse_object(reply).get("request_id")
         except BadReplyError as exc:
             return exc.message
-        # By its id, never by its place alone: a line that is not the owed reply may be anything.
-        if found != parse_object(debt.line).get("request_id"):
-            return f"its first line carries the request id {str(found)[:100]!r}, not that of its first request"
+        # Checked by its id and not only by its position: a line with another id may be anything.
+        if found != parse_object(request.line).get("request_id"):
+            return f"its first line has the request id {str(found)[:100]!r}, not that of its first request"
         return "it wrote more than its reply" if self._buffer else ""
 
-    # --- for whoever lets go of it -----------------------------------------------------------------------------
+    # --- for the launcher, when a call has ended ---------------------------------------------------------------
 
-    def may_stay(self, now: float) -> bool:
-        """Whether a process whose call timed out is still starting, rather than at work on what it was asked.
+    def is_starting(self, now: float) -> bool:
+        """Whether a process whose call timed out is still starting, rather than working on the request.
 
-        What tells the two apart is whether it has begun to read. One that was found starting once is given its
-        whole time, whatever it does with it.
+        It is starting as long as it has not begun to read. Once found starting, it is given its whole start timeout.
         """
-        debt = self._debt
-        if debt is None or now >= self.expires:
+        request = self._abandoned
+        if request is None or now >= self.start_ends:
             return False
-        sent = len(debt.line) - len(debt.rest)
-        self._was_starting = self._was_starting or _unread(self._stdin) >= sent
+        sent = len(request.line) - len(request.rest)
+        self._was_starting = self._was_starting or _unread_bytes(self._stdin) >= sent
         return self._was_starting
 
     def set_starting(self) -> None:
-        """Leaves it to the keeper until somebody calls again. Takes the lock."""
+        """Gives the pipes to the supervisor until the next call. Takes the lock."""
         with self._lock:
             if self.state is State.BUSY:
                 self.state = State.STARTING
 
-    def retire(self, *states: State) -> bool:
-        """Has nobody use it any more if it is in one of these states, and says whether it was. Takes the lock."""
+    def close_if(self, *states: State) -> bool:
+        """Refuses later calls if the channel is in one of these states; returns whether it was. Takes the lock."""
         with self._lock:
             if self.state not in states:
                 return False
-            self.state = State.LEAVING
+            self.state = State.CLOSED
             return True
 
-    # --- for the keeper ----------------------------------------------------------------------------------------
+    # --- for the supervisor ------------------------------------------------------------------------------------
 
-    def retire_if_noisy(self) -> int:
-        """Has nobody use an idle process any more that has written or closed its stdout; what it did, 0 for nothing.
+    def close_if_readable(self) -> int:
+        """Closes an idle channel whose process has written to stdout or closed it; the poll event, or 0 for none.
 
-        Takes the lock. Under it, what can be read from an idle process is no reply: a caller has read that before.
+        Takes the lock. While it is held, bytes from an idle process are no reply: its caller has read that before.
         """
         with self._lock:
             if self.state is not State.IDLE:
@@ -199,32 +196,32 @@ class ExecChannel(LineChannel):
             found = poll.poll(0)
             if not found:
                 return 0
-            self.state = State.LEAVING
+            self.state = State.CLOSED
             return found[0][1]
 
-    def pump(self) -> str:
-        """Moves what can be moved of a debt whose process nobody waits for; returns the process's fault, if any.
+    def advance_start(self) -> str:
+        """Sends and reads what is possible without blocking for an abandoned request; the process's fault, if any.
 
-        Takes the lock, and holds it over reads and writes, which don't block: a caller may be about to take over.
+        Takes the lock, and holds it over non-blocking reads and writes: a caller may be taking over.
         """
         with self._lock:
-            debt = self._debt
-            if self.state is not State.STARTING or debt is None:
+            request = self._abandoned
+            if self.state is not State.STARTING or request is None:
                 return ""
             try:
-                if debt.rest:
-                    debt.rest = debt.rest[sigpipe.write(self._stdin, debt.rest) :]
-                fault = self._read_debt(debt)
+                if request.rest:
+                    request.rest = request.rest[sigpipe.write(self._stdin, request.rest) :]
+                fault = self._read_abandoned(request)
             except BlockingIOError:
                 return ""
             except OSError:
-                fault = ""  # its end is seen by itself
+                fault = ""  # the supervisor notices the end of the process by itself
             if fault:
-                self.state = State.LEAVING
+                self.state = State.CLOSED
             return fault
 
-    def _read_debt(self, debt: _Debt) -> str:
-        for _ in range(_MOST_CHUNKS):
+    def _read_abandoned(self, request: _AbandonedRequest) -> str:
+        for _ in range(_MAX_CHUNKS):
             chunk = self._read(_CHUNK)
             if not chunk:
                 return ""
@@ -232,9 +229,9 @@ class ExecChannel(LineChannel):
             reply = self._buffer.take()
             if reply is None and len(self._buffer) <= self._limit:
                 continue
-            fault = "its first reply is too large" if reply is None else self._fault_of(debt, reply)
+            fault = "its first reply is too large" if reply is None else self._reply_fault(request, reply)
             if not fault:
-                self._debt = None
+                self._abandoned = None
                 self.replies += 1
                 self.clean = True
                 self.state = State.IDLE
@@ -242,8 +239,8 @@ class ExecChannel(LineChannel):
         return ""
 
 
-def _unread(stdin: int) -> int:
-    """Bytes in the pipe that its reader has not taken yet; 0 where the system doesn't say."""
+def _unread_bytes(stdin: int) -> int:
+    """Bytes in the pipe that the process has not read yet; 0 where the system can't count them."""
     import fcntl
     import struct
     import termios

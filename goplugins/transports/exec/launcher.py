@@ -1,4 +1,4 @@
-"""Where callers get processes from: starts that are under way, processes that are still starting, and new ones."""
+"""Provides callers with processes: starts under way, processes that are still starting, and new ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import attrs
 
 from goplugins.errors import (
     InvalidConfigError,
@@ -22,21 +24,21 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.channel import State
 from goplugins.transports.exec.executable import Executable
 from goplugins.transports.exec.process import Handle, Process
-from goplugins.transports.exec.spawn import LIMITS, SpawnArguments, environment, spawn
-from goplugins.transports.exec.start_backoff import Backoff
-from goplugins.transports.exec.start_thread import StartThread
+from goplugins.transports.exec.spawn import LIMITS, SpawnArguments, StartThread, environment, spawn
 from goplugins.transports.exec.supervisor import supervisor_of_process
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
 
-__all__ = ["Launcher", "check_options"]
+_FIRST_DELAY = 0.05
+_MAX_DELAY = 5.0
+"""Seconds between failed starts."""
 
 
 def check_options(config: PluginConfig) -> None:
     """Refuses a plugin without a program, and limits that this system can't set.
 
-    A program that is not there is no reason: it may be installed before the first call, or come with a mount.
+    A program that does not exist is accepted: it may be installed before the first call, or its file system mounted.
 
     Raises:
         ConfigError: names the field.
@@ -49,22 +51,72 @@ def check_options(config: PluginConfig) -> None:
             raise InvalidConfigError("this limit needs Linux", path=f"options.{option}", fix="leave it out")
 
 
+class Backoff:
+    """Delays starts after processes that failed before their first reply: 50 ms, doubling to 5 s."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._last_failed = 0.0
+        self._until = 0.0
+        self._reason = ""
+        self._lasting = False
+
+    def after_fork_in_child(self) -> None:
+        """A child has seen no failure."""
+        self._reset()
+
+    def check(self) -> None:
+        """Passes if a start may be tried now.
+
+        Raises:
+            PluginConnectionError: not yet; ``retry_after`` has the seconds. Not retryable if the failure is lasting.
+        """
+        left = self._until - self._clock.monotonic()
+        if self._failures and left > 0:
+            raise PluginConnectionError(
+                f"the next start is delayed after {self._failures} failed start(s); the last: {self._reason}",
+                retry_after=left,
+                retryable=False if self._lasting else None,
+                replay=Replay.NEVER if self._lasting else None,
+            )
+
+    def failed(self, started: float, reason: str, *, lasting: bool = False) -> None:
+        """Counts the failure of a start made at ``started``. Takes the lock."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if started < self._last_failed:
+                return  # begun before the last failure was counted: the same cause counts once
+            delay = min(_MAX_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures, 30))
+            self._failures += 1
+            self._reason = reason
+            self._lasting = lasting
+            self._last_failed = now
+            self._until = now + delay
+
+    def succeeded(self) -> None:
+        """A process has answered: the next one may start at once."""
+        self._failures = 0
+
+
 class _Claim:
-    """Says that a caller waits for a start. Lost with the caller's frame, whatever interrupts that."""
+    """Marks a start that a caller waits for. Garbage collected with the caller's frame, also after an interrupt."""
 
     __slots__ = ("__weakref__",)
 
 
+@attrs.define(eq=False)
 class _Start:
-    """A start under way, or what has come of it, until a caller takes it."""
+    """A start under way, then its result, until a caller takes it."""
 
-    __slots__ = ("claim", "error", "handle", "news")
-
-    def __init__(self) -> None:
-        self.claim: weakref.ref[_Claim] | None = None
-        self.news = Waiter()
-        self.handle: Handle | None = None
-        self.error: PluginError | None = None
+    claim: weakref.ref[_Claim] | None = None
+    handle: Handle | None = None
+    error: PluginError | None = None
+    done: Waiter = attrs.field(factory=Waiter)
 
     @property
     def is_claimed(self) -> bool:
@@ -76,55 +128,55 @@ class _Start:
 
 
 class Launcher:
-    """Starts the processes of one plugin. Knows nothing of the plugin, so that a forgotten one can be collected.
+    """Starts the processes of one plugin. Does not reference the plugin, so that a forgotten one can be collected.
 
-    A start belongs to the plugin and not to the call that asked for it. A caller that gives up, or is interrupted,
-    leaves it to the next one; and so it does with a process that has not begun to read its first request yet. What
-    is held for the next caller is no connection of the pool. Still there are no more processes than places: a new
-    one is only started where nothing is held.
+    A start belongs to the plugin and not to the call that began it: a caller that gives up, or is interrupted, leaves
+    it to the next caller. The same holds for a process that has not begun to read its first request. Held starts and
+    processes are no connections of the pool; still there are never more processes than ``max_connections``, since
+    a new one is only started when none is held.
 
     Args:
-        config: says what to run.
-        limit: bytes that a reply may have.
-        patience: seconds that a start may take, and then again a process to come up.
-        clock: measures.
+        config: what to run.
+        limit: maximum bytes of a reply.
+        start_timeout: seconds that a start may take, and from then on until the first reply.
+        clock: source of time.
     """
 
-    def __init__(self, config: PluginConfig, *, limit: int, patience: float, clock: Clock) -> None:
+    def __init__(self, config: PluginConfig, *, limit: int, start_timeout: float, clock: Clock) -> None:
         check_options(config)
         options = config.options
         work_dir = config.work_dir or None
-        self._recipe = SpawnArguments(
+        self._arguments = SpawnArguments(
             name=config.name,
             argv=(config.executable, *config.args),
             work_dir=work_dir,
-            limits={kind: options[option] for option, kind in LIMITS.items() if options.get(option)},
+            limits={name: options[option] for option, name in LIMITS.items() if options.get(option)},
             response_limit=limit,
-            patience=patience,
+            start_timeout=start_timeout,
         )
         self._program = Executable(config.executable, work_dir, str(options.get("sha256") or ""), clock)
         self._env = dict(item.split("=", 1) for item in config.env)
         self._inherit_env = bool(options.get("inherit_env"))
         self._clock = clock
-        self._starter = StartThread()
         self._newest: Process | None = None
         self._closed = False
+        self.start_thread = StartThread()
         self.backoff = Backoff(clock)
         self.scrub: Callable[[str], str] = str
-        self._renew()
+        self._reset()
 
-    def _renew(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._held: list[_Start] = []
 
     # --- for the pool ------------------------------------------------------------------------------------------
 
     def launch(self, deadline: Deadline) -> Handle:
-        """A process that belongs to nobody: one that is held, or a new one.
+        """A process without an owner: a held one, or a new one.
 
         Raises:
-            PluginConnectionError: it could not be started, or should not be yet. Nothing was sent.
-            PluginTimeoutError: the deadline has passed; what was begun goes on for the next caller.
+            PluginConnectionError: it could not be started, or must not be started yet. Nothing was sent.
+            PluginTimeoutError: the deadline has passed; a start under way is left to the next caller.
         """
         if deadline.remaining() <= 0:
             raise PluginTimeoutError("the deadline passed before a process was started", replay=Replay.ALWAYS)
@@ -133,13 +185,13 @@ class Launcher:
         try:
             if not start.is_done:
                 self._submit(start)
-                self._clock.wait(start.news, max(0.0, min(deadline.remaining(), self._recipe.patience)))
+                self._clock.wait(start.done, max(0.0, min(deadline.remaining(), self._arguments.start_timeout)))
             return self._take(start, deadline)
         finally:
             start.claim = None
 
     def _claim_held(self, claim: _Claim) -> _Start | None:
-        """One that is held; those that answer at once come first."""
+        """A held start; the one that is likely to answer first."""
         while True:
             with self._lock:
                 free = [start for start in self._held if not start.is_claimed]
@@ -154,7 +206,7 @@ class Launcher:
                 return start
             self._forget(start)
             if handle is not None:
-                self._let_go(handle.process, failed=True)
+                self._close(handle.process, failed=True)
 
     def _forget(self, start: _Start) -> None:
         with self._lock:
@@ -163,10 +215,9 @@ class Launcher:
 
     def _claim_new(self, claim: _Claim) -> _Start:
         if self._newest is not None and self._newest.channel.replies:
-            self.backoff.worked()
+            self.backoff.succeeded()
         self.backoff.check()
-        start = _Start()
-        start.claim = weakref.ref(claim)
+        start = _Start(weakref.ref(claim))
         with self._lock:
             self._held.append(start)
         return start
@@ -175,7 +226,7 @@ class Launcher:
         if not start.is_done:
             if deadline.remaining() > 0:
                 raise PluginConnectionError(
-                    f"{self._recipe.argv[0]} was not started within connection.connection_timeout"
+                    f"{self._arguments.argv[0]} was not started within connection.connection_timeout"
                 )
             raise PluginTimeoutError("no process was started before the deadline", replay=Replay.ALWAYS)
         self._forget(start)
@@ -185,26 +236,25 @@ class Launcher:
         return start.handle
 
     def close(self, handle: Handle) -> None:
-        """Lets go of a process, or holds one that is still starting for the next caller."""
+        """Closes a process, or holds one that is still starting for the next caller."""
         process = handle.process
-        if not self._closed and process.timed_out and process.channel.may_stay(self._clock.monotonic()):
+        if not self._closed and process.timed_out and process.channel.is_starting(self._clock.monotonic()):
             process.keep_starting()
-            held = _Start()
-            held.handle = handle
+            held = _Start(handle=handle)
             with self._lock:
                 if not self._closed:
                     self._held.append(held)
                     return
-        self._let_go(process, failed=process.failed)
+        self._close(process, failed=process.failed)
 
-    def _let_go(self, process: Process, *, failed: bool) -> None:
-        """Dismisses a process; one that failed before it answered anything delays the next start."""
+    def _close(self, process: Process, *, failed: bool) -> None:
+        """Closes a process; if it failed before its first reply, the next start is delayed."""
         if failed and not process.channel.replies:
-            self.backoff.failed(process.started, process.fault or process.end or "it ended before it answered")
+            self.backoff.failed(process.started, process.fault or process.end or "it ended before its first reply")
         process.close()
 
     def shut(self) -> None:
-        """Lets go of all that is held; later starts, and those that a caller is about to take, are used once."""
+        """Closes all held processes. A start that a caller is about to take, and any later one, serves one call."""
         with self._lock:
             self._closed = True
             held, self._held = self._held, []
@@ -213,42 +263,42 @@ class Launcher:
                 start.handle.process.close()
 
     def after_fork_in_child(self) -> None:
-        """Fresh locks; the parent's starts and failures are the parent's."""
-        self.backoff.renew()
-        self._starter.renew()
+        """Resets the state: starts and failures are the parent's."""
+        self.backoff.after_fork_in_child()
+        self.start_thread.after_fork_in_child()
         self._newest = None
-        self._renew()
+        self._reset()
 
     # --- starting ----------------------------------------------------------------------------------------------
 
     def _submit(self, start: _Start) -> None:
         try:
-            self._starter.submit(lambda: self._run(start))
+            self.start_thread.submit(lambda: self._run(start))
         except RuntimeError as exc:  # no thread
-            raise self._program.failure(exc, self._recipe.argv[0]) from exc
+            raise self._program.failure(exc, self._arguments.argv[0]) from exc
 
     def _run(self, start: _Start) -> bool:
-        """Does what a start is there for, on the starter's thread; true if there is a process now."""
+        """Runs a start on the start thread; returns whether it has started a process."""
         if start.is_done:  # submitted twice, by one caller after the other
             return False
         with self._lock:
             wanted = not self._closed and start in self._held
         if not wanted:
             start.error = PluginClosedError("the plugin was closed before its process was started")
-            start.news.set()
+            start.done.set()
             return False
         started = self._clock.monotonic()
         try:
-            process = self._start(Deadline(started + self._recipe.patience, self._clock))
+            process = self._start(Deadline(started + self._arguments.start_timeout, self._clock))
         except PluginConnectionError as error:
             lasting = error.replay is Replay.NEVER
             self.backoff.failed(started, error.message, lasting=lasting)
             start.error = error
-            start.news.set()
+            start.done.set()
             return False
         self._newest = process
         start.handle = Handle(process)
-        start.news.set()
+        start.done.set()
         with self._lock:
             unwanted = self._closed and not start.is_claimed
         if unwanted:
@@ -256,24 +306,24 @@ class Launcher:
         return True
 
     def _start(self, deadline: Deadline) -> Process:
-        path = self._recipe.argv[0]
+        path = self._arguments.argv[0]
         try:
             env = environment(self._env, inherit=self._inherit_env)
             path = self._program.find(env)
             with self._program.checked(path, deadline) as program:
                 return spawn(
-                    self._recipe,
+                    self._arguments,
                     program,
                     env,
-                    keeper=supervisor_of_process(),
+                    supervisor=supervisor_of_process(),
                     clock=self._clock,
                     scrub=self.scrub,
-                    on_end=self._starter.ended,
+                    on_reaped=self.start_thread.process_reaped,
                 )
         except PluginConnectionError:
             raise
         except Exception as exc:
-            # Whatever it was: the caller waits for word of it, and it is the caller who can say it on.
+            # Any exception: it has to reach the waiting caller, which can't see this thread's tracebacks.
             raise self._program.failure(exc, path) from exc
 
 

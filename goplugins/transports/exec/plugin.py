@@ -68,7 +68,7 @@ class ExecPlugin(Sender):
         self._launcher = launcher = Launcher(
             config,
             limit=connection.max_response_bytes or 0,
-            patience=connection.connection_timeout or 10.0,
+            start_timeout=connection.connection_timeout or 10.0,
             clock=clock,
         )
         pool: ConnectionPool[Handle] = ConnectionPool(
@@ -86,12 +86,12 @@ class ExecPlugin(Sender):
         def explain(handle: Handle, error: PluginError, deadline: Deadline) -> None:
             process = handle.process
             process.timed_out = isinstance(error, PluginTimeoutError)
-            process.failed = not process.timed_out or clock.monotonic() >= process.channel.expires
+            process.failed = not process.timed_out or clock.monotonic() >= process.channel.start_ends
             if not isinstance(error, ConnectionLostError | TruncatedReplyError):
                 process.fault = error.message
                 return
             if not process.end:
-                clock.wait(process.over, max(0.0, min(_FOR_THE_END, deadline.remaining())))
+                clock.wait(process.ended, max(0.0, min(_FOR_THE_END, deadline.remaining())))
             if process.end:
                 error.message = f"{error.message}: {process.end}"
 
@@ -105,7 +105,7 @@ class ExecPlugin(Sender):
             explain=explain,
         )
         launcher.scrub = self._client.scrub
-        # A forgotten plugin's processes must not stay; those of an ending interpreter are the keeper's task.
+        # Ends the processes of a forgotten plugin. At interpreter exit the supervisor ends all processes.
         self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
         self.watches_credentials = self._client.files is not None

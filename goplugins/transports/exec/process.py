@@ -1,8 +1,9 @@
-"""One plugin process as a connection of the pool."""
+"""One plugin process, as a connection of the pool."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import select
 import signal
@@ -10,49 +11,53 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import Clock, Waiter
 from goplugins.transports.exec.channel import ExecChannel, State
 from goplugins.transports.exec.stderr_log import StderrLog
 
-if TYPE_CHECKING:
-    from goplugins.transports.exec.supervisor import Supervisor
 
-__all__ = ["Handle", "Process"]
+class Command(enum.Enum):
+    """A command to the supervisor thread about one process."""
+
+    WATCH = "watch"
+    AWAIT_START = "await start"
+    END_LOST = "end lost"
+    CLOSE = "close"
+    KILL = "kill"
 
 
 class Process:
-    """A running plugin: its pipes, its process group, and how it ended.
+    """A running plugin process: its pipes, its process group, and how it ended.
 
-    Callers speak to it and leave word when they let go of it. All else, closing its descriptors included, is done
-    by the keeper on its own thread, where no signal's handler can interrupt it between two steps.
+    Callers exchange lines with it and post a command when they are done. Everything else, including closing the
+    descriptors, runs on the supervisor thread, where no signal handler can interrupt it between two steps.
 
     Args:
-        popen: the process, leader of its own session and group.
-        stdin: our end of its stdin; does not block, like the two others.
+        popen: the process; leader of its own session and process group.
+        stdin: our end of its stdin; non-blocking, like the next two.
         stdout: our end of its stdout.
         stderr: our end of its stderr.
-        name: the plugin's.
-        limit: bytes that a reply may have.
-        patience: seconds that it has to come up.
-        keeper: watches over it; the only one that reaps it.
-        clock: measures.
-        scrub: takes credentials out of what it prints.
-        on_end: called by the keeper once it was reaped.
+        name: the plugin's name.
+        limit: maximum bytes of a reply.
+        start_timeout: seconds from its start until it must have answered its first request.
+        post: sends a command to the supervisor, which alone reaps the process; takes no lock.
+        clock: source of time.
+        scrub: removes credentials from what it prints.
+        on_reaped: called by the supervisor thread once it was reaped.
 
     Attributes:
-        channel: its lines.
-        stdin: our end; -1 once it is closed, like the three others.
-        end_sign: a descriptor that becomes readable when it ends; -1 where the system has none, too.
-        over: wakes whoever waits for its end.
-        end: how it ended, in words; empty until it was reaped.
-        fault: why it was killed; empty if it was not, or ended by itself.
-        retired: whether it was asked to leave without a fault.
-        timed_out: whether its last call ended at its deadline.
-        failed: whether its last call failed for another reason, or it was no longer to be waited for.
-        was_noisy: whether it wrote to stdout without being asked.
-        started: when, on the clock's monotonic scale.
+        channel: exchanges lines with it.
+        stdin: our end; -1 once closed, like the next three.
+        pidfd: becomes readable when it ends; -1 also where the system has no such descriptor.
+        ended: set once it was reaped.
+        end: how it ended, as text; empty until it was reaped.
+        fault: why goplugins ended it; empty if it did not, or if the process ended on its own.
+        closed_normally: whether it was closed without a fault.
+        timed_out: whether its last call ended at the deadline.
+        failed: whether its last call failed otherwise, or its start timeout has passed.
+        wrote_unasked: whether it wrote to stdout outside of a call.
+        started: time of its start, on the clock's monotonic scale.
     """
 
     def __init__(
@@ -64,11 +69,11 @@ class Process:
         *,
         name: str,
         limit: int,
-        patience: float,
-        keeper: Supervisor,
+        start_timeout: float,
+        post: Callable[[Command, Process], None],
         clock: Clock,
         scrub: Callable[[str], str],
-        on_end: Callable[[], None],
+        on_reaped: Callable[[], None],
     ) -> None:
         self.popen = popen
         self.pid = popen.pid
@@ -76,106 +81,105 @@ class Process:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
-        self.end_sign = _end_sign(popen.pid)
+        self.pidfd = _pidfd(popen.pid)
         self.log = StderrLog(name, clock, scrub)
-        self.over = Waiter()
+        self.ended = Waiter()
         self.end = ""
         self.fault = ""
-        self.retired = False
+        self.closed_normally = False
         self.timed_out = False
         self.failed = False
-        self.was_noisy = False
+        self.wrote_unasked = False
         self.started = clock.monotonic()
-        self._keeper = keeper
-        self.on_end = on_end
+        self.on_reaped = on_reaped
+        self._post = post
         self._handle: weakref.ref[Handle] | None = None
-        self._lock = threading.Lock()  # guards the pid from being signalled once it is another's
+        self._lock = threading.Lock()  # no signal may be sent once the pid can belong to another process
         self._reaped = False
-        self.channel = ExecChannel(stdin, stdout, limit=limit, patience=patience, clock=clock)
+        self.channel = ExecChannel(stdin, stdout, limit=limit, start_timeout=start_timeout, clock=clock)
 
-    # --- for whoever has it ------------------------------------------------------------------------------------
+    # --- for the owner of the handle ---------------------------------------------------------------------------
 
-    def held_by(self, handle: Handle) -> None:
-        """Remembers who would have to let go of it."""
+    def attach(self, handle: Handle) -> None:
+        """Records the handle whose loss ends the process."""
         self._handle = weakref.ref(handle)
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody is left to let go of it."""
+        """Whether its handle was garbage collected without having been closed."""
         return self._handle is not None and self._handle() is None
 
     def close(self) -> None:
-        """Lets go of it: a clean one is asked to leave, any other is killed.
+        """Closes it after use: a process with a clean channel may exit on its own, any other is killed.
 
-        A process that owes a reply may hold it back for as long as it likes, and would be one more than
-        ``max_connections`` all that time.
+        A process that owes a reply could delay it indefinitely, and would exceed ``max_connections`` meanwhile.
         """
-        if self.channel.clean or self.was_noisy:
-            self.retired = not self.was_noisy
-            self._keeper.order("leave", self)
+        if self.channel.clean or self.wrote_unasked:
+            self.closed_normally = not self.wrote_unasked
+            self._post(Command.CLOSE, self)
         else:
-            self._keeper.order("kill", self)
+            self._post(Command.KILL, self)
 
     def keep_starting(self) -> None:
-        """Leaves it to the keeper for as long as it may still come up."""
+        """Hands it to the supervisor until it has started, failed or timed out."""
         self.fault = ""
         self.timed_out = self.failed = False
         self.channel.set_starting()
-        self._keeper.order("start", self)
+        self._post(Command.AWAIT_START, self)
 
     def lost(self) -> None:
-        """Lets go of it where nobody did. Takes no lock: it runs wherever the collector happens to."""
-        if self.channel.state is not State.LEAVING:
-            self._keeper.order("lost", self)
+        """Finalizer of the handle. Takes no lock: the garbage collector may run it at any point of any thread."""
+        if self.channel.state is not State.CLOSED:
+            self._post(Command.END_LOST, self)
 
     def is_dead(self) -> bool:
         """Whether an idle process can't be used any more."""
-        if self.channel.state is State.LEAVING:
+        if self.channel.state is State.CLOSED:
             self.channel.clean = False
             return True
         if self.channel.state is State.STARTING:
-            return False  # what it has written is the reply that it owes
+            return False  # its output is the reply to its first request
         found = self.channel.look()
         if found & select.POLLIN:
-            self.found_noisy()
+            self.set_wrote_unasked()
         return bool(found)
 
-    def found_noisy(self) -> None:
-        """Notes why it will not be called any more. It owes nothing, so it may leave in peace."""
-        self.was_noisy = True
-        self.fault = "it wrote to stdout without being asked"
+    def set_wrote_unasked(self) -> None:
+        """Records why it is not called any more. It owes no reply, so it is closed and not killed."""
+        self.wrote_unasked = True
+        self.fault = "it wrote to stdout outside of a call"
 
     def signal(self, number: int) -> None:
-        """Signals the whole group, unless it is gone. Takes the lock."""
+        """Sends a signal to the whole process group, unless it was reaped. Takes the lock."""
         with self._lock:
             if not self._reaped:
-                # PermissionError: some systems say so of a group that is all zombies.
+                # PermissionError: some systems report it for a group of zombies.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, number)
 
-    def abandon(self) -> None:
-        """Kills and reaps a process that nobody watches yet."""
+    def kill_and_reap(self) -> None:
+        """Ends a process that the supervisor does not watch yet."""
         self.signal(signal.SIGKILL)
-        self.bury()
+        self.reap()
         self.close_all()
 
-    # --- for the keeper ----------------------------------------------------------------------------------------
+    # --- for the supervisor ------------------------------------------------------------------------------------
 
-    def bury(self) -> None:
-        """Reaps it, once it has ended. Takes the lock."""
+    def reap(self) -> None:
+        """Waits for its exit status; called once it has ended. Takes the lock."""
         with self._lock:
             if not self._reaped:
                 code = self.popen.wait()
                 self._reaped = True
-                self.end = _words(code)
-        self.over.set()
+                self.end = _describe(code)
+        self.ended.set()
 
     def has_ended(self) -> bool:
-        """Whether it has ended, for systems without ``end_sign``. Takes the lock."""
+        """Whether it has ended, for systems without ``pidfd``. Takes the lock."""
         with self._lock:
             return self._reaped or self.popen.poll() is not None
 
-    # Each number is forgotten before it is closed: closed twice, it may be what somebody else has opened meanwhile.
+    # Each number is forgotten before it is closed: closing it twice could close a file opened by another thread.
 
     def close_pipes(self) -> None:
         """Closes our ends of stdin and stdout."""
@@ -184,43 +188,43 @@ class Process:
         _close(stdin, stdout)
 
     def close_stdin(self) -> None:
-        """Tells it that no more calls will come."""
+        """Signals the end of input: no more calls will come."""
         stdin, self.stdin = self.stdin, -1
         _close(stdin)
 
-    def close_signs(self) -> None:
-        """Closes what is watched of it."""
+    def close_watched(self) -> None:
+        """Closes stderr and the pidfd."""
         stderr, self.stderr = self.stderr, -1
-        end_sign, self.end_sign = self.end_sign, -1
-        _close(stderr, end_sign)
+        pidfd, self.pidfd = self.pidfd, -1
+        _close(stderr, pidfd)
 
     def close_all(self) -> None:
         """Closes all its descriptors."""
         self.close_pipes()
-        self.close_signs()
+        self.close_watched()
 
-    def forget(self) -> None:
-        """In a forked child: neither speaks to it nor signals nor reaps it, now or at any later time."""
+    def disown(self) -> None:
+        """In a forked child: the process is the parent's, and is never called, signalled or reaped from here."""
         self._lock = threading.Lock()
         self._reaped = True
-        self.popen.returncode = 0  # or it would look for a child that it has not, and warn of it
-        self.channel.renew()
+        self.popen.returncode = 0  # or its finalizer would wait for it, and warn
+        self.channel.disown()
         self.close_all()
 
 
 class Handle:
-    """The pool's hold on a process. One that is lost, as by a call that was interrupted, lets go of its process."""
+    """The pool's reference to a process. If it is lost, as by an interrupted call, its finalizer ends the process."""
 
     __slots__ = ("__weakref__", "channel", "process")
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.channel = process.channel
-        process.held_by(self)
+        process.attach(self)
         weakref.finalize(self, process.lost).atexit = False
 
     def drop(self) -> None:
-        """Nothing: the keeper has closed this process's descriptors by itself, in a forked child."""
+        """Nothing: in a forked child the supervisor closes the descriptors."""
 
     def is_dead(self) -> bool:
         """See :meth:`Process.is_dead`."""
@@ -233,7 +237,7 @@ def _close(*descriptors: int) -> None:
             os.close(descriptor)
 
 
-def _end_sign(pid: int) -> int:
+def _pidfd(pid: int) -> int:
     if not hasattr(os, "pidfd_open"):
         return -1
     try:
@@ -242,7 +246,7 @@ def _end_sign(pid: int) -> int:
         return -1
 
 
-def _words(code: int) -> str:
+def _describe(code: int) -> str:
     if code >= 0:
         return f"it ended with exit status {code}"
     try:

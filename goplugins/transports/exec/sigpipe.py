@@ -1,4 +1,4 @@
-"""Writing to a pipe whose reader may be gone, in a host that would die of SIGPIPE."""
+"""Writes to a pipe whose reader may have exited, in a host process that SIGPIPE would kill."""
 
 from __future__ import annotations
 
@@ -7,36 +7,34 @@ import os
 import signal
 from typing import Any
 
-__all__ = ["write"]
-
 _PIPE = (signal.SIGPIPE,)
 
 _c: Any = importlib.import_module("_signal")
-"""What ``signal`` wraps. Its functions are single C calls: a handler that raises can break into a wrapper, and between
-two calls, but not into these."""
+"""The C module behind ``signal``. A signal handler that raises can interrupt the Python wrappers of ``signal``, and
+run between two calls, but never within one of these calls."""
 
 _IGNORED = int(signal.SIG_IGN)
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:
-    """``os.write``, whose only sign of a reader that has gone is BrokenPipeError, whatever SIGPIPE does in this host.
+    """``os.write`` that reports a closed pipe by BrokenPipeError only, whatever the host does about SIGPIPE.
 
-    Command line tools give SIGPIPE its default back, to end quietly behind ``| head``. A plugin's stdin stays a pipe
-    all the same: a socket, to which one can write without the signal, can't be opened as /dev/stdin. So the signal is
-    kept from this thread for the length of the write, and only in hosts that don't ignore it. Nor does a start happen
-    meanwhile on this thread, whose mask a process would inherit.
+    Command line tools restore the default action of SIGPIPE, to end silently behind ``| head``. Replacing the pipe by
+    a socket, which can be written to without the signal, is no way out: a plugin can't open a socket as /dev/stdin. So
+    this thread blocks the signal during the write, in hosts that don't ignore it. No process is started by this
+    thread meanwhile, which would inherit the mask.
     """
-    if _c.getsignal(signal.SIGPIPE) == _IGNORED:  # as Python starts
+    if _c.getsignal(signal.SIGPIPE) == _IGNORED:  # Python's default
         return os.write(descriptor, data)
     if signal.SIGPIPE in _c.pthread_sigmask(signal.SIG_BLOCK, ()):
         return os.write(descriptor, data)
     try:
-        # Within the try, since a signal's handler may raise from here, with the mask changed.
+        # Within the try: from here on a signal handler may raise with the mask changed.
         _c.pthread_sigmask(signal.SIG_BLOCK, _PIPE)
         return os.write(descriptor, data)
     finally:
         try:
-            _take_pending(_PIPE, 0)  # whatever ended the write: let through now, it would be the host's end
+            _take_pending(_PIPE, 0)  # a pending SIGPIPE would kill the host once it is unblocked
         finally:
             _c.pthread_sigmask(signal.SIG_UNBLOCK, _PIPE)
 

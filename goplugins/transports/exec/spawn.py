@@ -1,24 +1,25 @@
-"""Starting one process: its pipes, environment and limits."""
+"""Starts processes: the start thread, and one process's pipes, environment and limits."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 
 import attrs
 
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import keep_from_children
-from goplugins.transports.exec.gevent_popen import popen_class
+from goplugins.transports.exec.popen import popen_class
 from goplugins.transports.exec.process import Process
 from goplugins.transports.exec.supervisor import Supervisor
 
-__all__ = ["LIMITS", "SpawnArguments", "environment", "spawn"]
-
-_PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER")
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER")
 LIMITS = {"max_memory": "RLIMIT_AS", "max_cpu_seconds": "RLIMIT_CPU", "max_open_files": "RLIMIT_NOFILE"}
-"""Option -> what the system calls it."""
+"""Option -> name of the resource limit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,12 +27,12 @@ class SpawnArguments:
     """What all processes of one plugin have in common.
 
     Attributes:
-        name: the plugin's.
+        name: the plugin's name.
         argv: the command line.
-        work_dir: the directory to run it in; None for ours.
-        limits: what the system calls a limit -> its value.
-        response_limit: bytes that a reply may have.
-        patience: seconds that it has to come up.
+        work_dir: the working directory; None for the host's.
+        limits: name of a resource limit -> its value.
+        response_limit: maximum bytes of a reply.
+        start_timeout: seconds until it must have answered its first request.
     """
 
     name: str
@@ -39,61 +40,61 @@ class SpawnArguments:
     work_dir: str | None
     limits: Mapping[str, int]
     response_limit: int
-    patience: float
+    start_timeout: float
 
 
 def environment(own: Mapping[str, str], *, inherit: bool) -> dict[str, str]:
-    """The environment of a process: a little of ours, or all of it, and its own."""
+    """The environment of a process: its own variables, and those of the host, or only the common ones of these."""
     env: Mapping[str, str] = os.environ
     if not inherit:
-        env = {name: value for name, value in env.items() if name in _PASSED_ON or name.startswith("LC_")}
+        env = {name: value for name, value in env.items() if name in _INHERITED or name.startswith("LC_")}
     return {**env, **own}
 
 
 def spawn(
-    recipe: SpawnArguments,
+    arguments: SpawnArguments,
     program: tuple[str, tuple[int, ...]],
     env: Mapping[str, str],
     *,
-    keeper: Supervisor,
+    supervisor: Supervisor,
     clock: Clock,
     scrub: Callable[[str], str],
-    on_end: Callable[[], None],
+    on_reaped: Callable[[], None],
 ) -> Process:
-    """Starts a process that the keeper watches from then on. Not for a caller's thread: it must not be interrupted.
+    """Starts a supervised process. Must not be interrupted, so it runs on a start thread, never on a caller's.
 
     Args:
-        recipe: what to start.
-        program: the path to execute, and descriptors that this takes.
+        arguments: what to start.
+        program: the path to execute, and the descriptors that the process inherits for it.
         env: its environment.
-        keeper: watches over it.
-        clock: measures.
-        scrub: takes credentials out of what it prints.
-        on_end: called once it was reaped.
+        supervisor: supervises it.
+        clock: source of time.
+        scrub: removes credentials from what it prints.
+        on_reaped: called by the supervisor thread once it was reaped.
 
     Raises:
         OSError: the system refused.
     """
-    path, passed = program
-    keeper.open()
-    with keeper.without_fork():
-        keeper.check_not_ending()
+    path, inherited = program
+    supervisor.open()
+    with supervisor.without_fork():
+        supervisor.check_not_exiting()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             stdin_theirs, stdin = _pipe(theirs, ours)
             stdout, stdout_theirs = _pipe(ours, theirs)
             stderr, stderr_theirs = _pipe(ours, theirs)
             for descriptor in (stdin, stdout, stderr):
                 os.set_blocking(descriptor, False)
-            # No preexec_fn: it would run Python between fork and exec, beside other threads' locks.
+            # No preexec_fn: it would run Python code between fork and exec, where other threads' locks may be held.
             popen = popen_class()(
-                recipe.argv,
+                arguments.argv,
                 executable=path,
                 stdin=stdin_theirs,
                 stdout=stdout_theirs,
                 stderr=stderr_theirs,
                 env=env,
-                cwd=recipe.work_dir,
-                pass_fds=passed,
+                cwd=arguments.work_dir,
+                pass_fds=inherited,
                 start_new_session=True,
             )
             process = Process(
@@ -101,22 +102,22 @@ def spawn(
                 stdin,
                 stdout,
                 stderr,
-                name=recipe.name,
-                limit=recipe.response_limit,
-                patience=recipe.patience,
-                keeper=keeper,
+                name=arguments.name,
+                limit=arguments.response_limit,
+                start_timeout=arguments.start_timeout,
+                post=supervisor.post,
                 clock=clock,
                 scrub=scrub,
-                on_end=on_end,
+                on_reaped=on_reaped,
             )
-            ours.pop_all()  # from here on the process's own
+            ours.pop_all()  # from here on the process closes them
         try:
-            keeper.guardian.protect(process.pid)
-            _limit(process.pid, recipe.limits)
-            keeper.watch(process)
+            supervisor.orphan_guard.protect(process.pid)
+            _limit(process.pid, arguments.limits)
+            supervisor.watch(process)
         except BaseException:
-            process.abandon()
-            keeper.guardian.release(process.pid)
+            process.kill_and_reap()
+            supervisor.orphan_guard.release(process.pid)
             raise
     return process
 
@@ -126,14 +127,91 @@ def _limit(pid: int, limits: Mapping[str, int]) -> None:
         return
     import resource
 
-    for kind, limit in limits.items():
-        resource.prlimit(pid, getattr(resource, kind), (limit, limit))
+    for name, limit in limits.items():
+        resource.prlimit(pid, getattr(resource, name), (limit, limit))
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe, each end closed with its stack."""
+    """A pipe; each end is closed by its stack."""
     ends = os.pipe()
     for stack, descriptor in zip((reader, writer), ends, strict=True):
         stack.callback(os.close, descriptor)
-        keep_from_children(descriptor)  # a fork waits for a start under way, but not for ever
+        keep_from_children(descriptor)  # a fork waits for a start under way, but only for a limited time
     return ends
+
+
+Job = Callable[[], bool]
+
+
+class StartThread:
+    """Runs the starts of one plugin one after the other, on a thread of its own.
+
+    A caller's thread won't do: a signal handler may raise there at any moment, even between the start of a process
+    and the first line that records it. And the parent-death signal that a process has asked for is sent when the
+    *thread* ends that started it, so this thread ends only after all its processes. There is one thread for each
+    plugin, so that a program on a file system that hangs delays no other plugin.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._runs = False
+
+    def after_fork_in_child(self) -> None:
+        """A child has neither the thread nor its jobs."""
+        self._reset()
+
+    @property
+    def runs(self) -> bool:
+        """Whether the thread runs."""
+        return self._runs
+
+    def submit(self, job: Job) -> None:
+        """Runs ``job``, which returns whether it has started a process. Takes the lock.
+
+        A job must tolerate running twice: if a caller is interrupted in here, it or another one submits the job again.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
+        self._jobs.put(job)
+        with self._lock:
+            runs = self._runs
+        if not runs:
+            # One C call. Thread.start waits for an Event, and a signal handler that raises there can leave the Event's
+            # lock held, so that the new thread would hang before its first line.
+            _thread.start_new_thread(self._begin, ())
+
+    def _begin(self) -> None:
+        """Starts the named thread, from a thread where no signal handler runs."""
+        try:
+            threading.Thread(target=self._run, name="goplugins-exec-start", daemon=True).start()
+        except RuntimeError:  # no second thread can be started
+            self._run()
+
+    def process_reaped(self) -> None:
+        """Counts out one process that a job has started."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        # Set by the thread itself: the caller that started it may be interrupted before, and two may start one.
+        with self._lock:
+            if self._runs:
+                return
+            self._runs = True
+        jobs, alive = self._jobs, 0
+        while True:
+            # First of all: another thread that was started for the same job may have run it.
+            with self._lock:
+                if not alive and jobs.empty():
+                    self._runs = False
+                    return
+            job = jobs.get()
+            if job is None:
+                alive -= 1
+            elif job():
+                alive += 1
+            del job

@@ -1,4 +1,4 @@
-"""A plugin process's stderr, line by line into a logger, however much there is of it."""
+"""Logs a plugin process's stderr line by line, at a limited rate."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from collections.abc import Callable
 
 from goplugins.runtime.clock import Clock
 
-__all__ = ["StderrLog"]
-
-_LONGEST_LINE = 4096
+_MAX_LINE = 4096
 _BURST = 200.0
 _PER_SECOND = 100.0
-"""Lines that reach the log: enough for every trace back, too few to fill a disk."""
+"""Lines that are logged: enough for any traceback, too few to fill a disk."""
 
 _LAST_LINES = 5
 
 
 class StderrLog:
-    """Takes what was read and logs its lines. Used by one thread.
+    """Splits stderr into lines and logs them. Used by one thread.
 
     Args:
-        name: the plugin's; its lines go to the logger ``goplugins.plugin.<name>``, level INFO.
-        clock: measures the rate.
-        scrub: takes our credentials out: a plugin in its debugging mode may print its requests.
+        name: the plugin's name; lines go to the logger ``goplugins.plugin.<name>``, level INFO.
+        clock: source of time for the rate limit.
+        scrub: removes credentials: a plugin in debug mode may print its requests.
     """
 
     def __init__(self, name: str, clock: Clock, scrub: Callable[[str], str] = str) -> None:
@@ -32,14 +30,14 @@ class StderrLog:
         self._logger = logging.getLogger(f"goplugins.plugin.{name}")
         self._clock = clock
         self._rest = b""
-        self._cut = False  # the beginning of the current line is logged; what follows is not
+        self._cut = False  # the beginning of the current line is logged; the rest of it is skipped
         self._tokens = _BURST
         self._refilled = clock.monotonic()
         self._dropped = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
 
     def feed(self, chunk: bytes) -> None:
-        """Logs the lines that are whole now."""
+        """Logs the lines that are complete now."""
         now = self._clock.monotonic()
         self._tokens = min(_BURST, self._tokens + (now - self._refilled) * _PER_SECOND)
         self._refilled = now
@@ -48,28 +46,28 @@ class StderrLog:
             return
         *lines, rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            self._line(line)
+            self._log(line)
         self._rest = rest
-        if len(rest) > _LONGEST_LINE:
-            self._line(rest)
+        if len(rest) > _MAX_LINE:
+            self._log(rest)
             self._rest, self._cut = b"", True
 
     def _skip(self, chunk: bytes) -> None:
-        """Counts lines without looking at each: there may be a million of them."""
+        """Counts lines without splitting off each: there may be a million of them."""
         self._dropped += chunk.count(b"\n")
         *lines, rest = chunk.rsplit(b"\n", _LAST_LINES)
         if lines:
-            self._last.extend(self._scrub(_readable(line)) for line in lines[-_LAST_LINES:])
+            self._last.extend(self._scrub(_printable(line)) for line in lines[-_LAST_LINES:])
             self._cut = False
-            self._rest = rest[:_LONGEST_LINE]
+            self._rest = rest[:_MAX_LINE]
         else:
-            self._rest = (self._rest + rest)[:_LONGEST_LINE]
+            self._rest = (self._rest + rest)[:_MAX_LINE]
 
-    def _line(self, line: bytes) -> None:
+    def _log(self, line: bytes) -> None:
         if self._cut:
             self._cut = False
             return
-        text = self._scrub(_readable(line))
+        text = self._scrub(_printable(line))
         if not text:
             return
         self._last.append(text)
@@ -77,31 +75,31 @@ class StderrLog:
             self._dropped += 1
             return
         self._tokens -= 1.0
-        self._tell_dropped()
+        self._log_dropped()
         self._logger.info("%s", text)
 
-    def _tell_dropped(self) -> None:
+    def _log_dropped(self) -> None:
         if self._dropped:
-            self._logger.warning("%d line(s) of stderr not logged: too many a second", self._dropped)
+            self._logger.warning("%d line(s) of stderr not logged: more than %g per second", self._dropped, _PER_SECOND)
             self._dropped = 0
 
     def close(self) -> None:
-        """Logs what the last line break was missing for."""
+        """Logs a last line without a line break."""
         if self._rest:
-            self._line(self._rest)
+            self._log(self._rest)
             self._rest = b""
-        self._tell_dropped()
+        self._log_dropped()
 
     @property
     def last_lines(self) -> str:
-        """The last words, for a report about the process's end."""
+        """The last lines, for the log line about the process's end."""
         return " | ".join(self._last)
 
 
-def _readable(line: bytes) -> str:
+def _printable(line: bytes) -> str:
     """Text that can't forge other lines of a log."""
-    text = line[:_LONGEST_LINE].decode("utf-8", "backslashreplace").rstrip()
-    if len(line) > _LONGEST_LINE:
+    text = line[:_MAX_LINE].decode("utf-8", "backslashreplace").rstrip()
+    if len(line) > _MAX_LINE:
         text += " (cut)"
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""The one thread that has to do with running processes: reads their stderr, stops them step by step, reaps them."""
+"""Supervisor thread: drains stderr of running processes, terminates and reaps them."""
 
 from __future__ import annotations
 
@@ -13,106 +13,110 @@ import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
+import attrs
+
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.exec.channel import State
 from goplugins.transports.exec.orphan_guard import OrphanGuard
-from goplugins.transports.exec.process import Process
-
-__all__ = ["Supervisor", "supervisor_of_process"]
+from goplugins.transports.exec.process import Command, Process
 
 logger = logging.getLogger("goplugins.exec")
 
 _CHUNK = 65536
 _LAST_CHUNKS = 16
-"""Of stderr, once a process is dead: its grandchildren may hold it open and write for ever."""
+"""Maximum stderr chunks read after exit; grandchildren may keep the pipe open and write to it."""
 
 _STEPS = ((3.0, signal.SIGTERM), (2.0, signal.SIGKILL))
-"""Seconds from the end of stdin, and from there on, to the next stronger means."""
+"""Seconds from the end of stdin, then from the previous step, until each signal is sent; the last one is repeated."""
 
 _AT_EXIT = (0.3, 0.4)
-"""Seconds that an interpreter on its way out leaves processes between TERM and KILL, and then to be reaped."""
+"""Seconds that an exiting interpreter waits after SIGTERM, then after SIGKILL."""
 
-_LOOK = 0.05
-"""Seconds between looks at processes where the system can't tell of their end, and at those that are starting."""
+_POLL_INTERVAL = 0.05
+"""Seconds between checks of starting processes, and of processes without a pidfd."""
 
-_ROUND = 1.0
-"""Seconds between rounds: whose stdout to watch from now on, and who was lost without a word."""
+_SWEEP_INTERVAL = 1.0
+"""Seconds between sweeps, which begin to watch the stdout of idle processes and find lost ones."""
 
-_LONGEST_WAIT = 1.0
+_LOCK_TIMEOUT = 1.0
 """Seconds that a fork waits for a start under way, and a start for a fork."""
 
 
-class _Stop:
-    """A process on its way out: the next step and when it is due."""
+@attrs.define
+class _Termination:
+    """A process that is being terminated: the index of its next step, and the time of it."""
 
-    __slots__ = ("due", "step")
-
-    def __init__(self, due: float) -> None:
-        self.due = due
-        self.step = 0
+    due: float
+    step: int = 0
 
 
 class Supervisor:
-    """Watches over all plugin processes of this process. Its thread runs while there are any.
+    """Supervises all plugin processes of this process. Its thread runs while there are any.
 
-    The stdout of a process belongs to the caller that has it, and is watched here while nobody has it. Telling the
-    keeper so at each call would cost more than the call itself: so every round begins to watch those that are idle
-    then, and the watch ends with the first output of one that has become busy since.
+    A busy process's stdout belongs to the caller that leased it; an idle process's stdout is watched here. A command
+    to the supervisor in every call would cost more than the call itself. So each sweep begins to watch the processes
+    that are idle at that time, and stops watching one at its first output if it has become busy since.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        # Opens, starts and registers nothing: of two that are made at once, one is thrown away.
+        # Opens, starts and registers nothing: of two supervisors made at once, one is discarded.
         self._clock = clock
-        self.guardian = OrphanGuard()
+        self.orphan_guard = OrphanGuard()
         self._wake_reader = self._wake_writer = -1
         self._registered = False
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._start_lock = threading.Lock()
-        self._ending = self._runs = False
-        self._forks_with_lock = 0  # the thread that holds the start lock over its fork
-        self._orders: SimpleQueue[tuple[str, Process]] = SimpleQueue()
+        self._exiting = self._runs = False
+        self._forking_thread = 0  # the thread that holds the start lock over its fork
+        self._commands: SimpleQueue[tuple[Command, Process]] = SimpleQueue()
         self._processes: set[Process] = set()
-        # All that follows is the thread's own.
+        # Only the supervisor thread uses what follows.
         self._poll = select.poll()
-        self._ends: dict[int, Process] = {}
-        self._errors: dict[int, Process] = {}
-        self._outputs: dict[int, Process] = {}
-        self._unseen: set[Process] = set()  # the system does not tell of their end
-        self._unwatched: set[Process] = set()  # whose stdout is not watched, since somebody may have them
+        self._by_pidfd: dict[int, Process] = {}
+        self._by_stderr: dict[int, Process] = {}
+        self._by_stdout: dict[int, Process] = {}
+        self._without_pidfd: set[Process] = set()
+        self._stdout_unwatched: set[Process] = set()  # may be in use by a caller
         self._starting: set[Process] = set()
-        self._stops: dict[Process, _Stop] = {}
-        self._next_round = 0.0
+        self._terminations: dict[Process, _Termination] = {}
+        self._next_sweep = 0.0
 
     # --- from any thread ---------------------------------------------------------------------------------------
 
+    @property
+    def processes(self) -> list[Process]:
+        """All processes that have not ended, and those that a caller still holds. Takes the lock."""
+        with self._lock:
+            return list(self._processes)
+
     @contextlib.contextmanager
     def without_fork(self) -> Iterator[None]:
-        """Keeps forks away from starts and ends: a child would inherit pipes that no record tells it to close.
+        """Delays forks during a start or an end: a child would inherit pipes that it does not know to close.
 
-        Used by threads of ours only. Neither side waits for the other for ever.
+        Used by threads of goplugins only. Neither side waits longer than a second for the other.
         """
-        locked = self._start_lock.acquire(timeout=_LONGEST_WAIT)
+        locked = self._start_lock.acquire(timeout=_LOCK_TIMEOUT)
         try:
             yield
         finally:
             if locked:
                 self._start_lock.release()
 
-    def check_not_ending(self) -> None:
+    def check_not_exiting(self) -> None:
         """Passes while processes may be started.
 
         Raises:
-            RuntimeError: the interpreter is ending; nobody would end a process that is started now.
+            RuntimeError: the interpreter is exiting, and would not end a process that is started now.
         """
-        if self._ending:
-            raise RuntimeError("the interpreter is ending")
+        if self._exiting:
+            raise RuntimeError("the interpreter is exiting")
 
     def open(self) -> None:
-        """Opens and registers what lasts, before the first start. Takes the lock."""
+        """Opens the wake-up pipe and registers the hooks, before the first start. Takes the lock."""
         with self._lock:
             if self._wake_writer < 0:
                 self._wake_reader, self._wake_writer = os.pipe()
@@ -126,10 +130,10 @@ class Supervisor:
                 atexit.register(self._at_exit)
 
     def watch(self, process: Process) -> None:
-        """Takes charge of a process that has just started. Called by threads of ours only. Takes the lock."""
+        """Begins to supervise a process that has just started. Called by threads of goplugins only. Takes the lock."""
         with self._lock:
             self._processes.add(process)
-            self._orders.put(("watch", process))
+            self._commands.put((Command.WATCH, process))
             start, self._runs = not self._runs, True
         if start:
             try:
@@ -141,9 +145,9 @@ class Supervisor:
                 raise
         self._wake()
 
-    def order(self, what: str, process: Process) -> None:
-        """Leaves word about a process: leave, kill, lost or start. Takes no lock: finalisers call it."""
-        self._orders.put((what, process))
+    def post(self, command: Command, process: Process) -> None:
+        """Sends a command to the supervisor thread. Takes no lock: finalizers call it."""
+        self._commands.put((command, process))
         self._wake()
 
     def _wake(self) -> None:
@@ -156,80 +160,80 @@ class Supervisor:
     def _run(self) -> None:
         while True:
             try:
-                self._turn()
+                self._run_once()
             except Exception as exc:
                 if isinstance(exc, OSError) and exc.errno == errno.EBADF:
-                    # Whoever closes what is not theirs is mostly about to become another program: Celery on HUP is.
-                    logger.warning("somebody else has closed the pipes to plugin processes")
-                    self._clock.wait(Waiter(), _ROUND)
+                    # Code that closes all descriptors is mostly about to exec: Celery does so on SIGHUP.
+                    logger.warning("the pipes to plugin processes were closed by code outside of goplugins")
+                    self._clock.wait(Waiter(), _SWEEP_INTERVAL)
                 else:
-                    logger.exception("the keeper of plugin processes goes on after an unforeseen error")
+                    logger.exception("unexpected error in the supervisor of plugin processes, which continues")
             with self._lock:
-                if not self._processes and self._orders.empty():
+                if not self._processes and self._commands.empty():
                     self._runs = False
                     return
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         ready = self._poll.poll(self._milliseconds())
         if self._wake_reader in dict(ready):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_reader, _CHUNK)
-        # Before any order: one may close a descriptor, and the next bring a process with the same number.
+        # Before any command: one may close a descriptor, and the next add a process with the same number.
         ended = []
         for descriptor, _ in ready:
-            if descriptor in self._errors:
-                self._read_errors(self._errors[descriptor])
-            elif descriptor in self._outputs:
-                self._heed_output(self._outputs[descriptor])
-            elif descriptor in self._ends:
-                ended.append(self._ends[descriptor])
-        for process in [*ended, *(process for process in self._unseen if process.has_ended())]:
-            self._bury(process)
-        self._take_orders()
-        self._pump()
-        self._go_round()
+            if descriptor in self._by_stderr:
+                self._read_stderr(self._by_stderr[descriptor])
+            elif descriptor in self._by_stdout:
+                self._handle_stdout(self._by_stdout[descriptor])
+            elif descriptor in self._by_pidfd:
+                ended.append(self._by_pidfd[descriptor])
+        for process in [*ended, *(process for process in self._without_pidfd if process.has_ended())]:
+            self._reap(process)
+        self._run_commands()
+        self._advance_starts()
+        self._sweep()
         self._escalate()
 
     def _milliseconds(self) -> float | None:
         now = self._clock.monotonic()
-        times = [stop.due - now for stop in self._stops.values()]
-        if self._unseen or self._starting:
-            times.append(_LOOK)
-        if self._unwatched:
-            times.append(self._next_round - now)
+        times = [termination.due - now for termination in self._terminations.values()]
+        if self._without_pidfd or self._starting:
+            times.append(_POLL_INTERVAL)
+        if self._stdout_unwatched:
+            times.append(self._next_sweep - now)
         return max(0.0, min(times)) * 1000.0 if times else None
 
-    def _take_orders(self) -> None:
+    def _run_commands(self) -> None:
         while True:
             try:
-                what, process = self._orders.get_nowait()
+                command, process = self._commands.get_nowait()
             except Empty:
                 return
             if process not in self._processes:
                 continue
-            if what == "watch":
+            if command is Command.WATCH:
                 self._begin_watch(process)
-            elif what == "start":
+            elif command is Command.AWAIT_START:
                 self._starting.add(process)
-            elif what == "lost":
-                self._lost(process)
-            elif process.channel.retire(State.IDLE, State.BUSY, State.STARTING):
-                self._dismiss(process, at_once=what == "kill")
+            elif command is Command.END_LOST:
+                self._end_lost(process)
+            elif process.channel.close_if(State.IDLE, State.BUSY, State.STARTING):
+                self._terminate(process, kill=command is Command.KILL)
 
     def _begin_watch(self, process: Process) -> None:
-        self._errors[process.stderr] = process
+        self._by_stderr[process.stderr] = process
         self._poll.register(process.stderr, select.POLLIN)
-        self._look_after(process)
-        if process.end_sign < 0:
-            self._unseen.add(process)
+        self._watch_stdout_later(process)
+        if process.pidfd < 0:
+            self._without_pidfd.add(process)
         else:
-            self._ends[process.end_sign] = process
-            self._poll.register(process.end_sign, select.POLLIN)
+            self._by_pidfd[process.pidfd] = process
+            self._poll.register(process.pidfd, select.POLLIN)
 
     # --- stderr and stdout -------------------------------------------------------------------------------------
 
-    def _read_errors(self, process: Process) -> bool:
-        """One piece of stderr; False if there is none now."""
+    def _read_stderr(self, process: Process) -> bool:
+        """Reads one chunk of stderr; False if there is none now."""
         try:
             chunk = os.read(process.stderr, _CHUNK)
         except BlockingIOError:
@@ -240,129 +244,129 @@ class Supervisor:
             process.log.feed(chunk)
             return True
         self._poll.unregister(process.stderr)
-        del self._errors[process.stderr]
+        del self._by_stderr[process.stderr]
         return False
 
-    def _look_after(self, process: Process) -> None:
-        """Has the next round look at a process whose stdout somebody may be reading."""
-        if not self._unwatched:
-            self._next_round = self._clock.monotonic() + _ROUND
-        self._unwatched.add(process)
+    def _watch_stdout_later(self, process: Process) -> None:
+        """Leaves stdout, which a caller may be reading, to the next sweep."""
+        if not self._stdout_unwatched:
+            self._next_sweep = self._clock.monotonic() + _SWEEP_INTERVAL
+        self._stdout_unwatched.add(process)
 
-    def _watch_output(self, process: Process) -> None:
-        self._unwatched.discard(process)
-        self._outputs[process.stdout] = process
+    def _watch_stdout(self, process: Process) -> None:
+        self._stdout_unwatched.discard(process)
+        self._by_stdout[process.stdout] = process
         self._poll.register(process.stdout, select.POLLIN)
 
-    def _ignore_output(self, process: Process) -> None:
-        if self._outputs.pop(process.stdout, None) is not None:
+    def _unwatch_stdout(self, process: Process) -> None:
+        if self._by_stdout.pop(process.stdout, None) is not None:
             self._poll.unregister(process.stdout)
 
-    def _heed_output(self, process: Process) -> None:
-        """Output, or its end, where nobody was reading when the watch began."""
-        if process.channel.state is State.LEAVING:
-            self._drain(process)
+    def _handle_stdout(self, process: Process) -> None:
+        """Handles output, or its end, of a process that was idle when the watch began."""
+        if process.channel.state is State.CLOSED:
+            self._discard_stdout(process)
             return
-        found = process.channel.retire_if_noisy()
+        found = process.channel.close_if_readable()
         if found:
             if found & select.POLLIN:
-                process.found_noisy()
-            self._dismiss(process)
-        else:  # somebody has it, or had it a moment ago
-            self._ignore_output(process)
-            self._look_after(process)
+                process.set_wrote_unasked()
+            self._terminate(process)
+        else:  # it is busy, or was a moment ago
+            self._unwatch_stdout(process)
+            self._watch_stdout_later(process)
 
-    def _drain(self, process: Process) -> None:
-        """Keeps one that was asked to leave from being stuck in its last words."""
+    def _discard_stdout(self, process: Process) -> None:
+        """Keeps a process that is to exit from blocking in a write."""
         with contextlib.suppress(BlockingIOError):
             if os.read(process.stdout, _CHUNK):
                 return
-            self._ignore_output(process)
+            self._unwatch_stdout(process)
 
-    def _pump(self) -> None:
+    def _advance_starts(self) -> None:
         now = self._clock.monotonic()
         for process in list(self._starting):
             channel = process.channel
-            fault = channel.pump()
-            if not fault and now >= channel.expires and channel.retire(State.STARTING):
+            fault = channel.advance_start()
+            if not fault and now >= channel.start_ends and channel.close_if(State.STARTING):
                 fault = channel.too_slow
             if fault:
                 process.fault = fault
-                self._dismiss(process, at_once=True)
+                self._terminate(process, kill=True)
             if channel.state is not State.STARTING:
                 self._starting.discard(process)
 
-    def _go_round(self) -> None:
+    def _sweep(self) -> None:
         now = self._clock.monotonic()
-        if not self._unwatched or now < self._next_round:
+        if not self._stdout_unwatched or now < self._next_sweep:
             return
-        self._next_round = now + _ROUND
-        for process in list(self._unwatched):
+        self._next_sweep = now + _SWEEP_INTERVAL
+        for process in list(self._stdout_unwatched):
             if process.is_lost:
-                self._lost(process)
+                self._end_lost(process)
             elif process.channel.state is State.IDLE and process.stdout >= 0:
-                self._watch_output(process)
+                self._watch_stdout(process)
 
-    # --- their end ---------------------------------------------------------------------------------------------
+    # --- the end of a process ----------------------------------------------------------------------------------
 
-    def _lost(self, process: Process) -> None:
-        """Nobody is left to let go of it, since a call was interrupted."""
-        at_once = process.channel.state is not State.IDLE
-        if process.channel.retire(State.IDLE, State.BUSY, State.STARTING):
+    def _end_lost(self, process: Process) -> None:
+        """Ends a process whose handle was lost by an interrupted call."""
+        kill = process.channel.state is not State.IDLE
+        if process.channel.close_if(State.IDLE, State.BUSY, State.STARTING):
             process.fault = process.fault or "its call was interrupted"
-            self._dismiss(process, at_once=at_once)
+            self._terminate(process, kill=kill)
 
-    def _dismiss(self, process: Process, *, at_once: bool = False) -> None:
-        """Closes the pipes of one that was retired; has it leave by ever stronger means, or kills it."""
-        self._unwatched.discard(process)
+    def _terminate(self, process: Process, *, kill: bool = False) -> None:
+        """Closes stdin of a process with a closed channel and schedules the signals; or kills it."""
+        self._stdout_unwatched.discard(process)
         if process.end:
-            self._processes_end(process)
-        elif at_once:
-            self._ignore_output(process)
+            self._remove(process)
+        elif kill:
+            self._unwatch_stdout(process)
             with self.without_fork():
                 process.close_pipes()
             process.signal(signal.SIGKILL)
         else:
             with self.without_fork():
                 process.close_stdin()
-            if process.stdout not in self._outputs:
-                self._watch_output(process)
-            self._stops[process] = _Stop(self._clock.monotonic() + _STEPS[0][0])
+            if process.stdout not in self._by_stdout:
+                self._watch_stdout(process)
+            self._terminations[process] = _Termination(self._clock.monotonic() + _STEPS[0][0])
 
     def _escalate(self) -> None:
         now = self._clock.monotonic()
-        for process, stop in self._stops.items():
-            if now >= stop.due:
-                process.signal(_STEPS[stop.step][1])
-                stop.step = min(stop.step + 1, len(_STEPS) - 1)
-                stop.due = now + _STEPS[stop.step][0]
+        for process, termination in self._terminations.items():
+            if now >= termination.due:
+                process.signal(_STEPS[termination.step][1])
+                termination.step = min(termination.step + 1, len(_STEPS) - 1)
+                termination.due = now + _STEPS[termination.step][0]
 
-    def _bury(self, process: Process) -> None:
+    def _reap(self, process: Process) -> None:
         for _ in range(_LAST_CHUNKS):
-            if process.stderr not in self._errors or not self._read_errors(process):
+            if process.stderr not in self._by_stderr or not self._read_stderr(process):
                 break
-        process.signal(signal.SIGKILL)  # what its dead leader left of the group, whose number is still its own
-        for registered in (self._errors, self._ends):
-            for descriptor in [key for key, value in registered.items() if value is process]:
+        process.signal(signal.SIGKILL)  # for the rest of its group, whose number is not free before it is reaped
+        for watched in (self._by_stderr, self._by_pidfd):
+            for descriptor in [key for key, value in watched.items() if value is process]:
                 self._poll.unregister(descriptor)
-                del registered[descriptor]
-        self._unseen.discard(process)
-        self._stops.pop(process, None)
+                del watched[descriptor]
+        self._without_pidfd.discard(process)
+        self._terminations.pop(process, None)
         with self.without_fork():
-            self.guardian.release(process.pid)  # before its number can be another's; the guardian may be replaced
-            process.close_signs()
-        process.bury()
+            self.orphan_guard.release(process.pid)  # before its number can be reused; may start a new guard
+            process.close_watched()
+        process.reap()
         process.log.close()
-        process.on_end()
-        self._report(process)
-        # One that a caller has stays until that caller lets go: it may be reading the last bytes of a reply.
-        if process.channel.retire(State.IDLE, State.STARTING) or process.channel.state is State.LEAVING:
-            self._processes_end(process)
+        process.on_reaped()
+        self._log_end(process)
+        # A leased process stays until its caller has closed it: the caller may be reading the last bytes of a reply.
+        if process.channel.close_if(State.IDLE, State.STARTING) or process.channel.state is State.CLOSED:
+            self._remove(process)
 
-    def _processes_end(self, process: Process) -> None:
-        """Forgets one that is dead and that nobody has. Takes the lock."""
-        self._ignore_output(process)
-        self._unwatched.discard(process)
+    def _remove(self, process: Process) -> None:
+        """Removes a process that has ended and that no caller holds. Takes the lock."""
+        self._unwatch_stdout(process)
+        self._stdout_unwatched.discard(process)
         self._starting.discard(process)
         with self.without_fork():
             process.close_pipes()
@@ -370,57 +374,56 @@ class Supervisor:
             self._processes.discard(process)
 
     @staticmethod
-    def _report(process: Process) -> None:
+    def _log_end(process: Process) -> None:
         why = f", since: {process.fault}" if process.fault else ""
-        last = f"; its last words: {process.log.last_lines}" if process.log.last_lines else ""
-        level = logging.DEBUG if process.retired else logging.WARNING
+        last = f"; its last lines on stderr: {process.log.last_lines}" if process.log.last_lines else ""
+        level = logging.DEBUG if process.closed_normally else logging.WARNING
         logger.log(level, "plugin %r, process %d: %s%s%s", process.name, process.pid, process.end, why, last)
 
-    # --- the end, and children ---------------------------------------------------------------------------------
+    # --- exit and fork -----------------------------------------------------------------------------------------
 
     def _at_exit(self) -> None:
-        """Leaves no process behind an interpreter that ends in an orderly way."""
-        self._ending = True
+        """Ends all processes when the interpreter exits."""
+        self._exiting = True
         with self.without_fork():
-            pass  # a start under way is over now, and no other one will begin
-        with self._lock:
-            processes = list(self._processes)
-        for number, patience in zip((signal.SIGTERM, signal.SIGKILL), _AT_EXIT, strict=True):
-            until = self._clock.monotonic() + patience
+            pass  # a start under way has ended, and no other one will begin
+        processes = self.processes
+        for number, seconds in zip((signal.SIGTERM, signal.SIGKILL), _AT_EXIT, strict=True):
+            until = self._clock.monotonic() + seconds
             for process in processes:
-                process.retired = True
+                process.closed_normally = True
                 process.signal(number)
             for process in processes:
                 if process.end:
                     continue
-                self._clock.wait(process.over, max(0.0, until - self._clock.monotonic()))
-        self.guardian.leave()
+                self._clock.wait(process.ended, max(0.0, until - self._clock.monotonic()))
+        self.orphan_guard.detach()
 
     def _before_fork(self) -> None:
-        if self._start_lock.acquire(timeout=_LONGEST_WAIT):
-            self._forks_with_lock = threading.get_ident()
+        if self._start_lock.acquire(timeout=_LOCK_TIMEOUT):
+            self._forking_thread = threading.get_ident()
 
     def _after_fork_in_parent(self) -> None:
-        if self._forks_with_lock == threading.get_ident():  # several threads may fork at a time
-            self._forks_with_lock = 0
+        if self._forking_thread == threading.get_ident():  # several threads may fork at a time
+            self._forking_thread = 0
             self._start_lock.release()
 
     def after_fork_in_child(self) -> None:
         """Closes the parent's pipes; its processes are neither signalled nor reaped."""
         for process in self._processes:
-            process.forget()
+            process.disown()
         for descriptor in (self._wake_reader, self._wake_writer):
             if descriptor >= 0:
                 os.close(descriptor)
         self._wake_reader = self._wake_writer = -1
-        self.guardian.after_fork_in_child()
-        self._begin()
+        self.orphan_guard.after_fork_in_child()
+        self._reset()
 
 
-_made: dict[str, Supervisor] = {}
+_instances: dict[str, Supervisor] = {}
 
 
 def supervisor_of_process() -> Supervisor:
-    """The keeper, made when first asked for."""
+    """This process's supervisor, made at first use."""
     # setdefault is atomic: all callers get the same one.
-    return _made.get("keeper") or _made.setdefault("keeper", Supervisor())
+    return _instances.get("supervisor") or _instances.setdefault("supervisor", Supervisor())

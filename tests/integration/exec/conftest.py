@@ -54,17 +54,17 @@ def make() -> Iterator[Callable[..., ExecPlugin]]:
     yield build
     for plugin in plugins:
         plugin.close()
-    until(lambda: not keeper_threads())
+    until(lambda: not exec_threads())
 
 
-def keeper_threads() -> list[threading.Thread]:
+def exec_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("goplugins-exec")]
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.005)
 
 

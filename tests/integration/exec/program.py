@@ -21,7 +21,7 @@ def stubborn():
 
 
 def chatter(count, mark):
-    """Writes to stdout a moment after the reply, and says so in a file once it was rid of everything."""
+    """Writes to stdout a moment after the reply, and creates a file when all is written."""
     time.sleep(0.1)
     for _ in range(count // 1000):
         os.write(1, b"progress\n" * 100 + b"x" * 100)
@@ -107,7 +107,7 @@ def main():
         sys.stderr.write("I can't start\n")
         sys.exit(3)
     if "--stray" in sys.argv:
-        print('{"type":"execute","request_id":"somebody\'s","success":true,"data":"stray"}', flush=True)
+        print('{"type":"execute","request_id":"another","success":true,"data":"stray"}', flush=True)
     if "--banner" in sys.argv:
         print("welcome", flush=True)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""Plugins that are subprocesses: kept, replaced, ended, and never in anybody's way."""
+"""Plugins that are subprocesses: kept, replaced and ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ from goplugins.errors import (
     SaturatedError,
     TruncatedReplyError,
 )
-from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
 from tests.integration.exec.conftest import PROGRAM, config, is_alive, until
@@ -45,7 +44,7 @@ PID = {"do": "pid"}
 
 
 class TestCalls:
-    def test_nothing_runs_before_the_first_call(self, make):
+    def test_no_process_runs_before_the_first_call(self, make):
         before = children()
         make()
         assert children() <= before
@@ -97,7 +96,7 @@ class TestCalls:
             call(plugin)
         assert json.loads((tmp_path / "seen").read_text())["headers"] == {"Authorization": "Bearer s3cret"}
 
-    def test_info_and_health_of_a_process_that_knows_neither(self, make):
+    def test_info_and_health_of_a_program_with_neither(self, make):
         plugin = make()
         assert plugin.info().name == "p"
         assert plugin.health(5).status is PluginStatus.HEALTHY
@@ -108,7 +107,7 @@ class TestCalls:
             pids = set(pool.map(lambda number: call(plugin, PID, 20.0, request_id=str(number)), range(300)))
         assert 1 <= len(pids) <= 3
 
-    def test_all_at_work(self, make):
+    def test_all_processes_are_busy(self, make):
         plugin = make(max_connections=1)
         call(plugin)
         with ThreadPoolExecutor(1) as pool:
@@ -119,7 +118,7 @@ class TestCalls:
                 call(plugin, timeout=0.1)
             busy.result()
 
-    def test_surplus_processes_leave(self, make):
+    def test_surplus_processes_are_closed(self, make):
         plugin = make(max_connections=3, max_idle_connections=1)
         with ThreadPoolExecutor(3) as pool:
             list(
@@ -172,15 +171,15 @@ class TestFaults:
         plugin = make()
         pid = call(plugin, PID)
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not is_alive(pid))  # reaped without anybody asking
+        until(lambda: not is_alive(pid))  # reaped without a call
         assert call(plugin, PID) != pid
         assert f"process {pid}: it was killed by SIGKILL" in caplog.text
 
-    def test_last_words_are_in_the_log(self, make, caplog):
+    def test_the_last_lines_of_stderr_are_in_the_log(self, make, caplog):
         plugin = make("--exit")
         with pytest.raises(ConnectionLostError, match="exit status 3"):
             call(plugin)
-        until(lambda: "its last words: I can't start" in caplog.text)
+        until(lambda: "its last lines on stderr: I can't start" in caplog.text)
 
     @pytest.mark.parametrize(
         ("text", "error"),
@@ -213,28 +212,28 @@ class TestFaults:
         time.sleep(0.05)
         assert call(plugin, 1) == 1
 
-    def test_garbage_of_an_idle_process_is_taken_from_it_and_answers_nobody(self, make, tmp_path, caplog):
-        """More than a pipe holds: it would be stuck in its write until the next call, for ever if there is none."""
-        mark = tmp_path / "rid of it"
+    def test_output_of_an_idle_process_is_read_and_ends_it(self, make, tmp_path, caplog):
+        """More output than a pipe holds: unread, it would block the process until the next call."""
+        mark = tmp_path / "written"
         plugin = make()
         pid = call(plugin, PID)
         assert call(plugin, {"do": "chatter", "bytes": 1 << 20, "mark": str(mark)})
         until(mark.exists)
         until(lambda: not is_alive(pid))
-        told = f"process {pid}: it ended with exit status 0, since: it wrote to stdout without being asked"
-        until(lambda: told in caplog.text)
+        ended = f"process {pid}: it ended with exit status 0, since: it wrote to stdout outside of a call"
+        until(lambda: ended in caplog.text)
         assert call(plugin, PID) != pid
 
     @pytest.mark.stress
     def test_calls_after_a_pause_find_the_same_process(self, make):
-        """The keeper watches its stdout by then, and must not take its reply."""
+        """The supervisor watches its stdout by then, and must not read its reply."""
         plugin = make()
         pid = call(plugin, PID, 10)
         for _ in range(3):
             time.sleep(1.1)
             assert [call(plugin, PID, 10) for _ in range(200)] == [pid] * 200
 
-    def test_garbage_without_end_stalls_nobody(self, make):
+    def test_endless_output_does_not_delay_other_calls(self, make):
         plugin = make(max_response_bytes=1 << 20)
         call(plugin)
         started = time.monotonic()
@@ -243,7 +242,7 @@ class TestFaults:
         assert time.monotonic() - started < 2
         assert call(plugin, 1, 10) == 1
 
-    def test_hundred_mebibytes_of_stderr_stall_nobody(self, make, caplog):
+    def test_a_hundred_mebibytes_of_stderr_do_not_delay_other_plugins(self, make, caplog):
         caplog.set_level(logging.INFO, "goplugins.plugin.p")
         plugin, other = make(), make()
         call(other)
@@ -272,7 +271,7 @@ class TestFaults:
         plugin.prepare(made)
         with pytest.raises(ConnectionLostError):
             plugin.send(made)
-        assert made.reconnected  # once, and then it died again
+        assert made.reconnected  # once; the second process exits as well
 
 
 class TestStarting:
@@ -285,34 +284,34 @@ class TestStarting:
         assert (caught.value.replay, caught.value.retryable) == (Replay.NEVER, False)
         assert make(executable=executable).health(1).status is PluginStatus.OFFLINE
 
-    def test_program_that_is_none(self, make, tmp_path):
+    def test_a_file_that_is_no_program(self, make, tmp_path):
         (tmp_path / "text").write_text("no program")
         text = str(tmp_path / "text")
         for sha256 in ("", hashlib.sha256(b"no program").hexdigest()):
             (tmp_path / "text").chmod(0o644)
-            _refused_for_good(make(executable=text, options={"sha256": sha256}), "ermission denied.*may execute")
+            _fails_lastingly(make(executable=text, options={"sha256": sha256}), "ermission denied.*may execute")
             (tmp_path / "text").chmod(0o755)
-            _refused_for_good(make(executable=text, options={"sha256": sha256}), "xec format error.*#!/bin/sh")
-            _refused_for_good(make(executable=str(tmp_path), options={"sha256": sha256}), "directory")
+            _fails_lastingly(make(executable=text, options={"sha256": sha256}), "xec format error.*#!/bin/sh")
+            _fails_lastingly(make(executable=str(tmp_path), options={"sha256": sha256}), "directory")
 
     def test_script_without_its_interpreter(self, make, tmp_path):
         script = tmp_path / "script"
         script.write_text("#!/nonexistent/interpreter\n")
         script.chmod(0o755)
-        _refused_for_good(make(executable=str(script), args=[]), "interpreter or loader that it names is not")
+        _fails_lastingly(make(executable=str(script), args=[]), "interpreter or loader that it names does not")
 
     def test_missing_directory(self, make):
-        _refused_for_good(make(work_dir="/nonexistent"), "/nonexistent.*work_dir")
+        _fails_lastingly(make(work_dir="/nonexistent"), "/nonexistent.*work_dir")
 
     def test_program_that_appears_later_is_run(self, make, tmp_path):
         script = tmp_path / "later"
         plugin = make(executable=str(script))
-        _refused_for_good(plugin, "no such file|No such file")
+        _fails_lastingly(plugin, "no such file|No such file")
         script.symlink_to(os.path.realpath("/proc/self/exe"))
         time.sleep(0.06)
         assert call(plugin, 1) == 1
 
-    def test_want_of_descriptors_passes(self, make):
+    def test_a_lack_of_descriptors_is_retryable(self, make):
         import resource
 
         plugin = make()
@@ -325,7 +324,7 @@ class TestStarting:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert (caught.value.replay, caught.value.retryable) == (Replay.ALWAYS, True)
 
-    def test_name_is_looked_for_in_path(self, make, tmp_path):
+    def test_a_name_without_a_slash_is_searched_in_path(self, make, tmp_path):
         link = tmp_path / "my-python"
         link.symlink_to(os.path.realpath("/proc/self/exe"))
         plugin = make(executable="my-python", env=[f"PATH={tmp_path}"])
@@ -337,13 +336,13 @@ class TestStarting:
         script.chmod(0o755)
         assert call(make(executable="./run", args=[], work_dir=str(tmp_path)), 1) == 1
 
-    def test_failed_starts_are_held_back_ever_longer(self, make):
+    def test_failed_starts_are_delayed_longer_each_time(self, make):
         plugin = make("--exit")
         delays = []
         for _ in range(4):
             with pytest.raises(ConnectionLostError):
                 call(plugin)
-            with pytest.raises(PluginConnectionError, match="not started again so soon") as caught:
+            with pytest.raises(PluginConnectionError, match="the next start is delayed") as caught:
                 call(plugin)
             assert caught.value.replay is Replay.ALWAYS
             delays.append(caught.value.retry_after)
@@ -352,7 +351,7 @@ class TestStarting:
         for delay, expected in zip(delays, (0.05, 0.1, 0.2, 0.4), strict=True):
             assert expected * 0.5 < delay <= expected
 
-    def test_a_good_reply_ends_the_holding_back(self, make):
+    def test_a_reply_ends_the_delay(self, make):
         plugin = make()
         for _ in range(3):
             call(plugin)
@@ -370,7 +369,7 @@ class TestEnd:
         with pytest.raises(PluginClosedError):
             call(plugin)
 
-    def test_one_that_ignores_everything_is_killed(self, make, monkeypatch):
+    def test_a_process_that_ignores_stdin_and_sigterm_is_killed(self, make, monkeypatch):
         monkeypatch.setattr(
             "goplugins.transports.exec.supervisor._STEPS", ((0.1, signal.SIGTERM), (0.1, signal.SIGKILL))
         )
@@ -388,7 +387,7 @@ class TestEnd:
             call(plugin, {"do": "sleep", "seconds": 9}, 0.1)
         until(lambda: not is_alive(pid) and not _runs(child))
 
-    def test_what_a_dead_leader_leaves_is_killed(self, make):
+    def test_the_rest_of_a_dead_processs_group_is_killed(self, make):
         plugin = make()
         pid, child = call(plugin, {"do": "child"})
         os.kill(pid, signal.SIGKILL)
@@ -401,7 +400,7 @@ class TestEnd:
         gc.collect()
         until(lambda: not is_alive(pid))
 
-    def test_call_that_was_interrupted_where_nobody_could_clean_up_leaves_no_process(self, make):
+    def test_a_call_interrupted_before_its_cleanup_leaves_no_process(self, make):
         plugin = make(max_connections=1)
         pid = call(plugin, PID)
         lease = plugin._client.pool.try_acquire(Deadline.after(1))
@@ -424,14 +423,14 @@ class TestEnd:
                 assert isinstance(future.exception(), PluginClosedError)
         until(lambda: not any(map(is_alive, pids)))
 
-    def test_close_leaves_the_process_that_a_call_is_about_to_take(self, make, monkeypatch):
+    def test_close_leaves_a_process_to_the_call_that_is_about_to_take_it(self, make, monkeypatch):
         plugin = make()
         launcher = plugin._launcher
         take = launcher._take
 
         def closed_at_last(start: Any, deadline: Any) -> Any:
             plugin.close()
-            time.sleep(0.1)  # what the keeper was told, it has done
+            time.sleep(0.1)  # the supervisor has handled its commands by then
             return take(start, deadline)
 
         monkeypatch.setattr(launcher, "_take", closed_at_last)
@@ -453,16 +452,16 @@ class TestEnd:
         until(lambda: not is_alive(pids[0]))
 
 
-def _refused_for_good(plugin: ExecPlugin, match: str) -> None:
-    """Neither the failure nor being held back for it is anything that a retry could mend."""
-    for text in (f"(?s){match}", f"(?s)not started again so soon.*{match}"):
+def _fails_lastingly(plugin: ExecPlugin, match: str) -> None:
+    """Neither the failure nor the delay after it is retryable."""
+    for text in (f"(?s){match}", f"(?s)the next start is delayed.*{match}"):
         with pytest.raises(PluginConnectionError, match=text) as caught:
             call(plugin)
         assert (caught.value.replay, caught.value.retryable) == (Replay.NEVER, False)
 
 
 def _runs(pid: int) -> bool:
-    """An orphan's zombie may stay for as long as this machine's init likes."""
+    """Whether the process runs; an orphan's zombie, which only init can reap, doesn't."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -478,7 +477,7 @@ def _works(plugin: ExecPlugin) -> bool:
 
 
 @pytest.mark.stress
-def test_two_hundred_crashes_under_load_leave_nothing(make):
+def test_two_hundred_crashes_under_load_leak_nothing(make):
     plugin = make(max_connections=4, max_response_bytes=1000)
     call(plugin)
     descriptors, crashes, good = len(os.listdir("/proc/self/fd")), [], []
@@ -487,9 +486,9 @@ def test_two_hundred_crashes_under_load_leave_nothing(make):
     def work(number: int) -> None:
         while len(crashes) < 200:
             fatal = (len(crashes) + number) % 2
-            wishes = {"do": "exit", "status": 1} if fatal else PID
+            request = {"do": "exit", "status": 1} if fatal else PID
             try:
-                pids.add(call(plugin, wishes, 20.0, request_id=f"{number}-{len(crashes)}"))
+                pids.add(call(plugin, request, 20.0, request_id=f"{number}-{len(crashes)}"))
                 good.append(1)
             except ConnectionLostError:
                 crashes.append(1)
@@ -503,14 +502,14 @@ def test_two_hundred_crashes_under_load_leave_nothing(make):
         thread.join()
     assert len(crashes) >= 200
     assert good
-    until(lambda: _works(plugin))  # the last crash may be holding back the next start
+    until(lambda: _works(plugin))  # the last crash may delay the next start
     plugin.close()
     until(lambda: not _plugins_among_children())
     until(lambda: not any(map(is_alive, pids)))
     until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
-def test_processes_that_are_killed_in_the_middle_of_traffic(make):
+def test_processes_killed_during_calls_are_replaced(make):
     plugin = make(max_connections=3)
     stop, done, errors = threading.Event(), [], []
 
@@ -539,12 +538,8 @@ def test_processes_that_are_killed_in_the_middle_of_traffic(make):
 
 
 def test_a_credential_that_the_plugin_prints_does_not_reach_the_log(make, caplog):
-    from goplugins.transports.exec.stderr_log import StderrLog
-
     caplog.set_level("INFO", logger="goplugins.plugin.p")
     plugin = make(auth=AuthConfig(method="bearer", token="s3cr3t-token"))
-    log = StderrLog("p", SYSTEM_CLOCK, plugin._launcher.scrub)
-    log.feed(b'got {"Authorization":"Bearer s3cr3t-token"}\n')
-    assert "s3cr3t" not in caplog.text
-    assert "***" in caplog.text
-    assert "s3cr3t" not in log.last_lines
+    call(plugin, {"do": "say", "text": 'got {"Authorization":"Bearer s3cr3t-token"}\n'})
+    until(lambda: caplog.messages)
+    assert caplog.messages == ['got {"Authorization":"Bearer ***"}']

@@ -1,8 +1,8 @@
-"""Signals that hit the host in the middle of a call: handlers that raise, and SIGPIPE."""
+"""Signals that reach the host during a call: handlers that raise, and SIGPIPE."""
 
 from __future__ import annotations
 
-import os
+import gc
 import signal
 import threading
 import time
@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from goplugins.transports.exec import sigpipe
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.executable import Executable
-from goplugins.transports.exec.start_thread import StartThread
+from goplugins.transports.exec.process import Process
 from goplugins.transports.exec.supervisor import supervisor_of_process
 from tests.integration.exec.conftest import (
     end_of,
+    exec_threads,
     is_alive,
-    keeper_threads,
     line_of,
     start_host,
     until,
@@ -36,8 +36,8 @@ def struck() -> Iterator[Callable[..., bool]]:
 
 
 class TestInterruptedCalls:
-    def test_a_start_that_was_interrupted_is_the_next_calls(self, make, monkeypatch, struck, tmp_path):
-        """Nobody knew of the process, before: it lived on, and the next call started another."""
+    def test_an_interrupted_start_is_used_by_the_next_call(self, make, monkeypatch, struck, tmp_path):
+        """The process must not be left running while the next call starts another."""
         starts = tmp_path / "starts"
         find = Executable.find
         monkeypatch.setattr(Executable, "find", lambda self, env: time.sleep(0.3) or find(self, env))
@@ -47,7 +47,7 @@ class TestInterruptedCalls:
         assert starts.read_text() == f"{pid}\n"
         plugin._launcher.backoff.check()
 
-    def test_a_process_whose_call_was_interrupted_is_ended(self, make, struck):
+    def test_a_process_whose_call_is_interrupted_is_ended(self, make, struck):
         plugin = make(max_connections=1)
         pid = call(plugin, PID)
         assert struck(0.3, lambda: call(plugin, {"do": "sleep", "seconds": 5}, 10), again=0.25)
@@ -59,20 +59,17 @@ class TestInterruptedCalls:
         assert struck(0.1, lambda: call(plugin, 1, 10), again=0.25)
         plugin._launcher.backoff.check()
 
-    def test_one_that_was_lost_without_a_word_is_found(self, make):
-        """A finaliser may be interrupted, too, and then nobody has left word of it."""
+    def test_a_process_whose_handle_is_lost_ends_even_if_the_finalizer_was_interrupted(self, make, monkeypatch):
+        monkeypatch.setattr(Process, "lost", lambda self: None)
         plugin = make()
         pid = call(plugin, PID)
-        (process,) = (process for process in supervisor_of_process()._processes if process.pid == pid)
-        process.lost = lambda: None  # type: ignore[method-assign]
-        lease = plugin._client.pool.try_acquire(_soon())
-        process._handle = None
-        process.held_by(_Nobody())  # type: ignore[arg-type]
+        lease = plugin._client.pool.try_acquire(Deadline.after(5))
+        del lease
+        gc.collect()
         until(lambda: not is_alive(pid), 4)
-        plugin._client.pool.release(lease, reusable=False)
 
     @pytest.mark.stress
-    def test_a_hail_of_interrupts_leaves_nothing(self):
+    def test_hundreds_of_interrupts_leak_no_process_descriptor_or_thread(self):
         code = """
 import gc, os, random, signal, threading, time
 from tests.integration.exec.conftest import until
@@ -82,7 +79,7 @@ chance = random.Random(int(time.time()))
 first = ExecPlugin(config(executable="/bin/sh", args=["-c", SHELL]))
 call(first, 1, 10)
 first.close()
-until(lambda: len(children()) == 1)  # the guardian
+until(lambda: len(children()) == 1)  # the orphan guard
 before = len(os.listdir("/proc/self/fd"))
 def one_call():
     assert call(plugin, "x" * chance.choice([1, 100_000]), 10, request_id=str(number)) == str(number)
@@ -120,19 +117,9 @@ done
 """
 
 
-def _soon() -> object:
-    from goplugins.runtime.deadline import Deadline
-
-    return Deadline.after(5)
-
-
-class _Nobody:
-    """Is gone as soon as it was made."""
-
-
 @pytest.mark.processes
 class TestThreads:
-    def test_processes_are_started_by_a_thread_that_lasts(self, make):
+    def test_processes_are_started_by_a_thread_that_outlives_them(self, make):
         """A process that asked for its parent's death signal gets it when the thread ends that started it."""
         plugin = make()
         found: list[int] = []
@@ -144,15 +131,15 @@ class TestThreads:
         time.sleep(0.2)
         assert call(plugin, PID) == found[0]
 
-    def test_that_thread_ends_with_its_processes(self, make):
+    def test_the_start_thread_ends_with_its_processes(self, make):
         plugin = make(max_connections=2)
         call(plugin)
-        assert sorted(thread.name for thread in keeper_threads()) == ["goplugins-exec", "goplugins-exec-start"]
+        assert sorted(thread.name for thread in exec_threads()) == ["goplugins-exec", "goplugins-exec-start"]
         plugin.close()
-        until(lambda: not keeper_threads())
-        assert plugin._launcher._starter._runs is False
+        until(lambda: not exec_threads())
+        assert not plugin._launcher.start_thread.runs
 
-    def test_many_first_calls_at_once_make_one_keeper(self):
+    def test_many_first_calls_at_once_start_one_supervisor(self):
         code = """
 from concurrent.futures import ThreadPoolExecutor
 import threading, sys
@@ -166,30 +153,7 @@ print([thread.name for thread in threading.enumerate()].count("goplugins-exec"),
         assert line_of(host) == "1"
         end_of(host)
 
-    def test_a_second_thread_for_the_same_starts_ends_at_once(self):
-        """As after an interrupt between a thread's start and the line that would have noted it."""
-        starter, ran, threads = StartThread(), threading.Event(), []
-
-        def job() -> bool:
-            threads.append([thread.name for thread in threading.enumerate()].count("goplugins-exec-start"))
-            ran.set()
-            return True
-
-        starter.submit(job)
-        assert ran.wait(5)
-        extra = threading.Thread(target=starter._run)
-        extra.start()
-        extra.join(1)
-        assert not extra.is_alive()
-        starter.ended()
-        until(lambda: not starter._runs)
-        late = threading.Thread(target=starter._run)  # whose job was done by another meanwhile
-        late.start()
-        late.join(1)
-        assert not late.is_alive()
-
-    def test_one_plugins_program_that_can_not_be_reached_holds_up_no_other(self, make, monkeypatch):
-        """As on a file system whose server went away."""
+    def test_a_program_on_a_hanging_file_system_delays_no_other_plugin(self, make, monkeypatch):
         released, find = threading.Event(), Executable.find
         monkeypatch.setattr(
             Executable,
@@ -203,8 +167,8 @@ print([thread.name for thread in threading.enumerate()].count("goplugins-exec"),
             released.set()
             assert stuck.result() == 1
 
-    def test_forks_in_the_middle_of_starts_inherit_no_pipe(self):
-        """One that did would keep a plugin from noticing its host's end, or its host from noticing the plugin's."""
+    def test_forks_during_starts_inherit_no_pipe(self):
+        """An inherited pipe would hide the host's end from the plugin, or the plugin's end from its host."""
         code = """
 import os, threading, time
 stop = threading.Event()
@@ -245,7 +209,7 @@ print(max(found), flush=True)
 
 @pytest.mark.processes
 class TestSigpipe:
-    def test_a_host_that_would_die_of_it_outlives_its_plugin(self):
+    def test_a_host_with_the_default_action_survives_the_end_of_its_plugin(self):
         code = """
 import os, signal, time
 from goplugins.transports.exec.supervisor import supervisor_of_process
@@ -253,8 +217,8 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 plugin = ExecPlugin(config())
 pid = call(plugin, {"do": "stop reading"}, 10)
 time.sleep(0.1)
-print(call(plugin, {"do": "pid"}, 10) != pid, flush=True)  # the write failed, so it was sent to another one
-shell = supervisor_of_process().guardian._shell
+print(call(plugin, {"do": "pid"}, 10) != pid, flush=True)  # the write failed, so the request went to another process
+shell = supervisor_of_process().orphan_guard.shell
 os.kill(shell.pid, signal.SIGKILL)
 shell.wait()
 for _ in range(3):
@@ -267,35 +231,18 @@ time.sleep(5)
         assert line_of(host) == "True"
         assert line_of(host) == "True set()"
         end_of(host)
-        assert host.returncode == -signal.SIGPIPE  # what it wanted is still there
+        assert host.returncode == -signal.SIGPIPE  # the host's own choice is unchanged
 
-    def test_plugins_get_the_usual_one_and_nothing_blocked(self, make):
+    def test_plugins_inherit_no_blocked_signal(self, make):
         call(plugin := make())
-        (process,) = (p for p in supervisor_of_process()._processes if p.channel.state.value == "idle")
+        (process,) = (p for p in supervisor_of_process().processes if p.channel.state.value == "idle")
         with open(f"/proc/{process.pid}/status") as file:
             status = dict(line.split(":", 1) for line in file)
         assert int(status["SigBlk"], 16) == 0
         assert not int(status["SigPnd"], 16)
         plugin.close()
 
-    @pytest.mark.parametrize("blocked", [False, True])
-    def test_a_write_leaves_the_mask_as_it_was(self, blocked):
-        reader, writer = os.pipe()
-        os.close(reader)
-        before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, {signal.SIGPIPE})
-        try:
-            with pytest.raises(BrokenPipeError):
-                sigpipe.write(writer, b"x")
-            assert (signal.SIGPIPE in signal.pthread_sigmask(signal.SIG_BLOCK, ())) is blocked
-            assert (signal.SIGPIPE in signal.sigpending()) is blocked
-        finally:
-            signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # takes one that is pending
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
-            signal.signal(signal.SIGPIPE, before)
-            os.close(writer)
-
-    def test_strikes_at_a_broken_pipe_neither_kill_nor_change_the_mask(self):
+    def test_interrupts_during_writes_to_a_broken_pipe_neither_kill_nor_change_the_mask(self):
         code = """
 import os, random, signal
 from goplugins.transports.exec import sigpipe
