@@ -49,7 +49,14 @@ def _path(module: str) -> Path:
 
 
 MODULES = _modules()
-PUBLIC_MODULES = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
+EXPORTING = set(exports.MODULE_OF.values())
+# The modules that public names are imported from: packages, integrations, and what the table of exports names.
+PUBLIC_MODULES = [
+    name
+    for name in MODULES
+    if not any(part.startswith("_") for part in name.split("."))
+    and (_path(name).name == "__init__.py" or name.startswith("goplugins.contrib.") or name in EXPORTING)
+]
 
 
 # --- names ---------------------------------------------------------------------------------------------------------
