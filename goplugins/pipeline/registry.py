@@ -19,6 +19,7 @@ from goplugins.errors import (
 )
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.fork import create_lock
 
 __all__ = ["Registry"]
 
@@ -35,7 +36,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._disabled: frozenset[str] = frozenset()
         self._draining: dict[int, GuardedPlugin] = {}
         self.closed = False
@@ -259,7 +260,6 @@ class Registry:
         return PluginNotFoundError(f"no plugin of this name; {hint}", plugin=name)
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, and every plugin renewed."""
-        self._lock = threading.Lock()
+        """Renews every plugin."""
         for plugin in (*self.plugins.values(), *self._draining.values()):
             plugin.after_fork_in_child()

@@ -1,7 +1,7 @@
-"""What survives a fork, and how: the one piece of global state, a list of the parts that a child must renew.
+"""Fork support: the process-wide list of locks and parts that a child process renews.
 
-A child is told of its fork by Python. A process that was forked by C code is told nothing (uWSGI's workers are, unless
-it is asked otherwise): it finds out by ``FORK_MARK``, with the first call that it makes.
+After ``os.fork`` Python runs the hook in the child. A process that was forked by C code (uWSGI's workers, unless it is
+configured otherwise) runs no hook: its first call finds that ``FORK_MARK`` is 0, and renews then.
 """
 
 from __future__ import annotations
@@ -14,18 +14,27 @@ import sys
 import threading
 import weakref
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-__all__ = ["FORK_MARK", "Forkable", "Mark", "keep_from_children", "register_forkable", "renew_after_fork"]
+__all__ = [
+    "FORK_MARK",
+    "Forkable",
+    "Mark",
+    "close_in_children",
+    "create_lock",
+    "create_rlock",
+    "register_forkable",
+    "renew_after_fork",
+]
 
 logger = logging.getLogger("goplugins.processes")
 
 
 class Forkable(Protocol):
-    """A part with locks, threads, connections or counts that a child process can't use."""
+    """A part with threads, connections or counts that a child process can't use. For locks see :func:`create_lock`."""
 
     def after_fork_in_child(self) -> None:
-        """Renews them. Runs in the child, on its only thread; closes what it inherited, never shuts it down."""
+        """Renews them. Runs in the child, on its only thread; closes inherited descriptors, never shuts them down."""
         ...
 
 
@@ -41,7 +50,7 @@ class Mark(Protocol):
 
 
 class _MarkByPid:
-    """For systems that can't empty a page: asks for the process's number each time."""
+    """For systems without MADV_WIPEONFORK: compares the process id at each read."""
 
     def __init__(self) -> None:
         self._pid = 0
@@ -53,69 +62,108 @@ class _MarkByPid:
         self._pid = os.getpid()
 
 
-_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, which the mmap module does not name
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, which the mmap module does not define
 _NO_ADVICE = -1
 
 
 def _page() -> Mark | None:
-    """Memory that the kernel empties in a child; to read it costs a tenth of asking for the process's number."""
+    """A page that the kernel zeroes in a child; reading it costs a tenth of ``os.getpid()``."""
     platform: str = sys.platform
     if platform != "linux":
         return None
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError, ValueError):
         page.madvise(_NO_ADVICE)
-        return None  # an emulator that takes any advice, and follows none
+        return None  # an emulator that accepts any advice and follows none
     try:
         page.madvise(_WIPE_ON_FORK)
-    except (OSError, ValueError):  # an old kernel
+    except (OSError, ValueError):  # a kernel before 4.14
         return None
     return memoryview(page)
 
 
 FORK_MARK: Final[Mark] = _page() or _MarkByPid()
-"""``if not FORK_MARK[0]: renew_after_fork()``: at the entrances, where a process first touches what it inherited."""
+"""``if not FORK_MARK[0]: renew_after_fork()`` stands where a call or a method of the manager begins."""
 
 FORK_MARK[0] = 1
 
 
-# --- what is renewed -------------------------------------------------------------------------------------------
+# --- renewed in a child ----------------------------------------------------------------------------------------
 
 # Dicts, since their operations are atomic: another thread may be registering at the moment of the fork.
 _forkables: dict[int, weakref.ref[Forkable]] = {}
+_locks: dict[tuple[int, str], tuple[weakref.ref[Any], str]] = {}  # (id of the owner, attribute) -> owner, kind
 _descriptors: dict[int, int] = {}  # descriptor -> inode
-_turns: dict[int, threading.RLock] = {}  # process -> held by the thread that renews
-_renewing: dict[int, bool] = {}  # process -> whether it is at it
-_renewed: dict[int, set[int]] = {}  # process -> the parts that it has done, and will not do again after an interrupt
+_renewal_locks: dict[int, threading.RLock] = {}  # process -> held by the thread that renews
+_renewing: dict[int, bool] = {}  # process -> whether its renewal is under way
+_renewed: dict[int, set[object]] = {}  # process -> keys of what is renewed, and is skipped after an interrupt
 _hooked = False
 
 
 def register_forkable(part: Forkable) -> None:
     """Has ``part.after_fork_in_child`` called in every child process, as long as ``part`` lives."""
-    global _hooked  # noqa: PLW0603 - the hook can be registered only once a process and never be taken back
-    if not _hooked:
-        _hooked = True
-        os.register_at_fork(after_in_child=renew_after_fork)
+    _add_hook()
     key = id(part)
     # All C: an interrupt that hits within a callback of Python's own is printed and lost.
     _forkables[key] = weakref.ref(part, partial(_forkables.pop, key))
 
 
-def keep_from_children(descriptor: int) -> None:
-    """Has a socket or pipe closed in children if it is still open then, and none of their parts has done it.
+def create_lock(owner: object, attribute: str = "_lock") -> threading.Lock:
+    """A lock to be kept as ``owner.<attribute>``, where every child process finds an unlocked one.
 
-    For what belongs to nobody yet, such as a connection that is being opened by another thread than the one that
-    forks. Nothing has to be taken back: a descriptor that is something else by then is left alone.
+    In a child the lock is replaced, before any :meth:`Forkable.after_fork_in_child` runs, and not released: the thread
+    that forked may itself be inside ``with owner._lock``, and releases the lock that it took. Under gevent that holds
+    for every greenlet, since all of them go on in the child.
+
+    Args:
+        owner: the object that keeps the lock; held weakly.
+        attribute: the name under which it does.
+
+    >>> class Tally:
+    ...     def __init__(self):
+    ...         self._lock = create_lock(self)
+    >>> tally = Tally()
+    >>> with tally._lock:
+    ...     pass
+    """
+    _renew_in_children(owner, attribute, "Lock")
+    return threading.Lock()
+
+
+def create_rlock(owner: object, attribute: str = "_lock") -> threading.RLock:
+    """A reentrant lock; otherwise as :func:`create_lock`."""
+    _renew_in_children(owner, attribute, "RLock")
+    return threading.RLock()
+
+
+def _renew_in_children(owner: object, attribute: str, kind: str) -> None:
+    _add_hook()
+    key = (id(owner), attribute)
+    _locks[key] = (weakref.ref(owner, partial(_locks.pop, key)), kind)
+
+
+def _add_hook() -> None:
+    global _hooked  # noqa: PLW0603 - the hook can be registered only once a process and never be removed
+    if not _hooked:
+        _hooked = True
+        os.register_at_fork(after_in_child=renew_after_fork)
+
+
+def close_in_children(descriptor: int) -> None:
+    """Has a socket or pipe closed in children if it is still open then, and no part of theirs has closed it.
+
+    For descriptors without an owner yet, such as a connection that another thread than the forking one is opening.
+    Nothing has to be undone: a descriptor that was closed and reused before the fork is recognised by its inode.
     """
     _descriptors[descriptor] = os.fstat(descriptor).st_ino
 
 
 def renew_after_fork() -> None:
-    """Renews all parts in a child, once; threads that come meanwhile wait until that is done."""
-    # setdefault is atomic, and this process's own lock was held by nobody at its fork.
-    turn = _turns.setdefault(os.getpid(), threading.RLock())
-    with turn:
-        # Marked before: a log handler, or a signal's, may call a plugin on this very thread.
+    """Renews all locks and parts in a child, once; other threads of the child wait here until that is done."""
+    # setdefault is atomic, and no thread held this process's own lock at its fork.
+    lock = _renewal_locks.setdefault(os.getpid(), threading.RLock())
+    with lock:
+        # Set before: a log handler or signal handler may call a plugin on this very thread.
         if FORK_MARK[0] or _renewing.get(os.getpid()):
             return
         _renewing[os.getpid()] = True
@@ -127,7 +175,14 @@ def renew_after_fork() -> None:
 
 def _renew() -> None:
     done = _renewed.setdefault(os.getpid(), set())
-    # Its keys, for which nothing has to be made: a collection amid that would change the dict.
+    # The keys, which need no new objects: a garbage collection in between would change the dict.
+    for place in list(_locks):
+        found = _locks.get(place)
+        owner = None if found is None else found[0]()
+        if found is None or owner is None or place in done:
+            continue
+        setattr(owner, place[1], getattr(threading, found[1])())  # by name: gevent replaces these classes
+        done.add(place)
     for key in list(_forkables):
         reference = _forkables.get(key)
         part = None if reference is None else reference()
@@ -138,15 +193,15 @@ def _renew() -> None:
         except Exception:
             logger.exception("could not renew %s after a fork", type(part).__name__)
         done.add(key)
-    _let_go()
+    _close_inherited()
     _renewed.clear()
-    for pid in set(_turns) - {os.getpid()}:
-        del _turns[pid]
+    for pid in set(_renewal_locks) - {os.getpid()}:
+        del _renewal_locks[pid]
     FORK_MARK[0] = 1
 
 
-def _let_go() -> None:
-    """Closes what a thread of the parent's was opening."""
+def _close_inherited() -> None:
+    """Closes the descriptors that a thread of the parent was opening."""
     noted = list(_descriptors.items())
     _descriptors.clear()
     left = []
@@ -157,11 +212,11 @@ def _let_go() -> None:
     if not left:
         return
     try:
-        nothing = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
     except OSError:
         logger.warning("%d connections of the parent process stay open in this one", len(left))
         return
     for descriptor in left:
         # The number stays taken: an object in a frame that will never run again may yet close it.
-        os.dup2(nothing, descriptor, inheritable=False)
-    os.close(nothing)
+        os.dup2(null, descriptor, inheritable=False)
+    os.close(null)

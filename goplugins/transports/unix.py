@@ -30,7 +30,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import keep_from_children, register_forkable
+from goplugins.runtime.fork import close_in_children, register_forkable
 from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.interface import Sender
@@ -125,7 +125,7 @@ class _Connector:
         until = Deadline(min(deadline.at, self._clock.monotonic() + self._timeout), self._clock)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            keep_from_children(sock.fileno())
+            close_in_children(sock.fileno())
             sock.settimeout(None)
             self._try_to_connect(sock, until)
             while not _is_connected(sock):

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import attrs
 
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import keep_from_children
+from goplugins.runtime.fork import close_in_children
 from goplugins.transports.exec.popen import popen_class
 from goplugins.transports.exec.process import Process
 from goplugins.transports.exec.supervisor import Supervisor
@@ -136,7 +136,7 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
     ends = os.pipe()
     for stack, descriptor in zip((reader, writer), ends, strict=True):
         stack.callback(os.close, descriptor)
-        keep_from_children(descriptor)  # a fork waits for a start under way, but only for a limited time
+        close_in_children(descriptor)  # a fork waits for a start under way, but only for a limited time
     return ends
 
 

@@ -15,7 +15,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import keep_from_children
+from goplugins.runtime.fork import close_in_children
 from goplugins.transports.resolver import Address, Resolver, literal_address
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Handles:
     def hold(self, sock: socket.socket) -> None:
         """Includes ``sock``. The cancel, which marks before it looks here, finds it, or is found here."""
         self._held.append(sock.dup())
-        keep_from_children(self._held[-1].fileno())
+        close_in_children(self._held[-1].fileno())
         if self._cancellation.cancelled:
             self.shut_down()
 
@@ -251,7 +251,7 @@ def open_socket(
             break
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            keep_from_children(sock.fileno())
+            close_in_children(sock.fileno())
             for option in options:
                 sock.setsockopt(*option)
             if on_socket is not None:

@@ -1,4 +1,4 @@
-"""What a child renews, once, however it learns that it is one."""
+"""Renewal in a child process: locks, parts and descriptors, once, after a fork by Python or by C code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import time
 import pytest
 
 from goplugins.runtime import fork
-from goplugins.runtime.fork import FORK_MARK, keep_from_children, register_forkable, renew_after_fork
+from goplugins.runtime.fork import (
+    FORK_MARK,
+    close_in_children,
+    create_lock,
+    create_rlock,
+    register_forkable,
+    renew_after_fork,
+)
 
 
 class Part:
@@ -29,8 +36,9 @@ class Part:
 
 @pytest.fixture
 def marked(monkeypatch):
-    """As in a child that was told nothing. What other tests left in this process is not renewed: it was not forked."""
+    """As in a child of a C fork, before its first call. Parts of other tests are not renewed: they were not forked."""
     monkeypatch.setattr(fork, "_forkables", {})
+    monkeypatch.setattr(fork, "_locks", {})
     FORK_MARK[0] = 0
     yield
     FORK_MARK[0] = 1
@@ -50,14 +58,14 @@ def in_child(function) -> bytes:
         return stream.read()
 
 
-def test_the_mark_is_gone_in_a_child_and_set_again_once_all_is_renewed():
+def test_the_mark_is_0_in_a_child_and_set_again_after_the_renewal():
     assert FORK_MARK[0] == 1
     part = Part()
     assert in_child(lambda: b"%d %d" % (FORK_MARK[0], part.renewed == [os.getpid()])) == b"1 1"
     assert part.renewed == []
 
 
-def test_where_the_system_has_no_such_page_the_number_of_the_process_tells(monkeypatch):
+def test_without_madv_wipeonfork_the_process_id_is_compared(monkeypatch):
     monkeypatch.setattr(sys, "platform", "elsewhere")
     assert fork._page() is None
     mark = fork._MarkByPid()
@@ -66,7 +74,7 @@ def test_where_the_system_has_no_such_page_the_number_of_the_process_tells(monke
     assert in_child(lambda: b"%d" % mark[0]) == b"0"
 
 
-def test_parts_are_renewed_once_however_many_threads_come(marked):
+def test_parts_are_renewed_once_and_all_threads_wait_for_it(marked):
     part = Part(0.05)
     late: list[int] = []
 
@@ -80,10 +88,10 @@ def test_parts_are_renewed_once_however_many_threads_come(marked):
         thread.start()
     for thread in threads:
         thread.join()
-    assert late == [1] * 8  # nobody went on before it was done
+    assert late == [1] * 8
 
 
-def test_a_part_that_fails_does_not_keep_the_others_from_it(marked, caplog):
+def test_a_part_that_fails_does_not_stop_the_renewal_of_others(marked, caplog):
     class Broken(Part):
         def after_fork_in_child(self) -> None:
             raise RuntimeError("no")
@@ -95,7 +103,7 @@ def test_a_part_that_fails_does_not_keep_the_others_from_it(marked, caplog):
     del broken
 
 
-def test_a_part_that_nobody_uses_any_more_is_forgotten():
+def test_a_collected_part_leaves_no_entry():
     before = len(fork._forkables)
     part = Part()
     assert len(fork._forkables) == before + 1
@@ -104,11 +112,110 @@ def test_a_part_that_nobody_uses_any_more_is_forgotten():
     assert len(fork._forkables) <= before
 
 
+class Tally:
+    def __init__(self) -> None:
+        self._lock = create_lock(self)
+        self.nested = create_rlock(self, "nested")
+
+
+class TestLocks:
+    def test_a_lock_held_by_another_thread_is_free_in_a_child(self):
+        tally = Tally()
+        held, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with tally._lock, tally.nested:
+                held.set()
+                over.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(10)
+
+        def take() -> bytes:
+            return b"%d%d" % (tally._lock.acquire(timeout=1), tally.nested.acquire(timeout=1))
+
+        assert in_child(take) == b"11"
+        over.set()
+        thread.join()
+
+    def test_a_fork_within_a_block_ends_the_block_in_parent_and_child(self):
+        script = """
+import os
+from goplugins.runtime.fork import create_lock, create_rlock
+class Tally:
+    def __init__(self):
+        self._lock = create_lock(self)
+        self.nested = create_rlock(self, "nested")
+tally = Tally()
+with tally._lock, tally.nested:
+    pid = os.fork()
+    assert tally._lock.acquire(blocking=False) is (pid == 0)
+if pid == 0:
+    os._exit(7)
+assert tally._lock.acquire(blocking=False) and tally.nested.acquire(blocking=False)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+    def test_locks_are_renewed_before_parts(self, marked):
+        class Locking(Part):
+            def __init__(self) -> None:
+                super().__init__()
+                self._lock = create_lock(self)
+
+            def after_fork_in_child(self) -> None:
+                super().after_fork_in_child()
+                with self._lock:
+                    pass
+
+        part = Locking()
+        part._lock.acquire()  # as a thread of the parent that is gone
+        renew_after_fork()
+        assert part.renewed
+
+    def test_a_collected_owner_leaves_no_entry(self):
+        before = len(fork._locks)
+        tally = Tally()
+        assert len(fork._locks) == before + 2
+        del tally
+        gc.collect()
+        assert len(fork._locks) <= before
+
+    def test_gevent_gives_its_own_locks(self):
+        pytest.importorskip("gevent")
+        script = """
+from gevent import monkey
+import goplugins.runtime.fork as fork
+monkey.patch_all()
+import gevent, os, threading
+class Tally:
+    def __init__(self):
+        self._lock = fork.create_lock(self)
+tally = Tally()
+def hold():
+    with tally._lock:
+        gevent.sleep(0.3)
+greenlet = gevent.spawn(hold)
+gevent.sleep(0.1)
+pid = os.fork()
+free = tally._lock.acquire(timeout=0.1)
+assert free is (pid == 0), free
+assert type(tally._lock).__module__.startswith("gevent"), type(tally._lock)
+greenlet.join()
+greenlet.get()  # its block ended without an error, in the child as well
+if pid == 0:
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
 class TestDescriptors:
-    def test_an_open_one_is_closed_in_a_child_and_its_number_stays_taken(self):
+    def test_an_open_descriptor_is_closed_in_a_child_and_its_number_stays_taken(self):
         Part()
         ours, theirs = socket.socketpair()
-        keep_from_children(ours.fileno())
+        close_in_children(ours.fileno())
         inode = os.fstat(ours.fileno()).st_ino
         assert in_child(lambda: b"%d" % (os.fstat(ours.fileno()).st_ino == inode)) == b"0"
         ours.send(b"still here")
@@ -117,10 +224,10 @@ class TestDescriptors:
         assert theirs.recv(100) == b""  # at once: no child holds it open
         theirs.close()
 
-    def test_a_number_that_is_anothers_by_now_is_left_alone(self):
+    def test_a_descriptor_that_was_reused_is_left_alone(self):
         Part()
         ours, theirs = socket.socketpair()
-        keep_from_children(ours.fileno())
+        close_in_children(ours.fileno())
         number = ours.fileno()
         ours.close()
         reader, writer = os.pipe()
@@ -139,11 +246,11 @@ def test_nothing_happens_at_import():
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
-def test_who_is_called_while_parts_are_renewed_and_comes_back_does_not_hang(marked):
+def test_a_part_that_renews_again_during_the_renewal_does_not_hang(marked):
     class Calling(Part):
         def after_fork_in_child(self) -> None:
             super().after_fork_in_child()
-            renew_after_fork()  # a log handler that calls a plugin, a signal's handler
+            renew_after_fork()  # as a log handler or signal handler does that calls a plugin
 
     part = Calling()
     renew_after_fork()
@@ -151,7 +258,7 @@ def test_who_is_called_while_parts_are_renewed_and_comes_back_does_not_hang(mark
     assert FORK_MARK[0] == 1
 
 
-def test_an_interrupted_renewal_goes_on_and_renews_nothing_twice(marked):
+def test_an_interrupted_renewal_is_resumed_and_renews_nothing_twice(marked):
     class Interrupted(Part):
         def after_fork_in_child(self) -> None:
             super().after_fork_in_child()
@@ -169,7 +276,7 @@ def test_an_interrupted_renewal_goes_on_and_renews_nothing_twice(marked):
     assert [len(part.renewed) for part in (first, struck, last)] == [2, 3, 2]
 
 
-def test_parts_that_are_collected_meanwhile_hold_up_no_other(marked):
+def test_a_collection_during_the_renewal_skips_no_part(marked):
     threshold = gc.get_threshold()
     gc.collect()
     gc.disable()
