@@ -11,7 +11,7 @@ from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.transports.import_object import named_object
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.serve import ServerTLS
 
 __all__ = ["add_command"]
@@ -100,7 +100,7 @@ def _url(option: str, address: str, path: str = "", *, scheme: str = "http") -> 
 
 
 def _auth(arguments: argparse.Namespace) -> AuthConfig | None:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.enums import AuthMethod
 
     if arguments.auth_bearer_env is not None:

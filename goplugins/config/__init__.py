@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goplugins.config.chaos import ChaosConfig
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.durations import format_go_duration, parse_duration
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import (
@@ -14,7 +15,6 @@ from goplugins.config.manager_sections import (
 )
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import (
-    AuthConfig,
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,

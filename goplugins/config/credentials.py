@@ -1,13 +1,21 @@
-"""Whether an ``auth`` section has what its method needs. No message repeats a credential."""
+"""The ``auth`` section: credentials, whether they can be sent, and the headers that carry them.
+
+No message repeats a credential.
+"""
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
+from typing import Any
 
+import attrs
+
+from goplugins.config.field_types import Secret, SecretTexts
 from goplugins.config.masking import MASK
-from goplugins.config.plugin_sections import AuthConfig
-from goplugins.config.problems import Problems
+from goplugins.config.problems import Problems, raise_for
+from goplugins.config.schema import as_member, as_text_table, sparse_repr
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
     AuthConfigError,
@@ -22,12 +30,32 @@ from goplugins.errors import (
 )
 from goplugins.headers import check_headers
 
-__all__ = ["check_auth", "check_auth_files", "is_header"]
+__all__ = [
+    "AuthConfig",
+    "auth_headers",
+    "basic_credentials",
+    "check_auth",
+    "check_auth_files",
+    "files_of",
+    "is_header",
+    "validate_auth",
+]
 
 _TLS = frozenset({TransportType.HTTPS, TransportType.GRPC_TLS})
 _GRPC = frozenset({TransportType.GRPC, TransportType.GRPC_TLS})
 
-_NEEDED: Mapping[AuthMethod, tuple[tuple[str, ...], type[ConfigError]]] = {
+_METHODS = {
+    "api_key": AuthMethod.API_KEY,
+    "token": AuthMethod.BEARER,
+    "token_file": AuthMethod.BEARER,
+    "username": AuthMethod.BASIC,
+    "password": AuthMethod.BASIC,
+    "cert_file": AuthMethod.MTLS,
+    "key_file": AuthMethod.MTLS,
+}
+"""The method that uses a field."""
+
+_REQUIRED: Mapping[AuthMethod, tuple[tuple[str, ...], type[ConfigError]]] = {
     AuthMethod.API_KEY: (("api_key",), MissingAPIKeyError),
     AuthMethod.BEARER: (("token",), MissingBearerTokenError),
     AuthMethod.BASIC: (("username", "password"), MissingBasicCredentialsError),
@@ -35,43 +63,171 @@ _NEEDED: Mapping[AuthMethod, tuple[tuple[str, ...], type[ConfigError]]] = {
     AuthMethod.CUSTOM: (("headers",), AuthConfigError),
 }
 
+_FILES = {
+    "cert_file": ("a PEM file", InvalidCertificateError),
+    "key_file": ("a PEM file", InvalidCertificateError),
+    "ca_file": ("a PEM file", InvalidCertificateError),
+    "token_file": ("the file that contains the token", MissingBearerTokenError),
+}
+"""Fields that hold a path: what the file should be, and the error for one that can't be read."""
+
+
+def _method(value: AuthMethod | str | int | None) -> AuthMethod | None:
+    return as_member(AuthMethod, value)
+
+
+@attrs.frozen(kw_only=True, repr=False)
+class AuthConfig:
+    """How calls to a plugin are authenticated. Secrets are masked in ``repr``.
+
+    Attributes:
+        method: decides which of the fields below are used; none when left out.
+        api_key: sent as ``X-API-Key`` by method api-key.
+        token: sent as ``Authorization: Bearer`` by method bearer.
+        token_file: path of a file with the token, instead of ``token``. This file and the three below are read again
+            when they change.
+        username: sent with ``password`` by method basic.
+        password: see ``username``.
+        cert_file: path of the PEM certificate that method mtls presents.
+        key_file: path of the private key of ``cert_file``.
+        ca_file: path of the authorities to trust on a TLS transport, with every method.
+        headers: sent with every method; the only ones that method custom sends.
+    """
+
+    method: AuthMethod | None = attrs.field(default=None, converter=_method)
+    api_key: Secret = ""
+    token: Secret = ""
+    token_file: str = ""
+    username: str = ""
+    password: Secret = ""
+    cert_file: str = ""
+    key_file: str = ""
+    ca_file: str = ""
+    headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
+
+    __repr__ = sparse_repr
+
+    @property
+    def suggested_method(self) -> AuthMethod | None:
+        """The method that would send the credentials that are set."""
+        given = (method for name, method in _METHODS.items() if getattr(self, name))
+        return next(given, None)
+
+    def validate(self) -> None:
+        """Checks types, the credentials that the method needs, and headers.
+
+        Raises:
+            ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
+        """
+        from goplugins.config.conversion import type_problems
+
+        problems = Problems(found=type_problems(self))
+        if not problems.found:
+            check_auth(self, problems)
+        raise_for(problems.found, "auth")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str = "configuration") -> AuthConfig:
+        """Reads plain values, as from JSON.
+
+        Raises:
+            ConfigError: unknown fields and wrong types, all of them, each with its path.
+        """
+        from goplugins.config.conversion import structure
+
+        return structure(cls, mapping, source=source)
+
+
+def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
+    """The headers that authenticate a call. Methods none and mtls send ``auth.headers`` only, as does custom.
+
+    Args:
+        auth: the section; the token of a ``token_file`` has been read into ``token``.
+        charset: encoding of header values: ``latin-1`` over HTTP, ``ascii`` in gRPC metadata.
+
+    Raises:
+        ConfigError: all credentials that are missing or that no header can carry.
+
+    >>> auth_headers(AuthConfig(method="bearer", token="t", headers={"X-Team": "search"}))
+    {'X-Team': 'search', 'Authorization': 'Bearer t'}
+    """
+    problems = Problems(("auth",))
+    _check_credentials(auth, charset, problems)
+    raise_for(problems.found, "auth")
+    headers = dict(auth.headers)
+    if auth.method is AuthMethod.API_KEY:
+        _set(headers, "X-API-Key", auth.api_key)
+    elif auth.method is AuthMethod.BEARER:
+        _set(headers, "Authorization", f"Bearer {auth.token}")
+    elif auth.method is AuthMethod.BASIC:
+        _set(headers, "Authorization", basic_credentials(auth.username, auth.password))
+    return headers
+
+
+def basic_credentials(username: str, password: str) -> str:
+    """The value of an Authorization header (RFC 7617, UTF-8).
+
+    >>> basic_credentials("user", "pa:ss")
+    'Basic dXNlcjpwYTpzcw=='
+    """
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _set(headers: dict[str, str], name: str, value: str) -> None:
+    for other in [other for other in headers if other.lower() == name.lower()]:
+        del headers[other]
+    headers[name] = value
+
+
+def validate_auth(auth: AuthConfig | None, transport: TransportType | None = None) -> None:
+    """Raises for what :func:`check_auth` finds; opens no file."""
+    problems = Problems(("auth",))
+    if auth is not None:
+        check_auth(auth, problems, transport)
+    raise_for(problems.found, "auth")
+
 
 def check_auth(auth: AuthConfig, problems: Problems, transport: TransportType | None = None) -> None:
-    """Notes what is wrong with ``auth`` by itself, and on ``transport`` if that is known."""
-    if auth.method is None and (method := auth.suggested_method):
-        # Going on without would send calls without the credential, and say nothing.
-        fix = f"write method: {method}, or method: none"
-        problems.add(UnsupportedAuthMethodError, "missing beside credentials", fix, "method")
-    elif auth.method is not None and auth.method in _NEEDED:
-        names, error = _NEEDED[auth.method]
-        for name in names:
-            if not getattr(auth, name) and not (name == "token" and auth.token_file):
-                problems.add(
-                    error, f"missing for method {auth.method}", f"set auth.{name}, or another auth.method", name
-                )
+    """Adds what is wrong with the section by itself, and on ``transport`` if that is known; opens no file."""
     if auth.token and auth.token_file:
-        problems.add(AuthConfigError, "is set beside token", "keep one of them", "token_file")
+        problems.add(AuthConfigError, "is set, and so is token", "keep one of them", "token_file")
     if auth.method is AuthMethod.MTLS and transport is not None and transport not in _TLS:
         fix = "use transport https or grpc-tls, or another method"
-        problems.add(AuthConfigError, f"mtls needs TLS, which transport {transport} lacks", fix, "method")
-    # HTTP headers are Latin-1, gRPC metadata is ASCII.
-    charset = "ascii" if transport in _GRPC else "latin-1"
+        problems.add(AuthConfigError, f"mtls needs TLS, which transport {transport} does not have", fix, "method")
+    _check_credentials(auth, "ascii" if transport in _GRPC else "latin-1", problems, token_file=auth.token_file)
+
+
+def _check_credentials(auth: AuthConfig, charset: str, problems: Problems, *, token_file: str = "") -> None:
+    """Adds credentials that are missing for the method or can't be sent; ``token_file`` stands for a token."""
+    _check_method(auth, problems, token_file)
     for name in ("api_key", "token", "username", "password"):
-        header = name in {"api_key", "token"}
-        if fault := _text_fault(getattr(auth, name), charset if header else ""):
+        is_header_value = name in {"api_key", "token"}
+        if fault := _text_fault(getattr(auth, name), charset if is_header_value else ""):
             problems.add(AuthConfigError, *fault, name)
     if ":" in auth.username and auth.method is AuthMethod.BASIC:
-        problems.add(AuthConfigError, "holds a colon, which basic can't send", "use another user name", "username")
-    _check_headers(auth, charset, problems)
-
-
-def _check_headers(auth: AuthConfig, charset: str, problems: Problems) -> None:
+        fix = "use another user name"
+        problems.add(AuthConfigError, "contains a colon, which method basic can't send", fix, "username")
     for name, value in auth.headers.items():
         if not is_header(name):
             fix = "use letters, digits and dashes"
-            problems.add(AuthConfigError, "holds a name that no header can have", fix, "headers")
+            problems.add(AuthConfigError, "contains a name that no header can have", fix, "headers")
         elif fault := _text_fault(value, charset):
             problems.add(AuthConfigError, *fault, "headers", name)
+
+
+def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None:
+    if auth.method is None and (method := auth.suggested_method):
+        # Without a method, calls would be sent without these credentials.
+        fix = f"write method: {method}, or method: none"
+        problems.add(UnsupportedAuthMethodError, "is missing, and there are credentials", fix, "method")
+    elif auth.method is not None and auth.method not in set(AuthMethod):  # made in code, and not validated
+        fix = f"write one of {', '.join(AuthMethod)}"
+        problems.add(UnsupportedAuthMethodError, "is not a known method", fix, "method")
+    names, error = _REQUIRED.get(auth.method or AuthMethod.NONE, ((), AuthConfigError))
+    for name in names:
+        if not getattr(auth, name) and not (name == "token" and token_file):
+            fix = f"set auth.{name}, or another auth.method"
+            problems.add(error, f"missing for method {auth.method}", fix, name)
 
 
 def is_header(name: str, value: str = "") -> bool:
@@ -84,32 +240,35 @@ def is_header(name: str, value: str = "") -> bool:
 
 
 def _text_fault(text: str, charset: str) -> tuple[str, str] | None:
-    """What is wrong with a credential, and the fix; ``charset`` is that of the header that it goes into as it is."""
+    """What is wrong with a credential, and the fix; ``charset`` is that of the header that it is sent in unencoded."""
     if text == MASK:
-        fix = "write the secret, or to_json(include_secrets=True)"
-        return f"is {MASK}, which stands for a secret that was left out", fix
+        fix = "write the secret itself, or export the configuration by to_json(include_secrets=True)"
+        return f"is {MASK}, the placeholder of a secret that was masked", fix
     if not is_header("x", text):
-        fix = "take it out; a secret read from a file often ends in a line break"
-        return "holds a line break or control character", fix
+        fix = "remove it; a secret read from a file often ends in a line break"
+        return "contains a line break or a control character", fix
     if charset and text != text.strip():
-        return "begins or ends with a space", "take the space out"
+        return "starts or ends with a space", "remove the space"
     try:
         text.encode(charset or "utf-8")
     except UnicodeEncodeError:
-        return f"holds a character outside {charset.upper()}, which no header can carry", "use other characters"
+        return f"contains a character outside {charset.upper()}, which no header can carry", "use other characters"
     return None
 
 
+def files_of(auth: AuthConfig | None) -> tuple[str, ...]:
+    """The paths of the files that the section names."""
+    return () if auth is None else tuple(path for name in _FILES if (path := getattr(auth, name)))
+
+
 def check_auth_files(auth: AuthConfig, problems: Problems) -> None:
-    """Notes which certificate, key, CA and token files can't be read here."""
-    for name in ("cert_file", "key_file", "ca_file", "token_file"):
+    """Adds certificate, key, CA and token files that can't be read on this machine."""
+    for name, (kind, error) in _FILES.items():
         path = getattr(auth, name)
         if not path:
             continue
-        error: type[ConfigError] = MissingBearerTokenError if name == "token_file" else InvalidCertificateError
         if not os.path.isfile(path):
             state = "is a directory" if os.path.isdir(path) else "does not exist"
-            kind = "the file that holds the token" if name == "token_file" else "a PEM file"
             problems.add(error, f"{path!r} {state}", f"write the path of {kind}", name)
         elif not os.access(path, os.R_OK):
             problems.add(error, f"{path!r} can't be read", "let this process's user read it", name)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.field_types import rule_for
 from goplugins.config.plugin_sections import (
     DEFAULT_BULKHEAD,
@@ -17,7 +18,6 @@ from goplugins.config.plugin_sections import (
     DEFAULT_HEDGE,
     DEFAULT_RATE_LIMIT,
     DEFAULT_RETRY,
-    AuthConfig,
     CircuitBreakerConfig,
     FallbackConfig,
 )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.config.chaos import ChaosConfig
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.field_types import Address, Addresses, Environment, Options
 from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin_sections import (
-    AuthConfig,
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,

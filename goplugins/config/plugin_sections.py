@@ -6,7 +6,7 @@ section, and that one from the production defaults below. Durations are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import attrs
@@ -21,13 +21,10 @@ from goplugins.config.field_types import (
     Rate,
     Seconds,
     SecondsOrZero,
-    Secret,
-    SecretTexts,
     Share,
 )
-from goplugins.config.schema import UNSET, as_member, as_text_table, as_texts, sparse_repr
+from goplugins.config.schema import UNSET, as_texts, sparse_repr
 from goplugins.config.sizes import Bytes
-from goplugins.enums import AuthMethod
 
 __all__ = [
     "DEFAULT_BULKHEAD",
@@ -38,7 +35,6 @@ __all__ = [
     "DEFAULT_HEDGE",
     "DEFAULT_RATE_LIMIT",
     "DEFAULT_RETRY",
-    "AuthConfig",
     "BulkheadConfig",
     "CacheConfig",
     "CircuitBreakerConfig",
@@ -49,80 +45,6 @@ __all__ = [
     "RateLimitConfig",
     "RetryConfig",
 ]
-
-
-_METHODS = {
-    "api_key": AuthMethod.API_KEY,
-    "token": AuthMethod.BEARER,
-    "token_file": AuthMethod.BEARER,
-    "username": AuthMethod.BASIC,
-    "password": AuthMethod.BASIC,
-    "cert_file": AuthMethod.MTLS,
-    "key_file": AuthMethod.MTLS,
-}
-
-
-def _method(value: AuthMethod | str | int | None) -> AuthMethod | None:
-    return as_member(AuthMethod, value)
-
-
-@attrs.frozen(kw_only=True, repr=False)
-class AuthConfig:
-    """How calls to a plugin prove who they come from. Secrets never show in ``repr``.
-
-    Attributes:
-        method: which of the fields below are used; none when left out.
-        api_key: api-key sends it as ``X-API-Key``.
-        token: bearer sends it as ``Authorization: Bearer``.
-        token_file: bearer sends what this file holds, instead of ``token``; a path. It is read again when it changes,
-            and so are the three files below.
-        username: basic sends it with ``password``.
-        password: see ``username``.
-        cert_file: mtls presents this PEM certificate; a path.
-        key_file: the private key of ``cert_file``; a path.
-        ca_file: the authorities to trust on any TLS transport, with every method; a path.
-        headers: sent with every method; all there is for custom.
-    """
-
-    method: AuthMethod | None = attrs.field(default=None, converter=_method)
-    api_key: Secret = ""
-    token: Secret = ""
-    token_file: str = ""
-    username: str = ""
-    password: Secret = ""
-    cert_file: str = ""
-    key_file: str = ""
-    ca_file: str = ""
-    headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
-
-    __repr__ = sparse_repr
-
-    @property
-    def suggested_method(self) -> AuthMethod | None:
-        """The method that would send the credentials that are set."""
-        given = (method for name, method in _METHODS.items() if getattr(self, name))
-        return next(given, None)
-
-    def validate(self) -> None:
-        """Checks types, the credentials that the method needs, and headers.
-
-        Raises:
-            ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
-        """
-        from goplugins.config.validation import validate_auth
-
-        validate_auth(self)
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str = "configuration") -> AuthConfig:
-        """Reads plain values, as from JSON.
-
-        Raises:
-            ConfigError: unknown fields and wrong types, all of them, each with its path.
-        """
-        from goplugins.config.conversion import structure
-
-        return structure(cls, mapping, source=source)
 
 
 @attrs.frozen(kw_only=True, repr=False)

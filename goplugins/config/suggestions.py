@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import (
-    AuthConfig,
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig, kind_of_plugin
-from goplugins.config.plugin_sections import AuthConfig
 from goplugins.config.problems import Problems
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import InvalidConfigError

@@ -15,7 +15,6 @@ from goplugins.config.field_types import near_name
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import BUILT_IN_KINDS, PluginConfig
-from goplugins.config.plugin_sections import AuthConfig
 from goplugins.config.policy_checks import NOT_HEDGED, check_breaker, check_group_policies, check_policies, check_retry
 from goplugins.config.problems import Problem, Problems, raise_for
 from goplugins.config.transport_fields import check_belonging
@@ -36,7 +35,6 @@ __all__ = [
     "check_plugin_files",
     "file_problems",
     "semantic_problems",
-    "validate_auth",
     "validate_manager",
     "validate_plugin",
     "validate_policies",
@@ -81,14 +79,6 @@ def validate_policies(plugin: PluginConfig, name: str | None, defaults: ManagerC
     raise_for(problems.found, f"plugin {plugin.name if name is None else name!r}")
 
 
-def validate_auth(auth: AuthConfig) -> None:
-    """Raises for all that is wrong with the section."""
-    problems = Problems(found=type_problems(auth))
-    if not problems.found:
-        check_auth(auth, problems)
-    raise_for(problems.found, "auth")
-
-
 def check_manager_files(config: ManagerConfig) -> None:
     """Raises for what :func:`file_problems` finds."""
     raise_for(file_problems(config), "configuration")
@@ -98,13 +88,8 @@ def file_problems(config: ManagerConfig) -> list[Problem]:
     """Which certificate files are not there that enabled plugins name."""
     problems = Problems()
     for index, plugin in enumerate(config.plugins):
-        auth = plugin.auth
-        if (
-            plugin.enabled is not False
-            and auth is not None
-            and (auth.cert_file or auth.key_file or auth.ca_file or auth.token_file)
-        ):
-            check_auth_files(auth, problems.below("plugins", index, "auth"))
+        if plugin.enabled is not False and plugin.auth is not None:
+            check_auth_files(plugin.auth, problems.below("plugins", index, "auth"))
     return problems.found
 
 

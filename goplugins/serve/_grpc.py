@@ -23,7 +23,7 @@ from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, SERVING, messages
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
 
 __all__ = ["Server", "ServerTLS"]
 

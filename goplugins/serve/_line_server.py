@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from goplugins.config.credentials import auth_headers
 from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -26,11 +27,10 @@ from goplugins.serve._dispatch import (
     texts_field,
 )
 from goplugins.serve._plugin import ServedPlugin
-from goplugins.transports.auth import auth_headers
 from goplugins.transports.line_channel import LineBuffer
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
 
 __all__ = ["LineReader", "LineService"]
 

@@ -13,7 +13,7 @@ from goplugins.serve._plugin import ServedPlugin
 from goplugins.serve._wsgi import wsgi
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.serve._grpc import ServerTLS
 
 __all__ = ["Server", "endpoint_of", "open_server"]

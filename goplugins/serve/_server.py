@@ -17,7 +17,7 @@ from goplugins.serve._signals import Bids
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.serve._grpc import ServerTLS
     from goplugins.serve._listeners import Server
 

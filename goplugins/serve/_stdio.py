@@ -15,7 +15,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._line_server import LineService
 
 if TYPE_CHECKING:
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
 __all__ = ["StdioServer", "stdio_server"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
 __all__ = ["UnixServer", "unix_server"]

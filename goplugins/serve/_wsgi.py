@@ -35,7 +35,7 @@ from goplugins.serve._plugin import ServedPlugin
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from goplugins.config.plugin_sections import AuthConfig
+    from goplugins.config.credentials import AuthConfig
 
 __all__ = ["ARRIVED", "MAX_REQUEST_BYTES", "error_body", "wsgi"]
 

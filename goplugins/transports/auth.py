@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from goplugins.config.plugin_sections import AuthConfig
-from goplugins.enums import AuthMethod
-from goplugins.errors import AuthConfigError, InvalidHeaderError, MissingBearerTokenError, PluginError
-from goplugins.headers import check_headers
+from goplugins.config.credentials import AuthConfig
+from goplugins.errors import MissingBearerTokenError, PluginError
 
-__all__ = ["auth_headers", "basic_credentials", "joined_secrets", "scrub", "scrub_error", "secrets_of", "with_token"]
+__all__ = ["joined_secrets", "scrub", "scrub_error", "secrets_of", "with_token"]
 
 _TELLING = 8
 """Characters by which the beginning of a credential is known."""
-
-
-def basic_credentials(username: str, password: str) -> str:
-    """The value of an Authorization header (RFC 7617, UTF-8).
-
-    >>> basic_credentials("user", "pa:ss")
-    'Basic dXNlcjpwYTpzcw=='
-    """
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
-
-
-def auth_headers(auth: AuthConfig) -> dict[str, str]:
-    """The headers that prove who a call comes from; none for the methods none and mtls.
-
-    ``auth.headers`` are sent with every method, and are all there is for the method custom.
-
-    Raises:
-        AuthConfigError: a credential that no header can carry; never tells its value.
-    """
-    headers = dict(auth.headers or {})
-    method = AuthMethod(auth.method or AuthMethod.NONE)
-    if method is AuthMethod.API_KEY:
-        _set(headers, "X-API-Key", auth.api_key or "")
-    elif method is AuthMethod.BEARER:
-        _set(headers, "Authorization", f"Bearer {auth.token or ''}")
-    elif method is AuthMethod.BASIC:
-        _set(headers, "Authorization", basic_credentials(auth.username or "", auth.password or ""))
-    try:
-        check_headers(headers, "auth.headers")
-    except InvalidHeaderError as exc:
-        raise AuthConfigError(exc.message, path="auth") from None  # the cause's frames hold the value
-    for name, value in headers.items():
-        if not _is_latin1(value):
-            raise AuthConfigError(f"the value of {name!r} has characters outside Latin-1", path="auth")
-    return headers
 
 
 def with_token(auth: AuthConfig | None) -> AuthConfig:
@@ -72,21 +34,7 @@ def with_token(auth: AuthConfig | None) -> AuthConfig:
         raise MissingBearerTokenError(message, path="auth.token_file") from None  # the cause may hold the token
     if not token:
         raise MissingBearerTokenError(f"{auth.token_file!r} is empty", path="auth.token_file")
-    return attrs.evolve(auth, token=token)
-
-
-def _set(headers: dict[str, str], name: str, value: str) -> None:
-    for other in [other for other in headers if other.lower() == name.lower()]:
-        del headers[other]
-    headers[name] = value
-
-
-def _is_latin1(value: str) -> bool:
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return attrs.evolve(auth, token=token, token_file="")
 
 
 def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:

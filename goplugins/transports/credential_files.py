@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
-from goplugins.config.plugin_sections import AuthConfig
+from goplugins.config.credentials import AuthConfig
 from goplugins.errors import ConfigError
 from goplugins.runtime.clock import Clock
 from goplugins.transports.auth import with_token

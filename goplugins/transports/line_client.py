@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from goplugins.config.plugin_sections import AuthConfig, ConnectionConfig
+from goplugins.config.credentials import AuthConfig, auth_headers
+from goplugins.config.plugin_sections import ConnectionConfig
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConnectionLostError,
@@ -23,7 +24,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
+from goplugins.transports.auth import joined_secrets, scrub, scrub_error, secrets_of, with_token
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_files import CredentialFiles
 from goplugins.transports.envelope import error_text, metadata_of

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from goplugins.config.credentials import validate_auth
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.schema import merge
@@ -31,7 +32,6 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children, register_forkable
-from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.interface import Sender
 from goplugins.transports.line_channel import LineChannel
@@ -292,5 +292,4 @@ class UnixSocketPluginFactory:
             ConfigError: what can't be used.
         """
         socket_address(config.endpoint)
-        if config.auth is not None:
-            auth_headers(config.auth)
+        validate_auth(config.auth, config.transport)

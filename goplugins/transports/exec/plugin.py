@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from goplugins.config.credentials import validate_auth
 from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.schema import merge
 from goplugins.enums import PluginStatus, TransportType
@@ -23,7 +24,6 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
-from goplugins.transports.auth import auth_headers
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process import Handle
@@ -202,5 +202,4 @@ class ExecPluginFactory:
             ConfigError: what can't be used.
         """
         check_options(config)
-        if config.auth is not None:
-            auth_headers(config.auth)
+        validate_auth(config.auth, config.transport)

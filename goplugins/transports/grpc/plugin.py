@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins.config.plugin_sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.config.credentials import AuthConfig, auth_headers, validate_auth
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.schema import merge
 from goplugins.enums import TransportType
 from goplugins.errors import (
@@ -25,7 +26,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
-from goplugins.transports.auth import auth_headers, joined_secrets, scrub, scrub_error, secrets_of, with_token
+from goplugins.transports.auth import joined_secrets, scrub, scrub_error, secrets_of, with_token
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_files import CredentialFiles
 from goplugins.transports.grpc.cancellation import call_unless
@@ -108,7 +109,7 @@ class GRPCPlugin(Sender):
         register_forkable(self)
 
     def _use(self, auth: AuthConfig) -> None:
-        credentials = auth_headers(auth)
+        credentials = auth_headers(auth, "ascii")
         self._writer = MetadataWriter(credentials)
         self._secrets = joined_secrets(
             secrets_of(credentials, auth.password, auth.token, auth.api_key), before=self._secrets
@@ -333,5 +334,6 @@ class GRPCPluginFactory:
             ConfigError: what can't be used.
         """
         target_of(config)
+        validate_auth(config.auth, config.transport)
         if config.auth is not None:
-            MetadataWriter(auth_headers(config.auth))
+            MetadataWriter(config.auth.headers)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from goplugins.config.credentials import AuthConfig
 from goplugins.config.endpoints import Endpoint
-from goplugins.config.plugin_sections import AuthConfig, ConnectionConfig
+from goplugins.config.plugin_sections import ConnectionConfig
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidCertificateError, InvalidConfigError
 from goplugins.transports.grpc.fork_support import load

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from goplugins.config.plugin_sections import DEFAULT_CONNECTION, AuthConfig, ConnectionConfig
+from goplugins.config.credentials import AuthConfig, auth_headers, basic_credentials, validate_auth
+from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
 from goplugins.config.schema import merge
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
@@ -24,8 +25,6 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.auth import (
-    auth_headers,
-    basic_credentials,
     joined_secrets,
     scrub,
     scrub_error,
@@ -269,5 +268,4 @@ class HTTPPluginFactory:
         if target.proxy is not None and config.options.get("resolve"):
             fix = "leave one of them out"
             raise InvalidConfigError("does nothing behind a proxy: it looks names up", path="options.resolve", fix=fix)
-        if config.auth is not None:
-            auth_headers(config.auth)
+        validate_auth(config.auth, config.transport)

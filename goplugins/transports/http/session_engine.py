@@ -18,7 +18,7 @@ import requests
 import urllib3.exceptions
 import urllib3.response
 
-from goplugins.config.plugin_sections import AuthConfig
+from goplugins.config.credentials import AuthConfig
 from goplugins.errors import (
     BadReplyError,
     CertificateError,

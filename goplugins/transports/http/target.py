@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
+from goplugins.config.credentials import basic_credentials
 from goplugins.enums import TransportType
 from goplugins.errors import (
     ConfigError,
@@ -17,7 +18,6 @@ from goplugins.errors import (
     MissingEndpointError,
     redact_url,
 )
-from goplugins.transports.auth import basic_credentials
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig

@@ -68,7 +68,7 @@ def test_a_masked_text_is_refused_when_it_comes_back() -> None:
     with pytest.raises(ConfigError) as caught:
         ManagerConfig.from_json(FULL.to_json()).validate()
     text = str(caught.value)
-    assert "plugins[0].auth.token: is ***, which stands for a secret that was left out" in text
+    assert "plugins[0].auth.token: is ***, the placeholder of a secret that was masked" in text
 
 
 def test_to_json_refuses_what_only_code_can_hold() -> None:

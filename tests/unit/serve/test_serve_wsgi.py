@@ -443,9 +443,11 @@ def test_no_auth_admits_all() -> None:
         AuthConfig(method=AuthMethod.CUSTOM),
         AuthConfig(method=AuthMethod.CUSTOM, headers={"X-A": ""}),
         AuthConfig(method="oauth"),  # type: ignore[arg-type]
+        AuthConfig(token="t"),  # without a method
+        AuthConfig(method=AuthMethod.BEARER, token_file="/run/secrets/token"),  # a served plugin reads no file
     ],
 )
-def test_credentials_that_would_admit_everybody_are_refused_at_the_start(auth: AuthConfig) -> None:
+def test_credentials_that_would_admit_every_caller_are_refused_at_the_start(auth: AuthConfig) -> None:
     with pytest.raises(AuthConfigError):
         serve.wsgi(echo, auth=auth)
 

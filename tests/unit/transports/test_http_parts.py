@@ -10,6 +10,7 @@ import zlib
 import pytest
 
 from goplugins.config import AuthConfig, HealthCheckConfig, PluginConfig
+from goplugins.config.credentials import auth_headers
 from goplugins.errors import (
     BadReplyError,
     InvalidConfigError,
@@ -21,7 +22,6 @@ from goplugins.errors import (
     TruncatedReplyError,
 )
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.auth import auth_headers
 from goplugins.transports.http import HTTPPluginFactory
 from goplugins.transports.http.body import check_encoding, collect
 from goplugins.transports.http.retry_after import parse_retry_after
