@@ -6,9 +6,6 @@ import ast
 import enum
 import importlib
 import inspect
-import json
-import subprocess
-import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,26 +16,19 @@ import pytest
 
 import goplugins
 from goplugins import _exports as exports
+from tests import imports
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "goplugins"
 MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = 60
-# Optional packages that a leaf needs: without them the leaf can't be imported, and nothing else may notice.
-OPTIONAL = {"prometheus_client", "opentelemetry", "redis", "django", "flask", "celery", "gevent", "dask"}
-
-
-def _modules() -> list[str]:
-    """Every module of the package, found as files: one that can't be imported must fail its tests, not vanish."""
-    names = (path.relative_to(ROOT).with_suffix("").parts for path in PACKAGE.rglob("*.py"))
-    return sorted(".".join(parts).removesuffix(".__init__") for parts in names if parts[-1] != "__main__")
 
 
 def _import(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
-        if exc.name is not None and exc.name.partition(".")[0] in OPTIONAL:
+        if exc.name is not None and exc.name.partition(".")[0] in imports.OPTIONAL:
             pytest.skip(f"needs {exc.name}")
         raise
 
@@ -48,7 +38,7 @@ def _path(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-MODULES = _modules()
+MODULES = imports.modules()
 EXPORTING = set(exports.MODULE_OF.values())
 # The modules that public names are imported from: packages, integrations, and what the table of exports names.
 PUBLIC_MODULES = [
@@ -145,41 +135,6 @@ def test_every_error_class_says_what_it_means() -> None:
     for name in errors.__all__:
         problems += _undocumented(name, getattr(errors, name))
     assert problems == []
-
-
-# --- each module alone ---------------------------------------------------------------------------------------------
-
-# One interpreter for all: every module is imported with none of the others loaded, as a host that needs only it would.
-# Importing a module imports its package first: one that its package alone has loaded already needs no second look.
-_ALONE = """
-import importlib, json, sys
-names, optional = json.loads(sys.argv[1]), set(json.loads(sys.argv[2]))
-packages = {name.rpartition(".")[0] for name in names}
-problems, seen = {}, set()
-for name in sorted(names, key=lambda name: (name not in packages, name)):
-    if name in seen:
-        continue
-    for loaded in [m for m in sys.modules if m == "goplugins" or m.startswith("goplugins.")]:
-        del sys.modules[loaded]
-    try:
-        importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in optional:
-            problems[name] = repr(exc)
-    except BaseException as exc:
-        problems[name] = repr(exc)
-    else:
-        seen |= {m for m in sys.modules if m.rpartition(".")[0] == name}
-print(json.dumps(problems))
-"""
-
-
-@pytest.mark.timeout(180)
-def test_every_module_imports_alone() -> None:
-    command = [sys.executable, "-W", "error", "-c", _ALONE, json.dumps(MODULES), json.dumps(sorted(OPTIONAL))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {}
 
 
 # --- imports: .importlinter has the floors, and `make lint` holds them ----------------------------------------------
