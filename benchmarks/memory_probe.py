@@ -99,8 +99,8 @@ def _held(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
 
     bound = stack.enter_context(http_manager(server, max_connections=500, max_idle_connections=500))
     bound(question_of(server.size))
-    engine: Any = bound._caller._registry.plugins["peer"].sender._engine  # type: ignore[attr-defined]
-    writer = bound._caller._registry.plugins["peer"].sender._request  # type: ignore[attr-defined]
+    engine: Any = bound._dispatcher._registry.plugins["peer"].sender._engine  # type: ignore[attr-defined]
+    writer = bound._dispatcher._registry.plugins["peer"].sender._request  # type: ignore[attr-defined]
     call = Call(None, codec_for(), Deadline.after(60.0), "r")
     call.payload = b"{}"
     yield 0

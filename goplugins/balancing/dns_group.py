@@ -59,11 +59,11 @@ Build = Callable[[PluginConfig, Address], GuardedPlugin]
 class MemberOwner(Protocol):
     """Who looks after members: health checks, idle connections, counts."""
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
+    def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """See :class:`goplugins.balancing.dns_refresh.Schedule`."""
         ...
 
-    def join(self, member: GuardedPlugin) -> None:
+    def add_member(self, member: GuardedPlugin) -> None:
         """Looks after a member from now on; or again."""
         ...
 
@@ -71,7 +71,7 @@ class MemberOwner(Protocol):
         """Its health is nobody's concern any more; its calls still count."""
         ...
 
-    def part(self, member: GuardedPlugin) -> None:
+    def remove_member(self, member: GuardedPlugin) -> None:
         """It is gone; what it has counted stays."""
         ...
 
@@ -87,7 +87,7 @@ class DnsGroup(Sender):
         config: of the group, with the members' in ``instance``.
         resolver: finds the addresses.
         build: makes a member.
-        house: looks after members.
+        owner: counts members, and checks their health.
         clock: measures and waits.
         rng: draws members.
         events: told of ejections and returns.
@@ -99,7 +99,7 @@ class DnsGroup(Sender):
         *,
         resolver: Resolver,
         build: Build,
-        house: MemberOwner,
+        owner: MemberOwner,
         clock: Clock,
         rng: random.Random,
         events: EventStream | None = None,
@@ -111,7 +111,7 @@ class DnsGroup(Sender):
         self.watches_credentials = _has_files(config.instance)
         self._instance = config.instance
         self._build = build
-        self._house = house
+        self._owner = owner
         self._clock = clock
         self._rng = rng
         self._balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=clock, rng=rng, events=events)
@@ -127,7 +127,7 @@ class DnsGroup(Sender):
             port,
             resolver=resolver,
             found=self._follow,
-            schedule=house.look_up,
+            schedule=owner.schedule_lookup,
             interval=config.options.get("resolve_interval", DEFAULT_RESOLVE_INTERVAL),
             clock=clock,
         )
@@ -277,14 +277,14 @@ class DnsGroup(Sender):
                 return False
             self._leaving = {key: value for key, value in self._leaving.items() if key != name}
             self._members = {**self._members, name: member}
-        self._house.join(member)
+        self._owner.add_member(member)
         with contextlib.suppress(PluginNotFoundError):  # the group was closed meanwhile
             self._balancer.enable_plugin(name)
         return True
 
     def _add(self, name: str, address: Address) -> None:
         member = self._build(attrs.evolve(self._instance, name=name), address)
-        self._house.join(member)
+        self._owner.add_member(member)
         with self._lock:
             closed = self._closed
             if not closed:
@@ -306,7 +306,7 @@ class DnsGroup(Sender):
             self._leaving = {**self._leaving, name: member}
         with contextlib.suppress(PluginNotFoundError):
             self._balancer.disable_plugin(name)
-        self._house.stop_watching(member)
+        self._owner.stop_watching(member)
 
     def _drain_and_close(self) -> None:
         """Closes those that were dismissed and have no more calls."""
@@ -324,7 +324,7 @@ class DnsGroup(Sender):
     def _discard(self, member: GuardedPlugin, reason: str) -> None:
         member.reject_calls(reason)
         member.close()
-        self._house.part(member)
+        self._owner.remove_member(member)
 
 
 def name_at(name: str, address: Address) -> str:

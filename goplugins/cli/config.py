@@ -142,22 +142,16 @@ def _problem_lines(name: str, problems: Iterable[ConfigError]) -> Iterable[tuple
 
 def factory_check() -> FurtherCheck:
     """What the built-in factories have against a plugin. Those that code brings can't be known here."""
-    import random
-
     from goplugins.config.plugin import BUILT_IN_KINDS
-    from goplugins.manager.builder import Builder
+    from goplugins.manager.factories import Factories
     from goplugins.runtime.clock import SYSTEM_CLOCK
     from goplugins.runtime.workers import WorkerPool
 
-    builder = Builder(
-        clock=SYSTEM_CLOCK,
-        rng=random.Random(),  # noqa: S311 - for jitter, and nothing is called
-        resolve=WorkerPool("goplugins-check", 1, 1).submit,
-    )
+    factories = Factories(clock=SYSTEM_CLOCK, resolve=WorkerPool("goplugins-check", 1, 1).submit)
     kinds = set(BUILT_IN_KINDS.values())
 
     def check(config: ManagerConfig, suspect: Collection[int]) -> Iterable[ConfigError]:
         of_code = {index for index, plugin in enumerate(config.plugins) if plugin.type not in kinds}
-        return builder.problems(config, of_code.union(suspect))
+        return factories.problems(config, of_code.union(suspect))
 
     return check

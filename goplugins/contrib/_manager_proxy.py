@@ -10,7 +10,7 @@ from typing import Any, cast
 from goplugins.contrib._settings import HostSettings
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.bound import BoundPlugin
-from goplugins.manager.dispatch import Caller
+from goplugins.manager.dispatch import CallDispatcher
 from goplugins.manager.manager import Manager
 from goplugins.transports.json_codec import codec_for
 
@@ -88,8 +88,8 @@ class Hosted:
             manager.shutdown(timeout)
 
 
-class _Following:
-    """What bound plugins call through: whichever manager there is at the moment."""
+class _CurrentManager:
+    """The call dispatcher of the application's present manager; pickles as that manager."""
 
     __slots__ = ("_find",)
 
@@ -97,7 +97,10 @@ class _Following:
         self._find = find
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._find()._caller, name)
+        return getattr(self._find()._dispatcher, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._find().__reduce__()
 
 
 class _Proxy:
@@ -112,7 +115,8 @@ class _Proxy:
         if (request_type is None) != (response_type is None):
             raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
         codec = codec_for() if request_type is None else codec_for(request_type, response_type)
-        return BoundPlugin(cast(Caller, _Following(self._find_manager)), name, codec)
+        manager = _CurrentManager(self._find_manager)
+        return BoundPlugin(cast(CallDispatcher, manager), name, codec, manager)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # whoever looks a module's names over makes no manager

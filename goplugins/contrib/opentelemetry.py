@@ -37,8 +37,8 @@ def instrument(
         metrics: whether there are metrics, too.
         meter_provider: whose; the global one's when left out.
     """
-    lifecycle = manager._lifecycle
-    lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate)
+    lifecycle = manager._ready()
+    lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate, lifecycle.inventory)
     if metrics:
-        sink = OpenTelemetryMetrics(lifecycle, meter_provider=meter_provider)
+        sink = OpenTelemetryMetrics(lifecycle.inventory, meter_provider=meter_provider)
         lifecycle.events.attach(sink, attempts="none", changes=False)

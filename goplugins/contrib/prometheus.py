@@ -47,9 +47,9 @@ def export(
     Raises:
         InvalidArgumentError: the metrics are there already with other ``labels``.
     """
-    lifecycle = manager._lifecycle
+    lifecycle = manager._ready()
     exporter = PrometheusExporter(
-        lifecycle, registry=registry, prefix=prefix, name=name, labels=tuple(labels), trace_id=trace_id
+        lifecycle.inventory, registry=registry, prefix=prefix, name=name, labels=tuple(labels), trace_id=trace_id
     )
     lifecycle.observers.add(exporter)
     return exporter

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from goplugins.manager.batch import Progress, values
+from goplugins.manager.dispatch import CallDispatcher, ContextSource
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.runtime.call import Codec
-
-if TYPE_CHECKING:
-    from goplugins.manager.dispatch import Caller, ContextSource
 
 __all__ = ["BoundPlugin"]
 
@@ -27,11 +25,13 @@ class BoundPlugin(Generic[Req, Resp]):
     loaded, and goes on working through reloads. All methods take what the manager's do, without the name.
     """
 
-    __slots__ = ("_caller", "_codec", "name")
+    __slots__ = ("_codec", "_dispatcher", "_pickled_manager", "name")
 
-    def __init__(self, caller: Caller, name: str, codec: Codec) -> None:
-        self._caller = caller
+    def __init__(self, dispatcher: CallDispatcher, name: str, codec: Codec, pickled_manager: object) -> None:
+        """``pickled_manager`` is pickled with the bound plugin, and unpickles as its manager."""
+        self._dispatcher = dispatcher
         self._codec = codec
+        self._pickled_manager = pickled_manager
         self.name = name
 
     def __call__(
@@ -45,8 +45,8 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Resp:
         """Calls the plugin; see :meth:`goplugins.Manager.execute`."""
-        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._caller.run(self.name, call)  # type: ignore[no-any-return]
+        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._dispatcher.run(self.name, call)  # type: ignore[no-any-return]
 
     def result(
         self,
@@ -58,9 +58,9 @@ class BoundPlugin(Generic[Req, Resp]):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> CallResult[Resp]:
-        """The answer with its circumstances; see :meth:`goplugins.Manager.execute_result`."""
-        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._caller.run_result(self.name, call)
+        """The answer with the call's metadata; see :meth:`goplugins.Manager.execute_result`."""
+        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._dispatcher.run_result(self.name, call)
 
     def submit(
         self,
@@ -73,8 +73,8 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Future[Resp]:
         """Calls the plugin on a worker; see :meth:`goplugins.Manager.submit`."""
-        call = self._caller.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
-        return self._caller.submit(self.name, call)
+        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        return self._dispatcher.submit(self.name, call)
 
     def map(
         self,
@@ -86,7 +86,7 @@ class BoundPlugin(Generic[Req, Resp]):
         progress: Progress = None,
     ) -> Iterator[Resp]:
         """Calls the plugin for each request; see :meth:`goplugins.Manager.map`."""
-        return values(self._caller.map(self.name, self._codec, requests, context, timeout, concurrency, progress))
+        return values(self._dispatcher.map(self.name, self._codec, requests, context, timeout, concurrency, progress))
 
     def map_results(
         self,
@@ -100,13 +100,17 @@ class BoundPlugin(Generic[Req, Resp]):
         on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
     ) -> Iterator[CallResult[Resp]]:
         """Calls the plugin for each request; never raises for one. See :meth:`goplugins.Manager.map_results`."""
-        return self._caller.map(
+        return self._dispatcher.map(
             self.name, self._codec, requests, context, timeout, concurrency, progress, ordered, on_result
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         codec: Any = self._codec
-        return self._caller.recipe.of_bound(self.name, (codec.request_type, codec.response_type))
+        return _bind, (self._pickled_manager, self.name, codec.request_type, codec.response_type)
 
     def __repr__(self) -> str:
         return f"<BoundPlugin {self.name!r}>"
+
+
+def _bind(manager: Any, name: str, request_type: Any, response_type: Any) -> Any:
+    return manager.bind(name, request_type, response_type)

@@ -10,15 +10,19 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.scheduler import ScheduledTask
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.credential_files import WatchedFiles
 
-__all__ = ["Schedule", "Watch"]
+if TYPE_CHECKING:
+    from goplugins.discovery import DirectoryWatch
+
+__all__ = ["Watch"]
 
 logger = logging.getLogger("goplugins.reload")
 
@@ -26,35 +30,8 @@ _SETTLE = 0.5
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0
 
 
-class Cancellable(Protocol):
-    """Something that is scheduled."""
-
-    def cancel(self) -> None:
-        """Not due any more."""
-        ...
-
-
-class Following(Protocol):
-    """Something whose changes are followed, such as :class:`~goplugins.discovery.DirectoryWatch`."""
-
-    @property
-    def pending(self) -> bool:
-        """Whether the last look found something new, settled or not."""
-        ...
-
-    def changed(self) -> bool:
-        """Looks; whether there is something new that has settled."""
-        ...
-
-    def accept(self) -> None:
-        """What the last look found is known from now on."""
-        ...
-
-
-class Schedule(Protocol):
-    """Has a bound method called every ``interval`` seconds, or once with None, for the first time after ``first``."""
-
-    def __call__(self, method: Callable[[], object], interval: float | None, first: float, /) -> Cancellable: ...
+Schedule = Callable[[Callable[[], object], float | None, float], ScheduledTask]
+"""Runs a bound method every ``interval`` seconds, or once with None, the first time after ``first`` seconds."""
 
 
 class Watch:
@@ -73,7 +50,7 @@ class Watch:
         interval: seconds between two looks.
         on_signal: reload on SIGHUP, too, whatever the file holds. Only on the main thread.
         closed: called when it is closed.
-        following: tells what has changed, instead of the file itself.
+        files: compared for changes, instead of the file itself.
 
     Attributes:
         path: the file.
@@ -94,7 +71,7 @@ class Watch:
         interval: float = 1.0,
         on_signal: bool = False,
         closed: Callable[[Watch], object] | None = None,
-        following: Following | None = None,
+        files: DirectoryWatch | None = None,
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
             raise InvalidArgumentError(f"interval: expected seconds greater than 0, got {interval!r}")
@@ -104,8 +81,8 @@ class Watch:
         self._reload = reload
         self._clock = clock
         self._schedule = schedule
-        self._told_closed = closed
-        self._file = following or WatchedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
+        self._on_close = closed
+        self._files = files or WatchedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
         self._settle = min(_SETTLE, interval)
         self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY
@@ -122,33 +99,33 @@ class Watch:
 
     def after_fork_in_child(self) -> None:
         """A reload under way goes on in the parent."""
-        self._turn = threading.Lock()
+        self._check_lock = threading.Lock()
         self._busy = False
-        self._soon: Cancellable | None = None
+        self._soon: ScheduledTask | None = None
         if not hasattr(self, "_signals"):
             self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def look(self) -> None:
         """Looks at the file now, and starts a reload if there is need."""
-        if not self._turn.acquire(blocking=False):
+        if not self._check_lock.acquire(blocking=False):
             return  # another thread looks
         try:
             if self._closed or self._busy:
                 return
             wanted = self._was_signalled()
-            if self._file.changed():
+            if self._files.changed():
                 wanted = True
                 self._retry_after = _FIRST_RETRY
-            elif self._file.pending and not wanted:
+            elif self._files.pending and not wanted:
                 self._soon = self._schedule(self.look, None, self._settle)
                 return
             elif self._retry_at is not None and self._clock.monotonic() >= self._retry_at:
                 wanted = True
             if wanted:
-                self._file.accept()
+                self._files.accept()
                 self._busy = True
         finally:
-            self._turn.release()
+            self._check_lock.release()
         if wanted:
             try:
                 self._worker.submit(self._do)
@@ -196,8 +173,8 @@ class Watch:
         if self._hook is not None:
             self._hook.remove()
         self._worker.shutdown(wait=False)
-        if self._told_closed is not None:
-            self._told_closed(self)
+        if self._on_close is not None:
+            self._on_close(self)
 
     def __enter__(self) -> Self:
         return self

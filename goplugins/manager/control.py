@@ -65,12 +65,12 @@ class View:
 
 def views(manager: Manager[Any, Any]) -> list[View]:
     """All plugins, and the members that groups have found by themselves. Asks none of them."""
-    life = manager._lifecycle
+    lifecycle = manager._ready()
     counts = manager.metrics().plugins
-    instances = life.instances()
+    instances = lifecycle.inventory.instances()
     found = []
-    for name, plugin in {**life.maintenance.members, **life.registry.plugins}.items():
-        explanation = plugin.explain(life.maintenance.status_of(name))
+    for name, plugin in {**lifecycle.maintenance.members, **lifecycle.registry.plugins}.items():
+        explanation = plugin.explain(lifecycle.maintenance.status_of(name))
         found.append(View(name, plugin, explanation, counts.get(name) or PluginMetrics(), name in instances))
     return found
 
@@ -93,14 +93,14 @@ def clock_of(manager: Manager[Any, Any]) -> Clock:
 def start_looks(manager: Manager[Any, Any]) -> None:
     """Has health looked at from now on, as the first call would. Waits for nothing."""
     try:
-        manager._lifecycle.maintenance.start()
+        manager._ready().maintenance.start()
     except (PluginClosedError, SaturatedError) as exc:
         logger.warning("health is not looked at: %s", exc)
 
 
 def attach(manager: Manager[Any, Any], sink: Sink, *, calls: Wanted, changes: bool) -> Callable[[], None]:
     """Hands events to ``sink``, on the threads on which they happen; returns its end."""
-    return manager._lifecycle.events.attach(sink, calls=calls, attempts="none", changes=changes)
+    return manager._ready().events.attach(sink, calls=calls, attempts="none", changes=changes)
 
 
 def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, Any]:
@@ -113,11 +113,11 @@ def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, An
     """
     if name:
         return shown(find(manager, name).config)
-    life = manager._lifecycle
-    loaded = life._config
+    lifecycle = manager._ready()
+    loaded = manager._loader.config
     # What is read from a file differs from what runs only in what code has added since.
     values = dict(shown(loaded if loaded is not None else ManagerConfig()))
-    values["plugins"] = [shown(plugin.config) for plugin in life.registry.plugins.values()]
+    values["plugins"] = [shown(plugin.config) for plugin in lifecycle.registry.plugins.values()]
     return values
 
 
@@ -130,7 +130,7 @@ def find(manager: Manager[Any, Any], name: str) -> GuardedPlugin:
     Raises:
         PluginNotFoundError: there is none.
     """
-    return manager._lifecycle.maintenance.members.get(name) or manager._registry.get(name)
+    return manager._ready().inventory.find(name)
 
 
 def is_held_open(plugin: GuardedPlugin) -> bool:
@@ -184,9 +184,9 @@ def give_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
 
 
 def _tell(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
-    life = manager._lifecycle
-    if life.events.changes:
-        hand_out(life.events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
+    events = manager._ready().events
+    if events.changes:
+        hand_out(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
 
 
 def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:

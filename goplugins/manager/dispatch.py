@@ -1,4 +1,4 @@
-"""How calls are put together and set going: what the manager and its bound plugins share."""
+"""Calls by name, on the caller's thread or on workers: what the manager and its bound plugins share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.headers import check_headers
 from goplugins.manager.batch import Progress, as_completed, in_order, reporting
-from goplugins.manager.pickling import PickledState
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
-from goplugins.observability.tracing import Tracer
+from goplugins.observability.setup import Observers
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.call import NOTHING, Call, Codec
@@ -23,34 +22,32 @@ from goplugins.runtime.fork import FORK_MARK, renew_after_fork
 from goplugins.runtime.request_ids import RequestIds
 from goplugins.runtime.workers import WorkerPool
 
-__all__ = ["Caller", "ContextSource"]
-
 ContextSource = ExecutionContext | Callable[[Any], ExecutionContext | None] | None
-"""One context for all items of a batch, or a function that makes an item's own."""
+"""One context for all items of a batch, or a function that makes one for each item."""
 
 _DEFAULT_CONTEXT = ExecutionContext()
 _FOREVER = float("inf")
-_LONGEST = 1e9  # seconds; the system's waits overflow somewhat later
+_LONGEST = 1e9  # seconds; waits of the operating system overflow above this
 
 T = TypeVar("T")
 
 
-class Caller:
-    """Turns names, requests and wishes into calls of the plugins in a registry.
+class CallDispatcher:
+    """Makes :class:`Call` records and runs them on the plugins of a registry.
 
     Args:
-        registry: who answers to which name.
+        registry: the plugins by name.
+        observers: hold the tracer, if calls are traced.
         pool: the threads behind ``submit`` and ``map``.
-        clock: measures and waits.
+        clock: measures time, and waits.
     """
 
-    def __init__(self, registry: Registry, pool: WorkerPool, clock: Clock) -> None:
+    def __init__(self, registry: Registry, observers: Observers, pool: WorkerPool, clock: Clock) -> None:
         self.pool = pool
-        self.recipe: PickledState
         self._registry = registry
+        self._observers = observers
         self._clock = clock
         self._next_id = RequestIds().__call__  # the method: to call the object costs half as much again
-        self._tracer: Tracer | None = None
 
     def start(
         self,
@@ -64,20 +61,20 @@ class Caller:
         headers: Mapping[str, str] | None,
         max_wait: float | None = None,
     ) -> Call:
-        """A call's record: keywords beat the context, the context beats the plugin's configuration.
+        """A call's record: keywords override the context, the context overrides the plugin's configuration.
 
-        The deadline counts from here. ``max_wait`` is how many seconds it may wait for the rate limiter.
+        The deadline starts now. ``max_wait`` limits the seconds that the call waits for the rate limiter.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
             InvalidArgumentError: a timeout or header that can't be used.
         """
-        if not FORK_MARK[0]:  # forked by something that does not tell Python
+        if not FORK_MARK[0]:  # forked by C code that runs no hooks of Python
             renew_after_fork()
         plugin = self._registry.plugins.get(name) or self._registry.get(name)
         if context is None:
             if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
-                # What most calls are.
+                # The common case.
                 deadline = Deadline.after(plugin.request_timeout, self._clock)
                 return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, plugin.idempotent)
             context = _DEFAULT_CONTEXT
@@ -113,46 +110,38 @@ class Caller:
             max_wait,
         )
 
-    def use_tracer(self, tracer: Tracer | None) -> None:
-        """Has calls traced from now on; without one, that costs them nothing."""
-        self._tracer = tracer
-        if tracer is None:
-            self.__dict__.pop("run", None)
-        else:
-            self.run = partial(tracer.trace, self._run)  # type: ignore[method-assign]
-
-    def forward(self, name: str, call: Call) -> Any:
-        """Makes a call on behalf of another one, as its fallback."""
-        return self.run(name, call)
-
-    def _run(self, name: str, call: Call) -> Any:
-        return Caller.run(self, name, call)
-
-    def run(self, name: str, call: Call) -> Any:
-        """Makes the call on this thread."""
+    def run(self, name: str, call: Call, *, traced: bool = True) -> Any:
+        """Makes the call on this thread, in a span of its own where calls are traced."""
+        tracer = self._observers.tracer
+        if traced and tracer is not None:
+            return tracer.trace(self._run_untraced, name, call)
         while True:
             plugin = self._registry.plugins.get(name) or self._find(name, call)
             try:
                 return plugin.call(call)
             except PluginClosedError:
-                # Refused at the gate of a plugin that was just replaced: its successor takes the call.
+                # A reload has just replaced the plugin, which did not admit the call: its successor makes it.
                 if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                     raise
 
-    def _make(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
-        """Makes an admitted call on this thread."""
-        if self._tracer is not None:
-            return self._tracer.trace(lambda name, call: self._make_admitted(name, plugin, call), name, call)
-        return self._make_admitted(name, plugin, call)
+    def _run_untraced(self, name: str, call: Call) -> Any:
+        return self.run(name, call, traced=False)
 
-    def _make_admitted(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
+    def _run_admitted(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
+        """Makes an admitted call on this thread, in a span of its own where calls are traced."""
+        tracer = self._observers.tracer
+        if tracer is None:
+            return self._run_admitted_untraced(plugin, name, call)
+        return tracer.trace(partial(self._run_admitted_untraced, plugin), name, call)
+
+    def _run_admitted_untraced(self, plugin: GuardedPlugin, name: str, call: Call) -> Any:
         try:
             return plugin.call(call)
         except PluginClosedError:
-            # It waited for a place when the plugin was replaced: its successor takes the call.
+            # The call was waiting for a slot when the plugin was replaced: its successor makes it.
             if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                 raise
-        return self._run(name, call)
+        return self._run_untraced(name, call)
 
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)
@@ -162,7 +151,7 @@ class Caller:
         return plugin
 
     def _admit(self, name: str, call: Call) -> GuardedPlugin:
-        """Admits a call that a worker will make: what is queued is not lost when its plugin is closed meanwhile."""
+        """Admits a call before it is queued for a worker, so that closing its plugin waits for it."""
         while True:
             plugin = self._find(name, call)
             if call.nested:
@@ -181,11 +170,11 @@ class Caller:
         except BaseException:
             plugin.tracker.cancel_admission(call)
             raise
-        future.add_done_callback(lambda _: plugin.tracker.cancel_admission(call))  # it may have been cancelled
+        future.add_done_callback(lambda _: plugin.tracker.cancel_admission(call))  # also if the future is cancelled
         return future
 
     def run_result(self, name: str, call: Call) -> CallResult[Any]:
-        """Makes the call on this thread; the answer with its circumstances."""
+        """As :meth:`run`, with the call's metadata."""
         started = self._clock.monotonic()
         value = self.run(name, call)
         return self._result(name, call, started, value)
@@ -207,16 +196,16 @@ class Caller:
     def submit(self, name: str, call: Call) -> Future[Any]:
         """Makes the call on a worker."""
         plugin = self._admit(name, call)
-        return self._on_worker(plugin, call, lambda: self._make(name, plugin, call))
+        return self._on_worker(plugin, call, lambda: self._run_admitted(name, plugin, call))
 
     def _submit_result(self, name: str, call: Call, done: Callable[[CallResult[Any]], object]) -> Future[Any]:
-        """Makes the call on a worker, or here when there is none; what goes wrong with it is in the result."""
+        """Makes the call on a worker, or on this thread if all are busy; a :class:`PluginError` is in the result."""
         plugin = self._admit(name, call)
 
         def make() -> CallResult[Any]:
             started = self._clock.monotonic()
             try:
-                result = self._result(name, call, started, self._make(name, plugin, call))
+                result = self._result(name, call, started, self._run_admitted(name, plugin, call))
             except PluginError as error:
                 result = self._result(name, call, started, None, error)
             done(result)
@@ -225,7 +214,7 @@ class Caller:
         try:
             return self._on_worker(plugin, call, make)
         except SaturatedError:
-            call.nested = True  # it had been admitted
+            call.nested = True  # it was admitted above
             return _completed(make())
 
     def map(
@@ -263,8 +252,8 @@ class Caller:
                 done(result)
                 return _completed(result)
 
-        walk = in_order if ordered else as_completed
-        results = walk(requests, start, min(concurrency or most, most))
+        iterate = in_order if ordered else as_completed
+        results = iterate(requests, start, min(concurrency or most, most))
         return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
 
 
@@ -273,7 +262,7 @@ def _context_for(request: Any, context: ContextSource) -> ExecutionContext | Non
         return context
     try:
         return context(request)
-    except StopIteration as exc:  # would end the batch as if its input had ended
+    except StopIteration as exc:  # would look like the end of the input
         raise InvalidArgumentError("context: the function raised StopIteration") from exc
 
 

@@ -1,4 +1,4 @@
-"""The periodic work around a manager's plugins: health checks, and closing what was idle for too long."""
+"""Periodic work on a manager's plugins: health checks, credential files, idle connections, DNS lookups."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import HealthChanged
+from goplugins.observability.setup import Observers
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.policies import resolved
 from goplugins.pipeline.registry import Registry
@@ -24,58 +25,55 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
-__all__ = ["Maintenance"]
-
 P = ParamSpec("P")
 
 _SWEEP_INTERVAL = 5.0
-"""Seconds between two looks for connections that were idle for too long."""
+"""Seconds between two sweeps for idle connections."""
 
 _FILES_INTERVAL = 0.5
-"""Seconds between two looks at certificates and tokens on disk."""
+"""Seconds between two checks of certificate and token files."""
 
 
 class Maintenance:
-    """Starts with the first call or the first question after health, never before: the process may yet fork.
+    """Starts with the first call or the first request for health, never before: the process may still fork.
 
     Args:
-        registry: whose plugins these are.
-        clock: measures and waits.
-        events: is told when a plugin's health is seen otherwise than before.
+        registry: the plugins.
+        events: receives changes of health.
+        observers: started together with the maintenance.
+        clock: measures time.
 
     Attributes:
-        monitor: looks at their health.
-        on_start: what else is to begin with the first call.
+        monitor: runs the health checks.
     """
 
-    def __init__(self, registry: Registry, clock: Clock, events: EventStream) -> None:
-        self._events = events
+    def __init__(self, registry: Registry, events: EventStream, observers: Observers, clock: Clock) -> None:
         self.monitor = HealthMonitor(clock=clock)
         self._registry = registry
+        self._events = events
+        self._observers = observers
         self._clock = clock
         self._pool = WorkerPool("goplugins-maintenance", 1, 8)
-        self._lookups = WorkerPool(
-            "goplugins-lookup", 2, 64
-        )  # a lookup may hang, and must keep nothing else from its time
+        self._lookup_pool = WorkerPool("goplugins-lookup", 2, 64)  # a lookup may hang, and must delay nothing else
         self._lock = threading.RLock()
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
-        self._parted = PluginMetrics()
+        self._removed_members = PluginMetrics()
         self._sweeps: ScheduledTask | None = None
         self._files: ScheduledTask | None = None
+        self._host_checked = False
         self._closed = False
-        self.on_start: Callable[[], object] | None = None
         self.monitor.subscribe(_weakly(self._health_changed))
         register_forkable(self)
 
     def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None = None) -> None:
-        """Has the plugin's health looked at, from its first call in this process on.
+        """Checks the plugin's health from its first call in this process on; at once if the maintenance has started.
 
-        Where looks go on already, at once, and in the place of another plugin of its name.
+        The checker replaces that of another plugin of the same name.
 
         Args:
             plugin: may have been watched before.
-            seen: its health, where somebody has looked.
+            seen: its health, if it was checked already.
         """
         checker = plugin.attempts.watcher
         if not isinstance(checker, HealthChecker):
@@ -89,12 +87,12 @@ class Maintenance:
         plugin.on_first_call = _weakly(self.start)
         if started:
             self._follow_files()
-            # It is being shut down, or has no thread left; then the next look at all starts this one, too.
+            # Without a free thread, or at shutdown, the next start() adds it.
             with contextlib.suppress(PluginClosedError, SaturatedError):
                 self.monitor.add_checker(plugin.name, checker)
 
     def forget(self, plugin: GuardedPlugin) -> PluginMetrics:
-        """Looks at the plugin no more, save that another one of its name has taken its place; its last counts."""
+        """Ends the plugin's health checks, unless a successor of its name has replaced them; returns its counts."""
         counts = self.metrics_of(plugin)
         with self._lock:
             last = self._checkers.get(plugin.name) is plugin.attempts.watcher
@@ -105,48 +103,48 @@ class Maintenance:
             self.monitor.remove_checker(plugin.name)
         return counts
 
-    # --- members that a group has found by itself --------------------------------------------------------------
+    # --- members of DNS groups, which are in no registry --------------------------------------------------------
 
-    def join(self, member: GuardedPlugin) -> None:
-        """Looks after a member of a group, which is in no registry."""
+    def add_member(self, member: GuardedPlugin) -> None:
+        """Counts the member, and checks its health; also for a member whose checks were stopped."""
         with self._lock:
             self._members[id(member)] = member
         self.watch(member)
 
     def stop_watching(self, member: GuardedPlugin) -> None:
-        """Looks at a member's health no more, save that another one of its name does the same for another group."""
+        """Ends the member's health checks, unless another group has a member of that name."""
         self.forget(member)
         successor = self.members.get(member.name)
         if successor is not None and successor is not member:
             self.watch(successor)
 
-    def part(self, member: GuardedPlugin) -> None:
-        """A member is gone; what it has counted stays in the total."""
+    def remove_member(self, member: GuardedPlugin) -> None:
+        """Forgets a member that was closed; its counts stay in the total."""
         with self._lock:
             if self._members.pop(id(member), None) is not None:
                 counts = attrs.evolve(self.metrics_of(member), active_requests=0)
-                self._parted = PluginMetrics.total([self._parted, counts])
+                self._removed_members = PluginMetrics.total([self._removed_members, counts])
         self.stop_watching(member)
 
     @property
     def members(self) -> Mapping[str, GuardedPlugin]:
-        """The members that groups have found, by name."""
+        """The members of all DNS groups, by name."""
         with self._lock:
             return {member.name: member for member in self._members.values()}
 
     def metrics_of_members(self) -> tuple[dict[str, PluginMetrics], PluginMetrics]:
-        """Each such member's counts, and those of all together that are gone."""
+        """The counts of each member, and the sum of those that were removed."""
         with self._lock:
             counts: dict[str, list[PluginMetrics]] = {}
             for member in self._members.values():
                 counts.setdefault(member.name, []).append(self.metrics_of(member))
-            return {name: PluginMetrics.total(each) for name, each in counts.items()}, self._parted
+            return {name: PluginMetrics.total(each) for name, each in counts.items()}, self._removed_members
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
-        """As :meth:`every`, for a method that may hang for some seconds."""
-        return get_scheduler().schedule(method, interval, first=first, submit=self._lookups.submit)
+    def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
+        """As :meth:`every`, on threads for methods that may block for some seconds."""
+        return get_scheduler().schedule(method, interval, first=first, submit=self._lookup_pool.submit)
 
-    # --- what is periodic ----------------------------------------------------------------------------------------
+    # --- periodic work -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts what has not been started. Harmless when repeated."""
@@ -159,15 +157,19 @@ class Maintenance:
             if self._sweeps is None:
                 self._sweeps = self.every(self._sweep, _SWEEP_INTERVAL, _SWEEP_INTERVAL)
         self._follow_files()
-        if self.on_start is not None:
-            self.on_start()
+        self._observers.start(self.every)
+        if not self._host_checked:
+            self._host_checked = True
+            from goplugins.doctor import warn_once
+
+            warn_once([plugin.config for plugin in self._registry.plugins.values()])
 
     def every(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """Runs a short bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``."""
         return get_scheduler().schedule(method, interval, first=first, submit=self._pool.submit)
 
     def _follow_files(self) -> None:
-        """Looks at certificates and tokens on disk from now on, if any plugin has some."""
+        """Starts the checks of certificate and token files, if any plugin has some."""
         plugins = self._registry.plugins.values()
         with self._lock:
             if self._files is None and not self._closed and any(plugin.wire.watches_credentials for plugin in plugins):
@@ -177,13 +179,13 @@ class Maintenance:
         for plugin in self._registry.plugins.values():
             plugin.wire.renew_credentials()
 
-    def look(self) -> None:
-        """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly."""
+    def check_unknown(self) -> None:
+        """Checks, now, all plugins without a known health and those without periodic checks."""
         self.start()
         self.monitor.check_unknown()
 
     def status_of(self, name: str) -> HealthStatus:
-        """What the last look found."""
+        """The result of the last health check."""
         return self.monitor.get_status(name) or HealthStatus()
 
     def metrics_of(self, plugin: GuardedPlugin) -> PluginMetrics:
@@ -194,7 +196,7 @@ class Maintenance:
         return plugin.metrics(checker.checks_total, checker.failures_total)
 
     def shutdown(self, timeout: float) -> None:
-        """Ends it all; waits at most ``timeout`` seconds for health checks under way."""
+        """Ends it all; waits at most ``timeout`` seconds for running health checks."""
         with self._lock:
             self._closed = True
             for ticket in (self._sweeps, self._files):
@@ -202,10 +204,10 @@ class Maintenance:
                     ticket.cancel()
         self.monitor.shutdown(timeout)
         self._pool.shutdown(wait=False)
-        self._lookups.shutdown(wait=False)
+        self._lookup_pool.shutdown(wait=False)
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock; checker and scheduler renew their own."""
+        """Renews the lock; checkers and scheduler renew their own."""
         self._lock = threading.RLock()
 
     def _health_changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:

@@ -1,4 +1,4 @@
-"""The facade: lifecycle and lookup. Everything that a call goes through lives behind it."""
+"""The facade of the package: configuration, calls, health, metrics and shutdown of plugins."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, get_args, overload
 
-from goplugins.config import PluginConfig, ReloadOptions
+from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
 from goplugins.enums import ReloadStrategy
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.batch import Progress, values
 from goplugins.manager.bound import BoundPlugin
 from goplugins.manager.config_watch import Watch
-from goplugins.manager.dispatch import Caller, ContextSource
-from goplugins.manager.lifecycle import ConfigSource, Lifecycle
-from goplugins.manager.pickling import PickledState
-from goplugins.manager.reloader import reload_options
+from goplugins.manager.dispatch import ContextSource
+from goplugins.manager.lifecycle import Lifecycle
+from goplugins.manager.pickling import ManagerPickler
+from goplugins.manager.reload_plan import reload_options
+from goplugins.manager.reloading import ConfigLoader, ConfigSource
 from goplugins.models.context import ExecutionContext
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import ManagerMetrics
@@ -31,6 +32,7 @@ from goplugins.observability.report import ObservabilityReport
 from goplugins.pipeline.unguarded import UnguardedPlugin
 from goplugins.runtime.call import Codec
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import FORK_MARK, renew_after_fork
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import PluginFactory
 from goplugins.transports.json_codec import codec_for
@@ -47,14 +49,14 @@ class Manager(Generic[Req, Resp]):
     """Calls plugins by name, with typed requests and answers.
 
     Args:
-        request_type: what ``execute`` takes: an attrs class, dataclass, TypedDict or builtin; plain JSON if left out.
-        response_type: what ``execute`` returns. Unions work as well; type checkers then see Any.
-        max_workers: threads behind ``submit`` and ``map``; started when first needed.
+        request_type: the type of requests: an attrs class, dataclass, TypedDict or builtin; plain JSON if left out.
+        response_type: the type of answers. Unions work as well; type checkers then see Any.
+        max_workers: threads behind ``submit`` and ``map``, started when first needed.
         max_queued: submitted calls that may wait for a thread before :class:`SaturatedError`.
-        clock: where time comes from; for tests.
-        rng: where jitter comes from; for tests.
+        clock: the source of time; for tests.
+        rng: the source of jitter; for tests.
 
-    A manager starts no thread and opens no connection before it is used, may be made at import, and is safe to
+    A manager starts no thread and opens no connection before it is used, can be created at import, and is safe to
     use from any number of threads.
 
     >>> from goplugins import serve
@@ -118,30 +120,33 @@ class Manager(Generic[Req, Resp]):
             raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
         self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
         self._clock = clock
-        self._names = WorkerPool("goplugins-resolve", 4, 256)
-        self._life = Lifecycle(clock, rng or random.Random(), self._names.submit)  # noqa: S311 - only jitter
-        self._registry = self._life.registry
-        self._calls = WorkerPool("goplugins-call", max_workers, max_queued)
-        self._caller = Caller(self._registry, self._calls, clock)
+        self._call_pool = WorkerPool("goplugins-call", max_workers, max_queued)
+        self._lifecycle = lifecycle = Lifecycle(
+            lambda: loader.load_pending(),  # noqa: PLW0108 - the loader is made below
+            self._call_pool,
+            clock=clock,
+            rng=rng or random.Random(),  # noqa: S311 - only jitter
+        )
+        self._registry = lifecycle.registry
+        self._dispatcher = lifecycle.dispatcher
+        self._loader = loader = ConfigLoader(lifecycle, clock)
         types = None if self._codec is None else (request_type, response_type)
-        self._caller.recipe = PickledState(self, self._life, self._calls, types, clock)
-        self._life.builder.forward = self._caller.forward
-        self._life.observers.use_tracer = self._caller.use_tracer
-        self._life.builder.registry = self._registry
+        self._pickler = ManagerPickler(self, Manager, lifecycle, loader, self._call_pool, types, clock)
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 
     def load_from_config(self, config: ConfigSource) -> None:
         """Builds all plugins of a configuration: a :class:`ManagerConfig`, a mapping, or a file's path.
 
-        Files may be JSON, TOML or YAML by their suffix; ``${VAR}`` and ``${VAR:default}`` are filled in from the
+        Files are JSON, TOML or YAML, by their suffix; ``${VAR}`` and ``${VAR:default}`` are replaced from the
         environment. All or nothing: with any problem, no plugin is added. A manager loads once.
 
         Raises:
-            ConfigError: with every problem found, each with its path and fix.
+            ConfigError: all problems, each with its path and fix.
             ManagerClosedError: after ``shutdown``.
         """
-        self._lifecycle.load(config)
+        self._ready()
+        self._loader.load(config)
 
     def reload_config(
         self,
@@ -151,29 +156,30 @@ class Manager(Generic[Req, Resp]):
         *,
         dry_run: bool = False,
     ) -> ReloadReport:
-        """Changes the configuration while calls go on: none of them fails for it, save on plugins that are removed.
+        """Changes the configuration while calls are running; no call fails for it, except on removed plugins.
 
-        All or nothing: with any failure the running configuration stays as it is, and ``overall_health()`` shows it
-        until the next good reload. New policies (retry, breaker, limits, health checks, ...) are taken over in place;
-        what else has changed is built and looked at before it takes over, then the old ones are drained and closed.
-        Plugins registered in code are not touched. Before the first ``load_from_config`` it does the same as that.
-        One reload at a time; the next one waits.
+        All or nothing: after a failure the running configuration is unchanged, and ``overall_health()`` shows the
+        failure until the next successful reload. New policies (retry, breaker, limits, health checks, ...) apply in
+        place; plugins with other changes are built and health-checked, then replace the old ones, which are drained
+        and closed. Plugins registered in code stay. The first reload of a manager without configuration loads it.
+        Reloads run one at a time.
 
         Args:
-            config: as for ``load_from_config``; all of it, not just what has changed.
-            strategy: instead of that of ``options``.
-            options: how; the defaults when left out.
-            dry_run: only tells what would be done.
+            config: as for ``load_from_config``; the complete configuration, not just the changes.
+            strategy: overrides that of ``options``.
+            options: strategy and timeouts; the defaults when left out.
+            dry_run: only report what would change.
 
         Returns:
-            What became of each plugin, and the difference. ``print`` it.
+            The outcome for each plugin, and the difference. ``print`` it.
 
         Raises:
-            ConfigError: with every problem found, each with its path and fix.
-            ReloadError: a new plugin can't be made or reached; names it and says why.
+            ConfigError: all problems, each with its path and fix.
+            ReloadError: a new plugin can't be built or reached; names it and says why.
             ManagerClosedError: after ``shutdown``.
         """
-        return self._lifecycle.reload(config, reload_options(strategy, options), dry_run=dry_run)
+        self._ready()
+        return self._loader.reload(config, reload_options(strategy, options), dry_run=dry_run)
 
     def watch(
         self,
@@ -183,58 +189,59 @@ class Manager(Generic[Req, Resp]):
         signal: bool = False,
         options: ReloadOptions | None = None,
     ) -> Watch:
-        """Follows a configuration file: loads it if nothing is loaded yet, and reloads when its content changes.
+        """Loads a configuration file, unless one is loaded already, and reloads it when its content changes.
 
         A file that can't be loaded leaves the running configuration as it is; see :class:`~goplugins.Watch`.
 
         Args:
             path: as for ``load_from_config``.
-            interval: seconds between two looks at the file.
-            signal: reload on SIGHUP, too, whether the file has changed or not. Only on the main thread.
-            options: how to reload.
+            interval: seconds between two checks of the file.
+            signal: reload on SIGHUP as well, whether the file has changed or not. Only on the main thread.
+            options: strategy and timeouts of the reloads.
 
         Returns:
             The watch, which ends with :meth:`Watch.close`, or with ``shutdown``.
 
         Raises:
-            ConfigError: nothing was loaded yet, and the file can't be.
+            ConfigError: the first configuration can't be loaded.
             InvalidArgumentError: an interval of 0 or less, or ``signal`` on another thread.
             ManagerClosedError: after ``shutdown``.
         """
-        return self._lifecycle.follow(path, reload_options(None, options), interval=interval, on_signal=signal)
+        self._ready()
+        return self._loader.watch(path, reload_options(None, options), interval=interval, on_signal=signal)
 
     def register(
         self, plugin: Plugin[Any, Any], config: PluginConfig | None = None, *, name: str | None = None
     ) -> None:
-        """Adds a plugin made in code, under the policies of ``config`` (by default the manager's own defaults).
+        """Adds a plugin created in code, with the policies of ``config`` (by default the manager's defaults).
 
         Args:
             plugin: an object with the :class:`~goplugins.models.plugin.Plugin` methods.
-            config: its policies; transport and endpoint are not looked at.
-            name: what to call it by; by default ``config.name``, else what ``plugin.info()`` says.
+            config: its policies; transport and endpoint are ignored.
+            name: the name for calls; by default ``config.name``, else that of ``plugin.info()``.
 
         Raises:
-            ConfigError: policies that can't be used.
+            ConfigError: a policy's value is out of range.
             DuplicatePluginNameError: the name is taken.
-            InvalidArgumentError: the object is no plugin.
+            InvalidArgumentError: the object lacks a method of a plugin.
             ManagerClosedError: after ``shutdown``.
         """
-        self._lifecycle.register(plugin, config, name)
+        self._ready().register(plugin, config, name, self._loader.config or ManagerConfig())
 
     def unregister(self, name: str, drain_timeout: float = 30.0) -> None:
-        """Takes a plugin out, waits for its calls in flight at most ``drain_timeout`` seconds, and closes it.
+        """Removes a plugin, waits at most ``drain_timeout`` seconds for its calls in flight, and closes it.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        self._lifecycle.unregister(name, drain_timeout)
+        self._ready().unregister(name, drain_timeout)
 
     def register_factory(self, kind: str, factory: PluginFactory) -> None:
-        """Has plugins whose configuration says ``type: kind`` made by ``factory``. The built-in ones are there."""
-        self._lifecycle.builder.register_factory(kind, factory)
+        """Builds plugins whose configuration has ``type: kind`` with ``factory``, also in place of a built-in one."""
+        self._ready().factories.register(kind, factory)
 
     def get_plugin(self, name: str) -> Plugin[Req, Resp]:
-        """The bare plugin, outside the policies: for a look, not for traffic.
+        """The plugin without its policies: for inspection, not for traffic.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
@@ -245,8 +252,8 @@ class Manager(Generic[Req, Resp]):
         return plugin.plugin  # type: ignore[no-any-return]
 
     def list_plugins(self) -> dict[str, HealthStatus]:
-        """All names with the health last seen; UNKNOWN where nobody has looked. Asks nobody."""
-        return self._lifecycle.statuses()
+        """All names with their last known health; UNKNOWN before the first health check. Calls no plugin."""
+        return self._ready().inventory.statuses()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -266,21 +273,21 @@ class Manager(Generic[Req, Resp]):
         Runs on the caller's thread.
 
         Args:
-            name: the plugin's.
-            request: what to ask.
-            context: further wishes; the keywords below beat it, and it beats the plugin's configuration.
-            timeout: seconds for the whole call, with all its attempts and waits.
-            idempotent: True if doing it twice does no harm; opens more failures to replays.
-            key: what consistent hashing routes by.
-            headers: sent with the call, beside the context's.
+            name: the plugin's name.
+            request: the request.
+            context: further settings; the keywords below override it, and it overrides the plugin's configuration.
+            timeout: seconds for the whole call, all attempts and waits included.
+            idempotent: True if the plugin may run the request twice; more failures are then retried.
+            key: the key for consistent hashing.
+            headers: sent with the call, in addition to the context's.
 
         Raises:
             PluginError: see :mod:`goplugins.errors` for the kinds.
         """
-        call = self._caller.start(
+        call = self._dispatcher.start(
             name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
         )
-        return self._caller.run(name, call)  # type: ignore[no-any-return]
+        return self._dispatcher.run(name, call)  # type: ignore[no-any-return]
 
     def execute_result(
         self,
@@ -293,11 +300,11 @@ class Manager(Generic[Req, Resp]):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> CallResult[Resp]:
-        """Like ``execute``, with the answer's circumstances: source, attempts, elapsed seconds, reply metadata."""
-        call = self._caller.start(
+        """Like ``execute``; the answer comes with its source, attempts, elapsed seconds and reply metadata."""
+        call = self._dispatcher.start(
             name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
         )
-        return self._caller.run_result(name, call)
+        return self._dispatcher.run_result(name, call)
 
     def submit(
         self,
@@ -310,16 +317,16 @@ class Manager(Generic[Req, Resp]):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Future[Resp]:
-        """Like ``execute`` on a worker thread. The deadline counts from now, waiting for a worker included.
+        """Like ``execute`` on a worker thread. The deadline starts now, and includes the wait for a worker.
 
         Raises:
             SaturatedError: all workers are busy and the queue is full.
             PluginNotFoundError: no plugin of that name.
         """
-        call = self._caller.start(
+        call = self._dispatcher.start(
             name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
         )
-        return self._caller.submit(name, call)
+        return self._dispatcher.submit(name, call)
 
     def map(
         self,
@@ -333,19 +340,19 @@ class Manager(Generic[Req, Resp]):
     ) -> Iterator[Resp]:
         """Calls a plugin for each request and yields the answers in input order.
 
-        Input is pulled only while the answers are iterated, at most ``concurrency`` ahead. Calls wait for the
-        rate limiter instead of being refused. The first error raises and cancels what has not started.
+        Requests are read only while the answers are iterated, at most ``concurrency`` ahead. Calls wait for the
+        rate limiter instead of being rejected. The first error is raised, and cancels calls that have not started.
 
         Args:
-            name: the plugin's.
-            requests: what to ask; may be endless.
+            name: the plugin's name.
+            requests: the requests; may be endless.
             context: for all calls, or a function of the request.
             timeout: seconds for each item; an enclosing ``deadline()`` bounds the batch.
-            concurrency: calls at a time; by default as many as the manager has workers.
+            concurrency: calls at a time; by default the number of workers.
             progress: True for a tqdm bar, or a function that takes the count so far.
         """
         codec = self._codec or self._types()
-        return values(self._caller.map(name, codec, requests, context, timeout, concurrency, progress))
+        return values(self._dispatcher.map(name, codec, requests, context, timeout, concurrency, progress))
 
     def map_results(
         self,
@@ -359,20 +366,20 @@ class Manager(Generic[Req, Resp]):
         ordered: bool = True,
         on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
     ) -> Iterator[CallResult[Resp]]:
-        """Like ``map``, but an item's error comes as a result whose ``error`` is set, and the rest goes on.
+        """Like ``map``, but an item's error is in the ``error`` of its result, and the batch continues.
 
         Args:
-            name: the plugin's.
-            requests: what to ask.
+            name: the plugin's name.
+            requests: the requests.
             context: for all calls, or a function of the request.
             timeout: seconds for each item.
             concurrency: calls at a time.
             progress: True for a tqdm bar, or a function that takes the count so far.
-            ordered: False yields results as they come.
-            on_result: called with request and result on the worker that made it, so that a batch can be resumed.
+            ordered: False yields results in the order of their completion.
+            on_result: called with request and result on the worker's thread, so that a batch can be resumed.
         """
         codec = self._codec or self._types()
-        return self._caller.map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
+        return self._dispatcher.map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
 
     @overload
     def bind(self, name: str) -> BoundPlugin[Req, Resp]: ...
@@ -388,75 +395,73 @@ class Manager(Generic[Req, Resp]):
     def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
         """A callable for one plugin, with types of its own (by default the manager's).
 
-        The name need not be known yet: it is looked up at each call.
+        The name is resolved at each call; the plugin may be added later.
         """
         if (request_type is None) != (response_type is None):
             raise InvalidArgumentError("give both request_type and response_type, or neither for the manager's own")
         codec = self._types() if request_type is None else codec_for(request_type, response_type)
-        return BoundPlugin(self._caller, name, codec)
+        return BoundPlugin(self._dispatcher, name, codec, self._pickler)
 
-    # --- how are they? ---------------------------------------------------------------------------------------------
+    # --- health and metrics ----------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, HealthStatus]:
-        """Every plugin's health. Plugins that nobody has looked at yet are looked at now, side by side."""
-        self._lifecycle.maintenance.look()
-        return self._lifecycle.statuses()
+        """The health of all plugins. Those with unknown health are checked now, in parallel."""
+        self._ready().maintenance.check_unknown()
+        return self._lifecycle.inventory.statuses()
 
     def overall_health(self) -> HealthStatus:
-        """One status for all; its message names the plugins that are not healthy.
+        """One status for all plugins; its message names those that are not healthy.
 
         Instances of one plugin (``endpoints``, ``options.resolve``) count as that plugin: with one of three down it is
         DEGRADED, and so is the whole.
         """
-        self._lifecycle.maintenance.look()
-        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.instances())
+        self._ready().maintenance.check_unknown()
+        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.inventory.instances())
 
     def metrics(self) -> ManagerMetrics:
-        """Counts since the manager was made, removed plugins included, and each present plugin's own."""
-        return self._lifecycle.metrics()
+        """Counts since the manager was created, removed plugins included, and those of each present plugin."""
+        return self._ready().inventory.metrics()
 
     def explain(self, name: str) -> Explanation:
-        """Why a plugin would or would not take the next call; print it.
+        """Whether a plugin would accept the next call, and why; ``print`` it.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._lifecycle.explain(name)
+        return self._ready().inventory.explain(name)
 
     def report(self) -> ObservabilityReport:
-        """How many calls, how fast, what failed, plugin by plugin; ``print`` it."""
-        return self._lifecycle.report()
+        """Calls, latencies and failures of each plugin; ``print`` it."""
+        return self._ready().inventory.report()
 
     def subscribe(self, listener: Listener, *kinds: type[Event], buffer: int = 10_000) -> Subscription:
-        """Tells ``listener`` what happens: calls, attempts, breakers, health, members, plugins, reloads.
+        """Sends events to ``listener``: calls, attempts, breakers, health, members, plugins, reloads.
 
-        It is called on a thread of its own, with one event at a time and in their order; no call waits for it.
+        The listener runs on a thread of its own, with one event at a time and in their order; no call waits for it.
 
         Args:
-            listener: takes a :data:`~goplugins.Event`. What it raises is logged.
-            kinds: classes of events to be told of; all if none are given.
+            listener: takes a :data:`~goplugins.Event`. Its exceptions are logged.
+            kinds: classes of events to send; all if none are given.
             buffer: events that may wait for the listener; beyond that they are dropped and counted.
 
         Returns:
             The subscription, which ends with its ``close()``, or with ``shutdown``.
         """
-        return self._lifecycle.events.subscribe(listener, kinds, buffer=buffer)
+        return self._ready().events.subscribe(listener, kinds, buffer=buffer)
 
     # --- end -------------------------------------------------------------------------------------------------------
 
     def shutdown(self, timeout: float = 30.0) -> None:
-        """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes everything.
+        """Rejects new calls, waits at most ``timeout`` seconds for those in flight, then closes everything.
 
-        No call is cut short before the timeout. Harmless when repeated.
+        No call is aborted before the timeout. Harmless when repeated.
         """
         end = self._clock.monotonic() + timeout
-        self._registry.load = None  # what nobody has needed yet
-        self._lifecycle.close_all(timeout)
-        self._calls.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
-        self._names.shutdown(wait=False)
-        if self._lifecycle.builder.hedges is not None:
-            self._lifecycle.builder.hedges.shutdown(wait=False)
-        self._lifecycle.events.close(max(0.0, end - self._clock.monotonic()))
+        self._loader.close()
+        lifecycle = self._ready()
+        lifecycle.close(timeout)
+        self._call_pool.shutdown(timeout=max(0.0, end - self._clock.monotonic()))
+        lifecycle.events.close(max(0.0, end - self._clock.monotonic()))
 
     def __enter__(self) -> Self:
         return self
@@ -464,23 +469,26 @@ class Manager(Generic[Req, Resp]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shutdown(0.0 if isinstance(error, KeyboardInterrupt) else 30.0)  # who presses Ctrl-C waits for nobody
+        self.shutdown(0.0 if isinstance(error, KeyboardInterrupt) else 30.0)  # Ctrl-C waits for no call
 
     def __repr__(self) -> str:
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
         return f"<Manager: {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self._caller.recipe.of_manager()
+        return self._pickler.__reduce__()
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    @property
-    def _lifecycle(self) -> Lifecycle:
-        return self._life.entered()
+    def _ready(self) -> Lifecycle:
+        """The plugins: renewed in a forked process, and loaded if this manager was unpickled. Not on a call's way."""
+        if not FORK_MARK[0]:  # forked by C code that runs no hooks of Python
+            renew_after_fork()
+        self._loader.load_pending()
+        return self._lifecycle
 
     def _types(self) -> Codec:
-        """The default pair's codec; refuses ``Manager[A, B]()``, which would silently mean Any."""
+        """The codec of plain JSON; rejects ``Manager[A, B]()``, which would silently mean Any."""
         if self._codec is None:
             promised = get_args(getattr(self, "__orig_class__", None))
             if promised and promised != (Any, Any):

@@ -1,4 +1,4 @@
-"""What has to be done to get from the plugins that run to those of a new configuration."""
+"""The plan of a reload: what to build, change in place and remove for a new configuration."""
 
 from __future__ import annotations
 
@@ -6,27 +6,41 @@ from collections.abc import Mapping
 
 import attrs
 
-from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
 from goplugins.config.diff import PluginDiff, diff_of, update_of
 from goplugins.enums import ReloadStrategy
-from goplugins.errors import DuplicatePluginNameError, InvalidConfigError
+from goplugins.errors import DuplicatePluginNameError, InvalidArgumentError, InvalidConfigError
 from goplugins.observability.reload_report import PluginOutcome, ReloadAction
 from goplugins.pipeline.plugin import GuardedPlugin
 
-__all__ = ["Plan", "plan_of"]
+
+def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:
+    """The options, or the defaults, with that strategy, validated.
+
+    Raises:
+        ConfigError: a value out of range.
+        InvalidArgumentError: ``options`` is of another type.
+    """
+    found = ReloadOptions() if options is None else options
+    if not isinstance(found, ReloadOptions):
+        raise InvalidArgumentError(f"options: expected ReloadOptions, got a {type(found).__name__}")
+    if strategy is not None:
+        found = attrs.evolve(found, strategy=strategy)
+    found.validate()
+    return found
 
 
 @attrs.frozen
-class Plan:
-    """The work of one reload.
+class ReloadPlan:
+    """The steps of one reload.
 
     Attributes:
         config: the new configuration, resolved.
         diff: what it changes.
-        actions: what becomes of each plugin.
-        build: the plugins to build, each with its place in the configuration.
-        adapt: those that take over new policies in place.
-        remove: those that go.
+        actions: what happens to each plugin.
+        build: the plugins to build, each with its index in the configuration.
+        adapt: the plugins that take over new policies in place.
+        remove: the plugins to remove.
     """
 
     config: ManagerConfig
@@ -38,36 +52,36 @@ class Plan:
 
     @property
     def disabled(self) -> frozenset[str]:
-        """The plugins that are switched off."""
+        """Names of the plugins with ``enabled: false``."""
         return frozenset(config.name for config in self.config.plugins if not config.enabled)
 
     def outcomes(self) -> tuple[PluginOutcome, ...]:
-        """What becomes of each plugin, before anything was drained."""
+        """What happens to each plugin, without the figures of the drain."""
         return tuple(PluginOutcome(name, action) for name, action in self.actions.items())
 
 
-def plan_of(
+def make_plan(
     config: ManagerConfig, before: ManagerConfig | None, running: Mapping[str, GuardedPlugin], strategy: ReloadStrategy
-) -> Plan:
-    """The way from what runs to a configuration.
+) -> ReloadPlan:
+    """The steps from the running plugins to a new configuration.
 
     Args:
-        config: the new one, resolved.
-        before: the one that was loaded last, resolved; None before the first.
-        running: the manager's plugins. What they really go by counts, not what was written once.
-        strategy: recreate builds all anew.
+        config: the new configuration, resolved.
+        before: the last loaded configuration, resolved; None before the first.
+        running: the manager's plugins. Their present settings are compared, not those of ``before``.
+        strategy: "recreate" builds all plugins anew.
 
     Raises:
         DuplicatePluginNameError: the name of a plugin that was registered in code.
     """
-    ours = {name: plugin for name, plugin in running.items() if plugin.from_config}
-    _check_names(config, running, ours)
+    configured = {name: plugin for name, plugin in running.items() if plugin.from_config}
+    _check_names(config, running, configured)
     actions: dict[str, ReloadAction] = {}
     build, adapt = [], []
     for index, wanted in enumerate(config.plugins):
         if not wanted.enabled:
             continue
-        plugin = ours.get(wanted.name)
+        plugin = configured.get(wanted.name)
         update = None if plugin is None else update_of(plugin.config, wanted)
         if plugin is None:
             actions[wanted.name] = ReloadAction.ADDED
@@ -80,33 +94,33 @@ def plan_of(
             adapt.append((plugin, wanted))
         else:
             actions[wanted.name] = ReloadAction.KEPT
-    gone = [plugin for name, plugin in ours.items() if name not in actions]
-    actions |= {plugin.name: ReloadAction.REMOVED for plugin in gone}
-    diff = diff_of(_as_it_runs(before, ours), config)
-    return Plan(config, diff, actions, tuple(build), tuple(adapt), tuple(gone))
+    removed = [plugin for name, plugin in configured.items() if name not in actions]
+    actions |= {plugin.name: ReloadAction.REMOVED for plugin in removed}
+    diff = diff_of(_running_config(before, configured), config)
+    return ReloadPlan(config, diff, actions, tuple(build), tuple(adapt), tuple(removed))
 
 
 def _check_names(
-    config: ManagerConfig, running: Mapping[str, GuardedPlugin], ours: Mapping[str, GuardedPlugin]
+    config: ManagerConfig, running: Mapping[str, GuardedPlugin], configured: Mapping[str, GuardedPlugin]
 ) -> None:
     taken = [
         DuplicatePluginNameError(
-            f"plugin {plugin.name!r} was registered in code, and a reload does not touch it",
+            f"plugin {plugin.name!r} was registered in code, and a reload does not change it",
             path=f"plugins[{index}].name",
             fix="choose another name, or unregister it first",
         )
         for index, plugin in enumerate(config.plugins)
-        if plugin.enabled and plugin.name in running and plugin.name not in ours
+        if plugin.enabled and plugin.name in running and plugin.name not in configured
     ]
     if taken:
         raise InvalidConfigError.of(taken)
 
 
-def _as_it_runs(before: ManagerConfig | None, ours: Mapping[str, GuardedPlugin]) -> ManagerConfig:
-    """The last configuration with the plugins that there really are: code may have unregistered some."""
+def _running_config(before: ManagerConfig | None, configured: Mapping[str, GuardedPlugin]) -> ManagerConfig:
+    """The last configuration with the plugins as they are: code may have unregistered some."""
     base = before or ManagerConfig().with_defaults()
-    kept = [plugin.config if (plugin := ours.get(config.name)) else config for config in base.plugins]
+    present = [plugin.config if (plugin := configured.get(config.name)) else config for config in base.plugins]
     known = {config.name for config in base.plugins}
-    further = [plugin.config for name, plugin in ours.items() if name not in known]
-    there = [config for config in (*kept, *further) if config.name in ours or not config.enabled]
-    return attrs.evolve(base, plugins=tuple(there))
+    others = [plugin.config for name, plugin in configured.items() if name not in known]
+    plugins = [config for config in (*present, *others) if config.name in configured or not config.enabled]
+    return attrs.evolve(base, plugins=tuple(plugins))

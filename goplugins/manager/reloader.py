@@ -1,55 +1,30 @@
-"""Reloading always in the same way: the manager's method with its options remembered."""
+"""A manager's ``reload_config`` with fixed options."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import attrs
+from typing import TYPE_CHECKING, Any
 
 from goplugins.config import ReloadOptions
 from goplugins.config.diff import PluginDiff
-from goplugins.enums import ReloadStrategy
-from goplugins.errors import InvalidArgumentError
+from goplugins.manager.reload_plan import reload_options
 from goplugins.observability.reload_report import ReloadReport
 
-__all__ = ["PluginReloader", "Reloadable", "reload_options"]
+if TYPE_CHECKING:
+    from goplugins.manager.manager import Manager
 
 
-class Reloadable(Protocol):
-    """A :class:`~goplugins.Manager`, as far as reloads go."""
-
-    def reload_config(
-        self, config: Any, strategy: Any = None, options: ReloadOptions | None = None, *, dry_run: bool = False
-    ) -> ReloadReport:
-        """See :meth:`goplugins.Manager.reload_config`."""
-        ...
-
-
-def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:
-    """The options with that strategy, checked; the defaults where there are none.
-
-    Raises:
-        ConfigError: options that can't be used.
-        InvalidArgumentError: they are none.
-    """
-    found = ReloadOptions() if options is None else options
-    if not isinstance(found, ReloadOptions):
-        raise InvalidArgumentError(f"options: expected ReloadOptions, got a {type(found).__name__}")
-    if strategy is not None:
-        found = attrs.evolve(found, strategy=strategy)
-    found.validate()
-    return found
+__all__ = ["PluginReloader"]
 
 
 class PluginReloader:
-    """Reloads one manager's configuration with options of its own.
+    """Reloads the configuration of one manager with options of its own.
 
     Args:
-        manager: whose configuration.
-        options: how; the defaults when left out.
+        manager: the manager.
+        options: strategy and timeouts; the defaults when left out.
 
     Raises:
-        ConfigError: options that can't be used.
+        ConfigError: a value out of range.
 
     >>> from goplugins import Manager
     >>> manager = Manager()
@@ -65,7 +40,7 @@ class PluginReloader:
     >>> manager.shutdown()
     """
 
-    def __init__(self, manager: Reloadable, options: ReloadOptions | None = None) -> None:
+    def __init__(self, manager: Manager[Any, Any], options: ReloadOptions | None = None) -> None:
         self.options = reload_options(None, options)
         self._manager = manager
 
@@ -74,7 +49,7 @@ class PluginReloader:
         return self._manager.reload_config(config, options=self.options, dry_run=dry_run)
 
     def preview(self, config: Any) -> PluginDiff:
-        """What a reload would change; does nothing.
+        """What a reload would change; changes nothing.
 
         Raises:
             ConfigError: with every problem found.

@@ -46,18 +46,17 @@ class Observers:
 
     Args:
         events: what happens.
-        source: where states are looked up; held weakly by whoever needs it.
         clock: measures.
         rng: decides which calls are traced.
 
     Attributes:
-        use_tracer: takes who traces calls, or None.
+        tracer: puts spans around calls; None where calls are not traced.
     """
 
-    def __init__(self, events: EventStream, source: Observed, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, events: EventStream, clock: Clock, rng: random.Random) -> None:
+        self.tracer: Tracer | None = None
         self._events = events
         self._rng = rng
-        self._source = source
         self._clock = clock
         self._config: ManagerConfig | None = None
         self._detach: dict[str, Callable[[], None]] = {}
@@ -66,11 +65,10 @@ class Observers:
         self._server: MetricsServer | None = None
         self._ticket: ScheduledTask | None = None
         self._level = logging.NOTSET
-        self.use_tracer: Callable[[Tracer | None], None] = lambda tracer: None
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
 
-    def apply(self, config: ManagerConfig) -> None:
-        """Goes by ``config``, which is resolved, from now on."""
+    def apply(self, config: ManagerConfig, source: Observed) -> None:
+        """Applies the settings of a configuration, resolved; exporters and spans describe the plugins of ``source``."""
         before, self._config = self._config, config
         new = config.observability
         old = None if before is None else before.observability
@@ -78,8 +76,8 @@ class Observers:
             return
         self._log(new, config.log_level)
         self._collect(new)
-        self._export(new, config.metrics_port)
-        self._trace(new)
+        self._export(new, config.metrics_port, source)
+        self._trace(new, source)
 
     def _log(self, config: ObservabilityConfig, level: str) -> None:
         self._end("log")
@@ -105,7 +103,7 @@ class Observers:
             )
             self._detach["collector"] = self._events.attach(sink, attempts="none")
 
-    def _export(self, config: ObservabilityConfig, port: int | None) -> None:
+    def _export(self, config: ObservabilityConfig, port: int | None, source: Observed) -> None:
         wanted = config.metrics_enabled and port is not None
         if self._server is not None:
             self._server.close()
@@ -117,7 +115,7 @@ class Observers:
         from goplugins.observability.prometheus import PrometheusExporter
 
         exporter = PrometheusExporter(
-            self._source,
+            source,
             prefix=config.metrics_prefix,
             labels=config.metric_labels,
             durations=config.performance_metrics,
@@ -141,7 +139,7 @@ class Observers:
 
         return end
 
-    def _trace(self, config: ObservabilityConfig) -> None:
+    def _trace(self, config: ObservabilityConfig, source: Observed) -> None:
         self._end("tracing")
         if not config.tracing_enabled:
             return
@@ -150,18 +148,18 @@ class Observers:
             from goplugins.observability.otel import OpenTelemetryTracing
 
             provider = OpenTelemetryTracing()
-        self.trace_with(provider, config.tracing_sample_rate)
+        self.trace_with(provider, config.tracing_sample_rate, source)
 
-    def trace_with(self, provider: TracingProvider, sample_rate: float) -> None:
-        """Has calls traced from now on."""
+    def trace_with(self, provider: TracingProvider, sample_rate: float, source: Observed) -> None:
+        """Traces calls from now on; ``source`` describes their plugins."""
         self._end("tracing")
-        tracer = Tracer(provider, sample_rate, self._source.describe, self._rng)
+        tracer = Tracer(provider, sample_rate, source.describe, self._rng)
         detach = self._events.attach(tracer, calls="none", changes=False)
-        self.use_tracer(tracer)
+        self.tracer = tracer
 
         def end() -> None:
             detach()
-            self.use_tracer(None)
+            self.tracer = None
 
         self._detach["tracing"] = end
 

@@ -30,17 +30,19 @@ _COMPARABLE = 200
 class Registry:
     """The plugins of a manager by name.
 
+    Args:
+        load: called before a name counts as unknown; loads the configuration of a manager that was unpickled.
+
     Attributes:
         plugins: the snapshot; use ``plugins.get(name)`` and, if that finds nothing, raise ``not_found(name)``.
-        load: loads a configuration that is yet to be loaded; None if there is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], object] | None = None) -> None:
         self._lock = create_lock(self)
         self._disabled: frozenset[str] = frozenset()
         self._draining: dict[int, GuardedPlugin] = {}
         self.closed = False
-        self.load: Callable[[], object] | None = None
+        self._load = load
         self._listeners: list[Callable[[], object]] = []
         self.plugins: Mapping[str, GuardedPlugin] = MappingProxyType({})
 
@@ -239,8 +241,8 @@ class Registry:
             ManagerClosedError: the manager was shut down.
         """
         plugin = self.plugins.get(name)
-        if plugin is None and self.load is not None:
-            self.load()
+        if plugin is None and self._load is not None:
+            self._load()
             plugin = self.plugins.get(name)
         return self.get_for_nested_call(name) if plugin is None else plugin
 

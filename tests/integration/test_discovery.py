@@ -106,7 +106,7 @@ def test_manifests_programs_and_packages_are_called_alike(folder, tmp_path, monk
 
 def test_in_watch_mode_a_manifest_that_changes_replaces_its_plugin_under_load(folder, monkeypatch, caplog):
     """One that breaks changes nothing."""
-    monkeypatch.setattr("goplugins.manager.lifecycle._SCAN_INTERVAL", 0.05)
+    monkeypatch.setattr("goplugins.manager.reloading._SCAN_INTERVAL", 0.05)
     with serve.start(echo) as first, serve.start(twice) as second, Manager() as manager:
         write(folder, "one", endpoint=first.url)
         manager.load_from_config({"discovery": {"enabled": True, "directories": [str(folder)], "watch_mode": True}})
@@ -136,7 +136,7 @@ def test_in_watch_mode_a_manifest_that_changes_replaces_its_plugin_under_load(fo
 
 
 def test_in_watch_mode_plugins_come_and_go_with_their_manifests(folder, monkeypatch):
-    monkeypatch.setattr("goplugins.manager.lifecycle._SCAN_INTERVAL", 0.05)
+    monkeypatch.setattr("goplugins.manager.reloading._SCAN_INTERVAL", 0.05)
     before = len(os.listdir("/proc/self/task"))
     with serve.start(echo) as server, Manager() as manager:
         write(folder, "one", endpoint=server.url)
@@ -155,5 +155,5 @@ def test_in_watch_mode_plugins_come_and_go_with_their_manifests(folder, monkeypa
         write(folder, "bad", endpoint="nonsense")
         write(folder, "three", endpoint=server.url)
         until(lambda: "three" in manager.list_plugins())
-        assert len(manager._lifecycle._watches) == 1
+        assert len(manager._loader._watches) == 1
     until(lambda: len(os.listdir("/proc/self/task")) <= before + 2)  # the scheduler, and one on its way out

@@ -67,7 +67,7 @@ def test_known_fault_the_error_said_four_attempts_when_there_was_one(status, err
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_known_fault_request_ids_repeated_in_other_processes() -> None:
     manager: Manager[Any, Any] = Manager()
-    draw = manager._caller._next_id
+    draw = manager._dispatcher._next_id
     draw()
     reader, writer = os.pipe()
     for _ in range(4):

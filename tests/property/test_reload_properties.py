@@ -111,7 +111,7 @@ def test_from_a_to_b_is_where_b_begins(old: dict[str, Any], new: dict[str, Any],
     try:
         house.manager.reload_config(new, strategy)
         assert state(house) == state(fresh)
-        assert not diff_of(house.manager._lifecycle._config, fresh.manager._lifecycle._config)  # type: ignore[arg-type]
+        assert not diff_of(house.manager._loader.config, fresh.manager._loader.config)  # type: ignore[arg-type]
         for name, plugin in house.manager._registry.plugins.items():
             if not isinstance(plugin.config, GroupConfig):
                 assert house.ask(name) == fresh.ask(name) == [name, plugin.config.endpoint]

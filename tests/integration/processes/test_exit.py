@@ -328,7 +328,7 @@ ENDS = {
     """),
     "both attempts of a hedged call hang": End("""
         manager = made("hedged")
-        manager._life.registry.plugins["hedged"].hedger.policy.record(0.01)
+        manager._registry.plugins["hedged"].hedger.policy.record(0.01)
         hang(manager, "hedged")
         say(manager.metrics().active_requests == 1)
         last()

@@ -126,7 +126,7 @@ def test_siblings_draw_numbers_of_their_own(run):
     manager = Manager()
     manager.load_from_config({"plugins": configuration(WHERE)["plugins"][:1]})
     def draw():
-        rng = manager._life.registry.plugins["http"]._rng
+        rng = manager._registry.plugins["http"]._rng
         return [rng.random(), manager.execute_result("http", 1).request_id]
     say([told_by_child(draw) for _ in range(3)])
     """)

@@ -332,6 +332,6 @@ def test_a_group_with_a_member_whose_calls_can_not_be_taken_back_is_not_hedged(l
 def test_nor_is_one_with_a_member_that_code_has_registered_without_saying_what_it_is_called_over() -> None:
     with Manager() as manager:
         manager.register(Local("local"))
-        with pytest.raises(ConfigError, match="member 'local' can't be taken back") as caught:
+        with pytest.raises(ConfigError, match="member 'local' can't be cancelled") as caught:
             manager.load_from_config({"plugins": [WEB], "load_balancers": [HEDGED]})
         assert [problem.path for problem in caught.value.problems] == ["load_balancers[0].hedge.enabled"]

@@ -114,7 +114,7 @@ class Group:
         self.unwatched: list[str] = []
         config = resolved_config({"resolve_interval": interval}, balancing={"slow_start": 0, **balancing})
         self.group = DnsGroup(
-            config, resolver=self.resolver, build=self.build, house=self, clock=self.clock, rng=random.Random(7)
+            config, resolver=self.resolver, build=self.build, owner=self, clock=self.clock, rng=random.Random(7)
         )
 
     def build(self, config: PluginConfig, address: Address) -> GuardedPlugin:
@@ -125,10 +125,10 @@ class Group:
 
     # The household:
 
-    def look_up(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
+    def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         return self.scheduler.schedule(method, interval, first=first, submit=lambda job: job(), jitter=0.0)
 
-    def join(self, member: GuardedPlugin) -> None:
+    def add_member(self, member: GuardedPlugin) -> None:
         if member.name not in self.house:
             self.house.append(member.name)
         if member.name in self.unwatched:
@@ -137,7 +137,7 @@ class Group:
     def stop_watching(self, member: GuardedPlugin) -> None:
         self.unwatched.append(member.name)
 
-    def part(self, member: GuardedPlugin) -> None:
+    def remove_member(self, member: GuardedPlugin) -> None:
         self.house.remove(member.name)
 
     # What a test does:

@@ -112,7 +112,7 @@ def test_the_file_can_be_followed(tmp_path: Any) -> None:
     path.write_text(ONE)
     with override_settings(GOPLUGINS={"CONFIG": path, "WATCH": True}):
         assert list(plugins.list_plugins()) == ["away"]
-        assert [watch.path for watch in hosted.get()._lifecycle._watches.values()] == [str(path)]
+        assert [watch.path for watch in hosted.get()._loader._watches.values()] == [str(path)]
 
 
 # --- requests ------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_known_fault_request_ids_repeated():
     managers = [Manager() for _ in range(4)]
 
     def draw(manager):
-        mine = {manager._caller._next_id() for _ in range(20_000)}
+        mine = {manager._dispatcher._next_id() for _ in range(20_000)}
         with lock:
             assert seen.isdisjoint(mine)
             seen.update(mine)

@@ -38,18 +38,18 @@ def square(number: int) -> int:
 @pytest.fixture(autouse=True)
 def nothing_known():
     yield
-    pickling._from_elsewhere.clear()
+    pickling._unpickled.clear()
 
 
 def elsewhere(thing: Any) -> Any:
     """As another process reads it, to which none of this one's managers is known."""
     pickled = pickle.dumps(thing)
-    known = dict(pickling._at_home)
-    pickling._at_home.clear()
+    known = dict(pickling._managers)
+    pickling._managers.clear()
     try:
         return pickle.loads(pickled)
     finally:
-        pickling._at_home.update(known)
+        pickling._managers.update(known)
 
 
 def loaded(config: Any, *types: Any, **sizes: int) -> Manager[Any, Any]:
@@ -90,7 +90,7 @@ class TestWhatTravels:
     def test_types_and_sizes(self):
         other = elsewhere(loaded({"plugins": [SQUARE]}, int, int | None, max_workers=3, max_queued=5))
         assert (other._codec.request_type, other._codec.response_type) == (int, int | None)
-        assert (other._calls.max_workers, other._calls.max_queued) == (3, 5)
+        assert (other._call_pool.max_workers, other._call_pool.max_queued) == (3, 5)
 
     def test_a_manager_that_has_loaded_nothing(self):
         other = elsewhere(Manager(int, int))
@@ -125,7 +125,7 @@ class TestWhoIsFound:
         first = elsewhere(manager)
         assert elsewhere(manager) is first
         assert elsewhere(first) is first  # one that it was passed on to
-        assert elsewhere(manager.bind("square"))._caller is first._caller
+        assert elsewhere(manager.bind("square"))._dispatcher is first._dispatcher
 
     def test_another_one_once_the_configuration_has_changed(self):
         manager = loaded({"plugins": [SQUARE]}, int, int)
@@ -135,21 +135,21 @@ class TestWhoIsFound:
         assert second is not first
         assert list(second.list_plugins()) == ["other"]
         assert first.execute("square", 2) == 4  # whoever has it goes on
-        assert list(pickling._from_elsewhere.values()) == [second]
+        assert list(pickling._unpickled.values()) == [second]
 
     def test_no_more_than_some_are_kept(self, monkeypatch):
         monkeypatch.setattr(pickling, "MOST", 2)
         for _ in range(5):
             elsewhere(Manager())
-        assert len(pickling._from_elsewhere) == 2
+        assert len(pickling._unpickled) == 2
 
     def test_a_manager_that_is_gone_is_not_remembered(self):
-        before = len(pickling._at_home)
+        before = len(pickling._managers)
         manager = Manager()
-        assert len(pickling._at_home) == before + 1
+        assert len(pickling._managers) == before + 1
         del manager
         gc.collect()
-        assert len(pickling._at_home) <= before
+        assert len(pickling._managers) <= before
 
 
 class TestLoading:

@@ -439,7 +439,7 @@ def test_calls_that_go_to_the_successor_are_neither_left_behind_nor_failed(
 
 def test_who_comes_to_the_gate_of_a_replaced_plugin_has_not_failed(house: House) -> None:
     house.load(a="m:v1")
-    old, caller = house.guarded("a"), house.manager._caller
+    old, caller = house.guarded("a"), house.manager._dispatcher
     told: list[Any] = []
     house.manager.subscribe(told.append, CallFinished)
     call = caller.start("a", house.manager._types(), 1, None, None, None, None, None)
@@ -455,7 +455,7 @@ def test_who_comes_to_the_gate_of_a_replaced_plugin_has_not_failed(house: House)
 
 def test_who_comes_to_the_gate_of_a_removed_plugin_has_failed(house: House) -> None:
     house.load(a="m:v1", b="m:v1")
-    old, caller = house.guarded("a"), house.manager._caller
+    old, caller = house.guarded("a"), house.manager._dispatcher
     told: list[Any] = []
     house.manager.subscribe(told.append, CallFinished)
     call = caller.start("a", house.manager._types(), 1, None, None, None, None, None)

@@ -1,0 +1,124 @@
+"""A manager's plugins at a moment: their health, counts and explanations. Calls none of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from goplugins.config import LoadBalancerConfig
+from goplugins.config.groups import GroupConfig
+from goplugins.enums import TransportType
+from goplugins.manager.maintenance import Maintenance
+from goplugins.models.explanation import Explanation
+from goplugins.models.metrics import ManagerMetrics, PluginMetrics
+from goplugins.models.results import HealthStatus
+from goplugins.observability.report import ObservabilityReport
+from goplugins.observability.spans import call_attributes, peer_attributes
+from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.pipeline.registry import Registry
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.fork import register_forkable
+
+
+class Inventory:
+    """Reads the state of a manager's plugins, and keeps the counts of those that were closed.
+
+    Args:
+        registry: the plugins.
+        maintenance: has their health, and the members of DNS groups.
+        clock: measures time.
+    """
+
+    def __init__(self, registry: Registry, maintenance: Maintenance, clock: Clock) -> None:
+        self._registry = registry
+        self._maintenance = maintenance
+        self._clock = clock
+        self._made_at = clock.monotonic()
+        self._lock = threading.RLock()
+        self._removed = PluginMetrics()
+        self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of present plugins
+        register_forkable(self)
+
+    def forget(self, plugin: GuardedPlugin) -> bool:
+        """Ends a removed plugin's health checks, and adds its counts to the total; True for the first time."""
+        with self._lock:
+            if not self._registry.discard(plugin):
+                return False
+            counts = [attrs.evolve(self._maintenance.forget(plugin), active_requests=0)]
+            name = plugin.name
+            if name in self._replaced:
+                counts.append(self._replaced.pop(name))
+            if name in self._registry.plugins:  # the counts of its successor go on from these
+                self._replaced[name] = PluginMetrics.total(counts)
+            else:
+                self._removed = PluginMetrics.total([self._removed, *counts])
+        return True
+
+    def statuses(self) -> dict[str, HealthStatus]:
+        """The last known health of all plugins, and of the members of DNS groups."""
+        names = {**self._registry.plugins, **self._maintenance.members}
+        return {name: self._maintenance.status_of(name) for name in names}
+
+    def metrics(self) -> ManagerMetrics:
+        """See :meth:`goplugins.Manager.metrics`."""
+        with self._lock:
+            counts: dict[str, list[PluginMetrics]] = {name: [count] for name, count in self._replaced.items()}
+            names = self._registry.plugins
+            for plugin in self._registry.all:
+                counts.setdefault(plugin.name, []).append(self._maintenance.metrics_of(plugin))
+            members, removed_members = self._maintenance.metrics_of_members()
+            all_counts = (count for each in counts.values() for count in each)
+            total = PluginMetrics.total([self._removed, removed_members, *members.values(), *all_counts])
+        plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
+        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins={**members, **plugins})
+
+    def explain(self, name: str) -> Explanation:
+        """See :meth:`goplugins.Manager.explain`."""
+        return self.find(name).explain(self._maintenance.status_of(name))
+
+    def report(self) -> ObservabilityReport:
+        """See :meth:`goplugins.Manager.report`."""
+        uptime = self._clock.monotonic() - self._made_at
+        return ObservabilityReport.of(self.metrics(), at=self._clock.time(), uptime=uptime)
+
+    def find(self, name: str) -> GuardedPlugin:
+        """The plugin, or the member of a DNS group, of that name.
+
+        Raises:
+            PluginNotFoundError: there is none.
+        """
+        return self._maintenance.members.get(name) or self._registry.get(name)
+
+    def labels_of(self, name: str) -> Mapping[str, str]:
+        """The labels in a plugin's configuration."""
+        plugin = self._maintenance.members.get(name) or self._registry.plugins.get(name)
+        return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
+
+    def describe(self, name: str) -> Mapping[str, Any]:
+        """Attributes of a plugin for its spans, by the semantic conventions of OpenTelemetry."""
+        plugin = self._registry.plugins.get(name)
+        found: dict[str, Any] = call_attributes(name)
+        if plugin is not None:
+            found["goplugins.transport"] = str(plugin.config.transport)
+            if plugin.config.transport is not None:
+                found |= peer_attributes(TransportType(plugin.config.transport), plugin.endpoint)
+        return found
+
+    def instances(self) -> frozenset[str]:
+        """Names of the instances of plugins with several endpoints; the plugin's own name stands for them."""
+        groups = (plugin.config for plugin in self._registry.plugins.values() if isinstance(plugin.config, GroupConfig))
+        named = (
+            member.name
+            for group in groups
+            if isinstance(group.balancer, LoadBalancerConfig)
+            for member in group.balancer.members
+            if member.name.startswith(f"{group.name}@")
+        )
+        return frozenset(named).union(self._maintenance.members)
+
+    def after_fork_in_child(self) -> None:
+        """Renews the lock."""
+        self._lock = threading.RLock()

@@ -1,0 +1,294 @@
+"""The configuration of one manager: loaded, reloaded, and followed as its file or plugin directories change."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from goplugins.config import ManagerConfig, ReloadOptions
+from goplugins.config.groups import spread
+from goplugins.config.loading import _opened, load_resolved
+from goplugins.enums import PluginStatus
+from goplugins.errors import ConfigError, ManagerClosedError, PluginError
+from goplugins.manager.config_watch import Watch
+from goplugins.manager.lifecycle import Lifecycle
+from goplugins.manager.reload_plan import ReloadPlan, make_plan
+from goplugins.manager.reload_steps import ExclusiveSection, ReloadRun
+from goplugins.models.results import HealthStatus
+from goplugins.observability.event_stream import hand_out
+from goplugins.observability.events import ReloadFinished
+from goplugins.observability.reload_report import ReloadReport, on_one_line
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.fork import register_forkable
+
+if TYPE_CHECKING:
+    from goplugins.discovery import Discovery, DiscoveryReport
+
+logger = logging.getLogger("goplugins.manager")
+
+_LAST_RELOAD = "last reload"
+"""The name of a failed reload in the overall health. No plugin can have it: it has a space."""
+
+_SCAN_INTERVAL = 5.0
+"""Seconds between two checks of the plugin directories."""
+
+ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
+
+
+@attrs.frozen
+class Loaded:
+    """A configuration that was read and found valid.
+
+    Attributes:
+        config: resolved, with the plugins that were discovered.
+        discovery: scans its plugin directories; None if discovery is off.
+        report: what the scan found.
+    """
+
+    config: ManagerConfig
+    discovery: Discovery | None = None
+    report: DiscoveryReport | None = None
+
+
+class ConfigLoader:
+    """Loads and reloads the configuration of one manager, one at a time.
+
+    Args:
+        lifecycle: the manager's plugins.
+        clock: measures time.
+
+    Attributes:
+        config: the running configuration, resolved; None before the first.
+        loaded: how often a configuration was loaded, and the source of the last one.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, clock: Clock) -> None:
+        self.config: ManagerConfig | None = None
+        self.loaded: tuple[int, ConfigSource | None] = (0, None)
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._section = ExclusiveSection()
+        self._pending: tuple[int, ConfigSource] | None = None
+        self._discovered: DiscoveryReport | None = None  # of the running configuration
+        self._directory_watch: Watch | None = None
+        self._watches: dict[int, Watch] = {}
+        register_forkable(self)
+
+    # --- loading ---------------------------------------------------------------------------------------------------
+
+    def load(self, source: ConfigSource) -> None:
+        """See :meth:`goplugins.Manager.load_from_config`."""
+        with self._section.enter(math.inf):
+            self._check_open()
+            if self.config is not None:
+                fix = "make another manager, or change this one's configuration with reload_config"
+                raise ConfigError("this manager has loaded its configuration already", fix=fix)
+            self._install(self._read(source), source)
+
+    def load_later(self, loads: int, source: ConfigSource | None) -> None:
+        """Leaves the loading of an unpickled manager's configuration to its first use.
+
+        An error then reaches the caller, and does not break the worker process that unpickles.
+        """
+        self.loaded = (loads, source)
+        self._pending = None if source is None else (loads, source)
+
+    def load_pending(self) -> None:
+        """Loads what :meth:`load_later` has left, once. Threads that come meanwhile wait.
+
+        Raises:
+            ConfigError: to every caller, until the configuration can be loaded.
+        """
+        if self._pending is None:
+            return
+        with self._section.enter(math.inf):
+            if self._pending is not None:
+                loaded = self._pending
+                self._install(self._read(loaded[1]), loaded[1])
+                self.loaded = loaded
+                self._pending = None
+
+    def _install(self, loaded: Loaded, source: ConfigSource) -> None:
+        """Makes a first configuration the running one."""
+        plugins = self._lifecycle.build_and_add(loaded.config)
+        self._accept(loaded, source)  # before the plugins are announced: it attaches those who listen
+        self._lifecycle.watch(plugins)
+        logger.info("loaded %d plugins from %s", len(plugins), _name_of(source))
+
+    def _accept(self, loaded: Loaded, source: ConfigSource) -> None:
+        """Applies all but the plugins of a configuration, which is the running one from now on."""
+        before, self.config = self.config, loaded.config
+        _set_log_level(loaded.config.log_level, "" if before is None else before.log_level)
+        self._lifecycle.observers.apply(loaded.config, self._lifecycle.inventory)
+        self.loaded = (self.loaded[0] + 1, snapshot_of(source))
+        self._discovered = loaded.report
+        self._watch_directories(loaded, source)
+
+    def _read(self, source: ConfigSource) -> Loaded:
+        from_code = [name for name, plugin in self._lifecycle.registry.plugins.items() if not plugin.from_config]
+        check = self._lifecycle.builder.problems
+        scans: list[tuple[Discovery, DiscoveryReport]] = []
+
+        def discover(config: ManagerConfig) -> ManagerConfig:
+            if not config.discovery.enabled:
+                return config
+            from goplugins.discovery import Discovery
+
+            discovery = Discovery(config, registered=from_code, check=check, before=self._discovered)
+            report = discovery.scan()
+            report.log()
+            scans.append((discovery, report))
+            return report.added_to(config)
+
+        config = spread(load_resolved(source, further=check, registered=from_code, extend=discover))
+        return Loaded(config, *scans[-1]) if scans else Loaded(config)
+
+    def _check_open(self) -> None:
+        if self._lifecycle.registry.closed:
+            raise ManagerClosedError("the manager was shut down")
+
+    # --- reloading -------------------------------------------------------------------------------------------------
+
+    def reload(self, source: ConfigSource, options: ReloadOptions, *, dry_run: bool = False) -> ReloadReport:
+        """See :meth:`goplugins.Manager.reload_config`."""
+        self._check_open()
+        if dry_run:
+            plan = self._plan(self._read(source).config, options)
+            return ReloadReport(options.strategy, plan.outcomes(), plan.diff, dry_run=True)
+        started = self._clock.monotonic()
+        end = started + options.graceful_timeout
+        run: ReloadRun | None = None
+        try:
+            with self._section.enter(options.graceful_timeout), self._failure_in_health(source, started):
+                loaded = self._read(source)
+                plan = self._plan(loaded.config, options)
+                if self.config is None:
+                    self._install(loaded, source)
+                else:
+                    run = ReloadRun(self._lifecycle, plan, options, self._clock, end)
+                    run.execute()
+                    self._accept(loaded, source)
+        finally:
+            # Outside the section: a call that is drained may itself wait for a reload.
+            drain_end = min(self._clock.monotonic() + options.drain_timeout, end)
+            drained = {} if run is None else self._lifecycle.drain_and_close(run.leaving, drain_end)
+        outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in plan.outcomes()]
+        elapsed = self._clock.monotonic() - started
+        report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
+        logger.info("reloaded from %s: %s", _name_of(source), "; ".join(map(str.strip, str(report).splitlines())))
+        self._announce(source, elapsed, report, None)
+        return report
+
+    def _plan(self, config: ManagerConfig, options: ReloadOptions) -> ReloadPlan:
+        return make_plan(config, self.config, self._lifecycle.registry.plugins, options.strategy)
+
+    def _announce(
+        self, source: ConfigSource, elapsed: float, report: ReloadReport | None, error: PluginError | None
+    ) -> None:
+        changes = self._lifecycle.events.changes
+        if changes:
+            hand_out(changes, ReloadFinished(self._clock.time(), _name_of(source), elapsed, report, error))
+
+    @contextlib.contextmanager
+    def _failure_in_health(self, source: ConfigSource, started: float) -> Iterator[None]:
+        """Logs a failure, and shows it in the overall health until the next successful reload."""
+        monitor = self._lifecycle.maintenance.monitor
+        try:
+            yield
+        except ManagerClosedError:
+            raise
+        except PluginError as error:
+            for problem in error.problems if isinstance(error, ConfigError) else (error,):
+                logger.error(  # noqa: TRY400 - a traceback would hide the problems
+                    "reload from %s failed, the running configuration stays: %s", _name_of(source), problem
+                )
+            message = f"failed: {on_one_line(error)}"
+            failed = HealthStatus(PluginStatus.DEGRADED, message, last_check=self._clock.time())
+            monitor.update_status(_LAST_RELOAD, failed)
+            self._announce(source, self._clock.monotonic() - started, None, error)
+            raise
+        else:
+            monitor.remove_checker(_LAST_RELOAD)
+
+    # --- watching --------------------------------------------------------------------------------------------------
+
+    def watch(self, path: str | os.PathLike[str], options: ReloadOptions, *, interval: float, on_signal: bool) -> Watch:
+        """See :meth:`goplugins.Manager.watch`."""
+        name = os.fspath(path)
+        if self.config is None:
+            self.load(name)
+        watch = Watch(
+            name,
+            lambda: self.reload(name, options),
+            self._clock,
+            self._lifecycle.maintenance.every,
+            interval=interval,
+            on_signal=on_signal,
+            closed=self._watch_closed,
+        )
+        self._watches[id(watch)] = watch
+        if self._lifecycle.registry.closed:
+            watch.close()
+            raise ManagerClosedError("the manager was shut down")
+        return watch
+
+    def _watch_directories(self, loaded: Loaded, source: ConfigSource) -> None:
+        """With ``discovery.watch_mode``, reloads ``source`` when its plugin directories change."""
+        before, self._directory_watch = self._directory_watch, None
+        if loaded.config.discovery.watch_mode and loaded.discovery is not None and loaded.report is not None:
+            from goplugins.discovery import DirectoryWatch
+
+            self._directory_watch = watch = Watch(
+                _name_of(source),
+                lambda: self.reload(source, ReloadOptions()),
+                self._clock,
+                self._lifecycle.maintenance.every,
+                interval=_SCAN_INTERVAL,
+                closed=self._watch_closed,
+                files=DirectoryWatch(loaded.discovery, self._clock, known=loaded.report.signature),
+            )
+            self._watches[id(watch)] = watch
+        if before is not None:
+            before.close()
+
+    def _watch_closed(self, watch: Watch) -> None:
+        self._watches.pop(id(watch), None)
+
+    # --- end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes all watches, and drops a configuration that was not needed."""
+        self._pending = None
+        for watch in list(self._watches.values()):
+            watch.close()
+
+    def after_fork_in_child(self) -> None:
+        """Frees the exclusive section: a reload under way goes on in the parent process only."""
+        self._section.after_fork_in_child()
+
+
+def snapshot_of(source: ConfigSource) -> ConfigSource:
+    """The source as it was when loaded, independent of the working directory and of later changes to a mapping."""
+    if isinstance(source, ManagerConfig):
+        return source
+    if isinstance(source, Mapping):
+        return _opened(source)  # type: ignore[no-any-return]
+    return os.path.abspath(os.fspath(source))
+
+
+def _name_of(source: ConfigSource) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "configuration"
+
+
+def _set_log_level(level: str, before: str) -> None:
+    """Sets the level of the configuration; its default only where the application has not set a level itself."""
+    root = logging.getLogger("goplugins")
+    is_ours = bool(before) and before != level and logging.getLevelName(root.level) == before.upper()
+    if is_ours or (level not in {before, ManagerConfig().log_level}) or root.level == logging.NOTSET:
+        root.setLevel(level.upper())
