@@ -26,11 +26,11 @@ def _loaded(strategy: LoadBalancingStrategy, members: int) -> str:
 
 
 _REFUSED = "refused, 5 members, all breakers open"
-_BARE = "100 µs of CPU time"
+_100_US = "100 µs of CPU time"
 
 GROUP = Group(
     name="balancing",
-    title="A call through a load balancer to members that do nothing: pick, count in, offer, count out, learn",
+    title="A call through a load balancer to members that do nothing: pick, send, record",
     clock=time.thread_time,
     timing="CPU time of the thread",
     ratios=(
@@ -42,7 +42,7 @@ GROUP = Group(
             Ratio(f"{strategy}, under load: 1,000 vs 10", _loaded(strategy, _MANY), _loaded(strategy, _FEW), 2.0)
             for strategy in LoadBalancingStrategy
         ),
-        Ratio("a refusal by 5 open breakers vs 100 µs", _REFUSED, _BARE, 1.0),
+        Ratio("a refusal by 5 open breakers vs 100 µs", _REFUSED, _100_US, 1.0),
     ),
 )
 
@@ -54,7 +54,7 @@ class _Member:
         self.name = name
         self._open_for = open_for
 
-    def offer(self, call: Any) -> None:
+    def call_as_member(self, call: Any) -> None:
         return None
 
     def retry_after(self) -> float:
@@ -70,8 +70,8 @@ class _Member:
         return None
 
 
-class _Bare:
-    """What the balancer reads of a call."""
+class _StubCall:
+    """The attributes of a call that the balancer reads."""
 
     key = ""
     priority = 0
@@ -85,7 +85,7 @@ def _add(strategy: LoadBalancingStrategy, members: int) -> None:
     def _(_: object) -> Iterator[Call]:
         config = LoadBalancerConfig(name="g", strategy=strategy, slow_start=0.0)
         with LoadBalancer(config, members=[_Member(f"m{number}") for number in range(members)]) as balancer:
-            call: Any = _Bare()
+            call: Any = _StubCall()
             send, number = balancer.send, 0
 
             def once() -> None:
@@ -109,14 +109,14 @@ def _add_loaded(strategy: LoadBalancingStrategy, members: int) -> None:
 
 
 class _Load:
-    """So many calls are under way; with each step one begins, and any one of the others ends.
+    """Many calls are in flight; with each step one begins, and any one of the others ends.
 
     The two halves of the balancer's ``send``, since that returns only when the call is over.
     """
 
     def __init__(self, balancer: LoadBalancer[Any, Any], calls: int) -> None:
         self._dispatcher = balancer._dispatcher
-        self._call: Any = _Bare()
+        self._call: Any = _StubCall()
         self._random = random.Random(1).random
         self._number = 0
         self._under_way = [self._begin() for _ in range(calls)]
@@ -127,7 +127,7 @@ class _Load:
         call.key = f"key-{self._number & 4095}"
         with dispatcher.lock:
             started = dispatcher.now()
-            state = dispatcher._next(call, {}, started)
+            state = dispatcher.pick(call, {}, started)
             assert state is not None
             state.active += 1
             state.traffic.active += 1
@@ -142,7 +142,7 @@ class _Load:
         with dispatcher.lock:
             state.active -= 1
             state.traffic.active -= 1
-            dispatcher._succeeded(state, self._call, started)
+            dispatcher.record_success(state, self._call, started)
 
 
 for _strategy in LoadBalancingStrategy:
@@ -166,7 +166,7 @@ def _(_: object) -> Iterator[Call]:
         yield refused
 
 
-@GROUP.row(_BARE)
+@GROUP.row(_100_US)
 def _(_: object) -> Iterator[Call]:
     def spin() -> None:
         end = time.thread_time() + 100e-6

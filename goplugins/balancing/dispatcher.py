@@ -1,26 +1,20 @@
-"""One attempt of a call on a group: pick, count in, offer, count out, learn."""
+"""One attempt of a call on a group: pick a member, send, record the outcome."""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
-from collections import deque
 from collections.abc import Sequence, Set as AbstractSet
 from typing import Any, NoReturn
 
 from goplugins.balancing.member_state import Condition, MemberState, Traffic, share_at
-from goplugins.balancing.member_table import Ejection, MemberTable, Return
-from goplugins.balancing.no_member_error import Lost, refusal
-from goplugins.balancing.strategies import NOBODY, Least, strategy_for
+from goplugins.balancing.member_table import MemberTable
+from goplugins.balancing.no_member_error import Refusals, no_member_error
+from goplugins.balancing.outlier_detection import Ejection, OutlierDetection
+from goplugins.balancing.strategies import NO_MEMBERS, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
-from goplugins.errors import (
-    PluginClosedError,
-    PluginError,
-    PluginTimeoutError,
-    Verdict,
-    verdict_of,
-)
+from goplugins.errors import PluginClosedError, PluginError, PluginTimeoutError, Verdict, verdict_of
 from goplugins.models.context import ExecutionContext
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import MemberEjected, MemberReturned
@@ -40,25 +34,25 @@ _NOT_SENT = frozenset({_REFUSED, "argument"})
 """Kinds of errors of calls that were not sent: they are no attempts."""
 
 _FAIR_TIMEOUT = 0.1
-"""Seconds. A timeout says nothing about a member that had less than this and less than twice its usual latency."""
+"""Seconds. A timeout is no failure of a member that had less than this and less than twice its usual latency."""
 
 _READY = Condition.READY
-_NOBODY_LOST: Lost = {}
+_NO_REFUSALS: Refusals = {}
 
 
 class Dispatcher:
-    """The members of a group with the lock that guards them, and the way of a call to one of them.
+    """The members of a group with the lock that guards them, and the path of a call to one of them.
 
     Args:
-        config: the group's.
+        config: the group's configuration.
         clock: measures and waits.
         rng: draws members.
-        events: is told of ejections and returns.
+        events: receives ejections and returns.
 
     Attributes:
         lock: guards the table and every member's state. Taken before a breaker's, never after it.
-        table: who may take calls.
-        closed: why no call is taken any more; empty while they are.
+        table: the members and their conditions.
+        closed: why calls are refused; empty while the group is open.
     """
 
     def __init__(
@@ -66,66 +60,66 @@ class Dispatcher:
     ) -> None:
         self.config = config
         self._events = events
-        # Of the table, which writes it under the lock; told once that is free.
-        self._news: deque[Ejection | Return] = deque()
         self.clock = clock
         self.now = clock.monotonic
         self.closed = ""
         self._rng = rng
         self._start()
-        self.table = MemberTable(config, self._strategy, self._traffic, self._news)
+        outliers = OutlierDetection(config)
+        self._transitions = outliers.transitions
+        self.table = MemberTable(config, self._strategy, self._traffic, outliers)
         register_forkable(self)
 
     def _start(self) -> None:
         self.lock = threading.Lock()
         self._traffic = Traffic()
         self._strategy = strategy_for(self.config, self._rng, self._traffic)
-        # Only some strategies want to know when a member has less to do.
-        self._relieved = self._strategy.relieved if isinstance(self._strategy, Least) else None
+        # Only these strategies must be notified when a member's score falls.
+        self._score_fell = self._strategy.score_fell if isinstance(self._strategy, Least) else None
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, no calls under way, and chances and turns of its own: workers must not go in step."""
+        """A new lock, no calls in flight, and a new random seed: child processes must not pick in step."""
         self._rng.seed()
-        self._news.clear()
+        self._transitions.clear()
         self._start()
         self.table.after_fork(self._strategy, self._traffic)
 
     # --- a call ------------------------------------------------------------------------------------------------
 
     def send(self, call: Call) -> Any:
-        """One attempt. Members that refuse the call unsent are passed over until one takes it, or none is left.
+        """Makes one attempt. If a member refuses the call before sending it, another member is picked.
 
         Raises:
-            PluginError: of the member that took it, or why none did.
+            PluginError: the member's error, or the reason why no member can take the call.
         """
-        lost = _NOBODY_LOST
+        refusals = _NO_REFUSALS
         while True:
             picked: MemberState | None = None
-            counted = 0  # as under way on it
+            counted = 0  # in the member's active calls
             started = 0.0
             try:
                 with self.lock:
                     started = self.now()
-                    state = self._next(call, lost, started)
+                    state = self.pick(call, refusals, started)
                     if state is not None:
-                        # No call, hence no interrupt, until it is clear who has to be counted out.
+                        # No function call, hence no interrupt, until `picked` is set.
                         state.active += 1
                         state.traffic.active += 1
                         picked, counted = state, 1
                 if state is None:
-                    self._refuse(lost)
+                    self._raise_no_member(refusals)
                 call.member = state.name
                 value = state.member.call_as_member(call)
                 with self.lock:
                     state.active -= 1
                     state.traffic.active -= 1
                     counted = 0
-                    self._succeeded(state, call, started)
+                    self.record_success(state, call, started)
                     picked = None
                 if state.waiters:
                     self._wake(state)
-                if self._news:
-                    self._tell()
+                if self._transitions:
+                    self._publish_transitions()
                 return value
             except Exception as error:
                 if not counted or picked is None:
@@ -135,89 +129,89 @@ class Dispatcher:
                     state.active -= 1
                     state.traffic.active -= 1
                     counted = 0
-                    self._learn(state, call, started, error)
+                    self._record_error(state, call, started, error)
                     picked = None
                 refused = self._refused(state, call, error)
                 if refused is None:
                     raise
                 # Without its traceback, which would hold this frame and with it the error itself.
-                lost = {**lost, state: refused.with_traceback(None)}
+                refusals = {**refusals, state: refused.with_traceback(None)}
             finally:
-                if picked is not None:  # an interrupt, or the host's own exception
-                    with self.lock:  # and, again, no call: a second interrupt may be close behind
+                if picked is not None:  # an interrupt, or an exception of the host
+                    with self.lock:  # no function call here either: a second interrupt may follow
                         picked.active -= counted
                         picked.traffic.active -= counted
-                        self.table.stale = True  # what the strategy was to be told may have been cut short
-                    self._vanished(picked, call)
+                        self.table.stale = True  # an update of the strategy may have been interrupted
+                    self._abandon(picked, call)
 
-    def _next(self, call: Call, lost: Lost, now: float) -> MemberState | None:
-        """Who gets the call; None if nobody can. Expects the lock."""
+    def pick(self, call: Call, refusals: Refusals, now: float) -> MemberState | None:
+        """The member for the call; None if no member can take it. Expects the lock."""
         table = self.table
         if table.stale or table.due <= now:
             self.refresh(now)
-        if lost or table.trials or call.tried or call.preferences or call.priority > 0:
-            return self._choose(call, lost, now)
-        state = self._strategy.pick(call.key, NOBODY, False)
-        if state is None or state.warm_at <= now:
+        if refusals or table.probes_due or call.tried or call.preferences or call.priority > 0:
+            return self._pick_constrained(call, refusals, now)
+        state = self._strategy.pick(call.key, NO_MEMBERS, False)
+        if state is None or state.slow_start_until <= now:
             return state
-        return self._unless_cold(state, call.key, NOBODY, False, now)
+        return self._apply_slow_start(state, call.key, NO_MEMBERS, False, now)
 
-    def _choose(self, call: Call, lost: Lost, now: float) -> MemberState | None:
-        """The long way of :meth:`_next`, for calls with wishes or a past. Expects the lock."""
+    def _pick_constrained(self, call: Call, refusals: Refusals, now: float) -> MemberState | None:
+        """The slow path of :meth:`pick`: the call has preferences or earlier attempts, or probes are due."""
         table = self.table
         urgent = call.priority > 0
-        if table.trials and not (lost or urgent or call.tried or call.preferences):
-            state = self._on_trial(call, now)
+        if table.probes_due and not (refusals or urgent or call.tried or call.preferences):
+            state = self._begin_probe(call, now)
             if state is not None:
                 return state
-        state = self.find(call.key, call.preferences, urgent, call.tried, lost, now)
-        if state is None and table.trials:
-            return self._on_trial(call, now)
+        state = self.pick_ready(call.key, call.preferences, urgent, call.tried, refusals, now)
+        if state is None and table.probes_due:
+            return self._begin_probe(call, now)
         return state
 
-    def find(
+    def pick_ready(
         self,
         key: str,
         preferences: Sequence[str],
         urgent: bool,
         tried: Sequence[str],
-        lost: Lost,
+        refusals: Refusals,
         now: float,
     ) -> MemberState | None:
-        """Somebody who is ready: preferred ones first, then who was not tried yet, never one of the lost."""
+        """A ready member: preferred ones first, then untried ones, never one that has refused. Expects the lock."""
         states = self.table.states
         for name in preferences:
             preferred = states.get(name)
-            if preferred is not None and preferred.ready and preferred not in lost and name not in tried:
+            if preferred is not None and preferred.ready and preferred not in refusals and name not in tried:
                 return preferred
-        avoid = {*lost, *(states[name] for name in tried if name in states)}
-        state = self._strategy.pick(key, avoid, urgent)
-        if state is None and len(avoid) > len(lost):
-            avoid = {*lost}
-            state = self._strategy.pick(key, avoid, urgent)
-        if state is None or state.warm_at <= now:
+        exclude = {*refusals, *(states[name] for name in tried if name in states)}
+        state = self._strategy.pick(key, exclude, urgent)
+        if state is None and len(exclude) > len(refusals):
+            exclude = {*refusals}
+            state = self._strategy.pick(key, exclude, urgent)
+        if state is None or state.slow_start_until <= now:
             return state
-        return self._unless_cold(state, key, avoid, urgent, now)
+        return self._apply_slow_start(state, key, exclude, urgent, now)
 
-    def _unless_cold(
-        self, state: MemberState, key: str, avoid: AbstractSet[MemberState], urgent: bool, now: float
+    def _apply_slow_start(
+        self, state: MemberState, key: str, exclude: AbstractSet[MemberState], urgent: bool, now: float
     ) -> MemberState:
-        """A member that starts slowly gives some of its turns away, all of them for an urgent call."""
+        """Gives some turns of a member in slow start to others; all of them for urgent calls."""
         slow_start = self.config.slow_start
-        # As measured by the warmest: where all begin, nobody has to wait.
-        share = state.share(now, slow_start) / share_at(self.table.warmest, now, slow_start)
-        if self._relieved is not None:
-            # Turned away, it is the best choice of the next call again: it must give away more to take its share.
+        # Relative to the member that is furthest: if all are in slow start, no turns are given away.
+        share = state.share(now, slow_start) / share_at(self.table.slow_start_until, now, slow_start)
+        if self._score_fell is not None:
+            # A member that is passed over keeps the lowest score: more turns must be given away for the same share.
             share /= share + (1.0 - share) * len(self.table.ready)
         if not urgent and self._rng.random() < share:
             return state
-        return self._strategy.pick(key, {state, *avoid}, urgent) or state
+        return self._strategy.pick(key, {state, *exclude}, urgent) or state
 
-    def _on_trial(self, call: Call, now: float) -> MemberState | None:
+    def _begin_probe(self, call: Call, now: float) -> MemberState | None:
         """Makes the call the probe of a member whose ejection is over."""
-        state = self.table.trials[0]
+        state = self.table.probes_due[0]
         state.probe = call
-        self.table.judge(state, now)
+        self.table.evaluate(state, now)
         if state.condition is Condition.PROBING:
             return state
         state.probe = None
@@ -225,127 +219,129 @@ class Dispatcher:
         return None
 
     def select(self, context: ExecutionContext) -> MemberState:
-        """Who would get a call now. Takes the lock; counts nothing in.
+        """The member that a call would go to now. Takes the lock; changes no counts.
 
         Raises:
-            PluginError: nobody, and why.
+            PluginError: no member can take a call, and why.
         """
         with self.lock:
             now = self.now()
             self.refresh(now)
-            state = self.find(context.key, context.preferences, context.priority > 0, (), _NOBODY_LOST, now)
+            urgent = context.priority > 0
+            state = self.pick_ready(context.key, context.preferences, urgent, (), _NO_REFUSALS, now)
         if state is None:
-            self._refuse(_NOBODY_LOST)
+            self._raise_no_member(_NO_REFUSALS)
         return state
 
     def refresh(self, now: float) -> None:
-        """Takes in all that is due. Expects the lock."""
+        """Evaluates the members that are due, and rebuilds the strategy if needed. Expects the lock."""
         if self.table.due <= now:
-            self.table.look(now)
+            self.table.evaluate_due(now)
         if self.table.stale:
             self.table.rebuild(now)
 
-    def _refuse(self, lost: Lost) -> NoReturn:
-        """Says why nobody can take the call. Takes the lock."""
+    def _raise_no_member(self, refusals: Refusals) -> NoReturn:
+        """Raises the error that says why no member can take the call. Takes the lock."""
         if self.closed:
             raise PluginClosedError(self.closed, plugin=self.config.name)
         with self.lock:
             now = self.now()
             self.refresh(now)
             states = list(self.table.states.values())
-        error = refusal(self.config.name, states, lost, now, self.config.slow_start)
+        error = no_member_error(self.config.name, states, refusals, now, self.config.slow_start)
         try:
-            raise error from (list(lost.values())[-1] if lost else None)
+            raise error from (list(refusals.values())[-1] if refusals else None)
         finally:
-            del error  # its traceback holds this frame: no work for the collector
+            del error  # its traceback holds this frame: a cycle for the garbage collector
 
-    # --- its outcome: the lock is held -------------------------------------------------------------------------
+    # --- outcomes: the lock is held ----------------------------------------------------------------------------
 
-    def _succeeded(self, state: MemberState, call: Call, started: float) -> None:
+    def record_success(self, state: MemberState, call: Call, started: float) -> None:
         now = self.now()
         state.last_used = started
         state.total += 1
         state.succeeded += 1
         state.failures = 0
-        state.answered(now - started, now)
+        state.add_latency(now - started, now)
         if state.condition is not _READY:
-            self._stop_probing(state, call)
+            self._end_probe(state, call)
             self.table.succeeded(state, started, now)
-        if self._relieved is not None and state.ready:
-            self._relieved(state)
+        if self._score_fell is not None and state.ready:
+            self._score_fell(state)
 
-    def _learn(self, state: MemberState, call: Call, started: float, error: Exception) -> None:
-        """What an error says of the member: see :class:`goplugins.errors.Verdict`."""
+    def _record_error(self, state: MemberState, call: Call, started: float, error: Exception) -> None:
+        """Records an error by its :class:`goplugins.errors.Verdict`."""
         table, now = self.table, self.now()
-        self._stop_probing(state, call)
+        self._end_probe(state, call)
         state.last_used = started
         if isinstance(error, PluginError) and error.kind in _NOT_SENT:
             if isinstance(error, PluginClosedError):
                 table.refused_as_closed(state, now)
             else:
-                table.judge(state, now)
+                table.evaluate(state, now)
         else:
             call.tried = (*call.tried, state.name)
             state.total += 1
             verdict = _verdict(error, now - started, state)
             if verdict is Verdict.SUCCESS:
                 state.succeeded += 1
-                state.recovered()
+                state.reset_failures()
                 table.succeeded(state, started, now)
             elif verdict is Verdict.FAILURE:
-                state.failed_again(now)
+                state.add_failure(now)
                 state.last_error = _text(error)
                 state.last_error_at = now
                 table.failed(state, started, now)
             else:
-                if isinstance(error, AttemptCancelledError):  # or who only ever loses to hedges would never be slow
-                    state.kept_waiting(now - started, now)
-                table.judge(state, now)
-        if self._relieved is not None and state.ready:
-            self._relieved(state)
+                if isinstance(error, AttemptCancelledError):  # a member that always loses to hedges must look slow
+                    state.raise_latency(now - started, now)
+                table.evaluate(state, now)
+        if self._score_fell is not None and state.ready:
+            self._score_fell(state)
 
     @staticmethod
-    def _stop_probing(state: MemberState, call: Call) -> None:
+    def _end_probe(state: MemberState, call: Call) -> None:
         if state.probe is call:
             state.probe = None
 
-    # --- and what does not hold it -----------------------------------------------------------------------------
+    # --- after the outcome: the lock is not held ---------------------------------------------------------------
 
     def _refused(self, state: MemberState, call: Call, error: Exception) -> PluginError | None:
-        """The error, if it is a refusal after which there is time to ask another member."""
+        """The error if it is a refusal and there is time left to try another member."""
         if state.waiters:
             self._wake(state)
-        if self._news:
-            self._tell()
+        if self._transitions:
+            self._publish_transitions()
         if isinstance(error, PluginError) and error.kind == _REFUSED and call.deadline.at > self.now():
             return error
         _name_member(error, state)
         return None
 
-    def _vanished(self, state: MemberState, call: Call) -> None:
-        """The call, which is counted out, ended in no outcome, and says nothing."""
+    def _abandon(self, state: MemberState, call: Call) -> None:
+        """Ends a call that was interrupted: it has no outcome."""
         with self.lock:
-            self._stop_probing(state, call)
-            self.table.judge(state, self.now())
+            self._end_probe(state, call)
+            self.table.evaluate(state, self.now())
         if state.waiters:
             self._wake(state)
 
-    def _tell(self) -> None:
-        """Tells who was ejected and who is back. Many threads may be at it: each news is told once."""
-        while self._news:
+    def _publish_transitions(self) -> None:
+        """Logs ejections and returns, and publishes their events. Several threads at once share the work."""
+        while self._transitions:
             try:
-                news = self._news.popleft()
-            except IndexError:  # another thread has it
+                transition = self._transitions.popleft()
+            except IndexError:  # another thread has taken the last one
                 return
             group, at = self.config.name, self.clock.time()
             event: MemberEjected | MemberReturned
-            if isinstance(news, Ejection):
-                event = MemberEjected(group, at, news.member, news.seconds, news.ejections, news.reason)
-                text = "%s: member %s failed %d times in a row and is left alone for %g s; the last: %s"
-                logger.warning(text, group, news.member, news.failures, news.seconds, news.reason)
+            if isinstance(transition, Ejection):
+                member, seconds, ejections, failures, reason = transition
+                event = MemberEjected(group, at, member, seconds, ejections, reason)
+                text = "%s: member %s ejected for %g s after %d failures in a row; last error: %s"
+                logger.warning(text, group, member, seconds, failures, reason)
             else:
-                event = MemberReturned(group, at, news.member)
-                logger.info("%s: member %s is well again", group, news.member)
+                event = MemberReturned(group, at, transition.member)
+                logger.info("%s: member %s is healthy again and takes calls", group, transition.member)
             if self._events is not None and self._events.changes:
                 hand_out(self._events.changes, event)
 
@@ -358,7 +354,7 @@ class Dispatcher:
             waiter.set()
 
     def drain(self, state: MemberState, timeout: float) -> bool:
-        """Waits until no call is under way on the member, at most ``timeout`` seconds; True if none is."""
+        """Waits at most ``timeout`` seconds until the member has no call in flight; True if it has none."""
         waiter = Waiter()
         with self.lock:
             if state.active == 0:
@@ -380,7 +376,7 @@ def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:
 
 
 def _name_member(error: Exception, state: MemberState) -> None:
-    """The caller knows the group's name only: that of the member stands among the details."""
+    """Puts the member's name into the details: the error's plugin will be the group."""
     if isinstance(error, PluginError):
         error.plugin = None
         error.details.setdefault("member", state.name)

@@ -13,9 +13,9 @@ from typing import Any, Generic, Self, TypeVar, overload
 import attrs
 
 from goplugins.balancing.dispatcher import Dispatcher
-from goplugins.balancing.group_health import group_health, look_at
+from goplugins.balancing.group_health import check_unknown, group_health
 from goplugins.balancing.guards import guard_group, guard_member
-from goplugins.balancing.member import Selection
+from goplugins.balancing.member import Member, Selection
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
 from goplugins.config import LoadBalancerConfig
@@ -54,25 +54,25 @@ _PLAIN = ExecutionContext()
 class LoadBalancer(Sender, Generic[Req, Resp]):
     """Many instances behind one name. Safe to use from many threads.
 
-    Each call goes to one of the members that may take calls: enabled, not OFFLINE, its circuit breaker closed, and
-    not ejected. Failures in a row eject a member for a while, which ends in one call that shows whether it is well
-    again; then it starts slowly. Never more than ``max_ejection_percent`` are ejected, and when fewer than
-    ``panic_threshold`` percent are well, ejection and health no longer count.
+    Each call goes to one of the eligible members: enabled, not OFFLINE, not ejected, and with a closed circuit
+    breaker. Failures in a row eject a member for a while; then one call probes it, and after a success it takes calls
+    again, few at first. At most ``max_ejection_percent`` of the members are ejected, and when fewer than
+    ``panic_threshold`` percent are eligible, ejection and health are ignored.
 
-    It is a :class:`~goplugins.models.plugin.Plugin`, to be called by itself or registered with a manager, which then
-    calls it by name like any other. Only the outermost of a call's plugins retries: members make single attempts. A
-    retry goes to a member not yet tried, if there is one.
+    It is a :class:`~goplugins.models.plugin.Plugin`: it can be called directly, or be registered with a manager and
+    called by name. Only the group retries; its members make single attempts. A retry goes to an untried member if
+    there is one.
 
     Args:
         config: all settings, or just the name.
         request_type: what :meth:`execute` takes; plain JSON values by default.
         response_type: what it returns.
-        strategy: instead of the one of ``config``.
-        members: plugins to begin with, as for :meth:`add_plugin`. Weight, priority and ``enabled`` come from the
-            member of that name in ``config``, if there is one.
-        clock: where the time comes from.
-        rng: draws members, and where turns begin.
-        events: a manager's, told of ejections and returns.
+        strategy: replaces the one of ``config``.
+        members: the first members, as for :meth:`add_plugin`. Weight, priority and ``enabled`` come from the member of
+            that name in ``config``, if there is one.
+        clock: measures and waits.
+        rng: draws members and first turns.
+        events: a manager's event stream, which receives ejections and returns.
 
     >>> from goplugins import PluginInfo, HealthStatus
     >>> class Greeter:
@@ -136,7 +136,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         self._codec = codec_for(request_type, response_type)
         self._guard: GuardedPlugin | None = None
         # A dict, since setdefault is atomic: no lock to renew after a fork.
-        self._guards: dict[str, GuardedPlugin] = {}
+        self._guarded_by_name: dict[str, GuardedPlugin] = {}
         for plugin in members:
             self.add_plugin(plugin)
 
@@ -151,20 +151,20 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         priority: int | None = None,
         enabled: bool | None = None,
     ) -> None:
-        """Adds a member. It joins a group at work slowly.
+        """Adds a member. In a group that has served calls it gets few calls at first.
 
         Args:
-            plugin: a :class:`~goplugins.models.plugin.Plugin`, which then gets policies of its own and is closed by
-                :meth:`remove_plugin`; or a :class:`~goplugins.balancing.Member`, which has them and stays its
-                owner's.
-            name: by default what ``plugin.info()`` says.
+            plugin: a :class:`~goplugins.models.plugin.Plugin`, which gets default policies and is closed by
+                :meth:`remove_plugin`; or a :class:`~goplugins.balancing.Member`, which has policies and is never closed
+                by the group.
+            name: by default that of ``plugin.info()``.
             weight: its share of the calls, relative to the others'; 1 by default.
-            priority: the larger is preferred by the strategy "priority"; 0 by default.
-            enabled: whether it takes calls from the start; it does by default.
+            priority: larger numbers are preferred by the strategy "priority"; 0 by default.
+            enabled: whether it takes calls; True by default.
 
         Raises:
             DuplicatePluginNameError: the name is taken.
-            InvalidArgumentError: the object is no plugin, or a weight below 1.
+            InvalidArgumentError: the object is not a plugin, or the weight is below 1.
             PluginClosedError: the balancer is closed.
         """
         is_member = hasattr(plugin, "call_as_member")
@@ -179,7 +179,8 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             priority = given.priority if given is not None else 0
         if enabled is None:
             enabled = given.enabled if given is not None else True
-        member = plugin if is_member else guard_member(plugin, found, clock=self._clock, rng=self._rng)
+        owned = None if is_member else guard_member(plugin, found, clock=self._clock, rng=self._rng)
+        member: Member = plugin if owned is None else owned
         dispatcher = self._dispatcher
         with dispatcher.lock:
             if dispatcher.closed:
@@ -187,19 +188,19 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             if found in dispatcher.table.states:
                 raise DuplicatePluginNameError(f"group {self.name!r} has a member {found!r} already")
             state = dispatcher.table.add(member, plugin, weight, priority, enabled, dispatcher.now())
-            state.owned = not is_member
-        state.unsubscribe = member.subscribe(_News(dispatcher, found))
+            state.owned = owned
+        state.unsubscribe = member.subscribe(_MemberListener(dispatcher, found))
 
     def remove_plugin(self, name: str, drain_timeout: float = 30.0) -> bool:
-        """Takes a member out, waits for its calls under way at most ``drain_timeout`` seconds, and closes it.
+        """Removes a member, waits at most ``drain_timeout`` seconds for its calls in flight, and closes it.
 
-        One that was added as a :class:`~goplugins.balancing.Member` is not closed.
+        A member that was added as a :class:`~goplugins.balancing.Member` is not closed.
 
         Returns:
-            True if no call was left behind.
+            True if no call is left in flight.
 
         Raises:
-            PluginNotFoundError: no member of that name.
+            PluginNotFoundError: there is no member of that name.
         """
         dispatcher = self._dispatcher
         with dispatcher.lock:
@@ -208,24 +209,24 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return self._remove(state, drain_timeout)
 
     def enable_plugin(self, name: str) -> None:
-        """Has a member take calls (again), slowly at first.
+        """Enables a member: it takes calls (again), few at first.
 
         Raises:
-            PluginNotFoundError: no member of that name.
+            PluginNotFoundError: there is no member of that name.
         """
         with self._dispatcher.lock:
             self._set_enabled(self._state(name), True)
 
     def disable_plugin(self, name: str, drain_timeout: float = 0.0) -> bool:
-        """Gives a member no more calls. Those under way go on, and are waited for at most ``drain_timeout`` seconds.
+        """Disables a member: it gets no more calls. Waits at most ``drain_timeout`` seconds for those in flight.
 
-        A call of the member itself must not wait so: it would wait for its own end.
+        Don't wait from within a call of the member: the wait would include that call.
 
         Returns:
-            True if no call is under way on it.
+            True if no call is in flight on it.
 
         Raises:
-            PluginNotFoundError: no member of that name.
+            PluginNotFoundError: there is no member of that name.
         """
         with self._dispatcher.lock:
             state = self._state(name)
@@ -233,14 +234,14 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return self._dispatcher.drain(state, drain_timeout)
 
     def select_plugin(self, context: ExecutionContext = _PLAIN) -> Selection:
-        """The member that a call would go to now, by name and as it was added. Counts nothing in.
+        """The member that a call would go to now, by name and as it was added. Changes no counts.
 
         Args:
-            context: its ``key``, ``priority`` and ``preferences`` are honoured.
+            context: its ``key``, ``priority`` and ``preferences`` are applied.
 
         Raises:
-            NoAvailablePluginsError: nobody can take a call, and why.
-            CircuitBreakerOpenError: the same, where circuit breakers alone stand in the way.
+            NoAvailablePluginsError: no member can take a call, and why.
+            CircuitBreakerOpenError: the circuit breakers of all enabled members are open.
         """
         state = self._dispatcher.select(context)
         return Selection(state.name, state.plugin)
@@ -248,10 +249,10 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
     # --- calls -------------------------------------------------------------------------------------------------
 
     def execute(self, request: Req, context: ExecutionContext = _PLAIN, /) -> Resp:
-        """Calls a member and returns its answer; where that fails, others, as far as deadline and budget allow.
+        """Calls a member and returns its answer; retries on other members within deadline and retry budget.
 
         Raises:
-            PluginError: what went wrong, with attempts and elapsed time.
+            PluginError: the call failed; with attempts and elapsed time.
         """
         if not FORK_MARK[0]:
             renew_after_fork()
@@ -272,13 +273,13 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return guard.call(call)  # type: ignore[no-any-return]
 
     def send(self, call: Call) -> Any:
-        """One attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
+        """Makes one attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
         return self._dispatcher.send(call)
 
-    # --- what is known -----------------------------------------------------------------------------------------
+    # --- state -------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, LoadBalancerStats]:
-        """Each member's counts."""
+        """Statistics of each member, by name."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
             now, epoch = dispatcher.now(), self._clock.time()
@@ -286,7 +287,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             return {name: member_stats(state, now, epoch) for name, state in dispatcher.table.states.items()}
 
     def explain(self) -> GroupExplanation:
-        """Why each member would or would not be given the next call."""
+        """Explains why each member would or would not get the next call."""
         dispatcher, config = self._dispatcher, self.config
         with dispatcher.lock:
             now = dispatcher.now()
@@ -296,25 +297,25 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             return GroupExplanation(self.name, config.strategy, dispatcher.table.panic, members)
 
     def info(self) -> PluginInfo:
-        """The group's name and members. Asks nobody."""
+        """The group's name and members, without contacting them."""
         with self._dispatcher.lock:
             names = list(self._dispatcher.table.states)
         return PluginInfo(self.name, description=f"{len(names)} members, {self.config.strategy}", capabilities=names)
 
     def health(self, timeout: float) -> HealthStatus:
-        """The group's health by what is known of its members; asks those of which nothing is known; never raises."""
+        """The group's health from its members'; checks those whose health is unknown. Never raises."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
             states = list(dispatcher.table.states.values())
-        looks = look_at(states, timeout, self._clock)
+        checked = check_unknown(states, timeout, self._clock)
         with dispatcher.lock:
             dispatcher.refresh(dispatcher.now())
-            return group_health(list(dispatcher.table.states.values()), looks, self._clock.time())
+            return group_health(list(dispatcher.table.states.values()), checked, self._clock.time())
 
     # --- end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Refuses new calls and closes the members that are its own; harmless when repeated."""
+        """Refuses new calls, and closes members that were added as plain plugins. Can be called repeatedly."""
         dispatcher = self._dispatcher
         with dispatcher.lock:
             dispatcher.closed = f"load balancer {self.name!r} is closed"
@@ -333,7 +334,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _state(self, name: str) -> MemberState:
-        """Expects the lock."""
+        """The member of that name. Expects the lock."""
         state = self._dispatcher.table.states.get(name)
         if state is None:
             names = ", ".join(list(self._dispatcher.table.states)[:20]) or "none"
@@ -341,31 +342,30 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return state
 
     def _set_enabled(self, state: MemberState, enabled: bool) -> None:
-        """Expects the lock."""
         state.enabled = enabled
-        self._dispatcher.table.judge(state, self._dispatcher.now())
+        self._dispatcher.table.evaluate(state, self._dispatcher.now())
 
     def _remove(self, state: MemberState, timeout: float) -> bool:
-        if callable(state.unsubscribe):
+        if state.unsubscribe is not None:
             state.unsubscribe()
-        if not state.owned:
+        if state.owned is None:
             return self._dispatcher.drain(state, timeout)
         try:
-            return bool(state.member.drain_and_close(timeout))  # type: ignore[attr-defined]
+            return state.owned.drain_and_close(timeout)
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            logger.exception("%s: member %s could not be closed cleanly", self.name, state.name)
+            logger.exception("%s: closing member %s failed", self.name, state.name)
             return False
 
     def _make_guard(self) -> GuardedPlugin:
         guard = guard_group(self, self.config, clock=self._clock, rng=self._rng)
-        self._guard = self._guards.setdefault("", guard)
+        self._guard = self._guarded_by_name.setdefault("", guard)
         return self._guard
 
 
-class _News:
-    """What a member calls when its state changed. Holds nobody alive: a member may outlive its group."""
+class _MemberListener:
+    """Evaluates a member when it notifies the group of a change. Holds the group weakly: members may outlive it."""
 
     def __init__(self, dispatcher: Dispatcher, name: str) -> None:
         self._dispatcher = weakref.ref(dispatcher)
@@ -375,12 +375,7 @@ class _News:
         dispatcher = self._dispatcher()
         if dispatcher is not None:
             with dispatcher.lock:
-                state = dispatcher.table.states.get(self._name)
-                if state is not None:
-                    if state.found_closed:  # there is news of it, so it is worth a look
-                        state.found_closed = False
-                        state.blocked_until = 0.0
-                    dispatcher.table.judge(state, dispatcher.now())
+                dispatcher.table.notified(self._name, dispatcher.now())
 
 
 def _strategy(value: LoadBalancingStrategy | str) -> LoadBalancingStrategy:

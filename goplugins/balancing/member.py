@@ -1,4 +1,4 @@
-"""What a group needs of a member, whatever stands behind it."""
+"""The interface between a group and its members."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from goplugins.enums import PluginStatus
+from goplugins.models.results import HealthStatus
+from goplugins.pipeline.attempts import Watcher
 from goplugins.runtime.call import Call
 
 __all__ = ["Member", "Selection"]
 
 
 class Member(Protocol):
-    """One instance of a group, behind its own gate, breaker and limiter. Used by many threads at once.
+    """One instance of a group, with its own in-flight tracker, breaker and limiter. Used by many threads at once.
 
-    The group may ask ``retry_after``, ``admits`` and ``status`` with its own lock held: they are quick, and call
-    nobody.
+    The group may call ``retry_after``, ``admits`` and ``status`` while it holds its lock: they are quick, and call
+    nothing outside the member.
     """
 
     name: str
 
+    @property
+    def endpoint(self) -> str:
+        """Where its calls go, without credentials; empty if that is not known."""
+        ...
+
+    @property
+    def watcher(self) -> Watcher | None:
+        """Its periodic health checks; None if it has none."""
+        ...
+
     def call_as_member(self, call: Call) -> Any:
-        """One attempt under the member's own policies; never retries.
+        """Makes one attempt under the member's own policies; never retries.
 
         Raises:
-            PluginError: what went wrong. The refusals of its gate, breaker and limiter and a SaturatedError say that
-                nothing was sent.
+            PluginError: the attempt failed. Errors of kind "refused" mean that nothing was sent.
         """
         ...
 
@@ -34,27 +45,31 @@ class Member(Protocol):
         ...
 
     def admits(self) -> bool:
-        """Whether its breaker would admit a call now, and its gate is open."""
+        """Whether it would accept a call now: it is not closed, and its breaker admits calls."""
         ...
 
     def status(self) -> PluginStatus:
-        """Its health as last seen; asks nobody."""
+        """The result of its last health check; makes none."""
         ...
 
-    def subscribe(self, callback: Callable[[], object], /) -> object:
-        """Has ``callback`` called, outside all locks, when the state of its breaker or its health has changed.
+    def health(self, timeout: float) -> HealthStatus:
+        """Checks its health within ``timeout`` seconds; never raises."""
+        ...
+
+    def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
+        """Calls ``callback``, outside all locks, whenever its breaker, its health or its acceptance of calls changes.
 
         Returns:
-            A function without arguments that ends it, or None.
+            A function that ends the subscription.
         """
         ...
 
 
 class Selection(NamedTuple):
-    """What ``select_plugin`` found.
+    """The member that ``select_plugin`` has selected.
 
     Attributes:
-        name: the member's.
+        name: its name.
         plugin: what was added under that name.
     """
 

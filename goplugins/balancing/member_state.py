@@ -1,171 +1,139 @@
-"""What a group knows of one member. Belongs to the group, whose lock guards all of it."""
+"""State of one member within its group: counts, latency, ejection. Guarded by the group's lock."""
 
 from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from goplugins.balancing.member import Member
+from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Waiter
 
-__all__ = ["MAX_ORDER", "Condition", "MemberState", "Traffic", "share_at"]
+__all__ = ["MAX_NUMBER", "Condition", "MemberState", "Traffic", "share_at"]
 
-MAX_ORDER = (1 << 24) - 1
-"""The largest number that a member is told apart by."""
+MAX_NUMBER = (1 << 24) - 1
+"""The largest :attr:`MemberState.number`."""
 
 DECAY = 10.0
-"""Seconds in which a latency that nothing confirms falls to 1/e: who is not called is tried again one day."""
+"""Seconds in which an unconfirmed latency decays to 1/e, so that a slow member gets a call again after a while."""
 
-_ASSUMED = 1.0
-"""Seconds that a member is taken for that has never answered, only failed."""
+_ASSUMED_LATENCY = 1.0
+"""Seconds; the assumed latency of a member that has failed and never answered."""
 
-_UNKNOWN = -math.inf
-"""The cost of a member that was never called: it is the next to be."""
+_NEVER_CALLED = -math.inf
+"""The cost of a member that was never called: it is picked next."""
 
-_NEVER_ANSWERED = 1e15
-"""Beyond every cost: a member that is just being tried for the first time gets no second call meanwhile."""
+_NO_LATENCY_YET = 1e15
+"""Above every cost: a member in its first call gets no second one at the same time."""
 
 _LOG_2 = math.log(2)
-_MOST_DOUBLINGS = 10
+_MAX_DOUBLINGS = 10
 
 
 class Condition(enum.StrEnum):
-    """Why a member takes calls, or does not. The earlier ones hide the later ones."""
+    """Why a member takes calls, or does not. If several apply, the first one counts."""
 
     DISABLED = "disabled"
     CLOSED = "closed"
     BREAKER_OPEN = "circuit breaker open"
     OFFLINE = "offline"
     EJECTED = "ejected"
-    TRIAL = "about to be probed"
+    PROBE_DUE = "about to be probed"
     PROBING = "being probed"
     READY = "ready"
 
 
+@attrs.define
 class Traffic:
-    """Calls under way on all members of a group."""
+    """Calls in flight on all members of a group."""
 
-    __slots__ = ("active",)
-
-    def __init__(self) -> None:
-        self.active = 0
+    active: int = 0
 
 
+@attrs.define(eq=False)
 class MemberState:
-    """Counts and standing of one member.
+    """Counts and condition of one member.
 
-    Its latency is a peak EWMA (Finagle's "peak exponentially weighted moving average"): a slower sample counts at
-    once, a quicker one slowly, and what is not confirmed decays. All members decay alike, so their order does not
-    change between two samples: ``cost``, the logarithm at the origin of time, is compared instead of the value now.
+    The latency is a peak EWMA (Finagle's "peak exponentially weighted moving average"): a slower sample replaces it at
+    once, a quicker one lowers it gradually, and it decays while there are no samples. All members decay alike, so
+    their order does not change between two samples, and ``cost``, the logarithm of the latency decayed from time 0, can
+    be compared instead of the current value.
 
     Attributes:
-        active: calls under way.
-        ready: True if it is among those that the strategy picks from.
+        plugin: what was added to the group under this name.
+        number: unique within the group.
+        owned: the guarded plugin if the group has created and must close it.
+        step: virtual time between two turns: 1 / weight.
+        ready: True if the strategy may pick it.
+        active: calls in flight.
+        waiters: threads that wait until no call is in flight.
         failures: in a row.
-        ejected_at: when it was ejected; None if it is not.
-        ejected_until: when the ejection gives way to a probe.
+        latency: seconds at ``latency_at``; None without a sample.
+        latency_sum: seconds of all ``timed`` calls.
+        ejected_at: time of the ejection; None if it is not ejected.
+        ejected_until: when the ejection ends in a probe.
         ejections: in a row.
         probe: the call that probes it after an ejection.
-        warm_at: when its slow start ends; 0 without one.
-        blocked_until: when its breaker admits again, or it is looked at again after it was found closed.
-        due: when it is to be looked at again; infinite if only news can change it.
-        turn: virtual time of its next turn, for weighted rotation.
-        entry: its place in the heap of a strategy that has one.
+        slow_start_until: end of its slow start; 0 without one.
+        blocked_until: when its breaker admits calls again, or a closed member is rechecked.
+        closed: True if it was closed when last checked.
+        due: when its condition is evaluated again; infinite if only a notification can change it.
+        turn: virtual time of its next turn in weighted round-robin.
+        entry: its entry in the heap of a strategy that has one.
     """
 
-    __slots__ = (
-        "active",
-        "blocked_until",
-        "condition",
-        "cost",
-        "due",
-        "ejected_at",
-        "ejected_until",
-        "ejections",
-        "enabled",
-        "entry",
-        "failed",
-        "failures",
-        "found_closed",
-        "last_error",
-        "last_error_at",
-        "last_used",
-        "latency",
-        "latency_at",
-        "latency_sum",
-        "member",
-        "name",
-        "offline",
-        "order",
-        "owned",
-        "plugin",
-        "priority",
-        "probe",
-        "ready",
-        "returned_at",
-        "step",
-        "succeeded",
-        "timed",
-        "total",
-        "traffic",
-        "turn",
-        "unsubscribe",
-        "waiters",
-        "warm_at",
-        "weight",
-    )
+    member: Member
+    plugin: Any
+    number: int
+    weight: int
+    priority: int
+    enabled: bool
+    traffic: Traffic
+    name: str = attrs.field(init=False)
+    step: float = attrs.field(init=False)
+    condition: Condition = attrs.field(init=False)
+    owned: GuardedPlugin | None = None
+    ready: bool = False
+    active: int = 0
+    waiters: list[Waiter] = attrs.field(factory=list)
+    unsubscribe: Callable[[], object] | None = None
+    total: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    failures: int = 0
+    last_used: float = -math.inf
+    last_error: str = ""
+    last_error_at: float = -math.inf
+    latency: float | None = None
+    latency_at: float = 0.0
+    latency_sum: float = 0.0
+    timed: int = 0
+    cost: float = _NEVER_CALLED
+    ejected_at: float | None = None
+    ejected_until: float = 0.0
+    ejections: int = 0
+    returned_at: float = -math.inf
+    probe: Call | None = None
+    slow_start_until: float = 0.0
+    blocked_until: float = 0.0
+    closed: bool = False
+    offline: bool = False
+    due: float = math.inf
+    turn: float = 0.0
+    entry: tuple[float, float, int, MemberState] | None = None
 
-    def __init__(
-        self,
-        member: Member,
-        plugin: Any,
-        order: int,
-        weight: int,
-        priority: int,
-        enabled: bool,
-        traffic: Traffic,
-    ) -> None:
-        self.name = member.name
-        self.member = member
-        self.plugin = plugin
-        self.owned = False
-        self.order = order
-        self.weight = weight
-        self.step = 1.0 / weight
-        self.priority = priority
-        self.enabled = enabled
-        self.condition = Condition.READY if enabled else Condition.DISABLED
-        self.ready = False
-        self.traffic = traffic
-        self.active = 0
-        self.waiters: list[Waiter] = []
-        self.unsubscribe: Any = None
-        self.total = self.succeeded = self.failed = self.failures = 0
-        self.last_used = -math.inf
-        self.last_error = ""
-        self.last_error_at = -math.inf
-        self.latency: float | None = None  # as of latency_at; None while nothing was measured
-        self.latency_at = 0.0
-        self.latency_sum = 0.0
-        self.timed = 0
-        self.cost = _UNKNOWN
-        self.ejected_at: float | None = None
-        self.ejected_until = 0.0
-        self.ejections = 0
-        self.returned_at = -math.inf
-        self.probe: Call | None = None
-        self.warm_at = 0.0
-        self.blocked_until = 0.0
-        self.found_closed = False
-        self.offline = False
-        self.due = math.inf
-        self.turn = 0.0
-        self.entry: tuple[float, float, int, MemberState] | None = None
+    def __attrs_post_init__(self) -> None:
+        self.name = self.member.name
+        self.step = 1.0 / self.weight
+        self.condition = Condition.READY if self.enabled else Condition.DISABLED
 
-    def answered(self, seconds: float, now: float) -> None:
-        """Takes in the latency of a call that was answered well."""
+    def add_latency(self, seconds: float, now: float) -> None:
+        """Adds the latency of an answered call."""
         self.latency_sum += seconds
         self.timed += 1
         if self.latency is not None:
@@ -175,58 +143,58 @@ class MemberState:
                 seconds = decayed + seconds * (1.0 - kept)
         self.latency = seconds
         self.latency_at = now
-        self._reckon()
+        self._update_cost()
 
-    def kept_waiting(self, seconds: float, now: float) -> None:
-        """It had not answered after so long, and is waited for no longer: its latency is that at least."""
+    def raise_latency(self, seconds: float, now: float) -> None:
+        """Raises the latency to that of a call which was cancelled after ``seconds`` without an answer."""
         latency = self.latency_now(now)
         if latency is None or seconds > latency:
             self.latency = seconds
             self.latency_at = now
-            self._reckon()
+            self._update_cost()
 
-    def failed_again(self, now: float) -> None:
-        """Counts a failure. How long it took says nothing: who fails fast is not fast, but costs twice as much."""
+    def add_failure(self, now: float) -> None:
+        """Counts a failure. It is no latency sample, or failing fast would look fast; it doubles the cost instead."""
         self.failed += 1
         self.failures += 1
         if self.latency is None and self.failed == 1:
-            self.latency_at = now  # from when on it is taken for slow
-        self._reckon()
+            self.latency_at = now
+        self._update_cost()
 
-    def recovered(self) -> None:
-        """It served a call, in a way that says nothing of its latency."""
+    def reset_failures(self) -> None:
+        """Ends the failures in a row, for a call that was served but is no latency sample."""
         self.failures = 0
-        self._reckon()
+        self._update_cost()
 
-    def _reckon(self) -> None:
+    def _update_cost(self) -> None:
         latency = self.latency
         if latency is None:
             if not self.failed:
                 return
-            latency = _ASSUMED
-        doublings = min(self.failures, _MOST_DOUBLINGS)
+            latency = _ASSUMED_LATENCY
+        doublings = min(self.failures, _MAX_DOUBLINGS)
         self.cost = math.log(max(latency, 1e-9)) + self.latency_at / DECAY + doublings * _LOG_2
 
     def load(self) -> float:
-        """The logarithm of latency x (calls under way + 1): comparable between members, at any time."""
+        """The logarithm of latency x (calls in flight + 1): comparable between members, at any time."""
         cost = self.cost
-        if cost == _UNKNOWN:
-            return _NEVER_ANSWERED + self.active if self.active else _UNKNOWN
+        if cost == _NEVER_CALLED:
+            return _NO_LATENCY_YET + self.active if self.active else _NEVER_CALLED
         return cost + math.log(self.active + 1)
 
-    def crowd(self) -> float:
-        """Calls under way per weight."""
+    def active_per_weight(self) -> float:
+        """Calls in flight / weight."""
         return self.active * self.step
 
     def latency_now(self, now: float) -> float | None:
-        """The latency in seconds, decayed until now; None while nothing was measured."""
+        """The latency in seconds, decayed until now; None without a sample."""
         return None if self.latency is None else self.latency * math.exp((self.latency_at - now) / DECAY)
 
     def share(self, now: float, slow_start: float) -> float:
-        """How much of its turns it takes while it starts slowly: a tenth at first, 1 in the end."""
-        return share_at(self.warm_at, now, slow_start)
+        """The share of its turns that it takes: from 0.1 to 1 during its slow start, then 1."""
+        return share_at(self.slow_start_until, now, slow_start)
 
 
-def share_at(warm_at: float, now: float, slow_start: float) -> float:
-    """The share of one whose slow start ends at ``warm_at``."""
-    return 1.0 if warm_at <= now else max(0.1, 1.0 - (warm_at - now) / slow_start)
+def share_at(slow_start_until: float, now: float, slow_start: float) -> float:
+    """The share of its turns that a member takes whose slow start ends at ``slow_start_until``."""
+    return 1.0 if slow_start_until <= now else max(0.1, 1.0 - (slow_start_until - now) / slow_start)

@@ -1,43 +1,59 @@
-"""A plugin of a manager as a member of a group, by its name: it stays one when a reload puts another in its place."""
+"""A manager's plugin as a member of a group, by its name: a reload may replace the plugin, the member stays."""
 
 from __future__ import annotations
 
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
 from goplugins.models.results import HealthStatus
+from goplugins.pipeline.attempts import Watcher
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.call import Call
-
-if TYPE_CHECKING:
-    from goplugins.balancing.load_balancer import LoadBalancer
+from goplugins.transports.interface import Sender
 
 __all__ = ["NamedMember"]
 
 
 class NamedMember:
-    """Whoever answers to a name in a registry. A :class:`~goplugins.balancing.Member`.
+    """The plugin that is registered under a name. A :class:`~goplugins.balancing.Member`.
 
     Args:
-        name: the plugin's; it need not be there yet.
-        registry: where it is looked up, anew for each call.
-        group: of which it is a member, in the same registry. The calls that it let in before both were taken out
-            still find their members.
+        name: the plugin's; it need not be registered yet.
+        registry: where the plugin is found, anew for each call.
+        group_name: the group's name in the same registry.
+        group: the group itself. Calls that it had admitted before both were removed still reach their members.
     """
 
-    def __init__(self, name: str, registry: Registry, group: LoadBalancer[Any, Any]) -> None:
+    def __init__(self, name: str, registry: Registry, group_name: str, group: Sender) -> None:
         self.name = name
         self._registry = registry
-        self._group_name = group.name
+        self._group_name = group_name
         self._group = weakref.ref(group)
         self._callbacks: list[Callable[[], object]] = []
-        self._seen: GuardedPlugin | None = None  # whose news are listened to
-        self._deafen: Callable[[], object] | None = None
+        self._subscribed_to: GuardedPlugin | None = None
+        self._unsubscribe: Callable[[], object] | None = None
+
+    @property
+    def plugin(self) -> GuardedPlugin | None:
+        """The plugin that is registered now; None if there is none."""
+        return self._registry.plugins.get(self.name)
+
+    @property
+    def endpoint(self) -> str:
+        """See :class:`goplugins.balancing.Member`."""
+        plugin = self.plugin
+        return "" if plugin is None else plugin.endpoint
+
+    @property
+    def watcher(self) -> Watcher | None:
+        """See :class:`goplugins.balancing.Member`."""
+        plugin = self.plugin
+        return None if plugin is None else plugin.watcher
 
     def call_as_member(self, call: Call) -> Any:
         """See :class:`goplugins.balancing.Member`."""
@@ -45,18 +61,18 @@ class NamedMember:
         while True:
             plugin = self._registry.plugins.get(self.name)
             if plugin is None:
-                plugin, nested = self._leaving(), True
+                plugin, nested = self._draining(), True
                 if plugin is None:
-                    raise PluginClosedError(f"there is no plugin {self.name!r} now")
+                    raise PluginClosedError(f"no plugin {self.name!r} is registered")
             try:
                 return plugin.call_as_member(call, nested=nested)
             except PluginClosedError as error:
-                # Refused at the gate of a plugin that was just replaced or taken out.
+                # Refused by a plugin that was just replaced or removed.
                 if nested or error.attempts or self._registry.plugins.get(self.name) is plugin:
                     raise
 
-    def _leaving(self) -> GuardedPlugin | None:
-        """A plugin on its way out, for the calls of a group that is on its way out as well."""
+    def _draining(self) -> GuardedPlugin | None:
+        """The removed plugin that is still draining, for calls of a group that was removed as well."""
         group = self._registry.plugins.get(self._group_name)
         if group is not None and group.plugin is self._group():
             return None
@@ -64,61 +80,56 @@ class NamedMember:
 
     def retry_after(self) -> float:
         """See :class:`goplugins.balancing.Member`."""
-        plugin = self._registry.plugins.get(self.name) or self._leaving()
+        plugin = self.plugin or self._draining()
         return 0.0 if plugin is None else plugin.retry_after()
-
-    def current(self) -> GuardedPlugin | None:
-        """The plugin that answers to the name now."""
-        return self._registry.plugins.get(self.name)
 
     def admits(self) -> bool:
         """See :class:`goplugins.balancing.Member`."""
-        plugin = self._registry.plugins.get(self.name)
+        plugin = self.plugin
         if plugin is not None:
             return plugin.admits()
-        plugin = self._leaving()
+        plugin = self._draining()
         return plugin is not None and plugin.retry_after() <= 0
 
     def status(self) -> PluginStatus:
         """See :class:`goplugins.balancing.Member`."""
-        plugin = self._registry.plugins.get(self.name)
+        plugin = self.plugin
         return PluginStatus.UNKNOWN if plugin is None else plugin.status()
 
     def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health."""
-        plugin = self._registry.plugins.get(self.name)
-        return HealthStatus(message="it is not there") if plugin is None else plugin.health(timeout)
+        """See :class:`goplugins.balancing.Member`."""
+        plugin = self.plugin
+        return HealthStatus(message="the plugin is not registered") if plugin is None else plugin.health(timeout)
 
     def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
         """See :class:`goplugins.balancing.Member`."""
         if not self._callbacks:
-            self._registry.subscribe(self._renamed)
-            self._renamed()
+            self._registry.subscribe(self._registry_changed)
+            self._registry_changed()
         self._callbacks.append(callback)
 
         def unsubscribe() -> None:
             with contextlib.suppress(ValueError):
                 self._callbacks.remove(callback)
             if not self._callbacks:
-                self._registry.unsubscribe(self._renamed)
-                self._listen_to(None)
+                self._registry.unsubscribe(self._registry_changed)
+                self._subscribe_to(None)
 
         return unsubscribe
 
-    def _renamed(self) -> None:
-        """The registry has changed."""
-        plugin = self._registry.plugins.get(self.name)
-        if plugin is not self._seen:
-            self._listen_to(plugin)
-            self._tell()
+    def _registry_changed(self) -> None:
+        plugin = self.plugin
+        if plugin is not self._subscribed_to:
+            self._subscribe_to(plugin)
+            self._notify()
 
-    def _listen_to(self, plugin: GuardedPlugin | None) -> None:
-        deafen, self._deafen, self._seen = self._deafen, None, plugin
-        if deafen is not None:
-            deafen()
+    def _subscribe_to(self, plugin: GuardedPlugin | None) -> None:
+        unsubscribe, self._unsubscribe, self._subscribed_to = self._unsubscribe, None, plugin
+        if unsubscribe is not None:
+            unsubscribe()
         if plugin is not None:
-            self._deafen = plugin.subscribe(self._tell)
+            self._unsubscribe = plugin.subscribe(self._notify)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for callback in tuple(self._callbacks):
             callback()

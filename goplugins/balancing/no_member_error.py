@@ -1,4 +1,4 @@
-"""What a call is told that found no member: why, member by member, and when to come again."""
+"""The error of a call that no member can take: why, member by member, and when to try again."""
 
 from __future__ import annotations
 
@@ -7,49 +7,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goplugins.balancing.member_state import MemberState
-from goplugins.balancing.report import standing
+from goplugins.balancing.report import describe_condition
 from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError
 
-__all__ = ["Lost", "refusal"]
+__all__ = ["Refusals", "no_member_error"]
 
-Lost = Mapping[MemberState, PluginError]
-"""Members that would not take this call, with their refusals; nothing was sent to them."""
+Refusals = Mapping[MemberState, PluginError]
+"""Members that have refused this call before sending it, with their errors."""
 
-_MOST = 10  # members that an error describes: it has to be quick, and to be read
+_MAX_MEMBERS = 10  # described in an error, which must be cheap to build
+_MAX_ERROR_LENGTH = 200  # characters of the last error in the message, which is logged with each refusal
 
 _OPEN = "circuit breaker open"
-_LONGEST = 200  # of a last error's text, in a message that is logged with every refusal
 
 
-def refusal(name: str, states: Sequence[MemberState], lost: Lost, now: float, slow_start: float) -> PluginError:
-    """The error. May be made without the group's lock: it tells of a moment, and a dead group must stay cheap.
+def no_member_error(
+    name: str, states: Sequence[MemberState], refusals: Refusals, now: float, slow_start: float
+) -> PluginError:
+    """Builds the error. The lock is not needed: calls to a group that is down must stay cheap.
 
     Returns:
-        A :class:`~goplugins.errors.CircuitBreakerOpenError` if breakers alone stand in the way, else a
+        A :class:`~goplugins.errors.CircuitBreakerOpenError` if all enabled members have open breakers, else a
         :class:`~goplugins.errors.NoAvailablePluginsError`. ``retry_after`` is the smallest of all members;
-        ``details["members"]`` says for each member (for the first ten) why not, its last error, and when it is tried
-        next.
+        ``details["members"]`` gives, for the first ten members, the reason, the last error, and the time until the
+        next try.
     """
     if not states:
         return NoAvailablePluginsError("the group has no members", plugin=name)
-    why: dict[str, int] = {}
+    reasons: dict[str, int] = {}
     soonest = math.inf
     members: list[dict[str, Any]] = []
     failed: MemberState | None = None
     for state in states:
-        error = lost.get(state) if lost else None
+        error = refusals.get(state) if refusals else None
         if error is None:
-            what, reason, next_try = standing(state, now, slow_start)
+            what, reason, next_try = describe_condition(state, now, slow_start)
             kind = what
         else:
             what, reason, next_try = "refused the call", error.message, error.retry_after
             kind = _OPEN if isinstance(error, CircuitBreakerOpenError) else f"refused it ({error.code})"
-        why[kind] = why.get(kind, 0) + 1
+        reasons[kind] = reasons.get(kind, 0) + 1
         if next_try is not None and next_try < soonest:
             soonest = next_try
         if state.last_error and (failed is None or state.last_error_at > failed.last_error_at):
             failed = state
-        if len(members) < _MOST:
+        if len(members) < _MAX_MEMBERS:
             members.append(
                 {
                     "name": state.name,
@@ -61,20 +63,25 @@ def refusal(name: str, states: Sequence[MemberState], lost: Lost, now: float, sl
                 }
             )
     details: dict[str, Any] = {"members": members}
-    if len(states) > _MOST:
-        details["members_left_out"] = len(states) - _MOST
-    asked = len(states) - why.get("disabled", 0) - why.get("draining", 0)
-    cls = CircuitBreakerOpenError if asked and why.get(_OPEN, 0) == asked else NoAvailablePluginsError
+    if len(states) > _MAX_MEMBERS:
+        details["members_left_out"] = len(states) - _MAX_MEMBERS
+    enabled = len(states) - reasons.get("disabled", 0) - reasons.get("draining", 0)
+    cls = CircuitBreakerOpenError if enabled and reasons.get(_OPEN, 0) == enabled else NoAvailablePluginsError
     retry_after = soonest if soonest < math.inf else None
-    return cls(_text(why, len(states), retry_after, failed, now), plugin=name, retry_after=retry_after, details=details)
+    text = _text(reasons, len(states), retry_after, failed, now)
+    return cls(text, plugin=name, retry_after=retry_after, details=details)
 
 
-def _text(why: Mapping[str, int], count: int, retry_after: float | None, failed: MemberState | None, now: float) -> str:
-    kinds = ", ".join([f"{number} {kind}" for kind, number in why.items()])
+def _text(
+    reasons: Mapping[str, int], count: int, retry_after: float | None, failed: MemberState | None, now: float
+) -> str:
+    kinds = ", ".join([f"{number} {kind}" for kind, number in reasons.items()])
     text = f"none of {count} members can take the call: {kinds}"
     if retry_after is not None:
         text += f"; next try in {retry_after:.3f} s"
     if failed is not None:
-        error = failed.last_error if len(failed.last_error) <= _LONGEST else f"{failed.last_error[:_LONGEST]}..."
-        text += f"; the last error, of {failed.name!r} {now - failed.last_error_at:.1f} s ago: {error}"
+        error = failed.last_error
+        if len(error) > _MAX_ERROR_LENGTH:
+            error = f"{error[:_MAX_ERROR_LENGTH]}..."
+        text += f"; last error (member {failed.name!r}, {now - failed.last_error_at:.1f} s ago): {error}"
     return text

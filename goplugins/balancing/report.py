@@ -1,17 +1,17 @@
-"""What a group tells of itself: counts for dashboards, explanations for people."""
+"""Statistics and explanations of a group's members."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import attrs
 
 from goplugins.balancing.member import Member
 from goplugins.balancing.member_state import Condition, MemberState
+from goplugins.balancing.named_member import NamedMember
 from goplugins.models.explanation import MemberExplanation
 
-__all__ = ["LoadBalancerStats", "explain_member", "member_stats", "standing"]
+__all__ = ["LoadBalancerStats", "describe_condition", "explain_member", "member_stats"]
 
 
 @attrs.frozen
@@ -21,16 +21,15 @@ class LoadBalancerStats:
     Attributes:
         plugin_name: the member.
         weight: its share of the calls, relative to the others'.
-        priority: the larger is preferred, where the strategy goes by it.
-        enabled: False once an operator or the configuration took it out.
-        active_connections: calls under way.
-        total_requests: calls that were given to it and have ended, but for those that it refused unsent.
-        successful_requests: those that it served; an error of the request's own (a business error, a 4xx) is
-            service, too.
-        failed_requests: those that it failed. What says nothing of it (429, a caller that went away) is in neither.
-        average_latency: mean time of the calls that it answered.
-        health_score: 100 for no trouble, 20 less for each failure in a row, 0 while it is out.
-        last_used: when it was last given a call, in seconds since the Unix epoch; 0 for never.
+        priority: larger numbers are preferred, by the strategy "priority".
+        enabled: False if an operator or the configuration has disabled it.
+        active_connections: calls in flight.
+        total_requests: finished calls that were sent to it.
+        successful_requests: those that it served. Errors of the request itself (business errors, 4xx) count as served.
+        failed_requests: those that failed. 429 replies and cancelled calls are counted in neither.
+        average_latency: mean duration of the calls that it answered.
+        health_score: 100, less 20 for each failure in a row; 0 while it takes no calls.
+        last_used: when the last call was sent to it, in seconds since the Unix epoch; 0 if none was.
     """
 
     plugin_name: str
@@ -47,13 +46,13 @@ class LoadBalancerStats:
 
     @property
     def success_rate(self) -> float:
-        """Percentage of its calls that succeeded, 0 to 100; 0 before the first."""
+        """Percentage of successful calls, 0 to 100; 0 before the first call."""
         return 100.0 * self.successful_requests / self.total_requests if self.total_requests else 0.0
 
 
 def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerStats:
-    """The counts. ``epoch`` is the Unix time at ``now``. Expects the group's lock."""
-    out = state.condition not in (Condition.READY, Condition.TRIAL, Condition.PROBING)
+    """The member's counts. ``epoch`` is the Unix time at ``now``. Expects the group's lock."""
+    out = state.condition not in (Condition.READY, Condition.PROBE_DUE, Condition.PROBING)
     return LoadBalancerStats(
         plugin_name=state.name,
         weight=state.weight,
@@ -70,10 +69,12 @@ def member_stats(state: MemberState, now: float, epoch: float) -> LoadBalancerSt
 
 
 def explain_member(state: MemberState, now: float, slow_start: float) -> MemberExplanation:
-    """The member's standing. Expects the group's lock, and that all that was due was looked at."""
-    what, reason, next_try = standing(state, now, slow_start)
-    if state.condition is _BREAKER_OPEN and not reason and getattr(_watcher(state.member), "is_running", False):
-        reason = "a good health check ends it early"
+    """Explains the member's condition. Expects the group's lock, and that no evaluation is due."""
+    what, reason, next_try = describe_condition(state, now, slow_start)
+    if state.condition is _BREAKER_OPEN and not reason:
+        watcher = state.member.watcher
+        if watcher is not None and watcher.is_running:
+            reason = "a successful health check ends it early"
     return MemberExplanation(
         name=state.name,
         eligible=state.ready,
@@ -92,22 +93,22 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
     )
 
 
-def standing(state: MemberState, now: float, slow_start: float) -> tuple[str, str, float | None]:
-    """What state a member is in, why, and in how many seconds it is tried next; None if nobody knows.
+def describe_condition(state: MemberState, now: float, slow_start: float) -> tuple[str, str, float | None]:
+    """The member's state, the reason, and the seconds until it is tried next; None if that is not known.
 
-    May be asked without the group's lock, by whom a change in between does no harm.
+    May be called without the group's lock if a concurrent change does no harm.
     """
     condition = state.condition
-    if condition is _BREAKER_OPEN:  # the first, since a group that is down has to cost little
+    if condition is _BREAKER_OPEN:  # the first, since calls to a group that is down must stay cheap
         left = state.blocked_until - now
         if left == math.inf:
             return _OPEN, "held open by force_open(), until reset()", None
         return _OPEN, "", max(0.0, left)
-    what, reason, next_try = _standing(state, condition, now)
+    what, reason, next_try = _describe(state, condition, now)
     if condition is _READY and (share := state.share(now, slow_start)) < 1.0:
         what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
     if state.ready and condition is not _READY:
-        reason, next_try = f"{reason}; lifted in a panic", 0.0
+        reason, next_try = f"{reason}; ignored in a panic", 0.0
     return what, reason, next_try if next_try is None or next_try > 0.0 else 0.0
 
 
@@ -117,51 +118,39 @@ _OPEN = str(_BREAKER_OPEN)
 
 _FIXED: dict[Condition, tuple[str, float | None]] = {
     Condition.READY: ("", 0.0),
-    Condition.TRIAL: ("the next call shows whether it is well again", 0.0),
-    Condition.DISABLED: ("until the configuration or enable_plugin() brings it back", None),
+    Condition.PROBE_DUE: ("the next call probes it", 0.0),
+    Condition.DISABLED: ("until the configuration or enable_plugin() enables it", None),
 }
-"""States whose explanation is always the same."""
+"""Conditions whose explanation never varies."""
 
 
-def _standing(state: MemberState, condition: Condition, now: float) -> tuple[str, str, float | None]:
+def _describe(state: MemberState, condition: Condition, now: float) -> tuple[str, str, float | None]:
     fixed = _FIXED.get(condition)
     if fixed is not None:
         return "draining" if condition is Condition.DISABLED and state.active else str(condition), *fixed
     if condition is Condition.OFFLINE:
-        return str(condition), *_seen_offline(state.member)
+        return str(condition), *_describe_offline(state.member)
     if condition is Condition.EJECTED:
-        reason = f"time {state.ejections} in a row, after {state.failures} failures in a row"
+        reason = f"ejection {state.ejections} in a row, after {state.failures} failures in a row"
     elif condition is Condition.PROBING:
-        reason = "a call under way shows whether it is well again"
-    elif _behind(state.member) is None:
-        reason = "there is no plugin of this name now"
+        reason = "a call in flight probes it"
+    elif isinstance(state.member, NamedMember) and state.member.plugin is None:
+        reason = "no plugin of this name is registered"
     else:
-        reason = "its gate lets nobody in"
+        reason = "it accepts no calls"
     return str(condition), reason, state.due - now
 
 
-# --- what stands behind a member: told as far as it is known ---------------------------------------------------------
-
-
-def _behind(member: Member) -> Any:
-    """The plugin that serves the member's calls; None if there is none now."""
-    find = getattr(member, "current", None)
-    return member if find is None else find()
+def _describe_offline(member: Member) -> tuple[str, float | None]:
+    """Why the member is offline, and the seconds until its next health check."""
+    reason, watcher = "until a successful health check", member.watcher
+    if watcher is None:
+        return reason, None
+    message = watcher.status.message
+    return f"{reason}; last check: {message}" if message else reason, watcher.next_check
 
 
 def _endpoint(member: Member) -> str:
-    endpoint: str = getattr(_behind(member), "endpoint", "")
-    return "" if endpoint.rpartition("//")[2].rstrip("/") in member.name else endpoint  # its name says it
-
-
-def _watcher(member: Member) -> Any:
-    """Who looks at its health; a :class:`~goplugins.health.HealthChecker`, where that is known."""
-    return getattr(getattr(_behind(member), "attempts", None), "watcher", None)
-
-
-def _seen_offline(member: Member) -> tuple[str, float | None]:
-    """Why a member is OFFLINE, and in how many seconds somebody looks at it again."""
-    watcher = _watcher(member)
-    message = "" if watcher is None else watcher.status.message
-    reason = "until a health check finds it well" + (f": {message}" if message else "")
-    return reason, getattr(watcher, "next_check", None)
+    """The endpoint; empty if the member's name contains it."""
+    endpoint = member.endpoint
+    return "" if endpoint.rpartition("//")[2].rstrip("/") in member.name else endpoint

@@ -89,7 +89,7 @@ class Builder:
             config.balancer, clock=self._clock, rng=self._rng, events=self._events
         )
         for member in config.balancer.members:
-            balancer.add_plugin(NamedMember(member.name, self._registry, balancer))
+            balancer.add_plugin(NamedMember(member.name, self._registry, config.name, balancer))
         return self.guard(balancer, config, from_config=True)
 
     def _build_dns_group(self, config: DnsGroupConfig) -> GuardedPlugin:

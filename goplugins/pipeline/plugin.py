@@ -27,7 +27,7 @@ from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import BreakerChanged, CallFinished
-from goplugins.pipeline.attempts import Attempts
+from goplugins.pipeline.attempts import Attempts, Watcher
 from goplugins.pipeline.policies import Policies, resolved
 from goplugins.pipeline.statistics import counted, explain
 from goplugins.resilience.bulkhead import Bulkhead, load_signal
@@ -370,6 +370,11 @@ class GuardedPlugin:
             wake()
 
     # --- as a member of a group ----------------------------------------------------------------------------------
+
+    @property
+    def watcher(self) -> Watcher | None:
+        """Its periodic health checks; None without."""
+        return self.attempts.watcher
 
     def admits(self) -> bool:
         """Whether its breaker would admit a call now and its gate is open. Calls nobody."""

@@ -1,4 +1,4 @@
-"""What the strategies have in common: an interface, and a turn that is theirs by weight."""
+"""The interface of strategies, and the helpers that several of them use."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from typing import Protocol
 
 from goplugins.balancing.member_state import MemberState
 
-__all__ = ["NOBODY", "Strategy", "draw_other", "take_turn"]
+__all__ = ["NO_MEMBERS", "Strategy", "draw_other", "take_turn"]
 
-NOBODY: frozenset[MemberState] = frozenset()
+NO_MEMBERS: frozenset[MemberState] = frozenset()
 
 _DRAWS = 4
 
 
 class Strategy(Protocol):
-    """Picks a member among those that may take calls. All methods expect the group's lock."""
+    """Picks one of the ready members. All methods expect the group's lock."""
 
     def rebuild(self, ready: list[MemberState], members: list[MemberState]) -> None:
-        """Goes by these from now on: who may take calls, and all that there are."""
+        """Replaces the members: ``ready`` are those that may take calls, ``members`` are all."""
         ...
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
-        """The member for a call; None if all who may take it are to be avoided. Takes constant or logarithmic time.
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+        """The member for a call, in constant or logarithmic time; None if all ready members are excluded.
 
         Args:
-            key: what consistent hashing goes by.
-            avoid: who shall not be picked.
-            urgent: a call that matters more than spreading load evenly.
+            key: the key for consistent hashing.
+            exclude: members that must not be picked.
+            urgent: the call's priority is above 0.
         """
         ...
 
 
 def take_turn(state: MemberState, now: float) -> float:
-    """Moves the member's next turn on, the further the less it weighs, and returns the virtual time of this one.
+    """Moves the member's next turn forward by 1 / weight, and returns the virtual time of this turn.
 
-    Earliest deadline first: who is next is the one with the smallest ``turn``. ``now`` is the virtual time of the
-    last turn taken; one who was away has not saved turns up.
+    Earliest deadline first: the member with the smallest ``turn`` is next. ``now`` is the virtual time of the last
+    turn taken; a member that was out has not saved up turns.
     """
     turn = max(now, state.turn)
     state.turn = turn + state.step
     return turn
 
 
-def draw_other(states: list[MemberState], avoid: AbstractSet[MemberState], rng: random.Random) -> MemberState | None:
-    """One of ``states`` by chance that is not in ``avoid``; None if all are."""
+def draw_other(states: list[MemberState], exclude: AbstractSet[MemberState], rng: random.Random) -> MemberState | None:
+    """A random one of ``states`` that is not in ``exclude``; None if all are."""
     count = len(states)
     if not count:
         return None
     place = 0
     for _ in range(_DRAWS):
         place = int(rng.random() * count)
-        if states[place] not in avoid:
+        if states[place] not in exclude:
             return states[place]
     for offset in range(1, count):
         state = states[(place + offset) % count]
-        if state not in avoid:
+        if state not in exclude:
             return state
     return None

@@ -1,4 +1,4 @@
-"""The strategies that leave it to chance."""
+"""Strategies that draw members at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DRAWS = 4
 
 
 class AliasTable:
-    """Draws by weight in constant time (Walker's alias method, built as Vose does it)."""
+    """Weighted random draws in constant time (Walker's alias method, built by Vose's algorithm)."""
 
     __slots__ = ("_aliases", "_limits", "_rng", "states")
 
@@ -37,14 +37,14 @@ class AliasTable:
                 small.append(large.pop())
 
     def draw(self) -> MemberState:
-        """One of the members; there must be some."""
+        """A random member; the table must not be empty."""
         number = self._rng.random() * len(self.states)
         place = int(number)
         return self.states[place] if number < self._limits[place] else self._aliases[place]
 
 
 class Random:
-    """Any member, each as likely as the other, whatever its weight."""
+    """Draws members with equal probability, whatever their weights."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -55,16 +55,16 @@ class Random:
         """See :class:`Strategy`."""
         self._ready = ready
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
         """See :class:`Strategy`."""
         ready = self._ready
-        if avoid or not ready:
-            return draw_other(ready, avoid, self._rng)
+        if exclude or not ready:
+            return draw_other(ready, exclude, self._rng)
         return ready[int(self._draw() * len(ready))]
 
 
 class WeightedRandom:
-    """Any member, as likely as its weight says."""
+    """Draws members with a probability proportional to their weights."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -74,25 +74,25 @@ class WeightedRandom:
         """See :class:`Strategy`."""
         self._table = AliasTable(ready, self._rng)
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
         """See :class:`Strategy`."""
         table = self._table
         if not table.states:
             return None
-        if not avoid:
+        if not exclude:
             return table.draw()
         for _ in range(_DRAWS):
             state = table.draw()
-            if state not in avoid:
+            if state not in exclude:
                 return state
-        return draw_other(table.states, avoid, self._rng)
+        return draw_other(table.states, exclude, self._rng)
 
 
 class PowerOfTwo:
-    """Two different members drawn by weight; of them the one with the lower latency x (calls under way + 1).
+    """Draws two different members by weight, and picks the one with the lower latency x (calls in flight + 1).
 
-    See Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing". Unlike the best of all, the better
-    of two does not draw everybody to one member at once.
+    See Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing". Unlike the minimum over all members, the
+    better of two does not send all callers to the same member at once.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -105,17 +105,17 @@ class PowerOfTwo:
         self._drawn.rebuild(ready, members)
         self._count = len(ready)
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
         """See :class:`Strategy`."""
         drawn = self._drawn
-        first = drawn.pick(key, avoid, urgent)
+        first = drawn.pick(key, exclude, urgent)
         if first is None or self._count < 2:
             return first
         second: MemberState | None = None
         for _ in range(_DRAWS):
-            second = drawn.pick(key, avoid, urgent)
+            second = drawn.pick(key, exclude, urgent)
             if second is not first:
                 break
         else:
-            second = drawn.pick(key, {first, *avoid}, urgent)
+            second = drawn.pick(key, {first, *exclude}, urgent)
         return first if second is None or first.load() <= second.load() else second

@@ -1,4 +1,4 @@
-"""The strategies that go to the member with the least of something: calls under way, or latency."""
+"""Least connections and least latency: the member with the lowest score."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _Entry = tuple[float, float, int, MemberState]
 
 
 class Least:
-    """A lazy heap: the member with the lowest score; among equals, whose turn it is by weight.
+    """Picks the member with the lowest score, by a lazy heap; equal scores take weighted turns.
 
-    An entry may be lower than its member's score is by now (it got a call): that is put right when it comes to the
-    top. It is never higher for long: when a score falls, a new entry is pushed and the old one is thrown away when
-    it comes up. A member is never without an entry, so that an interrupt at any place loses nobody.
+    An entry may be below its member's score (which rises with a pick): it is corrected when it reaches the top. When a
+    score falls, :meth:`score_fell` pushes a new entry; the outdated one is dropped when it reaches the top. A member is
+    never without an entry, so that an interrupt at any line loses no member.
 
     Args:
-        score: what is to be low. May change only with a pick, and where :meth:`relieved` is called.
-        rng: at which place the turns begin.
+        score: changes only with a pick, and before :meth:`score_fell`.
+        rng: draws the first turns.
     """
 
     def __init__(self, score: Callable[[MemberState], float], rng: random.Random) -> None:
@@ -31,36 +31,36 @@ class Least:
         self._rng = rng
         self._heap: list[_Entry] = []
         self._ready: list[MemberState] = []
-        self._now = 0.0  # virtual time: that of the last turn
-        self._most = 0
-        self._torn = False  # entries were taken out and not put back
-        self._seen: set[MemberState] = set()
+        self._now = 0.0  # virtual time of the last turn
+        self._max_entries = 0
+        self._incomplete = False  # entries were taken out and not put back
+        self._known: set[MemberState] = set()
 
     def rebuild(self, ready: list[MemberState], members: list[MemberState]) -> None:
         """See :class:`Strategy`."""
         for state in ready:
-            if state not in self._seen:
+            if state not in self._known:
                 state.turn = self._now + self._rng.random() * state.step
-        self._seen = set(ready)
+        self._known = set(ready)
         self._ready = ready
-        self._most = 4 * len(ready) + 64
-        self._reheap()
+        self._max_entries = 4 * len(ready) + 64
+        self._rebuild_heap()
 
-    def _reheap(self) -> None:
-        self._torn = True
+    def _rebuild_heap(self) -> None:
+        self._incomplete = True
         heap = []
         for state in self._ready:
-            entry = state.entry = (self._score(state), state.turn, state.order, state)
+            entry = state.entry = (self._score(state), state.turn, state.number, state)
             heap.append(entry)
         heapq.heapify(heap)
         self._heap = heap
-        self._torn = False
+        self._incomplete = False
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
         """See :class:`Strategy`."""
-        if self._torn:
-            self._reheap()
-        state = self._best() if not avoid else self._best_other(avoid)
+        if self._incomplete:
+            self._rebuild_heap()
+        state = self._best() if not exclude else self._best_other(exclude)
         if state is not None:
             self._now = take_turn(state, self._now)
         return state
@@ -81,24 +81,24 @@ class Least:
             heapq.heapreplace(heap, entry)
         return None
 
-    def _best_other(self, avoid: AbstractSet[MemberState]) -> MemberState | None:
-        self._torn = True
+    def _best_other(self, exclude: AbstractSet[MemberState]) -> MemberState | None:
+        self._incomplete = True
         aside = []
         state = self._best()
-        while state is not None and state in avoid:
+        while state is not None and state in exclude:
             aside.append(heapq.heappop(self._heap))
             state = self._best()
         for entry in aside:
             heapq.heappush(self._heap, entry)
-        self._torn = False
+        self._incomplete = False
         return state
 
-    def relieved(self, state: MemberState) -> None:
-        """A call of a member that may take calls has ended, or its latency is another: it may be the best by now."""
+    def score_fell(self, state: MemberState) -> None:
+        """Updates a ready member whose score may have fallen: a call has ended, or its latency has changed."""
         entry = state.entry
         score = self._score(state)
         if entry is None or score < entry[0]:
-            state.entry = entry = (score, state.turn, state.order, state)
+            state.entry = entry = (score, state.turn, state.number, state)
             heapq.heappush(self._heap, entry)
-            if len(self._heap) > self._most:
-                self._reheap()
+            if len(self._heap) > self._max_entries:
+                self._rebuild_heap()

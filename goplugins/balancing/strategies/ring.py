@@ -1,4 +1,4 @@
-"""Consistent hashing: the same key to the same member, and little moves when members come and go."""
+"""Consistent hashing: a key keeps its member, and few keys move when members are added or removed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Set as AbstractSet
 
-from goplugins.balancing.member_state import MAX_ORDER, MemberState, Traffic
+from goplugins.balancing.member_state import MAX_NUMBER, MemberState, Traffic
 
 __all__ = ["HashRing", "hash_key"]
 
 _POINTS = 1024
-"""On the ring, per unit of weight."""
+"""Points on the ring per unit of weight."""
 
-_ODD = 0xD1B54A32D192ED03  # times a key's first place: its second one
+_ODD = 0xD1B54A32D192ED03  # the second place of a key is its first one times this
 
-_MOST_POINTS = 1 << 18
-"""Of all members together. Beyond (from a total weight of 256 on), everybody has half, a quarter, ... of its points."""
+_MAX_POINTS = 1 << 18
+"""Points of all members together. From a total weight of 256 on, each member has half, a quarter, ... of its points."""
 
 _WORD = struct.Struct("<8Q")
-_OWNER = MAX_ORDER  # the low bits of a point say whose it is
+_OWNER = MAX_NUMBER  # the low bits of a point: the number of its member
 _BITS = 64
 _MASK = (1 << _BITS) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -34,8 +34,8 @@ _STEPS = 4096
 def hash_key(key: str) -> int:
     """A place on the ring, 0 to 2**64 - 1: the same in every process, on every machine.
 
-    Cheap before all: CRC-32 spreads, the multiplications fill the word (as in SplitMix64). It keeps no adversary
-    from finding keys of one member; the bounded load does.
+    Fast rather than collision resistant: CRC-32, spread over 64 bits by multiplications as in SplitMix64. Keys can be
+    crafted to hit one member; the bounded load limits the effect.
 
     >>> hex(hash_key("user-123"))
     '0xc676fb8b508da0c'
@@ -45,7 +45,7 @@ def hash_key(key: str) -> int:
 
 
 def points_of(name: str, count: int) -> list[int]:
-    """The first ``count`` points of a member, by its name alone."""
+    """The first ``count`` points of a member, which depend on its name only."""
     points: list[int] = []
     for block in range((count + 7) // 8):
         points += _WORD.unpack(hashlib.blake2b(f"{block}:{name}".encode("utf-8", "surrogatepass")).digest())
@@ -55,43 +55,43 @@ def points_of(name: str, count: int) -> list[int]:
 class HashRing:
     """A ring of virtual nodes with bounded load.
 
-    A key has two places on the ring, and goes to the owner of the next point after that place which is nearer to
-    one: that evens the shares out as three times as many points would, to within some 2 % of a share per unit of
-    weight; see Appleton and O'Reilly, "Multi-probe consistent hashing". A point that goes makes no way to another
-    one longer, so only the keys of a removed member move. (More keys move only where the total weight passes 256,
-    512, 1024, ...: then all have half as many points, or the ring would grow without end.)
+    A key has two places on the ring, and belongs to the point that follows one of them at the shorter distance. This
+    evens out the shares as three times as many points would, to within some 2 % of a share per unit of weight; see
+    Appleton and O'Reilly, "Multi-probe consistent hashing". Removing a point does not change the distance to any other
+    one, so only the keys of a removed member move. (Other keys move only when the total weight passes 256, 512,
+    1024, ...: then the points of all members are halved, to bound the size of the ring.)
 
-    All members have their points, those too that may take no calls now: a call goes to the owner, or the owner of
-    the next point that may take it and is not overloaded. So a member that is away for a while moves no keys but its
-    own. A call without a key goes anywhere, by weight.
+    Members that are out keep their points: a call goes to the owner of its key, or else to the owner of the next point
+    that is ready and not overloaded. So a member that is out for a while moves only its own keys. Calls without a key
+    are spread by weight.
 
-    A member is overloaded with more than ``factor`` times the mean of calls under way (by weight), but not below
-    ``least`` calls. See Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads".
+    A member is overloaded with more than ``factor`` times the mean of calls in flight (by weight), but not with fewer
+    than ``min_load`` calls. See Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads".
 
     Args:
-        rng: for calls without a key.
-        traffic: the calls under way on all members.
+        rng: draws the places of calls without a key.
+        traffic: calls in flight on all members.
         factor: 1 or more.
-        least: calls under way that a member may always have.
+        min_load: calls in flight that a member may always have.
     """
 
-    def __init__(self, rng: random.Random, traffic: Traffic, factor: float, least: int) -> None:
+    def __init__(self, rng: random.Random, traffic: Traffic, factor: float, min_load: int) -> None:
         self._rng = rng
         self._traffic = traffic
         self._factor = factor
-        self._least = least
+        self._min_load = min_load
         self._ring = _Ring([])
         self._owners: dict[int, MemberState] = {}
         self._shrink = 0
         self._ready: list[MemberState] = []
-        self._per_weight = 0.0  # bounded load: factor / weight of those who may take calls
+        self._per_weight = 0.0  # factor / weight of the ready members
 
     def rebuild(self, ready: list[MemberState], members: list[MemberState]) -> None:
-        """See :class:`Strategy`. Costs time only where members came or went."""
-        owners = {state.order: state for state in members}
+        """See :class:`Strategy`. Points are computed only for members that were added."""
+        owners = {state.number: state for state in members}
         shrink = 0
         total = _POINTS * sum(state.weight for state in members)
-        while total >> shrink > _MOST_POINTS:
+        while total >> shrink > _MAX_POINTS:
             shrink += 1
         if owners != self._owners or shrink != self._shrink:
             kept = {n for n, state in owners.items() if state is self._owners.get(n) and shrink == self._shrink}
@@ -105,32 +105,32 @@ class HashRing:
         weight = sum(state.weight for state in ready)
         self._per_weight = self._factor / weight if weight else 0.0
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
         """See :class:`Strategy`."""
         if not self._ready:
             return None
         place = self._ring.find(hash_key(key) if key else self._rng.getrandbits(_BITS))
         state = self._owners[self._ring.points[place] & _OWNER]
-        if state.ready and state.active < self._least and not avoid:
+        if state.ready and state.active < self._min_load and not exclude:
             return state
-        return self._walk(place, avoid)
+        return self._walk(place, exclude)
 
-    def _walk(self, place: int, avoid: AbstractSet[MemberState]) -> MemberState | None:
-        """The owner of the first point from ``place`` on that can take the call."""
+    def _walk(self, place: int, exclude: AbstractSet[MemberState]) -> MemberState | None:
+        """The owner of the first point from ``place`` on that is ready, not overloaded and not excluded."""
         points, owners = self._ring.points, self._owners
         bound = self._per_weight * (self._traffic.active + 1)
         for offset in range(min(len(points), _STEPS)):
             state = owners[points[(place + offset) % len(points)] & _OWNER]
-            most = max(self._least, math.ceil(bound * state.weight))
-            if state.ready and state.active < most and state not in avoid:
+            most = max(self._min_load, math.ceil(bound * state.weight))
+            if state.ready and state.active < most and state not in exclude:
                 return state
-        # Nearly everybody is away, avoided or overloaded.
-        others = (state for state in self._ready if state not in avoid)
-        return min(others, key=MemberState.crowd, default=None)
+        # Nearly all members are out, excluded or overloaded.
+        others = (state for state in self._ready if state not in exclude)
+        return min(others, key=MemberState.active_per_weight, default=None)
 
 
 class _Ring:
-    """Sorted points, and where among them each slice of the ring begins: a search takes two or three steps."""
+    """Sorted points with an index by their leading bits: a search takes two or three steps."""
 
     __slots__ = ("_shift", "_slices", "points")
 
@@ -145,7 +145,7 @@ class _Ring:
         self._slices = list(itertools.accumulate(counts))
 
     def find(self, number: int) -> int:
-        """The point with the shortest way to it from one of the number's two places."""
+        """The index of the point that follows one of the two places of ``number`` at the shorter distance."""
         points, slices, shift = self.points, self._slices, self._shift
         piece = number >> shift
         first = bisect_left(points, number, slices[piece], slices[piece + 1])

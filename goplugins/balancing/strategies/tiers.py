@@ -1,4 +1,4 @@
-"""Priority: the best tier takes the traffic, and hands over to the next what it is too weak for."""
+"""Priority tiers: the highest one takes the traffic as far as its capacity allows, the next one the rest."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from goplugins.balancing.strategies.rotation import RoundRobin
 __all__ = ["Tiers"]
 
 _OVERPROVISIONED = 1.4
-"""A tier is thought to be built for this many times its load: it keeps all of it with 5 of 7 members."""
+"""The overprovisioning factor: a tier keeps all of its traffic while 5 of 7 members are ready."""
 
 
 class Tiers:
-    """Members of the largest priority first, in weighted turns; see Envoy's priority levels.
+    """Members of the highest priority first, by weighted round-robin; see Envoy's priority levels.
 
-    A tier takes 1.4 times the share of its weight that may take calls, at most all of what the better ones left.
-    Where that does not make up the whole, all shares are raised alike.
+    A tier takes 1.4 times the fraction of its weight that is ready, at most what the higher tiers leave. If that does
+    not add up to all traffic, the shares of all tiers are scaled up.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._rotations: dict[int, RoundRobin] = {}
-        self._tiers: list[tuple[float, RoundRobin]] = []  # the share of the traffic up to and with each, and who
+        self._tiers: list[tuple[float, RoundRobin]] = []  # cumulative share of the traffic
 
     def rebuild(self, ready: list[MemberState], members: list[MemberState]) -> None:
         """See :class:`Strategy`."""
@@ -52,8 +52,8 @@ class Tiers:
             tiers.append((reached if reached < 1.0 - 1e-9 else 1.0, rotation))
         self._tiers = tiers
 
-    def pick(self, key: str, avoid: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
-        """See :class:`Strategy`. An urgent call gets the best tier that has anybody."""
+    def pick(self, key: str, exclude: AbstractSet[MemberState], urgent: bool) -> MemberState | None:
+        """See :class:`Strategy`. An urgent call gets the highest tier with a ready member."""
         tiers = self._tiers
         if not tiers:
             return None
@@ -62,10 +62,10 @@ class Tiers:
             number = self._rng.random()
             while tiers[start][0] <= number:
                 start += 1
-        places = (*range(start, len(tiers)), *range(start)) if avoid else (start,)
+        places = (*range(start, len(tiers)), *range(start)) if exclude else (start,)
         for place in places:
             rotation: RoundRobin = tiers[place][1]
-            state = rotation.pick(key, avoid, urgent)
+            state = rotation.pick(key, exclude, urgent)
             if state is not None:
                 return state
         return None

@@ -1,4 +1,4 @@
-"""Members that do what a test tells them, and groups of them on a manual clock."""
+"""Fake members, and groups of them on a manual clock."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from goplugins.balancing import LoadBalancer
 from goplugins.config import LoadBalancerConfig
 from goplugins.enums import LoadBalancingStrategy, PluginStatus
 from goplugins.errors import CircuitBreakerOpenError, PluginConnectionError, PluginUnavailableError
+from goplugins.models.results import HealthStatus
+from goplugins.pipeline.attempts import Watcher
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -22,10 +24,7 @@ TWO_STRATEGIES = ["round-robin", "least-connections"]
 
 
 class FakeMember:
-    """Answers with its name after ``latency`` seconds of the clock; raises ``error`` instead while there is one.
-
-    ``opens`` has its breaker open for so many seconds after the next failure.
-    """
+    """Answers with its name after ``latency`` seconds of the clock, or raises ``error`` if there is one."""
 
     def __init__(self, name: str, clock: ManualClock, latency: float = 0.0) -> None:
         self.name = name
@@ -36,6 +35,8 @@ class FakeMember:
         self.open_until = 0.0
         self.gate_open = True
         self.health_status = PluginStatus.UNKNOWN
+        self.endpoint = ""
+        self.watcher: Watcher | None = None
         self.callbacks: list[Callable[[], object]] = []
         self.calls = 0
 
@@ -60,17 +61,20 @@ class FakeMember:
     def status(self) -> PluginStatus:
         return self.health_status
 
+    def health(self, timeout: float) -> HealthStatus:
+        return HealthStatus(self.health_status)
+
     def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
         self.callbacks.append(callback)
         return lambda: self.callbacks.remove(callback)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         for callback in list(self.callbacks):
             callback()
 
     def becomes(self, status: PluginStatus) -> None:
         self.health_status = status
-        self.tell()
+        self.notify()
 
 
 def refused() -> PluginConnectionError:
@@ -109,7 +113,7 @@ class Group:
             return error
 
     def count(self, calls: int, **options: Any) -> Counter[str]:
-        """How many of so many calls were given to whom."""
+        """Makes so many calls; how many each member got."""
         given: Counter[str] = Counter()
         for _ in range(calls):
             call = self.call(**options)
@@ -127,7 +131,7 @@ class Group:
         return {member.name for member in self.balancer.explain().members if member.eligible}
 
     def eject(self, *names: str) -> None:
-        """Fails five calls in a row on each."""
+        """Fails five calls in a row on each member."""
         for name in names:
             self[name].error = refused
             for _ in range(5):

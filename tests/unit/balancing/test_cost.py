@@ -50,7 +50,7 @@ class Load:
         call = make_call(self.group.clock, key=f"user-{self.number & 1023}")
         with self.dispatcher.lock:
             now = self.dispatcher.now()
-            state = self.dispatcher._next(call, {}, now)
+            state = self.dispatcher.pick(call, {}, now)
             assert state is not None
             state.active += 1
             state.traffic.active += 1
@@ -65,7 +65,7 @@ class Load:
         with self.dispatcher.lock:
             state.active -= 1
             state.traffic.active -= 1
-            self.dispatcher._succeeded(state, call, started)
+            self.dispatcher.record_success(state, call, started)
 
 
 def lines_run(function: Callable[[], object], times: int) -> float:
@@ -145,7 +145,7 @@ def test_a_refusal_by_all_breakers_takes_microseconds() -> None:
     group.eject("a")  # so that there is a last error to tell of
     for member in group.members:
         member.open_until = 1e9
-        member.tell()
+        member.notify()
     assert isinstance(group.try_send(), CircuitBreakerOpenError)
 
     def refusals() -> None:

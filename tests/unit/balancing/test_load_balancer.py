@@ -348,7 +348,7 @@ def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
 
     group["a"].act = others_look_at_it
     with monkeypatch.context() as patch:
-        patch.setattr(group.balancer._dispatcher, "_succeeded", interrupted)
+        patch.setattr(group.balancer._dispatcher, "record_success", interrupted)
         with pytest.raises(Interrupt):
             group.send(preferences=("a",))
     group["a"].act = None

@@ -108,7 +108,7 @@ def test_a_probe_that_never_ends_frees_its_place_at_its_deadline() -> None:
     dispatcher = group.balancer._dispatcher
     with dispatcher.lock:
         lost_call = group.call(timeout=5)
-        state = dispatcher._next(lost_call, {}, group.clock.monotonic())
+        state = dispatcher.pick(lost_call, {}, group.clock.monotonic())
     assert state is not None
     assert state.name == "a"
     assert group.states()["a"] == "being probed"
@@ -205,7 +205,7 @@ def test_an_error_that_is_no_plugin_error_counts_as_failure_and_passes() -> None
 def test_an_open_breaker_keeps_calls_away_before_anybody_asks_it() -> None:
     group = Group(3)
     group["a"].open_until = group.clock.monotonic() + 20
-    group["a"].tell()
+    group["a"].notify()
     assert group.count(30)["a"] == 0
     group.clock.advance(20)
     assert group.count(300)["a"] > 0
@@ -246,7 +246,7 @@ def test_a_member_whose_gate_is_closed_is_left_alone_for_a_while() -> None:
     group.clock.advance(10)
     assert group.count(30)["a"] == 10
     group["a"].gate_open = False
-    group["a"].tell()
+    group["a"].notify()
     assert group.states()["a"] == "closed"
 
 
@@ -336,7 +336,7 @@ def test_a_health_check_that_sees_a_dead_member_well_again_ends_its_ejection_in_
 def test_below_the_panic_threshold_ejection_and_health_are_lifted_but_nothing_else() -> None:
     group = Group(6, max_ejection_percent=100)
     group["a"].open_until = 2000.0
-    group["a"].tell()
+    group["a"].notify()
     group.balancer.disable_plugin("b")
     group.eject("c")
     assert group.eligible() == {"d", "e", "f"}  # 3 of 5 that are enabled
@@ -375,7 +375,7 @@ def test_nobody_herds_onto_a_recovering_member(strategy: str) -> None:
     for member in group.members:
         member.latency = 0.001
     group["d"].open_until = group.clock.monotonic() + 100
-    group["d"].tell()
+    group["d"].notify()
     for number in range(2000):
         group.send(key=f"user-{number}")
     group.clock.advance(100)
@@ -433,10 +433,10 @@ def test_members_that_all_come_back_at_once_share_as_ever() -> None:
 def test_members_that_are_found_before_the_first_call_start_at_once() -> None:
     group = Group(2)
     group["a"].gate_open = False
-    group["a"].tell()
+    group["a"].notify()
     assert group.states()["a"] == "closed"
     group["a"].gate_open = True
-    group["a"].tell()
+    group["a"].notify()
     assert group.states()["a"] == "ready"
 
 
@@ -504,13 +504,13 @@ def test_a_person_who_reads_it_at_night_knows_what_to_do() -> None:
     group = Group(4)
     group.eject("a")
     group["b"].open_until = group.clock.monotonic() + 12
-    group["b"].tell()
+    group["b"].notify()
     group.balancer.disable_plugin("c")
     group.clock.advance(2)
     text = str(group.balancer.explain())
     assert text.splitlines()[0].startswith("group (round-robin): ")
-    assert "a: ejected (time 1 in a row, after 5 failures in a row" in text
+    assert "a: ejected (ejection 1 in a row, after 5 failures in a row" in text
     assert "last error 2.0 s ago: PLUGIN_1205 connection refused" in text
     assert "b: circuit breaker open, next try in 10.0 s" in text
-    assert "c: disabled (until the configuration or enable_plugin() brings it back)" in text
+    assert "c: disabled (until the configuration or enable_plugin() enables it)" in text
     assert "d: ready" in text

@@ -61,7 +61,7 @@ def test_where_calls_go_is_told_unless_the_name_does() -> None:
     group = Group(0)
     for name, endpoint in (("a", "http://10.0.0.7:80/v1"), ("p@10.0.0.8:80", "http://10.0.0.8:80"), ("c", "")):
         member = FakeMember(name, group.clock)
-        member.endpoint = endpoint  # type: ignore[attr-defined]
+        member.endpoint = endpoint
         group.balancer.add_plugin(member)
     text = str(group.balancer.explain())
     assert "  a (http://10.0.0.7:80/v1): ready" in text
@@ -73,7 +73,7 @@ def test_when_nobody_takes_calls_the_head_says_when_the_first_is_tried() -> None
     group = Group(2)
     for seconds, member in zip((20, 5), group.members, strict=True):
         member.open_until = group.clock.monotonic() + seconds
-        member.tell()
+        member.notify()
     assert str(group.balancer.explain()).splitlines()[0] == (
         "group (round-robin): 0 of 2 members may take calls; next try by itself in 5.0 s"
     )
@@ -82,11 +82,11 @@ def test_when_nobody_takes_calls_the_head_says_when_the_first_is_tried() -> None
 def test_what_only_an_operator_can_end_is_told_as_that() -> None:
     group = Group(2)
     group["a"].open_until = math.inf
-    group["a"].tell()
+    group["a"].notify()
     group.balancer.disable_plugin("b")
     assert str(group.balancer.explain()).splitlines()[0].endswith("may take calls; none is tried by itself")
     assert "a: circuit breaker open (held open by force_open(), until reset()), 0 under way" in line_of(group, "a")
-    assert "(until the configuration or enable_plugin() brings it back)" in line_of(group, "b")
+    assert "(until the configuration or enable_plugin() enables it)" in line_of(group, "b")
     error = group.try_send()
     assert isinstance(error, CircuitBreakerOpenError)
     assert error.retry_after is None
@@ -102,7 +102,7 @@ def watched(group: Group, name: str) -> HealthChecker:
         scheduler=Scheduler(clock=group.clock, threaded=False),
         submit=lambda job: job(),
     )
-    group[name].attempts = SimpleNamespace(watcher=checker)  # type: ignore[attr-defined]
+    group[name].watcher = checker
     return checker
 
 
@@ -113,7 +113,9 @@ def test_of_one_that_is_offline_the_health_checks_word_and_its_next_look_are_tol
     group["a"].becomes(checker.check().status)
     group.clock.advance(4)
     line = line_of(group, "a")
-    assert line.startswith("a: offline (until a health check finds it well: 1 failed checks in a row; the last: ")
+    assert line.startswith(
+        "a: offline (until a successful health check; last check: 1 failed checks in a row; the last: "
+    )
     assert "connection refused" in line
     assert "next try in 7.0 s" in line  # 10 s and the jitter, less 4
 
@@ -123,10 +125,12 @@ def test_an_open_breaker_whose_member_is_looked_at_may_end_early_and_says_so() -
     checker = watched(group, "a")
     group["a"].open_until = group["b"].open_until = group.clock.monotonic() + 30
     for member in group.members:
-        member.tell()
+        member.notify()
     assert "a: circuit breaker open, next try in 30.0 s" in line_of(group, "a")
     checker.start()
-    assert "a: circuit breaker open (a good health check ends it early), next try in 30.0 s" in line_of(group, "a")
+    assert "a: circuit breaker open (a successful health check ends it early), next try in 30.0 s" in line_of(
+        group, "a"
+    )
     assert "b: circuit breaker open, next try in 30.0 s" in line_of(group, "b")
 
 
@@ -142,7 +146,7 @@ def test_the_refusals_one_line_says_what_happened_last() -> None:
     error = group.try_send()
     assert str(error) == (
         "[LOADBALANCER_1701] plugin 'group': none of 3 members can take the call: 3 ejected; next try in 28.000 s; "
-        "the last error, of 'c' 0.0 s ago: PLUGIN_1205 connection refused"
+        "last error (member 'c', 0.0 s ago): PLUGIN_1205 connection refused"
     )
 
 
@@ -176,7 +180,7 @@ def test_of_all_that_is_out_the_smallest_wait_is_told() -> None:
     group.balancer.disable_plugin("d")
     group.eject("a")
     group["b"].open_until = group.clock.monotonic() + 25
-    group["b"].tell()
+    group["b"].notify()
     error = group.try_send()
     assert isinstance(error, NoAvailablePluginsError)
     assert error.retry_after == pytest.approx(11)  # the next look at c
@@ -242,9 +246,12 @@ def test_they_are_in_the_log_once_each(caplog: pytest.LogCaptureFixture) -> None
         group.clock.advance(31)
         group["a"].error = None
         group.count(100)
-    text = "group: member a failed 5 times in a row and is left alone for 30 s; the last: "
+    text = "group: member a ejected for 30 s after 5 failures in a row; last error: "
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert told == [("WARNING", f"{text}PLUGIN_1205 connection refused"), ("INFO", "group: member a is well again")]
+    assert told == [
+        ("WARNING", f"{text}PLUGIN_1205 connection refused"),
+        ("INFO", "group: member a is healthy again and takes calls"),
+    ]
 
 
 class Local:
@@ -296,7 +303,7 @@ def test_a_member_that_is_no_longer_there_is_told_as_that() -> None:
             manager.register(Local(name))
         manager.load_from_config({"load_balancers": [{"name": "g", "members": ["one", "two"]}]})
         manager.unregister("one")
-        assert "one: closed (there is no plugin of this name now), next try in " in str(manager.explain("g"))
+        assert "one: closed (no plugin of this name is registered), next try in " in str(manager.explain("g"))
 
 
 # --- what a configuration may not ask of a group ---------------------------------------------------------------------
