@@ -1,4 +1,4 @@
-"""Health: looking at plugins again and again, and saying how they are together."""
+"""Health checks: regular checks of each plugin, and the overall health of all plugins."""
 
 from __future__ import annotations
 

@@ -1,17 +1,19 @@
-"""Looks at one plugin's health, regularly or when asked, and tells who wants to know."""
+"""Health checks of one plugin, at regular intervals or on request, and notification of status changes."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 from collections.abc import Callable
 
+from goplugins.config.defaults import completed
+from goplugins.config.plugin_sections import HealthCheckConfig
 from goplugins.enums import PluginStatus
-from goplugins.errors import SaturatedError
-from goplugins.health.check_run import CheckRun, Watched, ask, timed_out, wait_for
-from goplugins.health.probe_pool import Job, Probes, shared_probes
-from goplugins.health.settings import Settings
+from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.health.check_run import CheckRun, HasHealth, check_health, timed_out
+from goplugins.health.probe_pool import Job, ProbePool, shared_probe_pool
 from goplugins.health.status_record import HealthRecord
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.callbacks import run_callback
@@ -19,45 +21,43 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, Scheduler, get_scheduler
 
-__all__ = ["HealthChecker", "OnChange"]
-
 logger = logging.getLogger("goplugins.health")
 
 OnChange = Callable[[HealthStatus, HealthStatus], object]
 """Called with the status before and after."""
 
-# What a look may last beyond its timeout: the plugin's own report of what was slow says more than ours.
+# What a check may last beyond its timeout: the plugin's own report of what was slow is more precise than ours.
 _GRACE = 0.1
 
-_JITTER = 0.1  # of the interval: the scheduler's own
+_JITTER = 0.1  # of the interval: the scheduler's default
 
 _BAD = (PluginStatus.UNHEALTHY, PluginStatus.OFFLINE)
 
 
 class HealthChecker:
-    """Looks at one plugin's health, regularly once started or whenever asked.
+    """Checks one plugin's health, at regular intervals once started, or on request.
 
-    A look that finds HEALTHY or DEGRADED succeeded and is shown as reported; one success is enough at any time.
-    A look that finds UNHEALTHY or OFFLINE, raises, or has no answer within ``timeout`` failed: that shows as
-    UNHEALTHY at once, and as OFFLINE from ``failure_limit`` failures in a row. UNKNOWN, no free connection and a
-    closed plugin are no verdict: everything stays as it is. While a look hangs no other is begun, and each interval
-    that it goes on hanging counts as one more failure.
+    A check that finds HEALTHY or DEGRADED succeeded and is shown as reported; one success is enough at any time.
+    A check that finds UNHEALTHY or OFFLINE, raises, or exceeds ``timeout`` failed: that shows as UNHEALTHY at once,
+    and as OFFLINE from ``failure_limit`` failures in a row. A check without a result (UNKNOWN, no free connection, a
+    closed plugin) changes nothing. While a check hangs no other is begun, and each interval that it goes on hanging
+    counts as one more failure.
 
-    Looks bypass the plugin's policies and run on a few workers, never on the scheduler's thread. Nothing runs before
-    :meth:`start` or :meth:`check`. Somebody must hold the checker: one that is forgotten stops by itself.
+    Checks bypass the plugin's policies and run on a few workers, never on the scheduler's thread. Nothing runs before
+    :meth:`start` or :meth:`check`. Hold a reference to the checker: it stops when it is garbage collected.
 
     Args:
-        plugin: anything with ``health(timeout) -> HealthStatus``.
-        config: a :class:`~goplugins.config.HealthCheckConfig`; fields left out have the production defaults.
-        name: for messages.
-        clock: where time comes from.
-        on_change: called with the status before and after, when it changes; in order, one at a time, on a worker.
-        scheduler: what keeps the time; by default the process's.
-        submit: where looks run: a pool's ``submit``. By default a few workers that the process's checkers share.
-        rng: where the jitter of the interval (+-10 %) comes from.
+        plugin: an object with ``health(timeout) -> HealthStatus``.
+        config: fields left out have the production defaults.
+        name: the plugin's name, for messages.
+        clock: the source of time.
+        on_change: called with the status before and after a change; in order, one at a time, on a worker.
+        scheduler: starts the regular checks; by default the process's.
+        submit: runs checks: a pool's ``submit``. By default a few workers that all checkers of the process share.
+        rng: the source of the interval's jitter (+-10 %).
 
     Raises:
-        InvalidArgumentError: interval, timeout or failure_limit is not more than 0.
+        InvalidConfigError: interval, timeout or failure_limit is not more than 0.
 
     >>> from goplugins import HealthCheckConfig, HealthStatus, PluginStatus
     >>> class Plugin:
@@ -70,8 +70,8 @@ class HealthChecker:
 
     def __init__(
         self,
-        plugin: Watched,
-        config: object,
+        plugin: HasHealth,
+        config: HealthCheckConfig,
         *,
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
@@ -82,60 +82,65 @@ class HealthChecker:
     ) -> None:
         self.name = name
         self._plugin = plugin
-        self._settings = Settings.of(config)
+        self._configure(config)
         self._clock = clock
         self._observers: tuple[OnChange, ...] = () if on_change is None else (on_change,)
         self._scheduler = scheduler
-        self._submit = submit
-        self._probes: Probes | None = None
+        self._custom_submit = submit
+        self._pool: ProbePool | None = None
         self._rng = rng
         self._lock = threading.Lock()
         self._record = HealthRecord()
-        self._telling = False
+        self._notifying = False
         self._running = False
-        self._ticket: ScheduledTask | None = None
-        self._hurry: float | None = None
-        self._look: CheckRun | None = None
+        self._task: ScheduledTask | None = None
+        self._short_interval: float | None = None
+        self._run: CheckRun | None = None
         self._done = threading.Event()
         register_forkable(self)
 
-    # --- what is known ---------------------------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> HealthStatus:
-        """The verdict of the last look that had one; UNKNOWN before the first."""
+        """The result of the last check that had one; UNKNOWN before the first."""
         self._ensure_thread()
         return self._record.status
 
     @property
     def last_check(self) -> float:
-        """When that look was, in seconds since the Unix epoch; 0 before the first."""
+        """When that check was, in seconds since the Unix epoch; 0 before the first."""
         return self._record.status.last_check
 
     @property
     def consecutive_failures(self) -> int:
-        """Failed looks since the last good one."""
+        """Failed checks since the last successful one."""
         return self._record.failures
 
     @property
     def failures_total(self) -> int:
-        """Failed looks since the checker was made."""
+        """Failed checks in all."""
         return self._record.failures_total
 
     @property
     def checks_total(self) -> int:
-        """How many looks there were."""
+        """Checks in all."""
         return self._record.checks_total
 
     @property
     def enabled(self) -> bool:
-        """Whether it looks without being asked, once started."""
-        return self._settings.enabled
+        """Whether :meth:`start` begins regular checks."""
+        return self._enabled
 
     @property
     def timeout(self) -> float:
-        """Seconds that a look may take."""
-        return self._settings.timeout
+        """Seconds that a check may last."""
+        return self._timeout
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a check under way is not waited for any longer."""
+        return self._timeout + _GRACE
 
     @property
     def is_running(self) -> bool:
@@ -144,285 +149,273 @@ class HealthChecker:
 
     @property
     def next_check(self) -> float | None:
-        """Seconds until the next regular look begins, at the latest; 0 during one, None if there will be none."""
+        """Seconds until the next regular check begins, at the latest; 0 during a check, None if there will be none."""
         if not self._running:
             return None
         longest = self._interval * (1 + _JITTER)
         since = self._clock.time() - self._record.status.last_check
-        return 0.0 if self._look is not None else min(max(0.0, longest - since), longest)
+        return 0.0 if self._run is not None else min(max(0.0, longest - since), longest)
 
     @property
-    def look(self) -> CheckRun | None:
-        """The look that is queued or under way."""
-        return self._look
+    def current_run(self) -> CheckRun | None:
+        """The check that is queued or under way."""
+        return self._run
 
     @property
     def done(self) -> threading.Event:
-        """Set when the checker has stopped; another one after each start."""
+        """Set when the checker has stopped; a new event after each start."""
         return self._done
 
     # --- start and stop --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Looks at once, then every ``interval``. Does nothing if checks are disabled or it runs already.
+        """Checks at once, then every ``interval``. Does nothing if checks are disabled or it is running.
 
         Raises:
             SaturatedError: the system has no thread left.
         """
         with self._lock:
-            if self._running or not self._settings.enabled:
+            if self._running or not self._enabled:
                 return
             self._running = True
             self._done = threading.Event()
             scheduler = self._scheduler = self._scheduler or get_scheduler()
             interval = self._interval
         try:
-            ticket = scheduler.schedule(
-                self._tick, interval, first=0.0, submit=self._hand_over, jitter=_JITTER, rng=self._rng
+            # On the scheduler's thread, since the workers may all hang: a tick only queues and counts.
+            task = scheduler.schedule(
+                self._tick, interval, first=0.0, submit=_run_inline, jitter=_JITTER, rng=self._rng
             )
         except SaturatedError:
             self.stop(0.0)
             raise
         with self._lock:
-            if self._running and self._ticket is None:
-                self._ticket = ticket
+            if self._running and self._task is None:
+                self._task = task
                 return
-        ticket.cancel()  # stopped meanwhile
+        task.cancel()  # stopped meanwhile
 
     def stop(self, timeout: float | None = None) -> None:
-        """Looks no more, and waits for a look under way. May be started again. Harmless when repeated.
+        """Ends regular checks and waits for a check under way. May be started again. Harmless when repeated.
 
-        An OFFLINE status becomes UNKNOWN, or it would stand for ever with nobody to lift it.
+        An OFFLINE status becomes UNKNOWN, since no further check would ever end it.
 
         Args:
-            timeout: seconds to wait at most, by default the timeout of a look. What is found later is dropped.
+            timeout: seconds to wait at most, by default the timeout of a check. A later result is dropped.
         """
         with self._lock:
             self._running = False
-            ticket, self._ticket = self._ticket, None
-            look, done = self._look, self._done
-            if look is not None and look.started is None:
-                self._look = None  # only queued: it is dropped
-                look.done.set()
-        if ticket is not None:
-            ticket.cancel()
-        if look is not None and look.started is not None and look.thread != threading.get_ident():
-            patience = self._settings.timeout + _GRACE if timeout is None else timeout
-            if look.counted is None and not look.done.wait(patience):
-                look.counted = self._clock.monotonic()
+            task, self._task = self._task, None
+            run, done = self._run, self._done
+            if run is not None and run.started is None:
+                self._run = None  # only queued: it is dropped
+                run.done.set()
+        if task is not None:
+            task.cancel()
+        if run is not None and run.started is not None and run.thread != threading.get_ident():
+            patience = self.patience if timeout is None else timeout
+            if run.overdue_at is None and not run.done.wait(patience):
+                run.overdue_at = self._clock.monotonic()
         with self._lock:
-            self._record.looks_ended()
-        self._tell()
+            self._record.checks_stopped()
+        self._notify()
         done.set()
 
-    def reconfigure(self, config: object) -> None:
-        """Takes new settings over, and the status stays; starts or stops if ``enabled`` changed.
+    def reconfigure(self, config: HealthCheckConfig) -> None:
+        """Applies new settings and keeps the status; starts or stops if ``enabled`` changed.
 
         Raises:
-            InvalidArgumentError: a setting that can't be used; the old ones stay.
+            InvalidConfigError: a setting that can't be used; the old ones stay.
         """
-        new = Settings.of(config)
-        with self._lock:
-            old, self._settings = self._settings, new
-            ticket = self._ticket
-        if old.enabled and not new.enabled:
+        enabled, interval = self._enabled, self._configured_interval
+        self._configure(config)
+        if enabled and not self._enabled:
             self.stop(0.0)
-        elif new.enabled and not old.enabled:
+        elif self._enabled and not enabled:
             self.start()
-        elif ticket is not None and new.interval != old.interval:
-            ticket.reschedule(self._interval)
+        elif self._configured_interval != interval:
+            self._reschedule()
 
     def shorten_interval(self, interval: float | None) -> None:
-        """Looks every ``interval`` seconds from now on, where that is more often than configured; None ends that.
+        """Checks every ``interval`` seconds from now on, where that is more often than configured; None ends that.
 
-        For a plugin that nobody calls while its breaker is open: only a look finds out early that it is back.
+        While a plugin's breaker is open no call is made, and only a check can find out early that it has recovered.
         """
+        before, self._short_interval = self._interval, interval
+        if self._interval != before:
+            self._reschedule()
+
+    def _configure(self, config: HealthCheckConfig) -> None:
+        settings = completed(config)
+        self._enabled: bool = settings.enabled
+        self._configured_interval: float = settings.interval
+        self._timeout: float = settings.timeout
+        self._failure_limit: int = settings.failure_limit
+
+    def _reschedule(self) -> None:
         with self._lock:
-            before, self._hurry = self._interval, interval
-            ticket = self._ticket if self._interval != before else None
-        if ticket is not None:
-            ticket.reschedule(self._interval)
+            task = self._task
+        if task is not None:
+            task.reschedule(self._interval)
 
     @property
     def _interval(self) -> float:
-        """Seconds between two looks as things stand."""
-        configured = self._settings.interval
-        return configured if self._hurry is None else min(configured, self._hurry)
+        """Seconds between two checks, as things stand."""
+        configured, short = self._configured_interval, self._short_interval
+        return configured if short is None else min(configured, short)
 
-    # --- looks -----------------------------------------------------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------------------------------------
 
     def check(self) -> HealthStatus:
-        """Looks now, or joins a look under way, and returns the status then: 0.1 s after ``timeout`` at the latest.
+        """Checks now, or waits for a check under way, and returns the status.
 
-        With all workers busy elsewhere there may be no look in that time; then the status is as it was.
+        It returns ``timeout`` + 0.1 s after the check has begun, at the latest. A check that does not begin within that
+        time, since all workers are busy, is not waited for: the status is the last known.
 
         Raises:
             PluginClosedError: its monitor was shut down meanwhile.
         """
-        look = self.begin()
-        if look.thread == threading.get_ident():
-            return self._record.status  # asked from within the look itself
-        if look.counted is not None:
-            self.count_overdue(look)
-            return self._record.status
-        patience = self._settings.timeout + _GRACE
-        wait_for([look], patience)
-        started = look.started
-        if started is not None:
-            wait_for([look], min(patience, started + patience - self._clock.monotonic()))  # it may have begun late
-            self.count_overdue(look, waited=True)
+        run = self.begin()
+        if run.thread != threading.get_ident():  # or it is called by the check itself
+            self.wait_for(run, SYSTEM_CLOCK.monotonic() + 2 * self.patience)
         return self._record.status
 
     def begin(self) -> CheckRun:
-        """Queues a look and does not wait for it; returns the one queued or under way if there is one.
+        """Queues a check without waiting for it; returns the one that is queued or under way if there is one.
 
         Raises:
             PluginClosedError: its monitor was shut down meanwhile.
         """
         with self._lock:
-            if self._look is not None:
-                return self._look
-            look = self._look = CheckRun()
+            if self._run is not None:
+                return self._run
+            run = self._run = CheckRun()
         try:
-            self._hand_over(lambda: self._perform(look))
+            self._submit(lambda: self._perform(run), suspect=self._record.is_suspect)
         except Exception as exc:
             with self._lock:
-                self._look = None
-            look.done.set()
+                self._run = None
+            run.done.set()
             if not isinstance(exc, SaturatedError):
                 raise
-            logger.warning("plugin %r: no worker is free to look at its health", self.name)
-        return look
+            logger.warning("plugin %r: health check skipped, no worker thread is free", self.name)
+        return run
 
-    def _hand_over(self, job: Job) -> None:
-        """Gives a look to the workers. The scheduler calls it on its thread: it only queues."""
-        if self._submit is not None:
-            self._submit(job)
-        else:
-            (self._probes or shared_probes()).put(job, suspect=self._record.suspect)
+    def wait_for(self, run: CheckRun, end: float) -> None:
+        """Waits until a check has ended or has had its whole timeout; counts it as failed if it is overdue.
 
-    def _hand_over_notice(self, job: Job) -> None:
-        if self._submit is not None:
-            self._submit(job)
-        else:
-            (self._probes or shared_probes()).put_notice(job)
-
-    def _tick(self) -> None:
-        """The regular look, on a worker."""
-        with self._lock:
-            if not self._running:
-                return
-            hanging = self._look
-            look = self._look = hanging or CheckRun()
-        if hanging is None:
-            self._perform(look)
-        else:
-            self.count_overdue(hanging)
-
-    def _perform(self, look: CheckRun) -> None:
-        timeout = self._settings.timeout
-        with self._lock:
-            if self._look is not look:
-                return  # dropped while it was queued
-            look.thread = threading.get_ident()
-            started = look.started = self._clock.monotonic()
-        self._watch(look, timeout + _GRACE)
-        found: HealthStatus | None = None
-        try:
-            found = ask(self._plugin, self.name, timeout)
-        finally:
-            took = self._clock.monotonic() - started
-            if look.watch is not None:
-                look.watch.cancel()
-            with self._lock:
-                if self._look is look:
-                    self._look = None
-                    # One that was counted as failed has its verdict; a late answer is none.
-                    if found is not None and look.counted is None:
-                        self._found(found if took <= timeout + _GRACE else timed_out(self.name, timeout, took), took)
-            self._tell()
-            look.done.set()
-
-    def _found(self, found: HealthStatus, took: float) -> None:
-        """Expects the lock."""
-        self._record.look_found(found, limit=self._settings.failure_limit, when=self._clock.time(), took=took)
-
-    # --- looks that hang -------------------------------------------------------------------------------------------
-
-    def _watch(self, look: CheckRun, delay: float) -> None:
-        """Has somebody look after the look in ``delay`` seconds: not the worker, which it may hold."""
-        if not self._running or self._scheduler is None:
-            return
-        try:
-            look.watch = self._scheduler.schedule(self._overdue, None, first=delay, submit=self._hand_over_notice)
-        except SaturatedError:
-            logger.warning("plugin %r: nobody watches over its health check: no thread left", self.name)
-
-    def _overdue(self) -> None:
-        look = self._look
-        if look is not None:
-            self.count_overdue(look)
-            if look.counted is not None:
-                self._watch(look, self._settings.interval)
-
-    def count_overdue(self, look: CheckRun, *, waited: bool = False) -> None:
-        """Counts a failure if the look has lasted too long, and one more for each interval since.
+        The waits are real ones: the work of other threads takes real time, whatever a test's clock says.
 
         Args:
-            look: the one that may hang.
-            waited: the caller has waited for the whole timeout.
+            run: what :meth:`begin` returned.
+            end: when to stop waiting at the latest, on the system clock's monotonic scale.
         """
-        now = self._clock.monotonic()
-        settings = self._settings
-        with self._lock:
-            if self._look is not look or look.started is None:
-                return
-            if look.counted is None:
-                due = waited or now >= look.started + settings.timeout
-            else:
-                due = now >= look.counted + settings.interval * 0.9  # as early as jitter makes a regular look
-            if not due:
-                return
-            look.counted = now
-            took = now - look.started
-            self._found(timed_out(self.name, settings.timeout, took), took)
-        self._tell()
+        patience = self.patience
+        if run.overdue_at is None:
+            run.done.wait(min(patience, max(0.0, end - SYSTEM_CLOCK.monotonic())))
+            started = run.started
+            if started is not None and not run.done.is_set():  # it may have begun late
+                left = min(patience, started + patience - self._clock.monotonic())
+                run.done.wait(max(0.0, min(left, end - SYSTEM_CLOCK.monotonic())))
+        if self._count_overdue(run):
+            self._notify()
 
-    # --- evidence from elsewhere -----------------------------------------------------------------------------------
+    def _submit(self, job: Job, *, suspect: bool) -> None:
+        if self._custom_submit is not None:
+            self._custom_submit(job)
+        else:
+            (self._pool or shared_probe_pool()).submit(job, suspect=suspect)
+
+    def _tick(self) -> None:
+        """The regular check. Runs on the scheduler's thread, so it only queues."""
+        run = self._run
+        with contextlib.suppress(PluginClosedError, SaturatedError):  # shut down; or the next tick tries again
+            if not self._running:
+                return
+            if run is None:
+                self.begin()
+            elif self._count_overdue(run):
+                self._submit(self._notify, suspect=True)
+
+    def _perform(self, run: CheckRun) -> None:
+        timeout = self._timeout
+        with self._lock:
+            if self._run is not run:
+                return  # dropped while it was queued
+            run.thread = threading.get_ident()
+            started = run.started = self._clock.monotonic()
+        result: HealthStatus | None = None
+        try:
+            result = check_health(self._plugin, self.name, timeout)
+        finally:
+            took = self._clock.monotonic() - started
+            with self._lock:
+                if self._run is run:
+                    self._run = None
+                    # An overdue check has been counted as failed; its late result is dropped.
+                    if result is not None and run.overdue_at is None:
+                        self._check_ended(
+                            result if took <= timeout + _GRACE else timed_out(self.name, timeout, took), took
+                        )
+            self._notify()
+            run.done.set()
+
+    def _check_ended(self, result: HealthStatus, took: float) -> None:
+        """The caller holds the lock."""
+        self._record.check_ended(result, limit=self._failure_limit, when=self._clock.time(), took=took)
+
+    def _count_overdue(self, run: CheckRun) -> bool:
+        """Counts a failure if the check has exceeded its timeout, and one more for each interval since; True if so."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if self._run is not run or run.started is None:
+                return False
+            if run.overdue_at is None:
+                due = run.started + self._timeout
+            else:
+                due = run.overdue_at + self._configured_interval * (1 - _JITTER)
+            if now < due:
+                return False
+            run.overdue_at = now
+            took = now - run.started
+            self._check_ended(timed_out(self.name, self._timeout, took), took)
+            return True
+
+    # --- evidence from calls ---------------------------------------------------------------------------------------
 
     def report_success(self) -> None:
-        """A call reached the plugin. Lifts an OFFLINE that only :meth:`report_failure` had set."""
+        """A call reached the plugin: ends an OFFLINE that :meth:`report_failure` had set."""
         self._ensure_thread()
         if self._record.unreached:
             with self._lock:
-                self._record.call_reached()
-            self._tell()
+                self._record.call_succeeded()
+            self._notify()
 
     def report_failure(self, error: BaseException) -> None:
         """A call failed. ``failure_limit`` in a row that did not reach the plugin make it OFFLINE.
 
-        Only while regular looks run, since only those would bring it back. Errors that say that the plugin was there
-        (an HTTP 500, say) count for nothing: ejecting a member for those is a balancer's business.
+        Only while regular checks run, since only those would end that status. Errors that the plugin answered with
+        (an HTTP 500, say) are not counted: a balancer ejects a member for those.
         """
         self._ensure_thread()
         with self._lock:
             if self._running:
-                self._record.call_failed(error, limit=self._settings.failure_limit)
-        self._tell()
+                self._record.call_failed(error, limit=self._failure_limit)
+        self._notify()
 
     def set_status(self, status: HealthStatus) -> None:
-        """Shows what somebody else found, until the next look."""
+        """Shows a status from another source, until the next check."""
         with self._lock:
-            self._record.told(status)
-        self._tell()
+            self._record.override(status)
+        self._notify()
 
-    # --- who wants to know -----------------------------------------------------------------------------------------
+    # --- observers -------------------------------------------------------------------------------------------------
 
-    def attach(self, observer: OnChange, *, probes: Probes, scheduler: Scheduler | None = None) -> None:
-        """For a monitor: tells it of changes, and has its workers do the looks unless ``submit`` was given."""
+    def attach(self, observer: OnChange, *, pool: ProbePool, scheduler: Scheduler | None = None) -> None:
+        """For a monitor: notifies it of changes, and runs checks on its workers unless ``submit`` was given."""
         with self._lock:
             self._observers = (*self._observers, observer)
-            self._probes = probes
+            self._pool = pool
             if self._scheduler is None:
                 self._scheduler = scheduler
 
@@ -430,16 +423,16 @@ class HealthChecker:
         """Undoes :meth:`attach`."""
         with self._lock:
             self._observers = tuple(each for each in self._observers if each != observer)
-            self._probes = None
+            self._pool = None
 
-    def _tell(self) -> None:
-        """Tells of changes, outside the lock and in order: whoever is at it already tells of the new ones too."""
+    def _notify(self) -> None:
+        """Logs and reports changes, outside the lock and in order: one thread at a time reports all that there are."""
         changes = self._record.changes
         while changes:
             with self._lock:
-                if self._telling or not changes:
+                if self._notifying or not changes:
                     return
-                self._telling = True
+                self._notifying = True
                 old, new = changes.popleft()
                 observers = self._observers
             level = logging.WARNING if new.status in _BAD else logging.INFO
@@ -449,24 +442,24 @@ class HealthChecker:
                 for observer in observers:
                     run_callback(observer, old, new)
             finally:
-                self._telling = False
+                self._notifying = False
 
-    # --- processes -------------------------------------------------------------------------------------------------
+    # --- fork ------------------------------------------------------------------------------------------------------
 
     def _ensure_thread(self) -> None:
-        """Restarts the scheduler's thread in a forked child: whoever asks or calls there wants the looks to go on."""
+        """Restarts the scheduler's thread in a forked child, so that regular checks go on there."""
         scheduler = self._scheduler
         if scheduler is not None and scheduler.needs_thread and self._running:
             try:
                 scheduler.ensure_thread()
             except SaturatedError:
-                logger.warning("plugin %r: its health is not looked at: no thread left", self.name)
+                logger.warning("plugin %r: no regular health checks: no thread left for the scheduler", self.name)
 
     def after_fork_in_child(self) -> None:
-        """Fresh locks. The status stays; a look under way was the parent's."""
+        """Renews the locks. The status stays; a check under way was the parent's."""
         self._lock = threading.Lock()
-        self._look = None
-        self._telling = False
+        self._run = None
+        self._notifying = False
         stopped = self._done.is_set()
         self._done = threading.Event()
         if stopped:
@@ -475,3 +468,7 @@ class HealthChecker:
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
         return f"<HealthChecker {self.name!r}: {self._record.status.status}, {state}>"
+
+
+def _run_inline(job: Job) -> None:
+    job()

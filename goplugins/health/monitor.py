@@ -1,4 +1,4 @@
-"""All plugins' health together: one place to ask, and the workers that look at all of them."""
+"""Health of all plugins: the workers that check them, and the overall status."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ import attrs
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
-from goplugins.health.check_run import CheckRun, wait_for
+from goplugins.health.check_run import CheckRun
 from goplugins.health.checker import HealthChecker, OnChange
-from goplugins.health.probe_pool import Probes
+from goplugins.health.probe_pool import ProbePool
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import Scheduler
 
-__all__ = ["HealthListener", "HealthMonitor"]
-
 HealthListener = Callable[[str, HealthStatus, HealthStatus], object]
 """Called with a name and its status before and after."""
 
-_WEIGHT = {
+_SEVERITY = {
     PluginStatus.HEALTHY: 0,
     PluginStatus.UNKNOWN: 1,
     PluginStatus.DEGRADED: 2,
@@ -38,15 +36,19 @@ class _Member:
     checker: HealthChecker
     observer: OnChange
 
+    def stop(self) -> None:
+        self.checker.detach(self.observer)
+        self.checker.stop(0.0)
+
 
 class HealthMonitor:
-    """Runs the health checks of many plugins on one scheduler and a few workers, and sums them up.
+    """Runs the health checks of many plugins on one scheduler and a few workers, and sums up their statuses.
 
     Args:
-        clock: where time comes from.
-        scheduler: what keeps the time; by default the process's.
-        max_workers: looks at a time. Plugins that failed last time share half of them, so that the others do not
-            wait for the timeouts of what is down.
+        clock: the source of time.
+        scheduler: starts the regular checks; by default the process's.
+        max_workers: checks at a time. Plugins whose last check failed have half as many workers of their own, so that
+            the timeouts of plugins that are down delay no other check.
 
     >>> from goplugins import HealthStatus, PluginStatus
     >>> monitor = HealthMonitor()
@@ -62,19 +64,19 @@ class HealthMonitor:
     ) -> None:
         self._clock = clock
         self._scheduler = scheduler
-        self._probes = Probes(max_workers)
+        self._pool = ProbePool(max_workers)
         self._lock = threading.Lock()
         # Replaced, never changed: read without the lock.
         self._members: Mapping[str, _Member] = {}
-        self._told: Mapping[str, HealthStatus] = {}
+        self._reported: Mapping[str, HealthStatus] = {}  # of names without a checker
         self._listeners: tuple[HealthListener, ...] = ()
         self._closed = False
         register_forkable(self)
 
-    # --- who is watched --------------------------------------------------------------------------------------------
+    # --- checkers --------------------------------------------------------------------------------------------------
 
     def add_checker(self, name: str, checker: HealthChecker) -> None:
-        """Watches a plugin from now on: starts its checker, unless its checks are disabled.
+        """Adds a plugin's checker and starts it, unless its checks are disabled.
 
         A checker of the same name is removed.
 
@@ -88,38 +90,38 @@ class HealthMonitor:
                 raise PluginClosedError("the health monitor is shut down", plugin=name)
             old = self._members.get(name)
             self._members = {**self._members, name: member}
-            self._told = {key: value for key, value in self._told.items() if key != name}
+            self._reported = {key: value for key, value in self._reported.items() if key != name}
         if old is not None:
-            _let_go(old)
+            old.stop()
         checker.name = checker.name or name
-        checker.attach(member.observer, probes=self._probes, scheduler=self._scheduler)
+        checker.attach(member.observer, pool=self._pool, scheduler=self._scheduler)
         checker.start()
         if self._members.get(name) is not member:
-            _let_go(member)  # removed while it was being added
+            member.stop()  # removed while it was being added
 
     def remove_checker(self, name: str) -> None:
-        """Watches it no more: stops its checker and forgets its status. A look under way is not waited for."""
+        """Removes a plugin's checker and status, and stops the checker without waiting for a check under way."""
         with self._lock:
             old = self._members.get(name)
             self._members = {key: value for key, value in self._members.items() if key != name}
-            self._told = {key: value for key, value in self._told.items() if key != name}
+            self._reported = {key: value for key, value in self._reported.items() if key != name}
         if old is not None:
-            _let_go(old)
+            old.stop()
 
     def update_status(self, name: str, status: HealthStatus) -> None:
-        """Shows what somebody else found: for a plugin until its next look, for another name until the next update."""
+        """Shows a status from another source: until a plugin's next check, or another name's next update."""
         member = self._members.get(name)
         if member is not None:
             member.checker.set_status(status)
             return
         with self._lock:
-            old = self._told.get(name, HealthStatus())
-            self._told = {**self._told, name: status}
+            old = self._reported.get(name, HealthStatus())
+            self._reported = {**self._reported, name: status}
         if old.status is not status.status:
             self._changed(name, old, status)
 
     def subscribe(self, listener: HealthListener) -> Callable[[], None]:
-        """Has ``listener`` called at each change, on a worker of the monitor; returns what ends that."""
+        """Calls ``listener`` at each change, on a worker of the monitor; returns a function that ends that."""
         with self._lock:
             self._listeners = (*self._listeners, listener)
 
@@ -129,103 +131,110 @@ class HealthMonitor:
 
         return unsubscribe
 
-    # --- how they are ----------------------------------------------------------------------------------------------
+    # --- statuses --------------------------------------------------------------------------------------------------
 
     def get_status(self, name: str) -> HealthStatus | None:
-        """The status last seen, UNKNOWN before the first look; None for a name that is not watched."""
+        """The last known status, UNKNOWN before the first check; None for a name without one."""
         member = self._members.get(name)
-        return self._told.get(name) if member is None else member.checker.status
+        return self._reported.get(name) if member is None else member.checker.status
 
     def get_all_status(self) -> dict[str, HealthStatus]:
-        """Every name's status last seen."""
-        return {**self._told, **{name: member.checker.status for name, member in self._members.items()}}
+        """The last known status of every name."""
+        return {**self._reported, **{name: member.checker.status for name, member in self._members.items()}}
 
     def get_overall_health(self, *, without: Container[str] = ()) -> HealthStatus:
-        """One status for all, with a message that names who is to blame.
+        """One status for all, whose message names the plugins that caused it.
 
         Args:
-            without: names that do not count, such as those of a group's members, where the group counts.
+            without: names that are not counted, such as those of a group's members, where the group is counted.
 
-        UNHEALTHY if any is UNHEALTHY or OFFLINE; else DEGRADED if any is; else UNKNOWN if any has yet to be looked
-        at, or there is none at all; else HEALTHY. Plugins whose checks are disabled count only once looked at.
-        ``last_check`` is that of the status looked at longest ago, ``response_time`` the longest.
+        UNHEALTHY if any is UNHEALTHY or OFFLINE; else DEGRADED if any is; else UNKNOWN if any has not been checked
+        yet, or there is none at all; else HEALTHY. Plugins whose checks are disabled are counted once they have been
+        checked. ``last_check`` is that of the oldest status, ``response_time`` the longest.
         """
         members = self._members
-        seen = {
+        counted = {
             name: status
             for name, status in self.get_all_status().items()
             if name not in without
             and (status.status is not PluginStatus.UNKNOWN or name not in members or members[name].checker.enabled)
         }
-        if not seen:
-            return HealthStatus(PluginStatus.UNKNOWN, "nothing is watched")
-        verdict = _worst(seen.values())
-        guilty = {name: status for name, status in seen.items() if _WEIGHT[status.status] == _WEIGHT[verdict]}
+        if not counted:
+            return HealthStatus(PluginStatus.UNKNOWN, "no plugin has a health check")
+        worst = _worst(counted.values())
+        causes = {name: status for name, status in counted.items() if _SEVERITY[status.status] == _SEVERITY[worst]}
         return HealthStatus(
-            verdict,
-            f"all {len(seen)} are healthy" if verdict is PluginStatus.HEALTHY else _blame(guilty),
-            last_check=min(status.last_check for status in seen.values()),
-            response_time=max(status.response_time for status in seen.values()),
+            worst,
+            f"all {len(counted)} are healthy" if worst is PluginStatus.HEALTHY else _described(causes),
+            last_check=min(status.last_check for status in counted.values()),
+            response_time=max(status.response_time for status in counted.values()),
             metadata={
-                name: str(status.status) for name, status in seen.items() if status.status is not PluginStatus.HEALTHY
+                name: str(status.status)
+                for name, status in counted.items()
+                if status.status is not PluginStatus.HEALTHY
             },
         )
 
     def check_all(self, timeout: float | None = None) -> dict[str, HealthStatus]:
-        """Looks at all plugins now, side by side, and returns every status as it stands then.
+        """Checks all plugins now, in parallel, and returns every status.
 
         Args:
-            timeout: seconds to wait at most; by default the longest timeout of a look. A look that hangs goes on
-                without being waited for, and its plugin's status is the last known.
+            timeout: seconds to wait at most; by default until each check that begins has had its own timeout. Of a
+                plugin whose check takes longer the last known status is returned.
         """
-        self._look_at((member.checker for member in self._members.values()), timeout)
+        self._check((member.checker for member in self._members.values()), timeout)
         return self.get_all_status()
 
     def check_unknown(self, timeout: float | None = None) -> None:
-        """Looks now at the plugins that nobody has looked at yet, or that nobody looks at regularly.
+        """Checks now the plugins that have not been checked yet, and those without regular checks.
 
         Args:
-            timeout: seconds to wait at most; by default the longest timeout of a look.
+            timeout: seconds to wait at most; by default until each check that begins has had its own timeout.
         """
         checkers = [member.checker for member in self._members.values()]
-        unknown = (each for each in checkers if each.status.status is PluginStatus.UNKNOWN or not each.is_running)
-        self._look_at(unknown, timeout)
+        self._check(
+            (each for each in checkers if each.status.status is PluginStatus.UNKNOWN or not each.is_running), timeout
+        )
 
-    def _look_at(self, checkers: Iterable[HealthChecker], timeout: float | None) -> None:
-        looks: list[tuple[HealthChecker, CheckRun]] = []
+    def _check(self, checkers: Iterable[HealthChecker], timeout: float | None) -> None:
+        runs: list[tuple[HealthChecker, CheckRun]] = []
         for checker in checkers:
             try:
-                looks.append((checker, checker.begin()))
+                runs.append((checker, checker.begin()))
             except PluginClosedError:
                 break
-        if not looks:
+        if not runs:
             return
-        if timeout is None:
-            timeout = max(checker.timeout for checker, _ in looks)
-        wait_for((look for _, look in looks if look.counted is None), timeout)
-        for checker, look in looks:
-            checker.count_overdue(look)
+        if timeout is None:  # a check may begin late
+            timeout = 2 * max(checker.patience for checker, _ in runs)
+        end = SYSTEM_CLOCK.monotonic() + timeout
+        for checker, run in runs:
+            checker.wait_for(run, end)
 
     # --- end -------------------------------------------------------------------------------------------------------
 
     def shutdown(self, timeout: float = 1.0) -> None:
-        """Stops all checkers and lets the workers go. The statuses last seen stay. Harmless when repeated.
+        """Stops all checkers and workers; the last known statuses stay. Harmless when repeated.
 
         Args:
-            timeout: seconds to wait at most, together, for looks under way.
+            timeout: seconds to wait at most, together, for checks under way.
         """
         with self._lock:
             self._closed = True
             members, self._members = self._members, {}
             self._listeners = ()
-            self._told = {**self._told, **{name: member.checker.status for name, member in members.items()}}
+            self._reported = {**self._reported, **{name: member.checker.status for name, member in members.items()}}
         for member in members.values():
-            _let_go(member)
-        wait_for((look for member in members.values() if (look := member.checker.look) is not None), timeout)
-        self._probes.close()
+            member.stop()
+        end = SYSTEM_CLOCK.monotonic() + timeout
+        for member in members.values():
+            run = member.checker.current_run
+            if run is not None:
+                run.done.wait(max(0.0, end - SYSTEM_CLOCK.monotonic()))
+        self._pool.close()
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock."""
+        """Renews the lock."""
         self._lock = threading.Lock()
 
     def _changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
@@ -233,22 +242,17 @@ class HealthMonitor:
             run_callback(listener, name, old, new)
 
 
-def _let_go(member: _Member) -> None:
-    member.checker.detach(member.observer)
-    member.checker.stop(0.0)
-
-
 def _worst(statuses: Iterable[HealthStatus]) -> PluginStatus:
-    worst = max((status.status for status in statuses), key=_WEIGHT.__getitem__)
+    worst = max((status.status for status in statuses), key=_SEVERITY.__getitem__)
     return PluginStatus.UNHEALTHY if worst is PluginStatus.OFFLINE else worst
 
 
-def _blame(found: Mapping[str, HealthStatus]) -> str:
-    """Who, how and why, for the first few."""
+def _described(statuses: Mapping[str, HealthStatus]) -> str:
+    """Names, statuses and messages, of the first ten."""
     parts = []
-    for name in sorted(found)[:10]:
-        status = found[name]
+    for name in sorted(statuses)[:10]:
+        status = statuses[name]
         parts.append(f"{name} is {status.status}" + (f" ({status.message})" if status.message else ""))
-    if len(found) > len(parts):
-        parts.append(f"and {len(found) - len(parts)} more")
+    if len(statuses) > len(parts):
+        parts.append(f"and {len(statuses) - len(parts)} more")
     return ", ".join(parts)

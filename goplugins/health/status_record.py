@@ -1,4 +1,4 @@
-"""What is known of one plugin's health, and how a finding changes it. No I/O, no thread, no lock of its own."""
+"""The health status of one plugin, and how results of checks and calls change it. No I/O, no thread, no lock."""
 
 from __future__ import annotations
 
@@ -10,50 +10,46 @@ from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, Replay, Verdict
 from goplugins.models.results import HealthStatus
 
-__all__ = ["HealthRecord"]
-
 _GOOD = (PluginStatus.HEALTHY, PluginStatus.DEGRADED)
 
 
+@attrs.define(eq=False)
 class HealthRecord:
-    """A status with the counts that it follows from. All methods that change it expect the owner's lock.
+    """A status with the counts that it follows from. The caller of a method that changes it holds the owner's lock.
 
     Attributes:
-        status: what is shown.
-        failures: failed looks in a row.
-        failures_total: failed looks ever.
-        checks_total: looks ever.
+        status: the current status.
+        failures: failed checks in a row.
+        failures_total: failed checks in all.
+        checks_total: checks in all.
         unreached: calls in a row that did not reach the plugin.
-        changes: statuses before and after, of each change that nobody was told of yet.
+        changes: the statuses before and after each change that has not been reported yet.
     """
 
-    __slots__ = ("_before_evidence", "changes", "checks_total", "failures", "failures_total", "status", "unreached")
-
-    def __init__(self) -> None:
-        self.status = HealthStatus()
-        self.failures = 0
-        self.failures_total = 0
-        self.checks_total = 0
-        self.unreached = 0
-        self.changes: collections.deque[tuple[HealthStatus, HealthStatus]] = collections.deque()
-        self._before_evidence: HealthStatus | None = None  # the status, where only failing calls made it OFFLINE
+    status: HealthStatus = attrs.field(factory=HealthStatus)
+    failures: int = 0
+    failures_total: int = 0
+    checks_total: int = 0
+    unreached: int = 0
+    changes: collections.deque[tuple[HealthStatus, HealthStatus]] = attrs.field(factory=collections.deque)
+    _before_calls: HealthStatus | None = None  # the status before failed calls set it to OFFLINE
 
     @property
-    def suspect(self) -> bool:
-        """True if the last look failed, or calls found the plugin gone: the next look may take long."""
+    def is_suspect(self) -> bool:
+        """True if the last check failed or the plugin is OFFLINE: the next check may last for its whole timeout."""
         return self.failures > 0 or self.status.status is PluginStatus.OFFLINE
 
-    def look_found(self, found: HealthStatus, *, limit: int, when: float, took: float) -> None:
-        """A look ended with ``found``. HEALTHY and DEGRADED are shown as reported, all else is a failure.
+    def check_ended(self, result: HealthStatus, *, limit: int, when: float, took: float) -> None:
+        """Counts a check. HEALTHY and DEGRADED are shown as reported; any other status is a failure.
 
         Args:
-            found: as reported; its own times are kept where it has them.
+            result: as reported; its own response time is kept where it has one.
             limit: failures in a row that make the plugin OFFLINE.
             when: seconds since the Unix epoch.
             took: seconds.
         """
-        status, message = found.status, found.message
-        self._before_evidence = None
+        status, message = result.status, result.message
+        self._before_calls = None
         self.checks_total += 1
         if status in _GOOD:
             self.failures = self.unreached = 0
@@ -61,43 +57,43 @@ class HealthRecord:
             self.failures += 1
             self.failures_total += 1
             status = PluginStatus.UNHEALTHY
-            # Once OFFLINE, another failure makes nothing better, whoever found it OFFLINE.
+            # A failure never improves an OFFLINE status, whether checks or calls had set it.
             if self.failures >= limit or self.status.status is PluginStatus.OFFLINE:
                 status = PluginStatus.OFFLINE
                 message = f"{self.failures} failed checks in a row; the last: {message or 'no reason given'}"
-        took = found.response_time or took
-        self._show(attrs.evolve(found, status=status, message=message, last_check=when, response_time=took))
+        took = result.response_time or took
+        self._show(attrs.evolve(result, status=status, message=message, last_check=when, response_time=took))
 
-    def call_reached(self) -> None:
-        """A call reached the plugin: lifts an OFFLINE that only failing calls had set."""
+    def call_succeeded(self) -> None:
+        """A call reached the plugin: ends an OFFLINE that failed calls had set."""
         self.unreached = 0
-        if self._before_evidence is not None:
-            self._show(self._before_evidence)
-            self._before_evidence = None
+        if self._before_calls is not None:
+            self._show(self._before_calls)
+            self._before_calls = None
 
     def call_failed(self, error: BaseException, *, limit: int) -> None:
         """A call failed; ``limit`` in a row that did not reach the plugin make it OFFLINE.
 
-        An error that somebody answered with (an HTTP 500, say) counts for nothing.
+        An error that the plugin answered with (an HTTP 500, say) is not counted.
         """
-        if not _unreached(error):
+        if not _means_unreachable(error):
             return
         self.unreached += 1
         if self.unreached >= limit and self.status.status is not PluginStatus.OFFLINE:
-            self._before_evidence = self.status
+            self._before_calls = self.status
             message = f"{self.unreached} calls in a row did not reach it; the last: {error}"
             self._show(attrs.evolve(self.status, status=PluginStatus.OFFLINE, message=message))
 
-    def told(self, status: HealthStatus) -> None:
-        """Somebody else found this; it stands until the next look."""
-        self._before_evidence = None
+    def override(self, status: HealthStatus) -> None:
+        """Shows a status from another source, until the next check."""
+        self._before_calls = None
         if status.status in _GOOD:
             self.failures = self.unreached = 0
         self._show(status)
 
-    def looks_ended(self) -> None:
-        """Nobody looks any more: OFFLINE becomes UNKNOWN, or it would stand for ever with nobody to lift it."""
-        self.call_reached()
+    def checks_stopped(self) -> None:
+        """Regular checks ended: OFFLINE becomes UNKNOWN, since no check would ever end it."""
+        self.call_succeeded()
         if self.status.status is PluginStatus.OFFLINE:
             message = f"health checks have stopped; last seen offline: {self.status.message}"
             self._show(attrs.evolve(self.status, status=PluginStatus.UNKNOWN, message=message))
@@ -108,8 +104,8 @@ class HealthRecord:
             self.changes.append((old, status))
 
 
-def _unreached(error: BaseException) -> bool:
-    """True for a failure that says that nobody is there."""
+def _means_unreachable(error: BaseException) -> bool:
+    """True for an error that says that the plugin could not be reached."""
     if isinstance(error, PluginError):
         connecting = isinstance(error, TimeoutError) and error.replay is Replay.ALWAYS
         return error.verdict is Verdict.FAILURE and (isinstance(error, ConnectionError) or connecting)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from goplugins.config.groups import GroupConfig
 from goplugins.enums import PluginStatus
 from goplugins.errors import ReloadError
-from goplugins.health.check_run import ask
+from goplugins.health.check_run import check_health
 from goplugins.models.results import HealthStatus
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.policies import resolved
@@ -40,7 +40,7 @@ def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, Hea
         return {}
     pool = WorkerPool("goplugins-reload", min(len(plugins), _MOST_WORKERS), len(plugins))
     try:
-        checks = {plugin: pool.submit(ask, plugin.wire, plugin.name, timeout) for plugin in plugins}
+        checks = {plugin: pool.submit(check_health, plugin.wire, plugin.name, timeout) for plugin in plugins}
         wait(checks.values(), timeout + 0.1)  # the result of a check that ends in time may arrive a moment later
         failed = {plugin.name: why for plugin, check in checks.items() if (why := _failure(plugin, check, timeout))}
     finally:

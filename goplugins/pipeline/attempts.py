@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from goplugins.config.plugin_sections import HealthCheckConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -60,7 +61,7 @@ class Watcher(Protocol):
     def report_success(self) -> None: ...
     def report_failure(self, error: BaseException, /) -> None: ...
     def shorten_interval(self, interval: float | None, /) -> None: ...
-    def reconfigure(self, config: object, /) -> None: ...
+    def reconfigure(self, config: HealthCheckConfig, /) -> None: ...
 
 
 class Attempts:

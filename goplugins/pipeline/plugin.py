@@ -316,7 +316,7 @@ class GuardedPlugin:
             if isinstance(before, ChaosSender):
                 before.end()  # delayed attempts continue now
         if self.attempts.watcher is not None and config.health_check != old.health_check:
-            self.attempts.watcher.reconfigure(config.health_check)
+            self.attempts.watcher.reconfigure(resolved(config.health_check))
         self.config = config
         self.notify_changed()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from goplugins.resilience.bulkhead import Bulkhead
-from goplugins.resilience.circuit_breaker import CircuitBreaker, Permit
+from goplugins.resilience.circuit_breaker import CircuitBreaker
 from goplugins.resilience.hedge_policy import HedgePolicy
 from goplugins.resilience.in_flight import InFlightSnapshot, InFlightTracker
+from goplugins.resilience.permits import Permit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.resilience.retry import RetryPolicy
 from goplugins.resilience.retry_budget import RetryBudget

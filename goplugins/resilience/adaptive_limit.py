@@ -6,8 +6,6 @@ import math
 
 import attrs
 
-__all__ = ["AdaptiveLimit"]
-
 _TOLERANCE = 1.25  # times the baseline: latency at which the limit stands still
 _STEEPEST = 0.5  # the least that a window leaves of the limit
 _WEIGHT = 0.2  # of a new sample in the baseline

@@ -15,7 +15,6 @@ from goplugins.resilience.rolling_window import RollingWindow
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig
 
-__all__ = ["BreakerRules"]
 
 _WINDOW = 60.0  # seconds, where a rate is configured without a window
 _GROWTH = 8  # times recovery_timeout: how far the open time grows without max_recovery_timeout

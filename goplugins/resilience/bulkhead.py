@@ -27,7 +27,6 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.config import BulkheadConfig
 
-__all__ = ["Bulkhead", "Place", "load_signal"]
 
 # A place that an interrupt took away comes back unannounced, since a finaliser may take no lock: whoever waits
 # looks for it this often (seconds). All other places are handed over at once.

@@ -15,8 +15,6 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Origin", "ResponseCache"]
-
 V = TypeVar("V")
 
 _DEFAULTS = CacheConfig(max_entries=1024, stale_if_error=0.0)

@@ -11,8 +11,6 @@ from typing import Any
 from goplugins.errors import UnserializableRequestError, belongs_to_host
 from goplugins.runtime.call import Call
 
-__all__ = ["CacheEntry", "CacheKeys", "CopyableValue"]
-
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
 """Headers whose calls are not cached, unless ``vary_headers`` names them: the response is one user's."""
 

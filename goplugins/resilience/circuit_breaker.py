@@ -24,7 +24,6 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig
 
-__all__ = ["CircuitBreaker", "Permit"]
 
 _CLOSED = CircuitBreakerState.CLOSED
 _OPEN = CircuitBreakerState.OPEN

@@ -31,8 +31,6 @@ from goplugins.runtime.call import Call, Codec
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 
-__all__ = ["Fallback", "could_not_serve", "deadline_less_reserve"]
-
 Forward = Callable[[str, Call], Any]
 
 # Errors that another answer would only hide: the plugin's own word, or a mistake of the caller or the configuration.

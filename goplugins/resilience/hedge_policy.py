@@ -16,7 +16,6 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.config import HedgeConfig
 
-__all__ = ["HedgePolicy"]
 
 _MOST = 512  # latencies that are remembered ...
 _SECONDS = 60.0  # ... and for how long

@@ -21,8 +21,6 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.runtime.call import Call
 
-__all__ = ["InFlightSnapshot", "InFlightTracker"]
-
 
 @attrs.frozen
 class InFlightSnapshot:

@@ -10,8 +10,6 @@ from goplugins.errors import Verdict, verdict_of
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.counter import Counter
 
-__all__ = ["SETTLED", "Permit", "ProbePermit", "SharedPermit"]
-
 SETTLED = -1  # a generation that no breaker ever has
 
 Settle = Callable[["Permit", bool | None, float | None], object]

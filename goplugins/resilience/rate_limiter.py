@@ -15,7 +15,6 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     from goplugins.config import RateLimitConfig
 
-__all__ = ["RateLimiter"]
 
 # A wait of exactly retry_after must do, although the sum of two floats may come out a hair below 1.
 _WHOLE = 1.0 - 1e-9

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from goplugins.config import RetryConfig
 
-__all__ = ["RetryPolicy"]
 
 T = TypeVar("T")
 

@@ -9,8 +9,6 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.counter import Counter
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["RetryBudget"]
-
 _LIFETIME = 10.0  # seconds that a deposit lives
 _TICKS = 100  # time buckets in a lifetime; a deposit lives between 9.9 and 10 s, never longer
 _PER_SECOND = _TICKS / _LIFETIME

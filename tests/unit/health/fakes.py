@@ -1,13 +1,16 @@
-"""Plugins whose health is scripted, and waiting without sleeping longer than needed."""
+"""Plugins with scripted health, and waits that end as soon as their condition holds."""
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from goplugins import HealthStatus, PluginStatus
+from goplugins import HealthCheckConfig, HealthChecker, HealthStatus, PluginStatus
+from goplugins.runtime.scheduler import Scheduler
+from goplugins.testing import ManualClock
 
 HEALTHY = HealthStatus(PluginStatus.HEALTHY)
 DEGRADED = HealthStatus(PluginStatus.DEGRADED, "slow disk")
@@ -15,39 +18,40 @@ UNHEALTHY = HealthStatus(PluginStatus.UNHEALTHY, "no database")
 OFFLINE = HealthStatus(PluginStatus.OFFLINE, "connection refused")
 UNKNOWN = HealthStatus(PluginStatus.UNKNOWN, "no free connection")
 
+Job = Callable[[], object]
 Answer = HealthStatus | BaseException
 
 
 class FakePlugin:
-    """Answers as told: with a status, an exception, or not before it is let go."""
+    """Answers health checks with a status or an exception; or hangs until it is released."""
 
     def __init__(self, answer: Answer = HEALTHY) -> None:
         self.answer = answer
-        self.looks = 0
+        self.checks = 0
         self.timeouts: list[float] = []
         self.running = 0
-        self.most_running = 0
-        self.looked = threading.Event()
+        self.max_running = 0
+        self.checked = threading.Event()
         self.hanging = threading.Event()
-        self.let_go: threading.Event | None = None
+        self.released: threading.Event | None = None
         self._lock = threading.Lock()
 
     def hang(self) -> threading.Event:
-        """From now on a look lasts until the returned event is set."""
-        self.let_go = threading.Event()
-        return self.let_go
+        """From now on a check lasts until the returned event is set."""
+        self.released = threading.Event()
+        return self.released
 
     def health(self, timeout: float) -> HealthStatus:
         with self._lock:
-            self.looks += 1
+            self.checks += 1
             self.timeouts.append(timeout)
             self.running += 1
-            self.most_running = max(self.most_running, self.running)
-        self.looked.set()
+            self.max_running = max(self.max_running, self.running)
+        self.checked.set()
         try:
-            if self.let_go is not None:
+            if self.released is not None:
                 self.hanging.set()
-                self.let_go.wait(30.0)
+                self.released.wait(30.0)
             if isinstance(self.answer, BaseException):
                 raise self.answer
             return self.answer
@@ -57,8 +61,8 @@ class FakePlugin:
 
 
 @contextmanager
-def hanging(plugins: list[FakePlugin]) -> Iterator[None]:
-    """The plugins hang within the block; afterwards their workers are free again."""
+def hanging(plugins: Sequence[FakePlugin]) -> Iterator[None]:
+    """Checks of the plugins hang within the block and end after it."""
     events = [plugin.hang() for plugin in plugins]
     try:
         yield
@@ -67,8 +71,8 @@ def hanging(plugins: list[FakePlugin]) -> Iterator[None]:
             event.set()
 
 
-def inline(job: Callable[[], object]) -> None:
-    """A pool of no workers."""
+def inline(job: Job) -> None:
+    """Runs a job at once, in the place of a pool's ``submit``."""
     job()
 
 
@@ -81,3 +85,42 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 def threads(prefix: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+CONFIG = HealthCheckConfig(enabled=True, interval=10.0, timeout=2.0, failure_limit=3)
+
+
+class Bench:
+    """A checker on a manual clock. Its checks run inline; with ``queue()`` they are kept in ``jobs``."""
+
+    def __init__(self, plugin: FakePlugin | None = None, config: HealthCheckConfig = CONFIG) -> None:
+        self.plugin = plugin or FakePlugin()
+        self.jobs: list[Job] = []
+        self.submit: Callable[[Job], object] = inline
+        self.clock = ManualClock(auto_advance=False)
+        self.scheduler = Scheduler(clock=self.clock, threaded=False)
+        self.changes: list[tuple[str, str]] = []
+        self.checker = HealthChecker(
+            self.plugin,
+            config,
+            name="auth",
+            clock=self.clock,
+            on_change=lambda old, new: self.changes.append((str(old.status), str(new.status))),
+            scheduler=self.scheduler,
+            submit=lambda job: self.submit(job),  # noqa: PLW0108 - queue() replaces it
+            rng=random.Random(1),
+        )
+
+    def queue(self) -> None:
+        self.submit = self.jobs.append
+
+    def check(self, answer: Answer | None = None) -> PluginStatus:
+        if answer is not None:
+            self.plugin.answer = answer
+        return self.checker.check().status
+
+    def pass_time(self, seconds: float) -> None:
+        """Moves the clock in small steps, so that each check begins when it is due."""
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            self.scheduler.run_due()

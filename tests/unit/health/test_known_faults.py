@@ -1,4 +1,4 @@
-"""What the Go library was seen to do wrong about health, and this one does not."""
+"""Faults that the Go library's health checks were seen to have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.health.fakes import HEALTHY, OFFLINE, FakePlugin, eventually, ha
 
 
 def test_known_fault_the_interval_was_fixed_at_30_s() -> None:
-    looks = {}
+    checks = {}
     for interval in (5.0, 30.0, 120.0):
         clock = ManualClock(auto_advance=False)
         scheduler, plugin = Scheduler(clock=clock, threaded=False), FakePlugin()
@@ -22,10 +22,10 @@ def test_known_fault_the_interval_was_fixed_at_30_s() -> None:
         for _ in range(6000):
             clock.advance(0.1)
             scheduler.run_due()
-        looks[interval] = plugin.looks - 1
-    assert 600 / 5.5 - 1 <= looks[5.0] <= 600 / 4.5
-    assert 600 / 33 - 1 <= looks[30.0] <= 600 / 27
-    assert 600 / 132 - 1 <= looks[120.0] <= 600 / 108
+        checks[interval] = plugin.checks - 1
+    assert 600 / 5.5 - 1 <= checks[5.0] <= 600 / 4.5
+    assert 600 / 33 - 1 <= checks[30.0] <= 600 / 27
+    assert 600 / 132 - 1 <= checks[120.0] <= 600 / 108
 
 
 def test_known_fault_two_loops_checked_the_same_plugin() -> None:
@@ -35,13 +35,13 @@ def test_known_fault_two_loops_checked_the_same_plugin() -> None:
     checker.start()
     checker.start()
     monitor = HealthMonitor(clock=clock, scheduler=scheduler)
-    monitor.add_checker("a", checker)  # starts what runs already
+    monitor.add_checker("a", checker)  # is running already
     assert scheduler.scheduled == 1
     for _ in range(1000):
         clock.advance(0.1)
         scheduler.run_due()
-    assert 9 <= plugin.looks - 1 <= 11
-    assert plugin.most_running == 1
+    assert 9 <= plugin.checks - 1 <= 11
+    assert plugin.max_running == 1
     monitor.shutdown()
 
 
@@ -66,18 +66,18 @@ def test_known_fault_a_hung_check_stalled_every_other_plugin() -> None:
         for number, plugin in enumerate(hung + others):
             monitor.add_checker(f"p{number}", HealthChecker(plugin, config))
         assert eventually(lambda: sum(plugin.running for plugin in hung) == 7)
-        looks = [plugin.looks for plugin in others]
-        assert eventually(lambda: all(plugin.looks >= n + 5 for plugin, n in zip(others, looks, strict=True)))
+        checks = [plugin.checks for plugin in others]
+        assert eventually(lambda: all(plugin.checks >= n + 5 for plugin, n in zip(others, checks, strict=True)))
         names = [f"p{number}" for number in range(7)]
         found = monitor.get_all_status
         assert eventually(lambda: all(found()[name].status is PluginStatus.OFFLINE for name in names))
-        assert all(plugin.looks == 1 for plugin in hung)
+        assert all(plugin.checks == 1 for plugin in hung)
         assert {found()[f"p{number}"].status for number in range(7, 57)} == {PluginStatus.HEALTHY}
     monitor.shutdown()
 
 
 def test_eight_that_hang_at_once_do_not_stay_healthy() -> None:
-    """Then every worker is held, and nobody can be looked at; but what hangs is still seen to hang."""
+    """Every worker hangs then; the overdue checks are counted all the same."""
     scheduler = Scheduler(idle=0.05)
     monitor = HealthMonitor(scheduler=scheduler)
     plugins = [FakePlugin(HEALTHY) for _ in range(8)]
@@ -89,7 +89,7 @@ def test_eight_that_hang_at_once_do_not_stay_healthy() -> None:
         found = monitor.get_all_status
         assert eventually(lambda: all(status.status is PluginStatus.OFFLINE for status in found().values()))
     for plugin in plugins:
-        plugin.let_go = None
+        plugin.released = None
     assert eventually(lambda: monitor.get_overall_health().status is PluginStatus.HEALTHY)
     monitor.shutdown()
 
@@ -104,7 +104,7 @@ def test_many_suspects_that_hang_until_their_timeout_leave_half_of_the_workers()
     assert eventually(lambda: all(monitor.get_all_status()[name].status is PluginStatus.OFFLINE for name in names))
     with hanging(down):
         assert eventually(lambda: sum(plugin.running for plugin in down) == 4)
-        looks = [plugin.looks for plugin in up]
-        assert eventually(lambda: all(plugin.looks >= n + 5 for plugin, n in zip(up, looks, strict=True)))
+        checks = [plugin.checks for plugin in up]
+        assert eventually(lambda: all(plugin.checks >= n + 5 for plugin, n in zip(up, checks, strict=True)))
         assert sum(plugin.running for plugin in down) == 4
     monitor.shutdown()

@@ -1,4 +1,4 @@
-"""What a manager says of its plugins' health, and when."""
+"""Health of a manager's plugins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .fakes import FakePlugin, eventually, hanging
 CHECKS = PluginConfig(health_check=HealthCheckConfig(enabled=True, interval=0.1, timeout=0.1, failure_limit=100))
 
 
-class Watched(FakePlugin):
+class CheckedPlugin(FakePlugin):
     def info(self) -> PluginInfo:
         return PluginInfo("p")
 
@@ -22,22 +22,22 @@ class Watched(FakePlugin):
         pass
 
 
-def test_nobody_is_healthy_before_a_first_look() -> None:
-    quick, stuck = Watched(), Watched()
+def test_no_plugin_is_healthy_before_its_first_check() -> None:
+    quick, stuck = CheckedPlugin(), CheckedPlugin()
     with hanging([stuck]), Manager() as manager:
         manager.register(quick, CHECKS, name="quick")
         manager.register(stuck, CHECKS, name="stuck")
         assert [status.status for status in manager.list_plugins().values()] == [PluginStatus.UNKNOWN] * 2
-        assert manager.execute("stuck", 1) == 1  # a call that gets through is no look
+        assert manager.execute("stuck", 1) == 1  # a successful call is no check
         assert manager.list_plugins()["stuck"].status is PluginStatus.UNKNOWN
-        # Asking looks; one that has not answered is not well.
+        # health() checks; a plugin whose check hangs is not healthy.
         health = manager.health()
         assert health["quick"].status is PluginStatus.HEALTHY
         assert health["stuck"].status is PluginStatus.UNHEALTHY
         assert manager.overall_health().status is PluginStatus.UNHEALTHY
         assert "stuck" in manager.overall_health().message
         assert "quick" not in manager.overall_health().message
-        assert stuck.let_go is not None
-        stuck.let_go.set()
+        assert stuck.released is not None
+        stuck.released.set()
         assert eventually(lambda: manager.health()["stuck"].status is PluginStatus.HEALTHY)
         assert manager.overall_health().status is PluginStatus.HEALTHY

@@ -1,4 +1,4 @@
-"""All plugins' health together: sums, lists, looks side by side, and threads that stay few."""
+"""HealthMonitor: overall status, statuses by name, parallel checks, number of threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Callable
 
 import pytest
 
@@ -33,7 +34,7 @@ OFF = HealthCheckConfig(enabled=False, timeout=0.05)
 
 @pytest.fixture
 def scheduler() -> Scheduler:
-    """Nothing is looked at before it is asked for."""
+    """Starts no regular check."""
     return Scheduler(clock=ManualClock(auto_advance=False), threaded=False)
 
 
@@ -75,7 +76,7 @@ def test_degraded_if_some_are_and_none_is_worse(monitor: HealthMonitor) -> None:
 
 
 @pytest.mark.parametrize("bad", [UNHEALTHY, OFFLINE])
-def test_unhealthy_otherwise_naming_the_culprits(monitor: HealthMonitor, bad: HealthStatus) -> None:
+def test_unhealthy_otherwise_naming_the_causes(monitor: HealthMonitor, bad: HealthStatus) -> None:
     status = overall(monitor, a=HEALTHY, b=DEGRADED, c=bad)
     assert status.status is PluginStatus.UNHEALTHY
     assert status.message == f"c is unhealthy ({bad.message})"
@@ -91,11 +92,11 @@ def test_one_that_is_offline_makes_all_unhealthy(monitor: HealthMonitor) -> None
     assert status.message.startswith("b is offline (3 failed checks in a row")
 
 
-def test_never_healthy_before_a_first_look(monitor: HealthMonitor) -> None:
+def test_never_healthy_before_a_first_check(monitor: HealthMonitor) -> None:
     plugins = watch(monitor, a=HEALTHY, b=UNKNOWN)
     assert monitor.get_overall_health().status is PluginStatus.UNKNOWN
     monitor.check_all(5.0)
-    assert plugins["b"].looks == 1
+    assert plugins["b"].checks == 1
     status = monitor.get_overall_health()
     assert status.status is PluginStatus.UNKNOWN
     assert status.message == "b is unknown"
@@ -104,15 +105,15 @@ def test_never_healthy_before_a_first_look(monitor: HealthMonitor) -> None:
     assert monitor.get_overall_health().status is PluginStatus.HEALTHY
 
 
-def test_nothing_to_watch_is_unknown(monitor: HealthMonitor) -> None:
+def test_no_plugin_is_unknown(monitor: HealthMonitor) -> None:
     assert monitor.get_overall_health().status is PluginStatus.UNKNOWN
 
 
-def test_what_is_known_to_be_bad_beats_what_is_unknown(monitor: HealthMonitor) -> None:
+def test_unhealthy_is_worse_than_unknown(monitor: HealthMonitor) -> None:
     assert overall(monitor, a=UNKNOWN, b=UNHEALTHY).status is PluginStatus.UNHEALTHY
 
 
-def test_a_plugin_with_disabled_checks_counts_only_once_looked_at(monitor: HealthMonitor) -> None:
+def test_a_plugin_with_disabled_checks_counts_only_once_checked(monitor: HealthMonitor) -> None:
     watch(monitor, OFF, quiet=UNHEALTHY)
     assert monitor.get_overall_health().status is PluginStatus.UNKNOWN
     monitor.update_status("loud", HEALTHY)
@@ -121,14 +122,14 @@ def test_a_plugin_with_disabled_checks_counts_only_once_looked_at(monitor: Healt
     assert monitor.get_overall_health().message == "quiet is unhealthy (no database)"
 
 
-def test_the_oldest_look_and_the_longest(monitor: HealthMonitor) -> None:
+def test_the_time_of_the_oldest_check_and_the_longest_duration(monitor: HealthMonitor) -> None:
     monitor.update_status("a", HealthStatus(PluginStatus.HEALTHY, last_check=100.0, response_time=0.1))
     monitor.update_status("b", HealthStatus(PluginStatus.HEALTHY, last_check=50.0, response_time=0.7))
     status = monitor.get_overall_health()
     assert (status.last_check, status.response_time) == (50.0, 0.7)
 
 
-def test_a_hundred_culprits_do_not_fill_the_log(monitor: HealthMonitor) -> None:
+def test_the_message_names_ten_plugins_at_most(monitor: HealthMonitor) -> None:
     for number in range(100):
         monitor.update_status(f"p{number:02}", UNHEALTHY)
     status = monitor.get_overall_health()
@@ -179,7 +180,7 @@ def test_disabled_checks_are_not_started(monitor: HealthMonitor, scheduler: Sche
     assert scheduler.scheduled == 0
 
 
-def test_a_status_may_be_told(monitor: HealthMonitor) -> None:
+def test_a_status_may_be_set(monitor: HealthMonitor) -> None:
     plugins = watch(monitor, a=HEALTHY)
     monitor.update_status("a", OFFLINE)
     monitor.update_status("reload", DEGRADED)
@@ -188,44 +189,44 @@ def test_a_status_may_be_told(monitor: HealthMonitor) -> None:
         "reload": "degraded",
     }
     monitor.check_all(5.0)
-    assert plugins["a"].looks == 1
+    assert plugins["a"].checks == 1
     assert monitor.get_all_status()["a"].status is PluginStatus.HEALTHY
     monitor.remove_checker("reload")
     assert monitor.get_status("reload") is None
 
 
-def test_listeners_hear_of_changes_by_name(monitor: HealthMonitor) -> None:
-    heard: list[tuple[str, str, str]] = []
-    unsubscribe = monitor.subscribe(lambda name, old, new: heard.append((name, str(old.status), str(new.status))))
+def test_listeners_get_changes_by_name(monitor: HealthMonitor) -> None:
+    received: list[tuple[str, str, str]] = []
+    unsubscribe = monitor.subscribe(lambda name, old, new: received.append((name, str(old.status), str(new.status))))
     plugins = watch(monitor, a=HEALTHY)
     monitor.check_all(5.0)
     monitor.check_all(5.0)
     monitor.update_status("reload", DEGRADED)
     plugins["a"].answer = UNHEALTHY
     monitor.check_all(5.0)
-    assert heard == [("a", "unknown", "healthy"), ("reload", "unknown", "degraded"), ("a", "healthy", "unhealthy")]
+    assert received == [("a", "unknown", "healthy"), ("reload", "unknown", "degraded"), ("a", "healthy", "unhealthy")]
     unsubscribe()
     monitor.update_status("reload", HEALTHY)
     monitor.remove_checker("a")
-    assert len(heard) == 3
+    assert len(received) == 3
 
 
-def test_a_listener_that_raises_harms_nobody(monitor: HealthMonitor, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_stops_no_other(monitor: HealthMonitor, caplog: pytest.LogCaptureFixture) -> None:
     def bad(name: str, old: HealthStatus, new: HealthStatus) -> None:
         raise ValueError("bad listener")
 
-    heard: list[str] = []
+    received: list[str] = []
     monitor.subscribe(bad)
-    monitor.subscribe(lambda name, old, new: heard.append(name))
+    monitor.subscribe(lambda name, old, new: received.append(name))
     monitor.update_status("a", HEALTHY)
-    assert heard == ["a"]
+    assert received == ["a"]
     assert "bad listener" in caplog.text
 
 
-# --- looking now ---------------------------------------------------------------------------------------------------
+# --- checks on request -----------------------------------------------------------------------------------------------
 
 
-def test_all_are_looked_at_side_by_side(monitor: HealthMonitor) -> None:
+def test_all_are_checked_in_parallel(monitor: HealthMonitor) -> None:
     together = threading.Barrier(8)
 
     class Together(FakePlugin):
@@ -238,8 +239,8 @@ def test_all_are_looked_at_side_by_side(monitor: HealthMonitor) -> None:
     assert {status.status for status in monitor.check_all(5.0).values()} == {PluginStatus.HEALTHY}
 
 
-def test_those_that_hang_are_reported_as_they_stand(monitor: HealthMonitor) -> None:
-    plugins = watch(monitor, a=HEALTHY, b=HEALTHY, c=HEALTHY)
+def test_of_a_hanging_check_the_last_known_status_is_returned(monitor: HealthMonitor) -> None:
+    plugins = watch(monitor, HealthCheckConfig(interval=60.0, timeout=30.0), a=HEALTHY, b=HEALTHY, c=HEALTHY)
     monitor.check_all(5.0)
     with hanging([plugins["b"]]):
         started = time.monotonic()
@@ -247,11 +248,31 @@ def test_those_that_hang_are_reported_as_they_stand(monitor: HealthMonitor) -> N
         assert time.monotonic() - started < 2.0
         assert {name: str(status.status) for name, status in found.items()} == dict.fromkeys("abc", "healthy")
         assert plugins["b"].hanging.wait(5.0)
+        assert plugins["b"].checks == 2
+
+
+def test_a_hanging_check_is_overdue_after_its_timeout(monitor: HealthMonitor) -> None:
+    plugins = watch(monitor, a=HEALTHY, b=HEALTHY)
+    monitor.check_all(5.0)
+    with hanging([plugins["b"]]):
         assert eventually(lambda: monitor.check_all(0.02)["b"].status is PluginStatus.UNHEALTHY)
-        assert plugins["b"].looks == 2
+        assert plugins["b"].checks == 2
 
 
-def test_what_is_known_to_hang_is_not_waited_for(monitor: HealthMonitor) -> None:
+def test_a_check_that_begins_late_has_its_whole_timeout(monitor: HealthMonitor) -> None:
+    def late(job: Callable[[], object]) -> None:
+        threading.Timer(0.1, job).start()
+
+    plugin = FakePlugin()
+    checker = HealthChecker(plugin, HealthCheckConfig(interval=60.0, timeout=0.2), submit=late)
+    monitor.add_checker("a", checker)
+    with hanging([plugin]):
+        monitor.check_unknown()
+        assert monitor.get_all_status()["a"].status is PluginStatus.UNHEALTHY
+    assert eventually(lambda: checker.current_run is None)
+
+
+def test_an_overdue_check_is_not_waited_for(monitor: HealthMonitor) -> None:
     plugins = watch(monitor, a=HEALTHY, b=HEALTHY)
     with hanging([plugins["b"]]):
         assert eventually(lambda: monitor.check_all(0.02)["b"].status is PluginStatus.UNHEALTHY)
@@ -260,17 +281,17 @@ def test_what_is_known_to_hang_is_not_waited_for(monitor: HealthMonitor) -> None
         assert time.monotonic() - started < 5.0
 
 
-def test_only_what_nobody_has_looked_at_is_looked_at(monitor: HealthMonitor) -> None:
+def test_only_unchecked_plugins_and_those_without_regular_checks_are_checked(monitor: HealthMonitor) -> None:
     regular = watch(monitor, a=HEALTHY)
     off = watch(monitor, OFF, b=HEALTHY)
     monitor.check_unknown()
     monitor.check_unknown()
-    assert regular["a"].looks == 1
-    assert off["b"].looks == 2, "nobody looks at it regularly, so an old status says nothing"
+    assert regular["a"].checks == 1
+    assert off["b"].checks == 2, "without regular checks an old status says nothing"
     assert monitor.get_overall_health().status is PluginStatus.HEALTHY
 
 
-def test_looking_at_nothing_is_harmless(monitor: HealthMonitor) -> None:
+def test_no_plugins_to_check(monitor: HealthMonitor) -> None:
     assert monitor.check_all() == {}
     monitor.check_unknown()
 
@@ -287,15 +308,15 @@ def test_a_thousand_plugins_need_one_scheduler_thread_and_eight_workers() -> Non
     for number, plugin in enumerate(plugins):
         monitor.add_checker(f"p{number}", HealthChecker(plugin, HealthCheckConfig(interval=0.5, timeout=5.0)))
 
-    def all_twice() -> bool:
+    def all_checked_twice() -> bool:
         nonlocal most
         most = max(most, len(set(threading.enumerate()) - before))
-        return all(plugin.looks >= 2 for plugin in plugins)
+        return all(plugin.checks >= 2 for plugin in plugins)
 
     try:
-        assert eventually(all_twice, 20.0)
+        assert eventually(all_checked_twice, 20.0)
         assert most <= 1 + 8
-        assert max(plugin.most_running for plugin in plugins) == 1
+        assert max(plugin.max_running for plugin in plugins) == 1
         assert monitor.get_overall_health().message == "all 1000 are healthy"
     finally:
         monitor.shutdown()
@@ -307,7 +328,7 @@ def test_no_thread_is_left_after_shutdown() -> None:
     before = set(threading.enumerate())
     monitor = HealthMonitor(scheduler=scheduler)
     plugins = watch(monitor, a=HEALTHY, b=UNHEALTHY)
-    assert all(plugin.looked.wait(5.0) for plugin in plugins.values())
+    assert all(plugin.checked.wait(5.0) for plugin in plugins.values())
     assert set(threading.enumerate()) - before
     monitor.shutdown()
     monitor.shutdown()
@@ -315,7 +336,7 @@ def test_no_thread_is_left_after_shutdown() -> None:
     assert scheduler.scheduled == 0
 
 
-def test_shutdown_stops_all_and_does_not_wait_for_what_hangs() -> None:
+def test_shutdown_stops_all_and_does_not_wait_for_a_hanging_check() -> None:
     monitor = HealthMonitor(scheduler=Scheduler(idle=0.05))
     plugin = FakePlugin()
     checker = HealthChecker(plugin, HealthCheckConfig(interval=60.0, timeout=30.0))
@@ -328,32 +349,32 @@ def test_shutdown_stops_all_and_does_not_wait_for_what_hangs() -> None:
         assert checker.done.is_set()
         with pytest.raises(PluginClosedError):
             monitor.add_checker("b", HealthChecker(FakePlugin(), SLOW))
-    assert eventually(lambda: checker.look is None)
+    assert eventually(lambda: checker.current_run is None)
 
 
-def test_shutdown_lets_a_look_under_way_end() -> None:
+def test_shutdown_waits_for_a_check_under_way() -> None:
     monitor = HealthMonitor(scheduler=Scheduler(idle=0.05))
     plugin = FakePlugin()
-    let_go = plugin.hang()
+    release = plugin.hang()
     monitor.add_checker("a", HealthChecker(plugin, HealthCheckConfig(interval=60.0, timeout=5.0)))
     assert plugin.hanging.wait(5.0)
     stopper = threading.Thread(target=monitor.shutdown, args=(10.0,))
     stopper.start()
     stopper.join(0.05)
     assert stopper.is_alive()
-    let_go.set()
+    release.set()
     stopper.join(5.0)
     assert not stopper.is_alive()
     assert plugin.running == 0
 
 
-def test_the_statuses_last_seen_outlive_the_shutdown(monitor: HealthMonitor) -> None:
+def test_the_last_known_statuses_outlive_the_shutdown(monitor: HealthMonitor) -> None:
     overall(monitor, a=HEALTHY, b=UNHEALTHY)
     monitor.shutdown()
     assert monitor.get_overall_health().message == "b is unhealthy (no database)"
 
 
-def test_a_forgotten_monitor_is_collected_with_its_checkers() -> None:
+def test_a_monitor_without_references_is_collected_with_its_checkers() -> None:
     scheduler = Scheduler(clock=ManualClock(auto_advance=False), threaded=False)
     monitor = HealthMonitor(scheduler=scheduler)
     plugins = watch(monitor, a=HEALTHY, b=HEALTHY)
@@ -364,24 +385,24 @@ def test_a_forgotten_monitor_is_collected_with_its_checkers() -> None:
     assert eventually(lambda: gc.collect() >= 0 and gone() is None)
     assert scheduler.run_due() is None
     assert scheduler.scheduled == 0
-    assert plugins["a"].looks == 1
+    assert plugins["a"].checks == 1
 
 
-def test_an_unheld_checker_lives_as_long_as_its_monitor(monitor: HealthMonitor, scheduler: Scheduler) -> None:
+def test_a_checker_lives_as_long_as_its_monitor(monitor: HealthMonitor, scheduler: Scheduler) -> None:
     plugins = watch(monitor, a=HEALTHY)
     gc.collect()
     scheduler.run_due()
-    assert plugins["a"].looked.wait(5.0)
+    assert plugins["a"].checked.wait(5.0)
 
 
 # --- fork ----------------------------------------------------------------------------------------------------------
 
 
-def test_looks_go_on_in_a_forked_child() -> None:
+def test_checks_go_on_in_a_forked_child() -> None:
     monitor = HealthMonitor()
     plugin = FakePlugin()
     monitor.add_checker("a", HealthChecker(plugin, HealthCheckConfig(interval=0.02, timeout=1.0)))
-    assert eventually(lambda: plugin.looks > 2)
+    assert eventually(lambda: plugin.checks > 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is the subject
         pid = os.fork()
@@ -390,9 +411,9 @@ def test_looks_go_on_in_a_forked_child() -> None:
         try:
             plugin._lock = threading.Lock()
             status = monitor.get_status("a")
-            before = plugin.looks
+            before = plugin.checks
             fine = status is not None and status.status is PluginStatus.HEALTHY
-            code = 0 if fine and eventually(lambda: plugin.looks > before + 2) else 2
+            code = 0 if fine and eventually(lambda: plugin.checks > before + 2) else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
