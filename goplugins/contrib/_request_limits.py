@@ -9,7 +9,7 @@ from types import TracebackType
 import attrs
 
 from goplugins.config.durations import parse_duration
-from goplugins.doctor.host import server_limit
+from goplugins.doctor.this_process import server_limit
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline, deadline

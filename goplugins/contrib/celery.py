@@ -28,7 +28,7 @@ from goplugins.contrib._manager_proxy import AnyManager, Hosted, manager_proxy
 from goplugins.contrib._request_limits import Block, usable_request_id
 from goplugins.contrib._settings import HostSettings
 from goplugins.doctor import Host, bounded_here
-from goplugins.doctor.host import declare, leave_room
+from goplugins.doctor.this_process import call_limit, declare
 from goplugins.errors import ConfigError, PluginError
 from goplugins.runtime.clock import SYSTEM_CLOCK
 
@@ -147,7 +147,7 @@ class _Wiring:
         hard, soft = task.request.timelimit or (None, None)
         limits = (hard or task.time_limit or self._limits[0], soft or task.soft_time_limit or self._limits[1])
         shortest = min((each for each in limits if each), default=None)
-        seconds = None if shortest is None else leave_room(shortest)
+        seconds = None if shortest is None else call_limit(shortest)
         block = Block(usable_request_id(task.request.id), seconds, SYSTEM_CLOCK)
         # With the request it goes, whatever becomes of the task: what nobody holds any more bounds no call.
         setattr(task.request, _BLOCK, block)

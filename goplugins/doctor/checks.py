@@ -1,4 +1,4 @@
-"""What is known to hurt: of plugins, given the host that calls them."""
+"""Known problems of plugins under the server that calls them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from goplugins.config import PluginConfig
 from goplugins.doctor.host import Host
 from goplugins.enums import TransportType
 
-__all__ = ["Finding", "examine"]
-
 _MOST_NAMES = 5
 
 
 @attrs.frozen
 class Finding:
-    """One thing that will hurt.
+    """One known problem.
 
     Attributes:
-        kind: a short name for it, which stays the same.
-        what: is the matter.
-        why: it hurts.
+        kind: its stable short name.
+        what: the situation.
+        why: the problem that it causes.
         fix: what to do.
     """
 
@@ -36,19 +34,19 @@ class Finding:
 
 
 def examine(plugins: Collection[PluginConfig], host: Host, *, bounded: bool = False) -> list[Finding]:
-    """All that is found.
+    """All problems found.
 
     Args:
-        plugins: resolved: nothing in them is left to inherit.
-        host: what runs them.
-        bounded: something ends calls before the host's limit, whatever their own timeouts say.
+        plugins: resolved.
+        host: the server of the process that calls them.
+        bounded: calls are bounded below the server's limit, whatever their own timeouts are.
 
     >>> [finding.kind for finding in examine([], Host("uwsgi", threads=False))]
     ['uwsgi-threads']
     """
     enabled = [plugin for plugin in plugins if plugin.enabled]
     names = {plugin.name for plugin in enabled}
-    # Of a plugin with several endpoints, the instances have its timeout and none of its limits.
+    # The instances of a plugin with several endpoints have its timeout and none of its limits.
     own = [plugin for plugin in enabled if plugin.name.partition("@")[0] not in names - {plugin.name}]
     found = [finding for rule in _RULES for finding in rule(own, host)]
     return [each for each in found if not (bounded and each.kind == "timeout-above-worker")]
@@ -58,9 +56,9 @@ def _uwsgi_threads(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Find
     if host.name == "uwsgi" and not host.threads:
         yield Finding(
             "uwsgi-threads",
-            "uWSGI runs without threads, as it does before 2.0.27 unless it is told",
-            "background threads stand still, so nobody looks at health or follows files, and submit, map and hedged "
-            "calls wait until their deadline",
+            "uWSGI runs without threads, the default before 2.0.27",
+            "background threads do not run, so there are no health checks, files are not followed, and submit, map and "
+            "hedged calls wait until their deadline",
             "start it with enable-threads = true",
         )
 
@@ -69,7 +67,7 @@ def _uwsgi_forks(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Findin
     if host.name == "uwsgi" and not host.fork_hooks and _uses_grpc(plugins):
         yield Finding(
             "uwsgi-fork-hooks",
-            "uWSGI forks its workers without telling Python",
+            "uWSGI forks its workers without running Python's fork hooks",
             "a gRPC plugin that is called before the fork, at import, can't be called in any worker",
             "start it with py-call-uwsgi-fork-hooks = true, or with lazy-apps = true",
         )
@@ -79,8 +77,8 @@ def _gevent(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
     if host.gevent and not host.grpc_gevent and _uses_grpc(plugins):
         yield Finding(
             "gevent-grpc",
-            "gevent has patched the standard library, but gRPC does not know",
-            "a gRPC call stops every greenlet of its process until it is answered",
+            "gevent has patched the standard library, but gRPC was not initialised for gevent",
+            "a gRPC call blocks every greenlet of its process until it is answered",
             "call grpc.experimental.gevent.init_gevent() right after gevent.monkey.patch_all()",
         )
 
@@ -101,19 +99,19 @@ def _limits(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
         return
     limits = []
     for plugin in plugins:
-        rate, places = plugin.rate_limit, plugin.bulkhead
+        rate, bulkhead = plugin.rate_limit, plugin.bulkhead
         if rate is not None and rate.enabled and rate.requests_per_second:
             each, window = rate.requests_per_second, rate.time_window or 1.0
             per = "s" if window == 1 else f"{window:g} s"
             limits.append(f"{plugin.name} {each:g}/{per} is {each * workers:g}/{per}")
-        if places is not None and places.max_concurrent:
-            limits.append(f"{plugin.name} {places.max_concurrent} at once is {places.max_concurrent * workers}")
+        if bulkhead is not None and bulkhead.max_concurrent:
+            limits.append(f"{plugin.name} {bulkhead.max_concurrent} at once is {bulkhead.max_concurrent * workers}")
     if limits:
         yield Finding(
             "limit-per-worker",
-            f"limits hold in each of {workers} workers",
-            f"together they come to {workers} times as much ({_listed(limits)})",
-            "divide the limits by the number of workers, if they are to protect the plugins",
+            f"limits apply in each of {workers} workers",
+            f"all workers together allow {workers} times as much ({_listed(limits)})",
+            "divide the limits by the number of workers, if they protect the plugins",
         )
 
 
@@ -130,7 +128,7 @@ def _timeouts(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
         yield Finding(
             "timeout-above-worker",
             f"timeouts of calls reach {host.limit_name} of {limit:g} s ({_listed(late)})",
-            "the worker is ended before the call is, so the caller gets no answer and the log no reason",
+            "the worker is ended before the call, so the client gets no answer and the log no reason",
             "set connection.request_timeout lower, or use the middleware or install() of goplugins.contrib",
         )
 

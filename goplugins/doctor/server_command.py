@@ -1,4 +1,4 @@
-"""What a server's command line says of the workers that it would start. Nothing of it is run."""
+"""Workers and limits on a server's command line, which is parsed, not run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ import attrs
 from goplugins.doctor.host import Host, gunicorn_host, uwsgi_host
 from goplugins.errors import ConfigFileError, InvalidArgumentError
 
-__all__ = ["host_of"]
-
 
 def host_of(command: Sequence[str], environ: Mapping[str, str]) -> Host:
-    """The host that a command line such as ``gunicorn --workers 4 app:app`` would start; a nameless one if unknown.
+    """The server that a command line such as ``gunicorn --workers 4 app:app`` would start; a nameless one if unknown.
 
     Args:
-        command: program and arguments; ``python -m`` and paths before the program's name are seen through.
-        environ: the variables that it would be started with.
+        command: program and arguments; ``python -m`` and paths before the program's name are ignored.
+        environ: the environment of the command.
 
     Raises:
-        InvalidArgumentError: an option that is known has a value that can't be.
+        InvalidArgumentError: a known option has an invalid value.
         ConfigFileError: a configuration file that it names can't be read.
     """
     words = list(command)
@@ -78,7 +76,7 @@ def _gunicorn(words: Sequence[str], environ: Mapping[str, str]) -> Host:
 
 
 def _assignments(name: str) -> dict[str, object]:
-    """What a configuration in Python assigns. Its code is not run: None stands for what only that would tell."""
+    """The assignments of a configuration in Python; None for values other than literals, since its code is not run."""
     path = Path(name)
     if not path.is_file():
         if name == "./gunicorn.conf.py" or name.startswith("python:"):

@@ -11,7 +11,7 @@ from typing import Any
 from goplugins import Manager, PluginTimeoutError
 from goplugins.contrib.wsgi import PluginCalls
 from goplugins.doctor import host_here
-from goplugins.doctor.host import server_limit
+from goplugins.doctor.this_process import server_limit
 
 logging.basicConfig(level=logging.WARNING)
 manager = Manager()

@@ -12,7 +12,7 @@ import pytest
 
 from goplugins import ExecutionContext, PluginTimeoutError, deadline
 from goplugins.contrib._request_limits import Limits, Scope, grpc_timeout, header_timeout, usable_request_id
-from goplugins.doctor import host
+from goplugins.doctor import this_process
 from goplugins.runtime.request_ids import RequestIds, current_request_id, serving
 from goplugins.testing import ManualClock
 from tests.unit.contrib.probes import manager_with_probe
@@ -25,7 +25,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture(autouse=True)
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(host._limits, os.getpid(), None)
+    monkeypatch.setitem(this_process._limits, os.getpid(), None)
 
 
 def seconds_of(limits: Limits, clock: ManualClock, **headers: str) -> float | None:
@@ -104,7 +104,7 @@ def test_the_servers_limit_leaves_time_to_answer(clock: ManualClock, monkeypatch
     uwsgi: Any = types.ModuleType("uwsgi")
     uwsgi.opt, uwsgi.numproc, uwsgi.has_threads = {"harakiri": b"11"}, 1, 1
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
-    monkeypatch.delitem(host._limits, os.getpid())
+    monkeypatch.delitem(this_process._limits, os.getpid())
     assert seconds_of(Limits(30.0, clock=clock), clock) == 9
     assert seconds_of(Limits(5.0, clock=clock), clock) == 5
 
