@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from goplugins.observability.spans import call_attributes, peer_attributes
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_rlock
 
 
 class Inventory:
@@ -37,10 +36,9 @@ class Inventory:
         self._maintenance = maintenance
         self._clock = clock
         self._made_at = clock.monotonic()
-        self._lock = threading.RLock()
+        self._lock = create_rlock(self)
         self._removed = PluginMetrics()
         self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of present plugins
-        register_forkable(self)
 
     def forget(self, plugin: GuardedPlugin) -> bool:
         """Ends a removed plugin's health checks, and adds its counts to the total; True for the first time."""
@@ -118,7 +116,3 @@ class Inventory:
             if member.name.startswith(f"{group.name}@")
         )
         return frozenset(named).union(self._maintenance.members)
-
-    def after_fork_in_child(self) -> None:
-        """Renews the lock."""
-        self._lock = threading.RLock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
@@ -21,7 +20,7 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.policies import resolved
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_rlock
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
@@ -55,7 +54,7 @@ class Maintenance:
         self._clock = clock
         self._pool = WorkerPool("goplugins-maintenance", 1, 8)
         self._lookup_pool = WorkerPool("goplugins-lookup", 2, 64)  # a lookup may hang, and must delay nothing else
-        self._lock = threading.RLock()
+        self._lock = create_rlock(self)
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
         self._removed_members = PluginMetrics()
@@ -64,7 +63,6 @@ class Maintenance:
         self._host_checked = False
         self._closed = False
         self.monitor.subscribe(_weakly(self._health_changed))
-        register_forkable(self)
 
     def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None = None) -> None:
         """Checks the plugin's health from its first call in this process on; at once if the maintenance has started.
@@ -205,10 +203,6 @@ class Maintenance:
         self.monitor.shutdown(timeout)
         self._pool.shutdown(wait=False)
         self._lookup_pool.shutdown(wait=False)
-
-    def after_fork_in_child(self) -> None:
-        """Renews the lock; checkers and scheduler renew their own."""
-        self._lock = threading.RLock()
 
     def _health_changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
         plugin = self._registry.plugins.get(name) or self.members.get(name)

@@ -14,18 +14,15 @@ from goplugins.manager.reload_check import check_all
 from goplugins.manager.reload_plan import ReloadPlan
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
+from goplugins.runtime.fork import create_lock
 
 
 class ExclusiveSection:
     """One thread at a time, for as long as a reload takes: unlike a lock's owner, it may wait and call plugins."""
 
     def __init__(self) -> None:
-        self.after_fork_in_child()
-
-    def after_fork_in_child(self) -> None:
-        """Frees the section: its thread goes on in the parent process only."""
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._lock = create_lock(self)
+        self._owner: int | None = None  # of no meaning while the lock is free, as it is in a forked child
 
     @contextlib.contextmanager
     def enter(self, timeout: float) -> Iterator[None]:
@@ -35,7 +32,7 @@ class ExclusiveSection:
             ReloadError: the time was not enough, or this thread is inside already.
         """
         lock, thread = self._lock, threading.get_ident()
-        if self._owner == thread:
+        if lock.locked() and self._owner == thread:
             raise ReloadError("a plugin that is being loaded can't load or reload the configuration itself")
         if not lock.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
             raise ReloadError(f"another reload is under way, and did not end within {timeout:g} s")

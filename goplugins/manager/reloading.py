@@ -25,7 +25,6 @@ from goplugins.observability.event_stream import hand_out
 from goplugins.observability.events import ReloadFinished
 from goplugins.observability.reload_report import ReloadReport, on_one_line
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
     from goplugins.discovery import Discovery, DiscoveryReport
@@ -78,7 +77,6 @@ class ConfigLoader:
         self._discovered: DiscoveryReport | None = None  # of the running configuration
         self._directory_watch: Watch | None = None
         self._watches: dict[int, Watch] = {}
-        register_forkable(self)
 
     # --- loading ---------------------------------------------------------------------------------------------------
 
@@ -267,10 +265,6 @@ class ConfigLoader:
         self._pending = None
         for watch in list(self._watches.values()):
             watch.close()
-
-    def after_fork_in_child(self) -> None:
-        """Frees the exclusive section: a reload under way goes on in the parent process only."""
-        self._section.after_fork_in_child()
 
 
 def snapshot_of(source: ConfigSource) -> ConfigSource:
