@@ -14,7 +14,14 @@ from goplugins.balancing.no_member_error import Refusals, no_member_error
 from goplugins.balancing.outlier_detection import Ejection, OutlierDetection
 from goplugins.balancing.strategies import NO_MEMBERS, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
-from goplugins.errors import PluginClosedError, PluginError, PluginTimeoutError, Verdict, verdict_of
+from goplugins.errors import (
+    PluginClosedError,
+    PluginError,
+    PluginTimeoutError,
+    Verdict,
+    is_fair_timeout,
+    verdict_of,
+)
 from goplugins.models.context import ExecutionContext
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import MemberEjected, MemberReturned
@@ -29,12 +36,6 @@ logger = logging.getLogger("goplugins.balancing")
 
 _REFUSED = "refused"
 """The kind of errors with which a member refuses a call before anything is sent: another member is picked."""
-
-_NOT_SENT = frozenset({_REFUSED, "argument"})
-"""Kinds of errors of calls that were not sent: they are no attempts."""
-
-_FAIR_TIMEOUT = 0.1
-"""Seconds. A timeout is no failure of a member that had less than this and less than twice its usual latency."""
 
 _READY = Condition.READY
 _NO_REFUSALS: Refusals = {}
@@ -274,7 +275,7 @@ class Dispatcher:
         table, now = self.table, self.now()
         self._end_probe(state, call)
         state.last_used = started
-        if isinstance(error, PluginError) and error.kind in _NOT_SENT:
+        if isinstance(error, PluginError) and error.unsent:
             if isinstance(error, PluginClosedError):
                 table.refused_as_closed(state, now)
             else:
@@ -370,8 +371,7 @@ class Dispatcher:
 def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:
     verdict = verdict_of(error)
     if verdict is Verdict.FAILURE and isinstance(error, PluginTimeoutError):
-        fair = elapsed >= _FAIR_TIMEOUT or (state.latency is not None and elapsed >= 2 * state.latency)
-        return Verdict.FAILURE if fair else Verdict.IGNORED
+        return Verdict.FAILURE if is_fair_timeout(elapsed, state.latency or 0.0) else Verdict.IGNORED
     return verdict
 
 

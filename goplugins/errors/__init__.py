@@ -1,8 +1,7 @@
-"""Every error that goplugins raises: one root, one class per kind, one stable code each.
+"""Every error that goplugins raises: one base class, one class and one stable code per kind of error.
 
-The codes of the ranges 1000 to 1799 that the Go library defines keep their meaning; kinds that it lacks have
-codes of their own in the same ranges. No error carries a credential: messages and attributes are built from
-redacted values only.
+The codes 1000 to 1799 that the Go library defines have the same meaning here; further kinds have codes of their own in
+the same ranges. No error contains a credential: messages and attributes are built from redacted values only.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from goplugins.errors._base import (
     Replay,
     Verdict,
     belongs_to_host,
+    is_fair_timeout,
     redact_url,
     verdict_of,
 )
@@ -151,11 +151,12 @@ __all__ = [
     "UnsupportedTransportError",
     "Verdict",
     "belongs_to_host",
+    "is_fair_timeout",
     "redact_url",
     "verdict_of",
 ]
 
-# The modules beneath are how this one is laid out; tracebacks, pickles and logs name the public place.
+# Tracebacks, pickles and logs name the public module, not the private one that defines the class.
 for _public in [globals()[name] for name in __all__]:
     if isinstance(_public, type):
         _public.__module__ = __name__

@@ -1,4 +1,4 @@
-"""The root of all errors, and what an error says of its attempt."""
+"""The root of all errors, and what an error means for the attempt that ended with it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import enum
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
-
-__all__ = ["PluginError", "RemoteCause", "Replay", "Verdict", "belongs_to_host", "redact_url", "verdict_of"]
 
 
 class Replay(enum.Enum):
-    """Whether the failed attempt may be sent again without risking a second effect."""
+    """Whether a failed attempt may be repeated without the risk of a second effect."""
 
     ALWAYS = "always"
     IF_IDEMPOTENT = "if-idempotent"
@@ -21,7 +19,7 @@ class Replay(enum.Enum):
 
 
 class Verdict(enum.Enum):
-    """What an attempt that ended with this error tells a circuit breaker about the plugin."""
+    """How a circuit breaker counts an attempt that ended with this error."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -39,16 +37,29 @@ def redact_url(url: str) -> str:
         return "<unreadable URL>"
 
 
+_FAIR_TIMEOUT = 0.1
+"""Seconds. A timeout after less than this and less than twice the usual latency is not the plugin's failure."""
+
 _HOST_PACKAGES = frozenset({"billiard", "celery", "gevent", "eventlet"})
 
 
 def belongs_to_host(exc: BaseException) -> bool:
-    """True for an exception that the host throws into whatever code happens to run, such as a task's time limit.
+    """True for an exception that the host application raises in running code, such as a Celery task's time limit.
 
-    Celery's SoftTimeLimitExceeded is an ``Exception``, so its home has to tell. Such an exception passes every
-    layer unwrapped and is never retried.
+    Celery's SoftTimeLimitExceeded is an ``Exception``, so it is recognised by its package. Such an exception passes
+    every layer unwrapped and is never retried.
     """
     return not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _HOST_PACKAGES
+
+
+def is_fair_timeout(elapsed: float, usual_latency: float) -> bool:
+    """Whether a plugin that timed out had enough time for the timeout to count as a failure of the plugin.
+
+    Args:
+        elapsed: seconds that the attempt took.
+        usual_latency: mean seconds of the plugin's answers; 0 while unknown.
+    """
+    return elapsed >= _FAIR_TIMEOUT or 0 < 2 * usual_latency <= elapsed
 
 
 def verdict_of(error: BaseException | None) -> Verdict:
@@ -61,30 +72,35 @@ def verdict_of(error: BaseException | None) -> Verdict:
 
 
 class RemoteCause(Exception):  # noqa: N818 - it stands for a cause, it is none
-    """Stands for a cause that could not travel as itself (unpicklable, or sent as JSON): its type and text."""
+    """Type and text of a cause that could not be transferred itself (not picklable, or sent as JSON)."""
 
 
 _JSON_FIELDS = ("code", "plugin", "endpoint", "attempts", "elapsed", "retryable", "retry_after", "details")
 
 
 class PluginError(Exception):
-    """The root of all that a call, a configuration or a manager raises.
+    """The base class of all errors of calls, configurations and managers.
 
     Attributes:
-        message: what went wrong, without plugin name and attempts (``str(error)`` adds those).
+        message: the reason, without plugin name and attempts (``str(error)`` adds those).
         code: the stable code, such as ``PLUGIN_1204``.
         plugin: the plugin's name, if one was involved.
-        endpoint: where the call went, without credentials.
-        attempts: how many attempts were really made; 0 means that nothing was sent.
+        endpoint: the plugin's endpoint, without credentials.
+        attempts: attempts that were made; 0 means that nothing was sent.
         elapsed: seconds from the start of the call to this error.
         retryable: True if the same call may succeed later.
-        retry_after: seconds after which to try again, where the plugin or a policy said so.
+        retry_after: seconds to wait before the next call, as given by the plugin or a policy.
         details: further facts, JSON values only, such as ``{"status": 503}``.
-        replay: whether an attempt that ended so may be sent again (see :class:`Replay`).
+        replay: whether the attempt may be repeated (see :class:`Replay`).
+        verdict: how a circuit breaker counts the attempt (see :class:`Verdict`).
         kind: the class of failure in metrics, spans and log lines, such as "timeout" or "refused".
+        unsent: True for errors that are raised before anything is sent, so that there was no attempt.
+        overload: True if the error is a sign that the plugin has more calls than it can serve.
+        fallback: when a configured fallback answers instead of this error: "always", "never", or "rate-limit" (if
+            ``FallbackConfig.on`` has that word).
 
-    Attributes, cause and notes survive ``pickle`` and ``copy``; through a JSON channel that carries ``args`` (such
-    as Celery's result backend) the attributes survive and the cause arrives as a :class:`RemoteCause`.
+    ``pickle`` and ``copy`` keep attributes, cause and notes. A JSON channel that carries ``args`` (such as Celery's
+    result backend) keeps the attributes, and the cause becomes a :class:`RemoteCause`.
     """
 
     code: str = "PLUGIN_1200"
@@ -92,6 +108,9 @@ class PluginError(Exception):
     replay: Replay = Replay.NEVER
     kind: ClassVar[str] = "plugin"
     verdict: ClassVar[Verdict] = Verdict.FAILURE
+    unsent: ClassVar[bool] = False
+    overload: ClassVar[bool] = False
+    fallback: ClassVar[Literal["always", "never", "rate-limit"]] = "always"
     _json_fields: ClassVar[tuple[str, ...]] = _JSON_FIELDS
 
     def __init__(
@@ -124,7 +143,7 @@ class PluginError(Exception):
             self._restore_json(state)
 
     def __str__(self) -> str:
-        member = self.details.get("member")  # of a group: which one failed
+        member = self.details.get("member")  # of a group: the member that failed
         who = f"plugin {self.plugin!r}, member {member!r}" if member else f"plugin {self.plugin!r}"
         text = f"{who}: {self.message}" if self.plugin else self.message
         if self.attempts > 1:
@@ -137,11 +156,11 @@ class PluginError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message!r})"
 
-    if not TYPE_CHECKING:  # checkers know BaseException.args as a plain attribute, and would refuse a property
+    if not TYPE_CHECKING:  # type checkers would reject a property in place of the attribute BaseException.args
 
         @property
         def args(self) -> tuple[Any, ...]:
-            """The message, then a mapping of JSON values from which the constructor rebuilds the attributes."""
+            """The message, and a mapping of JSON values from which the constructor restores the attributes."""
             return (self.message, self._json_state())
 
         @args.setter
@@ -179,7 +198,7 @@ def _rebuild(
 
 
 def _portable(cause: BaseException | None) -> BaseException | None:
-    """The cause itself where it pickles, else its type and text: an error must always be able to travel."""
+    """The cause itself if it can be pickled, else its type and text: errors must always be picklable."""
     if cause is None:
         return None
     try:

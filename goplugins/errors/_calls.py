@@ -4,48 +4,6 @@ from __future__ import annotations
 
 from goplugins.errors._base import PluginError, Replay, Verdict
 
-__all__ = [
-    "AuthenticationError",
-    "BadReplyError",
-    "BulkheadFullError",
-    "CertificateError",
-    "CircuitBreakerOpenError",
-    "CircuitBreakerTimeoutError",
-    "ConnectionLostError",
-    "ExecTransportError",
-    "GRPCTransportError",
-    "HTTPTransportError",
-    "HealthCheckFailedError",
-    "HealthCheckTimeoutError",
-    "InvalidArgumentError",
-    "InvalidHeaderError",
-    "LoadBalancerError",
-    "ManagerClosedError",
-    "NameResolutionError",
-    "NoAvailablePluginsError",
-    "PluginClosedError",
-    "PluginConnectionError",
-    "PluginExecutionError",
-    "PluginInternalError",
-    "PluginNotEnabledError",
-    "PluginNotFoundError",
-    "PluginRequestError",
-    "PluginThrottledError",
-    "PluginTimeoutError",
-    "PluginUnavailableError",
-    "RateLimitExceededError",
-    "ReplyMismatchError",
-    "ReplyTooLargeError",
-    "ReplyTypeError",
-    "SaturatedError",
-    "TLSError",
-    "TransportError",
-    "TruncatedReplyError",
-    "UnexpectedRedirectError",
-    "UnixTransportError",
-    "UnserializableRequestError",
-]
-
 
 class AuthenticationError(PluginError):
     """The plugin refused the credentials (HTTP 401 and 403, gRPC UNAUTHENTICATED and PERMISSION_DENIED)."""
@@ -53,6 +11,7 @@ class AuthenticationError(PluginError):
     code = "AUTH_1107"
     kind = "auth"
     verdict = Verdict.SUCCESS
+    fallback = "never"
 
 
 # --- a call, 1200 to 1299 --------------------------------------------------------------------------------------
@@ -63,6 +22,7 @@ class PluginNotFoundError(PluginError, LookupError):
 
     code = "PLUGIN_1201"
     verdict = Verdict.IGNORED
+    fallback = "never"
 
 
 class PluginNotEnabledError(PluginError):
@@ -70,10 +30,11 @@ class PluginNotEnabledError(PluginError):
 
     code = "PLUGIN_1202"
     verdict = Verdict.IGNORED
+    fallback = "never"
 
 
 class PluginExecutionError(PluginError):
-    """The plugin answered that it can't do what was asked: a business error, with the plugin's own text.
+    """The plugin answered with an error of its own, such as "no such customer"; the message is the plugin's.
 
     ``details`` may hold the plugin's ``metadata``, such as its own error code.
     """
@@ -81,15 +42,17 @@ class PluginExecutionError(PluginError):
     code = "PLUGIN_1203"
     kind = "rejected"
     verdict = Verdict.SUCCESS
+    fallback = "never"
 
 
 class PluginTimeoutError(PluginError, TimeoutError):
-    """No whole answer before the call's deadline."""
+    """No complete reply before the call's deadline."""
 
     code = "PLUGIN_1204"
     kind = "timeout"
     retryable = True
     replay = Replay.IF_IDEMPOTENT
+    overload = True
 
 
 class PluginConnectionError(PluginError, ConnectionError):
@@ -102,12 +65,13 @@ class PluginConnectionError(PluginError, ConnectionError):
 
 
 class SaturatedError(PluginError):
-    """This side has no free connection, worker or place for the call; nothing was sent."""
+    """No connection, worker thread or bulkhead slot was free for the call; nothing was sent."""
 
     code = "PLUGIN_1206"
     kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
+    unsent = True
 
 
 class PluginClosedError(PluginError):
@@ -116,14 +80,16 @@ class PluginClosedError(PluginError):
     code = "PLUGIN_1207"
     kind = "refused"
     verdict = Verdict.IGNORED
+    unsent = True
+    fallback = "never"
 
 
 class ManagerClosedError(PluginClosedError):
-    """A call after ``shutdown``."""
+    """The manager was shut down."""
 
 
 class BadReplyError(PluginError):
-    """The reply is not an answer to this request."""
+    """The reply is not a valid answer to this request."""
 
     code = "PLUGIN_1208"
     kind = "reply"
@@ -136,11 +102,13 @@ class ReplyTooLargeError(BadReplyError):
 
 
 class InvalidArgumentError(PluginError, ValueError):
-    """A call's own argument can't be used; nothing was sent."""
+    """An argument of the call is not valid; nothing was sent."""
 
     code = "PLUGIN_1210"
     kind = "argument"
     verdict = Verdict.IGNORED
+    unsent = True
+    fallback = "never"
 
 
 class UnserializableRequestError(InvalidArgumentError):
@@ -150,14 +118,14 @@ class UnserializableRequestError(InvalidArgumentError):
 
 
 class ConnectionLostError(PluginConnectionError):
-    """The connection broke while the call was under way; the plugin may have acted on it."""
+    """The connection broke during the call; the plugin may have processed the request."""
 
     code = "PLUGIN_1212"
     replay = Replay.IF_IDEMPOTENT
 
 
 class TruncatedReplyError(BadReplyError):
-    """The reply ended before its announced end."""
+    """The reply is shorter than announced."""
 
     code = "PLUGIN_1213"
     retryable = True
@@ -171,7 +139,7 @@ class ReplyMismatchError(BadReplyError):
 
 
 class ReplyTypeError(BadReplyError):
-    """The reply's data does not fit the response type; the message names the field."""
+    """The reply's data does not match the response type; the message names the field."""
 
     code = "PLUGIN_1215"
     verdict = Verdict.SUCCESS
@@ -184,13 +152,13 @@ class NameResolutionError(PluginConnectionError):
 
 
 class InvalidHeaderError(InvalidArgumentError):
-    """A header name or value that would break out of its line."""
+    """A header name or value is not valid, such as a value with a line break."""
 
     code = "PLUGIN_1217"
 
 
 class BulkheadFullError(SaturatedError):
-    """As many calls of the plugin are under way as its ``bulkhead`` admits; nothing was sent.
+    """The plugin's ``bulkhead`` is full; nothing was sent.
 
     ``details`` has ``limit``, ``in_use`` and ``waiting``.
     """
@@ -202,7 +170,7 @@ class BulkheadFullError(SaturatedError):
 
 
 class TransportError(PluginError):
-    """The wire worked, the service behind it did not."""
+    """The service was reached, and failed."""
 
     code = "TRANSPORT_1300"
     retryable = True
@@ -210,53 +178,55 @@ class TransportError(PluginError):
 
 
 class HTTPTransportError(TransportError):
-    """An HTTP status that is no answer (5xx, and what has no class of its own); ``details["status"]`` has it."""
+    """The plugin replied with an HTTP error status that has no class of its own; see ``details["status"]``."""
 
     code = "TRANSPORT_1301"
 
 
 class GRPCTransportError(TransportError):
-    """A gRPC status that is no answer; ``details["status"]`` has its name."""
+    """The plugin replied with a gRPC error status that has no class of its own; see ``details["status"]``."""
 
     code = "TRANSPORT_1302"
 
 
 class UnixTransportError(TransportError):
-    """A failure of the service behind a Unix socket."""
+    """The service behind a Unix socket failed."""
 
     code = "TRANSPORT_1303"
 
 
 class ExecTransportError(TransportError):
-    """A failure of a plugin process."""
+    """The plugin process failed."""
 
     code = "TRANSPORT_1304"
 
 
 class PluginInternalError(TransportError):
-    """The plugin's own code failed and says no more (``error_kind: "internal"``, an exception of a Python plugin)."""
+    """The plugin's code raised an exception (``error_kind: "internal"``)."""
 
     code = "TRANSPORT_1310"
 
 
 class PluginUnavailableError(TransportError):
-    """The service says that it can't answer now (HTTP 503, gRPC UNAVAILABLE)."""
+    """The service is temporarily unavailable (HTTP 503, gRPC UNAVAILABLE)."""
 
     code = "TRANSPORT_1305"
+    overload = True
 
 
 class PluginRequestError(TransportError):
-    """The service refused the request as wrong (HTTP 4xx, gRPC INVALID_ARGUMENT and its like)."""
+    """The service rejected the request as invalid (HTTP 4xx, gRPC INVALID_ARGUMENT and similar)."""
 
     code = "TRANSPORT_1306"
     kind = "rejected"
     retryable = False
     replay = Replay.NEVER
     verdict = Verdict.SUCCESS
+    fallback = "never"
 
 
 class UnexpectedRedirectError(TransportError):
-    """A 3xx: redirects are not followed, so that no credential leaves its host."""
+    """The plugin replied with a redirect (3xx). They are not followed: credentials would go elsewhere."""
 
     code = "TRANSPORT_1307"
     retryable = False
@@ -271,7 +241,7 @@ class TLSError(PluginConnectionError):
 
 
 class CertificateError(TLSError):
-    """The plugin's certificate is not to be trusted: expired, of another host, or of an unknown authority."""
+    """The plugin's certificate is not trusted: expired, for another host, or from an unknown authority."""
 
     code = "TRANSPORT_1309"
     retryable = False
@@ -282,62 +252,69 @@ class CertificateError(TLSError):
 
 
 class CircuitBreakerOpenError(PluginError):
-    """Refused by the circuit breaker; ``retry_after`` says when it admits the next call."""
+    """The circuit breaker is open; ``retry_after`` has the seconds until it admits the next call."""
 
     code = "CIRCUIT_1401"
     kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
+    unsent = True
 
 
 class CircuitBreakerTimeoutError(PluginTimeoutError):
-    """A call that the breaker let through to probe the plugin did not answer in time."""
+    """A probe of the half-open circuit breaker timed out."""
 
     code = "CIRCUIT_1402"
 
 
 class RateLimitExceededError(PluginError):
-    """Refused by this side's rate limiter; ``retry_after`` says when a token is free."""
+    """The plugin's ``rate_limit`` is exhausted; ``retry_after`` has the seconds until the next token."""
 
     code = "RATELIMIT_1501"
     kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
+    unsent = True
+    fallback = "rate-limit"
 
 
 class PluginThrottledError(PluginError):
-    """The plugin asked for fewer calls (HTTP 429, gRPC RESOURCE_EXHAUSTED)."""
+    """The plugin limits the rate of calls (HTTP 429, gRPC RESOURCE_EXHAUSTED)."""
 
     code = "RATELIMIT_1502"
     retryable = True
     replay = Replay.ALWAYS
     verdict = Verdict.IGNORED
+    overload = True
+    fallback = "rate-limit"
 
 
 class HealthCheckFailedError(PluginError):
-    """A health check that was answered with "not healthy", or not at all."""
+    """A health check failed: the plugin is not healthy, or did not answer."""
 
     code = "HEALTH_1601"
     retryable = True
 
 
 class HealthCheckTimeoutError(HealthCheckFailedError, TimeoutError):
-    """A health check without an answer in time."""
+    """A health check timed out."""
 
     code = "HEALTH_1602"
     kind = "timeout"
 
 
 class NoAvailablePluginsError(PluginError):
-    """No member of a balanced group can take the call."""
+    """No member of a load-balanced group can take the call."""
 
     code = "LOADBALANCER_1701"
     kind = "refused"
     retryable = True
     verdict = Verdict.IGNORED
+    unsent = True
 
 
 class LoadBalancerError(PluginError):
-    """A balanced group could not be called as asked."""
+    """A load-balanced group can't be called with these options."""
 
     code = "LOADBALANCER_1702"
+    fallback = "never"

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration: codes 1000 to 1199."""
+"""Errors of configurations: codes 1000 to 1199."""
 
 from __future__ import annotations
 
@@ -7,49 +7,26 @@ from typing import Any
 
 from goplugins.errors._base import _JSON_FIELDS, PluginError, Verdict
 
-__all__ = [
-    "AuthConfigError",
-    "ConfigError",
-    "ConfigFileError",
-    "ConfigSyntaxError",
-    "DuplicatePluginNameError",
-    "InvalidCertificateError",
-    "InvalidConfigError",
-    "InvalidEndpointFormatError",
-    "InvalidEndpointURLError",
-    "InvalidPluginNameError",
-    "InvalidTransportError",
-    "MissingAPIKeyError",
-    "MissingBasicCredentialsError",
-    "MissingBearerTokenError",
-    "MissingEndpointError",
-    "MissingExecutableError",
-    "MissingMTLSCertsError",
-    "MissingSocketPathError",
-    "NoPluginsConfiguredError",
-    "ReloadError",
-    "UnresolvedVariableError",
-    "UnsupportedAuthMethodError",
-    "UnsupportedTransportError",
-]
-
-
 # --- configuration, 1000 to 1099 -------------------------------------------------------------------------------
 
 
 _ANY_SOURCE = "configuration"
-"""What a source without a name of its own is called; not worth saying where the field's path is said."""
+"""Name of a source that has none of its own; left out of messages that name the field's path."""
 
 
 class ConfigError(PluginError, ValueError):
-    """A configuration that can't be used; ``path`` names the field and ``fix`` says what to write there.
+    """A configuration that can't be used.
 
-    ``source`` is where the field stands, such as a file's name. One problem of several leaves it to the error that
-    holds them all.
+    Attributes:
+        path: the field, such as ``plugins[2].retry.max_retries``.
+        fix: what to write there.
+        source: where the field stands, such as a file's name; set on the error that is raised, not on each of its
+            ``problems``.
     """
 
     code = "PLUGIN_1012"
     verdict = Verdict.IGNORED
+    fallback = "never"
     _json_fields = (*_JSON_FIELDS, "path", "fix", "source")
 
     def __init__(
@@ -69,7 +46,7 @@ class ConfigError(PluginError, ValueError):
 
     @property
     def problems(self) -> tuple[ConfigError, ...]:
-        """All problems that were found: this one, or several of an :class:`InvalidConfigError`."""
+        """All problems found: this one, or those that an :class:`InvalidConfigError` holds."""
         return (self,)
 
     def __str__(self) -> str:
@@ -105,7 +82,7 @@ class InvalidConfigError(ConfigError):
 
     @classmethod
     def of(cls, problems: Sequence[ConfigError], source: str = _ANY_SOURCE) -> ConfigError:
-        """The one problem itself, or an error that holds them all; either names ``source``."""
+        """The problem itself if it is the only one, else an error that holds them all; ``source`` is set on it."""
         if len(problems) == 1:
             problems[0].source = problems[0].source or source
             return problems[0]
@@ -119,13 +96,13 @@ class InvalidPluginNameError(ConfigError):
 
 
 class InvalidTransportError(ConfigError):
-    """A plugin names no transport."""
+    """A plugin has no transport."""
 
     code = "PLUGIN_1002"
 
 
 class MissingEndpointError(ConfigError):
-    """A transport that calls an address has none."""
+    """A plugin whose transport needs an endpoint has none."""
 
     code = "PLUGIN_1003"
 
@@ -137,110 +114,111 @@ class InvalidEndpointURLError(ConfigError):
 
 
 class InvalidEndpointFormatError(ConfigError):
-    """The endpoint is not an address of the form that this transport takes."""
+    """The endpoint is not an address of the form that this transport expects."""
 
     code = "PLUGIN_1005"
 
 
 class MissingSocketPathError(ConfigError):
-    """A Unix socket plugin names no socket."""
+    """A plugin on transport unix has no socket path."""
 
     code = "PLUGIN_1006"
 
 
 class MissingExecutableError(ConfigError):
-    """An exec plugin names no executable."""
+    """A plugin on transport exec has no executable."""
 
     code = "PLUGIN_1007"
 
 
 class UnsupportedTransportError(ConfigError):
-    """No such transport, or no factory for it."""
+    """The transport does not exist, or no factory is registered for it."""
 
     code = "PLUGIN_1008"
 
 
 class NoPluginsConfiguredError(ConfigError):
-    """A configuration without any plugin."""
+    """The configuration has no plugin."""
 
     code = "PLUGIN_1009"
 
 
 class DuplicatePluginNameError(ConfigError):
-    """Two plugins of one name."""
+    """Two plugins have the same name."""
 
     code = "PLUGIN_1010"
 
 
 class ConfigSyntaxError(ConfigError):
-    """Text that is not the JSON, TOML or YAML that it should be."""
+    """The text is not valid JSON, TOML or YAML."""
 
     code = "PLUGIN_1011"
 
 
 class UnresolvedVariableError(ConfigError):
-    """``${VAR}`` where VAR is not set and no default is given."""
+    """``${VAR}`` refers to a variable that is not set, and has no default."""
 
     code = "PLUGIN_1013"
 
 
 class ConfigFileError(ConfigError):
-    """A configuration file that is missing, unreadable, or of an unknown kind."""
+    """The configuration file is missing, unreadable, or of an unknown kind."""
 
     code = "PLUGIN_1014"
 
 
 class ReloadError(PluginError):
-    """A new configuration reads well, but could not be applied: the running one stays. ``plugin`` is to blame.
+    """A valid configuration could not be applied; the running one stays. ``plugin`` names the plugin that failed.
 
-    ``details["plugins"]`` says of each plugin that could not be built or reached, why.
+    ``details["plugins"]`` has the reason for each plugin that could not be built or reached.
     """
 
     code = "PLUGIN_1015"
     retryable = True
     verdict = Verdict.IGNORED
+    fallback = "never"
 
 
 # --- authentication, 1100 to 1199 ------------------------------------------------------------------------------
 
 
 class AuthConfigError(ConfigError):
-    """An ``auth`` section that can't be used."""
+    """The ``auth`` section can't be used."""
 
     code = "AUTH_1100"
 
 
 class MissingAPIKeyError(AuthConfigError):
-    """Method api-key without ``api_key``."""
+    """Method api-key needs ``api_key``."""
 
     code = "AUTH_1101"
 
 
 class MissingBearerTokenError(AuthConfigError):
-    """Method bearer without ``token``."""
+    """Method bearer needs ``token`` or ``token_file``."""
 
     code = "AUTH_1102"
 
 
 class MissingBasicCredentialsError(AuthConfigError):
-    """Method basic without ``username`` and ``password``."""
+    """Method basic needs ``username`` and ``password``."""
 
     code = "AUTH_1103"
 
 
 class MissingMTLSCertsError(AuthConfigError):
-    """Method mtls without ``cert_file`` and ``key_file``."""
+    """Method mtls needs ``cert_file`` and ``key_file``."""
 
     code = "AUTH_1104"
 
 
 class UnsupportedAuthMethodError(AuthConfigError):
-    """No such authentication method."""
+    """The authentication method does not exist, or is missing."""
 
     code = "AUTH_1105"
 
 
 class InvalidCertificateError(AuthConfigError):
-    """A certificate, key or CA file that is missing or can't be used."""
+    """A certificate, key or CA file is missing or can't be used."""
 
     code = "AUTH_1106"

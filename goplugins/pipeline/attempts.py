@@ -9,14 +9,11 @@ from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     CircuitBreakerOpenError,
     CircuitBreakerTimeoutError,
-    InvalidArgumentError,
-    NoAvailablePluginsError,
-    PluginClosedError,
     PluginError,
     PluginTimeoutError,
     RateLimitExceededError,
-    SaturatedError,
     Verdict,
+    is_fair_timeout,
 )
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, hand_out
@@ -30,20 +27,6 @@ from goplugins.runtime.counter import Counter
 from goplugins.transports.interface import Sender
 
 __all__ = ["Attempts", "Watcher"]
-
-_UNSENT = (
-    SaturatedError,
-    PluginClosedError,
-    InvalidArgumentError,
-    # Of a group whose members all refused:
-    NoAvailablePluginsError,
-    CircuitBreakerOpenError,
-    RateLimitExceededError,
-)
-"""What a sender raises before anything left this side: no attempt."""
-
-_FAIR_TIMEOUT = 0.1
-"""Seconds. A timeout says nothing about a plugin that had less than this and less than twice its usual latency."""
 
 _SHORTEST_LOOK = 0.25
 """Seconds between two looks at a plugin whose breaker is open, at least."""
@@ -157,7 +140,7 @@ class Attempts:
         except PluginError as error:
             elapsed = self._now() - started
             self._record(permit, error, call, elapsed)
-            if self._events.failed_attempts and not isinstance(error, _UNSENT):
+            if self._events.failed_attempts and not error.unsent:
                 self._tell(call, elapsed, error)
             if permit.is_probe and type(error) is PluginTimeoutError:
                 raise CircuitBreakerTimeoutError(
@@ -188,7 +171,7 @@ class Attempts:
         hand_out(sinks, AttemptFinished(name, self._time(), call.request_id, number, elapsed, error, member))
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
-        if isinstance(error, _UNSENT):
+        if error.unsent:
             call.attempts -= 1
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
@@ -203,7 +186,7 @@ class Attempts:
 
     def was_fair(self, elapsed: float) -> bool:
         """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
-        return elapsed >= _FAIR_TIMEOUT or 0 < 2 * self._usual_latency <= elapsed
+        return is_fair_timeout(elapsed, self._usual_latency)
 
     def breaker_changed(self, _: CircuitBreakerState, new: CircuitBreakerState) -> None:
         """The breaker's listener. No call finds out that a plugin is back while it keeps them away: looks have to."""

@@ -15,9 +15,7 @@ from goplugins.errors import (
     BulkheadFullError,
     InvalidArgumentError,
     PluginClosedError,
-    PluginThrottledError,
-    PluginTimeoutError,
-    PluginUnavailableError,
+    PluginError,
 )
 from goplugins.resilience.adaptive_limit import AdaptiveLimit
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 # looks for it this often (seconds). All other places are handed over at once.
 _LOOK = 0.5
 
-_OVERLOAD = (PluginTimeoutError, PluginThrottledError, PluginUnavailableError)
-
 
 def load_signal(error: BaseException | None) -> bool | None:
     """What the end of an attempt says of the plugin's load, as :meth:`Bulkhead.release` takes it.
@@ -42,7 +38,7 @@ def load_signal(error: BaseException | None) -> bool | None:
     """
     if error is None:
         return True
-    return False if isinstance(error, _OVERLOAD) else None
+    return False if isinstance(error, PluginError) and error.overload else None
 
 
 class _Token:

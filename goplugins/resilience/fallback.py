@@ -9,21 +9,9 @@ from typing import Any
 from goplugins.config.plugin_sections import FallbackConfig
 from goplugins.config.schema import UNSET
 from goplugins.errors import (
-    AuthenticationError,
-    ConfigError,
-    InvalidArgumentError,
     InvalidConfigError,
-    LoadBalancerError,
-    PluginClosedError,
     PluginError,
-    PluginExecutionError,
-    PluginNotEnabledError,
-    PluginNotFoundError,
-    PluginRequestError,
-    PluginThrottledError,
     PluginTimeoutError,
-    RateLimitExceededError,
-    ReloadError,
     ReplyTypeError,
 )
 from goplugins.resilience.cache_entry import CopyableValue
@@ -32,21 +20,6 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 
 Forward = Callable[[str, Call], Any]
-
-# Errors that another answer would only hide: the plugin's own word, or a mistake of the caller or the configuration.
-_NOT_FOR_A_FALLBACK = (
-    PluginExecutionError,
-    PluginRequestError,
-    AuthenticationError,
-    InvalidArgumentError,
-    PluginClosedError,
-    PluginNotFoundError,
-    PluginNotEnabledError,
-    LoadBalancerError,
-    ConfigError,
-    ReloadError,
-)
-_RATE_LIMIT = (RateLimitExceededError, PluginThrottledError)
 
 _SHORTEST = 1e-6  # seconds; a deadline block is never of 0
 
@@ -67,9 +40,7 @@ def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
     >>> could_not_serve(RateLimitExceededError()), could_not_serve(RateLimitExceededError(), ["rate-limit"])
     (False, True)
     """
-    if isinstance(error, _RATE_LIMIT):
-        return "rate-limit" in on
-    return isinstance(error, PluginError) and not isinstance(error, _NOT_FOR_A_FALLBACK)
+    return isinstance(error, PluginError) and (error.fallback == "always" or error.fallback in on)
 
 
 def deadline_less_reserve(deadline: Deadline, reserve: float) -> Deadline:

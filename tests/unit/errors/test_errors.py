@@ -1,4 +1,4 @@
-"""Errors travel whole: through pickle, copy, and channels that carry only their JSON arguments."""
+"""Errors keep their attributes through pickle, copy and JSON; their classes say what they mean for an attempt."""
 
 import copy
 import inspect
@@ -18,7 +18,9 @@ from goplugins.errors import (
     PluginTimeoutError,
     RemoteCause,
     Replay,
+    Verdict,
     belongs_to_host,
+    is_fair_timeout,
     redact_url,
 )
 
@@ -53,7 +55,7 @@ def test_attributes_cause_and_notes_survive(cls, travel):
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
-def test_attributes_survive_a_json_channel_that_calls_the_class_with_its_args(cls):
+def test_attributes_survive_a_json_channel_that_carries_args(cls):
     error = made(cls)
     arrived = cls(*json.loads(json.dumps(error.args)))
     for name in ("message", "code", "plugin", "endpoint", "attempts", "elapsed", "retryable", "retry_after", "details"):
@@ -82,12 +84,12 @@ def test_an_unpicklable_cause_arrives_as_its_text():
     assert "ValueError" in str(pickle.loads(pickle.dumps(error)).__cause__)
 
 
-def test_details_that_json_lacks_arrive_as_text():
+def test_details_that_json_can_not_hold_arrive_as_text():
     state = PluginError("x", details={"when": {1, 2}}).args[1]
     assert json.loads(json.dumps(state))["details"] == {"when": "{1, 2}"}
 
 
-def test_standard_parents():
+def test_errors_are_caught_by_the_standard_exceptions():
     assert issubclass(PluginConnectionError, ConnectionError)
     assert issubclass(PluginTimeoutError, TimeoutError)
     assert issubclass(PluginNotFoundError, LookupError)
@@ -100,7 +102,7 @@ def test_the_text_names_plugin_and_attempts_only_where_there_were_several():
     assert several == "[PLUGIN_1204] plugin 'a': late (after 3 attempts in 0.500 s)"
 
 
-def test_config_problems_travel_with_path_and_fix():
+def test_config_problems_keep_path_and_fix():
     one = ConfigError("missing", path="plugins[0].name", fix="write one")
     arrived = pickle.loads(pickle.dumps(InvalidConfigError.of([one, one], "plugins.yaml")))
     assert [problem.path for problem in arrived.problems] == ["plugins[0].name"] * 2
@@ -124,13 +126,41 @@ def test_an_instance_may_be_safer_to_replay_than_its_class():
         ("http://[bad?secret", "<unreadable URL>"),
     ],
 )
-def test_redacted_urls_hold_no_secret(url, shown):
+def test_redacted_urls_contain_no_secret(url, shown):
     assert redact_url(url) == shown
 
 
-def test_host_exceptions_are_told_by_their_home():
+def test_exceptions_of_the_host_application_are_recognised_by_their_package():
     soft = type("SoftTimeLimitExceeded", (Exception,), {"__module__": "billiard.exceptions"})
     assert belongs_to_host(soft())
     assert belongs_to_host(KeyboardInterrupt())
     assert not belongs_to_host(ValueError())
     assert not belongs_to_host(CircuitBreakerOpenError())
+
+
+def named(attribute, value=True):
+    return {cls.__name__ for cls in ALL if attribute in vars(cls) and getattr(cls, attribute) == value}
+
+
+def test_errors_raised_before_anything_is_sent_are_no_attempts():
+    assert named("unsent") == {
+        "CircuitBreakerOpenError",
+        "InvalidArgumentError",
+        "NoAvailablePluginsError",
+        "PluginClosedError",
+        "RateLimitExceededError",
+        "SaturatedError",
+    }
+    assert all(cls.verdict is Verdict.IGNORED for cls in ALL if cls.unsent)
+
+
+def test_errors_that_are_signs_of_overload():
+    assert named("overload") == {"PluginThrottledError", "PluginTimeoutError", "PluginUnavailableError"}
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "usual_latency", "fair"),
+    [(0.1, 0.0, True), (0.09, 0.0, False), (0.09, 0.045, True), (0.09, 0.05, False), (5.0, 10.0, True)],
+)
+def test_a_timeout_counts_if_the_plugin_had_enough_time(elapsed, usual_latency, fair):
+    assert is_fair_timeout(elapsed, usual_latency) is fair
