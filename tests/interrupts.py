@@ -1,4 +1,4 @@
-"""Interrupts (Ctrl-C, a worker's time limit): at every point where one can come, or at random on threads."""
+"""Interrupts (Ctrl-C, a worker's time limit): at each point where one can be raised, or at random on threads."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ __all__ = ["Interrupt", "alarms_interrupt", "interrupted", "interrupted_at", "sw
 
 
 class Interrupt(BaseException):
-    """What breaks in: a host throws it into whatever code happens to run."""
+    """Stands for an exception that an application throws into the code that runs, whatever that is."""
 
 
 @contextlib.contextmanager
 def swallowed_by_finalisers() -> Iterator[None]:
-    """Within the block, an interrupt that hits in a finaliser is told to nobody: there it can go nowhere.
+    """Within the block, an interrupt that is raised in a finaliser is not reported: Python can't propagate it there.
 
-    pytest's own hook formats a traceback on the very thread that is struck, where the next one may hit it.
+    pytest's own hook formats a traceback on the interrupted thread, where the next interrupt may be raised.
     """
-    told = sys.unraisablehook
+    before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, Interrupt):
-            told(unraisable)
+            before(unraisable)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = told
+        sys.unraisablehook = before
 
 
 class _Alarm:
-    """Interrupts what the main thread does, by SIGALRM."""
+    """Interrupts the main thread by SIGALRM."""
 
     def __init__(self) -> None:
         self._armed = False
 
-    def strike(self, *_: object) -> None:
+    def on_signal(self, *_: object) -> None:
         if self._armed:
             raise Interrupt
 
     def __call__(self, after: float, work: Callable[[], object], *, again: float = 0.0) -> bool:
-        """Runs ``work`` with an interrupt after so many seconds; whether one came within it, and nowhere else.
+        """Runs ``work`` with an interrupt after so many seconds; returns whether one was raised within ``work``.
 
         Args:
             after: seconds until the first one.
             work: what to interrupt.
-            again: seconds between further ones; 0 for none. For work that ends by no other means: one that comes in
-                the moment before a system call does not end that, and one in a finaliser is lost.
+            again: seconds between further ones; 0 for none. For work that ends by no other means: a signal that
+                arrives just before a system call does not end that, and one in a finaliser is lost.
         """
         hit = False
         try:
@@ -74,9 +74,9 @@ class _Alarm:
 
 @contextlib.contextmanager
 def alarms_interrupt() -> Iterator[_Alarm]:
-    """Within the block, ``struck(seconds, work)`` throws an interrupt into whatever the main thread does then."""
+    """Yields a function ``alarm(seconds, work)`` that interrupts ``work`` on the main thread."""
     alarm = _Alarm()
-    before = signal.signal(signal.SIGALRM, alarm.strike)
+    before = signal.signal(signal.SIGALRM, alarm.on_signal)
     try:
         with swallowed_by_finalisers():
             yield alarm
@@ -88,8 +88,9 @@ def alarms_interrupt() -> Iterator[_Alarm]:
 def interrupted_at(number: int, work: Callable[[], object], within: tuple[str, ...] = ("",)) -> bool:
     """Runs ``work`` on this thread with an interrupt at its ``number``-th chance; False if it has fewer.
 
-    Only code in files whose names end with one of ``within`` is interrupted: the test's own need not stand it.
-    CPython looks for signals when it enters a Python function and when a C function has returned.
+    Only code in files whose names end with one of ``within`` is interrupted, so that the test's own code is not.
+    CPython handles signals when a Python function begins, after a call of C code, and at backward jumps: see
+    tests/unit/runtime/test_interpreter.py.
     """
     left = number
 
@@ -102,7 +103,7 @@ def interrupted_at(number: int, work: Callable[[], object], within: tuple[str, .
                 raise Interrupt
 
     before = sys.getprofile()
-    gc.disable()  # or it may hit in a finaliser, where Python swallows it
+    gc.disable()  # or it may be raised in a finaliser, where Python discards it
     sys.setprofile(profile)
     try:
         work()
@@ -114,8 +115,8 @@ def interrupted_at(number: int, work: Callable[[], object], within: tuple[str, .
     return left < 0
 
 
-class _Victim:
-    """A thread that repeats an action, which may be interrupted anywhere; the rest of the thread may not."""
+class _InterruptedThread:
+    """A thread that repeats an action. Interrupts are raised anywhere in the action, and not in the rest of it."""
 
     def __init__(self, action: Callable[[], object], over: threading.Event) -> None:
         self.exposed = False  # whether an interrupt may be thrown now
@@ -146,14 +147,14 @@ class _Victim:
             try:
                 with self.lock:
                     self.exposed = False
-                for _ in range(50):  # what was thrown before arrives here at the latest
+                for _ in range(50):  # an interrupt that was sent before is raised here at the latest
                     pass
                 return
             except Interrupt:
                 self.hit += 1
 
-    def strike(self) -> None:
-        """Throws one interrupt into the action under way; a second one into its cleaning up would be too much."""
+    def interrupt(self) -> None:
+        """Sends one interrupt to the action under way, and no second one, which might hit its cleanup."""
         with self.lock:
             if self.exposed and self.thread.ident is not None:
                 self.exposed = False
@@ -164,13 +165,13 @@ class _Victim:
 
 @contextlib.contextmanager
 def interrupted(action: Callable[[], object], *, threads: int, hits: int, seed: int = 1) -> Iterator[None]:
-    """Repeats ``action`` on many threads while interrupts are thrown at them; the block begins when all are out."""
+    """Repeats ``action`` on many threads and interrupts them; the block begins when all threads have ended."""
     rng, over = random.Random(seed), threading.Event()
     with swallowed_by_finalisers():
-        victims = [_Victim(action, over) for _ in range(threads)]
+        victims = [_InterruptedThread(action, over) for _ in range(threads)]
         pause = threading.Event()
         while sum(victim.hit for victim in victims) < hits:
-            rng.choice(victims).strike()
+            rng.choice(victims).interrupt()
             pause.wait(rng.random() * 2e-4)
             assert all(victim.error is None for victim in victims), [victim.error for victim in victims]
         over.set()

@@ -1,4 +1,4 @@
-"""Loopback servers that behave, and misbehave, exactly as a test tells them to: raw sockets, one thread a peer."""
+"""Loopback servers whose behaviour, right or wrong, a test writes itself: raw sockets, one thread a connection."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def http_reply(
 
 
 def ok(request: Request, data: Any = "ok") -> bytes:
-    """The good answer to a call."""
+    """A valid reply to a call."""
     return http_reply({"data": data, "request_id": request.headers.get("x-request-id", "")})
 
 
@@ -65,7 +65,7 @@ class Peer:
         self.buffer = b""
 
     def read_request(self) -> Request | None:
-        """The next request; None once the client has gone."""
+        """The next request; None once the client has closed the connection."""
         while b"\r\n\r\n" not in self.buffer:
             if not self._fill():
                 return None
@@ -97,14 +97,14 @@ class Peer:
         self.sock.sendall(data)
 
     def drip(self, data: bytes, interval: float) -> None:
-        """Sends a byte at a time, until all is sent or the server closes."""
+        """Sends one byte every ``interval`` seconds, until all are sent or the server closes."""
         for index in range(len(data)):
             self.sock.sendall(data[index : index + 1])
             if self.server.closing.wait(interval):
                 return
 
     def hang(self) -> None:
-        """Says nothing until the server closes or the client goes away."""
+        """Sends nothing until the server closes or the client closes the connection."""
         while not self.server.closing.is_set() and self._fill():
             pass
 
@@ -121,7 +121,7 @@ Handler = Callable[[Peer], None]
 
 
 def reply_ok(peer: Peer) -> None:
-    """Answers every request well, over one connection."""
+    """Sends a valid reply to every request of a connection."""
     while (request := peer.read_request()) is not None:
         peer.send(ok(request))
 
@@ -143,7 +143,7 @@ class RawServer:
     connections: int = 0
     open_now: int = 0
     open_most: int = 0
-    """At a time, of those that the client had not closed; ``open_now`` has those that this side still serves, too."""
+    """Most connections at a time that the client had not closed. ``open_now`` counts until the handler returns."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -193,7 +193,7 @@ class RawServer:
                     self._peers.add(sock)
             self.handler(Peer(self, sock, number))
         except OSError:
-            pass  # the client went away, or the test closed the server
+            pass  # the client closed the connection, or the test closed the server
         finally:
             with self._lock:
                 self.open_now -= 1
@@ -227,7 +227,7 @@ class RawServer:
 
 
 def _is_open(sock: socket.socket) -> bool:
-    """Whether the client has not closed it: what it has, this side's thread may learn much later."""
+    """Whether the client has not closed it; the handler's thread may notice that much later."""
     if sock.fileno() < 0:
         return False
     poll = select.poll()

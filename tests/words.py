@@ -1,6 +1,6 @@
-"""Which words the texts of this project keep out, and where they still stand: ``python -m tests.words goplugins docs``.
+"""Finds words that make a text hard to understand: ``python -m tests.words goplugins docs`` lists them.
 
-The subject of a sentence is a call, an attempt, a process, a lock; the terms are those of the field.
+The subject of a sentence is a technical noun (call, attempt, process, lock), and its terms are those of the field.
 """
 
 from __future__ import annotations
@@ -13,49 +13,22 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-PEOPLE = r"nobody|nobody's|somebody|somebody's|anybody|anybody's|everybody|whoever|whom"
-VERBS = r"tells|told|asks|knows|looks|look at|looked|looking|heeds|heeded|hurry|hurries|goes by|lets go|let go of"
+PEOPLE = r"nobody|nobody's|somebody|somebody's|anybody|anybody's|everybody|whoever|whom|innocent|guilty"
+VERBS = (
+    r"tells|told|asks|asked|knows|hears|heard|looks|look at|looked|looking|heeds|heeded|hurry|hurries|goes by|lets go|"
+    r"let go of|stands? down|stood down|sees? off|seen off|parts? with|parted with|befalls?|in vain|for ever"
+)
 NOUNS = (
     r"look|upkeep|household|keeper|guardian|glance|news|leg|legs|seat|seats|bell|wish|wishes|riddle|spell|bare plugin"
 )
 WORDS = re.compile(rf"\b(?:{PEOPLE}|{VERBS}|{NOUNS})\b(?! ?up\b)", re.IGNORECASE)
 
-NAMES = frozenset(
-    [
-        "nobody",
-        "somebody",
-        "anybody",
-        "whoever",
-        "tell",
-        "tells",
-        "told",
-        "heed",
-        "hurry",
-        "upkeep",
-        "household",
-        "house",
-        "keeper",
-        "guardian",
-        "glance",
-        "leg",
-        "legs",
-        "seat",
-        "seats",
-        "bell",
-        "wakeup",
-        "passage",
-        "recipe",
-        "look",
-        "looks",
-        "looked",
-        "bare",
-        "layered",
-        "ill",
-        "wish",
-        "wishes",
-    ]
+NAME_PARTS = (
+    "anybody|bare|bell|glance|guardian|heed|house|household|hurry|ill|keeper|layered|leg|legs|look|looked|looks|nobody|"
+    "passage|recipe|seat|seats|somebody|tell|tells|told|upkeep|wakeup|whoever|wish|wishes"
 )
-"""Parts of identifiers: ``_tell_it`` has ``tell``."""
+NAMES = frozenset(NAME_PARTS.split("|"))
+"""Parts of identifiers: ``_tell_it`` has ``tell``. ``look_up`` is a term of its own."""
 
 Finding = tuple[Path, int, str]
 
@@ -77,8 +50,13 @@ def in_python(path: Path) -> Iterator[Finding]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from in_text(path, node.lineno, node.value)
         name = _defined(node)
-        if name and (parts := NAMES.intersection(re.findall(r"[a-z]+|[A-Z][a-z]*", name.lower()))):
+        if name and (parts := NAMES.intersection(_parts(name))):
             yield path, getattr(node, "lineno", 0), f"{name} ({', '.join(sorted(parts))})"
+
+
+def _parts(name: str) -> list[str]:
+    """``_look_upKeep`` has look, up and keep."""
+    return re.findall(r"[a-z]+", re.sub(r"([A-Z])", r" \1", name).lower().replace("look_up", ""))
 
 
 def _defined(node: ast.AST) -> str:
@@ -102,7 +80,7 @@ def in_page(path: Path) -> Iterator[Finding]:
 
 
 def findings(places: Iterable[Path]) -> list[Finding]:
-    """All of them below the given files and folders."""
+    """Those in the Python files and Markdown pages at and below ``places``."""
     found: list[Finding] = []
     for place in places:
         for path in [place] if place.is_file() else sorted(place.rglob("*")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import threading
@@ -34,12 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-
-
-def _missing(what: str) -> None:
-    if os.environ.get("GOPLUGINS_REQUIRE_TOOLS"):
-        pytest.fail(f"{what} is missing")
-    pytest.skip(f"needs {what}")
 
 
 class Browser:
@@ -100,12 +93,12 @@ class Browser:
 def chromium() -> Iterator[Any]:
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
-        _missing("chromium and chromedriver")
+        pytest.skip("needs chromium and chromedriver")
     try:
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
     except ImportError:
-        _missing("selenium")
+        pytest.skip("needs selenium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = str(binary)

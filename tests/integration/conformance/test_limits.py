@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,22 +19,7 @@ from goplugins import (
 )
 from tests.integration.conformance.conftest import executions, in_threads, join, until
 from tests.integration.conformance.plugins import Done, Task
-
-TRIES = 3
-"""The machine may be busy, and a call late by it; one that is late by itself is late every time."""
-
-
-def least_lateness(seconds: float, call: Callable[[], object]) -> float:
-    """How much longer than ``seconds`` the call took, in the best of a few tries."""
-    found = []
-    for _ in range(TRIES):
-        started = time.monotonic()
-        call()
-        found.append(time.monotonic() - started - seconds)
-        if found[-1] < 0.1:
-            break
-    return min(found)
-
+from tests.timing import least_lateness
 
 # --- deadlines -----------------------------------------------------------------------------------------------------
 

