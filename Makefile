@@ -13,7 +13,7 @@ PYTHONS ?= 3.12 3.13
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment break it
-.PHONY: help demo test processes stress hosts browser docs lint typecheck pythons bench mutation format clean
+.PHONY: help demo test processes stress hosts browser docs lint typecheck pythons bench mutation proto format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -65,6 +65,9 @@ bench: $(VENV)/.bench ## measure, about five minutes on an idle machine; writes 
 
 mutation: $(VENV)/.mutation ## break the policies line by line and count what no test notices; an hour
 	@nice $(PY) -m tests.mutation
+
+proto: $(VENV)/.test ## compile the .proto files of the gRPC transport
+	@$(PY) -m tests.protoc >.descriptors.tmp && mv .descriptors.tmp goplugins/transports/grpc/descriptors.py
 
 format: $(VENV)/.lint ## rewrite the code as lint wants it
 	@$(PY) -m ruff check --fix .

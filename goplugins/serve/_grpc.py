@@ -20,7 +20,7 @@ from goplugins.serve._dispatch import INTERNAL_TEXT, Incoming, Kind, Outcome, di
 from goplugins.serve._grpc_threads import Aside, Threads
 from goplugins.serve._plugin import ServedPlugin
 from goplugins.transports.grpc.fork_support import load
-from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, SERVING, messages
+from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, messages
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
@@ -166,8 +166,8 @@ class _Service:
             raise _Abort("NOT_FOUND", "unknown service")
         found = self._plugin.health(_timeout(context, 0) or _HEALTH_TIMEOUT)
         usable = found.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}
-        response = self._messages.HealthCheckResponse(status=SERVING["serving" if usable else "not_serving"])
-        return response.SerializeToString()  # type: ignore[no-any-return]
+        kind = self._messages.HealthCheckResponse
+        return kind(status=kind.SERVING if usable else kind.NOT_SERVING).SerializeToString()  # type: ignore[no-any-return]
 
     def _info(self, request: bytes, context: Any, metadata: Mapping[str, str | bytes]) -> bytes:
         info = self._plugin.info()

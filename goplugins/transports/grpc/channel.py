@@ -1,4 +1,4 @@
-"""The channel to one plugin: made when it is first needed, and made anew when it has turned out to be dead."""
+"""The channel to one plugin: opened at the first call, and replaced when its connection turns out to be dead."""
 
 from __future__ import annotations
 
@@ -6,80 +6,82 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from goplugins.errors import PluginClosedError
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.grpc.fork_support import TRAFFIC, load
-from goplugins.transports.grpc.interrupts import Starts, harden, watch
+from goplugins.transports.grpc.cancellation import StartedCalls, protect_locks, record_calls
+from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["ActiveCall", "Channel", "Channels"]
-
-_CONNECTING, _FAILED = 1, 3
+_CONNECTING, _TRANSIENT_FAILURE = 1, 3
 """Of ``grpc_connectivity_state``."""
 
 
+@attrs.define(eq=False)
 class Channel:
-    """One channel, which is one connection for many calls at a time.
+    """One gRPC channel: one connection for many calls at a time.
 
     Attributes:
-        passages: of the calls under way on it. Held weakly: whoever is interrupted at any moment and loses its passage
-            has left by that, so no interrupt can keep a link open or a fork waiting.
-        starts: what the threads' calls have started.
-        answers: how many calls were answered; tells a connection that lives from one that only seems to.
-        retired: whether it is closed once the last call has left.
+        raw: the channel of the grpc package.
+        epoch: see :class:`ForkGuard`.
+        methods: what calls a method, by its name.
+        active: the calls under way, by the id of their :class:`ActiveCall`. Held weakly: a call that is interrupted at
+            any point loses its object, and is counted out by that, so no interrupt keeps a channel open or a fork
+            waiting.
+        started: the calls that each thread has started.
+        replies: how many calls got a reply; shows whether the connection is alive.
+        closing: whether it is closed after its last call.
     """
 
-    __slots__ = ("__weakref__", "answers", "channel", "epoch", "methods", "passages", "retired", "starts")
-
-    def __init__(self, channel: grpc.Channel, epoch: int) -> None:
-        self.channel = channel
-        self.epoch = epoch
-        self.methods: dict[str, Callable[..., Any]] = {}
-        self.passages: dict[int, weakref.ref[ActiveCall]] = {}
-        self.starts: Starts = {}
-        self.answers = 0
-        self.retired = False
+    raw: grpc.Channel
+    epoch: int
+    methods: dict[str, Callable[..., Any]] = attrs.field(factory=dict)
+    active: dict[int, weakref.ref[ActiveCall]] = attrs.field(factory=dict)
+    started: StartedCalls = attrs.field(factory=dict)
+    replies: int = 0
+    closing: bool = False
 
     def method(self, name: str) -> Any:
-        """What calls a method, bytes to bytes: it costs more to make than to keep."""
+        """What calls a method, bytes to bytes; kept, since making it is expensive."""
         found = self.methods.get(name)
         if found is None:
-            found = self.channel.unary_unary(name)
-            watch(found, self.starts)
+            found = self.raw.unary_unary(name)
+            record_calls(found, self.started)
             self.methods[name] = found
         return found
 
-    def admit(self) -> ActiveCall:
+    def begin_call(self) -> ActiveCall:
         """Counts a call in. Expects the lock."""
-        passage = ActiveCall(self)
-        passages, key = self.passages, id(passage)
-        # Runs when the passage is lost, on any thread: a dict's pop is atomic and needs no lock.
-        passages[key] = weakref.ref(passage, lambda _: passages.pop(key, None))
-        return passage
+        call = ActiveCall(self)
+        active, key = self.active, id(call)
+        # Runs when the call's object is lost, on any thread: a dict's pop is atomic and needs no lock.
+        active[key] = weakref.ref(call, lambda _: active.pop(key, None))
+        return call
 
     def is_connected(self) -> bool | None:
         """After a failed call: False if there is no connection, True if there is or was one; None if unknown."""
         try:
-            # A look at a state, no more; the public way to it starts a thread for each channel.
-            state = self.channel._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
+            # Only reads a state; the public way to it starts a thread for each channel.
+            state = self.raw._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
         except AttributeError:
             return None
-        return state not in (_CONNECTING, _FAILED)
+        return state not in (_CONNECTING, _TRANSIENT_FAILURE)
 
 
 class ActiveCall:
-    """One call's way over a link."""
+    """A call under way on a channel."""
 
-    __slots__ = ("__weakref__", "link")
+    __slots__ = ("__weakref__", "channel")
 
-    def __init__(self, link: Channel) -> None:
-        self.link = link
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
 
 
 class Channels:
-    """Hands out the plugin's link.
+    """Opens, replaces and closes the channel of one plugin.
 
     Args:
         target: as grpc names it.
@@ -101,101 +103,101 @@ class Channels:
         self._options = tuple(options)
         self._shared = shared
         self._closed = False
-        self._link: Channel | None = None
+        self._current: Channel | None = None
 
-    def enter(self, deadline: Deadline) -> ActiveCall:
-        """A passage over the link, with this call counted in. Takes the lock.
+    def begin_call(self, deadline: Deadline) -> ActiveCall:
+        """Counts a call in on the current channel, or on a new one. Takes the lock.
 
         Raises:
             PluginClosedError: after :meth:`close`.
             GRPCTransportError: gRPC can't be used in this process.
             PluginTimeoutError: a fork was under way until the deadline.
         """
-        traffic = TRAFFIC
-        with traffic.lock:
-            link = self._link
-            if link is not None and not traffic.forking:
-                return link.admit()
-        return self._connect(deadline)
+        guard = FORK_GUARD
+        with guard.lock:
+            channel = self._current
+            if channel is not None and not guard.forking:
+                return channel.begin_call()
+        return self._begin_on_new(deadline)
 
-    def _connect(self, deadline: Deadline) -> ActiveCall:
+    def _begin_on_new(self, deadline: Deadline) -> ActiveCall:
         while True:
-            TRAFFIC.check(deadline)
+            FORK_GUARD.check(deadline)
             if self._closed:
                 raise PluginClosedError("the plugin is closed")
             credentials = self._credentials
-            made = self._open()
-            with TRAFFIC.lock:
-                if TRAFFIC.forking or credentials is not self._credentials:
-                    link = None
-                elif self._closed or (self._shared and self._link is not None):
-                    link = self._link
+            opened = self._open()
+            with FORK_GUARD.lock:
+                if FORK_GUARD.forking or credentials is not self._credentials:
+                    channel = None
+                elif self._closed or (self._shared and self._current is not None):
+                    channel = self._current
                 else:
-                    link = made
+                    channel = opened
                     if self._shared:
-                        self._link = made
+                        self._current = opened
                     else:
-                        made.retired = True
-                passage = None if link is None else link.admit()
-            if link is not made:
-                self._close(made)
-            if passage is not None:
-                return passage
+                        opened.closing = True
+                call = None if channel is None else channel.begin_call()
+            if channel is not opened:
+                self._close(opened)
+            if call is not None:
+                return call
 
     def _open(self) -> Channel:
         grpc = load()
         if self._credentials is None:
-            channel = grpc.insecure_channel(self._target, options=self._options)
+            raw = grpc.insecure_channel(self._target, options=self._options)
         else:
-            channel = grpc.secure_channel(self._target, self._credentials(), options=self._options)
-        harden(channel)
-        link = Channel(channel, TRAFFIC.epoch)
-        TRAFFIC.opened(channel, link.passages, link)
-        return link
+            raw = grpc.secure_channel(self._target, self._credentials(), options=self._options)
+        protect_locks(raw)
+        channel = Channel(raw, FORK_GUARD.epoch)
+        FORK_GUARD.opened(raw, channel.active, channel)
+        return channel
 
-    def leave(self, passage: ActiveCall) -> None:
-        """Counts a call out, and closes a retired link with its last one. Takes the lock."""
-        traffic, link = TRAFFIC, passage.link
-        if link.epoch != traffic.epoch:
-            return  # this is a child, forked by a signal handler within the call
-        with traffic.lock:
-            link.passages.pop(id(passage), None)
-            over = link.retired and not link.passages
-        if over:
-            self._close(link)
+    def end_call(self, call: ActiveCall) -> None:
+        """Counts a call out, and closes its channel after the last call if it was replaced. Takes the lock."""
+        guard, channel = FORK_GUARD, call.channel
+        if channel.epoch != guard.epoch:
+            return  # in a child that a signal handler forked within the call
+        with guard.lock:
+            channel.active.pop(id(call), None)
+            unused = channel.closing and not channel.active
+        if unused:
+            self._close(channel)
 
-    def retire(self, link: Channel) -> None:
-        """Has later calls use a new link; those under way on this one go on. Takes the lock."""
-        with TRAFFIC.lock:
-            if self._link is link:
-                self._link = None
-            over = not link.retired and not link.passages
-            link.retired = True
-        if over:
-            self._close(link)
+    def replace(self, channel: Channel) -> None:
+        """Later calls use a new channel; calls under way on this one continue. Takes the lock."""
+        with FORK_GUARD.lock:
+            if self._current is channel:
+                self._current = None
+            unused = not channel.closing and not channel.active
+            channel.closing = True
+        if unused:
+            self._close(channel)
 
-    def renew(self, credentials: Callable[[], Any]) -> None:
-        """Has later calls use a new link with other credentials; those under way go on. Takes the lock."""
-        with TRAFFIC.lock:
+    def use_credentials(self, credentials: Callable[[], Any]) -> None:
+        """Later calls use a new channel with other credentials; calls under way continue. Takes the lock."""
+        with FORK_GUARD.lock:
             self._credentials = credentials
-            link = self._link
-        if link is not None:
-            self.retire(link)
+            channel = self._current
+        if channel is not None:
+            self.replace(channel)
 
     def close(self) -> None:
-        """Refuses new calls; the link is closed once the last call has left. Takes the lock."""
-        with TRAFFIC.lock:
+        """Refuses new calls; the channel is closed after its last call. Takes the lock."""
+        with FORK_GUARD.lock:
             self._closed = True
-            link = self._link
-        if link is not None:
-            self.retire(link)
+            channel = self._current
+        if channel is not None:
+            self.replace(channel)
 
     def after_fork_in_child(self) -> None:
-        """Leaves the parent's channel alone."""
-        if self._link is not None:
-            TRAFFIC.inherited(self._link)
-        self._link = None
+        """Forgets the parent's channel without closing it."""
+        if self._current is not None:
+            FORK_GUARD.keep_inherited(self._current)
+        self._current = None
 
     @staticmethod
-    def _close(link: Channel) -> None:
-        TRAFFIC.close(link.channel)
+    def _close(channel: Channel) -> None:
+        FORK_GUARD.close(channel.raw)

@@ -1,31 +1,113 @@
-"""What a call is as messages: the plugin service's envelope, or the messages of a service of another kind."""
+"""A call as gRPC metadata and messages: of PluginService, or of a service of another kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from goplugins.errors import (
+    AuthConfigError,
     BadReplyError,
     GRPCTransportError,
     InvalidArgumentError,
+    InvalidHeaderError,
     UnserializableRequestError,
 )
+from goplugins.headers import check_headers
 from goplugins.runtime.call import Call
 from goplugins.transports.envelope import check_request_id, parse_value
-from goplugins.transports.grpc.health import parse
-from goplugins.transports.grpc.messages import EXECUTE, messages
+from goplugins.transports.grpc.messages import EXECUTE, messages, parse
 from goplugins.transports.line_messages import failure_of
 from goplugins.transports.protobuf_codec import is_message_type
 
-__all__ = ["Envelope", "Exchange", "Native"]
+# --- metadata ------------------------------------------------------------------------------------------------------
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+_NAME = re.compile(r"[0-9a-z_.\-]+")
+_RESERVED = frozenset({"host", "content-type", "content-length", "connection", "te", "transfer-encoding", "user-agent"})
+"""Headers of the connection, or set by grpc."""
 
 
-class Exchange(Protocol):
-    """Turns calls into messages and replies into values."""
+class MetadataWriter:
+    """Writes the metadata of one plugin's calls.
+
+    Args:
+        credentials: headers that no caller may override.
+
+    Raises:
+        AuthConfigError: metadata can't carry a credential; the text does not contain its value.
+    """
+
+    def __init__(self, credentials: Mapping[str, str]) -> None:
+        try:
+            written = [_pair(name, value, "auth.headers") for name, value in credentials.items()]
+        except InvalidHeaderError as exc:
+            raise AuthConfigError(exc.message, path="auth") from None  # the cause's frames hold the value
+        self.credentials: Metadata = tuple(written)
+        self._credential_names = frozenset(name for name, _ in written)
+
+    def check(self, call: Call) -> None:
+        """Refuses headers that can't be sent or that a caller may not set.
+
+        Raises:
+            InvalidHeaderError: names the header, not its value.
+        """
+        request_id = call.request_id
+        if not (request_id.isascii() and request_id.isprintable()):
+            raise InvalidHeaderError("request_id: gRPC metadata carries it, so it must be printable ASCII")
+        if call.headers:
+            check_headers(call.headers)
+            for name, value in call.headers.items():
+                if _pair(name, value, "headers")[0] in self._credential_names:
+                    raise InvalidHeaderError(f"headers: {name!r} is set by auth and can't be overridden by a call")
+
+    def metadata(self, call: Call) -> Metadata:
+        """All metadata of a checked call."""
+        request_id = call.request_id
+        if call.headers:
+            return self._merged(call)
+        if call.idempotent:
+            return (("x-request-id", request_id), ("idempotency-key", request_id), *self.credentials)
+        return (("x-request-id", request_id), *self.credentials)
+
+    def _merged(self, call: Call) -> Metadata:
+        """A caller's own ``X-Request-ID`` replaces the call's: two would contradict each other."""
+        merged: dict[str, str | bytes] = {"x-request-id": call.request_id}
+        if call.idempotent:
+            merged["idempotency-key"] = call.request_id
+        merged.update(_pair(name, value, "headers") for name, value in call.headers.items())
+        return (*merged.items(), *self.credentials)
+
+
+def _pair(name: str, value: str, where: str) -> tuple[str, str | bytes]:
+    """One header as metadata. The value of a name that ends in ``-bin`` is the base64 of bytes."""
+    lower = name.lower()
+    if not _NAME.fullmatch(lower):
+        raise InvalidHeaderError(f"{where}: {name!r} is not a valid name of gRPC metadata")
+    if lower in _RESERVED or lower.startswith("grpc-"):
+        raise InvalidHeaderError(f"{where}: {name!r} is set by the gRPC connection itself")
+    if lower.endswith("-bin"):
+        try:
+            return lower, base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidHeaderError(f"{where}[{name!r}]: the value of a -bin header must be base64") from None
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidHeaderError(f"{where}[{name!r}]: gRPC metadata can only carry printable ASCII")
+    return lower, value
+
+
+# --- messages ------------------------------------------------------------------------------------------------------
+
+
+class Codec(Protocol):
+    """Turns calls into request messages and reply messages into values."""
 
     method: str
-    wants_metadata: bool
+    needs_metadata: bool
 
     def prepare(self, call: Call) -> None:
         """Sets ``call.payload``."""
@@ -36,7 +118,7 @@ class Exchange(Protocol):
         ...
 
     def read(self, call: Call, reply: bytes, metadata: Sequence[Any]) -> Any:
-        """The typed response, or what the plugin says went wrong."""
+        """The typed response; raises the plugin's own error."""
         ...
 
 
@@ -44,7 +126,7 @@ class Envelope:
     """JSON in the messages of ``plugin.proto``."""
 
     method = EXECUTE
-    wants_metadata = False
+    needs_metadata = False
 
     def __init__(self) -> None:
         self._messages = messages()
@@ -68,7 +150,7 @@ class Envelope:
         Raises:
             PluginExecutionError: the plugin's own error.
             ReplyTypeError: the data does not fit the response type.
-            BadReplyError: the reply is no answer to this call.
+            BadReplyError: the reply does not belong to this call.
         """
         message = parse(self._messages.ExecuteResponse, reply)
         payload, request_id = message.payload, message.request_id
@@ -88,7 +170,7 @@ class Envelope:
 class Native:
     """A method of an existing service, with its own protobuf messages and no JSON."""
 
-    wants_metadata = True
+    needs_metadata = True
 
     def __init__(self, method: str) -> None:
         self.method = method
@@ -115,7 +197,7 @@ class Native:
         try:
             call.payload = request.SerializeToString()
         except (EncodeError, ValueError) as exc:
-            raise UnserializableRequestError(f"the request can't be written: {exc}") from exc
+            raise UnserializableRequestError(f"the request can't be encoded: {exc}") from exc
 
     def request(self, call: Call, remaining: float) -> bytes:
         return call.payload

@@ -1,8 +1,8 @@
-"""The one way to the grpc package, and what a fork needs to know of it.
+"""Loads the grpc package, and coordinates its calls with forks.
 
-Forking while another thread is inside a gRPC call leaves the child with a library that hangs, even within ``fork``
-itself. So grpc is told to expect forks before it is loaded, a fork waits a moment for calls in flight, and a child
-that was forked in the middle of one refuses gRPC calls with a reason.
+A fork while another thread is inside a gRPC call leaves the child with a library that hangs, even within ``fork``
+itself. So grpc's own fork support is switched on before grpc is loaded, a fork waits a moment for calls in flight, and
+a child that was forked during a call refuses gRPC calls with a reason.
 """
 
 from __future__ import annotations
@@ -25,103 +25,100 @@ from goplugins.runtime.fork import register_forkable
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["TRAFFIC", "Traffic", "load"]
-
-FORK_PATIENCE = 1.0
+FORK_TIMEOUT = 1.0
 """Seconds that a fork waits for gRPC calls in flight."""
 
-_LOOK = 0.002
-"""Seconds between looks, at a fork. Nobody has to wake anybody, so an interrupted thread can hold up no other one."""
+_POLL_INTERVAL = 0.002
+"""Seconds between checks during a fork. Polled, not notified: an interrupted thread can then delay no other thread."""
 
 
 def load() -> Any:
-    """The grpc package, loaded at the first call, with its support for forks switched on."""
-    # Read when grpc is first imported; an import by the host, before ours, has decided already.
+    """The grpc package, loaded at the first call, with its fork support switched on."""
+    # grpc reads the variable at its first import. If the host has imported grpc before, it is too late.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
     import grpc
 
     return grpc
 
 
-class Traffic:
-    """Counts this process's gRPC calls, and stops them for the moment of a fork.
+class ForkGuard:
+    """Counts this process's gRPC calls, and delays new ones during a fork.
 
     Attributes:
-        lock: guards the state here and that of every link. One for all: it is held for a few instructions, and a
+        lock: guards the state here and in every channel. One lock for all: it is held for a few instructions, and a
             call takes it twice.
-        forking: the threads that fork, from before it until after it, and whether each has its turn; while there are
-            any, new calls wait.
-        epoch: how many forks lie between the first process and this one.
+        forking: the threads that are forking, each with whether it holds the fork lock. New calls wait meanwhile.
+        epoch: the number of forks between the first process and this one.
     """
 
     def __init__(self) -> None:
         self.epoch = 0
-        self._hooked = False
-        self._damage = ""
+        self._registered = False
+        self._refusal = ""
         self._inherited: list[Any] = []
         self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
-        self._detached: set[grpc.Channel] = set()
+        self._unregistered: set[grpc.Channel] = set()
         self._closings: dict[int, weakref.ref[_Closing]] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.lock = threading.Lock()
         self.forking: list[tuple[int, bool]] = []
-        self._turn = threading.RLock()
+        self._fork_lock = threading.RLock()
 
     # --- calls -------------------------------------------------------------------------------------------------
 
     @property
     def calls(self) -> int:
-        """Calls under way."""
-        return sum(len(passages) for _, passages in list(self._channels.values()))
+        """The number of calls under way."""
+        return sum(len(active) for _, active in list(self._channels.values()))
 
     def check(self, deadline: Deadline) -> None:
-        """Waits for a fork that is under way, and refuses calls in a process that can't make them.
+        """Waits for the end of a fork, and refuses calls in a process that can't make them.
 
         Raises:
-            GRPCTransportError: this process was forked in the middle of gRPC calls.
+            GRPCTransportError: this process was forked during gRPC calls.
             PluginTimeoutError: the fork took longer than the call may.
         """
-        if self._damage:
-            raise GRPCTransportError(self._damage, retryable=False, replay=Replay.NEVER)
+        if self._refusal:
+            raise GRPCTransportError(self._refusal, retryable=False, replay=Replay.NEVER)
         while self.forking:
             remaining = deadline.remaining()
             if remaining <= 0:
                 raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
-            deadline.clock.wait(Waiter(), min(remaining, _LOOK))
+            deadline.clock.wait(Waiter(), min(remaining, _POLL_INTERVAL))
 
-    def opened(self, channel: grpc.Channel, passages: Sized, owner: object) -> None:
-        """Notes a channel, and where its calls are counted; with the first one, asks to be told of forks.
+    def opened(self, channel: grpc.Channel, active: Sized, owner: object) -> None:
+        """Records a channel and the collection of its active calls; the first one registers the fork hooks.
 
         Takes the lock.
 
-        grpc keeps every channel that is not closed, so one whose ``owner`` was forgotten is closed by a thread of its
-        own: a finaliser, which may run at any point of any thread, must wait for nothing.
+        grpc keeps every channel that is not closed. A channel whose ``owner`` was garbage collected is closed on
+        another thread: a finalizer, which may run at any point of any thread, must not wait.
         """
         self._close_forgotten()
         weakref.finalize(owner, self._forget, channel, self.epoch).atexit = False
         with self.lock:
-            self._channels[id(channel)] = (channel, passages)
-            hook, self._hooked = not self._hooked, True
-        if hook:
+            self._channels[id(channel)] = (channel, active)
+            register, self._registered = not self._registered, True
+        if register:
             register_forkable(self)
             os.register_at_fork(before=self._before_fork, after_in_parent=self._after_in_parent)
 
     def _forget(self, channel: grpc.Channel, epoch: int) -> None:
-        """The finaliser. Takes no lock."""
+        """The finalizer. Takes no lock."""
         if epoch != self.epoch:
             self._inherited.append(channel)
             return
         self._forgotten.put(channel)
-        with contextlib.suppress(RuntimeError):  # no thread to be had; then the next one to open closes it
+        with contextlib.suppress(RuntimeError):  # no thread can be started; the next opened() closes it
             _thread.start_new_thread(self._close_forgotten, ())
 
     def _close_forgotten(self) -> None:
         with contextlib.suppress(Empty):
             while True:
-                self.close(self._forgotten.get_nowait())  # harmless where it was closed before
+                self.close(self._forgotten.get_nowait())  # no effect if it was closed before
 
     def close(self, channel: grpc.Channel) -> None:
         """Closes a channel. Takes the lock."""
@@ -129,80 +126,81 @@ class Traffic:
             self._channels.pop(id(channel), None)
             closing = _Closing()
             closings, key = self._closings, id(closing)
-            # As with passages: lost with this frame, however that ends.
+            # Removed when this frame ends in any way, as an ActiveCall is.
             closings[key] = weakref.ref(closing, lambda _: closings.pop(key, None))
         channel.close()
 
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        # One at a time: of two threads that fork at once, grpc lets neither the parent nor the children go on. A fork
-        # that waits for calls takes a second.
-        turn = self._turn.acquire(timeout=3 * FORK_PATIENCE)
-        # Whoever forks may be a signal's handler, on the very thread that holds the lock.
-        locked = self.lock.acquire(timeout=FORK_PATIENCE)
+        # One at a time: if two threads fork at once, grpc blocks the parent and both children for ever. A fork that
+        # waits for calls takes a second.
+        turn = self._fork_lock.acquire(timeout=3 * FORK_TIMEOUT)
+        # With a timeout: a signal handler may fork on the very thread that holds the lock.
+        locked = self.lock.acquire(timeout=FORK_TIMEOUT)
         self.forking.append((threading.get_ident(), turn))
         if locked:
             self.lock.release()
-        patience = SYSTEM_CLOCK.monotonic() + FORK_PATIENCE
+        until = SYSTEM_CLOCK.monotonic() + FORK_TIMEOUT
         while self.calls or self._closings:
-            if SYSTEM_CLOCK.monotonic() >= patience:
-                self._detached.update(channel for channel, _ in list(self._channels.values()))
-                _keep_from_child(self._detached, "fork_unregister_channel")
+            if SYSTEM_CLOCK.monotonic() >= until:
+                self._unregistered.update(channel for channel, _ in list(self._channels.values()))
+                _change_registration(self._unregistered, "fork_unregister_channel")
                 break
-            SYSTEM_CLOCK.wait(Waiter(), _LOOK)
+            SYSTEM_CLOCK.wait(Waiter(), _POLL_INTERVAL)
 
     def _after_in_parent(self) -> None:
         own = next((fork for fork in reversed(self.forking) if fork[0] == threading.get_ident()), None)
         if own is None:
-            return  # this fork began before there was anything to tell of it
+            return  # this fork began before the hooks were registered
         self.forking.remove(own)
-        if not self.forking:  # or another thread's child needs them off the list as well
-            detached, self._detached = self._detached, set()
-            _keep_from_child(detached, "fork_register_channel")
+        if not self.forking:  # while another thread forks, its child needs them unregistered as well
+            channels, self._unregistered = self._unregistered, set()
+            _change_registration(channels, "fork_register_channel")
         if own[1]:
-            self._turn.release()
+            self._fork_lock.release()
 
-    def inherited(self, link: object) -> None:
-        """Keeps what belongs to the parent referenced for good: to close or collect it in a child could hang."""
-        self._inherited.append(link)
+    def keep_inherited(self, part: object) -> None:
+        """Keeps a part of the parent's referenced for good: closing or collecting it in a child could hang."""
+        self._inherited.append(part)
 
     def after_fork_in_child(self) -> None:
-        """Leaves all that there is to the parent, and finds out whether this process can use gRPC."""
+        """Keeps all channels as inherited ones, and finds out whether this process can use gRPC."""
         calls = self.calls + len(self._closings)
         if not self.forking:
-            self._damage = (
-                "this process was forked past Python's own fork, after gRPC was used, so gRPC can't be used in it: "
-                "start uWSGI with py-call-uwsgi-fork-hooks or lazy-apps, others so that they fork before calling"
+            self._refusal = (
+                "this process was forked without Python's fork hooks, after gRPC was used, so gRPC can't be used in "
+                "it: start uWSGI with py-call-uwsgi-fork-hooks or lazy-apps, other servers so that they fork before "
+                "the first call"
             )
         elif calls:
-            self._damage = (
+            self._refusal = (
                 f"this process was forked while {calls} gRPC call(s) were under way that did not end within "
-                f"{FORK_PATIENCE:g} s, so gRPC can't be used in it: fork before calling, or start it with exec"
+                f"{FORK_TIMEOUT:g} s, so gRPC can't be used in it: fork before calling, or start it with exec"
             )
         self._inherited.extend(channel for channel, _ in self._channels.values())
         self._channels = {}
         self._closings = {}
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
-        self._detached = set()
+        self._unregistered = set()
         self.epoch += 1
         self._reset()
 
 
 class _Closing:
-    """A channel's being closed, in which grpc holds locks."""
+    """A channel that is being closed, during which grpc holds locks."""
 
     __slots__ = ("__weakref__",)
 
 
-def _keep_from_child(channels: set[grpc.Channel], function: str) -> None:
-    """Takes channels off, or back on, grpc's own list of what to close in a child, where closing them would hang."""
+def _change_registration(channels: set[grpc.Channel], function: str) -> None:
+    """Removes channels from, or adds them to, the list of those that grpc closes in a child, which could hang."""
     if channels:
-        with contextlib.suppress(ImportError, AttributeError):  # no part of grpc's public face
+        with contextlib.suppress(ImportError, AttributeError):  # not part of grpc's public API
             change = getattr(importlib.import_module("grpc._cython.cygrpc"), function)
             for channel in list(channels):
                 change(channel)
 
 
-TRAFFIC = Traffic()
+FORK_GUARD = ForkGuard()

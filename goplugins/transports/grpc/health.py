@@ -1,62 +1,59 @@
-"""A look at a plugin's health over gRPC."""
+"""Health checks over gRPC."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from goplugins.enums import PluginStatus
-from goplugins.errors import BadReplyError, PluginError, PluginRequestError, belongs_to_host
+from goplugins.errors import PluginError, PluginRequestError, belongs_to_host
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.grpc.messages import CHECK, HEALTH, SERVING, messages
+from goplugins.transports.grpc.messages import CHECK, HEALTH, messages, parse
 from goplugins.transports.health_status import failed_look, status_of_word
 
-__all__ = ["Asker", "HealthReader"]
+_MAX_MESSAGE = 500
 
-_LONGEST_MESSAGE = 500
-
-_Verdict = tuple[PluginStatus, str, dict[str, str]]
+_Result = tuple[PluginStatus, str, dict[str, str]]
 
 
-class Asker(Protocol):
-    """Makes one call beside the plugin's own, if a place is free at once."""
+class HealthChecker:
+    """Checks the health of one plugin.
 
-    def __call__(self, method: str, request: bytes, deadline: Deadline, /) -> bytes:
-        """The reply's bytes; raises a :class:`~goplugins.errors.PluginError`."""
-        ...
-
-
-class HealthReader:
-    """Asks one plugin how it is.
-
-    PluginService is asked first, since only its answer tells more than yes and no; then the standard service. A
-    plugin that has neither, and says so, is there and answers.
+    PluginService's own method is called first, since its reply has more than one bit; then the standard health
+    service. A plugin that has neither, and says so, is healthy: it answers.
 
     Args:
-        ask: makes the calls.
-        service: asks the standard service, and for this one.
-        native: whether the plugin is a service of another kind, which has no PluginService.
-        clock: measures.
-        scrub: takes secrets out of a text that came from afar.
+        send: makes a call outside of the plugin's policies: method, request, deadline. Raises a PluginError.
+        service: the name to check by the standard service alone; empty for the server as a whole.
+        native: whether the plugin is a service of another kind, without PluginService.
+        clock: source of time.
+        scrub: removes credentials from a remote text.
     """
 
-    def __init__(self, ask: Asker, service: str, native: bool, clock: Clock, scrub: Callable[[str], str]) -> None:
-        self._ask = ask
+    def __init__(
+        self,
+        send: Callable[[str, bytes, Deadline], bytes],
+        service: str,
+        native: bool,
+        clock: Clock,
+        scrub: Callable[[str], str],
+    ) -> None:
+        self._send = send
         self._service = service
-        self._has_own = not native and not service
+        self._has_own_method = not native and not service
         self._clock = clock
         self._scrub = scrub
 
-    def look(self, timeout: float) -> HealthStatus:
-        """One look within ``timeout`` seconds; a verdict in every case."""
+    def check(self, timeout: float) -> HealthStatus:
+        """One health check within ``timeout`` seconds. Never raises."""
         clock = self._clock
         started = clock.monotonic()
-        # Not Deadline.after(): a caller's enclosing deadline must not make a plugin look dead.
+        # Not Deadline.after(): a caller's enclosing deadline must not make a plugin appear dead.
         deadline = Deadline(started + timeout, clock)
         try:
-            status, message, metadata = self._verdict(deadline)
+            status, message, metadata = self._check(deadline)
         except PluginError as error:
             (status, message), metadata = failed_look(error), {}
         except Exception as exc:
@@ -65,58 +62,44 @@ class HealthReader:
             status, message, metadata = PluginStatus.UNHEALTHY, f"{type(exc).__name__}: {exc}", {}
         return HealthStatus(
             status=status,
-            message=self._scrub(message)[:_LONGEST_MESSAGE],
+            message=self._scrub(message)[:_MAX_MESSAGE],
             last_check=clock.time(),
             response_time=clock.monotonic() - started,
             metadata=metadata,
         )
 
-    def _verdict(self, deadline: Deadline) -> _Verdict:
-        if self._has_own:
+    def _check(self, deadline: Deadline) -> _Result:
+        if self._has_own_method:
             try:
-                return self._own(deadline)
+                return self._own_method(deadline)
             except PluginRequestError as error:
                 if error.details.get("status") != "UNIMPLEMENTED":
                     raise
-        return self._standard(deadline)
+        return self._standard_service(deadline)
 
-    def _own(self, deadline: Deadline) -> _Verdict:
-        reply = parse(messages().HealthResponse, self._ask(HEALTH, b"", deadline))
+    def _own_method(self, deadline: Deadline) -> _Result:
+        reply = parse(messages().HealthResponse, self._send(HEALTH, b"", deadline))
         status = status_of_word(reply.status, PluginStatus.HEALTHY)
         metadata = {self._scrub(key): self._scrub(value) for key, value in reply.metadata.items()}
         return status, reply.message, metadata
 
-    def _standard(self, deadline: Deadline) -> _Verdict:
+    def _standard_service(self, deadline: Deadline) -> _Result:
         service = self._service
         request = messages().HealthCheckRequest(service=service).SerializeToString()
+        response: Any = messages().HealthCheckResponse
         try:
-            reply = parse(messages().HealthCheckResponse, self._ask(CHECK, request, deadline))
+            serving = parse(response, self._send(CHECK, request, deadline)).status
         except PluginRequestError as error:
             status = error.details.get("status")
             if status == "UNIMPLEMENTED" and not service:
                 return PluginStatus.HEALTHY, "it answers; it has no health service", {}
             if status == "NOT_FOUND" and not service:
-                return PluginStatus.UNKNOWN, "its health service knows of single services only", {}
+                return PluginStatus.UNKNOWN, "its health service has no status for the server as a whole", {}
             raise
-        if reply.status == SERVING["serving"]:
+        if serving == response.SERVING:
             return PluginStatus.HEALTHY, "", {}
-        if reply.status == SERVING["unknown"]:
-            return PluginStatus.UNKNOWN, "its health service does not know", {}
-        word = next((word for word, number in SERVING.items() if number == reply.status), str(reply.status))
-        return PluginStatus.UNHEALTHY, f"its health service says {word.upper()}", {}
-
-
-def parse(kind: Any, data: bytes) -> Any:
-    """The message that ``data`` holds.
-
-    Raises:
-        BadReplyError: it holds none.
-    """
-    try:
-        return kind.FromString(data)
-    except Exception as exc:
-        from google.protobuf.message import DecodeError
-
-        if not isinstance(exc, DecodeError):
-            raise
-        raise BadReplyError(f"the reply is no {kind.DESCRIPTOR.name}: {exc}") from exc
+        if serving == response.UNKNOWN:
+            return PluginStatus.UNKNOWN, "its health service reports UNKNOWN", {}
+        names = response.ServingStatus.DESCRIPTOR.values_by_number
+        name = names[serving].name if serving in names else str(serving)
+        return PluginStatus.UNHEALTHY, f"its health service reports {name}", {}

@@ -1,63 +1,26 @@
-"""The messages of ``plugin.proto``, and the two of the standard health service.
+"""The messages of ``plugin.proto`` and of the standard health service.
 
-Built when first used, in a descriptor pool of their own. Generated code would bind the package to the protobuf that
-generated it, and would claim names such as ``HealthRequest`` in the pool that all of a process's messages share.
+Built at first use from the compiled descriptors, in a descriptor pool of their own. Generated code would bind the
+package to the protobuf version that generated it, and would register names such as ``HealthRequest`` in the pool that
+all messages of a process share.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import zlib
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import DescriptorProto
-
-__all__ = ["CHECK", "EXECUTE", "FIELDS", "HEALTH", "INFO", "SERVING", "Messages", "messages"]
+from goplugins.errors import BadReplyError
+from goplugins.transports.grpc.descriptors import DESCRIPTORS
 
 EXECUTE = "/PluginService/Execute"
 HEALTH = "/PluginService/Health"
 INFO = "/PluginService/Info"
 CHECK = "/grpc.health.v1.Health/Check"
-
-SERVING = {"unknown": 0, "serving": 1, "not_serving": 2, "service_unknown": 3}
-"""``grpc.health.v1.HealthCheckResponse.ServingStatus``. On the wire an enum is the integer that it stands for."""
-
-FIELDS: Mapping[str, Mapping[str, tuple[str, int]]] = {
-    "ExecuteRequest": {
-        "payload": ("bytes", 1),
-        "request_id": ("string", 2),
-        "headers": ("map", 3),
-        "metadata": ("map", 4),
-        "timeout_ms": ("int64", 5),
-    },
-    "ExecuteResponse": {
-        "payload": ("bytes", 1),
-        "request_id": ("string", 2),
-        "error": ("string", 3),
-        "error_kind": ("string", 4),
-        "metadata": ("map", 5),
-    },
-    "HealthRequest": {},
-    "HealthResponse": {"status": ("string", 1), "message": ("string", 2), "metadata": ("map", 3)},
-    "InfoRequest": {},
-    "InfoResponse": {
-        "name": ("string", 1),
-        "version": ("string", 2),
-        "description": ("string", 3),
-        "author": ("string", 4),
-        "capabilities": ("strings", 5),
-        "metadata": ("map", 6),
-    },
-}
-"""Message -> field -> type and number, as in ``plugin.proto``; a test compares the two."""
-
-_HEALTH_FIELDS: Mapping[str, Mapping[str, tuple[str, int]]] = {
-    "HealthCheckRequest": {"service": ("string", 1)},
-    "HealthCheckResponse": {"status": ("int32", 1)},
-}
 
 
 @attrs.frozen
@@ -76,47 +39,31 @@ class Messages:
 
 @functools.cache
 def messages() -> Messages:
-    """The classes, made once a process."""
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    """The classes, made once per process."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message_factory import GetMessageClass
 
     pool = DescriptorPool()
     classes: dict[str, Any] = {}
-    for package, table in (("", FIELDS), ("grpc.health.v1", _HEALTH_FIELDS)):
-        prefix = f"{package}." if package else ""
-        file = FileDescriptorProto(name=f"goplugins/{package or 'plugin'}.proto", package=package, syntax="proto3")
-        for name, fields in table.items():
-            _describe(file.message_type.add(name=name), fields, prefix)
+    for file in FileDescriptorSet.FromString(zlib.decompress(base64.b64decode(DESCRIPTORS))).file:
         pool.AddSerializedFile(file.SerializeToString())
-        for name in table:
-            classes[name] = GetMessageClass(pool.FindMessageTypeByName(prefix + name))
+        for name, descriptor in pool.FindFileByName(file.name).message_types_by_name.items():
+            classes[name] = GetMessageClass(descriptor)
     return Messages(**classes)
 
 
-def _describe(message: DescriptorProto, fields: Mapping[str, tuple[str, int]], prefix: str) -> None:
-    from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
+def parse(kind: Any, data: bytes) -> Any:
+    """A reply as a message.
 
-    plain = {
-        "bytes": Field.TYPE_BYTES,
-        "string": Field.TYPE_STRING,
-        "strings": Field.TYPE_STRING,
-        "int32": Field.TYPE_INT32,
-        "int64": Field.TYPE_INT64,
-    }
-    for name, (kind, number) in fields.items():
-        label = Field.LABEL_REPEATED if kind in {"strings", "map"} else Field.LABEL_OPTIONAL
-        if kind != "map":
-            message.field.add(name=name, number=number, label=label, type=plain[kind])
-            continue
-        entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
-        entry.options.map_entry = True
-        for number_in_entry, key in enumerate(("key", "value"), start=1):
-            entry.field.add(name=key, number=number_in_entry, label=Field.LABEL_OPTIONAL, type=Field.TYPE_STRING)
-        message.field.add(
-            name=name,
-            number=number,
-            label=label,
-            type=Field.TYPE_MESSAGE,
-            type_name=f".{prefix}{message.name}.{entry.name}",
-        )
+    Raises:
+        BadReplyError: the bytes are no such message.
+    """
+    try:
+        return kind.FromString(data)
+    except Exception as exc:
+        from google.protobuf.message import DecodeError
+
+        if not isinstance(exc, DecodeError):
+            raise
+        raise BadReplyError(f"the reply is no {kind.DESCRIPTOR.name}: {exc}") from exc

@@ -29,15 +29,13 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.transports.auth import joined_secrets, scrub, scrub_error, secrets_of, with_token
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_files import CredentialFiles
-from goplugins.transports.grpc.cancellation import call_unless
+from goplugins.transports.grpc.cancellation import call_unless_cancelled, end_interrupted
 from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
-from goplugins.transports.grpc.codecs import Envelope, Exchange, Native
+from goplugins.transports.grpc.codecs import Codec, Envelope, Metadata, MetadataWriter, Native
 from goplugins.transports.grpc.errors import Attempt, is_broken, translate
 from goplugins.transports.grpc.fork_support import load
-from goplugins.transports.grpc.health import HealthReader, parse
-from goplugins.transports.grpc.interrupts import end_call
-from goplugins.transports.grpc.messages import INFO, messages
-from goplugins.transports.grpc.metadata import Metadata, MetadataWriter
+from goplugins.transports.grpc.health import HealthChecker
+from goplugins.transports.grpc.messages import INFO, messages, parse
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
 from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address
@@ -86,8 +84,8 @@ class GRPCPlugin(Sender):
         self._endpoint = redact_url(config.endpoint)
         self._secrets: tuple[str, ...] = ()
         self._use(auth)
-        self._exchange: Exchange = Native(target.method) if target.method else Envelope()
-        self._links = Channels(
+        self._codec: Codec = Native(target.method) if target.method else Envelope()
+        self._channels = Channels(
             target.name,
             tls_credentials(auth, trust_env=target.trust_env) if target.tls else None,
             channel_options(target, connection),
@@ -103,7 +101,7 @@ class GRPCPlugin(Sender):
             idle_timeout=float("inf"),
             clock=clock,
         )
-        self._health = HealthReader(self._ask, target.health_service, bool(target.method), clock, self._scrub)
+        self._health = HealthChecker(self._ask, target.health_service, bool(target.method), clock, self._scrub)
         self._info: PluginInfo | None = None
         self.watches_credentials = self._files is not None
         register_forkable(self)
@@ -120,20 +118,20 @@ class GRPCPlugin(Sender):
     def prepare(self, call: Call) -> None:
         """Writes the request, and refuses headers that can't be sent."""
         self._writer.check(call)
-        self._exchange.prepare(call)
+        self._codec.prepare(call)
 
     def send(self, call: Call) -> Any:
         """One unary call. See :class:`goplugins.transports.interface.Sender`."""
         deadline = call.deadline
-        exchange = self._exchange
+        codec = self._codec
         try:
             lease = self._places.acquire(deadline)
             try:
-                request = exchange.request(call, deadline.remaining())
-                reply, metadata = self._invoke(exchange.method, request, self._writer.metadata(call), deadline, call)
+                request = codec.request(call, deadline.remaining())
+                reply, metadata = self._invoke(codec.method, request, self._writer.metadata(call), deadline, call)
             finally:
                 self._places.release(lease, reusable=True)
-            return exchange.read(call, reply, metadata)
+            return codec.read(call, reply, metadata)
         except PluginError as error:
             scrub_error(error, self._secrets)
             error.endpoint = self._endpoint
@@ -144,57 +142,59 @@ class GRPCPlugin(Sender):
     ) -> tuple[bytes, Sequence[Any]]:
         """The exchange, and once more over a new connection if a used one turned out to be dead."""
         while True:
-            passage = self._links.enter(deadline)
+            active = self._channels.begin_call(deadline)
             try:
-                return self._over(passage, method, request, metadata, deadline)
+                return self._attempt(active, method, request, metadata, deadline)
             except ConnectionLostError as error:
                 again = call is not None and call.idempotent and not call.reconnected and is_broken(error)
-                if call is None or not again or not passage.link.answers or deadline.remaining() <= 0:
+                if call is None or not again or not active.channel.replies or deadline.remaining() <= 0:
                     raise
                 call.reconnected = True
             finally:
-                self._links.leave(passage)
+                self._channels.end_call(active)
 
-    def _over(
-        self, passage: ActiveCall, method: str, request: bytes, metadata: Metadata, deadline: Deadline
+    def _attempt(
+        self, active: ActiveCall, method: str, request: bytes, metadata: Metadata, deadline: Deadline
     ) -> tuple[bytes, Sequence[Any]]:
-        """One gRPC call over the link, with its failure translated."""
-        link = passage.link
-        answers = link.answers
+        """One gRPC call over the channel, with its failure translated."""
+        channel = active.channel
+        replies = channel.replies
         remaining = deadline.remaining()
         if remaining <= 0:
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        starts, thread = link.starts, threading.get_ident()
-        started = starts[thread] = []
+        started, thread = channel.started, threading.get_ident()
+        own = started[thread] = []
         try:
-            invoke = link.method(method)
+            invoke = channel.method(method)
             cancellation = deadline.cancellation
             if cancellation is not None:
-                reply, rpc = call_unless(cancellation, invoke, request, remaining, metadata)
+                reply, rpc = call_unless_cancelled(cancellation, invoke, request, remaining, metadata)
                 trailing = rpc.trailing_metadata()
-            elif self._exchange.wants_metadata:
+            elif self._codec.needs_metadata:
                 reply, rpc = invoke.with_call(request, remaining, metadata)
                 trailing = rpc.trailing_metadata()
             else:
                 reply, trailing = invoke(request, remaining, metadata), ()
-            link.answers += 1
+            channel.replies += 1
             return reply, trailing or ()
         except load().RpcError as exc:
-            error = self._failure(exc, link, answers, deadline, remaining, len(request))
-            # The words of a server that quotes our credentials stay out of tracebacks, too.
+            error = self._failure(exc, channel, replies, deadline, remaining, len(request))
+            # A server's text that quotes the credentials must not appear in tracebacks either.
             raise error from (exc if self._scrub(str(exc)) == str(exc) else None)
         except BaseException as exc:
-            end_call(exc, started, passage)
+            end_interrupted(exc, own, active)
             raise
         finally:
-            starts.pop(thread, None)
+            started.pop(thread, None)
 
-    def _failure(self, exc: Any, link: Channel, answers: int, deadline: Deadline, had: float, sent: int) -> PluginError:
-        """The error for a status; decides whether the link is used again."""
+    def _failure(
+        self, exc: Any, channel: Channel, replies: int, deadline: Deadline, had: float, sent: int
+    ) -> PluginError:
+        """The error for a status; decides whether the channel is used again."""
         remaining = deadline.remaining()
         attempt = Attempt(
-            connected=link.is_connected(),
-            answered=answers > 0,
+            connected=channel.is_connected(),
+            answered=replies > 0,
             tls=self._target.tls,
             remaining=remaining,
             elapsed=had - remaining,
@@ -204,12 +204,12 @@ class GRPCPlugin(Sender):
         )
         error = translate(exc, attempt, self._scrub)
         if is_broken(error):
-            self._links.retire(link)
+            self._channels.replace(channel)
         elif not isinstance(error, PluginTimeoutError) or not attempt.is_over:
-            link.answers += 1
-        elif link.answers == answers:
-            # Nobody was answered meanwhile: perhaps the plugin is slow, perhaps packets vanish on their way.
-            self._links.retire(link)
+            channel.replies += 1
+        elif channel.replies == replies:
+            # No other call got a reply meanwhile: either the plugin is slow, or packets are lost.
+            self._channels.replace(channel)
         return error
 
     def _ask(self, method: str, request: bytes, deadline: Deadline) -> bytes:
@@ -225,7 +225,7 @@ class GRPCPlugin(Sender):
 
     def health(self, timeout: float) -> HealthStatus:
         """One look, outside the policies; UNKNOWN if every place is taken; never raises."""
-        return self._health.look(timeout)
+        return self._health.check(timeout)
 
     def info(self) -> PluginInfo:
         """What the plugin says of itself, asked once; what the configuration says until it has answered."""
@@ -254,7 +254,7 @@ class GRPCPlugin(Sender):
     def close(self) -> None:
         """Closes the connection, once the calls in flight have ended; later calls are refused."""
         self._places.close()
-        self._links.close()
+        self._channels.close()
 
     def renew_credentials(self) -> None:
         """Looks whether certificates and tokens have changed on disk, and uses those that have; for a scheduler.
@@ -269,7 +269,7 @@ class GRPCPlugin(Sender):
         credentials = tls_credentials(auth, trust_env=target.trust_env) if target.tls else None
         self._use(auth)
         if credentials is not None:
-            self._links.renew(credentials)
+            self._channels.use_credentials(credentials)
 
     # --- Plugin ------------------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class GRPCPlugin(Sender):
 
     def after_fork_in_child(self) -> None:
         """Forgets the parent's connection and calls."""
-        self._links.after_fork_in_child()
+        self._channels.after_fork_in_child()
         self._places.after_fork_in_child()
 
     def _scrub(self, text: str) -> str:

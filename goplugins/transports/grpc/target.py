@@ -1,4 +1,4 @@
-"""Where a gRPC plugin is, and how its channel behaves."""
+"""Target, options and credentials of a gRPC plugin's channel."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ from goplugins.transports.tls import client_context
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
 
-__all__ = ["Target", "channel_options", "target_of", "tls_credentials"]
-
-_HOST_PORT = re.compile(r"(?:\[[^\]]+\]|[^\[\]:/]+):[0-9]+")
 _METHOD = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*")
 
 
@@ -33,12 +30,12 @@ class Target:
     """One endpoint.
 
     Attributes:
-        name: as grpc names it.
+        name: the target in grpc's syntax.
         tls: whether the connection is encrypted.
-        method: the full name of the one method that is called natively; empty for PluginService.
-        trust_env: whether proxies and authorities of the environment are used.
-        health_service: the service whose health is asked for; empty for the server's.
-        authority: whom calls and certificate name, where ``name`` is a mere address; empty for ``name``.
+        method: full name of the one method that is called natively; empty for PluginService.
+        trust_env: whether the proxies and certificate authorities of the environment are used.
+        health_service: the service name of health checks; empty for the server as a whole.
+        authority: name for ``:authority`` and certificate, where ``name`` is an IP address; empty for ``name``.
     """
 
     name: str
@@ -50,27 +47,28 @@ class Target:
 
 
 def target_of(config: PluginConfig, address: Address | None = None) -> Target:
-    """The target that a configuration names.
+    """The target of a configured plugin.
 
     Args:
         config: of the plugin.
-        address: where to connect, instead of where the endpoint's host is found; all else stays the host's.
+        address: IP address to connect to, instead of resolving the endpoint's host; the authority stays the host.
 
     Raises:
-        ConfigError: there is none, or it can't be used.
+        ConfigError: the endpoint or the method is missing or wrong.
     """
     transport = TransportType(config.transport or TransportType.GRPC)
-    Endpoint.parse(transport, config.endpoint)
     name = config.endpoint
-    if _HOST_PORT.fullmatch(name):
-        # With its scheme, a host that is called "unix" or "dns" is a host; a zone's % has to be escaped in a URI.
+    if not Endpoint.parse(transport, name).scheme:
+        # With a scheme, a host named "unix" or "dns" stays a host; the % of a zone must be escaped in a URI.
         name = "dns:///" + name.replace("%", "%25")
     if address is not None:
         name = _literal(address)
     options = config.options or {}
     method = options.get("method") or ""
     if not isinstance(method, str) or (method and not _METHOD.fullmatch(method)):
-        raise InvalidConfigError("is no method's full name", path="options.method", fix="such as /pkg.Service/Method")
+        raise InvalidConfigError(
+            "is not the full name of a method", path="options.method", fix="such as /pkg.Service/Method"
+        )
     health = (config.health_check.endpoint if config.health_check is not None else None) or ""
     return Target(
         name=name,
@@ -83,7 +81,7 @@ def target_of(config: PluginConfig, address: Address | None = None) -> Target:
 
 
 def _literal(address: Address) -> str:
-    """An address as grpc names it."""
+    """An IP address in grpc's syntax."""
     family, (host, port, *rest) = address
     if family is not socket.AF_INET6:
         return f"ipv4:{host}:{port}"
@@ -92,23 +90,25 @@ def _literal(address: Address) -> str:
 
 
 def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[str, Any]]:
-    """The channel's options, from a connection section without None."""
+    """The channel's options, from a connection section with all defaults filled in."""
     connecting = _milliseconds(connection.connection_timeout)
     options: list[tuple[str, Any]] = [
-        ("grpc.enable_retries", 0),  # one layer retries, and it is not this one
+        ("grpc.enable_retries", 0),  # retries are made by goplugins.resilience
         ("grpc.enable_http_proxy", int(target.trust_env)),
         ("grpc.max_receive_message_length", connection.max_response_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.min_reconnect_backoff_ms", connecting),  # in spite of its name, the time for one attempt
-        # A link whose connection failed is replaced, so no call waits for a backoff or hears of an old failure. It is
-        # short all the same: while its timer runs, a fork makes older versions of grpc end the child.
+        ("grpc.min_reconnect_backoff_ms", connecting),  # despite its name, the timeout of one attempt
+        # A channel whose connection failed is replaced, so no call waits for this backoff. It is short all the same:
+        # while its timer runs, older versions of grpc crash a forked child.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.client_idle_timeout_ms", _milliseconds(connection.idle_timeout)),
     ]
     if target.authority:
-        options.append(("grpc.default_authority", target.authority))  # also what the certificate is held against
+        options.append(
+            ("grpc.default_authority", target.authority)
+        )  # also the name that the certificate is checked for
     if connection.disable_compression:
         options.append(("grpc.compression_enabled_algorithms_bitset", 1))  # bit 0: identity
     return options
@@ -119,18 +119,18 @@ def _milliseconds(seconds: float | None) -> int:
 
 
 def tls_credentials(auth: AuthConfig, *, trust_env: bool) -> Callable[[], Any]:
-    """What makes the channel's credentials; the files are read, and checked, now.
+    """A function that makes the channel's credentials; the files are read and checked now.
 
-    As over HTTPS, the machine's authorities are trusted where ``auth.ca_file`` names none; with ``trust_env`` those
-    that ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names, else those that come with grpc.
+    Without ``auth.ca_file`` the machine's certificate authorities are trusted, as over HTTPS; with ``trust_env`` those
+    of ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH``, else those that come with grpc.
 
     Raises:
-        InvalidCertificateError: a file that is missing or can't be used; ``path`` names the field.
+        InvalidCertificateError: a file is missing or can't be used; ``path`` names the field.
     """
     context = client_context(auth)
     roots = _read(auth.ca_file, "ca_file")
     if roots is None and not trust_env:
-        # Empty if the machine keeps them in a directory only; then grpc's own serve.
+        # Empty if the machine has them in a directory only; then grpc's own are used.
         roots = "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
     key, chain = _read(auth.key_file, "key_file"), _read(auth.cert_file, "cert_file")
     return lambda: load().ssl_channel_credentials(roots, key, chain)

@@ -1,4 +1,4 @@
-"""Plugins over real gRPC servers: our own, and handlers that answer exactly what a test tells them to."""
+"""Plugins over real gRPC servers: the one of goplugins.serve, and handlers of bytes made by a test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Handlers:
 
 
 class RawServer:
-    """A grpcio server whose methods take and give bytes. ``calls`` has each request's bytes and metadata."""
+    """A grpcio server whose methods take and return bytes. ``calls`` has each request's bytes and metadata."""
 
     def __init__(
         self, methods: dict[str, Handler] | Handler, *, port: int = 0, credentials: Any = None, **options: Any
@@ -73,12 +73,12 @@ class RawServer:
 
 def reply(request: bytes, **fields: Any) -> bytes:
     """The message that answers a request."""
-    asked = messages().ExecuteRequest.FromString(request)
-    return messages().ExecuteResponse(**{"request_id": asked.request_id, **fields}).SerializeToString()
+    request_id = messages().ExecuteRequest.FromString(request).request_id
+    return messages().ExecuteResponse(**{"request_id": request_id, **fields}).SerializeToString()
 
 
-def asked(request: bytes) -> bytes:
-    """The JSON that a request asks with."""
+def payload(request: bytes) -> bytes:
+    """The JSON of a request."""
     found: bytes = messages().ExecuteRequest.FromString(request).payload
     return found
 
@@ -99,6 +99,30 @@ def aborting(status: str, text: str = "as asked", trailing: tuple[tuple[str, str
     return handle
 
 
+class Gate:
+    """A handler that waits: a test can wait until a call has begun, and decides when it ends."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.released = threading.Event()
+
+    def __call__(self, request: bytes, context: Any) -> bytes:
+        self.begun.release()
+        self.released.wait(10)
+        return reply(request, payload=b"1")
+
+    def wait(self) -> None:
+        """Waits until one more call has begun."""
+        assert self.begun.acquire(timeout=10)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.released.set()
+
+
 @pytest.fixture
 def raw() -> Iterator[Callable[..., RawServer]]:
     servers: list[RawServer] = []
@@ -113,7 +137,7 @@ def raw() -> Iterator[Callable[..., RawServer]]:
 
 
 class Running:
-    """Our own server at work."""
+    """A running server of goplugins.serve."""
 
     def __init__(self, plugin: ServedPlugin[Any, Any], address: str = "127.0.0.1:0", **options: Any) -> None:
         self.server = Server(plugin, address, **options)

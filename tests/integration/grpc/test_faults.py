@@ -1,4 +1,4 @@
-"""What goes wrong on the way, and how soon and under what name the caller hears of it."""
+"""Faults of servers and connections: the error of each, and how soon it is raised."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from goplugins.errors import (
     ReplyTooLargeError,
 )
 from goplugins.transports.grpc import GRPCPluginFactory
-from tests.integration.grpc.conftest import aborting, asked, call, failure, ok, reply
+from tests.integration.grpc.conftest import aborting, call, failure, ok, payload, reply
 from tests.servers import Peer, RawServer as SocketServer, free_port
 
 STATUSES = {
@@ -76,18 +76,18 @@ def test_pushback_of_a_server_is_honoured(raw, make, status, said, replay, retry
     assert error.details["metadata"] == {"cost": "3"}
 
 
-def test_pushback_does_not_make_a_refusal_safe(raw, make):
+def test_pushback_does_not_make_a_refused_request_retryable(raw, make):
     error = failure(make(raw(aborting("NOT_FOUND", trailing=(("grpc-retry-pushback-ms", "5"),))).address))
     assert (error.replay, error.retry_after) == (Replay.NEVER, None)
 
 
 @pytest.mark.parametrize("text", ["failed to connect to all addresses; last error: x", "DNS resolution failed for x"])
-def test_words_of_a_server_are_no_proof_that_nothing_was_sent(raw, make, text):
+def test_a_servers_text_is_no_proof_that_nothing_was_sent(raw, make, text):
     error = failure(make(raw(aborting("UNAVAILABLE", text)).address))
     assert (type(error), error.replay) == (PluginUnavailableError, Replay.IF_IDEMPOTENT)
 
 
-def test_nobody_listens(make):
+def test_no_server_listens(make):
     plugin = make(f"127.0.0.1:{free_port()}")
     for _ in range(3):
         started = time.monotonic()
@@ -101,12 +101,12 @@ def test_no_socket(make, tmp_path):
     assert type(failure(make(f"unix:{tmp_path}/none.sock"))) is PluginConnectionError
 
 
-def test_name_without_address(make):
+def test_host_name_without_address(make):
     error = failure(make("nowhere.invalid:80"), timeout=5)
     assert (type(error), error.replay) == (NameResolutionError, Replay.ALWAYS)
 
 
-def test_peer_that_says_nothing_ends_at_the_deadline(make):
+def test_a_silent_server_ends_the_call_at_the_deadline(make):
     with SocketServer(lambda peer: peer.hang()) as server:
         plugin = make(f"127.0.0.1:{server.port}")
         started = time.monotonic()
@@ -130,7 +130,7 @@ def test_peer_that_speaks_http_1(make):
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_peer_that_leaves_during_the_call(make, how):
+def test_a_connection_that_breaks_during_the_call(make, how):
     def handler(peer):
         peer._fill()
         peer.send(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
@@ -140,7 +140,7 @@ def test_peer_that_leaves_during_the_call(make, how):
     with SocketServer(handler) as server:
         error = failure(make(f"127.0.0.1:{server.port}"), idempotent=True)
         assert (type(error), error.replay) == (ConnectionLostError, Replay.IF_IDEMPOTENT)
-        assert server.connections == 1  # it had answered nobody, so it was not tried again
+        assert server.connections == 1  # no call had got a reply over it, so it was not replaced
 
 
 def test_slow_method_ends_at_the_deadline(raw, make):
@@ -156,7 +156,7 @@ def test_slow_method_ends_at_the_deadline(raw, make):
     error = failure(plugin, timeout=0.2)
     assert time.monotonic() - started < 0.3
     assert (type(error), error.replay) == (PluginTimeoutError, Replay.IF_IDEMPOTENT)
-    assert ended.wait(0.3)  # the server hears of it
+    assert ended.wait(0.3)  # the server is notified
 
 
 def test_large_reply_is_refused(raw, make):
@@ -175,7 +175,7 @@ def test_known_fault_gzip_bombs_were_accepted(raw, make):
     assert type(failure(make(raw(bomb).address), timeout=10)) is ReplyTooLargeError
 
 
-def test_compression_is_not_asked_for_where_it_is_disabled(raw, make):
+def test_compression_can_be_disabled(raw, make):
     import grpc
 
     def handler(request, context):
@@ -187,13 +187,13 @@ def test_compression_is_not_asked_for_where_it_is_disabled(raw, make):
     assert call(make(server.address, disable_compression=True)) == 1
 
 
-def test_request_that_the_server_finds_too_large(raw, make):
+def test_a_request_above_the_servers_limit(raw, make):
     error = failure(make(raw(ok, max_receive_message_length=1000).address), "x" * 2000)
     assert type(error) is PluginRequestError
     assert error.replay is Replay.NEVER
 
 
-def test_credentials_that_a_server_quotes_stay_out_of_the_error(raw, make):
+def test_credentials_that_a_server_quotes_are_removed_from_the_error(raw, make):
     def quoting(request, context):
         metadata = dict(context.invocation_metadata())
         return aborting("INTERNAL", f"bad: {metadata['authorization']}")(request, context)
@@ -204,13 +204,13 @@ def test_credentials_that_a_server_quotes_stay_out_of_the_error(raw, make):
     assert "bad: Bearer ***" in error.message
 
 
-def test_names_and_the_kind_of_an_error_tell_no_secret_either(raw, make):
+def test_credentials_are_removed_from_names_and_error_kinds(raw, make):
     auth = AuthConfig(method="bearer", token="tok-456-secret")
     trailing = (("a-tok-456-secret", "1"),)
     error = failure(make(raw(aborting("INTERNAL", trailing=trailing)).address, auth=auth))
     assert error.details["metadata"] == {"a-***": "1"}
-    told = {"error_kind": "kind tok-456-secret", "error": "no", "metadata": {"tok-456-secret": "1"}}
-    error = failure(make(raw(lambda request, _: reply(request, **told)).address, auth=auth))
+    fields = {"error_kind": "kind tok-456-secret", "error": "no", "metadata": {"tok-456-secret": "1"}}
+    error = failure(make(raw(lambda request, _: reply(request, **fields)).address, auth=auth))
     assert error.details == {"error_kind": "kind ***", "metadata": {"***": "1"}}
     assert "tok-456" not in str(error)
 
@@ -224,7 +224,7 @@ def closes(peer: Peer) -> None:
 
 @pytest.mark.parametrize("handler", [closes, Peer.reset, Peer.hang, None], ids=["closes", "resets", "hangs", "refuses"])
 def test_without_a_connection_any_call_may_be_made_again(make, handler):
-    """Nothing of the call can have been sent, so it need not be idempotent."""
+    """Nothing of the call was sent, so it need not be idempotent."""
     with contextlib.ExitStack() as stack:
         address = f"127.0.0.1:{free_port()}"
         if handler is not None:
@@ -236,7 +236,7 @@ def test_without_a_connection_any_call_may_be_made_again(make, handler):
             assert failure(plugin, timeout=1.5).replay is Replay.ALWAYS
 
 
-# --- servers that go and come ------------------------------------------------------------------------------------
+# --- servers that stop and restart ------------------------------------------------------------------------------------
 
 
 def test_known_fault_grpc_stayed_dead_after_one_unavailable(raw, make):
@@ -251,8 +251,8 @@ def test_known_fault_grpc_stayed_dead_after_one_unavailable(raw, make):
 
 
 @pytest.mark.processes
-def test_server_that_was_gone_for_long_is_used_as_soon_as_it_is_back(raw, make):
-    """No backoff that grew in the meantime stands before the first attempt, neither of calls nor of health checks."""
+def test_a_server_that_was_down_for_long_is_used_as_soon_as_it_is_back(raw, make):
+    """No backoff delays the first attempt, neither of calls nor of health checks."""
     port = free_port()
     plugin = make(f"127.0.0.1:{port}")
     server = raw(ok, port=port)
@@ -281,7 +281,7 @@ def test_dead_connection_is_replaced_silently(raw, make):
 
 @pytest.fixture
 def proxy():
-    """A TCP proxy that can lose everything, as a router does that has forgotten a connection."""
+    """A TCP proxy that can drop all bytes, as a router does that has forgotten a connection."""
 
     class Proxy:
         def __init__(self):
@@ -327,7 +327,7 @@ def proxy():
     made.close()
 
 
-def test_connection_that_swallows_everything_costs_one_timeout(raw, make, proxy):
+def test_a_connection_that_drops_all_bytes_costs_one_timeout(raw, make, proxy):
     proxy.start(raw(ok).port)
     plugin = make(proxy.address)
     assert call(plugin) == "ok"
@@ -337,7 +337,7 @@ def test_connection_that_swallows_everything_costs_one_timeout(raw, make, proxy)
     assert len(proxy.ports) == 2
 
 
-def test_slow_call_does_not_cost_the_others_their_connection(raw, make):
+def test_a_slow_call_keeps_the_connection_of_the_others(raw, make):
     peers = set()
 
     def handler(request, context):
@@ -407,7 +407,7 @@ def test_server_that_dies_during_the_call(process, make):
 
 
 def test_server_that_is_killed_and_started_again_under_a_manager(process):
-    """The circuit opens, no call hangs, and the server is used again within a second of its return."""
+    """The circuit opens, no call hangs, and the server is used again within a second of its restart."""
     first = process()
     config = {
         "name": "p",
@@ -442,7 +442,7 @@ def test_server_that_is_killed_and_started_again_under_a_manager(process):
         assert longest < 0.2
 
 
-def test_keyboard_interrupt_cancels_the_call_and_returns_its_place(raw, make):
+def test_keyboard_interrupt_cancels_the_call_and_returns_its_slot(raw, make):
     cancelled = threading.Event()
 
     def slow(request, context):
@@ -463,12 +463,11 @@ def test_keyboard_interrupt_cancels_the_call_and_returns_its_place(raw, make):
         assert caught.value is not None
     finally:
         timer.join()
-    assert plugin._places.idle == 1
-    assert call(plugin) == 1
+    assert call(plugin) == 1  # the only one of max_connections is free again
 
 
-def test_many_threads_no_answer_mixed_up(raw, make):
-    plugin = make(raw(lambda r, _: reply(r, payload=asked(r))).address, max_connections=8)
+def test_many_threads_get_their_own_replies(raw, make):
+    plugin = make(raw(lambda r, _: reply(r, payload=payload(r))).address, max_connections=8)
     wrong = []
 
     def work(number):

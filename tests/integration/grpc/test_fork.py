@@ -9,8 +9,6 @@ from importlib.metadata import version
 
 import pytest
 
-from goplugins.transports.grpc.fork_support import Traffic
-
 _GRPC = tuple(int(part) for part in version("grpcio").split(".")[:2])
 
 _SETUP = """
@@ -45,10 +43,10 @@ def outcome(target=plugin, *arguments, **keywords):
         return f"{type(error).__name__}: {error.message}"
 
 def fork(function):
-    # What the child printed, and how it ended; killed if it hangs.
+    # The result in the child, or how it ended; killed if it hangs.
     read, write = os.pipe()
-    sys.stdout.flush()  # or the child would print once more what waits there
-    # Out of a thread, the former would end that thread alone.
+    sys.stdout.flush()  # or the child would print the buffered text again
+    # On another thread, sys.exit would end that thread alone.
     leave = sys.exit if threading.current_thread() is threading.main_thread() else os._exit
     pid = os.fork()
     if pid == 0:
@@ -86,7 +84,7 @@ def run(script: str) -> str:
 
 
 @pytest.mark.processes
-def test_child_makes_its_own_calls_and_so_does_its_parent():
+def test_parent_and_child_make_their_own_calls():
     out = run("""
     assert outcome() == 1
     assert "no connection" in outcome(dead)
@@ -125,16 +123,6 @@ def test_fork_waits_for_a_call_in_flight():
 
 
 @pytest.mark.processes
-def test_a_fork_that_began_before_the_first_channel_ends_quietly():
-    traffic = Traffic()
-    traffic._after_in_parent()
-    traffic._before_fork()
-    assert traffic.forking
-    traffic._after_in_parent()
-    assert not traffic.forking
-
-
-@pytest.mark.processes
 def test_threads_may_fork_at_the_same_time():
     out = run("""
     outcome()
@@ -162,7 +150,7 @@ def test_threads_may_fork_at_the_same_time():
 
 @pytest.mark.processes
 @pytest.mark.parametrize("calls", ["1", "3"])
-def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(calls):
+def test_a_child_forked_during_a_long_call_refuses_calls_with_a_reason(calls):
     out = run(f"""
     outcome()
     done = []
@@ -180,14 +168,14 @@ def test_child_forked_in_the_middle_of_a_long_call_says_why_it_can_not_call(call
     first, second, _ = out.split("\n")
     assert second == f"{[1] * int(calls)} 1"
     if _GRPC < (1, 82):
-        assert first == "ended with 64"  # grpc ended it by itself: no reason, but no hang either
+        assert first == "ended with 64"  # grpc ends the child itself: without a reason, but it does not hang
         return
     assert first.startswith('(1, "GRPCTransportError: this process was forked while')
     assert "fork before calling" in first
 
 
 @pytest.mark.processes
-def test_calls_of_other_threads_go_on_around_many_forks():
+def test_calls_of_other_threads_continue_during_many_forks():
     out = run("""
     outcome()
     stop = threading.Event()

@@ -1,6 +1,6 @@
-"""Signal handlers that raise within a call (Ctrl-C, a worker's time limit): what the process holds afterwards.
+"""Signal handlers that raise within a call (Ctrl-C, a worker's time limit): no connection and no lock is kept.
 
-The plugin is served by another process, so that the signals strike nobody but the caller.
+The plugin is served by another process, so that signals interrupt only the caller.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from pathlib import Path
 
 import pytest
 
+from goplugins.config import PluginConfig
 from goplugins.errors import PluginError
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.grpc.channel import Channels
-from goplugins.transports.grpc.fork_support import TRAFFIC, load
-from goplugins.transports.grpc.interrupts import _Condition
+from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 from tests.integration.grpc.conftest import call
 from tests.interrupts import alarms_interrupt
 
 SERVER = """
 import sys, time
-from tests.integration.grpc.conftest import RawServer, asked, reply
+from tests.integration.grpc.conftest import RawServer, payload, reply
 def handle(request, context):
-    seconds = float(asked(request))
+    seconds = float(payload(request))
     while seconds > 0 and context.is_active():
         time.sleep(min(seconds, 0.01))
         seconds -= 0.01
@@ -51,8 +52,8 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def struck() -> Iterator[Callable[[GRPCPlugin, float, float], bool]]:
-    """Makes a call, and says whether the signal came within it."""
+def interrupted() -> Iterator[Callable[[GRPCPlugin, float, float], bool]]:
+    """Makes a call, and returns whether the signal came within it."""
     with alarms_interrupt() as alarm:
         yield lambda plugin, after, value: alarm(after, lambda: call(plugin, value, timeout=5))
 
@@ -67,29 +68,39 @@ def sockets() -> int:
 
 
 def settled(goal: int) -> int:
-    """The sockets that are left once there are no more than ``goal``, or two seconds later."""
+    """The number of sockets once there are no more than ``goal``, or after two seconds."""
     end = time.monotonic() + 2
     while (found := sockets()) > goal and time.monotonic() < end:
         time.sleep(0.02)
     return found
 
 
-@pytest.mark.parametrize("seconds", [0.25, 5.0], ids=["answered meanwhile", "cancelled"])
-def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, make, struck, seconds):
-    """grpc looks for signals five times a second: most calls have been answered by then."""
+@pytest.mark.parametrize("seconds", [0.25, 5.0], ids=["completed", "cancelled"])
+def test_connection_of_an_interrupted_call_is_closed_with_its_plugin(address, make, interrupted, seconds):
+    """grpc handles signals five times a second: most calls have got their reply by then."""
     make(address).close()
     before = sockets()
     for _ in range(3):
         plugin = make(address)
-        assert struck(plugin, 0.1, seconds)
+        assert interrupted(plugin, 0.1, seconds)
         assert call(plugin, 0) == 1
         plugin.close()
     assert settled(before) <= before
-    assert TRAFFIC.calls == 0
+    assert FORK_GUARD.calls == 0
 
 
-def test_other_threads_go_on_whenever_one_is_struck(address, make, struck):
-    """Known fault of grpc: a signal in the wrong moment locked the channel, and no other call ever ended."""
+def test_the_connection_of_a_forgotten_plugin_is_closed(address, make):
+    make(address).close()
+    before = sockets()
+    forgotten = GRPCPlugin(PluginConfig(name="p", transport="grpc", endpoint=address))
+    assert call(forgotten, 0) == 1
+    assert sockets() > before
+    del forgotten
+    assert settled(before) <= before
+
+
+def test_calls_of_other_threads_continue_whenever_one_is_interrupted(address, make, interrupted):
+    """Known fault of grpc: an interrupt at some points locked the channel, and no other call ever ended."""
     plugin = make(address)
     dice = random.Random(5)
     stop = threading.Event()
@@ -108,9 +119,9 @@ def test_other_threads_go_on_whenever_one_is_struck(address, make, struck):
     threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    strikes = 0
-    while strikes < 300:
-        strikes += struck(plugin, dice.random() * 2.5e-3 + 1e-6, 0)
+    interrupts = 0
+    while interrupts < 300:
+        interrupts += interrupted(plugin, dice.random() * 2.5e-3 + 1e-6, 0)
     stop.set()
     for thread in threads:
         thread.join(3)
@@ -118,43 +129,32 @@ def test_other_threads_go_on_whenever_one_is_struck(address, make, struck):
     assert slowest[0] < 2.0
     assert failed == []
     gc.collect()
-    assert TRAFFIC.calls == 0
+    assert FORK_GUARD.calls == 0
     assert plugin._places.open == plugin._places.idle
 
 
-def test_a_passage_that_is_lost_has_left(address, make):
+def test_a_call_whose_object_is_lost_is_counted_out(address, make):
     """As an interrupt may do to a caller between any two of its steps."""
-    plugin = make(address)
-    passage = plugin._links.enter(_soon())
-    assert TRAFFIC.calls == 1
-    del passage
-    assert TRAFFIC.calls == 0
-    passage = plugin._links.enter(_soon())
-    plugin._links.leave(passage)
-    plugin._links.leave(passage)
-    assert TRAFFIC.calls == 0
+    channels = Channels(address, None, (), shared=True)
+    active = channels.begin_call(Deadline.after(2.0))
+    assert FORK_GUARD.calls == 1
+    del active
+    assert FORK_GUARD.calls == 0
+    active = channels.begin_call(Deadline.after(2.0))
+    channels.end_call(active)
+    channels.end_call(active)
+    assert FORK_GUARD.calls == 0
+    channels.close()
 
 
-def test_this_version_of_grpc_has_the_parts_that_are_looked_for(address, make):
-    plugin = make(address)
-    assert call(plugin, 0) == 1
-    link = plugin._links._link
-    assert link is not None
-    (state,) = (part for part in gc.get_referents(link.channel._channel) if type(part).__name__ == "_ChannelState")
-    assert any(type(part) is _Condition for part in gc.get_referents(state))
-    assert all(type(method._channel).__name__ == "_Starter" for method in link.methods.values())
-    assert link.starts == {}
+def test_this_version_of_grpc_has_the_private_parts_that_are_used(address):
+    channels = Channels(address, None, (), shared=True)
+    active = channels.begin_call(Deadline.after(2.0))
+    channel = active.channel
+    channel.method("/a.B/C")
+    (state,) = (part for part in gc.get_referents(channel.raw._channel) if type(part).__name__ == "_ChannelState")
+    assert "_Condition" in {type(part).__name__ for part in gc.get_referents(state)}
+    assert type(channel.methods["/a.B/C"]._channel).__name__ == "_RecordingChannel"
     assert load()._cython.cygrpc.StatusCode.cancelled == 1
-
-
-def test_a_closed_channel_is_no_matter(address):
-    links = Channels(address, None, (), shared=True)
-    links.leave(links.enter(_soon()))
-    links.close()
-    assert TRAFFIC.calls == 0
-
-
-def _soon():
-    from goplugins.runtime.deadline import Deadline
-
-    return Deadline.after(2.0)
+    channels.end_call(active)
+    channels.close()

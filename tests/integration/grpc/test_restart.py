@@ -1,4 +1,4 @@
-"""A gRPC server that goes away and comes back, as a manager with all its policies sees it."""
+"""A gRPC server that stops and restarts, under a manager with all its policies."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_a_server_that_comes_back_is_used_again_within_a_second_and_no_call_hang
         assert manager.execute("echo", 1) == 1
         running.stop()
         longest, refused = 0.0, 0
-        gone = time.monotonic()
-        while time.monotonic() - gone < 2.0:
+        stopped = time.monotonic()
+        while time.monotonic() - stopped < 2.0:
             started = time.monotonic()
             try:
                 manager.execute("echo", 1, timeout=1.0)

@@ -1,4 +1,4 @@
-"""TLS: always verified, with a reason in every refusal."""
+"""TLS: certificates are always verified, and every refusal has a reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_server_name(serve, make, tls, ca_file):
     [({"expired": True}, True), ({"name": "other.example.org"}, True), ({}, False)],
     ids=["expired", "wrong host", "unknown authority"],
 )
-def test_certificate_that_is_not_to_be_trusted(serve, make, tls, ca_file, certificate, trusted):
+def test_certificates_that_fail_verification(serve, make, tls, ca_file, certificate, trusted):
     server = serve(echo, tls=tls(**certificate))
     auth = AuthConfig(ca_file=ca_file if trusted else "", method="bearer", token="tok-456-secret")
     plugin = make(server.address, transport="grpc-tls", auth=auth)
@@ -81,7 +81,7 @@ def test_handshake_that_hangs_ends_at_the_deadline(make):
         started = time.monotonic()
         error = failure(plugin, timeout=0.3)
         assert time.monotonic() - started < 0.4
-        # At the deadline nobody can tell whether an earlier connection had carried the call: the safe answer.
+        # At the deadline it is unknown whether an earlier connection had carried the call.
         assert (type(error), error.replay) == (PluginTimeoutError, Replay.IF_IDEMPOTENT)
 
 
@@ -113,7 +113,7 @@ class TestMutual:
             assert caught.value.path == f"auth.{field}"
 
 
-def test_server_without_its_files_says_which(serve, tls):
+def test_a_servers_missing_certificate_files_are_named(serve, tls):
     from goplugins.serve._grpc import ServerTLS
 
     with pytest.raises(InvalidCertificateError, match=r"none\.key"):

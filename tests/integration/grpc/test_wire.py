@@ -1,9 +1,8 @@
-"""What travels, both ways: with servers of our own and of grpcio's, and methods that are not ours."""
+"""Requests and replies over gRPC: the server of goplugins.serve, grpcio servers, and services of another kind."""
 
 from __future__ import annotations
 
 import base64
-import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +34,11 @@ from goplugins.errors import (
     UnserializableRequestError,
 )
 from goplugins.transports.grpc import GRPCPluginFactory
-from goplugins.transports.grpc.fork_support import TRAFFIC
 from goplugins.transports.grpc.messages import CHECK, HEALTH, messages
 from goplugins.transports.json_codec import codec_for
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec
 from tests.integration.grpc.conftest import aborting, call, failure, ok, reply
+from tests.servers import free_port
 
 
 @serving.plugin(name="echo", version="1.2", capabilities=("echo",))
@@ -47,18 +46,16 @@ def echo(request: object) -> object:
     return request
 
 
-@serving.plugin(name="tell")
-def tell(request: str, context: ExecutionContext) -> dict[str, Any]:
+@serving.plugin(name="context")
+def context_of(request: str, context: ExecutionContext) -> dict[str, Any]:
     if request == "reject":
-        raise serving.Rejected("as you wish", code="ASKED")
+        raise serving.Rejected("not allowed", code="ASKED")
     if request == "raise":
         raise ValueError("boom with a secret")
     if request == "busy":
         raise serving.Unavailable("later", retry_after=0.25)
-    if request == "busy, unsaid":
+    if request == "busy, without a time":
         raise serving.Unavailable("later")
-    if request == "sleep":
-        time.sleep(0.5)
     return {
         "id": context.request_id,
         "timeout": context.timeout,
@@ -103,8 +100,8 @@ class TestOverOurServer:
             call(plugin, {"number": "7"}, codec=codec_for(dict, Ask))
 
     def test_context_travels(self, serve, make):
-        told = call(
-            make(serve(tell).address),
+        found = call(
+            make(serve(context_of).address),
             "",
             request_id="id-7",
             headers={"X-Tenant": "blue", "traceparent": "00-1"},
@@ -112,36 +109,36 @@ class TestOverOurServer:
             idempotent=True,
             timeout=5,
         )
-        assert told["id"] == "id-7"
-        assert told["headers"] == {"X-Tenant": "blue", "traceparent": "00-1", "Idempotency-Key": "id-7"}
-        assert told["metadata"] == {"who": "ü"}
-        assert 4 < told["timeout"] < 5
+        assert found["id"] == "id-7"
+        assert found["headers"] == {"X-Tenant": "blue", "traceparent": "00-1", "Idempotency-Key": "id-7"}
+        assert found["metadata"] == {"who": "ü"}
+        assert 4 < found["timeout"] < 5
 
     def test_business_error(self, serve, make):
-        error = failure(make(serve(tell).address), "reject")
+        error = failure(make(serve(context_of).address), "reject")
         assert type(error) is PluginExecutionError
-        assert error.message == "as you wish"
+        assert error.message == "not allowed"
         assert error.details["metadata"] == {"error_code": "ASKED"}
 
-    def test_exception_is_told_without_its_text(self, serve, make):
-        error = failure(make(serve(tell).address), "raise")
+    def test_the_text_of_an_exception_is_not_sent(self, serve, make):
+        error = failure(make(serve(context_of).address), "raise")
         assert type(error) is PluginInternalError
         assert "secret" not in str(error)
 
     def test_unavailable(self, serve, make):
-        plugin = make(serve(tell).address)
+        plugin = make(serve(context_of).address)
         error = failure(plugin, "busy")
         assert type(error) is PluginUnavailableError
         assert (error.replay, error.retry_after) == (Replay.ALWAYS, 0.25)
-        error = failure(plugin, "busy, unsaid")
+        error = failure(plugin, "busy, without a time")
         assert (error.replay, error.retry_after) == (Replay.IF_IDEMPOTENT, None)
 
     def test_request_that_does_not_fit(self, serve, make):
-        error = failure(make(serve(tell).address), 7)
+        error = failure(make(serve(context_of).address), 7)
         assert type(error) is PluginRequestError
         assert "expected a string" in error.message
 
-    def test_info_is_asked_once(self, serve, make):
+    def test_info_is_requested_once(self, serve, make):
         server = serve(echo)
         plugin = make(server.address)
         info = plugin.info()
@@ -149,24 +146,38 @@ class TestOverOurServer:
         server.stop()
         assert plugin.info() == info
 
-    def test_wait_for_a_thread_is_at_the_callers_cost(self, serve, make):
-        plugin = make(serve(tell, threads=1).address)
-        busy = threading.Thread(target=call, args=(plugin, "sleep"))
-        busy.start()
-        time.sleep(0.1)
-        assert isinstance(failure(plugin, "", timeout=0.2), PluginTimeoutError)
-        busy.join()
+    def test_waiting_for_a_thread_counts_against_the_deadline(self, serve, make):
+        begun, released = threading.Event(), threading.Event()
+
+        @serving.plugin(request=Any, response=Any)
+        def wait(request):
+            begun.set()
+            return released.wait(10)
+
+        plugin = make(serve(wait, threads=1).address)
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(call, plugin, timeout=10)
+            assert begun.wait(10)
+            assert isinstance(failure(plugin, timeout=0.2), PluginTimeoutError)
+            released.set()
+            assert busy.result()
 
     def test_stop_finishes_calls_in_flight(self, serve, make):
-        server = serve(tell)
+        begun = threading.Event()
+
+        @serving.plugin(request=Any, response=Any)
+        def slow(request):
+            begun.set()
+            time.sleep(0.3)  # the stop begins meanwhile
+            return "done"
+
+        server = serve(slow)
         plugin = make(server.address)
-        told = []
-        busy = threading.Thread(target=lambda: told.append(call(plugin, "sleep")))
-        busy.start()
-        time.sleep(0.15)
-        server.stop(grace=5)
-        busy.join()
-        assert told[0]["id"] == "req-1"
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(call, plugin, timeout=10)
+            assert begun.wait(10)
+            server.stop(grace=5)
+            assert busy.result() == "done"
 
     @pytest.mark.parametrize("form", ["dns:///127.0.0.1:{0}", "ipv4:127.0.0.1:{0}", "localhost:{0}"])
     def test_forms_of_endpoints(self, serve, make, form):
@@ -279,14 +290,14 @@ class TestReplies:
         ],
         ids=repr,
     )
-    def test_replies_that_are_no_answer(self, raw, make, fields, error):
+    def test_malformed_replies(self, raw, make, fields, error):
         server = raw(lambda request, _: reply(request, **fields))
         assert type(failure(make(server.address))) is error
 
-    def test_bytes_that_are_no_message(self, raw, make):
+    def test_bytes_that_are_no_protobuf_message(self, raw, make):
         assert type(failure(make(raw(lambda *_: b"\xff\xff").address))) is BadReplyError
 
-    def test_reply_without_an_id_correlates_by_its_call(self, raw, make):
+    def test_a_reply_needs_no_request_id(self, raw, make):
         assert call(make(raw(lambda r, _: reply(r, request_id="", payload=b"1")).address)) == 1
 
     def test_absent_payload_is_null(self, raw, make):
@@ -311,7 +322,7 @@ class TestHealth:
             ("disk full", PluginStatus.UNHEALTHY),
         ],
     )
-    def test_our_own_says_more_than_yes_and_no(self, serve, make, word, status):
+    def test_own_method_reports_status_and_message(self, serve, make, word, status):
         found = make(serve(self.served(word)).address).health(2)
         assert found.status is status
         assert found.message == ("disk full" if word == "disk full" else "")
@@ -334,7 +345,7 @@ class TestHealth:
         for number, status in enumerate(wanted):
             assert make(raw({CHECK: check(number)}).address).health(2).status is status
 
-    def test_server_without_any_is_there(self, raw, make):
+    def test_a_server_without_a_health_service_is_healthy(self, raw, make):
         found = make(raw(ok).address).health(2)
         assert found.status is PluginStatus.HEALTHY
         assert "no health service" in found.message
@@ -342,33 +353,32 @@ class TestHealth:
     def test_unknown_service(self, serve, make):
         assert make(serve(echo).address, health="other.Service").health(2).status is PluginStatus.UNHEALTHY
 
-    def test_nobody_there(self, make):
-        from tests.servers import free_port
-
+    def test_no_server_is_offline(self, make):
         assert make(f"127.0.0.1:{free_port()}").health(2).status is PluginStatus.OFFLINE
 
-    def test_hung(self, raw, make):
+    def test_a_hanging_check_is_offline_in_time(self, raw, make):
         server = raw({HEALTH: lambda *_: time.sleep(0.6) or b""})
         started = time.monotonic()
         assert make(server.address).health(0.2).status is PluginStatus.OFFLINE
         assert time.monotonic() - started < 0.3
 
-    def test_no_free_place_is_no_verdict(self, raw, make):
-        plugin = make(raw(lambda r, _: time.sleep(0.4) or reply(r)).address, max_connections=1)
-        busy = threading.Thread(target=call, args=(plugin,))
-        busy.start()
-        time.sleep(0.1)
-        assert plugin.health(0.2).status is PluginStatus.UNKNOWN
-        busy.join()
+    def test_without_a_free_connection_the_status_is_unknown(self, raw, make, gate):
+        plugin = make(raw(gate).address, max_connections=1)
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(call, plugin, timeout=10)
+            gate.wait()
+            assert plugin.health(0.2).status is PluginStatus.UNKNOWN
+            gate.released.set()
+            assert busy.result() == 1
 
-    def test_closed(self, make):
+    def test_a_closed_plugin_is_unknown(self, make):
         plugin = make("127.0.0.1:1")
         plugin.close()
         assert plugin.health(0.2).status is PluginStatus.UNKNOWN
 
 
 class TestNative:
-    """A service that is not ours, called with its own messages."""
+    """A service of another kind, called with its own messages."""
 
     def test_existing_service(self, serve, make):
         asks, answers = messages().HealthCheckRequest, messages().HealthCheckResponse
@@ -427,7 +437,7 @@ class TestNative:
                 answer = manager.execute("health", health_pb2.HealthCheckRequest(service="billing"))
                 assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
                 with pytest.raises(PluginRequestError):
-                    manager.execute("health", health_pb2.HealthCheckRequest(service="nobody"))
+                    manager.execute("health", health_pb2.HealthCheckRequest(service="other"))
         finally:
             server.stop(0).wait()
 
@@ -447,43 +457,33 @@ class TestNative:
         assert type(failure(plugin, kind(), codec=ProtobufJSONCodec(kind, kind))) is BadReplyError
 
 
-class TestPlaces:
-    def test_max_connections_bounds_calls_and_the_wait_ends_in_a_typed_refusal(self, raw, make):
-        busy = [0, 0]
+class TestConnections:
+    def test_max_connections_bounds_calls_and_the_wait_ends_in_an_error(self, raw, make, gate):
+        plugin = make(raw(gate).address, max_connections=2)
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(call, plugin, timeout=10) for _ in range(4)]
+            gate.wait()
+            gate.wait()
+            started = time.monotonic()
+            assert isinstance(failure(plugin, timeout=0.15), SaturatedError)
+            assert time.monotonic() - started < 0.25
+            assert not gate.begun.acquire(blocking=False)
+            gate.released.set()
+            assert [each.result() for each in calls] == [1] * 4
 
-        def slow(request, _):
-            busy[0] += 1
-            busy[1] = max(busy)
-            time.sleep(0.3)
-            busy[0] -= 1
-            return reply(request)
+    def test_close_finishes_calls_in_flight_and_refuses_later_ones(self, raw, make, gate):
+        plugin = make(raw(gate).address)
+        with ThreadPoolExecutor(1) as pool:
+            busy = pool.submit(call, plugin, timeout=10)
+            gate.wait()
+            plugin.close()
+            plugin.close()
+            with pytest.raises(PluginClosedError):
+                call(plugin)
+            gate.released.set()
+            assert busy.result() == 1
 
-        plugin = make(raw(slow).address, max_connections=2)
-        threads = [threading.Thread(target=call, args=(plugin,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.1)
-        started = time.monotonic()
-        assert isinstance(failure(plugin, timeout=0.15), SaturatedError)
-        assert time.monotonic() - started < 0.25
-        for thread in threads:
-            thread.join()
-        assert busy == [0, 2]
-
-    def test_close_lets_calls_in_flight_end_and_refuses_later_ones(self, raw, make):
-        plugin = make(raw(lambda r, _: time.sleep(0.3) or reply(r, payload=b"1")).address)
-        got = []
-        thread = threading.Thread(target=lambda: got.append(call(plugin)))
-        thread.start()
-        time.sleep(0.1)
-        plugin.close()
-        plugin.close()
-        with pytest.raises(PluginClosedError):
-            call(plugin)
-        thread.join()
-        assert got == [1]
-
-    def test_calls_share_a_connection_unless_told_otherwise(self, raw, make):
+    def test_calls_share_a_connection_unless_keep_alive_is_off(self, raw, make):
         peers = []
         server = raw(lambda r, c: peers.append(c.peer()) or reply(r))
         shared, single = make(server.address), make(server.address, keep_alive=False)
@@ -494,7 +494,7 @@ class TestPlaces:
             call(single)
         assert len(set(peers)) == 4
 
-    def test_statuses_keep_the_connection(self, raw, make):
+    def test_error_statuses_keep_the_connection(self, raw, make):
         peers = []
 
         def refuse(request, context):
@@ -505,12 +505,3 @@ class TestPlaces:
         for _ in range(3):
             failure(plugin)
         assert len(set(peers)) == 1
-
-    def test_connection_of_a_forgotten_plugin_is_closed_with_the_next_one_opened(self, raw, make):
-        before = len(TRAFFIC._channels)
-        forgotten = GRPCPluginFactory().create_plugin(PluginConfig(name="p", transport="grpc", endpoint=raw().address))
-        call(forgotten)
-        del forgotten
-        gc.collect()
-        call(make(raw().address))
-        assert len(TRAFFIC._channels) <= before + 1

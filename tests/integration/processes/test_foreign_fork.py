@@ -50,7 +50,7 @@ def test_grpc_that_was_used_before_says_what_to_do(run):
     say(call_all(manager, 3))
     """
     )
-    assert told[0].startswith("grpc: GRPCTransportError: this process was forked past Python's own fork")
+    assert told[0].startswith("grpc: GRPCTransportError: this process was forked without Python's fork hooks")
     assert "py-call-uwsgi-fork-hooks" in told[0]
     assert told[1] == 3
 
