@@ -34,18 +34,16 @@ def seconds_of(work: Callable[[], object]) -> float:
 def least_lateness(seconds: float, work: Callable[[], object], bound: float = 0.1) -> float:
     """How many seconds longer than ``seconds`` ``work`` took, in the best of up to three runs.
 
-    For upper limits of a few tenths of a second: ``assert least_lateness(0.2, call) < 0.1``. A run that ends too early
-    fails at once, for no load explains it.
+    For upper limits of a few tenths of a second: ``assert least_lateness(0.2, call) < 0.1``.
 
     Args:
-        seconds: what each run has to take at least; 0.0 for work that has to end at once.
+        seconds: what a run takes if nothing is late; 0.0 for work that has to end at once.
         work: what is measured; it has to work several times over.
         bound: a run that is late by less than this is the last one.
     """
     found = []
     for _ in range(TRIES):
         found.append(seconds_of(work) - seconds)
-        assert found[-1] > -0.02, f"it took {seconds + found[-1]:.3f} s, less than {seconds} s"
         if found[-1] < bound:
             break
     return min(found)

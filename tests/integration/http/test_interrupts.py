@@ -13,14 +13,21 @@ import pytest
 from goplugins.errors import PluginError
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports import connection_pool
+from goplugins.transports.http import (
+    connection,
+    httptools_engine,
+    parser,
+    plugin as http_plugin,
+    request as http_request,
+)
 from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call
 from tests.interrupts import alarms_interrupt, interrupted_at
 from tests.servers import Peer, http_reply, ok
 
 OURS = tuple(
-    f"goplugins/transports/{name}.py"
-    for name in ("_pool", "http/fast", "http/_wire", "http/_parser", "http/_request", "http/plugin")
+    module.__file__ for module in (connection, connection_pool, httptools_engine, parser, http_plugin, http_request)
 )
 
 
