@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Sequence, Set as AbstractSet
 from typing import Any, NoReturn
 
@@ -28,9 +27,7 @@ from goplugins.observability.events import MemberEjected, MemberReturned
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
 from goplugins.runtime.clock import Clock, Waiter
-from goplugins.runtime.fork import register_forkable
-
-__all__ = ["Dispatcher"]
+from goplugins.runtime.fork import create_lock, register_forkable
 
 logger = logging.getLogger("goplugins.balancing")
 
@@ -65,6 +62,7 @@ class Dispatcher:
         self.now = clock.monotonic
         self.closed = ""
         self._rng = rng
+        self.lock = create_lock(self, "lock")
         self._start()
         outliers = OutlierDetection(config)
         self._transitions = outliers.transitions
@@ -72,14 +70,13 @@ class Dispatcher:
         register_forkable(self)
 
     def _start(self) -> None:
-        self.lock = threading.Lock()
         self._traffic = Traffic()
         self._strategy = strategy_for(self.config, self._rng, self._traffic)
         # Only these strategies must be notified when a member's score falls.
         self._score_fell = self._strategy.score_fell if isinstance(self._strategy, Least) else None
 
     def after_fork_in_child(self) -> None:
-        """A new lock, no calls in flight, and a new random seed: child processes must not pick in step."""
+        """No calls in flight, and a new random seed: child processes must not pick in step."""
         self._rng.seed()
         self._transitions.clear()
         self._start()
@@ -294,7 +291,7 @@ class Dispatcher:
                 state.last_error_at = now
                 table.failed(state, started, now)
             else:
-                if isinstance(error, AttemptCancelledError):  # a member that always loses to hedges must look slow
+                if isinstance(error, AttemptCancelledError):  # a member that always loses to hedges is slow
                     state.raise_latency(now - started, now)
                 table.evaluate(state, now)
         if self._score_fell is not None and state.ready:

@@ -1,4 +1,4 @@
-"""One name for all addresses of a host: a group whose members come and go with what the host's name resolves to."""
+"""A group whose members are the addresses of one host: they follow what the host's name resolves to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import contextlib
 import logging
 import random
 import socket
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
 
-from goplugins.balancing.dns_refresh import Lookups
+from goplugins.balancing.dns_refresh import DnsRefresh
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import LoadBalancerConfig, PluginConfig
 from goplugins.config.dns_options import DEFAULT_RESOLVE_INTERVAL, host_and_port
@@ -39,13 +38,11 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.scheduler import ScheduledTask
 from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address, Resolver
 from goplugins.transports.single_call import single_call
-
-__all__ = ["MAX_MEMBERS", "DnsGroup", "MemberOwner", "name_at"]
 
 logger = logging.getLogger("goplugins.balancing")
 
@@ -53,44 +50,47 @@ MAX_MEMBERS = 64
 """Addresses of one host that are used at most."""
 
 Build = Callable[[PluginConfig, Address], GuardedPlugin]
-"""Makes a member that connects to one address."""
+"""Builds a member that connects to one address."""
+
+_NOT_RESOLVED = "its address is no longer in the answer"
+_GROUP_CLOSED = "its group was closed"
 
 
 class MemberOwner(Protocol):
-    """Who looks after members: health checks, idle connections, counts."""
+    """Health checks and counts of members: a manager's maintenance, which is a floor above this one."""
 
     def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
-        """See :class:`goplugins.balancing.dns_refresh.Schedule`."""
+        """Runs a bound method that may block; see :data:`goplugins.runtime.scheduler.Schedule`."""
         ...
 
     def add_member(self, member: GuardedPlugin) -> None:
-        """Looks after a member from now on; or again."""
+        """Counts the member, and checks its health; also for a member whose checks were stopped."""
         ...
 
     def stop_watching(self, member: GuardedPlugin) -> None:
-        """Its health is nobody's concern any more; its calls still count."""
+        """Ends the member's health checks; its calls still count."""
         ...
 
     def remove_member(self, member: GuardedPlugin) -> None:
-        """It is gone; what it has counted stays."""
+        """Forgets a member that was closed; its counts stay in the total."""
         ...
 
 
 class DnsGroup(Sender):
-    """A :class:`~goplugins.balancing.LoadBalancer` over the addresses of one host. A sender, for one guarded plugin.
+    """A :class:`~goplugins.balancing.LoadBalancer` over the addresses of one host; the sender of a guarded plugin.
 
-    Each member has a breaker, connections and health of its own, and is called as the host: URL, ``Host``, TLS
-    and ``:authority`` are the same for all. New addresses join a group at work slowly. Those that vanish from the
-    answer get no more calls, and are closed once their last one is over. Without an answer all stays as it is.
+    Each member has its own breaker, connections and health, and is called under the host's name: URL, ``Host``, TLS
+    and ``:authority`` are the same for all. New addresses join a group at work slowly. Members whose addresses are no
+    longer resolved get no more calls, and are closed after their last one. If a lookup fails, the members stay.
 
     Args:
-        config: of the group, with the members' in ``instance``.
+        config: the group's configuration, with its members' in ``instance``.
         resolver: finds the addresses.
-        build: makes a member.
+        build: builds a member.
         owner: counts members, and checks their health.
         clock: measures and waits.
         rng: draws members.
-        events: told of ejections and returns.
+        events: receives ejections and returns.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class DnsGroup(Sender):
         events: EventStream | None = None,
     ) -> None:
         if not isinstance(config.balancer, LoadBalancerConfig) or not isinstance(config.instance, PluginConfig):
-            raise TypeError("a resolved group needs balancer and instance")
+            raise TypeError("a DNS group needs balancer and instance")
         host, port = host_and_port(config.instance)
         self.name = config.name
         self.watches_credentials = _has_files(config.instance)
@@ -117,16 +117,16 @@ class DnsGroup(Sender):
         self._balancer: LoadBalancer[Any, Any] = LoadBalancer(config.balancer, clock=clock, rng=rng, events=events)
         # Snapshots, replaced under the lock and read without it.
         self._members: Mapping[str, GuardedPlugin] = {}
-        self._leaving: Mapping[str, GuardedPlugin] = {}
+        self._draining: Mapping[str, GuardedPlugin] = {}
         self._closed = False
-        self._crowded = False
-        self._lock = threading.Lock()
-        self._lookups = Lookups(
+        self._has_too_many = False
+        self._lock = create_lock(self)
+        self._dns = DnsRefresh(
             config.name,
             host,
             port,
             resolver=resolver,
-            found=self._follow,
+            on_addresses=self._apply,
             schedule=owner.schedule_lookup,
             interval=config.options.get("resolve_interval", DEFAULT_RESOLVE_INTERVAL),
             clock=clock,
@@ -136,146 +136,144 @@ class DnsGroup(Sender):
     # --- Sender ------------------------------------------------------------------------------------------------
 
     def send(self, call: Call) -> Any:
-        """One attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
-        lookups = self._lookups
-        if lookups.asleep:
-            lookups.wake(call.deadline)
-        lookups.used = True
+        """Makes one attempt on one member; see :class:`goplugins.transports.interface.Sender`."""
+        dns = self._dns
+        if dns.idle:
+            dns.resume(call.deadline)
+        dns.used = True
         if call.tried and len(call.tried) >= len(self._members):
-            lookups.await_news(call.deadline)
+            dns.await_early(call.deadline)
         try:
             return self._balancer.send(call)
         except PluginError as error:
-            if _is_out_of_reach(error):
-                lookups.shorten_interval()
+            if _suggests_stale_addresses(error):
+                dns.refresh_early()
             raise
 
     def health(self, timeout: float) -> HealthStatus:
-        """The group's health by what is known of its members; asks those of which nothing is known; never raises."""
+        """The group's health from its members'; checks those whose health is unknown. Never raises."""
         deadline = Deadline(self._clock.monotonic() + timeout, self._clock)
         try:
-            if self._lookups.asleep:
-                self._lookups.wake(deadline)
+            if self._dns.idle:
+                self._dns.resume(deadline)
         except PluginError as error:
             return HealthStatus(PluginStatus.OFFLINE, error.message, last_check=self._clock.time())
-        self._lookups.used = True
+        self._dns.used = True
         return self._balancer.health(max(0.0, deadline.remaining()))
 
     def info(self) -> PluginInfo:
-        """The group's name and members. Asks nobody."""
+        """The group's name and members, without contacting them."""
         return self._balancer.info()
 
     def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
-        """One attempt with plain JSON values, outside the policies.
+        """Makes one attempt with plain JSON values, outside the policies.
 
         Raises:
-            PluginError: what went wrong.
+            PluginError: the attempt failed.
         """
         timeout = self._balancer.config.request_timeout or 30.0
         return single_call(self, request, context, timeout=timeout, idempotent=False, clock=self._clock)
 
     def close(self) -> None:
-        """Closes all members, and follows the host no more; later calls are refused. Harmless when repeated."""
-        self._lookups.close()
+        """Closes all members and ends the lookups; later calls are refused. Can be called repeatedly."""
+        self._dns.close()
         with self._lock:
             self._closed = True
-            members = [*self._members.values(), *self._leaving.values()]
-            self._members = self._leaving = {}
+            members = [*self._members.values(), *self._draining.values()]
+            self._members = self._draining = {}
         self._balancer.close()
         for member in members:
-            self._discard(member, "its group was closed")
+            self._close_member(member, _GROUP_CLOSED)
 
-    # --- who looks after it --------------------------------------------------------------------------------------
+    # --- maintenance -------------------------------------------------------------------------------------------
 
     def explain(self) -> GroupExplanation | None:
-        """Where each member stands; None before the first lookup."""
-        lookups = self._lookups
-        if not lookups.was_tried:
+        """State of each member; None before the first lookup."""
+        if not self._dns.has_run:
             return None
-        found, leaving = self._balancer.explain(), self._leaving
-        gone = "its address is no longer in the answer"
+        found, draining = self._balancer.explain(), self._draining
         members = tuple(
-            # Their names have their addresses; their endpoint is the host's, the same for all.
-            attrs.evolve(each, endpoint="", reason=gone if each.name in leaving else each.reason)
+            # Without endpoints: that of the host is the same for all, and names contain the addresses.
+            attrs.evolve(each, endpoint="", reason=_NOT_RESOLVED if each.name in draining else each.reason)
             for each in found.members
         )
-        return attrs.evolve(found, members=members, resolution=str(lookups))
+        return attrs.evolve(found, members=members, resolution=str(self._dns))
 
     def sweep(self) -> None:
-        """Closes idle connections, and members that have left and have no more calls; for a scheduler."""
+        """Closes idle connections, and drained members."""
         for member in self._members.values():
             member.sweep()
-        if self._leaving:
-            self._lookups.apart(self._drain_and_close)
+        if self._draining:
+            self._dns.run_exclusively(self._close_drained)
 
     def renew_credentials(self) -> None:
-        """Has the members look at their certificates and tokens on disk; for a scheduler."""
-        for member in (*self._members.values(), *self._leaving.values()):
+        """Has each member load certificates and tokens whose files have changed."""
+        for member in (*self._members.values(), *self._draining.values()):
             member.wire.renew_credentials()
 
     def reconfigure(self, config: PluginConfig) -> None:
         """Applies other policies to all members, future ones included."""
         if isinstance(config, DnsGroupConfig) and isinstance(config.instance, PluginConfig):
             self._instance = config.instance
-        for member in (*self._members.values(), *self._leaving.values()):
-            self._adapt(member)
+        for member in (*self._members.values(), *self._draining.values()):
+            self._reconfigure(member)
 
-    def _adapt(self, member: GuardedPlugin) -> None:
+    def _reconfigure(self, member: GuardedPlugin) -> None:
         wanted = attrs.evolve(self._instance, name=member.name)
         if member.config != wanted:
             member.reconfigure(wanted)
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock. The members stay, with connections of their own; each renews what it has."""
-        self._lock = threading.Lock()
-        for member in (*self._members.values(), *self._leaving.values()):
+        """Keeps the members; each renews its connections and locks."""
+        for member in (*self._members.values(), *self._draining.values()):
             member.after_fork_in_child()
 
-    # --- following: on one thread at a time, see Lookups ---------------------------------------------------------
+    # --- changes of members: on one thread at a time, see DnsRefresh -----------------------------------------------
 
-    def _follow(self, addresses: Iterable[Address]) -> None:
-        """Makes the members those of an answer; the new ones come first, so that nobody is ever without.
+    def _apply(self, addresses: Iterable[Address]) -> None:
+        """Makes ``addresses`` the members; adds the new ones first, so that the group is never without members.
 
         Raises:
-            NameResolutionError: the answer is empty.
-            PluginError: a new member can't be made.
+            NameResolutionError: there are no addresses.
+            PluginError: a new member can't be built.
         """
-        wanted = self._choose({name_at(self.name, address): address for address in addresses})
+        wanted = self._limit({name_at(self.name, address): address for address in addresses})
         if not wanted:
-            raise NameResolutionError(f"the name {self._lookups.host!r} has no address")
+            raise NameResolutionError(f"the name {self._dns.host!r} has no address")
         before = self._members
-        for name, address in wanted.items():
-            if name not in before and not self._return(name):
-                self._add(name, address)
-        gone = [name for name in before if name not in wanted]
-        for name in gone:
-            self._dismiss(name)
-        new = [name for name in wanted if name not in before]
-        if before and (new or gone):
-            logger.info("%s: joined: %s; left: %s", self.name, ", ".join(new) or "nobody", ", ".join(gone) or "nobody")
-        self._drain_and_close()
+        added = [name for name in wanted if name not in before]
+        removed = [name for name in before if name not in wanted]
+        for name in added:
+            if not self._restore(name):
+                self._add(name, wanted[name])
+        for name in removed:
+            self._begin_draining(name)
+        if before and (added or removed):
+            text = "%s: members added: %s; removed: %s"
+            logger.info(text, self.name, ", ".join(added) or "none", ", ".join(removed) or "none")
+        self._close_drained()
 
-    def _choose(self, found: Mapping[str, Address]) -> dict[str, Address]:
-        """All, or of too many those that are members, and some others: not in every process the same."""
+    def _limit(self, found: Mapping[str, Address]) -> dict[str, Address]:
+        """At most 64 addresses: present members first, then random ones, different in each process."""
         names = sorted(found)
-        crowded = len(names) > MAX_MEMBERS
-        if crowded:
+        too_many = len(names) > MAX_MEMBERS
+        if too_many:
             kept = [name for name in names if name in self._members]
             others = [name for name in names if name not in self._members]
             names = sorted([*kept, *self._rng.sample(others, MAX_MEMBERS - len(kept))])
-            if not self._crowded:
-                text = "%s: %s has %d addresses, of which %d are used"
-                logger.warning(text, self.name, self._lookups.host, len(found), MAX_MEMBERS)
-        self._crowded = crowded
+            if not self._has_too_many:
+                text = "%s: %s has %d addresses; only %d of them are used"
+                logger.warning(text, self.name, self._dns.host, len(found), MAX_MEMBERS)
+        self._has_too_many = too_many
         return {name: found[name] for name in names}
 
-    def _return(self, name: str) -> bool:
-        """Takes back a member that was about to leave, if there is one of that name."""
+    def _restore(self, name: str) -> bool:
+        """Enables a member again that is still draining; False if there is none of that name."""
         with self._lock:
-            member = self._leaving.get(name)
+            member = self._draining.get(name)
             if member is None or self._closed:
                 return False
-            self._leaving = {key: value for key, value in self._leaving.items() if key != name}
+            self._draining = {key: value for key, value in self._draining.items() if key != name}
             self._members = {**self._members, name: member}
         self._owner.add_member(member)
         with contextlib.suppress(PluginNotFoundError):  # the group was closed meanwhile
@@ -290,45 +288,44 @@ class DnsGroup(Sender):
             if not closed:
                 self._members = {**self._members, name: member}
         if closed:
-            self._discard(member, "its group was closed")
+            self._close_member(member, _GROUP_CLOSED)
             return
-        self._adapt(member)
-        with contextlib.suppress(PluginClosedError):  # whoever has closed the group has closed this one, too
+        self._reconfigure(member)
+        with contextlib.suppress(PluginClosedError):  # the group was closed meanwhile, and this member with it
             self._balancer.add_plugin(member)
 
-    def _dismiss(self, name: str) -> None:
-        """Gives a member no more calls."""
+    def _begin_draining(self, name: str) -> None:
         with self._lock:
             if name not in self._members:  # the group was closed meanwhile
                 return
             member = self._members[name]
             self._members = {key: value for key, value in self._members.items() if key != name}
-            self._leaving = {**self._leaving, name: member}
+            self._draining = {**self._draining, name: member}
         with contextlib.suppress(PluginNotFoundError):
             self._balancer.disable_plugin(name)
         self._owner.stop_watching(member)
 
-    def _drain_and_close(self) -> None:
-        """Closes those that were dismissed and have no more calls."""
-        for name, member in self._leaving.items():
+    def _close_drained(self) -> None:
+        """Closes the draining members that have no more calls in flight."""
+        for name, member in self._draining.items():
             if member.tracker.in_flight:
                 continue
             with self._lock:
-                mine = self._leaving.get(name) is member
-                self._leaving = {key: value for key, value in self._leaving.items() if key != name}
+                mine = self._draining.get(name) is member
+                self._draining = {key: value for key, value in self._draining.items() if key != name}
             if mine:
                 with contextlib.suppress(PluginNotFoundError):
                     self._balancer.remove_plugin(name, 0.0)
-                self._discard(member, "its address is no longer in the answer")
+                self._close_member(member, _NOT_RESOLVED)
 
-    def _discard(self, member: GuardedPlugin, reason: str) -> None:
+    def _close_member(self, member: GuardedPlugin, reason: str) -> None:
         member.reject_calls(reason)
         member.close()
         self._owner.remove_member(member)
 
 
 def name_at(name: str, address: Address) -> str:
-    """What the member at an address is called.
+    """The name of the member at an address.
 
     >>> name_at("search", (socket.AF_INET, ("10.0.0.7", 8443)))
     'search@10.0.0.7:8443'
@@ -342,10 +339,10 @@ def name_at(name: str, address: Address) -> str:
     return f"{name}@[{host.partition('%')[0]}{zone}]:{port}"
 
 
-def _is_out_of_reach(error: PluginError) -> bool:
-    """Whether the member asked, or every one, may not be there any more."""
+def _suggests_stale_addresses(error: PluginError) -> bool:
+    """Whether a member, or all of them, could not be reached."""
     if isinstance(error, PluginTimeoutError):
-        return error.replay is Replay.ALWAYS  # while it connected
+        return error.replay is Replay.ALWAYS  # timed out while connecting
     if isinstance(error, NoAvailablePluginsError | CircuitBreakerOpenError):
         return True
     return isinstance(error, PluginConnectionError) and not isinstance(error, ConnectionLostError)

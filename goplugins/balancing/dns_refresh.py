@@ -1,87 +1,61 @@
-"""When the addresses of a host are asked for: at first need, again while they are used, early when they seem wrong."""
+"""When a host's addresses are looked up: before the first call, regularly while there are calls, early on errors."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from goplugins.errors import NameResolutionError, PluginError, PluginTimeoutError, Replay, SaturatedError
 from goplugins.runtime.clock import Clock, Event
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import ScheduledTask
+from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.scheduler import Schedule, ScheduledTask
 from goplugins.transports.resolver import Address, Resolver
-
-__all__ = ["Lookups", "Schedule"]
 
 logger = logging.getLogger("goplugins.balancing")
 
-_LONGEST = 5.0
-"""Seconds for a lookup that nobody waits for."""
+_BACKGROUND_TIMEOUT = 5.0
+"""Seconds for a lookup in the background."""
 
-_PATIENCE = 0.5
-"""Seconds that a call waits for news at most when there are addresses to go to already."""
+_MAX_WAIT = 0.5
+"""Seconds that a call waits at most for fresh addresses while others are known."""
 
-_APART = 1.0
-"""Seconds between two lookups at least, where the second is for a member that could not be reached."""
+_MIN_PAUSE = 1.0
+"""Seconds between two lookups, at least, if the second one is early."""
 
-_FAILURES = 3
-"""Lookups in vain after which there are ``_APART`` seconds between them, too, while no address is known at all."""
-
-
-class Schedule(Protocol):
-    """Runs a bound method, held weakly, on a worker that may hang in it."""
-
-    def __call__(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
-        """Every ``interval`` seconds, once with None; after ``first`` seconds.
-
-        Raises:
-            SaturatedError: the system has no thread left.
-        """
-        ...
+_FREE_FAILURES = 3
+"""Failed lookups after which, while no address is known, further ones are ``_MIN_PAUSE`` apart, too."""
 
 
-class _Outcome:
-    """Of a lookup under way, for those who wait: ``refusal`` says that there is no address."""
+class _Running:
+    """The exclusive right to refresh, held weakly: a thread that loses it to an interrupt blocks no later refresh."""
 
-    __slots__ = ("done", "refusal")
+    __slots__ = ("__weakref__", "done")
 
     def __init__(self) -> None:
         self.done = Event()
-        self.refusal = ""
 
 
-class _Turn:
-    """Whoever holds it asks. Lost with its holder: no interrupt, wherever it hits, leaves it taken for ever."""
-
-    __slots__ = ("__weakref__", "outcome")
-
-    def __init__(self, outcome: _Outcome) -> None:
-        self.outcome = outcome
-
-
-class Lookups:
-    """Asks for the addresses of one host, one lookup at a time. Nothing is asked, and nothing runs, before a call.
+class DnsRefresh:
+    """Resolves the addresses of one host, one lookup at a time. Nothing runs before the first call.
 
     Args:
         name: the plugin's, for the log.
-        host: to be looked up.
-        port: goes with it.
-        resolver: whom to ask.
-        found: takes each answer, on the thread that asked, never on two at a time.
-        schedule: runs what has to be done later.
+        host: the name to look up.
+        port: passed to the resolver.
+        resolver: resolves the name.
+        on_addresses: receives the addresses of each lookup on the thread that made it, never on two threads at once.
+        schedule: runs methods in the background, on threads where they may block.
         interval: seconds between two lookups while there are calls.
         clock: measures and waits.
 
     Attributes:
-        asleep: nobody looks regularly: :meth:`wake` before the next call.
-        used: set it with each call; a host that nobody calls is not looked up.
-        failure: why the last lookup found nothing; empty if it did.
+        idle: no regular lookups are scheduled; :meth:`resume` must be called before the next call.
+        used: set with each call; without calls the regular lookups end.
+        failure: why the last lookup failed; empty if it did not.
     """
 
     def __init__(
@@ -91,65 +65,65 @@ class Lookups:
         port: int,
         *,
         resolver: Resolver,
-        found: Callable[[list[Address]], object],
+        on_addresses: Callable[[list[Address]], object],
         schedule: Schedule,
         interval: float,
         clock: Clock,
     ) -> None:
-        self.asleep = True
+        self.idle = True
         self.used = False
         self.failure = ""
         self.host = host
         self._name = name
         self._port = port
         self._resolver = resolver
-        self._found = found
+        self._on_addresses = on_addresses
         self._schedule = schedule
         self._interval = interval
         self._clock = clock
         self._known = self._closed = False
-        self._asked_at = self._found_at = -math.inf
+        self._not_found = False  # the last lookup has found that the name has no address
+        self._started_at = self._found_at = -math.inf
         self._failures = 0
         self._next_early = -math.inf
-        self._expected: Event | None = None
+        self._early_done: Event | None = None
         self._regular: ScheduledTask | None = None
         self._early: ScheduledTask | None = None
-        self._lock = threading.Lock()
-        self._turn: weakref.ref[_Turn] | None = None
+        self._running: weakref.ref[_Running] | None = None
+        self._lock = create_lock(self)
         register_forkable(self)
 
-    # --- on the way of a call ----------------------------------------------------------------------------------
+    # --- on the path of a call ---------------------------------------------------------------------------------
 
-    def wake(self, deadline: Deadline) -> None:
-        """Makes sure that there are addresses, and none from long ago if fresh ones are found soon.
+    def resume(self, deadline: Deadline) -> None:
+        """Schedules regular lookups, and makes one now if no addresses are known or they are outdated.
 
         Raises:
-            PluginError: there are none, and why.
+            PluginError: no address is known, and why.
         """
         if self._closed:
             return
         now = self._clock.monotonic()
         if not self._known:
-            self.ask(deadline)
-        elif now - self._asked_at >= self._interval:
-            self.ask(Deadline(min(deadline.at, now + _PATIENCE), self._clock))
-        self.asleep = False  # first: what falls asleep at this very moment says so after it
-        self._go_on()
+            self.refresh(deadline)
+        elif now - self._started_at >= self._interval:
+            self.refresh(Deadline(min(deadline.at, now + _MAX_WAIT), self._clock))
+        self.idle = False  # before the check of the schedule: a regular lookup that ends now sets it again
+        self._schedule_regular()
 
-    def shorten_interval(self) -> None:
-        """A member could not be reached: looks soon, in the background, unless it has just looked."""
+    def refresh_early(self) -> None:
+        """Makes a lookup soon, in the background, since a member could not be reached."""
         now = self._clock.monotonic()
         if now < self._next_early:
             return
         with self._lock:
             if now < self._next_early or self._closed:
                 return
-            delay = max(0.0, self._asked_at + _APART - now)
-            self._next_early = now + delay + _APART
-            expected = Event()
-            self._expected = None if delay else expected
+            delay = max(0.0, self._started_at + _MIN_PAUSE - now)
+            self._next_early = now + delay + _MIN_PAUSE
+            self._early_done = None if delay else Event()
         with contextlib.suppress(SaturatedError):
-            self._keep(self._schedule(self._look_early, None, delay))
+            self._keep(self._schedule(self._run_early, None, delay))
 
     def _keep(self, early: ScheduledTask) -> None:
         with self._lock:
@@ -159,160 +133,157 @@ class Lookups:
         if closed:
             early.cancel()
 
-    def await_news(self, deadline: Deadline) -> None:
-        """Waits briefly for a lookup that :meth:`shorten_interval` has begun."""
-        expected = self._expected
-        if expected is not None and not self._clock.wait(expected, min(_PATIENCE, deadline.remaining() / 2)):
-            self._expected = None  # in vain once is enough
+    def await_early(self, deadline: Deadline) -> None:
+        """Waits briefly for a lookup that :meth:`refresh_early` has started."""
+        done = self._early_done
+        if done is not None and not self._clock.wait(done, min(_MAX_WAIT, deadline.remaining() / 2)):
+            self._early_done = None  # other calls don't wait for it as well
 
     # --- lookups -----------------------------------------------------------------------------------------------
 
-    def ask(self, deadline: Deadline) -> None:
-        """One lookup. If somebody else is at it, waits for that where no address is known, else does nothing.
+    def refresh(self, deadline: Deadline) -> None:
+        """Makes one lookup. If one is running, waits for that if no address is known, else returns.
 
         Raises:
             PluginError: no address was ever found, and why.
         """
-        turn, outcome = self._enter()
-        if turn is not None:
+        running, done = self._begin()
+        if running is not None:
             try:
-                self._look_up(deadline, outcome)
+                self._resolve(deadline)
             finally:
-                self._leave(turn)
+                self._end(running)
         elif not self._known:
-            self._await(outcome, deadline)
+            self._await(done, deadline)
 
-    def _await(self, outcome: _Outcome, deadline: Deadline) -> None:
-        if not self._clock.wait(outcome.done, max(0.0, deadline.remaining())):
+    def _await(self, done: Event, deadline: Deadline) -> None:
+        if not self._clock.wait(done, max(0.0, deadline.remaining())):
             raise PluginTimeoutError(f"the name {self.host!r} was not resolved in time", replay=Replay.ALWAYS)
         if self._known:
             return
-        if outcome.refusal:
-            raise NameResolutionError(outcome.refusal)
-        self.ask(deadline)  # whoever asked had to give up
+        if self._not_found:
+            raise NameResolutionError(self.failure)
+        self.refresh(deadline)  # the other call had less time
 
-    def apart(self, work: Callable[[], object]) -> None:
-        """Runs ``work`` while no answer is taken in; not at all if one just is."""
-        turn, _ = self._enter()
-        if turn is not None:
+    def run_exclusively(self, work: Callable[[], object]) -> None:
+        """Runs ``work`` while no lookup runs; does nothing if one does."""
+        running, _ = self._begin()
+        if running is not None:
             try:
                 work()
             finally:
-                self._leave(turn)
+                self._end(running)
 
-    def _enter(self) -> tuple[_Turn | None, _Outcome]:
-        """The turn if it is free, and the outcome of whoever has it. Takes the lock."""
+    def _begin(self) -> tuple[_Running | None, Event]:
+        """The exclusive right to refresh, None if another thread has it, and the event that is set at its end."""
         with self._lock:
-            theirs = None if self._turn is None else self._turn()
-            if theirs is not None:
-                return None, theirs.outcome
-            outcome = _Outcome()
-            turn = _Turn(outcome)
-            self._turn = weakref.ref(turn, lambda _: outcome.done.set())
-            return turn, outcome
+            other = None if self._running is None else self._running()
+            if other is not None:
+                return None, other.done
+            running = _Running()
+            done = running.done
+            self._running = weakref.ref(running, lambda _: done.set())
+            return running, done
 
-    def _leave(self, turn: _Turn) -> None:
+    def _end(self, running: _Running) -> None:
         with self._lock:
-            if self._turn is not None and self._turn() is turn:
-                self._turn = None
-        turn.outcome.done.set()
+            if self._running is not None and self._running() is running:
+                self._running = None
+        running.done.set()
 
-    def _look_up(self, deadline: Deadline, outcome: _Outcome) -> None:
+    def _resolve(self, deadline: Deadline) -> None:
         now = self._clock.monotonic()
         try:
-            wait = self._asked_at + _APART - now
-            if self._failures >= _FAILURES and not self._known and wait > 0:
-                raise NameResolutionError(self.failure, retry_after=wait)
-            self._asked_at = now
-            self._found(self._resolver.resolve(self.host, self._port, deadline))
+            pause = self._started_at + _MIN_PAUSE - now
+            if self._failures >= _FREE_FAILURES and not self._known and pause > 0:
+                raise NameResolutionError(self.failure, retry_after=pause)
+            self._started_at = now
+            self._on_addresses(self._resolver.resolve(self.host, self._port, deadline))
         except PluginError as error:
-            if isinstance(error, NameResolutionError):
-                outcome.refusal = error.message
-            self._failed(error)
+            self._record_failure(error)
             if not self._known:
                 raise
             return
         if self.failure:
-            logger.info("%s: %s is found again", self._name, self.host)
+            logger.info("%s: %s is resolved again", self._name, self.host)
         self.failure = ""
         self._failures = 0
         self._found_at = self._clock.monotonic()
         self._known = True
 
-    def _failed(self, error: PluginError) -> None:
-        """Told once, not at every lookup: the addresses that are known still serve."""
+    def _record_failure(self, error: PluginError) -> None:
+        """Logs the first of several failures in a row: calls go on with the known addresses."""
         if self._known and not self.failure:
-            logger.warning("%s: %s; the addresses found before stay in use", self._name, error.message)
+            logger.warning("%s: %s; the known addresses stay in use", self._name, error.message)
         self.failure = error.message
+        self._not_found = isinstance(error, NameResolutionError)
         self._failures += 1
 
     # --- in the background -------------------------------------------------------------------------------------
 
-    def _go_on(self) -> None:
-        """Looks regularly from now on."""
-        if self._is_followed():
+    def _schedule_regular(self) -> None:
+        if self._is_scheduled():
             return
         try:
-            ticket = self._schedule(self._look_again, self._interval, self._interval)
+            task = self._schedule(self._run_regular, self._interval, self._interval)
         except SaturatedError:
-            self.asleep = True  # the next call tries again
+            self.idle = True  # the next call tries again
             return
         with self._lock:
-            needless = self._is_followed()
-            if not needless:
-                self._regular = ticket
-        if needless:
-            ticket.cancel()
+            superfluous = self._is_scheduled()
+            if not superfluous:
+                self._regular = task
+        if superfluous:
+            task.cancel()
 
-    def _is_followed(self) -> bool:
+    def _is_scheduled(self) -> bool:
         return self._closed or (self._regular is not None and self._regular.active)
 
-    def _look_again(self) -> None:
+    def _run_regular(self) -> None:
         if self.used:
             self.used = False
-            self.ask(Deadline(self._clock.monotonic() + _LONGEST, self._clock))
+            self.refresh(Deadline(self._clock.monotonic() + _BACKGROUND_TIMEOUT, self._clock))
             return
-        regular, self._regular = self._regular, None
-        if regular is not None:
-            regular.cancel()
-        self.asleep = True
+        task, self._regular = self._regular, None
+        if task is not None:
+            task.cancel()
+        self.idle = True
 
-    def _look_early(self) -> None:
-        expected = self._expected
+    def _run_early(self) -> None:
+        done = self._early_done
         try:
-            self.ask(Deadline(self._clock.monotonic() + _LONGEST, self._clock))
+            self.refresh(Deadline(self._clock.monotonic() + _BACKGROUND_TIMEOUT, self._clock))
         finally:
-            self._expected = None
-            if expected is not None:
-                expected.set()
+            self._early_done = None
+            if done is not None:
+                done.set()
 
     # --- state -------------------------------------------------------------------------------------------------
 
     @property
-    def was_tried(self) -> bool:
+    def has_run(self) -> bool:
         """Whether there was any lookup yet."""
-        return self._asked_at > -math.inf
+        return self._started_at > -math.inf
 
     def __str__(self) -> str:
         now = self._clock.monotonic()
         found = f"looked up {now - self._found_at:.1f} s ago" if self._known else "not found yet"
         if self.failure:
-            return f"{self.host}: {found}; the last lookup, {now - self._asked_at:.1f} s ago, failed: {self.failure}"
+            return f"{self.host}: {found}; the last lookup, {now - self._started_at:.1f} s ago, failed: {self.failure}"
         return f"{self.host}: {found}"
 
     def close(self) -> None:
-        """Nothing is looked up any more. Harmless when repeated."""
+        """Ends all lookups. Can be called repeatedly."""
         with self._lock:
             self._closed = True
-            tickets = (self._regular, self._early)
-        for ticket in tickets:
-            if ticket is not None:
-                ticket.cancel()
+            tasks = (self._regular, self._early)
+        for task in tasks:
+            if task is not None:
+                task.cancel()
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, and nobody at it: whoever asks asks in the parent. The first call looks whether it is time."""
-        self._lock = threading.Lock()
-        self._turn = None
-        self._expected = None
+        """Forgets lookups that run in the parent only. The addresses stay known; the first call may refresh them."""
+        self._running = None
+        self._early_done = None
         self._next_early = -math.inf
-        self.asleep = True
+        self.idle = True

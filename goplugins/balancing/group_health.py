@@ -9,8 +9,6 @@ from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
 
-__all__ = ["check_unknown", "group_health"]
-
 _MAX_NAMES = 5
 _WEAK = (PluginStatus.DEGRADED, PluginStatus.UNHEALTHY)
 

@@ -11,8 +11,6 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
 from goplugins.transports.adapter import as_sender
 
-__all__ = ["guard_group", "guard_member"]
-
 
 def guard_member(plugin: Any, name: str, *, clock: Clock, rng: random.Random) -> GuardedPlugin:
     """A plugin object as a member, with the default policies.

@@ -41,8 +41,6 @@ from goplugins.transports.adapter import as_sender
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 
-__all__ = ["LoadBalancer"]
-
 logger = logging.getLogger("goplugins.balancing")
 
 Req = TypeVar("Req")

@@ -10,8 +10,6 @@ from goplugins.models.results import HealthStatus
 from goplugins.pipeline.attempts import Watcher
 from goplugins.runtime.call import Call
 
-__all__ = ["Member", "Selection"]
-
 
 class Member(Protocol):
     """One instance of a group, with its own in-flight tracker, breaker and limiter. Used by many threads at once.

@@ -14,8 +14,6 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Waiter
 
-__all__ = ["MAX_NUMBER", "Condition", "MemberState", "Traffic", "share_at"]
-
 MAX_NUMBER = (1 << 24) - 1
 """The largest :attr:`MemberState.number`."""
 
@@ -154,7 +152,7 @@ class MemberState:
             self._update_cost()
 
     def add_failure(self, now: float) -> None:
-        """Counts a failure. It is no latency sample, or failing fast would look fast; it doubles the cost instead."""
+        """Counts a failure. It is no latency sample, or failing fast would count as fast; it doubles the cost."""
         self.failed += 1
         self.failures += 1
         if self.latency is None and self.failed == 1:

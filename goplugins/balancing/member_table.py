@@ -13,8 +13,6 @@ from goplugins.balancing.strategies import Strategy
 from goplugins.config import LoadBalancerConfig
 from goplugins.enums import PluginStatus
 
-__all__ = ["MemberTable"]
-
 _RECHECK_INTERVAL = 1.0
 """Seconds between two checks of a member that is out: a notification of its return may be lost."""
 

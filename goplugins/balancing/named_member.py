@@ -16,8 +16,6 @@ from goplugins.pipeline.registry import Registry
 from goplugins.runtime.call import Call
 from goplugins.transports.interface import Sender
 
-__all__ = ["NamedMember"]
-
 
 class NamedMember:
     """The plugin that is registered under a name. A :class:`~goplugins.balancing.Member`.

@@ -10,8 +10,6 @@ from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import describe_condition
 from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError
 
-__all__ = ["Refusals", "no_member_error"]
-
 Refusals = Mapping[MemberState, PluginError]
 """Members that have refused this call before sending it, with their errors."""
 

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from goplugins.balancing.member_state import MemberState
 from goplugins.config import LoadBalancerConfig
 
-__all__ = ["Ejection", "OutlierDetection", "Return"]
-
 _MAX_DOUBLINGS = 30
 
 
@@ -41,7 +39,7 @@ class OutlierDetection:
     """The ejection rules of one group. Every method expects the group's lock.
 
     Attributes:
-        transitions: ejections and returns that are not yet published; whoever holds no lock publishes them.
+        transitions: ejections and returns to be published once the lock is released.
     """
 
     def __init__(self, config: LoadBalancerConfig) -> None:

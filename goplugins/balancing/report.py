@@ -11,8 +11,6 @@ from goplugins.balancing.member_state import Condition, MemberState
 from goplugins.balancing.named_member import NamedMember
 from goplugins.models.explanation import MemberExplanation
 
-__all__ = ["LoadBalancerStats", "describe_condition", "explain_member", "member_stats"]
-
 
 @attrs.frozen
 class LoadBalancerStats:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
-from goplugins.runtime.scheduler import ScheduledTask
+from goplugins.runtime.scheduler import Schedule, ScheduledTask
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.credential_files import WatchedFiles
 
@@ -28,10 +28,6 @@ logger = logging.getLogger("goplugins.reload")
 
 _SETTLE = 0.5
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0
-
-
-Schedule = Callable[[Callable[[], object], float | None, float], ScheduledTask]
-"""Runs a bound method every ``interval`` seconds, or once with None, the first time after ``first`` seconds."""
 
 
 class Watch:

@@ -18,7 +18,7 @@ from goplugins.observability.event_stream import EventStream
 from goplugins.observability.spans import TracingProvider
 from goplugins.observability.tracing import Tracer
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.scheduler import ScheduledTask
+from goplugins.runtime.scheduler import Schedule, ScheduledTask
 
 if TYPE_CHECKING:
     from goplugins.observability.metrics_server import MetricsServer
@@ -28,8 +28,6 @@ __all__ = ["Observers", "problems_of"]
 
 _INTERVAL = 5.0
 """Seconds between two looks at states, where nobody asks for them; and between two tries to get the metrics port."""
-
-Every = Callable[[Callable[[], object], float | None, float], ScheduledTask]
 
 
 class Observed(Protocol):
@@ -61,7 +59,7 @@ class Observers:
         self._config: ManagerConfig | None = None
         self._detach: dict[str, Callable[[], None]] = {}
         self._exporters: list[PrometheusExporter] = []
-        self._every: Every | None = None
+        self._every: Schedule | None = None
         self._server: MetricsServer | None = None
         self._ticket: ScheduledTask | None = None
         self._level = logging.NOTSET
@@ -163,7 +161,7 @@ class Observers:
 
         self._detach["tracing"] = end
 
-    def start(self, every: Every) -> None:
+    def start(self, every: Schedule) -> None:
         """Opens the metrics port, if there is to be one. With the first call, not before: the process may yet fork.
 
         Args:

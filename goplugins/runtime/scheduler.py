@@ -20,7 +20,7 @@ from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_ho
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["ScheduledTask", "Scheduler", "get_scheduler"]
+__all__ = ["Schedule", "ScheduledTask", "Scheduler", "get_scheduler"]
 
 logger = logging.getLogger("goplugins.scheduler")
 
@@ -106,6 +106,14 @@ class ScheduledTask:
         method = self._method()
         what = getattr(method, "__qualname__", "collected")
         return f"<ScheduledTask: {what} every {self._interval} s>"
+
+
+Schedule = Callable[[Job, float | None, float], ScheduledTask]
+"""Runs a bound method, held weakly, every ``interval`` seconds, or once with None, after ``first`` seconds.
+
+Raises:
+    SaturatedError: the system has no thread left.
+"""
 
 
 class Scheduler:

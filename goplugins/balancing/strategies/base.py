@@ -8,8 +8,6 @@ from typing import Protocol
 
 from goplugins.balancing.member_state import MemberState
 
-__all__ = ["NO_MEMBERS", "Strategy", "draw_other", "take_turn"]
-
 NO_MEMBERS: frozenset[MemberState] = frozenset()
 
 _DRAWS = 4

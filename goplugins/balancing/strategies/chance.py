@@ -8,8 +8,6 @@ from collections.abc import Set as AbstractSet
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.strategies.base import draw_other
 
-__all__ = ["AliasTable", "PowerOfTwo", "Random", "WeightedRandom"]
-
 _DRAWS = 4
 
 

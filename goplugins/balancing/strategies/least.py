@@ -9,8 +9,6 @@ from collections.abc import Callable, Set as AbstractSet
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.strategies.base import take_turn
 
-__all__ = ["Least"]
-
 _Entry = tuple[float, float, int, MemberState]
 
 

@@ -13,8 +13,6 @@ from collections.abc import Set as AbstractSet
 
 from goplugins.balancing.member_state import MAX_NUMBER, MemberState, Traffic
 
-__all__ = ["HashRing", "hash_key"]
-
 _POINTS = 1024
 """Points on the ring per unit of weight."""
 

@@ -9,8 +9,6 @@ from collections.abc import Set as AbstractSet
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.strategies.base import take_turn
 
-__all__ = ["RoundRobin"]
-
 _SKIPS = 8  # excluded members that are skipped in turn before all members are searched
 
 

@@ -9,8 +9,6 @@ from collections.abc import Set as AbstractSet
 from goplugins.balancing.member_state import Condition, MemberState
 from goplugins.balancing.strategies.rotation import RoundRobin
 
-__all__ = ["Tiers"]
-
 _OVERPROVISIONED = 1.4
 """The overprovisioning factor: a tier keeps all of its traffic while 5 of 7 members are ready."""
 
