@@ -50,9 +50,9 @@ def _execute(arguments: argparse.Namespace) -> int:
         # Another site's name may be made to lead here: only our own are answered.
         hosts = _LOCAL_NAMES | {arguments.host.lower()} if local else None
         allow = (lambda _: True) if arguments.allow_actions else None
-        app = Dashboard(board, authorize=allow, title=arguments.config, streams=16, hosts=hosts)
+        app = Dashboard(board, authorize=allow, title=arguments.config, hosts=hosts)
         with PageServer(app, arguments.host, arguments.port) as server:
-            board.look()
+            board.request()
             if arguments.watch:
                 manager.watch(arguments.config)
             sys.stdout.write(f"dashboard at {server.url}\n")

@@ -114,12 +114,11 @@ def _by_config(name: str, stack: ExitStack) -> Callable[[], Frame]:
     manager = stack.enter_context(manager_of(name))
     manager.health()
     board = Board(manager, always=True)
-    board.look()
+    board.request()
 
     def look() -> Frame:
-        if not board.snapshot.tick:
-            board.wait(board.snapshot, _PATIENCE)
-        return {"summary": board.snapshot.summary, "plugins": list(board.snapshot.values.values())}
+        snapshot = board.wait(_PATIENCE)
+        return {"summary": snapshot.summary, "plugins": list(snapshot.records.values())}
 
     return look
 

@@ -104,8 +104,7 @@ def open_all(browser):
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("streams", "how"), [(2, "stream"), (0, "polling")])
-def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(browser, show, manager, streams, how):
+def test_a_plugin_dies_and_the_page_shows_it_within_three_seconds_without_reload(browser, show, manager):
     @serve.plugin(name="billing")
     def billing(request: str) -> str:
         return request
@@ -121,9 +120,9 @@ def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(b
     caller = threading.Thread(target=traffic, daemon=True)
     caller.start()
     try:
-        browser.open(show(dashboard.wsgi(manager, streams=streams)))
+        browser.open(show(dashboard.wsgi(manager)))
         browser.wait(f"return {browser.row('billing')}.dataset.severity === 'healthy'")
-        browser.wait("return document.querySelector('#feed').dataset.state === arguments[0]", how)
+        browser.wait("return document.querySelector('#feed').dataset.state === 'live'")
         browser.run("window.same = true")
         server.stop(0)
         died = time.monotonic()
@@ -131,26 +130,16 @@ def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(b
         took = time.monotonic() - died
         assert browser.run("return window.same && document.title") == "1 down · goplugins"
         assert browser.run("return document.querySelector('.tile.is-down dd').textContent") == "1"
-        assert took < 2.0
+        assert took < 3.0  # two samples and a poll
         browser.wait("return document.querySelector('#news').textContent.includes('billing: circuit open')")
     finally:
         done.set()
         caller.join()
 
 
-def test_a_stream_ends_after_a_while_and_the_page_goes_on_after_it(browser, show, manager, monkeypatch):
-    monkeypatch.setattr("goplugins.contrib.dashboard._streams._LONGEST", 1.5)
+def test_old_figures_are_marked_until_the_server_is_back(browser, manager):
     manager.register(Mood())
-    browser.open(show(dashboard.wsgi(manager)))
-    time.sleep(4)
-    manager.register(Mood("late"))
-    browser.wait(f"return {browser.row('late')}", timeout=3)
-    assert browser.run("return document.querySelector('#feed').dataset.state") == "stream"
-
-
-def test_what_is_old_looks_old_until_the_server_is_back(browser, manager):
-    manager.register(Mood())
-    app = dashboard.wsgi(manager, streams=0)
+    app = dashboard.wsgi(manager)
 
     def served(port):
         server = PageServer(app, "127.0.0.1", port)
@@ -162,7 +151,7 @@ def test_what_is_old_looks_old_until_the_server_is_back(browser, manager):
     server.shutdown()
     server.server_close()
     browser.wait("return document.body.classList.contains('stale')", timeout=12)
-    assert "no news for" in browser.run("return document.querySelector('#feed').textContent")
+    assert "no data for" in browser.run("return document.querySelector('#feed').textContent")
     again = served(server.server_port)
     browser.wait("return !document.body.classList.contains('stale')", timeout=12)
     again.shutdown()

@@ -1,4 +1,4 @@
-"""What an operator may do to a plugin, and the log line that tells of it."""
+"""Actions of operators on plugins, each logged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LONGEST = 4096
 
 
 class RefusalError(InvalidArgumentError):
-    """A request that is not done as asked.
+    """A request that is refused.
 
     Attributes:
-        status: the answer's.
+        status: the HTTP status of the reply.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -70,37 +70,37 @@ _ACTIONS: dict[str, Callable[[Manager[Any, Any], str, str], str]] = {
 
 
 def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, actor: str) -> str:
-    """Does what the request asks for, and tells what was done; log and audit trail name ``actor``.
+    """Performs the action of a request and returns its description; log and audit trail name ``actor``.
 
     Raises:
-        RefusalError: the request can't be read, or there is no such action.
+        RefusalError: the request can't be read, or the action is unknown.
         PluginNotFoundError: no such plugin, group or member.
-        InvalidArgumentError: the plugin has nothing that could be treated so.
+        InvalidArgumentError: the action does not apply to the plugin.
     """
     function = _ACTIONS.get(action)
     if function is None:
-        raise RefusalError(404, "there is no such action")
-    wish = _wish(environ)
-    name, member = wish.get("plugin"), wish.get("member", "")
+        raise RefusalError(404, f"no such action: {action[:40]!r}")
+    order = _order(environ)
+    name, member = order.get("plugin"), order.get("member", "")
     if not isinstance(name, str) or not isinstance(member, str):
-        raise RefusalError(400, "expected a plugin's name")
+        raise RefusalError(400, "plugin: expected the name of a plugin")
     with acting_as(actor):
-        told = function(manager, name, member)
-    logger.warning("%s: %s", actor, told)
-    return told
+        done = function(manager, name, member)
+    logger.warning("%s: %s", actor, done)
+    return done
 
 
-def _wish(environ: WSGIEnvironment) -> dict[str, Any]:
-    # No form of another site can send this type.
+def _order(environ: WSGIEnvironment) -> dict[str, Any]:
+    # An HTML form of another site can't send this type.
     if str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower() != "application/json":
-        raise RefusalError(415, "expected application/json")
+        raise RefusalError(415, "expected Content-Type: application/json")
     length = str(environ.get("CONTENT_LENGTH", ""))
     if not (length.isascii() and length.isdigit()) or int(length) > _LONGEST:
-        raise RefusalError(413, "expected a short body with its length")
+        raise RefusalError(413, f"expected a body of at most {_LONGEST} bytes with its Content-Length")
     try:
-        wish = json.loads(environ["wsgi.input"].read(int(length)))
+        order = json.loads(environ["wsgi.input"].read(int(length)))
     except (ValueError, RecursionError):
         raise RefusalError(400, "expected JSON") from None
-    if not isinstance(wish, dict):
-        raise RefusalError(400, "expected an object")
-    return wish
+    if not isinstance(order, dict):
+        raise RefusalError(400, "expected a JSON object")
+    return order

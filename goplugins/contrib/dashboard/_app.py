@@ -1,4 +1,4 @@
-"""The dashboard as a WSGI application: the page, its files, what it shows, and what an operator may do."""
+"""The dashboard as a WSGI application: the page, its files, its data, and the actions of operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from urllib.parse import parse_qs, quote
 from goplugins.contrib.dashboard._actions import RefusalError, perform
 from goplugins.contrib.dashboard._assets import asset
 from goplugins.contrib.dashboard._board import Board
-from goplugins.contrib.dashboard._streams import Streams
 from goplugins.errors import InvalidArgumentError, PluginNotFoundError, belongs_to_host
 from goplugins.manager.control import configuration
 
@@ -29,8 +28,8 @@ logger = logging.getLogger("goplugins.dashboard")
 
 COOKIE = "goplugins_dashboard"
 
-_FIRST = 2.0
-"""Seconds that the first viewer waits for the first snapshot."""
+_FIRST_SNAPSHOT = 2.0
+"""Seconds that a request waits for the first snapshot."""
 
 _POLICY = "; ".join(
     (
@@ -51,7 +50,7 @@ _SECURITY = (
 )
 
 Allow = Callable[["WSGIEnvironment"], bool]
-"""Says of a request whether it may; the host's own login is in its environment."""
+"""Decides whether a request is allowed; its WSGI environment has what the application's own login left there."""
 
 
 class Dashboard:
@@ -65,7 +64,6 @@ class Dashboard:
         may_view: Allow | None = None,
         actor: Callable[[WSGIEnvironment], str] | None = None,
         title: str = "goplugins",
-        streams: int = 2,
         hosts: Collection[str] | None = None,
     ) -> None:
         self.board = board
@@ -73,7 +71,6 @@ class Dashboard:
         self._may_view = may_view
         self._actor = actor or _remote
         self._title = title
-        self._streams = Streams(board, streams)
         self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -89,9 +86,9 @@ class Dashboard:
 
     def _check(self, environ: WSGIEnvironment) -> None:
         if self._hosts is not None and _host(environ) not in self._hosts:
-            raise RefusalError(403, "this dashboard does not answer to that host name")
+            raise RefusalError(403, "the Host header names no host of this dashboard: add it to `hosts`")
         if self._may_view is not None and not _allows(self._may_view, environ):
-            raise RefusalError(403, "not allowed")
+            raise RefusalError(403, "not allowed to view this dashboard")
 
     def _answer(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
@@ -107,15 +104,15 @@ class Dashboard:
             return self._act(environ, reply, path.removeprefix("/actions/"))
         if path.startswith("/static/"):
             return _file(path.removeprefix("/static/"), environ, reply)
-        show = {"/": self._page, "/state": self._state, "/events": self._events, "/config": self._config}.get(path)
+        show = {"/": self._page, "/state": self._state, "/config": self._config}.get(path)
         if show is None:
-            raise RefusalError(404, "there is nothing here")
+            raise RefusalError(404, "not found")
         return show(environ, reply)
 
     # --- what is shown -------------------------------------------------------------------------------------------
 
     def _page(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
-        self.board.look()  # by the time the page asks, there is something to show
+        self.board.request()  # the first snapshot is then ready when the page fetches it
         token, headers = "", []
         if self._may_act(environ):
             token = _token(environ)
@@ -129,27 +126,15 @@ class Dashboard:
         return reply.send(200, text.encode(), page.type, ("Cache-Control", "no-store"), *headers)
 
     def _state(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
-        snapshot = self.board.snapshot
-        self.board.look()
-        if not snapshot.tick:
-            snapshot = self.board.wait(snapshot, _FIRST)
-        since = _query(environ, "since")
-        return reply.json(200, snapshot.message(since))
-
-    def _events(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
-        """A stream, where the host has a thread to spare for it; else nothing, and the page asks each second."""
-        stream = None
-        if environ.get("wsgi.multithread") and environ["REQUEST_METHOD"] == "GET":
-            stream = self._streams.admit(environ.get("HTTP_LAST_EVENT_ID", "") or _query(environ, "since"))
-        if stream is None:
-            return reply.send(204, b"", "", ("Cache-Control", "no-store"))
-        no_buffers = (("Cache-Control", "no-store, no-transform"), ("X-Accel-Buffering", "no"))
-        reply.start(200, ("Content-Type", "text/event-stream; charset=utf-8"), *no_buffers)
-        return stream
+        self.board.request()
+        snapshot = self.board.wait(_FIRST_SNAPSHOT)
+        if snapshot.tag and environ.get("HTTP_IF_NONE_MATCH") == snapshot.tag:
+            return reply.send(304, b"", "", ("Cache-Control", "no-cache"), ("ETag", snapshot.tag))
+        return reply.json(200, snapshot.message(), ("Cache-Control", "no-cache"), ("ETag", snapshot.tag or '""'))
 
     def _config(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
         values = configuration(self.board.manager, _query(environ, "plugin"))
-        # What only code can hold is named by its class.
+        # Values that only code can hold, such as functions, are shown as their class.
         return reply.json(200, _json(values, default=lambda value: f"<{type(value).__name__}>"))
 
     # --- what is done --------------------------------------------------------------------------------------------
@@ -159,7 +144,7 @@ class Dashboard:
 
     def _act(self, environ: WSGIEnvironment, reply: _Reply, action: str) -> Iterable[bytes]:
         if not self._may_act(environ):
-            raise RefusalError(403, "this dashboard is read-only for you")
+            raise RefusalError(403, "not allowed to act: `authorize` refused")
         _check_same_origin(environ)
         return reply.json(200, _json({"message": perform(self.board.manager, action, environ, self._actor(environ))}))
 
@@ -171,26 +156,21 @@ def wsgi(
     may_view: Allow | None = None,
     actor: Callable[[WSGIEnvironment], str] | None = None,
     title: str = "goplugins",
-    streams: int = 2,
     hosts: Collection[str] | None = None,
 ) -> Dashboard:
-    """A page that shows how a manager's plugins are doing, as a WSGI application for any prefix.
+    """A page that shows the state of a manager's plugins, as a WSGI application for any prefix.
 
-    It costs nothing while nobody looks: no thread, and no more work for a call.
+    It costs nothing while it is not viewed: no thread, and no work in a call.
 
     Args:
-        manager: whose plugins.
-        authorize: given a request's environment, says whether it may reset breakers, disable plugins and drain
+        manager: the manager to show.
+        authorize: decides by a request's environment whether it may reset breakers, disable plugins and drain
             members. Without it the page is read-only.
-        may_view: says the same of looking at all. Without it, whoever reaches the application may look: put it
-            behind the host's login.
-        actor: says who it is, for log and audit trail; by default ``REMOTE_USER`` and the address.
-        title: the page's.
-        streams: viewers that may each hold one of the host's threads to be told at once; others ask each second.
-        hosts: names in the ``Host`` header that are answered; any when None.
-
-    Raises:
-        InvalidArgumentError: ``streams`` is no count.
+        may_view: decides the same for viewing. Without it every request that reaches the application may view: put
+            it behind the application's login.
+        actor: names the operator for log and audit trail; by default ``REMOTE_USER`` and the address.
+        title: the page's title.
+        hosts: accepted names in the ``Host`` header; any when None.
 
     >>> from goplugins import Manager
     >>> from wsgiref.util import setup_testing_defaults
@@ -200,29 +180,25 @@ def wsgi(
     >>> css = dashboard(environ, lambda status, headers: print(status))
     200 OK
     """
-    if isinstance(streams, bool) or not isinstance(streams, int) or streams < 0:
-        raise InvalidArgumentError(f"streams: expected a count, got {streams!r}")
-    return Dashboard(
-        Board(manager), authorize=authorize, may_view=may_view, actor=actor, title=title, streams=streams, hosts=hosts
-    )
+    return Dashboard(Board(manager), authorize=authorize, may_view=may_view, actor=actor, title=title, hosts=hosts)
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
 def _allows(allow: Allow, environ: WSGIEnvironment) -> bool:
-    """What the host's function says; no if it fails."""
+    """The result of the application's function; False if it raises."""
     try:
         return bool(allow(environ))
     except Exception as exc:
         if belongs_to_host(exc):
             raise
-        logger.exception("refused, since %r failed", allow)
+        logger.exception("the request is refused: %r raised an exception", allow)
         return False
 
 
 def _remote(environ: WSGIEnvironment) -> str:
-    return f"{environ.get('REMOTE_USER') or 'somebody'} at {environ.get('REMOTE_ADDR') or 'an unknown address'}"
+    return f"{environ.get('REMOTE_USER') or 'unknown user'} at {environ.get('REMOTE_ADDR') or 'unknown address'}"
 
 
 def _query(environ: WSGIEnvironment, name: str) -> str:
@@ -231,14 +207,14 @@ def _query(environ: WSGIEnvironment, name: str) -> str:
 
 
 def _host(environ: WSGIEnvironment) -> str:
-    """The name that the request was made to, without the port."""
+    """The name in the Host header, without the port."""
     host = str(environ.get("HTTP_HOST", "")).lower()
     head, colon, port = host.rpartition(":")
     return head if colon and port.isdigit() else host
 
 
 def _token(environ: WSGIEnvironment) -> str:
-    """The token that the browser keeps; empty without one."""
+    """The token in the request's cookie; empty without one."""
     try:
         found = SimpleCookie(environ.get("HTTP_COOKIE", "")).get(COOKIE)
     except CookieError:
@@ -254,22 +230,21 @@ def _cookie(environ: WSGIEnvironment, token: str) -> str:
 
 
 def _check_same_origin(environ: WSGIEnvironment) -> None:
-    """Refuses what another site's page makes a browser send. Two independent proofs are needed."""
+    """Refuses cross-site requests: the origin must be the page's own, and the token must match its cookie."""
     site, origin = environ.get("HTTP_SEC_FETCH_SITE"), str(environ.get("HTTP_ORIGIN", ""))
     same = origin.rpartition("//")[2].lower() == str(environ.get("HTTP_HOST", "")).lower() != ""
-    # No page can forge the first. It is left out over plain HTTP; behind a proxy the host may be another.
+    # Pages can't forge Sec-Fetch-Site. Browsers omit it over plain HTTP; behind a proxy Host may differ from Origin.
     if not (site == "same-origin" if site is not None else same):
-        raise RefusalError(403, "the request comes from another site")
+        raise RefusalError(403, "cross-site request refused")
     sent, kept = str(environ.get("HTTP_X_GOPLUGINS_TOKEN", "")), _token(environ)
     if not kept or not secrets.compare_digest(sent.encode("latin-1", "replace"), kept.encode()):
-        raise RefusalError(403, "the page is too old: reload it")
+        raise RefusalError(403, "the page's token has expired: reload the page")
 
 
 # --- replies -------------------------------------------------------------------------------------------------------
 
 _REASONS = {
     200: "OK",
-    204: "No Content",
     304: "Not Modified",
     308: "Permanent Redirect",
     400: "Bad Request",
@@ -297,11 +272,11 @@ class _Reply:
         return [] if self._silent else [body]
 
     def json(self, status: int, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
-        no_store = ("Cache-Control", "no-store")
-        return self.send(status, text.encode(), "application/json; charset=utf-8", no_store, *headers)
+        headers = headers or (("Cache-Control", "no-store"),)
+        return self.send(status, text.encode(), "application/json; charset=utf-8", *headers)
 
     def error(self, status: int, message: str, *headers: tuple[str, str]) -> Iterable[bytes]:
-        return self.json(status, _json({"error": message}), *headers)
+        return self.json(status, _json({"error": message}), ("Cache-Control", "no-store"), *headers)
 
 
 def _json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
@@ -312,7 +287,7 @@ def _file(name: str, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]
     try:
         found = asset(name)
     except KeyError:
-        return reply.error(404, "there is no such file")
+        return reply.error(404, "no such file")
     caching = (("Cache-Control", "no-cache"), ("ETag", found.tag))
     if environ.get("HTTP_IF_NONE_MATCH") == found.tag:
         return reply.send(304, b"", "", *caching)

@@ -1,7 +1,8 @@
-"""What all viewers of one manager see: made once a second, however many they are, and only while there are some."""
+"""Snapshots of a manager for the dashboard: one a second for all viewers together, and none without viewers."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -37,77 +38,59 @@ INTERVAL = 1.0
 """Seconds between two samples."""
 
 _LINGER = 60.0
-"""Seconds without a viewer after which nothing is sampled any more."""
+"""Seconds without a request after which sampling stops."""
 
 _SHARE = 0.05
-"""Part of a processor that sampling may take: with so many plugins that it took more, it is done less often..."""
+"""Share of one processor that sampling may use: with many plugins the interval grows..."""
 
 _RAREST = 5.0
-"""...but still after so many seconds."""
+"""...up to this many seconds."""
 
 
 @attrs.frozen
 class Snapshot:
-    """Everything as it was at one moment, as JSON texts.
+    """All plugins at one moment.
 
     Attributes:
-        epoch: tells the snapshots of this process from others', whose ticks say nothing here.
-        tick: goes up by one from one to the next; 0 before the first.
-        at: when, in seconds since the Unix epoch.
+        tag: identifies the snapshot, as an ETag; empty before the first one.
+        at: seconds since the Unix epoch.
         summary: of all plugins together.
-        names: all of them.
-        renamed: the tick in which one last came or went.
-        records: of each plugin, with the tick in which it last changed.
-        values: the records as values, for who does not need JSON.
+        records: each plugin's record by name.
     """
 
-    epoch: str
-    tick: int = 0
+    tag: str = ""
     at: float = 0.0
     summary: Mapping[str, Any] = attrs.field(factory=dict)
-    names: tuple[str, ...] = ()
-    renamed: int = 0
-    records: Mapping[str, tuple[int, str]] = attrs.field(factory=dict)
-    values: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+    records: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
-    def message(self, since: str = "") -> str:
-        """What has changed; everything if ``since`` is not a mark of this process's. One line of JSON.
-
-        Args:
-            since: the last message's mark: ``epoch`` and ``tick`` with a hyphen between them.
-        """
-        epoch, _, tick = since.rpartition("-")
-        seen = int(tick) if epoch == self.epoch and tick.isascii() and tick.isdigit() and len(tick) < 16 else 0
-        head: dict[str, Any] = {
-            "mark": f"{self.epoch}-{self.tick}",
-            "whole": not seen,
-            "at": number(self.at, 13),
-            "pid": os.getpid(),
-            "summary": self.summary,
-        }
-        if self.renamed > seen or not seen:
-            head["names"] = self.names
-        changed = ",".join(text for tick_of, text in self.records.values() if tick_of > seen)
-        return f'{_json(head)[:-1]},"plugins":[{changed}]}}'
+    def message(self) -> str:
+        """The snapshot as one line of JSON."""
+        return _json(
+            {
+                "at": number(self.at, 13),
+                "pid": os.getpid(),
+                "summary": self.summary,
+                "plugins": list(self.records.values()),
+            }
+        )
 
 
 class Board:
-    """Samples a manager while somebody looks.
+    """Samples a manager while the page is requested.
 
     Args:
-        manager: whose plugins.
-        always: samples whether somebody looks or not: for a process that does nothing else.
+        manager: the manager to show.
+        always: samples without requests, too: for a process that does nothing else.
 
     Attributes:
-        snapshot: the last one; replaced, never changed.
-        news: rung with the next one, and replaced.
+        snapshot: the latest one; replaced, never changed.
     """
 
     def __init__(self, manager: Manager[Any, Any], *, always: bool = False) -> None:
         self.manager = manager
         self.clock = clock_of(manager)
         self.history = History(clock=self.clock)
-        self.news = Event()
+        self._sampled = Event()
         self._always = always
         self._pool = WorkerPool("goplugins-dashboard", 1, 2)
         self._interval = INTERVAL
@@ -115,20 +98,22 @@ class Board:
         self._begin(self.clock.monotonic())
         self._ticket: ScheduledTask | None = None
         self._detach: Callable[[], None] | None = None
-        # Changes are rare, and the page shows those from before it was opened.
+        # Changes are rare, and the page shows those from before it was opened, too.
         detach = attach(manager, self.history.take, calls="none", changes=True)
         weakref.finalize(self, detach).atexit = False
         register_forkable(self)
 
     def _begin(self, seen: float) -> None:
         self._lock = threading.Lock()
-        self._seen = seen  # when somebody last looked
-        self.snapshot = Snapshot(os.urandom(6).hex())
+        self._seen = seen  # the time of the last request
+        self._count = itertools.count(1)
+        self._epoch = os.urandom(6).hex()
+        self.snapshot = Snapshot()
 
     # --- viewers -------------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Somebody looks now: samples are taken for a while."""
+    def request(self) -> None:
+        """Notes a request of the page: samples are taken for the next minute."""
         self._seen = self.clock.monotonic()
         scheduler = get_scheduler()
         if scheduler.needs_thread:
@@ -136,11 +121,10 @@ class Board:
         if self._ticket is None:
             self._start()
 
-    def wait(self, mark: Snapshot, timeout: float) -> Snapshot:
-        """The first snapshot that is newer than ``mark``; after ``timeout`` seconds the one there is."""
-        news = self.news
-        if self.snapshot is mark:
-            self.clock.wait(news, timeout)
+    def wait(self, timeout: float) -> Snapshot:
+        """The latest snapshot; waits up to ``timeout`` seconds for the first one."""
+        if not self.snapshot.tag:
+            self.clock.wait(self._sampled, timeout)
         return self.snapshot
 
     def _start(self) -> None:
@@ -155,7 +139,7 @@ class Board:
                     self.sample, self._interval, first=0.0, submit=self._pool.submit, jitter=0.0
                 )
             except SaturatedError as exc:
-                logger.warning("nothing is sampled: %s", exc)
+                logger.warning("the dashboard takes no samples: %s", exc)
                 return
             self._detach = attach(self.manager, self.history.take, calls="failed", changes=False)
 
@@ -172,7 +156,7 @@ class Board:
     # --- samples -------------------------------------------------------------------------------------------------
 
     def sample(self) -> None:
-        """Takes the next snapshot and rings the bell. One thread at a time."""
+        """Takes the next snapshot. Runs on one thread at a time."""
         began = self.clock.monotonic()
         closed = is_shut_down(self.manager)
         if closed or (not self._always and began - self._seen > _LINGER):
@@ -182,36 +166,19 @@ class Board:
         found = views(self.manager)
         self.history.sample(_counts(found))
         self.snapshot = self._next(found)
-        news, self.news = self.news, Event()
-        news.set()
+        self._sampled.set()
         self._adapt(self.clock.monotonic() - began)
 
     def _next(self, found: list[View]) -> Snapshot:
-        before, now = self.snapshot, self.clock.time()
-        tick = before.tick + 1
-        values = {view.name: record(view, self.history, now) for view in found if not view.instance}
+        now = self.clock.time()
+        records = {view.name: record(view, self.history, now) for view in found if not view.instance}
         for name in switched_off(self.manager):
-            values.setdefault(name, off_record(name))
-        records = {}
-        for name, value in values.items():
-            text = _json(value)
-            old = before.records.get(name)
-            records[name] = old if old is not None and old[1] == text else (tick, text)
-        names = tuple(values)
-        return Snapshot(
-            before.epoch,
-            tick,
-            now,
-            summary(found, values, self.history),
-            names,
-            before.renamed if names == before.names else tick,
-            records,
-            values,
-        )
+            records.setdefault(name, off_record(name))
+        return Snapshot(f'"{self._epoch}-{next(self._count)}"', now, summary(found, records, self.history), records)
 
     def _adapt(self, took: float) -> None:
         self._took.append(took)
-        # The least of the last few: what else the machine had to do is not our cost.
+        # The minimum of the last few: other load of the machine is not this page's cost.
         wanted = min(max(INTERVAL, min(self._took) / _SHARE), _RAREST)
         ticket = self._ticket
         if ticket is not None and not 0.5 <= wanted / self._interval <= 1.0:
@@ -219,13 +186,13 @@ class Board:
             ticket.reschedule(self._interval)
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock and bell; who looked at the parent does not look at the child."""
+        """A fresh lock and event; viewers of the parent are not the child's."""
         self._begin(-math.inf)
-        self.news = Event()
+        self._sampled = Event()
 
 
 def _counts(found: list[View]) -> dict[str, PluginMetrics]:
-    """By what name the history knows them: plugins by theirs, members by their group's and theirs."""
+    """Counts by their key in the history: the plugin's name, or the group's and member's (:func:`member_key`)."""
     counts = {view.name: view.counts for view in found}
     for view in found:
         group = view.explanation.group
@@ -234,10 +201,12 @@ def _counts(found: list[View]) -> dict[str, PluginMetrics]:
         wire = view.plugin.wire
         stats = wire.stats() if isinstance(wire, LoadBalancer) else {}
         for member in group.members:
-            key, told, own = member_key(view.name, member.name), stats.get(member.name), counts.get(member.name)
-            if told is not None:
-                counts[key] = PluginMetrics(requests_total=told.total_requests, requests_failure=told.failed_requests)
-            elif own is not None:  # found by a lookup, and called by its group alone
+            key, own_stats, own = member_key(view.name, member.name), stats.get(member.name), counts.get(member.name)
+            if own_stats is not None:
+                counts[key] = PluginMetrics(
+                    requests_total=own_stats.total_requests, requests_failure=own_stats.failed_requests
+                )
+            elif own is not None:  # an address found by DNS, called by its group only
                 counts[key] = own
     return counts
 

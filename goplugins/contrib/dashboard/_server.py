@@ -1,4 +1,4 @@
-"""A small server for one operator's browser, of the standard library alone. Not for the open network."""
+"""A small HTTP server for one operator's browser, on the standard library. Not for the open network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Handler(WSGIRequestHandler):
     sys_version = ""
 
     def handle(self) -> None:
-        """One request, as the standard library's does, but the application is told that there are threads."""
+        """One request, as in the standard library, but with ``wsgi.multithread`` set."""
         try:
             self.raw_requestline = self.rfile.readline(_LONGEST_LINE + 1)
             if len(self.raw_requestline) > _LONGEST_LINE:
@@ -39,23 +39,23 @@ class _Handler(WSGIRequestHandler):
             handler.request_handler = self  # type: ignore[attr-defined]  # for its log
             handler.run(self.server.get_app())  # type: ignore[attr-defined]  # of PageServer
         except (ConnectionError, TimeoutError) as exc:
-            logger.debug("a browser went away: %s", exc)
+            logger.debug("the browser closed the connection: %s", exc)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Requests are nobody's news."""
+        """Requests are logged at DEBUG only."""
         logger.debug(format, *args)
 
 
 class PageServer(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers requests on threads of their own: ``serve_forever()`` until ``shutdown()``.
+    """Serves each request on its own thread: ``serve_forever()`` until ``shutdown()``.
 
     Args:
-        app: what answers.
-        host: a name or address to listen at.
-        port: 0 takes a free one.
+        app: the application.
+        host: the name or address to listen on.
+        port: 0 takes any free port.
 
     Raises:
-        ConfigError: nobody can listen there.
+        ConfigError: the address can't be used.
     """
 
     daemon_threads = True
@@ -67,7 +67,7 @@ class PageServer(socketserver.ThreadingMixIn, WSGIServer):
             self.address_family = family
             super().__init__((str(address[0]), int(address[1])), _Handler)
         except OSError as exc:
-            raise ConfigError(f"can't listen at {host} port {port}: {exc.strerror or exc}") from exc
+            raise ConfigError(f"can't listen on {host} port {port}: {exc.strerror or exc}") from exc
         self.set_app(app)
 
     def server_bind(self) -> None:
@@ -78,10 +78,10 @@ class PageServer(socketserver.ThreadingMixIn, WSGIServer):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The server's URL."""
         host = f"[{self.server_name}]" if ":" in self.server_name else self.server_name
         return f"http://{host}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Into the log, not to stderr."""
+        """Logs the failure instead of printing it."""
         logger.exception("a request of %s failed", client_address)  # noqa: LOG004 - called while one is handled

@@ -46,10 +46,10 @@ def page():
         with PageServer(app, "127.0.0.1", 0) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
             thread.start()
-            app.board.look()
-            app.board.wait(app.board.snapshot, 5)
+            app.board.request()
+            app.board.wait(5)
             call(manager, "lively\x1b[2J[bold]", 30)
-            app.board.wait(app.board.snapshot, 5)
+            app.board.sample()
             yield server.url
             server.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""A dashboard as its tests see it: requests in, answers out, without a socket."""
+"""Requests to a dashboard without a socket."""
 
 from __future__ import annotations
 
@@ -61,8 +61,6 @@ def ask(
     names = [name.lower() for name, _ in headers]
     assert len(set(names)) == len(names)
     values = {name.lower(): value for name, value in headers}
-    if "event-stream" in values.get("content-type", ""):
-        return Answer(int(status[:3]), values, found)
     chunks = list(found)
     found.close()
     return Answer(int(status[:3]), values, chunks)
@@ -76,20 +74,20 @@ def signed_in(app: Dashboard, **environ: Any) -> dict[str, str]:
     return {"HTTP_COOKIE": cookie, "HTTP_X_GOPLUGINS_TOKEN": token, "HTTP_ORIGIN": ORIGIN}
 
 
-def press(app: Dashboard, action: str, wish: Any, **environ: Any) -> Answer:
+def press(app: Dashboard, action: str, order: Any, **environ: Any) -> Answer:
     """A button."""
-    return ask(app, f"/actions/{action}", "POST", body=wish, **environ)
+    return ask(app, f"/actions/{action}", "POST", body=order, **environ)
 
 
 def shown(app: Dashboard, name: str | None = None) -> Any:
-    """What the page is told now: of one plugin, or all."""
+    """The data of the page now: of one plugin, or all."""
     app.board.sample()
     message = json.loads(app.board.snapshot.message())
     return message if name is None else next(each for each in message["plugins"] if each["name"] == name)
 
 
 class Mood:
-    """A plugin that does as it is told."""
+    """A plugin whose answers and health a test sets."""
 
     def __init__(self, name: str = "auth") -> None:
         self.name = name
@@ -110,7 +108,7 @@ class Mood:
     def close(self) -> None:
         pass
 
-    def fail(self, text: str = "nobody there") -> None:
+    def fail(self, text: str = "connection refused") -> None:
         self.error = PluginConnectionError(text)
 
     def reject(self) -> None:
@@ -121,7 +119,7 @@ class Mood:
 
 
 def call(manager: Manager[Any, Any], name: str = "auth", times: int = 1) -> None:
-    """Calls, whatever comes of it."""
+    """Calls, with any outcome."""
     for _ in range(times):
         with contextlib.suppress(PluginError):
             manager.execute(name, "hello")

@@ -1,4 +1,4 @@
-"""The dashboard as an application: what it answers, to whom, and what it never lets through."""
+"""The dashboard as an application: pages, data, permissions, and protection against other sites."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from importlib import resources
 
 import pytest
 
-from goplugins import CircuitBreakerState, InvalidArgumentError, Manager, PluginConfig, RateLimitConfig
+from goplugins import CircuitBreakerState, Manager, PluginConfig, RateLimitConfig
 from goplugins.contrib import dashboard
-from goplugins.testing import ManualClock
 from tests.unit.contrib.dashboards import ORIGIN, Mood, ask, call, press, shown, signed_in
 
 ASSETS = resources.files("goplugins.contrib.dashboard") / "assets"
@@ -67,11 +66,8 @@ def test_without_its_slash_the_prefix_leads_to_the_page_and_nowhere_else(page, p
 
 
 def test_no_answer_may_run_foreign_or_inline_code_or_be_framed(page):
-    for path in ("/", "/state", "/config", "/static/app.js", "/events", "/nothing"):
-        answer = ask(page, path)
-        if path == "/events":
-            answer.body.close()
-        headers = answer.headers
+    for path in ("/", "/state", "/config", "/static/app.js", "/nothing"):
+        headers = ask(page, path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
@@ -124,25 +120,19 @@ def test_a_title_is_text(manager):
     assert "<script>alert" not in ask(page).text
 
 
-def test_an_odd_count_of_streams_is_refused(manager):
-    for streams in (-1, True, 1.5):
-        with pytest.raises(InvalidArgumentError, match="streams"):
-            dashboard.wsgi(manager, streams=streams)
+# --- viewers ----------------------------------------------------------------------------------------------------
 
 
-# --- who may look ----------------------------------------------------------------------------------------------------
-
-
-def test_who_may_not_look_sees_nothing(manager, plugin):
+def test_a_viewer_without_permission_gets_no_data(manager, plugin):
     page = dashboard.wsgi(manager, may_view=lambda environ: environ.get("REMOTE_USER") == "ada")
-    for path in ("/", "/state", "/events", "/config", "/static/app.js", ""):
+    for path in ("/", "/state", "/config", "/static/app.js", ""):
         answer = ask(page, path)
         assert answer.status == 403
         assert "auth" not in answer.text
     assert ask(page, "/state", REMOTE_USER="ada").status == 200
 
 
-def test_a_question_that_fails_means_no(manager, plugin, caplog):
+def test_a_permission_check_that_raises_refuses(manager, plugin, caplog):
     page = dashboard.wsgi(manager, may_view=lambda environ: environ["no such key"])
     assert ask(page).status == 403
     assert "no such key" in caplog.text
@@ -159,30 +149,21 @@ def test_only_known_hosts_are_answered(manager):
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_answer_waits_for_the_first_look(page):
+def test_the_first_answer_waits_for_the_first_snapshot(page):
     message = ask(page, "/state").json
     assert [each["name"] for each in message["plugins"]] == ["auth"]
-    assert message["whole"] is True
 
 
-def test_later_answers_hold_only_what_is_new(page, manager):
+def test_a_snapshot_is_sent_once(page, manager):
+    page.board.sample()
+    tag = ask(page, "/state").headers["etag"]
+    same = ask(page, "/state", HTTP_IF_NONE_MATCH=page.board.snapshot.tag)
+    assert (same.status, same.text) == (304, "")
     manager.register(Mood("idle"))
-    first = shown(page)
-    assert len(first["plugins"]) == 2
-    call(manager)
     page.board.sample()
-    news = ask(page, f"/state?since={first['mark']}").json
-    assert [each["name"] for each in news["plugins"]] == ["auth"]
-    assert "names" not in news
-    manager.unregister("idle")
-    page.board.sample()
-    assert ask(page, f"/state?since={news['mark']}").json["names"] == ["auth"]
-
-
-@pytest.mark.parametrize("mark", ["", "-", "another-5", "{epoch}-", "{epoch}-x", "{epoch}--1", "{epoch}-" + "9" * 5000])
-def test_to_a_mark_that_is_not_ours_everything_is_told(page, mark):
-    epoch = shown(page)["mark"].partition("-")[0]
-    assert ask(page, f"/state?since={mark.format(epoch=epoch)}").json["whole"] is True
+    answer = ask(page, "/state", HTTP_IF_NONE_MATCH=tag)
+    assert [each["name"] for each in answer.json["plugins"]] == ["auth", "idle"]
+    assert answer.headers["etag"] != tag
 
 
 def test_the_configuration_hides_secrets(page, manager):
@@ -212,7 +193,7 @@ def test_what_only_code_can_hold_is_named_by_its_class(page, manager):
     assert ask(page, "/config?plugin=other").json["fallback"]["function"] == "<function>"
 
 
-# --- who may act -----------------------------------------------------------------------------------------------------
+# --- operators -----------------------------------------------------------------------------------------------------
 
 
 def test_without_authorize_there_is_neither_button_nor_token(page, manager):
@@ -242,7 +223,7 @@ def test_an_operator_resets_a_breaker(operator, manager, plugin):
     manager.execute("auth", "hello")
 
 
-def test_who_acts_is_logged(operator, caplog):
+def test_the_operator_is_logged(operator, caplog):
     press(operator, "disable", {"plugin": "auth"}, REMOTE_USER="ada", REMOTE_ADDR="10.0.0.7", **signed_in(operator))
     assert "ada at 10.0.0.7: auth takes no calls until it is enabled" in caplog.text
     forced = [each for each in caplog.records if getattr(each, "audit", "") == "breaker_forced"]
@@ -280,12 +261,12 @@ def test_a_request_of_another_site_does_nothing(operator, manager, changes):
     assert breaker(manager) is CircuitBreakerState.CLOSED
 
 
-def test_behind_a_proxy_that_changes_the_host_the_browsers_word_counts(operator, manager):
+def test_behind_a_proxy_that_changes_the_host_sec_fetch_site_decides(operator, manager):
     keys = signed_in(operator) | {"HTTP_HOST": "127.0.0.1:8000", "HTTP_SEC_FETCH_SITE": "same-origin"}
     assert press(operator, "disable", {"plugin": "auth"}, **keys).status == 200
 
 
-def test_who_is_not_authorized_does_nothing(manager, plugin):
+def test_an_unauthorized_request_changes_nothing(manager, plugin):
     app = dashboard.wsgi(manager, authorize=lambda environ: environ.get("REMOTE_USER") == "ada")
     keys = signed_in(app, REMOTE_USER="ada")
     assert press(app, "disable", {"plugin": "auth"}, REMOTE_USER="eve", **keys).status == 403
@@ -306,7 +287,7 @@ def test_the_cookie_is_for_the_page_alone(operator):
 
 
 @pytest.mark.parametrize(
-    ("action", "wish", "environ", "status"),
+    ("action", "order", "environ", "status"),
     [
         ("reset", {"plugin": "nobody"}, {}, 404),
         ("explode", {"plugin": "auth"}, {}, 404),
@@ -323,78 +304,10 @@ def test_the_cookie_is_for_the_page_alone(operator):
         ("reset", {"plugin": "a" * 5000}, {}, 413),
     ],
 )
-def test_what_makes_no_sense_is_said_to(operator, action, wish, environ, status):
-    answer = press(operator, action, wish, **signed_in(operator), **environ)
+def test_invalid_actions_are_refused_with_a_reason(operator, action, order, environ, status):
+    answer = press(operator, action, order, **signed_in(operator), **environ)
     assert answer.status == status
     assert answer.json["error"]
-
-
-# --- streams ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_stream_begins_with_everything_and_goes_on_with_news(page, manager):
-    stream = ask(page, "/events").body
-    chunks = iter(stream)
-    first = next(chunks).decode()
-    assert first.startswith("retry: 500\n\nid: ")
-    assert '"whole":true' in first
-    call(manager)
-    second = next(chunks).decode()
-    assert '"whole":false' in second
-    stream.close()
-
-
-def test_a_stream_goes_on_where_the_last_one_ended(page):
-    mark = shown(page)["mark"]
-    stream = ask(page, "/events", HTTP_LAST_EVENT_ID=mark).body
-    assert b'"whole":false' in next(iter(stream))
-    stream.close()
-
-
-def test_a_host_without_threads_to_spare_is_asked_instead(page):
-    assert ask(page, "/events", **{"wsgi.multithread": False}).status == 204
-    assert ask(page, "/state", **{"wsgi.multithread": False}).status == 200
-
-
-def test_streams_are_few_and_a_place_is_free_again_at_the_end(manager):
-    page = dashboard.wsgi(manager, streams=2)
-    streams = [ask(page, "/events").body for _ in range(2)]
-    assert ask(page, "/events").status == 204
-    streams[0].close()
-    third = ask(page, "/events")
-    assert third.status == 200
-    for stream in (streams[1], third.body):
-        stream.close()
-    assert dashboard.wsgi(manager, streams=0) is not None
-    assert ask(dashboard.wsgi(manager, streams=0), "/events").status == 204
-
-
-def test_no_stream_holds_a_thread_for_long():
-    clock = ManualClock()
-    with Manager(clock=clock) as manager:
-        page = dashboard.wsgi(manager, streams=1)
-        page.board.sample()
-        stream = ask(page, "/events").body
-        chunks = sum(1 for _ in stream)
-        assert 25 <= clock.monotonic() <= 31
-        assert chunks >= 5  # a pulse each 5 s: a viewer that is gone is noticed
-        stream.close()
-        again = ask(page, "/events")
-        assert again.status == 200
-        again.body.close()
-
-
-def test_a_stream_that_its_server_forgot_takes_no_place_for_ever():
-    clock = ManualClock()
-    with Manager(clock=clock) as manager:
-        page = dashboard.wsgi(manager, streams=1)
-        forgotten = ask(page, "/events").body
-        assert ask(page, "/events").status == 204
-        clock.advance(56)
-        another = ask(page, "/events")
-        assert another.status == 200
-        another.body.close()
-        forgotten.close()
 
 
 def test_limits_are_shown(page, manager):

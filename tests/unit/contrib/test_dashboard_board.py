@@ -1,8 +1,7 @@
-"""What the dashboard shows is true, costs nothing while nobody looks, and survives a fork."""
+"""The dashboard's data is correct, costs nothing without viewers, and survives a fork."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -29,7 +28,7 @@ from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_
 ONCE = PluginConfig(
     retry=RetryConfig(max_retries=0),
     circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1),
-    health_check=HealthCheckConfig(enabled=False),  # a good look would end the breaker's open time at any moment
+    health_check=HealthCheckConfig(enabled=False),  # a successful check would end the breaker's open time at any moment
 )
 
 
@@ -71,7 +70,7 @@ def scheduler(monkeypatch, clock):
 @pytest.fixture
 def page(manager, plugin, scheduler):
     page = dashboard.wsgi(manager, authorize=lambda environ: True)
-    page.board.look()
+    page.board.request()
     page.board.sample()
     return page
 
@@ -112,7 +111,7 @@ def test_a_plugin_that_fails_is_down_with_its_breaker_and_says_why(page, clock, 
     assert shown(page)["summary"]["down"] == 1
 
 
-def test_a_plugin_that_says_no_is_well(page, clock, manager, plugin):
+def test_business_errors_leave_a_plugin_healthy(page, clock, manager, plugin):
     plugin.reject()
     seconds(page, clock, manager, 3, calls=10)
     record = shown(page, "auth")
@@ -162,7 +161,7 @@ def test_labels_annotations_and_switched_off_plugins_show(clock):
         assert (new["labels"], new["annotations"]) == (noted["labels"], noted["annotations"])
 
 
-def test_what_was_before_anybody_looked_is_shown_as_far_as_it_is_known(clock):
+def test_events_before_the_first_view_are_shown_as_far_as_they_are_kept(clock):
     with Manager(clock=clock) as manager:
         page = dashboard.wsgi(manager)
         plugin = Mood()
@@ -216,17 +215,17 @@ def test_instances_of_a_plugin_stand_under_it_alone(clock):
         manager.load_from_config({"plugins": [{"name": "echo", "transport": "http", "endpoints": endpoints}]})
         call(manager, "echo", 10)
         message = shown(page)
-        assert message["names"] == ["echo"]
+        assert [each["name"] for each in message["plugins"]] == ["echo"]
         assert len(message["plugins"][0]["members"]) == 2
 
 
 def test_an_operator_drains_a_member_and_gives_it_calls_again(page, clock, manager, group):
-    keys, wish = signed_in(page), {"plugin": "search", "member": "two"}
-    assert press(page, "drain", wish, **keys).status == 200
+    keys, order = signed_in(page), {"plugin": "search", "member": "two"}
+    assert press(page, "drain", order, **keys).status == 200
     seconds(page, clock, manager, 2, calls=10, name="search")
     two = next(each for each in shown(page, "search")["members"] if each["name"] == "two")
     assert (two["severity"], two["minute"]) == ("off", 0)
-    assert press(page, "restore", wish, **keys).status == 200
+    assert press(page, "restore", order, **keys).status == 200
     seconds(page, clock, manager, 12, calls=10, name="search")
     two = next(each for each in shown(page, "search")["members"] if each["name"] == "two")
     assert two["minute"] > 0
@@ -246,17 +245,17 @@ def test_a_breaker_that_is_switched_off_stays_so_after_it_was_forced_open(page, 
     assert shown(page, "loose")["breaker"]["state"] == "closed"
 
 
-# --- nobody looks ----------------------------------------------------------------------------------------------------
+# --- without viewers ------------------------------------------------------------------------------------------------
 
 
-def test_a_dashboard_that_nobody_opened_adds_no_thread_and_no_work_to_a_call(manager, plugin):
+def test_a_dashboard_without_viewers_adds_no_thread_and_no_work_to_a_call(manager, plugin):
     before, scheduled = threads(), get_scheduler().scheduled
     page = dashboard.wsgi(manager)
     events = manager._lifecycle.events
     assert threads() <= before
     assert get_scheduler().scheduled <= scheduled
     assert page.board.history.take not in (*events.calls, *events.failed_calls, *events.attempts)
-    assert page.board.snapshot.tick == 0
+    assert page.board.snapshot.tag == ""
 
 
 def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plugin, clock, scheduler):
@@ -277,7 +276,7 @@ def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plu
     assert page.board._ticket is not None
 
 
-def test_a_dashboard_that_is_let_go_leaves_nothing_behind(manager):
+def test_a_collected_dashboard_leaves_nothing_behind(manager):
     events = manager._lifecycle.events
     before = events.changes
     page = dashboard.wsgi(manager)
@@ -289,7 +288,7 @@ def test_a_dashboard_that_is_let_go_leaves_nothing_behind(manager):
 def test_a_manager_that_was_shut_down_is_shown_empty_and_sampled_no_more(manager, plugin, page):
     ticket = page.board._ticket
     manager.shutdown()
-    assert shown(page)["names"] == []
+    assert shown(page)["plugins"] == []
     assert not ticket.active
     assert ask(page, "/state").status == 200
     assert ask(page).status == 200
@@ -314,25 +313,18 @@ def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler,
 
 
 def test_a_forked_child_shows_its_own_process(page, manager, plugin):
-    mark = shown(page)["mark"]
-    waiting = ask(page, "/events").body
-    next(iter(waiting))
+    tag = ask(page, "/state").headers["etag"]
     pid = os.fork()
     if not pid:
         code = 1
         try:
             signal.alarm(20)
             call(manager, times=3)
-            message = ask(page, f"/state?since={mark}").json
-            assert message["whole"] is True
-            assert message["pid"] == os.getpid()
-            streams = [ask(page, "/events") for _ in range(2)]
-            assert [each.status for each in streams] == [200, 200]
-            assert json.loads(next(iter(streams[0].body)).decode().partition("data: ")[2])["pid"] == os.getpid()
+            answer = ask(page, "/state", HTTP_IF_NONE_MATCH=tag)
+            assert answer.json["pid"] == os.getpid()
             code = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
-    waiting.close()

@@ -78,14 +78,12 @@ function take(message) {
   pid = message.pid;
   summary = message.summary;
   const first = rows.size === 0;
-  if (message.names) {
-    const names = new Set(message.names);
-    for (const [name, row] of rows) {
-      if (!names.has(name)) {
-        row.node.remove();
-        rows.delete(name);
-        announced.delete(name);
-      }
+  const names = new Set(message.plugins.map((record) => record.name));
+  for (const [name, row] of rows) {
+    if (!names.has(name)) {
+      row.node.remove();
+      rows.delete(name);
+      announced.delete(name);
     }
   }
   for (const record of message.plugins) {
@@ -204,10 +202,9 @@ function showFeed() {
   const state = paused ? "paused" : how === "lost" || lost ? "lost" : how;
   const texts = {
     connecting: "connecting",
-    stream: "live",
-    polling: "live, polled",
+    live: "live",
     paused: "paused",
-    lost: heard ? `no news for ${seconds(Math.round(silent))}: ${problem || "what you see is old"}` : problem || "no answer",
+    lost: heard ? `no data for ${seconds(Math.round(silent))}: ${problem || "the figures are old"}` : problem || "no answer",
   };
   setAttribute($("feed"), "data-state", state);
   setText($("feed").querySelector(".text"), texts[state]);
