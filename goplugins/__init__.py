@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from goplugins._exports import MODULE_OF, PUBLIC_NAMES
@@ -34,3 +36,19 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _MovedModules:
+    """On ``sys.meta_path``, behind all others: finds former modules of this package for pickles that name them."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not name.startswith("goplugins."):
+            return None
+        from goplugins._moved_modules import spec_of
+
+        return spec_of(name)
+
+
+if all(getattr(finder, "__qualname__", "") != _MovedModules.__qualname__ for finder in sys.meta_path):
+    sys.meta_path.append(_MovedModules)

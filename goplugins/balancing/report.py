@@ -9,7 +9,7 @@ import attrs
 from goplugins.balancing.member import Member
 from goplugins.balancing.member_state import Condition, MemberState
 from goplugins.balancing.named_member import NamedMember
-from goplugins.models.explanation import MemberExplanation
+from goplugins.models.explanation import GroupExplanation, MemberExplanation  # noqa: F401 - see _moved_modules.py
 
 
 @attrs.frozen

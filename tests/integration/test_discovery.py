@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from goplugins import Manager, PluginNotFoundError, serve
+from goplugins import FunctionPluginFactory, Manager, PluginNotFoundError, serve
 
 
 @serve.plugin(name="echo")
@@ -157,3 +157,31 @@ def test_in_watch_mode_plugins_come_and_go_with_their_manifests(folder, monkeypa
         until(lambda: "three" in manager.list_plugins())
         assert len(manager._loader._watches) == 1
     until(lambda: len(os.listdir("/proc/self/task")) <= before + 2)  # the scheduler, and one on its way out
+
+
+def test_a_dry_run_beside_a_reload_leaves_watch_mode_on(folder, monkeypatch):
+    """The dry run reads a configuration without discovery while the reload is building its plugins."""
+    monkeypatch.setattr("goplugins.manager.reloading._SCAN_INTERVAL", 0.05)
+    discovery = {"enabled": True, "directories": [str(folder)], "watch_mode": True}
+    building, dry_run_done = threading.Event(), threading.Event()
+
+    class Factory(FunctionPluginFactory):
+        def create_plugin(self, config):
+            building.set()
+            assert dry_run_done.wait(10)
+            return super().create_plugin(config)
+
+    with serve.start(echo) as server, Manager() as manager:
+        manager.register_factory("slow", Factory())
+        write(folder, "one", endpoint=server.url)
+        manager.load_from_config({"discovery": discovery})
+        slow = {"name": "slow", "type": "slow", "transport": "python", "endpoint": f"{__name__}:echo"}
+        reload = threading.Thread(target=manager.reload_config, args=({"discovery": discovery, "plugins": [slow]},))
+        reload.start()
+        assert building.wait(10)
+        report = manager.reload_config({"plugins": [slow]}, dry_run=True)
+        assert report.removed == ("one",)
+        dry_run_done.set()
+        reload.join(10)
+        write(folder, "two", endpoint=server.url)
+        until(lambda: "two" in manager.list_plugins())
