@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const ORDER = ["down", "degraded", "unknown", "healthy", "off"];
 const TITLE = document.title;
 const TOKEN = document.querySelector('meta[name="token"]').content;
-const STALE = 5; // seconds without news after which what is shown counts as old
+const STALE = 5; // seconds without data after which the figures are marked as old
 
 const rows = new Map();
 let summary = null;

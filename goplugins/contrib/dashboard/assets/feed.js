@@ -1,6 +1,7 @@
 // Polls the server for the state of all plugins: each second, rarely while the page is hidden or the server fails.
 
 const INTERVAL = 1000;
+const SOON = 250; // until the next poll after an old snapshot: so that polls follow right after samples
 const HIDDEN_INTERVAL = 15_000;
 const LONGEST_INTERVAL = 5000;
 
@@ -10,6 +11,7 @@ export class Feed {
     this.onState = state;
     this.timer = 0;
     this.failures = 0;
+    this.at = 0; // of the last snapshot
     this.round = 0; // goes up with each start and stop: replies of earlier rounds are dropped
     document.addEventListener("visibilitychange", () => this.timer && this.start());
   }
@@ -28,20 +30,23 @@ export class Feed {
   async poll(round) {
     const began = Date.now();
     this.timer = -1; // running
+    let interval = INTERVAL;
     try {
       const reply = await fetch("state", { cache: "no-cache" });
       if (!reply.ok) throw new Error(`the server answers ${reply.status}`);
       const message = await reply.json();
       if (round !== this.round) return;
       this.failures = 0;
-      this.onMessage(message);
+      if (message.at === this.at) interval = SOON;
+      else this.onMessage(message);
+      this.at = message.at;
       this.onState("live", "");
     } catch (error) {
       if (round !== this.round) return;
       this.failures += 1;
       this.onState("lost", error instanceof TypeError ? "the server does not answer" : error.message);
     }
-    const pause = document.hidden ? HIDDEN_INTERVAL : Math.min(LONGEST_INTERVAL, INTERVAL * (1 + this.failures));
+    const pause = document.hidden ? HIDDEN_INTERVAL : Math.min(LONGEST_INTERVAL, interval * (1 + this.failures));
     this.timer = setTimeout(() => this.poll(round), Math.max(100, pause - (Date.now() - began)));
   }
 }
