@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import random
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
 from goplugins.runtime.scheduler import Scheduler, get_scheduler
 from goplugins.testing import ManualClock
+from tests.processes import in_child, run
 
 
 class Owner:
@@ -525,27 +525,25 @@ def test_forked_siblings_do_not_march_in_step() -> None:
     assert len(dues) > 15
 
 
-def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
+def fork_beside_a_scheduler() -> Any:
     owner, scheduler = Owner(), get_scheduler()
     task = scheduler.schedule(owner.work, 0.02, submit=inline)
     assert owner.ran.wait(5.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is the subject
-        pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            owner.ran = threading.Event()
-            needed = scheduler.needs_thread and scheduler._thread is None
-            quiet = not owner.ran.wait(0.1)
-            scheduler.ensure_thread()
-            runs = owner.ran.wait(5.0)
-            status = 0 if needed and quiet and runs and not scheduler.needs_thread else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert not scheduler.needs_thread
+
+    def child() -> Any:
+        owner.ran = threading.Event()
+        needed = scheduler.needs_thread and scheduler._thread is None
+        idle = not owner.ran.wait(0.1)
+        scheduler.ensure_thread()
+        return needed, idle, owner.ran.wait(5.0), scheduler.needs_thread
+
+    found = in_child(child)
     task.cancel()
+    return found, scheduler.needs_thread
+
+
+def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
+    assert run(fork_beside_a_scheduler) == [[True, True, True, False], False]
 
 
 def test_nothing_is_logged_by_ordinary_life(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:

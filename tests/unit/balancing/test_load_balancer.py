@@ -31,6 +31,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
 from tests.interrupts import Interrupt, interrupted
 from tests.marks import sample
+from tests.processes import in_child, run
 
 from .fakes import STRATEGIES, TWO_STRATEGIES, FakeMember, Group, make_call, refused
 
@@ -405,7 +406,7 @@ def test_members_come_and_go_while_others_pick(strategy: str) -> None:
 # --- forks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_child_has_no_calls_under_way_and_goes_its_own_way() -> None:
+def fork_during_a_call() -> Any:
     group = Group(3, "least-connections")
     entered, release = threading.Event(), threading.Event()
 
@@ -418,21 +419,25 @@ def test_a_child_has_no_calls_under_way_and_goes_its_own_way() -> None:
     caller = threading.Thread(target=group.send, kwargs={"preferences": ("a",)})
     caller.start()
     assert entered.wait(10)
-    with group.balancer._dispatcher.lock:  # as another thread may at the moment of the fork
-        child = os.fork()
-        if child == 0:
-            group["a"].act = None
-            ok = {stats.active_connections for stats in group.balancer.stats().values()} == {0}
-            ok = ok and set(group.count(30)) == {*"abc"}
-            os._exit(0 if ok else 1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert group.balancer.stats()["a"].active_connections == 1
+
+    def child() -> Any:
+        group["a"].act = None
+        counts = [stats.active_connections for stats in group.balancer.stats().values()]
+        return counts, sorted(set(group.count(30)))
+
+    with group.balancer._dispatcher.lock:  # as another thread may hold it at the moment of the fork
+        found = in_child(child)
+    parents = group.balancer.stats()["a"].active_connections
     release.set()
     caller.join(10)
+    return found, parents
 
 
-def test_a_call_that_a_child_inherited_is_not_counted_out_there() -> None:
+def test_a_child_has_no_calls_under_way_and_calls_all_members() -> None:
+    assert run(fork_during_a_call) == [[[0, 0, 0], ["a", "b", "c"]], 1]
+
+
+def fork_within_a_call() -> Any:
     group = Group(2)
     child = [1]
 
@@ -446,9 +451,11 @@ def test_a_call_that_a_child_inherited_is_not_counted_out_there() -> None:
     ok = counts == {0} and group.balancer._dispatcher._traffic.active == 0
     if child[0] == 0:
         os._exit(0 if ok else 1)
-    assert ok
-    _, status = os.waitpid(child[0], 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    return ok, os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1])
+
+
+def test_a_call_that_a_child_inherited_is_not_counted_out_there() -> None:
+    assert run(fork_within_a_call) == [True, 0]
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------

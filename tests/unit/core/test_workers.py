@@ -14,6 +14,7 @@ from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime import workers
 from goplugins.runtime.workers import WorkerPool
 from tests.interrupts import interrupted_at
+from tests.processes import in_child, run
 
 
 def wait_until(condition, seconds=5.0):
@@ -180,19 +181,19 @@ def test_an_interrupted_submit_costs_no_worker():
     assert number > 20
 
 
-def test_a_child_process_has_fresh_threads():
+def fork_beside_workers():
     pool = WorkerPool("t", 2, 2)
-    assert pool.submit(os.getpid).result(5) == os.getpid()
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(write, str(pool.submit(os.getpid).result(5)).encode())
-        os._exit(0)
-    os.waitpid(pid, 0)
-    assert int(os.read(read, 100)) == pid
-    os.close(read)
-    os.close(write)
+
+    def runs_here():
+        return pool.submit(os.getpid).result(5) == os.getpid()
+
+    found = runs_here(), in_child(runs_here)
     pool.shutdown()
+    return found
+
+
+def test_a_child_process_has_fresh_threads():
+    assert run(fork_beside_workers) == [True, True]
 
 
 def test_a_hung_task_does_not_hold_the_interpreter():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from goplugins import HealthCheckConfig, HealthChecker, HealthMonitor, HealthSta
 from goplugins.errors import PluginClosedError
 from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
+from tests.processes import in_child, run
 from tests.unit.health.fakes import (
     DEGRADED,
     HEALTHY,
@@ -398,26 +398,25 @@ def test_a_checker_lives_as_long_as_its_monitor(monitor: HealthMonitor, schedule
 # --- fork ----------------------------------------------------------------------------------------------------------
 
 
-def test_checks_go_on_in_a_forked_child() -> None:
+def fork_beside_a_monitor() -> Any:
     monitor = HealthMonitor()
     plugin = FakePlugin()
     monitor.add_checker("a", HealthChecker(plugin, HealthCheckConfig(interval=0.02, timeout=1.0)))
     assert eventually(lambda: plugin.checks > 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is the subject
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            plugin._lock = threading.Lock()
-            status = monitor.get_status("a")
-            before = plugin.checks
-            fine = status is not None and status.status is PluginStatus.HEALTHY
-            code = 0 if fine and eventually(lambda: plugin.checks > before + 2) else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def child() -> Any:
+        plugin._lock = threading.Lock()
+        status = monitor.get_status("a")
+        before = plugin.checks
+        return status and status.status, eventually(lambda: plugin.checks > before + 2)
+
+    found = in_child(child)
     monitor.shutdown()
+    return found
+
+
+def test_checks_go_on_in_a_forked_child() -> None:
+    assert run(fork_beside_a_monitor) == [PluginStatus.HEALTHY, True]
 
 
 def test_probe_workers_leave_when_a_monitor_is_closed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from goplugins import InvalidArgumentError
 from goplugins.enums import PluginStatus
 from goplugins.observability.event_stream import EventStream, hand_out
 from goplugins.observability.events import HealthChanged, MemberReturned
+from tests.processes import in_child, run
 
 
 def event(number):
@@ -182,26 +182,23 @@ def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
     assert [each.at for each in listener.events] == list(range(400))
 
 
-def test_a_child_process_is_told_of_its_own_events_only():
+def fork_with_a_listener():
     stream, listener = EventStream(), Listener(1)
     with stream.subscribe(listener):
         hand_out(stream.changes, event(1))
         assert listener.done.wait(10)
-        read, write = os.pipe()
-        pid = os.fork()
-        if not pid:
-            try:
-                listener.events.clear()
-                listener.done.clear()
-                hand_out(stream.changes, event(2))
-                good = listener.done.wait(10) and [each.at for each in listener.events] == [2.0]
-                os.write(write, b"1" if good else b"0")
-            finally:
-                os._exit(0)
-        os.close(write)
-        os.waitpid(pid, 0)
-        assert os.read(read, 1) == b"1"
-        os.close(read)
+
+        def child():
+            listener.events.clear()
+            listener.done.clear()
+            hand_out(stream.changes, event(2))
+            return listener.done.wait(10), [each.at for each in listener.events]
+
+        return in_child(child)
+
+
+def test_a_child_process_receives_only_its_own_events():
+    assert run(fork_with_a_listener) == [True, [2.0]]
 
 
 def test_a_forgotten_stream_is_collected():

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 from types import SimpleNamespace
 
@@ -21,6 +20,7 @@ from goplugins.resilience import Bulkhead
 from goplugins.resilience.bulkhead import load_signal
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
+from tests.processes import in_child, run
 
 
 def make(most: int = 1, waiting: int = 0, clock: ManualClock | None = None, **more) -> Bulkhead:
@@ -396,20 +396,20 @@ def test_after_a_fork_nobody_is_inside_and_the_parents_places_count_for_nothing(
     waiter.end()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_real_fork_renews_the_bulkhead_by_itself():
+def fork_with_a_permit():
     bulkhead = make(1)
-    place = bulkhead.acquire()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            bulkhead.release(place)
-            bulkhead.acquire()
-            code = 0 if bulkhead.in_use == 0 else 2  # the place was lost at once
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert bulkhead.in_use == 1
-    bulkhead.release(place)
-    assert bulkhead.in_use == 0
+    permit = bulkhead.acquire()
+
+    def child():
+        bulkhead.release(permit)
+        bulkhead.acquire()  # nothing refers to this permit, so it is returned at once
+        return bulkhead.in_use
+
+    found = in_child(child)
+    before = bulkhead.in_use
+    bulkhead.release(permit)
+    return found, before, bulkhead.in_use
+
+
+def test_a_fork_renews_the_bulkhead():
+    assert run(fork_with_a_permit) == [0, 1, 0]

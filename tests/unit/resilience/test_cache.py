@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from goplugins.resilience.cache import Origin, ResponseCache
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
+from tests.processes import in_child, run
 
 
 def cache_of(clock, ttl=60.0, **fields):
@@ -652,21 +652,23 @@ def test_ten_thousand_calls_two_thousand_of_them_at_once_make_one_request():
 # --- fork ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_keeps_answers_and_waits_for_no_request_of_the_parents(pool):
+def fork_during_a_request():
     cache, server = cache_of(SYSTEM_CLOCK, size_of=len), Server()
     cache.fetch("kept", lambda: "kept", Deadline.after(1.0))
-    leader = calls(pool, cache, server, 1)[0]
-    server.wait_for_request()
-    with cache._lock:  # held by another thread at the moment of the fork, for all that the child knows
-        child = os.fork()
-        if child == 0:
-            good = False
-            try:
-                mine = cache.fetch("key", lambda: "mine", Deadline.after(5.0))
-                good = mine == ("mine", Origin.CALL) and cache.get("kept") == "kept" and cache.size == 8
-            finally:
-                os._exit(0 if good else 1)
-    server.answer("answer")
-    assert leader.result(20) == ("answer", Origin.CALL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def child():
+        answer, origin = cache.fetch("key", lambda: "mine", Deadline.after(5.0))
+        return answer, origin.value, cache.get("kept"), cache.size
+
+    with ThreadPoolExecutor(1) as pool:
+        leader = calls(pool, cache, server, 1)[0]
+        server.wait_for_request()
+        with cache._lock:  # as another thread may hold it at the moment of the fork
+            found = in_child(child)
+        server.answer("answer")
+        answer, origin = leader.result(20)
+        return found, [answer, origin.value]
+
+
+def test_a_forked_child_keeps_answers_and_waits_for_no_request_of_the_parents():
+    assert run(fork_during_a_request) == [["mine", "call", "kept", 8], ["answer", "call"]]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 
 import pytest
@@ -9,6 +8,7 @@ from goplugins.errors import PluginClosedError
 from goplugins.models.metrics import Latencies, bucket_of
 from goplugins.resilience import InFlightSnapshot, InFlightTracker
 from goplugins.testing import ManualClock
+from tests.processes import in_child, run
 
 
 class Inside:
@@ -209,16 +209,21 @@ def test_after_a_fork_the_child_ignores_the_exits_of_the_parents_calls(gate):
     other.end()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_real_fork_renews_the_gate_by_itself(gate):
+def fork_with_calls_in_flight():
+    gate = InFlightTracker()
     other = Inside(gate)
     gate.enter()
-    pid = os.fork()
-    if pid == 0:
+
+    def child():
         gate.leave(True, 0.0, 1)
         gate.enter()
-        os._exit(0 if gate.in_flight == 1 else 1)
+        return gate.in_flight
+
+    found = in_child(child)
     gate.leave(True, 0.0, 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     other.end()
-    assert gate.snapshot().succeeded == 2
+    return found, gate.snapshot().succeeded
+
+
+def test_a_fork_renews_the_tracker():
+    assert run(fork_with_calls_in_flight) == [1, 2]

@@ -21,6 +21,7 @@ from goplugins.runtime.fork import (
     register_forkable,
     renew_after_fork,
 )
+from tests.processes import in_child, run
 
 
 class Part:
@@ -44,34 +45,27 @@ def marked(monkeypatch):
     FORK_MARK[0] = 1
 
 
-def in_child(function) -> bytes:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writer, function())
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        return stream.read()
-
-
-def test_the_mark_is_0_in_a_child_and_set_again_after_the_renewal():
-    assert FORK_MARK[0] == 1
+def fork_with_a_part():
     part = Part()
-    assert in_child(lambda: b"%d %d" % (FORK_MARK[0], part.renewed == [os.getpid()])) == b"1 1"
-    assert part.renewed == []
+    before = FORK_MARK[0]
+    child = in_child(lambda: [FORK_MARK[0], part.renewed == [os.getpid()]])
+    return before, child, part.renewed
+
+
+def test_the_mark_is_set_again_in_a_child_after_the_renewal():
+    assert run(fork_with_a_part) == [1, [1, True], []]
+
+
+def fork_with_a_mark_by_process_id():
+    mark = fork._MarkByPid()
+    mark[0] = 1
+    return mark[0], in_child(lambda: mark[0])
 
 
 def test_without_madv_wipeonfork_the_process_id_is_compared(monkeypatch):
     monkeypatch.setattr(sys, "platform", "elsewhere")
     assert fork._page() is None
-    mark = fork._MarkByPid()
-    mark[0] = 1
-    assert mark[0] == 1
-    assert in_child(lambda: b"%d" % mark[0]) == b"0"
+    assert run(fork_with_a_mark_by_process_id) == [1, 0]
 
 
 def test_parts_are_renewed_once_and_all_threads_wait_for_it(marked):
@@ -118,45 +112,41 @@ class Tally:
         self.nested = create_rlock(self, "nested")
 
 
+def fork_while_another_thread_holds_locks():
+    tally = Tally()
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with tally._lock, tally.nested:
+            held.set()
+            over.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    taken = in_child(lambda: [tally._lock.acquire(timeout=1), tally.nested.acquire(timeout=1)])
+    over.set()
+    thread.join()
+    return taken
+
+
+def fork_within_blocks():
+    tally = Tally()
+    with tally._lock, tally.nested:
+        pid = os.fork()
+        free_within = tally._lock.acquire(blocking=False)
+    if pid == 0:
+        os._exit(7 if free_within else 1)
+    free_after = tally._lock.acquire(blocking=False) and tally.nested.acquire(blocking=False)
+    return free_within, free_after, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 class TestLocks:
     def test_a_lock_held_by_another_thread_is_free_in_a_child(self):
-        tally = Tally()
-        held, over = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with tally._lock, tally.nested:
-                held.set()
-                over.wait(10)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait(10)
-
-        def take() -> bytes:
-            return b"%d%d" % (tally._lock.acquire(timeout=1), tally.nested.acquire(timeout=1))
-
-        assert in_child(take) == b"11"
-        over.set()
-        thread.join()
+        assert run(fork_while_another_thread_holds_locks) == [True, True]
 
     def test_a_fork_within_a_block_ends_the_block_in_parent_and_child(self):
-        script = """
-import os
-from goplugins.runtime.fork import create_lock, create_rlock
-class Tally:
-    def __init__(self):
-        self._lock = create_lock(self)
-        self.nested = create_rlock(self, "nested")
-tally = Tally()
-with tally._lock, tally.nested:
-    pid = os.fork()
-    assert tally._lock.acquire(blocking=False) is (pid == 0)
-if pid == 0:
-    os._exit(7)
-assert tally._lock.acquire(blocking=False) and tally.nested.acquire(blocking=False)
-assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-"""
-        subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+        assert run(fork_within_blocks) == [False, True, 7]
 
     def test_locks_are_renewed_before_parts(self, marked):
         class Locking(Part):
@@ -211,31 +201,38 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
-class TestDescriptors:
-    def test_an_open_descriptor_is_closed_in_a_child_and_its_number_stays_taken(self):
-        Part()
-        ours, theirs = socket.socketpair()
+def fork_with_an_open_descriptor():
+    Part()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
         close_in_children(ours.fileno())
         inode = os.fstat(ours.fileno()).st_ino
-        assert in_child(lambda: b"%d" % (os.fstat(ours.fileno()).st_ino == inode)) == b"0"
-        ours.send(b"still here")
-        assert theirs.recv(100) == b"still here"
+        same = in_child(lambda: os.fstat(ours.fileno()).st_ino == inode)
+        ours.send(b"still open")
+        received = theirs.recv(100).decode()
         ours.close()
-        assert theirs.recv(100) == b""  # at once: no child holds it open
-        theirs.close()
+        return same, received, theirs.recv(100).decode()
+
+
+def fork_with_a_reused_descriptor():
+    Part()
+    ours, theirs = socket.socketpair()
+    close_in_children(ours.fileno())
+    number = ours.fileno()
+    ours.close()
+    reader, _ = os.pipe()
+    os.dup2(reader, number)
+    theirs.close()
+    return in_child(lambda: os.fstat(number).st_ino == os.fstat(reader).st_ino)
+
+
+class TestDescriptors:
+    def test_an_open_descriptor_is_closed_in_a_child_and_its_number_stays_taken(self):
+        # At once the end of the stream: no child holds the parent's socket open.
+        assert run(fork_with_an_open_descriptor) == [False, "still open", ""]
 
     def test_a_descriptor_that_was_reused_is_left_alone(self):
-        Part()
-        ours, theirs = socket.socketpair()
-        close_in_children(ours.fileno())
-        number = ours.fileno()
-        ours.close()
-        reader, writer = os.pipe()
-        os.dup2(reader, number)
-        assert in_child(lambda: b"%d" % (os.fstat(number).st_ino == os.fstat(reader).st_ino)) == b"1"
-        for descriptor in {number, reader, writer}:
-            os.close(descriptor)
-        theirs.close()
+        assert run(fork_with_a_reused_descriptor) is True
 
 
 def test_nothing_happens_at_import():
