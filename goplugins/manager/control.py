@@ -15,7 +15,7 @@ from goplugins.config.schema import shown
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import PluginMetrics
-from goplugins.observability.event_stream import Sink, Wanted, hand_out
+from goplugins.observability.event_stream import Sink, Wanted, publish
 from goplugins.observability.events import PluginControlled
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
@@ -186,7 +186,7 @@ def give_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
 def _tell(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
     events = manager._ready().events
     if events.changes:
-        hand_out(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
+        publish(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
 
 
 def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:
