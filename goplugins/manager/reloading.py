@@ -228,7 +228,7 @@ class ConfigLoader:
             self._lifecycle.maintenance.every,
             interval=interval,
             on_signal=on_signal,
-            closed=self._watch_closed,
+            on_close=self._watch_closed,
         )
         self._watches[id(watch)] = watch
         if self._lifecycle.registry.closed:
@@ -248,7 +248,7 @@ class ConfigLoader:
                 self._clock,
                 self._lifecycle.maintenance.every,
                 interval=_SCAN_INTERVAL,
-                closed=self._watch_closed,
+                on_close=self._watch_closed,
                 files=DirectoryWatch(loaded.discovery, self._clock, known=loaded.report.signature),
             )
             self._watches[id(watch)] = watch
