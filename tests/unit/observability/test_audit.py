@@ -12,7 +12,7 @@ from goplugins import (
     PluginConfig,
 )
 from goplugins.errors import AuthenticationError, CertificateError, ConfigError
-from goplugins.manager.control import hold_open, reset_breaker
+from goplugins.manager.control import force_open, reset_breaker
 from goplugins.observability.audit import acting_as
 from tests.unit.observability.fakes import ECHO, Raiser, fail
 
@@ -33,8 +33,8 @@ def test_security_relevant_events_are_recorded_completely_and_in_order(audit):
         manager.register(Raiser(), PluginConfig(name="moody"))
         fail(manager, AuthenticationError)
         fail(manager, CertificateError)
-        hold_open(manager, "moody")
-        hold_open(manager, "moody")
+        force_open(manager, "moody")
+        force_open(manager, "moody")
         reset_breaker(manager, "moody")
         with acting_as("alice"):
             auth = {"method": "bearer", "token": "hunter2-token"}
@@ -70,7 +70,7 @@ def test_records_below_the_log_level_use_no_number(caplog):
     with Manager() as manager:
         caplog.set_level(logging.WARNING, "goplugins.audit")
         manager.register(Raiser(), PluginConfig(name="moody"))
-        hold_open(manager, "moody")
+        force_open(manager, "moody")
         reset_breaker(manager, "moody")
     found = [record for record in caplog.records if record.name == "goplugins.audit"]
     assert [(record.audit, record.sequence) for record in found] == [("breaker_forced", 1), ("breaker_reset", 2)]
