@@ -35,6 +35,7 @@ def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
         error: what the call raised.
         on: ``"rate-limit"`` makes it True for refusals of the rate limiter and for a plugin's 429 as well.
 
+    >>> from goplugins.errors import PluginRequestError, RateLimitExceededError
     >>> could_not_serve(PluginTimeoutError()), could_not_serve(PluginRequestError())
     (True, False)
     >>> could_not_serve(RateLimitExceededError()), could_not_serve(RateLimitExceededError(), ["rate-limit"])

@@ -78,7 +78,7 @@ def state(house: House) -> dict[str, Any]:
     """All that calls can notice, short of counts and what was learnt."""
     found: dict[str, Any] = {"": sorted(house.manager._registry.disabled)}
     for name, plugin in house.manager._registry.plugins.items():
-        policies = plugin.policies
+        policies, checker = plugin.policies, plugin.attempts.watcher
         limiter, retry, budget = policies.limiter, policies.retry, policies.budget
         bulkhead = plugin.bulkhead if plugin.config.bulkhead is not None else None
         layers = plugin._answer
@@ -91,7 +91,7 @@ def state(house: House) -> dict[str, Any]:
             "limiter": None if limiter is None else (limiter._rate, limiter._burst, limiter._max_wait),
             "timeout": (plugin.request_timeout, plugin.idempotent),
             "bulkhead": None if bulkhead is None else (bulkhead._adaptive is None, bulkhead._max_waiting),
-            "checks": plugin.attempts.watcher._settings,
+            "checks": (checker._enabled, checker._configured_interval, checker._timeout, checker._failure_limit),
             "chaos": getattr(plugin.sender, "chaos", ""),
             "layers": (type(layers).__name__, type(getattr(layers, "_run", None)).__name__),
         }

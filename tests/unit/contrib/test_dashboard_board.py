@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
-import traceback
 
 import pytest
 
@@ -23,6 +21,7 @@ from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard import _board
 from goplugins.runtime.scheduler import Scheduler, get_scheduler
 from goplugins.testing import ManualClock, inject
+from tests.processes import in_child, run
 from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_in
 
 ONCE = PluginConfig(
@@ -312,19 +311,18 @@ def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler,
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_forked_child_shows_its_own_process(page, manager, plugin):
+def fork_with_a_page():
+    manager = Manager()
+    manager.register(Mood(), ONCE)
+    page = dashboard.wsgi(manager, authorize=lambda environ: True)
     tag = ask(page, "/state").headers["etag"]
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            signal.alarm(20)
-            call(manager, times=3)
-            answer = ask(page, "/state", HTTP_IF_NONE_MATCH=tag)
-            assert answer.json["pid"] == os.getpid()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
+
+    def child():
+        call(manager, times=3)
+        return ask(page, "/state", HTTP_IF_NONE_MATCH=tag).json["pid"] == os.getpid()
+
+    return in_child(child)
+
+
+def test_a_forked_child_shows_its_own_process():
+    assert run(fork_with_a_page) is True
