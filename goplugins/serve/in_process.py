@@ -6,13 +6,11 @@ import copy
 import inspect
 import json
 import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from goplugins.config.endpoints import Endpoint
-from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
-from goplugins.config.schema import merge
+from goplugins.config.plugin import PluginConfig
 from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import (
     InvalidArgumentError,
@@ -33,9 +31,9 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.adapter import PluginAdapter
+from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.import_object import named_object
 from goplugins.transports.interface import Sender
-from goplugins.transports.single_call import single_call
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -172,18 +170,14 @@ class FunctionPlugin(Sender):
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
-        self._name = config.name
+        self._settings = settings = TransportSettings.of(config, clock)
         self._endpoint = config.endpoint
-        self._clock = clock
-        self._timeout = connection.request_timeout or 30.0
-        self._idempotent = bool(config.retry is not None and config.retry.idempotent)
         self._closed = False
         self._sender = _sender_for(config)
         if config.options.get("isolate"):
-            places = connection.max_connections or 1
-            workers = WorkerPool(f"goplugins-{config.name}", places, _MAX_QUEUED, inline=False)
-            self._sender = _Isolated(self._sender, workers, clock)
+            workers = settings.connection.max_connections or 1
+            pool = WorkerPool(f"goplugins-{config.name}", workers, _MAX_QUEUED, inline=False)
+            self._sender = _Isolated(self._sender, pool, clock)
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
@@ -200,7 +194,7 @@ class FunctionPlugin(Sender):
         try:
             return self._sender.send(call)
         except PluginError as error:
-            error.plugin = self._name  # the object may have put the name that it gives itself
+            error.plugin = self._settings.name  # the object may have put the name that it gives itself
             raise
 
     def health(self, timeout: float) -> HealthStatus:
@@ -224,14 +218,12 @@ class FunctionPlugin(Sender):
         """One attempt with plain JSON values, outside the policies.
 
         Raises:
-            PluginError: what went wrong.
+            PluginError: the attempt failed.
         """
-        return single_call(
-            self, request, context, timeout=self._timeout, idempotent=self._idempotent, clock=self._clock
-        )
+        return self._settings.execute(self, request, context)
 
     def __repr__(self) -> str:
-        return f"<FunctionPlugin {self._name!r} of {self._endpoint}>"
+        return f"<FunctionPlugin {self._settings.name!r} of {self._endpoint}>"
 
 
 def _sender_for(config: PluginConfig) -> Sender:
@@ -253,33 +245,18 @@ def _sender_for(config: PluginConfig) -> Sender:
         raise InvalidConfigError(f"{config.endpoint}: {exc.message}", path="endpoint") from exc
 
 
-class FunctionPluginFactory:
-    """Makes plugins that run in this process.
+class FunctionPluginFactory(TransportFactory[FunctionPlugin]):
+    """Creates plugins that run in this process.
 
     Args:
         clock: for its plugins.
-        resolve: not used: nothing has to be found on a network. Every built-in factory is offered one.
+        resolve: ignored: nothing is looked up on a network.
     """
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
-        self._clock = clock
+    transports = (TransportType.PYTHON,)
 
     def create_plugin(self, config: PluginConfig) -> FunctionPlugin:
-        """A plugin whose module is imported.
-
-        Raises:
-            ConfigError: see :class:`FunctionPlugin`.
-        """
         return FunctionPlugin(config, clock=self._clock)
 
-    def supported_transports(self) -> Sequence[str]:
-        """The value ``python``."""
-        return (TransportType.PYTHON,)
-
     def validate_config(self, config: PluginConfig) -> None:
-        """Checks the form of the endpoint; imports nothing.
-
-        Raises:
-            ConfigError: it can't name an object.
-        """
         Endpoint.parse(TransportType.PYTHON, config.endpoint)

@@ -24,7 +24,7 @@ from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.chaos_errors import FaultMaker
-from goplugins.transports.health_status import failed_look
+from goplugins.transports.health_status import failed_check
 from goplugins.transports.interface import Sender
 
 __all__ = ["ChaosSender", "with_chaos"]
@@ -140,7 +140,7 @@ class ChaosSender(Sender):
         if not fault:
             return self.wrapped.health(max(deadline.remaining(), 1e-3))
         self._count("health")
-        status, message = failed_look(self._faults.make(fault))
+        status, message = failed_check(self._faults.make(fault))
         return HealthStatus(status, message, last_check=clock.time(), response_time=clock.monotonic() - started)
 
     def info(self) -> PluginInfo:

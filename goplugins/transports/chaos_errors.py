@@ -83,13 +83,13 @@ class FaultMaker:
         return status_error(HTTPReply(self._status, headers, b"", True), 0.0, str)
 
     def _line(self) -> PluginError:
-        from goplugins.transports.line_messages import failure_of
+        from goplugins.transports.line_messages import reply_error
 
         kind = _KIND.get(self._status) or ("internal" if self._status >= 500 else "invalid")
         fields: dict[str, Any] = {"error_kind": kind, "error": f"as status {self._status}"}
         if self._retry_after is not None:
             fields["headers"] = {"Retry-After": str(self._retry_after)}
-        return failure_of(fields, _OTHER.get(self._transport, PluginInternalError))
+        return reply_error(fields, _OTHER.get(self._transport, PluginInternalError))
 
     def _grpc(self, fault: str) -> PluginError:
         if fault == "garbage":

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 
 __all__ = ["ConnectionPool", "Lease"]
 
@@ -112,6 +113,7 @@ class ConnectionPool(Generic[C]):
         self._age = 0
         self._closed = False
         self._reset()
+        register_forkable(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -130,6 +132,17 @@ class ConnectionPool(Generic[C]):
         """
         lease = self.try_acquire(deadline)
         return lease if lease is not None else self._wait(deadline)
+
+    def acquire_free(self, deadline: Deadline) -> Lease[C]:
+        """Like :meth:`acquire`, but does not wait for a connection in use.
+
+        Raises:
+            SaturatedError: all connections are in use.
+        """
+        lease = self.try_acquire(deadline)
+        if lease is None:
+            raise SaturatedError("no connection is free")
+        return lease
 
     def try_acquire(self, deadline: Deadline) -> Lease[C] | None:
         """Like :meth:`acquire`, but None at once where that would wait for a place. Connecting may take its time."""

@@ -6,14 +6,14 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from goplugins.config.credentials import AuthConfig
-from goplugins.errors import ConfigError
+from goplugins.config.credentials import AuthConfig, files_of
+from goplugins.errors import ConfigError, PluginError
 from goplugins.runtime.clock import Clock
-from goplugins.transports.auth import with_token
+from goplugins.transports.auth import joined_secrets, scrub, scrub_error, secrets_of, with_token
 
-__all__ = ["CredentialFiles", "WatchedFiles"]
+__all__ = ["PluginCredentials", "WatchedFiles"]
 
 logger = logging.getLogger("goplugins.transports")
 
@@ -100,41 +100,45 @@ class WatchedFiles:
         self._known = self._seen
 
 
-class CredentialFiles:
-    """The files that a plugin's credentials come from, and taking them over when they have changed.
+class PluginCredentials:
+    """Credentials of one plugin: loaded from its ``auth`` section, renewed when their files change, kept out of texts.
 
     Args:
-        auth: names them.
+        auth: the section; None for no credentials.
         clock: measures.
-        take: takes a section over, its token read; raises a ConfigError if it can't be used, then changing nothing.
         name: the plugin's, for the log.
+
+    Attributes:
+        auth: the section as first loaded, with the token of its file.
+        watched: whether there are files to watch, for :meth:`renew`.
+
+    Raises:
+        ConfigError: the token file can't be used.
     """
 
-    def __init__(self, auth: AuthConfig, clock: Clock, take: Callable[[AuthConfig], None], name: str) -> None:
-        paths = (auth.token_file, auth.cert_file, auth.key_file, auth.ca_file)
-        self._auth = auth
-        self._take = take
+    def __init__(self, auth: AuthConfig | None, clock: Clock, name: str) -> None:
+        self._section = section = auth or AuthConfig()
         self._name = name
         self._failure = ""
-        self._files = WatchedFiles(filter(None, paths), clock, settle=_CREDENTIALS_SETTLE)
+        self._secrets: tuple[str, ...] = ()
+        paths = files_of(auth)
+        self.watched = bool(paths)
+        # Before the files are read: a change in between must not be missed.
+        self._files = WatchedFiles(paths, clock, settle=_CREDENTIALS_SETTLE)
+        self.auth = with_token(section)
 
-    @classmethod
-    def of(
-        cls, auth: AuthConfig | None, clock: Clock, take: Callable[[AuthConfig], None], name: str
-    ) -> CredentialFiles | None:
-        """For a plugin that is being made and has not read its files yet; None if its section names none."""
-        if auth is None or not (auth.token_file or auth.cert_file or auth.key_file or auth.ca_file):
-            return None
-        return cls(auth, clock, take, name)
+    def renew(self, apply: Callable[[AuthConfig], None]) -> None:
+        """Applies new credentials if the files have changed and can be used; otherwise the old ones stay.
 
-    def renew(self) -> None:
-        """Has new credentials taken over, if there are any and they can be used; else all stays as it is."""
+        Args:
+            apply: applies a section whose token has been read. If it raises a ConfigError, it has changed nothing.
+        """
         if not self._files.changed():
             return
         try:
-            self._take(with_token(self._auth))
+            apply(with_token(self._section))
         except ConfigError as error:
-            # A key comes after its certificate: while they do not fit, and until they do, the old ones are used.
+            # A key file is written after its certificate: until both match, the old ones are used.
             if str(error) != self._failure:
                 self._failure = str(error)
                 logger.warning("plugin %r: new credentials can't be used, the old ones stay: %s", self._name, error)
@@ -142,3 +146,16 @@ class CredentialFiles:
         self._failure = ""
         self._files.accept()
         logger.info("plugin %r: uses the new credentials of its files", self._name)
+
+    def protect(self, auth: AuthConfig, headers: Mapping[str, str]) -> None:
+        """Removes these credentials from texts from now on, and the previous ones, which calls in flight still use."""
+        secrets = secrets_of(headers, auth.password, auth.token, auth.api_key)
+        self._secrets = joined_secrets(secrets, before=self._secrets)
+
+    def scrub(self, text: str) -> str:
+        """A remote text without the credentials: debugging pages and plugins may echo a request."""
+        return scrub(text, self._secrets)
+
+    def scrub_error(self, error: PluginError) -> None:
+        """Removes the credentials from the message and the details of an error."""
+        scrub_error(error, self._secrets)

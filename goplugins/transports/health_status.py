@@ -1,6 +1,8 @@
-"""What a plugin's word for its health means, and what an error says of it: the same on every wire."""
+"""Health checks over a wire: what statuses and errors mean, the same for every transport."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
@@ -9,9 +11,16 @@ from goplugins.errors import (
     PluginError,
     PluginTimeoutError,
     SaturatedError,
+    belongs_to_host,
 )
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.clock import Clock
+from goplugins.runtime.deadline import Deadline
 
-__all__ = ["failed_look", "status_of_word"]
+__all__ = ["CheckResult", "failed_check", "run_check", "status_of_word"]
+
+_MAX_MESSAGE = 500
+"""Characters."""
 
 _WORDS = {
     "degraded": PluginStatus.DEGRADED,
@@ -25,9 +34,12 @@ _WORDS = {
     "out_of_service": PluginStatus.OFFLINE,
 }
 
+CheckResult = tuple[PluginStatus, str, Mapping[str, str]]
+"""Status, message and metadata."""
+
 
 def status_of_word(word: object, otherwise: PluginStatus) -> PluginStatus:
-    """The status that a service names when it is not well; ``otherwise`` for any other word, and for none.
+    """The status for the word with which a service reports a problem; ``otherwise`` for any other word or none.
 
     >>> status_of_word("WARN", PluginStatus.HEALTHY), status_of_word(None, PluginStatus.HEALTHY)
     (<PluginStatus.DEGRADED: 'degraded'>, <PluginStatus.HEALTHY: 'healthy'>)
@@ -35,8 +47,8 @@ def status_of_word(word: object, otherwise: PluginStatus) -> PluginStatus:
     return _WORDS.get(word.lower(), otherwise) if isinstance(word, str) else otherwise
 
 
-def failed_look(error: PluginError) -> tuple[PluginStatus, str]:
-    """The verdict of a look that ended with an error, and the message that goes with it."""
+def failed_check(error: PluginError) -> tuple[PluginStatus, str]:
+    """Status and message of a health check that ended with an error."""
     if isinstance(error, SaturatedError):
         return PluginStatus.UNKNOWN, "every connection is in use"
     if isinstance(error, PluginClosedError):
@@ -44,3 +56,34 @@ def failed_look(error: PluginError) -> tuple[PluginStatus, str]:
     if isinstance(error, PluginConnectionError | PluginTimeoutError):
         return PluginStatus.OFFLINE, str(error)
     return PluginStatus.UNHEALTHY, str(error)
+
+
+def run_check(
+    check: Callable[[Deadline], CheckResult], timeout: float, clock: Clock, scrub: Callable[[str], str]
+) -> HealthStatus:
+    """Runs one health check.
+
+    Args:
+        check: makes the request; raises a PluginError if it fails.
+        timeout: seconds.
+        clock: measures.
+        scrub: removes credentials from a text that the plugin sent.
+    """
+    started = clock.monotonic()
+    metadata: Mapping[str, str] = {}
+    try:
+        # Not Deadline.after(): an enclosing deadline of the caller must not make a plugin look dead.
+        status, message, metadata = check(Deadline(started + timeout, clock))
+    except PluginError as error:
+        status, message = failed_check(error)
+    except Exception as exc:
+        if belongs_to_host(exc):
+            raise
+        status, message = PluginStatus.UNHEALTHY, f"the health check raised {type(exc).__name__}: {exc}"
+    return HealthStatus(
+        status=status,
+        message=scrub(message)[:_MAX_MESSAGE],
+        last_check=clock.time(),
+        response_time=clock.monotonic() - started,
+        metadata={scrub(key): scrub(value) for key, value in metadata.items()},
+    )

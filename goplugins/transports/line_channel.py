@@ -1,4 +1,4 @@
-"""Lines over a pair of descriptors: one out, one in, no system call beyond the deadline."""
+"""Lines over a pair of descriptors: one line out, one line in, and no system call beyond the deadline."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from goplugins.runtime.deadline import Deadline
 __all__ = ["LineBuffer", "LineChannel"]
 
 _CHUNK = 65536
-"""Bytes a read; much larger ones would make the allocator ask the system for memory each time."""
+"""Bytes per read; for much larger ones the allocator requests memory from the system each time."""
 
-_LONGEST_POLL = 2**31 - 1
+_MAX_POLL = 2**31 - 1
+"""Milliseconds: poll() takes a C int."""
 
 
 class LineBuffer:
-    r"""Bytes in, lines out. Each byte is looked at once, however small the pieces that a long line comes in.
+    r"""Splits received bytes into lines. Each byte is searched once, however small the pieces of a long line are.
 
     >>> buffer = LineBuffer()
     >>> buffer.feed(b"one")
@@ -37,7 +38,7 @@ class LineBuffer:
     (b'one line', 3)
 
     Attributes:
-        held: what was read and not yet taken; for looking at.
+        held: bytes received and not yet taken; read only.
     """
 
     __slots__ = ("_searched", "held")
@@ -47,7 +48,7 @@ class LineBuffer:
         self._searched = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Adds what was read."""
+        """Adds received bytes."""
         self.held += chunk
 
     def take(self) -> bytes | None:
@@ -64,7 +65,7 @@ class LineBuffer:
         return line
 
     def start(self, length: int) -> bytes:
-        """The first ``length`` bytes, left where they are."""
+        """A copy of the first ``length`` bytes, which stay in the buffer."""
         return bytes(self.held[:length])
 
     def clear(self) -> None:
@@ -77,30 +78,33 @@ class LineBuffer:
 
 
 class LineChannel:
-    """Sends a line and reads the one that answers it. Used by one thread at a time; closes nothing itself.
+    """Sends a line and reads the reply line. Used by one thread at a time; closes nothing itself.
 
     Args:
-        reader: a descriptor that does not block; the same as ``writer`` for a socket.
+        reader: a non-blocking descriptor; the same as ``writer`` for a socket.
         writer: see ``reader``.
-        read: reads at most so many bytes from it.
-        write: writes what fits, and says how much that was.
+        read: reads at most the given number of bytes.
+        write: writes what fits and returns its length.
         clock: measures.
+        limit: bytes that a reply may have.
 
     Attributes:
-        sent: bytes of the request that the system has taken, in this exchange.
-        received: bytes that came, in this exchange.
-        gone: whether the peer had gone before it sent any byte of a reply.
-        clean: whether nothing but whole lines came and went, so that the channel may be used again.
-        replies: lines that came in answer, ever.
+        sent: bytes of the request that the system has accepted in this exchange.
+        received: bytes received in this exchange.
+        gone: whether the peer had closed its side before it sent any byte of a reply.
+        clean: whether only whole lines were exchanged so far, so that the channel can be used again.
+        replies: number of replies since the channel was opened.
     """
 
     __slots__ = (
         "_at",
         "_buffer",
+        "_limit",
         "_now",
         "_poll",
         "_read",
         "_reader",
+        "_started",
         "_write",
         "_writer",
         "clean",
@@ -117,25 +121,27 @@ class LineChannel:
         read: Callable[[int], bytes],
         write: Callable[[bytes | memoryview], int],
         clock: Clock,
+        limit: int,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._read = read
         self._write = write
         self._now = clock.monotonic
+        self._limit = limit
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         self._poll = poll.poll
         self._buffer = LineBuffer()
-        self._at = 0.0
+        self._at = self._started = 0.0
         self.sent = self.received = self.replies = 0
         self.gone = False
         self.clean = True
 
-    def look(self) -> int:
-        """What there is on an idle channel: 0, POLLIN for bytes that nobody asked for, POLLHUP for its end.
+    def poll_idle(self) -> int:
+        """State of an idle channel: 0 for usable, POLLIN for unexpected bytes, POLLHUP for its end.
 
-        A socket's end comes with POLLIN, too. After anything but 0 the channel is not clean any more.
+        The end of a socket sets POLLIN as well. After anything but 0 the channel is not clean any more.
         """
         ready = self._poll(0)
         if not ready:
@@ -143,38 +149,43 @@ class LineChannel:
         self.clean = False
         return ready[0][1]
 
-    def exchange(self, line: bytes, deadline: Deadline, limit: int) -> bytes:
-        """Sends ``line``, which ends with its line break, and returns the answer without one.
+    def exchange(self, line: bytes, deadline: Deadline) -> bytes:
+        """Sends ``line``, which ends with its line break, and returns the reply without one.
 
         Raises:
-            PluginTimeoutError: no whole line in time.
-            ConnectionLostError: the peer went away before it sent anything, or the connection broke.
-            TruncatedReplyError: the peer went away within its line.
-            ReplyTooLargeError: the answer has more than ``limit`` bytes.
+            PluginTimeoutError: no whole line before the deadline.
+            ConnectionLostError: the peer closed its side before it sent anything, or the connection broke.
+            TruncatedReplyError: the peer closed its side within its line.
+            ReplyTooLargeError: the reply exceeds the limit.
         """
         self.clean = self.gone = False
         self.sent = self.received = 0
         self._at = deadline.at
-        broken = self._send(line, limit)
-        reply = self._receive(limit, broken)
+        self._started = self._now()
+        broken = self._send(line)
+        reply = self._receive(broken)
         self.replies += 1
         self.clean = self.sent == len(line) and not self._buffer.held
         return reply
 
+    def is_gone(self, exc: Exception) -> bool:
+        """Whether ``exc``, of the last exchange, shows that the peer was gone before it sent any byte of a reply."""
+        return self.gone and isinstance(exc, ConnectionLostError)
+
     # --- sending -----------------------------------------------------------------------------------------------
 
-    def _send(self, line: bytes, limit: int) -> OSError | None:
-        """Sends as much as the peer takes. A break is returned, not raised: the peer may have said why."""
+    def _send(self, line: bytes) -> OSError | None:
+        """Sends what the system accepts. A broken pipe is returned, not raised: the peer may have sent the reason."""
         try:
             self.sent = self._write(line)
         except BlockingIOError:
             pass
         except OSError as exc:
             return exc
-        return None if self.sent == len(line) else self._send_rest(memoryview(line), limit)
+        return None if self.sent == len(line) else self._send_rest(memoryview(line))
 
-    def _send_rest(self, line: memoryview, limit: int) -> OSError | None:
-        """Sends the rest, and reads along: a peer that is stuck in its own output would never take ours."""
+    def _send_rest(self, line: memoryview) -> OSError | None:
+        """Sends the rest and reads meanwhile: a peer that is blocked in its own output would never read ours."""
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         poll.register(self._writer, select.POLLOUT | (select.POLLIN if self._writer == self._reader else 0))
@@ -183,7 +194,7 @@ class LineChannel:
                 ready = dict(poll.poll(self._milliseconds()))
                 if not ready:
                     raise self._timeout()
-                if ready.get(self._reader, 0) & ~select.POLLOUT and self._has_spoken(limit):
+                if ready.get(self._reader, 0) & ~select.POLLOUT and self._has_early_reply():
                     return None
                 if self._writer in ready:
                     with contextlib.suppress(BlockingIOError):
@@ -194,22 +205,22 @@ class LineChannel:
             return exc
         return None
 
-    def _has_spoken(self, limit: int) -> bool:
-        """Takes what has come while the request is still being sent; True if there is no use in sending more."""
+    def _has_early_reply(self) -> bool:
+        """Reads bytes that arrived while the request is still being sent; True if sending more is useless."""
         try:
             chunk = self._read(_CHUNK)
         except BlockingIOError:
             return False
         self.received += len(chunk)
         self._buffer.feed(chunk)
-        # An answer before its question was over is a refusal, and one without an end is none.
-        return not chunk or b"\n" in chunk or len(self._buffer) > limit
+        # A line before the end of the request is a refusal; a line that is too long is not read to its end.
+        return not chunk or b"\n" in chunk or len(self._buffer) > self._limit
 
     # --- receiving ---------------------------------------------------------------------------------------------
 
-    def _receive(self, limit: int, broken: OSError | None) -> bytes:
-        buffer = self._buffer
-        held = buffer.held  # asked as itself: it is C, and empty as a rule
+    def _receive(self, broken: OSError | None) -> bytes:
+        buffer, limit = self._buffer, self._limit
+        held = buffer.held  # tested directly: no Python call, and empty as a rule
         line = buffer.take() if held else None
         while line is None:
             if len(held) > limit:
@@ -227,7 +238,7 @@ class LineChannel:
     def _next_chunk(self, broken: OSError | None) -> bytes:
         while True:
             wait = (self._at - self._now()) * 1000.0
-            if wait <= 0.0 or not self._poll(min(wait, _LONGEST_POLL)):
+            if wait <= 0.0 or not self._poll(min(wait, _MAX_POLL)):
                 raise self._timeout()
             try:
                 chunk = self._read(_CHUNK)
@@ -240,25 +251,26 @@ class LineChannel:
             self.received += len(chunk)
             return chunk
 
-    # --- what went wrong ---------------------------------------------------------------------------------------
+    # --- errors ------------------------------------------------------------------------------------------------
 
     def _milliseconds(self) -> float:
         remaining = self._at - self._now()
         if remaining <= 0:
             raise self._timeout()
-        return min(remaining * 1000.0, _LONGEST_POLL)
+        return min(remaining * 1000.0, _MAX_POLL)
 
     def _timeout(self) -> PluginTimeoutError:
         if not self.sent:
             return PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        got = f"{self.received} bytes of it" if self.received else "nothing"
-        return PluginTimeoutError(f"no whole reply in time; {got} had come")
+        seconds = self._now() - self._started
+        received = f"{self.received or 'no'} bytes received"
+        return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({received})")
 
     def _lost(self, exc: OSError | None) -> PluginError:
         self.gone = not self.received
         reason = "" if exc is None else f": {exc.strerror or exc}"
         if self.gone:
-            # Without a single byte taken by the system, nobody can have acted on it.
+            # If the system has accepted no byte, the plugin can't have acted on the request.
             replay = None if self.sent else Replay.ALWAYS
             return ConnectionLostError(f"the plugin closed the connection before it replied{reason}", replay=replay)
         if exc is not None and not isinstance(exc, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""The messages of Unix sockets and exec, one JSON object a line: a call as a line, and what a line in answer means."""
+"""The line protocol of Unix sockets and exec, one JSON object per line: requests, and the meaning of replies."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ from goplugins.transports.envelope import (
     parse_object,
 )
 
-__all__ = ["RequestLines", "envelope_of", "failure_of", "value_of"]
+__all__ = ["RequestLines", "parse_reply", "reply_error", "reply_value"]
 
-_LONGEST_WAIT = 86400.0
-_LONGEST_KIND = 100
+_MAX_RETRY_AFTER = 86400.0
+"""Seconds."""
+
+_MAX_KIND = 100
+"""Characters."""
+
 _KEY = "Idempotency-Key"
 
 _KINDS: Mapping[str, tuple[type[PluginError], str]] = {
     "internal": (PluginInternalError, "the plugin failed"),
     "invalid": (PluginRequestError, "the request was refused"),
-    "deadline": (PluginTimeoutError, "the plugin ran out of time"),
-    "unauthenticated": (AuthenticationError, "the plugin refused the credentials"),
+    "deadline": (PluginTimeoutError, "the plugin did not finish before the deadline"),
+    "unauthenticated": (AuthenticationError, "the plugin rejected the credentials"),
 }
-"""``error_kind`` -> our error. "rejected", and none (Go servers send none), are business errors."""
+"""Error and beginning of its message by ``error_kind``. "rejected" and none (from Go servers) are business errors."""
 
 
 class RequestLines:
@@ -58,10 +62,10 @@ class RequestLines:
         self._plain = _headers_part(self._credentials)
 
     def check(self, call: Call) -> None:
-        """Refuses headers that are none, or are not the caller's to set.
+        """Rejects headers that are malformed or that a caller must not set.
 
         Raises:
-            InvalidHeaderError: names the header, never its value.
+            InvalidHeaderError: the message has the header's name, never its value.
         """
         if call.headers:
             check_headers(call.headers)
@@ -70,13 +74,13 @@ class RequestLines:
                     raise InvalidHeaderError(f"headers: {name!r} is set by auth and can't be overridden by a call")
 
     def execute(self, call: Call, remaining: float) -> bytes:
-        """A call; tells the plugin how many seconds remain."""
+        """The line of a call of which ``remaining`` seconds remain."""
         headers = self._plain
         if call.headers or call.idempotent:
-            own = dict(call.headers)
-            if call.idempotent and not any(name.lower() == "idempotency-key" for name in own):
-                own[_KEY] = call.request_id
-            headers = _headers_part({**own, **self._credentials})
+            given = dict(call.headers)
+            if call.idempotent and not any(name.lower() == "idempotency-key" for name in given):
+                given[_KEY] = call.request_id
+            headers = _headers_part({**given, **self._credentials})
         if call.metadata:
             headers += b',"metadata":%b' % dump_texts(call.metadata).encode()
         return b'{"type":"execute","request_id":%b,"data":%b%b,"timeout_ms":%d}\n' % (
@@ -86,8 +90,8 @@ class RequestLines:
             max(1, int(remaining * 1000)),
         )
 
-    def ask(self, kind: str, request_id: str, remaining: float) -> bytes:
-        """A question about the plugin itself: health, info or ping."""
+    def request(self, kind: str, request_id: str, remaining: float) -> bytes:
+        """The line of a request about the plugin itself: health, info or ping."""
         return b'{"type":"%b","request_id":%b,"data":null%b,"timeout_ms":%d}\n' % (
             kind.encode(),
             quoted(request_id).encode(),
@@ -100,31 +104,31 @@ def _headers_part(headers: Mapping[str, str]) -> bytes:
     return b',"headers":%b' % dump_texts(headers).encode() if headers else b""
 
 
-def envelope_of(line: bytes, call: Call) -> dict[str, Any]:
-    """The fields of a line in answer to ``call``.
+def parse_reply(line: bytes, call: Call, *_: object) -> dict[str, Any]:
+    """The fields of the reply line to ``call``.
 
     Raises:
-        BadReplyError: it is no whole JSON object, or does not say whether it reports success.
-        ReplyMismatchError: it answers another call, or none: a line carries no other sign of what it answers.
+        BadReplyError: it is not a whole JSON object, or its ``success`` is missing.
+        ReplyMismatchError: its ``request_id`` is missing or another call's.
     """
     envelope = parse_object(line, whole=True)
     if envelope.get("request_id") != call.request_id:
         check_request_id(envelope, call, required=True)
     if type(envelope.get("success")) is not bool:
-        raise BadReplyError("the reply does not say whether it is a success")
+        raise BadReplyError("the reply has no boolean field success")
     return envelope
 
 
-def value_of(envelope: dict[str, Any], call: Call, other: type[TransportError]) -> Any:
+def reply_value(envelope: dict[str, Any], call: Call, other: type[TransportError]) -> Any:
     """The typed response in an envelope; sets ``call.reply_metadata``.
 
     Raises:
-        PluginError: the failure that the envelope reports; ``other`` for an ``error_kind`` that has no class.
+        PluginError: the failure that the envelope reports; ``other`` for an unknown ``error_kind``.
         ReplyTypeError: the data does not fit the response type.
         BadReplyError: the envelope is malformed.
     """
     if not envelope["success"]:
-        raise failure_of(envelope, other)
+        raise reply_error(envelope, other)
     value = decode_data(envelope, call)
     if "headers" in envelope:
         headers = metadata_of(envelope, "headers")
@@ -133,8 +137,8 @@ def value_of(envelope: dict[str, Any], call: Call, other: type[TransportError]) 
     return value
 
 
-def failure_of(envelope: dict[str, Any], other: type[TransportError]) -> PluginError:
-    """The failure that an envelope reports, with the plugin's own text, metadata and headers."""
+def reply_error(envelope: dict[str, Any], other: type[TransportError]) -> PluginError:
+    """The error that an envelope reports, with the plugin's text, metadata and headers; ``other`` for unknown kinds."""
     kind = envelope.get("error_kind") or "rejected"
     text = error_text(envelope)
     details: dict[str, Any] = {}
@@ -142,25 +146,26 @@ def failure_of(envelope: dict[str, Any], other: type[TransportError]) -> PluginE
         if isinstance(envelope.get(field), dict) and envelope[field]:
             details[field] = metadata_of(envelope, field)
     if kind == "rejected":
-        return PluginExecutionError(text or "the plugin refused without a word", details=details)
+        return PluginExecutionError(text or "the plugin rejected the request without a message", details=details)
     if kind == "unavailable":
         wait = _retry_after(details.get("headers", {}))
-        replay = None if wait is None else Replay.ALWAYS  # it says that it has done nothing
+        replay = None if wait is None else Replay.ALWAYS  # the plugin has not started the request
         text = text or "unavailable"
         return PluginUnavailableError(text, retry_after=wait, replay=replay, details=details)
     found = _KINDS.get(kind) if isinstance(kind, str) else None
     if found is None:
-        told = str(kind)
-        details["error_kind"] = told if len(told) <= _LONGEST_KIND else "unknown"  # cut, it could not be scrubbed
+        text_of_kind = str(kind)
+        # Not cut: a part of a credential could not be removed.
+        details["error_kind"] = text_of_kind if len(text_of_kind) <= _MAX_KIND else "unknown"
     error, lead = found or (other, f"the plugin failed ({details['error_kind']})")
     return error(f"{lead}: {text}" if text else lead, details=details)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds. Unlike on HTTP, fractions are understood."""
+    """Seconds; unlike in HTTP, fractions are accepted."""
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
     try:
         seconds = float(text)
     except ValueError:
         return None
-    return min(seconds, _LONGEST_WAIT) if seconds >= 0 else None
+    return min(seconds, _MAX_RETRY_AFTER) if seconds >= 0 else None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 
 __all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
 
@@ -97,6 +98,7 @@ class ThreadedResolver:
         self._max_threads = max_threads
         self._clock = clock
         self._reset()
+        register_forkable(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

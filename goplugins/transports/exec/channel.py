@@ -63,14 +63,13 @@ class ExecChannel(LineChannel):
         start_ends: when the start timeout ends, on the clock's monotonic scale.
     """
 
-    __slots__ = ("_abandoned", "_limit", "_lock", "_start_timeout", "_stdin", "_was_starting", "start_ends", "state")
+    __slots__ = ("_abandoned", "_lock", "_start_timeout", "_stdin", "_was_starting", "start_ends", "state")
 
     def __init__(self, stdin: int, stdout: int, *, limit: int, start_timeout: float, clock: Clock) -> None:
         super().__init__(
-            stdout, stdin, lambda size: os.read(stdout, size), lambda data: sigpipe.write(stdin, data), clock
+            stdout, stdin, lambda size: os.read(stdout, size), lambda data: sigpipe.write(stdin, data), clock, limit
         )
         self._stdin = stdin
-        self._limit = limit
         self._start_timeout = start_timeout
         self.start_ends = clock.monotonic() + start_timeout
         self._abandoned: _AbandonedRequest | None = None
@@ -85,7 +84,7 @@ class ExecChannel(LineChannel):
 
     # --- for the caller that leased it -------------------------------------------------------------------------
 
-    def exchange(self, line: bytes, deadline: Deadline, limit: int) -> bytes:
+    def exchange(self, line: bytes, deadline: Deadline) -> bytes:
         """See :meth:`LineChannel.exchange`. An abandoned request is finished before ``line`` is sent.
 
         Raises:
@@ -100,9 +99,9 @@ class ExecChannel(LineChannel):
             self.sent = self.received = 0
             raise ConnectionLostError("the process ended before the request was sent", replay=Replay.ALWAYS)
         if self._abandoned is not None:
-            self._finish(self._abandoned, deadline, limit)
+            self._finish(self._abandoned, deadline)
         try:
-            reply = super().exchange(line, deadline, limit)
+            reply = super().exchange(line, deadline)
         except PluginTimeoutError:
             if self.sent and not self.replies:
                 self._abandoned = _AbandonedRequest(line, line[self.sent :])
@@ -111,11 +110,11 @@ class ExecChannel(LineChannel):
             self.state = State.IDLE
         return reply
 
-    def _finish(self, request: _AbandonedRequest, deadline: Deadline, limit: int) -> None:
+    def _finish(self, request: _AbandonedRequest, deadline: Deadline) -> None:
         """Sends the rest of an abandoned request, waits for its reply, and drops it."""
         until = Deadline(min(deadline.at, self.start_ends), deadline.clock)
         try:
-            reply = super().exchange(request.rest, until, limit)
+            reply = super().exchange(request.rest, until)
             fault = self._reply_fault(request, reply)
         except PluginTimeoutError as exc:
             request.rest = request.rest[self.sent :]

@@ -140,9 +140,12 @@ class Launcher:
         limit: maximum bytes of a reply.
         start_timeout: seconds that a start may take, and from then on until the first reply.
         clock: source of time.
+        scrub: removes credentials from what a process prints.
     """
 
-    def __init__(self, config: PluginConfig, *, limit: int, start_timeout: float, clock: Clock) -> None:
+    def __init__(
+        self, config: PluginConfig, *, limit: int, start_timeout: float, clock: Clock, scrub: Callable[[str], str]
+    ) -> None:
         check_options(config)
         options = config.options
         work_dir = config.work_dir or None
@@ -162,7 +165,7 @@ class Launcher:
         self._closed = False
         self.start_thread = StartThread()
         self.backoff = Backoff(clock)
-        self.scrub: Callable[[str], str] = str
+        self._scrub = scrub
         self._reset()
 
     def _reset(self) -> None:
@@ -317,7 +320,7 @@ class Launcher:
                     env,
                     supervisor=supervisor_of_process(),
                     clock=self._clock,
-                    scrub=self.scrub,
+                    scrub=self._scrub,
                     on_reaped=self.start_thread.process_reaped,
                 )
         except PluginConnectionError:

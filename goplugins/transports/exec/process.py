@@ -12,9 +12,14 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from goplugins.errors import ConnectionLostError, PluginError, PluginTimeoutError, TruncatedReplyError
 from goplugins.runtime.clock import Clock, Waiter
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.channel import ExecChannel, State
 from goplugins.transports.exec.stderr_log import StderrLog
+
+_END_TIMEOUT = 0.05
+"""Seconds that a failed call waits for the end of its process: pipes close a moment before."""
 
 
 class Command(enum.Enum):
@@ -139,7 +144,7 @@ class Process:
             return True
         if self.channel.state is State.STARTING:
             return False  # its output is the reply to its first request
-        found = self.channel.look()
+        found = self.channel.poll_idle()
         if found & select.POLLIN:
             self.set_wrote_unasked()
         return bool(found)
@@ -215,13 +220,50 @@ class Process:
 class Handle:
     """The pool's reference to a process. If it is lost, as by an interrupted call, its finalizer ends the process."""
 
-    __slots__ = ("__weakref__", "channel", "process")
+    __slots__ = ("__weakref__", "channel", "exchange", "process")
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.channel = process.channel
+        self.exchange = process.channel.exchange
         process.attach(self)
         weakref.finalize(self, process.lost).atexit = False
+
+    # --- for Exchanges -----------------------------------------------------------------------------------------
+
+    @property
+    def clean(self) -> bool:
+        return self.channel.clean
+
+    @clean.setter
+    def clean(self, value: bool) -> None:
+        self.channel.clean = value
+
+    @property
+    def sent(self) -> int:
+        return self.channel.sent
+
+    def interrupt(self) -> None:
+        """Does nothing: a call of a process can't be cancelled, so it is never hedged."""
+
+    def is_gone(self, exc: Exception) -> bool:
+        return self.channel.is_gone(exc)
+
+    def error_of(self, exc: PluginError, deadline: Deadline) -> PluginError:
+        """The error, with the way in which the process ended; notes whether the process may be used again."""
+        process, clock = self.process, deadline.clock
+        process.timed_out = isinstance(exc, PluginTimeoutError)
+        process.failed = not process.timed_out or clock.monotonic() >= process.channel.start_ends
+        if not isinstance(exc, ConnectionLostError | TruncatedReplyError):
+            process.fault = exc.message
+            return exc
+        if not process.end:
+            clock.wait(process.ended, max(0.0, min(_END_TIMEOUT, deadline.remaining())))
+        if process.end:
+            exc.message = f"{exc.message}: {process.end}"
+        return exc
+
+    # --- for the pool ------------------------------------------------------------------------------------------
 
     def drop(self) -> None:
         """Nothing: in a forked child the supervisor closes the descriptors."""

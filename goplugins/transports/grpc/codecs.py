@@ -20,7 +20,7 @@ from goplugins.headers import check_headers
 from goplugins.runtime.call import Call
 from goplugins.transports.envelope import check_request_id, parse_value
 from goplugins.transports.grpc.messages import EXECUTE, messages, parse
-from goplugins.transports.line_messages import failure_of
+from goplugins.transports.line_messages import reply_error
 from goplugins.transports.protobuf_codec import is_message_type
 
 # --- metadata ------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class Envelope:
             call.reply_metadata = dict(own)
         if error or kind:
             fields = {"error": error, "error_kind": kind, "metadata": dict(own)}
-            raise failure_of(fields, GRPCTransportError)
+            raise reply_error(fields, GRPCTransportError)
         return call.codec.decode(parse_value(payload, whole=True) if payload else None)
 
 

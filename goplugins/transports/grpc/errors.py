@@ -118,7 +118,7 @@ def _classified(status: str, text: str, attempt: Attempt) -> PluginError:
     if classify is not None:
         return classify(text, attempt)
     if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return AuthenticationError(f"gRPC {status}: the plugin refused the credentials")
+        return AuthenticationError(f"gRPC {status}: the plugin rejected the credentials")
     if status in _REQUEST_FAULTS:
         return PluginRequestError(f"gRPC {status}: {_REQUEST_FAULTS[status]}")
     if status == "CANCELLED":

@@ -6,16 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from goplugins.enums import PluginStatus
-from goplugins.errors import PluginError, PluginRequestError, belongs_to_host
-from goplugins.models.results import HealthStatus
-from goplugins.runtime.clock import Clock
+from goplugins.errors import PluginRequestError
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc.messages import CHECK, HEALTH, messages, parse
-from goplugins.transports.health_status import failed_look, status_of_word
-
-_MAX_MESSAGE = 500
-
-_Result = tuple[PluginStatus, str, dict[str, str]]
+from goplugins.transports.health_status import CheckResult, status_of_word
 
 
 class HealthChecker:
@@ -28,47 +22,19 @@ class HealthChecker:
         send: makes a call outside of the plugin's policies: method, request, deadline. Raises a PluginError.
         service: the name to check by the standard service alone; empty for the server as a whole.
         native: whether the plugin is a service of another kind, without PluginService.
-        clock: source of time.
-        scrub: removes credentials from a remote text.
     """
 
-    def __init__(
-        self,
-        send: Callable[[str, bytes, Deadline], bytes],
-        service: str,
-        native: bool,
-        clock: Clock,
-        scrub: Callable[[str], str],
-    ) -> None:
+    def __init__(self, send: Callable[[str, bytes, Deadline], bytes], service: str, native: bool) -> None:
         self._send = send
         self._service = service
         self._has_own_method = not native and not service
-        self._clock = clock
-        self._scrub = scrub
 
-    def check(self, timeout: float) -> HealthStatus:
-        """One health check within ``timeout`` seconds. Never raises."""
-        clock = self._clock
-        started = clock.monotonic()
-        # Not Deadline.after(): a caller's enclosing deadline must not make a plugin appear dead.
-        deadline = Deadline(started + timeout, clock)
-        try:
-            status, message, metadata = self._check(deadline)
-        except PluginError as error:
-            (status, message), metadata = failed_look(error), {}
-        except Exception as exc:
-            if belongs_to_host(exc):
-                raise
-            status, message, metadata = PluginStatus.UNHEALTHY, f"{type(exc).__name__}: {exc}", {}
-        return HealthStatus(
-            status=status,
-            message=self._scrub(message)[:_MAX_MESSAGE],
-            last_check=clock.time(),
-            response_time=clock.monotonic() - started,
-            metadata=metadata,
-        )
+    def check(self, deadline: Deadline) -> CheckResult:
+        """One health check.
 
-    def _check(self, deadline: Deadline) -> _Result:
+        Raises:
+            PluginError: it failed.
+        """
         if self._has_own_method:
             try:
                 return self._own_method(deadline)
@@ -77,13 +43,12 @@ class HealthChecker:
                     raise
         return self._standard_service(deadline)
 
-    def _own_method(self, deadline: Deadline) -> _Result:
+    def _own_method(self, deadline: Deadline) -> CheckResult:
         reply = parse(messages().HealthResponse, self._send(HEALTH, b"", deadline))
         status = status_of_word(reply.status, PluginStatus.HEALTHY)
-        metadata = {self._scrub(key): self._scrub(value) for key, value in reply.metadata.items()}
-        return status, reply.message, metadata
+        return status, reply.message, reply.metadata
 
-    def _standard_service(self, deadline: Deadline) -> _Result:
+    def _standard_service(self, deadline: Deadline) -> CheckResult:
         service = self._service
         request = messages().HealthCheckRequest(service=service).SerializeToString()
         response: Any = messages().HealthCheckResponse

@@ -1,4 +1,4 @@
-"""Reply bodies, whole and within their cap, before and after decompression."""
+"""Reply bodies: collected whole, within their cap before and after decompression."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_encoding(encoding: str) -> str:
 
 
 def collect(chunks: Iterable[bytes], encoding: str, limit: int) -> bytes:
-    """The body that ``chunks`` make up, decompressed; reads no further once it is too large.
+    """The body in ``chunks``, decompressed; reads no further once it is too large.
 
     Raises:
         ReplyTooLargeError: more than ``limit`` bytes, as sent or decompressed.
@@ -89,7 +89,7 @@ def _decompressed(chunks: Iterable[bytes], encoding: str, limit: int) -> Iterato
 def _start(encoding: str, data: bytes) -> _Decompressor:
     if encoding == "gzip":
         return zlib.decompressobj(_GZIP)
-    # "deflate" is zlib by its definition and raw by some servers' custom. A zlib stream starts with method 8 and a
-    # header that 31 divides; a lone first byte is taken by its method only.
-    looks_like_zlib = data[0] & 0x0F == 8 and (len(data) < 2 or int.from_bytes(data[:2], "big") % 31 == 0)
-    return zlib.decompressobj(_ZLIB if looks_like_zlib else _RAW)
+    # "deflate" is defined as zlib, but some servers send raw deflate. A zlib stream starts with method 8 and a header
+    # divisible by 31; of a single first byte, only the method can be checked.
+    is_zlib = data[0] & 0x0F == 8 and (len(data) < 2 or int.from_bytes(data[:2], "big") % 31 == 0)
+    return zlib.decompressobj(_ZLIB if is_zlib else _RAW)

@@ -1,7 +1,7 @@
-"""A connection of the fast engine: a socket that never blocks, every wait of which ends at the exchange's deadline.
+"""A connection of the httptools engine: a non-blocking socket on which every wait ends at the exchange's deadline.
 
-One system call writes a request, one waits and one reads; Python's own timeouts would take twice as many, and they
-start anew with each byte that a slow server sends.
+One system call writes a request, one waits and one reads. Python's own socket timeouts take twice as many, and start
+again with each byte that a slow server sends.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from goplugins.errors import PluginTimeoutError, Replay, ReplyTooLargeError
+from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports.http import errors
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
 from goplugins.transports.http.parser import FastPathParser, ReplyParser
 from goplugins.transports.http.urllib3_connection import drop_socket, shut_down
@@ -25,40 +26,41 @@ from goplugins.transports.http.urllib3_connection import drop_socket, shut_down
 __all__ = ["Connection"]
 
 _CHUNK = 65536
-_LONGEST_WAIT = 86_400_000.0
-"""Milliseconds: poll() refuses what an int can't hold. A longer deadline is waited for in several steps."""
+_MAX_POLL = 86_400_000.0
+"""Milliseconds: poll() takes a C int. A longer deadline is waited for in several steps."""
 
 _TCP_INFO = struct.Struct("=B127xQ")
 """Of Linux's ``tcp_info``: the state, and ``tcpi_bytes_received``. The kernel only ever adds fields behind them."""
 
 _ESTABLISHED = 1
 
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection:
-    """One connected socket and the parser of its replies.
+    """One connected socket and the parsers of its replies.
 
     Attributes:
-        clean: whether nothing but a whole reply came in this exchange, and both sides mean to go on.
-        sent: bytes handed to the system in this exchange.
-        received: bytes taken from it in this exchange.
+        clean: whether the last exchange ended with exactly one whole reply and both sides keep the connection alive.
+        sent: bytes that the system has accepted in this exchange.
+        received: bytes received in this exchange.
         eof: whether the peer has closed its side.
-        failure: the system call that failed in this exchange.
+        failure: error of the system call that failed in this exchange.
     """
 
     __slots__ = (
         "_at",
-        "_glance",
-        "_info",
         "_limit",
         "_now",
         "_parser",
         "_pending",
         "_poll",
         "_read",
+        "_read_fast",
+        "_received_before",
         "_sock",
-        "_taken",
+        "_started",
+        "_tcp_info",
         "_write",
         "clean",
         "eof",
@@ -71,22 +73,22 @@ class Connection:
         sock.setblocking(False)
         self._sock = sock
         self._now = clock.monotonic
-        self._at = 0.0
+        self._at = self._started = 0.0
         self._limit = 8 * limit + FRAMING_ALLOWANCE
         self._parser = ReplyParser(limit)
-        self._glance = FastPathParser(limit).read
+        self._read_fast = FastPathParser(limit).read
         register = select.poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll
         self._read: Callable[[int], bytes] = sock.recv
         self._write: Callable[[bytes | memoryview], int] = sock.send
         self._pending: Callable[[], int] | None = None
-        self._info: Callable[[], bytes] | None = None
-        self._taken = 0
-        if isinstance(sock, ssl.SSLSocket):  # its recv and send only look at arguments and call these
+        self._tcp_info: Callable[[], bytes] | None = None
+        self._received_before = 0
+        if isinstance(sock, ssl.SSLSocket):  # its recv and send only check arguments and call these
             self._read, self._write, self._pending = sock.read, sock.write, sock.pending
         else:
-            self._info = _info_of(sock)
+            self._tcp_info = _tcp_info_of(sock)
         self.sent = self.received = 0
         self.clean = self.eof = False
         self.failure: OSError | None = None
@@ -95,12 +97,13 @@ class Connection:
         """Sends a request and reads the whole reply.
 
         Raises:
-            OSError: a system call failed, which ``failure`` is then, too.
+            OSError: a system call failed; ``failure`` is the same error.
             EOFError: the peer closed the connection before it replied.
-            PluginError: the reply is broken, or there was no time left to send anything.
+            PluginError: the reply is broken, or the deadline passed before anything was sent.
         """
         self._at = at = deadline.at
-        if at <= self._now():
+        self._started = started = self._now()
+        if at <= started:
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
         self.clean = False
         self.sent = self.received = 0
@@ -113,7 +116,7 @@ class Connection:
             if count != len(message):
                 self._write_rest(message)
         data = self.receive()
-        reply = self._glance(data)
+        reply = self._read_fast(data)
         if reply is not None:
             self.clean = self.failure is None and (self._pending is None or not self._pending())
             return reply
@@ -126,13 +129,13 @@ class Connection:
     # --- writing -----------------------------------------------------------------------------------------------
 
     def _write_rest(self, message: bytes, failure: OSError | None = None) -> None:
-        """What the first write left over, or failed with.
+        """Writes what the first write, which perhaps failed, left over.
 
-        A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and if
-        it said nothing, reading fails in its turn.
+        A server may refuse early, reply (or send an alert) and close: its reply says more than the broken pipe, and
+        without a reply, reading fails next.
         """
         try:
-            if failure is not None and not isinstance(failure, _NOT_NOW):
+            if failure is not None and not isinstance(failure, _WOULD_BLOCK):
                 raise failure
             self._write_all(message, failure)
         except (ConnectionError, ssl.SSLEOFError) as exc:
@@ -145,7 +148,7 @@ class Connection:
         poll = select.poll()
         with memoryview(message) as view:
             while self.sent < len(message):
-                # TLS may have to read before it can go on writing.
+                # TLS may have to read before it can continue to write.
                 poll.register(
                     self._sock, select.POLLIN if isinstance(refusal, ssl.SSLWantReadError) else select.POLLOUT
                 )
@@ -153,23 +156,23 @@ class Connection:
                 try:
                     self.sent += self._write(view[self.sent :])
                     refusal = None
-                except _NOT_NOW as exc:
+                except _WOULD_BLOCK as exc:
                     refusal = exc
 
     def _milliseconds(self) -> float:
         remaining = self._at - self._now()
         if remaining <= 0:
             raise TimeoutError("the deadline has passed")
-        return min(remaining * 1e3, _LONGEST_WAIT)
+        return min(remaining * 1e3, _MAX_POLL)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def receive(self) -> bytes:
-        """What has come, at least a byte; empty once the peer has closed its side.
+        """The bytes that have arrived, at least one; empty once the peer has closed its side.
 
         Raises:
-            OSError: the system call failed, or nothing came in time.
-            ReplyTooLargeError: more came than any reply may have.
+            OSError: the system call failed, or nothing arrived before the deadline.
+            ReplyTooLargeError: more arrived than any reply may have.
         """
         if self.received > self._limit:
             raise ReplyTooLargeError(f"the reply with its framing is larger than {self._limit} bytes")
@@ -178,11 +181,11 @@ class Connection:
                 wait = (self._at - self._now()) * 1e3
                 if wait <= 0.0:
                     raise TimeoutError("the deadline has passed")
-                pending = self._pending  # what TLS has decrypted already, the system does not know of
-                if (pending is not None and pending()) or self._poll(min(wait, _LONGEST_WAIT)):
+                pending = self._pending  # bytes that TLS has decrypted already are not known to the system
+                if (pending is not None and pending()) or self._poll(min(wait, _MAX_POLL)):
                     try:
                         data = self._read(_CHUNK)
-                    except _NOT_NOW:
+                    except _WOULD_BLOCK:
                         continue  # a part of a TLS record, or one that was no data
                     self.received += len(data)
                     self.eof = not data
@@ -191,51 +194,61 @@ class Connection:
             self.failure = exc
             raise
 
-    # --- what the pool needs -----------------------------------------------------------------------------------
+    # --- for Exchanges -----------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Ends the exchange that runs on another thread; the connection can't be used any more."""
+        shut_down(self._sock)
+
+    def is_gone(self, exc: Exception) -> bool:
+        """Whether the peer had closed the connection before it sent any byte of a reply."""
+        return errors.is_gone(exc, self)
+
+    def error_of(self, exc: Exception, deadline: Deadline) -> PluginError:
+        """The error for what an exchange raised."""
+        return errors.exchange_error(exc, self, self._now() - self._started)
+
+    # --- for the pool ------------------------------------------------------------------------------------------
 
     def is_dead(self) -> bool:
-        """Whether an idle connection has become readable: closed by the peer, or with bytes nobody asked for."""
-        if self._info is not None:
-            self._taken += self.received
+        """Whether an idle connection has become readable: closed by the peer, or with unexpected bytes."""
+        if self._tcp_info is not None:
+            self._received_before += self.received
             self.received = 0
-            if _TCP_INFO.unpack(self._info()) == (_ESTABLISHED, self._taken):
+            if _TCP_INFO.unpack(self._tcp_info()) == (_ESTABLISHED, self._received_before):
                 return False
         if self._poll(0):
             return True
-        self._info = None  # there is nothing to read: this system counts in another way
+        self._tcp_info = None  # nothing to read, yet the counts differ: this system counts in another way
         return False
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def interrupt(self) -> None:
-        """Ends the exchange under way on another thread; the connection is of no use any more."""
-        shut_down(self._sock)
-
     def close(self) -> None:
-        """Closes the descriptor."""
+        """Closes the socket."""
         self._sock.close()
-        self._parser.let_go()
-        self.failure = None  # it knows the frames that know this wire
+        self._parser.break_cycles()
+        self.failure = None  # its traceback refers to frames that refer to this connection
 
     def drop(self) -> None:
         """Closes this process's descriptor and nothing else: after a fork, the connection is the parent's."""
         drop_socket(self._sock)
-        self._parser.let_go()
+        self._parser.break_cycles()
 
 
-def _info_of(sock: socket.socket) -> Callable[[], bytes] | None:
-    """What tells a connection's state and the bytes that ever came over it; None where the system doesn't.
+def _tcp_info_of(sock: socket.socket) -> Callable[[], bytes] | None:
+    """Reads a connection's state and its bytes received so far; None where the system doesn't provide them.
 
-    It shows as well as poll() whether anything has happened to an idle connection, and Python asks for it without
-    giving up the interpreter's lock: with many threads, who gives that up waits in line to get it back.
+    It shows as well as poll() whether anything has happened to an idle connection, and Python reads it without
+    releasing the interpreter lock: with many threads, a released lock takes a while to get back.
     """
     option = getattr(socket, "TCP_INFO", None)
     platform: str = sys.platform
     if option is None or platform != "linux":
         return None
-    ask = cast("Callable[[], bytes]", partial(sock.getsockopt, socket.IPPROTO_TCP, option, _TCP_INFO.size))
+    read = cast("Callable[[], bytes]", partial(sock.getsockopt, socket.IPPROTO_TCP, option, _TCP_INFO.size))
     try:
-        return ask if _TCP_INFO.unpack(ask()) == (_ESTABLISHED, 0) else None
-    except (OSError, struct.error):  # an old kernel tells less
+        return read if _TCP_INFO.unpack(read()) == (_ESTABLISHED, 0) else None
+    except (OSError, struct.error):  # an old kernel has fewer fields
         return None

@@ -1,41 +1,27 @@
-"""New connections to a plugin, or to the proxy before it: how both engines come by theirs."""
+"""New connections to a plugin, or to the proxy before it, for both engines."""
 
 from __future__ import annotations
 
 import ssl
-from typing import Any
 
 from goplugins.errors import PluginError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.http import errors
 from goplugins.transports.http.target import Target
 from goplugins.transports.http.urllib3_connection import PluginConnection, TLSConnection
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["Connector", "Look", "pool_of"]
-
-
-class Look:
-    """A look at a plugin's health, as far as an exchange asks: it may reconnect once, like a call."""
-
-    __slots__ = ("deadline", "reconnected")
-
-    idempotent = True
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline = deadline
-        self.reconnected = False
+__all__ = ["Connector"]
 
 
 class Connector:
     """Opens connections.
 
     Args:
-        target: where to; its addresses, proxy and path.
+        target: address and proxy.
         context: TLS, for a target that has it; may be replaced.
-        timeout: seconds that opening one may take, within the call's deadline.
+        timeout: seconds that opening a connection may take, within the call's deadline.
         resolver: finds addresses.
         clock: measures.
     """
@@ -50,10 +36,10 @@ class Connector:
         self._clock = clock
 
     def open(self, deadline: Deadline) -> PluginConnection:
-        """An open one: connected, through a tunnel where there is a proxy before a secure target, and secured.
+        """A connection on which TLS, and a proxy's tunnel where there is one, are established.
 
         Raises:
-            PluginError: why there is none; nothing of a request was sent.
+            PluginError: no connection; nothing of a request was sent.
         """
         target, clock = self._target, self._clock
         limit = Deadline(min(deadline.at, clock.monotonic() + self._timeout), clock)
@@ -71,18 +57,6 @@ class Connector:
             connection.open(limit, deadline.cancellation)
         except PluginError:
             raise
-        except errors.WIRE_FAILURES as exc:
-            error = errors.connect_failure(exc, limit, tls=target.tls)
-            raise error from errors.safe_cause(exc, None)
+        except errors.LIBRARY_ERRORS as exc:
+            raise errors.connect_error(exc, limit, tls=target.tls)  # noqa: B904 - its cause is set
         return connection
-
-
-def pool_of(connection: Any, clock: Clock, **ways: Any) -> ConnectionPool[Any]:
-    """A pool with the limits of a resolved ``connection`` section."""
-    return ConnectionPool(
-        **ways,
-        max_connections=connection.max_connections,
-        max_idle=connection.max_idle_connections,
-        idle_timeout=connection.idle_timeout,
-        clock=clock,
-    )

@@ -1,26 +1,28 @@
-"""What makes exchanges over HTTP: the seam that two engines stand behind."""
+"""The seam between the HTTP plugin and its engines: whole replies, and what makes an exchange."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from goplugins.transports.connection_pool import ConnectionPool
+
 if TYPE_CHECKING:
     import ssl
 
     from goplugins.runtime.call import Call
+    from goplugins.runtime.clock import Clock
     from goplugins.runtime.deadline import Deadline
-    from goplugins.transports.connection_pool import ConnectionPool
     from goplugins.transports.http.request import RequestWriter
 
-__all__ = ["FRAMING_ALLOWANCE", "Check", "Engine", "HTTPReply", "Headers"]
+__all__ = ["FRAMING_ALLOWANCE", "Engine", "HTTPReply", "Headers", "ReadReply", "pool_for", "unread"]
 
 FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
 
 
 class Headers(Mapping[str, str]):
-    """Headers by their names in any case, decoded when asked for: a good reply's are not.
+    """Headers by their names in any case. Decoded only when read, which a successful reply's are not.
 
     Args:
         raw: by their lower-case names.
@@ -33,7 +35,7 @@ class Headers(Mapping[str, str]):
 
     @classmethod
     def of(cls, head: bytes) -> Headers:
-        r"""Those of a well-formed head, each line with its end.
+        r"""The headers of a well-formed head, each line with its line end.
 
         >>> dict(Headers.of(b"HTTP/1.1 200 OK\r\nA: 1\r\nB:\r\na: 2\r\n"))
         {'a': '1, 2', 'b': ''}
@@ -59,13 +61,13 @@ class HTTPReply:
     """A whole reply.
 
     Args:
-        status: as in its first line.
-        headers: or its head, well formed, as it came.
+        status: of its status line.
+        headers: parsed, or a well-formed head as received.
         body: decompressed.
-        framed: whether the body's end was announced.
+        framed: whether a Content-Length or chunked encoding announced the end of the body.
 
     Attributes:
-        fields: the JSON object that the body holds, once somebody has read it.
+        fields: the JSON object in the body, once it has been parsed.
     """
 
     __slots__ = ("_headers", "body", "fields", "framed", "status")
@@ -84,50 +86,51 @@ class HTTPReply:
         return Headers.of(headers) if isinstance(headers, bytes) else headers
 
 
-Check = Callable[["Call", HTTPReply], bool]
-"""Looks at a reply before its connection is given back, and says whether that may be used again; what it raises closes
-the connection."""
+ReadReply = Callable[[HTTPReply, Any, Any], HTTPReply]
+"""Parses a reply to an attempt while its connection is still held; see ``read`` of
+:meth:`goplugins.transports.reconnect.Exchanges.run`."""
+
+
+def unread(reply: HTTPReply, *_: object) -> HTTPReply:
+    """The reply as it is: a :data:`ReadReply` for health checks, whose body may be anything."""
+    return reply
 
 
 class Engine(Protocol):
-    """Makes exchanges with one endpoint: one request out, one whole reply in, before the deadline."""
+    """Makes exchanges with one endpoint: one request, one whole reply, before the deadline."""
 
-    def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
-        """One attempt of a call: waits for a connection, connects, sends and reads within its deadline.
-
-        A request that may be sent twice, or was not sent at all, goes out once more on a new connection if the one
-        that it was given proves dead; ``call.reconnected`` notes it.
+    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+        """One attempt of a call: waits for a connection, connects, sends and receives within its deadline.
 
         Raises:
-            PluginError: one of the wire's errors.
+            PluginError: the exchange failed, or ``read`` raised.
         """
         ...
 
-    def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
-        """Asks for the plugin's health. Does not wait for a free connection.
+    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+        """GET of the health path. Does not wait for a free connection.
 
         Raises:
-            PluginError: one of the wire's errors; SaturatedError if no connection is free.
+            PluginError: the exchange failed; SaturatedError if no connection is free.
         """
-        ...
-
-    def close(self) -> None:
-        """Closes idle connections now, those in use when their exchange is over."""
-        ...
-
-    def sweep(self) -> None:
-        """Closes connections that were idle for too long."""
         ...
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Uses another TLS context from now on, and no older connection for another exchange."""
         ...
 
-    def after_fork_in_child(self) -> None:
-        """Forgets the parent's connections."""
-        ...
-
     @property
     def pool(self) -> ConnectionPool[Any]:
-        """What bounds its connections."""
+        """Its connections, and the bound on their number."""
         ...
+
+
+def pool_for(connection: Any, clock: Clock, **functions: Any) -> ConnectionPool[Any]:
+    """A pool with the limits of a resolved ``connection`` section."""
+    return ConnectionPool(
+        **functions,
+        max_connections=connection.max_connections,
+        max_idle=connection.max_idle_connections,
+        idle_timeout=connection.idle_timeout,
+        clock=clock,
+    )

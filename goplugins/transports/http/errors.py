@@ -1,7 +1,7 @@
-"""What urllib3, http.client, OpenSSL and the system raise, as errors of goplugins.
+"""What urllib3, http.client, OpenSSL and the system raise, translated into errors of goplugins.
 
-Causes are those of the system or of http.client. The libraries' own wrappers hold the request with its
-credentials, or the connection; they stay out.
+A cause is an error of the system or of http.client. The libraries' own wrappers hold the connection, or the request
+with its credentials; they are left out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from goplugins.errors import (
 )
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["WIRE_FAILURES", "connect_failure", "exchange_failure", "is_dead_connection", "safe_cause"]
+__all__ = ["LIBRARY_ERRORS", "connect_error", "exchange_error", "is_gone"]
 
-WIRE_FAILURES = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
-"""What the wire and the libraries above it may raise. ValueError: http.client's for numbers that are none."""
+LIBRARY_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
+"""What the system and the libraries above it may raise. ValueError: http.client's for malformed numbers."""
 
 
-class _Wire(Protocol):
-    """How an exchange stands: see the attributes of the same names of either engine's sockets."""
+class ExchangeState(Protocol):
+    """State of an exchange: see the attributes of the same names of either engine's connections."""
 
     @property
     def sent(self) -> int: ...
@@ -44,65 +44,77 @@ class _Wire(Protocol):
     def failure(self) -> OSError | None: ...
 
 
-def connect_failure(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginError:
+def connect_error(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginError:
     """The error for a failed tunnel or TLS handshake; nothing of the request was sent."""
+    error = _connect_error(exc, deadline, tls)
+    error.__cause__ = _safe_cause(exc)
+    return error
+
+
+def _connect_error(exc: Exception, deadline: Deadline, tls: bool) -> PluginError:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return CertificateError(f"the plugin's certificate was refused: {exc.verify_message or exc.reason or exc}")
+        return CertificateError(f"the plugin's certificate was rejected: {exc.verify_message or exc.reason or exc}")
     if isinstance(exc, TimeoutError) or deadline.remaining() <= 0:
-        return PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
+        return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)
     if "unnel connection failed" in str(exc):
         return PluginConnectionError(f"the proxy refused: {exc}")
     if isinstance(exc, ssl.SSLError):
-        return _tls_error(f"the TLS handshake failed: {_tls_reason(exc)}", final=_refuses_certificate(exc))
+        return _tls_error(f"the TLS handshake failed: {_tls_reason(exc)}", final=_rejects_certificate(exc))
     if tls:
         return TLSError(f"the TLS handshake failed: {_reason(exc)}")
     return PluginConnectionError(f"no connection: {_reason(exc)}")
 
 
-def is_dead_connection(exc: BaseException, wire: _Wire) -> bool:
-    """Whether the peer had gone before it sent any byte of a reply."""
-    if wire.received or isinstance(wire.failure or exc, TimeoutError):
+def is_gone(exc: BaseException, state: ExchangeState) -> bool:
+    """Whether the peer had closed the connection before it sent any byte of a reply."""
+    if state.received or isinstance(exc, PluginError) or isinstance(state.failure or exc, TimeoutError):
         return False
-    failure = wire.failure
-    gone = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-    return isinstance(failure, gone) or (failure is None and wire.eof)
+    failure = state.failure
+    closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+    return isinstance(failure, closed) or (failure is None and state.eof)
 
 
-def exchange_failure(exc: Exception, wire: _Wire) -> PluginError:
-    """The error for an exchange that broke off or made no sense."""
-    failure = wire.failure
+def exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> PluginError:
+    """The error for an exchange that failed after ``seconds``, with its cause set; ``exc`` if that is one already."""
+    if isinstance(exc, PluginError):
+        return exc
+    error = _exchange_error(exc, state, seconds)
+    error.__cause__ = state.failure or _safe_cause(exc)
+    return error
+
+
+def _exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> PluginError:
+    failure = state.failure
     if isinstance(failure, TimeoutError):
-        got = f"{wire.received} bytes of it" if wire.received else "nothing"
-        return PluginTimeoutError(f"no whole reply in time; {got} had come")
+        received = f"{state.received or 'no'} bytes received"
+        return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({received})")
     if isinstance(failure, ssl.SSLError) and "ALERT" in (failure.reason or ""):
-        # With TLS 1.3 a server looks at the client's certificate only after the client has gone on to talk.
-        refused = not wire.received and _refuses_certificate(failure)
-        error = _tls_error(f"the plugin ended the TLS connection: {_tls_reason(failure)}", final=refused)
-        if wire.sent and not refused:
+        # With TLS 1.3 a server checks the client's certificate only once the client has started to send.
+        rejected = not state.received and _rejects_certificate(failure)
+        error = _tls_error(f"the plugin ended the TLS connection: {_tls_reason(failure)}", final=rejected)
+        if state.sent and not rejected:
             error.replay = Replay.IF_IDEMPOTENT
         return error
     if failure is not None:
-        when = "in the middle of the reply" if wire.received else "before the reply"
+        when = "in the middle of the reply" if state.received else "before the reply"
         return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}")
-    return _protocol_failure(exc, wire)
+    return _protocol_error(exc, state)
 
 
-def _protocol_failure(exc: Exception, wire: _Wire) -> PluginError:
-    if not wire.received:
+def _protocol_error(exc: Exception, state: ExchangeState) -> PluginError:
+    if not state.received:
         return ConnectionLostError("the plugin closed the connection before it replied")
-    if isinstance(exc, http.client.BadStatusLine) and not (wire.eof and str(exc).lstrip("'").startswith("HTTP/")):
+    if isinstance(exc, http.client.BadStatusLine) and not (state.eof and str(exc).lstrip("'").startswith("HTTP/")):
         return BadReplyError("the reply is not HTTP: it has no status line")
     if isinstance(exc, http.client.LineTooLong) or "maximum allowed length" in str(exc):
         return BadReplyError("the reply has a line that is too long")
-    if wire.eof:
-        return TruncatedReplyError(f"the reply ended too early, after {wire.received} bytes with its head")
+    if state.eof:
+        return TruncatedReplyError(f"the reply ended too early, after {state.received} bytes with its head")
     return BadReplyError(f"the reply is not HTTP: {type(exc).__name__}")
 
 
-def safe_cause(exc: Exception, wire: _Wire | None) -> BaseException | None:
-    """What an error may name as its cause: the system's failure, or a plain exception of the standard library."""
-    if wire is not None and wire.failure is not None:
-        return wire.failure
+def _safe_cause(exc: Exception) -> BaseException | None:
+    """A plain exception of the system or the standard library, without the wrappers of urllib3."""
     inner: BaseException | None = exc
     while isinstance(inner, urllib3.exceptions.HTTPError):
         inner = inner.__cause__
@@ -121,8 +133,8 @@ def _tls_error(message: str, *, final: bool) -> TLSError:
     return TLSError(message, retryable=False, replay=Replay.NEVER) if final else TLSError(message)
 
 
-def _refuses_certificate(exc: ssl.SSLError) -> bool:
-    """Whether the peer's alert is about our certificate, or the lack of one: it will be the same next time."""
+def _rejects_certificate(exc: ssl.SSLError) -> bool:
+    """Whether the peer's alert is about our certificate, or the lack of one; a retry would end the same way."""
     reason = exc.reason or ""
     if "ALERT" not in reason:
         return False

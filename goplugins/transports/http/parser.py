@@ -1,8 +1,8 @@
-"""Replies off the wire, by llhttp: whole and well formed, within their limits, or refused.
+"""Parsing of replies with llhttp: a reply is whole, well formed and within its limits, or rejected.
 
-llhttp refuses by itself what would let two readers see two different messages: lengths that contradict each other or
-the transfer encoding, folded headers, line ends that are none, control characters, broken chunk sizes. It is never
-told to be lenient. What it leaves to its user is here: limits, and who may say that a connection lives on.
+llhttp rejects what would let two parsers see two different messages: lengths that contradict each other or the
+transfer encoding, folded headers, bare line feeds, control characters, broken chunk sizes. Its lenient modes stay off.
+Limits, and whether a connection is kept alive, are decided here.
 """
 
 from __future__ import annotations
@@ -23,58 +23,58 @@ if TYPE_CHECKING:
 __all__ = ["FastPathParser", "ReplyParser"]
 
 _MOST_HEADERS = 101
-"""Trailers included, and the beginning of each message counted as one: there may be interim replies."""
+"""Trailers included; the start of each message counts as one, since there may be interim replies."""
 
 _LARGEST_HEAD = 65536
 """Bytes of header names and values together, trailers included."""
 
 _SHORT_HEAD = 4 * _MOST_HEADERS
-"""A head of so many bytes has no room for too many headers."""
+"""Bytes; a head that is no longer can't contain too many headers."""
 
-_LONGEST_SILENCE = 65536
-"""Bytes that may come without the parser telling of anything: a line of them."""
+_LONGEST_LINE = 65536
+"""Bytes that may arrive without a callback of the parser."""
 
 _START = b"HTTP/1."
-_LIVES_ON = b"\r\nconnection: keep-alive\r\n"
+_KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
 _NO_CONTENT = (204, 304)
 _NO_HEADERS: dict[bytes, bytes] = {}
 
 
 class Source(Protocol):
-    """Where the bytes come from."""
+    """A connection to read from."""
 
     @property
     def received(self) -> int: ...
     def receive(self) -> bytes: ...
 
 
-class _Surplus(Exception):  # noqa: N818 - it goes no further than to the parser and back
+class _ExtraBytes(Exception):  # noqa: N818 - passes only through the parser
     """Bytes beyond the reply."""
 
 
 class FastPathParser:
-    """Reads whole replies of the plainest kind: llhttp judges them, without calling a line of Python.
+    """Parses whole replies of the simplest kind in C: llhttp calls no Python function on the way.
 
     Args:
         limit: bytes that a body may have.
     """
 
-    __slots__ = ("_awaited", "_chunks", "_feed", "_limit")
+    __slots__ = ("_chunks", "_feed", "_incomplete", "_limit")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._chunks: list[bytes] = []
-        self._awaited: list[bool] = []  # emptied by the end of a message
+        self._incomplete: list[bool] = []  # cleared at the end of a message
         self._begin()
 
     def _begin(self) -> None:
-        heard = SimpleNamespace(on_body=self._chunks.append, on_message_complete=self._awaited.clear)
-        self._feed: Callable[[bytes], None] = HttpResponseParser(heard).feed_data
+        callbacks = SimpleNamespace(on_body=self._chunks.append, on_message_complete=self._incomplete.clear)
+        self._feed: Callable[[bytes], None] = HttpResponseParser(callbacks).feed_data
 
     def read(self, data: bytes) -> HTTPReply | None:
-        """The reply, if ``data`` is one reply of status 200 with a body, after which the connection lives on.
+        """The reply, if ``data`` is one reply of status 200 with a body, after which the connection is kept alive.
 
-        None says no more than that it takes the thorough reader to tell what ``data`` is.
+        None says only that :class:`ReplyParser` has to parse ``data``.
         """
         start = data.find(b"\r\n\r\n") + 4
         if not (data.startswith(b"HTTP/1.1 200 ") and 4 <= start < len(data) and start <= _LARGEST_HEAD):
@@ -83,33 +83,33 @@ class FastPathParser:
         lower = head.lower()
         if (
             b"encoding" in lower  # of the transfer, or of the content
-            or (b"connection" in lower and lower.count(b"connection") != lower.count(_LIVES_ON))
+            or (b"connection" in lower and lower.count(b"connection") != lower.count(_KEEP_ALIVE))
             or (start > _SHORT_HEAD and lower.count(b"\n") > _MOST_HEADERS)
         ):
             return None
-        chunks, awaited = self._chunks, self._awaited
-        awaited.append(True)
+        chunks, incomplete = self._chunks, self._incomplete
+        incomplete.append(True)
         try:
             self._feed(data)
         except (HttpParserError, HttpParserUpgrade):
-            awaited.append(True)
-        if awaited or len(chunks) != 1 or len(chunks[0]) != len(data) - start or len(chunks[0]) > self._limit:
-            # Broken, not whole, too large, or more than one reply.
+            incomplete.append(True)
+        if incomplete or len(chunks) != 1 or len(chunks[0]) != len(data) - start or len(chunks[0]) > self._limit:
+            # Malformed, incomplete, too large, or more than one reply.
             chunks.clear()
-            awaited.clear()
+            incomplete.clear()
             self._begin()
             return None
         return HTTPReply(200, head, chunks.pop(), True)
 
 
 class ReplyParser:
-    """Reads the replies of one connection, one after the other.
+    """Parses the replies of one connection, one after the other.
 
     Args:
         limit: bytes that a body may have, as sent and decompressed.
 
     Attributes:
-        keep_alive: whether the last reply came whole, with nothing after it, and the peer means to go on.
+        keep_alive: whether the last reply was whole, with nothing after it, and the peer keeps the connection alive.
     """
 
     __slots__ = (
@@ -121,10 +121,10 @@ class ReplyParser:
         "_in_body",
         "_limit",
         "_parser",
-        "_silence",
         "_size",
         "_start",
         "_status",
+        "_unparsed",
         "keep_alive",
         "on_body",
     )
@@ -135,30 +135,30 @@ class ReplyParser:
         self.on_body: Callable[[bytes], None] = self._chunks.append
         self._headers = _NO_HEADERS
         self._done = self._in_body = self.keep_alive = False
-        self._status = self._count = self._size = self._silence = 0
+        self._status = self._count = self._size = self._unparsed = 0
         self._start = b""
         self._parser = HttpResponseParser(self)
         self._feed: Callable[[bytes], None] = self._parser.feed_data
 
     def read(self, source: Source, data: bytes | None = None) -> HTTPReply:
-        """The next reply, whole. After an error, the connection and this parser are of no use any more.
+        """The next reply, whole. After an error, the connection and this parser can't be used any more.
 
         Args:
-            source: where it comes from.
-            data: what has come of it already; empty if the source has ended.
+            source: the connection.
+            data: the first bytes, if received already; empty if the connection has ended.
 
         Raises:
-            EOFError: the source ended before the reply began.
-            PluginError: the reply is broken, too large or too short.
-            OSError: what the source raised.
+            EOFError: the connection ended before the reply began.
+            PluginError: the reply is malformed, too large or too short.
+            OSError: the connection failed.
         """
         self._chunks.clear()
         self._done = self.keep_alive = False
-        self._status = self._count = self._size = self._silence = 0
+        self._status = self._count = self._size = self._unparsed = 0
         self._start = b""
-        self._take(source, source.receive() if data is None else data)
+        self._parse(source, source.receive() if data is None else data)
         while self._status < 200:
-            self._take(source, source.receive())
+            self._parse(source, source.receive())
         headers = self._headers
         framed = b"content-length" in headers or b"transfer-encoding" in headers
         if self._done and b"content-encoding" not in headers:
@@ -178,45 +178,47 @@ class ReplyParser:
             chunks.clear()
             if self._done:
                 return
-            self._take(source, source.receive())
+            self._parse(source, source.receive())
 
-    def _take(self, source: Source, data: bytes) -> None:
-        """Parses what came of the source. Raises what :meth:`read` does."""
+    def _parse(self, source: Source, data: bytes) -> None:
+        """Parses received bytes. Raises what :meth:`read` does."""
         if not data:
             self._end(source)
             return
-        if len(self._start) < len(_START):  # llhttp would take other protocols of this form, too
+        if len(self._start) < len(_START):  # llhttp accepts other protocols of this form, too
             self._start = start = (self._start + data[: len(_START)])[: len(_START)]
             if not _START.startswith(start):
                 raise BadReplyError("the reply is not HTTP/1.0 or HTTP/1.1: it has no such status line")
-        told = self._count + len(self._chunks)
+        before = self._count + len(self._chunks)
         try:
             self._feed(data)
         except (HttpParserError, HttpParserUpgrade) as exc:
-            self._refused(exc)
+            self._raise_for(exc)
         if not self._done:
-            self._silence = self._silence + len(data) if told == self._count + len(self._chunks) else 0
-            if self._silence > _LONGEST_SILENCE:
+            self._unparsed = self._unparsed + len(data) if before == self._count + len(self._chunks) else 0
+            if self._unparsed > _LONGEST_LINE:
                 raise BadReplyError("the reply has a line that is too long")
 
-    def _refused(self, exc: HttpParserError | HttpParserUpgrade) -> None:
-        """Raises the error for what the parser, or one of the functions that it calls, refused."""
+    def _raise_for(self, exc: HttpParserError | HttpParserUpgrade) -> None:
+        """Raises the error for what the parser, or one of its callbacks, rejected."""
         if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
-            # An interrupt (Ctrl-C, a task's time limit) is packed in like our own errors.
-            if not isinstance(exc.__context__, _Surplus):
+            # An interrupt (Ctrl-C, a task's time limit) is wrapped like our own errors.
+            if not isinstance(exc.__context__, _ExtraBytes):
                 raise exc.__context__ from None
         elif not self._done:
             if isinstance(exc, HttpParserUpgrade):
-                raise BadReplyError(f"the reply wants another protocol than HTTP (status {self._status})") from None
+                raise BadReplyError(
+                    f"the reply switches to another protocol than HTTP (status {self._status})"
+                ) from None
             if str(exc) == "Content-Length overflow":
                 raise ReplyTooLargeError(
-                    f"the reply is larger than {self._limit} bytes: it announces far more"
+                    f"the reply is larger than {self._limit} bytes: its Content-Length is far larger"
                 ) from exc
             raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
-        self.keep_alive = False  # the reply is whole; what came after it is nobody's
+        self.keep_alive = False  # the reply is whole, but unexpected bytes follow it
 
     def _end(self, source: Source) -> None:
-        """The source has ended: the end of the reply, if nothing else tells it."""
+        """Handles the end of the connection, which ends a reply that announces no length."""
         self.keep_alive = False
         headers = self._headers
         if not source.received:
@@ -229,15 +231,15 @@ class ReplyParser:
             raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
         self._done = True
 
-    def let_go(self) -> None:
-        """After the last reply: parts that hold each other would have to wait for the garbage collector."""
+    def break_cycles(self) -> None:
+        """After the last reply: removes references that only the garbage collector could free."""
         del self._parser, self._feed
 
-    # --- what llhttp calls -------------------------------------------------------------------------------------
+    # --- called by llhttp --------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self._done:
-            raise _Surplus
+            raise _ExtraBytes
         self._headers = {}
         self._in_body = False
         self._status = 0
@@ -249,7 +251,7 @@ class ReplyParser:
         if count > _MOST_HEADERS or size > _LARGEST_HEAD:
             raise BadReplyError("the reply has too many headers, or too long ones")
         if self._in_body:
-            return  # a trailer says nothing that could still matter
+            return  # trailers are not used
         name, headers = name.lower(), self._headers
         headers[name] = b"%b, %b" % (headers[name], value) if name in headers else value
 
@@ -261,8 +263,10 @@ class ReplyParser:
         if b"content-length" in headers:
             length = headers[b"content-length"]
             if int(length) > self._limit and status not in _NO_CONTENT:
-                told = length[:40].decode("latin-1")
-                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {told}")
+                announced = length[:40].decode("latin-1")
+                raise ReplyTooLargeError(
+                    f"the reply is larger than {self._limit} bytes: its Content-Length is {announced}"
+                )
         elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
             found = headers[b"transfer-encoding"][:40].decode("latin-1")
             raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {found!r}")
@@ -272,7 +276,7 @@ class ReplyParser:
     def on_message_complete(self) -> None:
         if self._status >= 200:
             self._done = True
-            # Only here does the parser know; and a version that has no chunks did not mean to send any.
+            # The parser knows only now; HTTP/1.0 has no chunks, so a chunked reply of it is not trusted.
             self.keep_alive = self._parser.should_keep_alive() and (
                 b"transfer-encoding" not in self._headers or self._parser.get_http_version() == "1.1"
             )

@@ -1,11 +1,14 @@
-"""What an HTTP reply means: the status decides first, then the envelope."""
+"""Meaning of an HTTP reply: the status decides first, then the envelope."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -20,55 +23,62 @@ from goplugins.errors import (
 )
 from goplugins.runtime.call import Call
 from goplugins.transports.envelope import check_request_id, error_text, metadata_of, parse_object
+from goplugins.transports.health_status import CheckResult, status_of_word
 from goplugins.transports.http.engine import HTTPReply
-from goplugins.transports.http.retry_after import parse_retry_after
 
-__all__ = ["failure_text", "fields_of", "read_envelope", "status_error", "texts_of"]
+__all__ = ["health_result", "parse_retry_after", "read_envelope", "status_error"]
 
 _SNIPPET = 200
+"""Characters of a text that is not an envelope's."""
+
+_MAX_RETRY_AFTER = 10.0 * 365 * 86400
+"""Seconds."""
 
 
-def read_envelope(call: Call, reply: HTTPReply) -> bool:
-    """Sets ``reply.fields``, while the connection is still held: with a broken envelope, it must not be reused.
+def read_envelope(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
+    """Sets ``reply.fields`` while the connection is held: after a broken envelope it must not be used again.
 
-    Returns:
-        Whether the connection may be used again.
+    Args:
+        reply: the whole reply.
+        call: the call that it answers.
+        connection: its ``clean`` becomes False if the reply belongs to another request.
 
     Raises:
-        BadReplyError: a 2xx reply that is no envelope. What other replies hold is not known to be one.
+        BadReplyError: a 2xx reply that is not an envelope. Other replies may hold anything.
         ReplyMismatchError: a 2xx reply to another call.
     """
     if not 200 <= reply.status < 300:
-        return _read_failure(call, reply)
+        return _read_failure(reply, call, connection)
     try:
         fields = reply.fields = parse_object(reply.body)
     except TruncatedReplyError as exc:
-        if reply.framed:  # read whole: sent again, it would be as broken
+        if reply.framed:  # received whole: a retry would return the same broken text
             exc.replay = Replay.NEVER
         raise
     if not ("data" in fields or "error" in fields or "request_id" in fields):
         raise BadReplyError("the reply is unrelated JSON: it has none of data, error and request_id")
     if fields.get("request_id") != call.request_id:
         check_request_id(fields, call, required=False)
-    return True
+    return reply
 
 
-def _read_failure(call: Call, reply: HTTPReply) -> bool:
-    reply.fields = fields_of(reply)
-    foreign = reply.fields.get("request_id")
-    return not foreign or foreign == call.request_id
+def _read_failure(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
+    reply.fields = _fields_of(reply)
+    request_id = reply.fields.get("request_id")
+    if request_id and request_id != call.request_id:
+        connection.clean = False
+    return reply
 
 
-def fields_of(reply: HTTPReply) -> dict[str, Any]:
-    """The JSON object that the body holds, or an empty one: a gateway's error page is no envelope."""
+def _fields_of(reply: HTTPReply) -> dict[str, Any]:
+    """The JSON object in the body, or an empty one: a gateway's error page is not an envelope."""
     try:
         return parse_object(reply.body)
     except BadReplyError:
         return {}
 
 
-def texts_of(fields: dict[str, Any]) -> dict[str, str]:
-    """The metadata, as far as it is one."""
+def _metadata_of(fields: dict[str, Any]) -> dict[str, str]:
     return metadata_of(fields) if isinstance(fields.get("metadata"), dict) else {}
 
 
@@ -76,35 +86,45 @@ def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> P
     """The error for a reply whose status is not 2xx, with the plugin's own text and metadata.
 
     Args:
-        reply: the whole reply, with the fields of its envelope.
+        reply: the whole reply, its envelope read.
         now: seconds since the Unix epoch.
-        scrub: takes secrets out of a text that came from afar.
+        scrub: removes credentials from a text that the plugin sent.
     """
-    error = _classified(reply, now)
+    error = _error_of_status(reply, now)
     error.details["status"] = reply.status
-    text = failure_text(reply)
+    text = _failure_text(reply)
     if text:
         error.message = f"{error.message}: {scrub(text)}"
-    metadata = texts_of(reply.fields)
+    metadata = _metadata_of(reply.fields)
     if metadata:
         error.details["metadata"] = {scrub(key): scrub(value) for key, value in metadata.items()}
     return error
 
 
-def failure_text(reply: HTTPReply) -> str:
-    """What a reply that is not 2xx says for itself: the envelope's error, another service's message, plain text."""
+def health_result(reply: HTTPReply) -> CheckResult:
+    """Status, message and metadata in a reply to a health request."""
+    fields = reply.fields = _fields_of(reply)
+    text = _failure_text(reply)
+    metadata = _metadata_of(fields)
+    if not 200 <= reply.status < 300:
+        return PluginStatus.UNHEALTHY, f"HTTP {reply.status}" + (f": {text}" if text else ""), metadata
+    return status_of_word(fields.get("status"), PluginStatus.HEALTHY), text, metadata
+
+
+def _failure_text(reply: HTTPReply) -> str:
+    """The text in a reply that is not 2xx: the envelope's error, another service's message, or plain text."""
     fields = reply.fields
     text = error_text(fields)
     for field in ("message", "detail", "title"):
         value = fields.get(field)
         if not text and isinstance(value, str):
             text = value[:_SNIPPET]
-    if not text and "text/plain" in reply.headers.get("content-type", ""):  # of HTML, nothing
+    if not text and "text/plain" in reply.headers.get("content-type", ""):  # nothing of an HTML page
         text = re.sub(r"\s+", " ", reply.body[: 4 * _SNIPPET].decode("utf-8", "replace")).strip()[:_SNIPPET]
     return text
 
 
-def _classified(reply: HTTPReply, now: float) -> PluginError:
+def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
     status = reply.status
     retry_after = parse_retry_after(reply.headers.get("retry-after"), now)
     if status == 429:
@@ -113,10 +133,41 @@ def _classified(reply: HTTPReply, now: float) -> PluginError:
         replay = None if retry_after is None else Replay.ALWAYS
         return PluginUnavailableError(f"HTTP {status}: unavailable", retry_after=retry_after, replay=replay)
     if status in (401, 403):
-        return AuthenticationError(f"HTTP {status}: the plugin refused the credentials")
+        return AuthenticationError(f"HTTP {status}: the plugin rejected the credentials")
     if status < 400:
         return UnexpectedRedirectError(f"HTTP {status}: redirects are not followed")
     if status < 500:
         return PluginRequestError(f"HTTP {status}: the request was refused")
     replay = None if status in (500, 502, 504) else Replay.NEVER
     return HTTPTransportError(f"HTTP {status}: the plugin failed", retryable=replay is None, replay=replay)
+
+
+def parse_retry_after(text: str | None, now: float) -> float | None:
+    """Seconds to wait, from a Retry-After header in either form (RFC 9110, 10.2.3); a date in the past means 0.
+
+    Args:
+        text: the header's value.
+        now: seconds since the Unix epoch.
+
+    Returns:
+        None if the header is missing or can't be parsed.
+
+    >>> parse_retry_after("120", 0.0)
+    120.0
+    >>> parse_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 15.0)
+    45.0
+    >>> parse_retry_after("soon", 0.0) is None
+    True
+    """
+    text = (text or "").strip()
+    if not text or len(text) > 64:
+        return None
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MAX_RETRY_AFTER)
+    try:
+        moment = parsedate_to_datetime(text)
+        # HTTP dates are UTC; "-0000", which some servers send, would be read as local time.
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

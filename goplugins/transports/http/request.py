@@ -1,4 +1,4 @@
-"""A call as an HTTP request: its headers and its body."""
+"""HTTP requests of calls: headers and body, as a mapping and as bytes."""
 
 from __future__ import annotations
 
@@ -16,120 +16,124 @@ from goplugins.transports.http.target import Target
 
 __all__ = ["RequestWriter"]
 
-_DATA = '{"data":'
-_FRAME = len(_DATA)
-_HOST = re.compile(r"[!-~]+")
+_ENVELOPE_START = '{"data":'
+_START_LENGTH = len(_ENVELOPE_START)
+_HOST_TEXT = re.compile(r"[!-~]+")
 
-_OWN = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"})
-_OWN_PREFIX = "proxy-"
-"""Headers that frame the message or are the connection's: a caller's value would desynchronise the two sides."""
+_CONNECTION_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"}
+)
+_CONNECTION_PREFIX = "proxy-"
+"""Headers of the message framing and of the connection: a caller's value would desynchronise both sides."""
 
 
 class RequestWriter:
     """Writes the requests of one plugin.
 
     Args:
-        target: where they go.
+        target: origin, path and proxy.
         version: of goplugins, for the User-Agent.
         credentials: headers that no caller may override.
-        compression: whether compressed replies are asked for.
+        compression: whether compressed replies are accepted.
         keep_alive: whether connections are used again.
 
     Attributes:
-        path: what POST goes to, as it stands in the request line.
-        health_path: what GET goes to.
-        of_health: the headers of GET, all but Host.
+        path: of the POST of a call, as in the request line.
+        health_path: of the GET of a health check.
+        health_headers: of the GET, all but Host.
+        health_message: the whole GET.
 
     Raises:
-        InvalidEndpointURLError: the endpoint's host can't stand in a header.
+        InvalidEndpointURLError: the endpoint's host contains characters that a header can't.
     """
 
     def __init__(
         self, target: Target, *, version: str, credentials: Mapping[str, str], compression: bool, keep_alive: bool
     ) -> None:
-        # A forwarding proxy is told who we are with each request; one with a tunnel was, before there was a tunnel.
-        self._last = {**(target.proxy_headers if target.prefix else {}), **credentials}
-        self._reserved = _OWN | {name.lower() for name in credentials}
+        # A forwarding proxy gets its credentials with each request; a tunnel got them when it was established.
+        self._fixed = {**(target.proxy_headers if target.prefix else {}), **credentials}
+        self._reserved = _CONNECTION_HEADERS | {name.lower() for name in credentials}
         self._base = {
             "User-Agent": f"goplugins-python/{version}",
             "Accept-Encoding": "gzip, deflate" if compression else "identity",
         }
         if not keep_alive:
             self._base["Connection"] = "close"
-        self._of_body = {**self._base, "Content-Type": "application/json"}
-        self.of_health = {**self._base, **self._last}
+        self._with_body = {**self._base, "Content-Type": "application/json"}
+        self.health_headers = {**self._base, **self._fixed}
         self.path = target.prefix + target.path
         self.health_path = target.prefix + target.health_path
-        host = _host(target)
+        host = _host_header(target)
         self._start = f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\n"
-        self._usual_head = self._start + _lines({**self._of_body, **self._last})
-        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n{_lines(self.of_health)}\r\n"
-        self._health = health.encode("latin-1")
+        self._usual_head = self._start + _lines({**self._with_body, **self._fixed})
+        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n{_lines(self.health_headers)}\r\n"
+        self.health_message = health.encode("latin-1")
 
     def check(self, call: Call) -> None:
-        """Refuses headers that can't be sent or are not the caller's to set.
+        """Rejects headers that can't be sent or that a caller must not set.
 
         Raises:
-            InvalidHeaderError: names the header, never its value.
+            InvalidHeaderError: the message has the header's name, never its value.
         """
         if not (call.request_id.isascii() and call.request_id.isprintable()):
-            self._refuse_request_id()
+            self._reject_request_id()
         headers = call.headers
         if not headers:
             return
         check_headers(headers)
         for name, value in headers.items():
             lower = name.lower()
-            if lower in self._reserved or lower.startswith(_OWN_PREFIX):
-                whose = "the connection's" if lower in _OWN or lower.startswith(_OWN_PREFIX) else "set by auth"
-                raise InvalidHeaderError(f"headers: {name!r} is {whose} and can't be overridden by a call")
+            if lower in self._reserved or lower.startswith(_CONNECTION_PREFIX):
+                by_auth = lower not in _CONNECTION_HEADERS and not lower.startswith(_CONNECTION_PREFIX)
+                owner = "auth" if by_auth else "the connection"
+                raise InvalidHeaderError(f"headers: {name!r} is set by {owner} and can't be overridden by a call")
             try:
                 value.encode("latin-1")
             except UnicodeEncodeError:
                 raise InvalidHeaderError(f"headers[{name!r}]: the value has characters outside Latin-1") from None
 
     @staticmethod
-    def _refuse_request_id() -> NoReturn:
-        raise InvalidHeaderError("request_id: it travels in a header, so it must be printable ASCII")
+    def _reject_request_id() -> NoReturn:
+        raise InvalidHeaderError("request_id: it is sent in a header, so it must be printable ASCII")
 
     def headers(self, call: Call) -> dict[str, str]:
         """All headers of a call but Host and Content-Length."""
-        headers = self._of_body.copy()
+        headers = self._with_body.copy()
         headers["X-Request-ID"] = call.request_id
         if call.idempotent:
             headers["Idempotency-Key"] = call.request_id
         if call.headers:
-            self._merge(headers, call.headers)
-        headers.update(self._last)
+            self._override(headers, call.headers)
+        headers.update(self._fixed)
         return headers
 
     @staticmethod
-    def _merge(headers: dict[str, str], own: Mapping[str, str]) -> None:
-        """A caller's ``user-agent`` replaces ours, however it is spelled: two would contradict each other."""
-        ours = {name.lower(): name for name in headers}
-        for name, value in own.items():
-            headers.pop(ours.get(name.lower(), ""), None)
+    def _override(headers: dict[str, str], given: Mapping[str, str]) -> None:
+        """Replaces headers by the caller's, in whatever case they are spelled: two values would contradict."""
+        defaults = {name.lower(): name for name in headers}
+        for name, value in given.items():
+            headers.pop(defaults.get(name.lower(), ""), None)
             headers[name] = value
 
     @staticmethod
-    def tail(call: Call) -> bytes:
-        """The envelope from behind its data on, which tells the plugin how long the attempt may take."""
+    def envelope_end(call: Call) -> bytes:
+        """The part of the envelope after its data: request id, seconds that remain, headers and metadata."""
         deadline = call.deadline
         remaining = deadline.at - deadline.clock.monotonic()
-        # The usual range as Go would write it, without another call.
+        # The usual range in Go's format, without a function call.
         timeout = f"{remaining:.9g}s" if 1.0 <= remaining < 59.0 else format_go_duration(max(remaining, 0.0))
         if not (call.headers or call.metadata):
             return f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"}}'.encode()
-        tail = f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"'
+        end = f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"'
         if call.headers:
-            tail += f',"headers":{dump_texts(call.headers)}'
+            end += f',"headers":{dump_texts(call.headers)}'
         if call.metadata:
-            tail += f',"metadata":{dump_texts(call.metadata)}'
-        return tail.encode() + b"}"
+            end += f',"metadata":{dump_texts(call.metadata)}'
+        return end.encode() + b"}"
 
     def body(self, call: Call) -> bytes:
         """The envelope."""
-        return b'{"data":%b%b' % (call.payload, self.tail(call))
+        return b'{"data":%b%b' % (call.payload, self.envelope_end(call))
 
     # --- as bytes ----------------------------------------------------------------------------------------------
 
@@ -137,11 +141,11 @@ class RequestWriter:
         """The whole request of a call, head and body.
 
         Raises:
-            InvalidHeaderError: a header would break out of its line; :meth:`check` was left out.
+            InvalidHeaderError: a header contains a line break; :meth:`check` was not called.
         """
         request_id = call.request_id
         if not (request_id.isascii() and request_id.isprintable()):
-            self._refuse_request_id()
+            self._reject_request_id()
         head = self._usual_head
         if call.headers:
             head = f"{self._start}{_lines(self.headers(call))}"
@@ -149,30 +153,27 @@ class RequestWriter:
             head = f"{head}X-Request-ID: {request_id}\r\nIdempotency-Key: {request_id}\r\n"
         else:
             head = f"{head}X-Request-ID: {request_id}\r\n"
-        payload, tail = call.payload, self.tail(call)
-        head = f"{head}Content-Length: {_FRAME + len(payload) + len(tail)}\r\n\r\n{_DATA}"
-        return b"".join((head.encode("latin-1"), payload, tail))  # copied once: a body may be large
-
-    def message_of_health(self) -> bytes:
-        """The whole request for the plugin's health."""
-        return self._health
+        payload, end = call.payload, self.envelope_end(call)
+        length = _START_LENGTH + len(payload) + len(end)
+        head = f"{head}Content-Length: {length}\r\n\r\n{_ENVELOPE_START}"
+        return b"".join((head.encode("latin-1"), payload, end))  # copied once: a body may be large
 
 
-def _host(target: Target) -> str:
-    """What the Host header says: the port only where it is not the scheme's usual one, no zone of an address."""
+def _host_header(target: Target) -> str:
+    """The Host header: a port only if it is not the scheme's default, and no IPv6 zone."""
     host = re.sub(r"%[^\]]*", "", target.origin.partition("://")[2])
     try:
         if not host.isascii():
             host = host.encode("idna").decode("ascii")
     except UnicodeError:
         host = ""
-    if not _HOST.fullmatch(host):
-        raise InvalidEndpointURLError("its host has characters that no host has", path="endpoint")
+    if not _HOST_TEXT.fullmatch(host):
+        raise InvalidEndpointURLError("its host contains invalid characters", path="endpoint")
     return host
 
 
 def _lines(headers: Mapping[str, str]) -> str:
-    """Headers as they stand in a head. They were checked when they were set; nothing may slip by all the same."""
+    """Headers as lines of a head. They were checked when they were set; this is a second check against injection."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise InvalidHeaderError("a header can't be sent: it holds a line break")

@@ -1,13 +1,12 @@
-"""The engine that carries exchanges through `requests`, by its documented extension point, a transport adapter.
+"""The engine that sends through `requests`, by its documented extension point, a transport adapter.
 
-The adapter takes connections from goplugins' own pool, so that limits, deadlines and what happens to a dead connection
-are decided in one place.
+The adapter takes connections from goplugins' own pool, so that limits, deadlines and reconnects are decided in one
+place for all engines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -24,20 +23,20 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
     ReplyTooLargeError,
-    SaturatedError,
     TruncatedReplyError,
-    belongs_to_host,
 )
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.fork import register_forkable
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.http import body, errors
-from goplugins.transports.http.connector import Connector, Look, pool_of
-from goplugins.transports.http.engine import FRAMING_ALLOWANCE, Check, HTTPReply
+from goplugins.transports.http.connector import Connector
+from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply, ReadReply, pool_for, unread
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 from goplugins.transports.http.urllib3_connection import DeadlineSocket, PluginConnection
+from goplugins.transports.reconnect import Attempt, Exchanges, HealthAttempt
 from goplugins.transports.resolver import Resolver
 
 __all__ = ["RequestsEngine"]
@@ -47,20 +46,28 @@ _CHUNK = 65536
 
 @attrs.define
 class _Exchange:
-    """What travels past ``requests`` to the adapter, in the place of a timeout."""
+    """Passes through ``requests`` to the adapter in the place of a timeout.
 
-    target: str
-    deadline: Deadline
-    attempt: Call | Look
-    check: Callable[[HTTPReply], bool] | None
-    wait: bool
+    Attributes:
+        path: of the request line; the URL is the same for all requests.
+        attempt: deadline and cancellation.
+        read: parses the reply.
+        acquire: gets a connection from the pool.
+        request: set by the adapter.
+    """
+
+    path: str
+    attempt: Attempt
+    read: ReadReply
+    acquire: Callable[[Deadline], Lease[_Connection]]
+    request: requests.PreparedRequest
 
 
 class RequestsEngine:
-    """Exchanges through a ``requests.Session``.
+    """Exchanges through a ``requests.Session``. See :class:`goplugins.transports.http.engine.Engine` for its methods.
 
     Args:
-        target: where to; its addresses, proxy and path.
+        target: address, proxy and path.
         context: TLS, for a target that has it.
         connection: limits and times, resolved.
         resolver: finds addresses.
@@ -70,48 +77,57 @@ class RequestsEngine:
     def __init__(
         self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
     ) -> None:
-        self._adapter = _PoolAdapter(target, context, connection, resolver, clock)
+        self._connector = Connector(target, context, connection.connection_timeout, resolver, clock)
         self._origin = target.origin
+        self._limit = connection.max_response_bytes
+        self._clock = clock
+        self.pool: ConnectionPool[_Connection] = pool_for(
+            connection,
+            clock,
+            connect=self._connect,
+            close=_Connection.close,
+            is_dead=_Connection.is_dead,
+            drop=_Connection.drop,
+        )
+        self._adapter = _Adapter(
+            Exchanges(self.pool, keep_alive=bool(connection.keep_alive), errors=errors.LIBRARY_ERRORS)
+        )
         self._session = _Session(self._adapter)
+        register_forkable(self)
 
-    def send(self, call: Call, request: RequestWriter, check: Check) -> HTTPReply:
-        """See :class:`goplugins.transports.http.engine.Engine`."""
-        exchange = _Exchange(request.path, call.deadline, call, functools.partial(check, call), wait=True)
-        return self._make("POST", request.headers(call), request.body(call), exchange)
+    def _connect(self, deadline: Deadline) -> _Connection:
+        return _Connection(self._connector.open(deadline), self._clock, self._limit)
 
-    def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
-        """See :class:`goplugins.transports.http.engine.Engine`."""
-        exchange = _Exchange(request.health_path, deadline, Look(deadline), None, wait=False)
-        return self._make("GET", request.of_health, None, exchange)
+    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+        prepared = self._prepare("POST", request.headers(call), request.body(call))
+        return self._send(_Exchange(request.path, call, read, self.pool.acquire, prepared))
 
-    def _make(self, method: str, headers: Mapping[str, str], body: bytes | None, exchange: _Exchange) -> HTTPReply:
+    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+        prepared = self._prepare("GET", request.health_headers, None)
+        attempt = HealthAttempt(deadline)
+        return self._send(_Exchange(request.health_path, attempt, unread, self.pool.acquire_free, prepared))
+
+    def _prepare(self, method: str, headers: Mapping[str, str], body: bytes | None) -> requests.PreparedRequest:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, self._origin, body
         request.headers = headers  # type: ignore[assignment]  # read only from here on
-        how: dict[str, Any] = {"timeout": exchange, "stream": True, "proxies": {}, "allow_redirects": False}
-        return cast(HTTPReply, self._session.send(request, **how).raw)
+        return request
 
-    def close(self) -> None:
-        self._adapter.close()
-
-    def sweep(self) -> None:
-        self._adapter.pool.sweep()
+    def _send(self, exchange: _Exchange) -> HTTPReply:
+        options: dict[str, Any] = {"timeout": exchange, "stream": True, "proxies": {}, "allow_redirects": False}
+        return cast(HTTPReply, self._session.send(exchange.request, **options).raw)
 
     def renew(self, context: ssl.SSLContext) -> None:
-        self._adapter.connector.context = context
-        self._adapter.pool.renew_all()
+        self._connector.context = context
+        self.pool.renew_all()
 
     def after_fork_in_child(self) -> None:
-        self._session = _Session(self._adapter)  # its cookies have a lock
-        self._adapter.pool.after_fork_in_child()
-
-    @property
-    def pool(self) -> ConnectionPool[PluginConnection]:
-        return self._adapter.pool
+        """A new session: the cookies of the old one have a lock."""
+        self._session = _Session(self._adapter)
 
 
 class _Session(requests.Session):
-    """A session that keeps nothing from one call to the next and follows nothing."""
+    """A session that keeps nothing from one call to the next and follows no redirects."""
 
     def __init__(self, adapter: BaseAdapter) -> None:
         super().__init__()
@@ -124,92 +140,59 @@ class _Session(requests.Session):
         """None: requests would read a redirect's body to its end, however large."""
 
 
-class _PoolAdapter(BaseAdapter):
+class _Adapter(BaseAdapter):
     """Sends requests over pooled connections."""
 
-    def __init__(
-        self, target: Target, context: ssl.SSLContext | None, connection: Any, resolver: Resolver, clock: Clock
-    ) -> None:
+    def __init__(self, exchanges: Exchanges[_Connection]) -> None:
         super().__init__()
-        self.connector = Connector(target, context, connection.connection_timeout, resolver, clock)
-        self._keep_alive = connection.keep_alive
-        self._limit = connection.max_response_bytes
-        self.pool: ConnectionPool[PluginConnection] = pool_of(
-            connection,
-            clock,
-            connect=self._connect,
-            close=PluginConnection.discard,
-            is_dead=lambda connection: connection.wire.is_dead,
-            drop=PluginConnection.drop,
-        )
-
-    def close(self) -> None:
-        self.pool.close()
-
-    def _connect(self, deadline: Deadline) -> PluginConnection:
-        connection = self.connector.open(deadline)
-        connection.carry()
-        return connection
-
-    # --- exchanging --------------------------------------------------------------------------------------------
+        self._exchanges = exchanges
 
     def send(self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any) -> requests.Response:
-        """The adapter's entry; ``timeout`` carries the whole exchange."""
+        """The adapter's entry; ``timeout`` holds the whole exchange."""
         exchange: _Exchange = timeout
+        exchange.request = request
+        attempt = exchange.attempt
+        if attempt.deadline.remaining() <= 0:
+            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
+        lease = exchange.acquire(attempt.deadline)
         response = requests.Response()
-        response.raw = reply = self._exchange(request, exchange)
+        response.raw = reply = self._exchanges.run(lease, exchange, attempt, exchange.read)
         response.status_code = reply.status
         return response
 
-    def _exchange(self, request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
-        deadline = exchange.deadline
-        if deadline.remaining() <= 0:
-            raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        lease = self.pool.acquire(deadline) if exchange.wait else self.pool.try_acquire(deadline)
-        if lease is None:
-            raise SaturatedError("no connection is free")
-        return self._run(lease, request, exchange)
+    def close(self) -> None:
+        """Does nothing: the connections are closed by the pool."""
 
-    def _run(self, lease: Lease[PluginConnection], request: requests.PreparedRequest, exchange: _Exchange) -> HTTPReply:
-        """The exchange over the leased connection, and once more over a new one if that was dead all along."""
-        reusable = reconnect = False
-        connection = lease.connection
-        wire = connection.wire
-        try:
-            cancellation = exchange.deadline.cancellation
-            if cancellation is None:
-                reply = self._attempt(connection, wire, request, exchange)
-            else:
-                work = functools.partial(self._attempt, connection, wire, request, exchange)
-                reply = cancellation.guard(wire.interrupt, work)
-            good = exchange.check is None or exchange.check(reply)
-            reusable = good and self._keep_alive and _is_clean(connection)
-            return reply
-        except errors.WIRE_FAILURES as exc:
-            if isinstance(exc, PluginError) or belongs_to_host(exc):
-                raise
-            reconnect = lease.reused and _may_reconnect(exc, wire, exchange)
-            if not reconnect:
-                raise errors.exchange_failure(exc, wire) from errors.safe_cause(exc, wire)
-        finally:
-            if not reconnect:
-                self.pool.release(lease, reusable=reusable)
-        exchange.attempt.reconnected = True
-        return self._run(self.pool.renew(lease, exchange.deadline), request, exchange)
 
-    def _attempt(
-        self,
-        connection: PluginConnection,
-        wire: DeadlineSocket,
-        request: requests.PreparedRequest,
-        exchange: _Exchange,
-    ) -> HTTPReply:
-        wire.begin(exchange.deadline, 8 * self._limit + FRAMING_ALLOWANCE)
+class _Connection:
+    """A connection of urllib3 with its socket behind a deadline; see
+    :class:`goplugins.transports.reconnect.ExchangeConnection`.
+    """
+
+    __slots__ = ("_connection", "_limit", "_now", "_started", "clean", "socket")
+
+    def __init__(self, connection: PluginConnection, clock: Clock, limit: int) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._now = clock.monotonic
+        self._started = 0.0
+        self.clean = False
+        self.socket = connection.sock = DeadlineSocket(connection.sock, clock)
+
+    @property
+    def sent(self) -> int:
+        return self.socket.sent
+
+    def exchange(self, exchange: _Exchange, deadline: Deadline) -> HTTPReply:
+        self.clean = False
+        self._started = self._now()
+        sock, connection, request = self.socket, self._connection, exchange.request
+        sock.begin(deadline, 8 * self._limit + FRAMING_ALLOWANCE)
         writable = True
         try:
             connection.request(
                 request.method or "",
-                exchange.target,
+                exchange.path,
                 body=cast("bytes | None", request.body),
                 headers=cast("Mapping[str, str]", request.headers),
                 preload_content=False,
@@ -220,16 +203,19 @@ class _PoolAdapter(BaseAdapter):
         if not writable:
             # Nothing was sent: see DeadlineSocket.sendall. Raised out here, since the ValueError quotes the value.
             raise InvalidHeaderError("a header can't be sent: it holds a line break or is not Latin-1")
-        # A server may refuse early, reply (or alert) and hang up: what it said tells more than the broken pipe, and
-        # if it said nothing, reading fails in its turn.
+        # A server may refuse early, reply (or send an alert) and close: its reply says more than the broken pipe, and
+        # without a reply, reading fails next.
         with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
-            wire.flush()
-        response = connection.getresponse()
-        return self._read(response, wire)
+            sock.flush()
+        reply = self._read(connection.getresponse())
+        # http.client unsets ``sock`` if the connection is not kept alive.
+        kept = connection.sock is not None and not sock.eof and sock.failure is None
+        self.clean = kept and not sock.has_leftover
+        return reply
 
-    def _read(self, response: BaseHTTPResponse, wire: DeadlineSocket) -> HTTPReply:
+    def _read(self, response: BaseHTTPResponse) -> HTTPReply:
         """The whole reply, within its cap."""
-        if wire.eof:
+        if self.socket.eof:
             raise TruncatedReplyError("the reply ended within its head")
         headers = response.headers
         status = response.status
@@ -243,24 +229,30 @@ class _PoolAdapter(BaseAdapter):
         length = headers.get("content-length", "").partition(",")[0].strip()
         if length and not transfer:
             if not (length.isascii() and length.isdigit()):
-                raise BadReplyError(f"the reply has an unreadable Content-Length: {length[:40]!r}")
+                raise BadReplyError(f"the reply has an invalid Content-Length: {length[:40]!r}")
             if len(length) > 18 or int(length) > self._limit:
-                raise ReplyTooLargeError(f"the reply is larger than {self._limit} bytes: it announces {length[:40]}")
+                raise ReplyTooLargeError(
+                    f"the reply is larger than {self._limit} bytes: its Content-Length is {length[:40]}"
+                )
         encoding = body.check_encoding(headers.get("content-encoding", ""))
         content = body.collect(response.stream(_CHUNK, decode_content=False), encoding, self._limit)
         return HTTPReply(status, headers, content, bool(length or transfer))
 
+    def interrupt(self) -> None:
+        self.socket.interrupt()
 
-def _is_clean(connection: PluginConnection) -> bool:
-    """Whether nothing but a whole reply came, and both sides mean to go on. http.client unsets ``sock`` if not."""
-    wire = connection.wire
-    return connection.sock is not None and not wire.eof and wire.failure is None and not wire.has_leftover
+    def is_gone(self, exc: Exception) -> bool:
+        return errors.is_gone(exc, self.socket)
 
+    def error_of(self, exc: Exception, deadline: Deadline) -> PluginError:
+        return errors.exchange_error(exc, self.socket, self._now() - self._started)
 
-def _may_reconnect(exc: Exception, wire: DeadlineSocket, exchange: _Exchange) -> bool:
-    return (
-        not exchange.attempt.reconnected
-        and (wire.sent == 0 or exchange.attempt.idempotent)
-        and errors.is_dead_connection(exc, wire)
-        and exchange.deadline.remaining() > 0
-    )
+    def is_dead(self) -> bool:
+        return self.socket.is_dead
+
+    def close(self) -> None:
+        self._connection.close()
+        self.socket.destroy()
+
+    def drop(self) -> None:
+        self.socket.drop()

@@ -1,13 +1,12 @@
-"""The engine for a `requests.Session` that the host hands over: its adapters, authentication, hooks and proxies.
+"""The engine for a `requests.Session` of the host application: its adapters, authentication, hooks and proxies.
 
-What a session decides is the session's: how its connections are made, kept and used again, and its TLS. Ours are the
-number of calls at once, the cap of replies, what errors mean, and the deadline as far as `requests` lets us: it is
-checked between reads, and each read ends at it, but a server that sends its head byte by byte can outlast it.
+The session decides how connections are opened, kept and reused, and their TLS. The engine bounds concurrent calls and
+the size of replies and translates errors. The deadline is checked between reads, and each read ends at it. `requests`
+allows no more: a server that sends its head byte by byte can outlast the deadline.
 """
 
 from __future__ import annotations
 
-import functools
 import http.client
 import socket
 import ssl
@@ -30,17 +29,16 @@ from goplugins.errors import (
     PluginError,
     PluginTimeoutError,
     Replay,
-    SaturatedError,
     TLSError,
     TruncatedReplyError,
     belongs_to_host,
 )
+from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.http import body
-from goplugins.transports.http.connector import pool_of
-from goplugins.transports.http.engine import Check, HTTPReply
+from goplugins.transports.http.engine import HTTPReply, ReadReply, pool_for, unread
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 
@@ -49,67 +47,65 @@ __all__ = ["SessionEngine"]
 _CHUNK = 16384
 
 
-class _Seat:
-    """Stands for a connection of the session's, so that calls at once can be bounded."""
+class _Slot:
+    """Stands for a connection of the session, to bound the number of concurrent calls."""
+
+    clean = True
 
 
 class SessionEngine:
-    """Exchanges through a session that is not ours. It is never closed here.
+    """Exchanges through a session of the application, which is never closed here.
+
+    See :class:`goplugins.transports.http.engine.Engine` for its methods.
 
     Args:
         session: used by many threads at once, each call with headers and body of its own.
-        target: where to.
+        target: address and path.
         auth: its certificate files, for the session to use; credentials travel in headers.
         connection: limits and times, resolved.
         clock: measures.
 
     Raises:
-        InvalidConfigError: a proxy is configured: it is the session's to know.
+        InvalidConfigError: a proxy is configured, which the session decides.
     """
 
     def __init__(
         self, session: requests.Session, target: Target, auth: AuthConfig, connection: Any, clock: Clock
     ) -> None:
         if target.proxy is not None:
-            raise InvalidConfigError("a session has proxies of its own", path="options.proxy", fix="set them there")
+            raise InvalidConfigError("has no effect with a session", path="options.proxy", fix="set session.proxies")
         self._session = session
         self._origin = target.origin
         self._verify = auth.ca_file or None
         self._certificate = (auth.cert_file, auth.key_file) if auth.cert_file else None
         self._limit = connection.max_response_bytes
         self._connection_timeout = connection.connection_timeout
-        self.pool: ConnectionPool[_Seat] = pool_of(
-            connection, clock, connect=lambda _: _Seat(), close=lambda _: None, is_dead=lambda _: False
+        self.pool: ConnectionPool[_Slot] = pool_for(
+            connection, clock, connect=lambda _: _Slot(), close=lambda _: None, is_dead=lambda _: False
         )
 
-    def send(self, call: Any, request: RequestWriter, check: Check) -> HTTPReply:
-        """See :class:`goplugins.transports.http.engine.Engine`."""
+    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
         lease = self.pool.acquire(call.deadline)
-        look = functools.partial(check, call)
-        return self._run(lease, "POST", request.path, request.headers(call), request.body(call), call.deadline, look)
+        prepared = self._request("POST", request.path, request.headers(call), request.body(call))
+        return self._run(lease, prepared, call.deadline, lambda reply: read(reply, call, lease.connection))
 
-    def look(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
-        """See :class:`goplugins.transports.http.engine.Engine`."""
-        lease = self.pool.try_acquire(deadline)
-        if lease is None:
-            raise SaturatedError("no connection is free")
-        return self._run(lease, "GET", request.health_path, request.of_health, None, deadline, None)
+    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+        lease = self.pool.acquire_free(deadline)
+        prepared = self._request("GET", request.health_path, request.health_headers, None)
+        return self._run(lease, prepared, deadline, unread)
+
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> requests.Request:
+        return requests.Request(method, self._origin + path, dict(headers), data=body)
 
     def _run(
         self,
-        lease: Lease[_Seat],
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
+        lease: Lease[_Slot],
+        request: requests.Request,
         deadline: Deadline,
-        check: Callable[[HTTPReply], object] | None,
+        read: Callable[[HTTPReply], HTTPReply],
     ) -> HTTPReply:
         try:
-            reply = self._exchange(requests.Request(method, self._origin + path, dict(headers), data=body), deadline)
-            if check is not None:
-                check(reply)
-            return reply
+            return read(self._exchange(request, deadline))
         except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
             if isinstance(exc, PluginError) or belongs_to_host(exc):
                 raise
@@ -125,7 +121,7 @@ class SessionEngine:
         prepared = session.prepare_request(request)
 
         def read_whole(response: requests.Response, *_: Any, **__: Any) -> None:
-            # As a hook, since a session reads the body of a redirect to its end, however large, to follow it or not.
+            # In a hook, since a session reads the body of a redirect to its end, however large, even if not followed.
             read.append(body.collect(_chunks(response, deadline), "", self._limit))
 
         prepared.hooks["response"].append(read_whole)
@@ -135,33 +131,20 @@ class SessionEngine:
             framed = "content-length" in response.headers or "transfer-encoding" in response.headers
             return HTTPReply(response.status_code, response.headers, read[-1], framed)
 
-    # --- maintenance ------------------------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Refuses later calls. The session is its owner's to close."""
-        self.pool.close()
-
-    def sweep(self) -> None:
-        """Nothing: idle connections are the session's."""
-
     def renew(self, context: ssl.SSLContext) -> None:
-        """Nothing: the session reads the files whenever it connects."""
-
-    def after_fork_in_child(self) -> None:
-        """Frees the places of the parent's calls. The session's connections are its owner's."""
-        self.pool.after_fork_in_child()
+        """Does nothing: the session reads the certificate files whenever it connects."""
 
 
 def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
-    """The body, decompressed, as it comes."""
+    """The decompressed body in pieces, as they arrive."""
     raw = response.raw
     while True:
         if deadline.remaining() <= 0:
             response.close()
-            raise PluginTimeoutError("no whole reply in time; a part of it had come")
+            raise PluginTimeoutError("timed out in the middle of the reply")
         if isinstance(raw, urllib3.response.BaseHTTPResponse):
-            chunk = raw.read1(_CHUNK, decode_content=True)  # what has come, and no wait for more
-        else:  # an adapter may make replies of its own
+            chunk = raw.read1(_CHUNK, decode_content=True)  # what has arrived, without a wait for more
+        else:  # an adapter may create replies of its own
             chunk = raw.read(_CHUNK)
         if not chunk:
             return
@@ -169,34 +152,34 @@ def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:
-    """The error and what lies behind it, however the libraries have wrapped it."""
+    """The error and the errors that it wraps, in whichever way the libraries do that."""
     seen: list[BaseException] = []
-    open_ends: list[object] = [exc]
-    while open_ends:
-        found = open_ends.pop(0)
+    todo: list[object] = [exc]
+    while todo:
+        found = todo.pop(0)
         if isinstance(found, BaseException) and found not in seen:
             seen.append(found)
             yield found
-            open_ends += [getattr(found, "reason", None), found.__cause__, found.__context__, *found.args[:2]]
+            todo += [getattr(found, "reason", None), found.__cause__, found.__context__, *found.args[:2]]
 
 
 def _safe_cause(exc: BaseException) -> BaseException | None:
-    """The system's error behind it; the libraries' own hold the request with its credentials."""
+    """The system's error in the chain; the libraries' own errors hold the request with its credentials."""
     return next((found for found in _chain(exc) if type(found).__module__ in ("builtins", "ssl", "socket")), None)
 
 
 def _translated(exc: BaseException) -> PluginError:
     chain = list(_chain(exc))
-    for kinds, make in _MEANINGS:
+    for kinds, make in _TRANSLATIONS:
         if any(isinstance(found, kinds) for found in chain):
             return make()
     return BadReplyError(f"the exchange failed: {type(exc).__name__}")
 
 
-_Meaning = tuple[tuple[type[BaseException], ...], Callable[[], PluginError]]
+_Translation = tuple[tuple[type[BaseException], ...], Callable[[], PluginError]]
 
-_MEANINGS: tuple[_Meaning, ...] = (
-    ((ssl.SSLCertVerificationError,), lambda: CertificateError("the plugin's certificate was refused")),
+_TRANSLATIONS: tuple[_Translation, ...] = (
+    ((ssl.SSLCertVerificationError,), lambda: CertificateError("the plugin's certificate was rejected")),
     (
         (socket.gaierror, urllib3.exceptions.NameResolutionError),
         lambda: NameResolutionError("the plugin's name can't be resolved"),
@@ -207,12 +190,12 @@ _MEANINGS: tuple[_Meaning, ...] = (
     ),
     (
         (requests.ConnectTimeout, urllib3.exceptions.ConnectTimeoutError),
-        lambda: PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS),
+        lambda: PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS),
     ),
     ((requests.exceptions.SSLError, ssl.SSLError), lambda: TLSError("the TLS connection failed")),
     (
         (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError),
-        lambda: PluginTimeoutError("no whole reply in time"),
+        lambda: PluginTimeoutError("timed out waiting for the reply"),
     ),
     ((requests.exceptions.InvalidHeader,), lambda: InvalidHeaderError("a header can't be sent")),
     (
@@ -228,4 +211,4 @@ _MEANINGS: tuple[_Meaning, ...] = (
         lambda: ConnectionLostError("the connection broke"),
     ),
 )
-"""What an error of `requests` means, if it or anything behind it is of these kinds; the first that fits."""
+"""Our error for an error of `requests`, if that or one that it wraps is of these kinds; the first match counts."""

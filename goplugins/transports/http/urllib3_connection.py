@@ -1,4 +1,4 @@
-"""Connections of urllib3 whose every system call ends at the deadline of the exchange that it belongs to."""
+"""Connections of urllib3 on which every system call ends at the deadline of the exchange that it belongs to."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ _JOIN_LIMIT = 65536
 
 
 class DeadlineSocket:
-    """What http.client sees of a connected socket: sends and receives that never outlast the current exchange.
+    """A connected socket for http.client, on which sends and receives end at the current exchange's deadline.
 
-    A server may take its time over each byte; a timeout per system call would let it go on for ever.
+    A timeout per system call would start again with each byte that a slow server sends.
 
     Attributes:
-        sent: bytes handed to the system in this exchange.
-        received: bytes taken from it in this exchange.
+        sent: bytes that the system has accepted in this exchange.
+        received: bytes received in this exchange.
         eof: whether the peer has closed its side.
-        failure: the error of the system call that failed; libraries above replace it by their own.
+        failure: error of the system call that failed; libraries above replace it by errors of their own.
     """
 
-    __slots__ = ("_at", "_held", "_now", "_poll", "_reader", "_sock", "eof", "failure", "limit", "received", "sent")
+    __slots__ = ("_at", "_now", "_poll", "_reader", "_sock", "_unsent", "eof", "failure", "limit", "received", "sent")
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self._sock = sock
         self._now = clock.monotonic
         self._at = 0.0
-        self._held: list[ReadableBuffer] = []
+        self._unsent: list[ReadableBuffer] = []
         self._reader = _ReplyReader(self)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -59,35 +59,35 @@ class DeadlineSocket:
         self.failure: OSError | None = None
 
     def begin(self, deadline: Deadline, limit: int) -> None:
-        """Starts an exchange that ends at ``deadline`` and reads at most ``limit`` bytes."""
+        """Starts an exchange that ends at ``deadline`` and receives at most ``limit`` bytes."""
         self._at = deadline.at
         self.limit = limit
         self.sent = self.received = 0
         self.failure = None
 
-    def _arm(self) -> None:
+    def _set_timeout(self) -> None:
         remaining = self._at - self._now()
         if remaining <= 0:
             raise TimeoutError("the deadline has passed")
         self._sock.settimeout(remaining)
 
-    # --- what http.client and urllib3 call ---------------------------------------------------------------------
+    # --- called by http.client and urllib3 ---------------------------------------------------------------------
 
     def sendall(self, data: ReadableBuffer) -> None:
-        """Holds the data back until :meth:`flush`: head and body then leave in one packet and wake the server once."""
-        self._held.append(data)
+        """Buffers the data until :meth:`flush`: head and body then leave in one packet and wake the server once."""
+        self._unsent.append(data)
 
     def flush(self) -> None:
-        """Sends what was held back."""
-        held, self._held = self._held, []
-        if len(held) > 1 and sum(len(memoryview(part)) for part in held) <= _JOIN_LIMIT:
-            held = [b"".join(held)]
+        """Sends the buffered data."""
+        unsent, self._unsent = self._unsent, []
+        if len(unsent) > 1 and sum(len(memoryview(part)) for part in unsent) <= _JOIN_LIMIT:
+            unsent = [b"".join(unsent)]
         try:
-            for part in held:
+            for part in unsent:
                 with memoryview(part) as view:
                     done, size = 0, len(view)
                     while done < size:
-                        self._arm()
+                        self._set_timeout()
                         count = self._sock.send(view[done:] if done else view)
                         self.sent += count
                         done += count
@@ -99,7 +99,7 @@ class DeadlineSocket:
         if self.received > self.limit:
             raise ReplyTooLargeError(f"the reply with its framing is larger than {self.limit} bytes")
         try:
-            self._arm()
+            self._set_timeout()
             count = self._sock.recv_into(buffer)
         except OSError as exc:
             self.failure = exc
@@ -110,19 +110,19 @@ class DeadlineSocket:
         return count
 
     def makefile(self, mode: str = "rb", *_: Any, **__: Any) -> _ReplyReader:
-        """The one reader of this connection; what a reply leaves in its buffer stays there to be noticed."""
+        """The one reader of this connection; bytes that a reply leaves in its buffer stay there and are detected."""
         return self._reader
 
     def settimeout(self, timeout: float | None) -> None:
-        """Nothing: the exchange's deadline rules."""
+        """Does nothing: the exchange's deadline applies."""
 
     def close(self) -> None:
-        """Nothing: http.client closes a connection while its last reply is still being read. See :meth:`destroy`."""
+        """Does nothing: http.client closes a connection while its last reply is still read. See :meth:`destroy`."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    # --- what the pool needs -----------------------------------------------------------------------------------
+    # --- called by the engine ----------------------------------------------------------------------------------
 
     @property
     def has_leftover(self) -> bool:
@@ -131,7 +131,7 @@ class DeadlineSocket:
 
     @property
     def is_dead(self) -> bool:
-        """Whether an idle connection has become readable: closed by the peer, or with bytes nobody asked for."""
+        """Whether an idle connection has become readable: closed by the peer, or with unexpected bytes."""
         return bool(self._poll.poll(0))
 
     def shutdown(self, how: int = socket.SHUT_RDWR) -> None:
@@ -139,13 +139,13 @@ class DeadlineSocket:
         self._sock.shutdown(how)
 
     def interrupt(self) -> None:
-        """Ends the exchange under way on another thread; the connection is of no use any more."""
+        """Ends the exchange that runs on another thread; the connection can't be used any more."""
         shut_down(self._sock)
 
     def destroy(self) -> None:
-        """Closes the descriptor."""
+        """Closes the socket."""
         self._sock.close()
-        self.failure = None  # it knows the frames that know this socket
+        self.failure = None  # its traceback refers to frames that refer to this socket
 
     def drop(self) -> None:
         """Closes this process's descriptor only; see :func:`drop_socket`."""
@@ -155,75 +155,75 @@ class DeadlineSocket:
 class _RawReader(io.RawIOBase):
     """The unbuffered side of a reader."""
 
-    def __init__(self, wire: DeadlineSocket) -> None:
-        self._receive = wire.recv_into
-        self.dry = False
+    def __init__(self, sock: DeadlineSocket) -> None:
+        self._receive = sock.recv_into
+        self.at_end = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        return 0 if self.dry else self._receive(buffer)
+        return 0 if self.at_end else self._receive(buffer)
 
 
 class _ReplyReader(io.BufferedReader):
-    """Reads replies, one after the other. Stays open when a reply is done with it."""
+    """Reads replies, one after the other. Stays open when a reply closes it."""
 
-    def __init__(self, wire: DeadlineSocket) -> None:
-        self._source = _RawReader(wire)
+    def __init__(self, sock: DeadlineSocket) -> None:
+        self._source = _RawReader(sock)
         super().__init__(self._source, 16384)
 
     def close(self) -> None:
-        """Nothing: the next reply is read here, too."""
+        """Does nothing: the next reply is read here, too."""
 
     def flush(self) -> None:
-        """Nothing: a finaliser of http.client's calls this late, and Python 3.13 prints what it raises."""
+        """Does nothing: a finaliser of http.client's calls this late, and Python 3.13 prints what it raises."""
 
     @property
     def has_buffered(self) -> bool:
-        self._source.dry = True  # a peek at an empty buffer would read
+        self._source.at_end = True  # a peek at an empty buffer would receive
         try:
             return bool(self.peek(1))
         finally:
-            self._source.dry = False
+            self._source.at_end = False
 
 
-class _Handles:
-    """Duplicates of the sockets of a connection that is being opened, by which another thread may end that.
+class _OpeningSockets:
+    """Duplicates of the sockets of a connection that is being opened, with which another thread can end that.
 
-    TLS hands the descriptor from one object to another in the midst of it; a duplicate stays.
+    TLS passes the descriptor from one object to another meanwhile; a duplicate stays valid.
     """
 
     def __init__(self, cancellation: Cancellation) -> None:
         self._cancellation = cancellation
-        self._held: list[socket.socket] = []
+        self._duplicates: list[socket.socket] = []
 
-    def hold(self, sock: socket.socket) -> None:
-        """Includes ``sock``. The cancel, which marks before it looks here, finds it, or is found here."""
-        self._held.append(sock.dup())
-        close_in_children(self._held[-1].fileno())
+    def add(self, sock: socket.socket) -> None:
+        """Includes ``sock``, which is shut down at once if the attempt has been cancelled already."""
+        self._duplicates.append(sock.dup())
+        close_in_children(self._duplicates[-1].fileno())
         if self._cancellation.cancelled:
             self.shut_down()
 
     def shut_down(self) -> None:
-        """Wakes whoever connects, writes or reads."""
-        for sock in self._held:
+        """Wakes the thread that connects, writes or reads."""
+        for sock in self._duplicates:
             shut_down(sock)
 
     def close(self) -> None:
-        for sock in self._held:
+        for sock in self._duplicates:
             sock.close()
 
 
 def shut_down(sock: socket.socket) -> None:
-    """Wakes whoever reads or writes there, on another thread; the descriptor stays."""
-    # Not an SSLSocket's own method, which takes off the encryption under a thread that may go on to read.
-    with contextlib.suppress(OSError):  # the peer was faster
+    """Wakes a thread that reads or writes on the socket; the descriptor stays open."""
+    # Not an SSLSocket's own method, which removes the encryption under a thread that may continue to read.
+    with contextlib.suppress(OSError):  # the peer closed first
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def drop_socket(sock: socket.socket) -> None:
-    """Closes this process's descriptor and nothing else, TLS and all: after a fork, the connection is the parent's."""
+    """Closes this process's descriptor and nothing else, TLS or not: after a fork, the connection is the parent's."""
     descriptor = sock.detach()
     if descriptor >= 0:
         os.close(descriptor)
@@ -235,10 +235,10 @@ def open_socket(
     deadline: Deadline,
     on_socket: Callable[[socket.socket], None] | None = None,
 ) -> socket.socket:
-    """Connects to the first address that takes the connection.
+    """Connects to the first address that accepts.
 
-    Those still to be tried share what remains, so that one that swallows packets doesn't use up all the time.
-    ``on_socket`` is shown each socket before it connects.
+    The addresses still to be tried share the remaining time, so that one that drops packets does not use it up.
+    ``on_socket`` gets each socket before it connects.
 
     Raises:
         PluginConnectionError: all of them refused or can't be reached.
@@ -268,13 +268,17 @@ def open_socket(
             raise
         return sock
     if failure is None or isinstance(failure, TimeoutError):
-        raise PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS) from failure
+        raise _timeout() from failure
     reason = failure.strerror or str(failure)
     raise PluginConnectionError(f"no connection: {reason[:1].lower()}{reason[1:]}") from failure
 
 
+def _timeout() -> PluginTimeoutError:
+    return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)
+
+
 class _TunnelSocket(DeadlineSocket):
-    """Sends at once: http.client knows of no flush."""
+    """Sends at once: http.client does not flush."""
 
     __slots__ = ()
 
@@ -284,23 +288,22 @@ class _TunnelSocket(DeadlineSocket):
 
 
 class PluginConnection(HTTPConnection):
-    """HTTP over TCP: addresses by our resolver, one deadline for all of connecting, one for each exchange.
+    """HTTP over TCP: addresses from the plugin's resolver, one deadline for opening the connection.
 
-    A subclass, since that is how urllib3's connections are extended: ``_new_conn`` is where they take their socket.
+    A subclass, since that is how urllib3's connections are extended: ``_new_conn`` opens their socket.
     """
 
-    auto_open = 0  # http.client would reconnect behind the pool's back
+    auto_open = 0  # http.client would reconnect without the pool
 
     def __init__(self, host: str, port: int, resolver: Resolver, clock: Clock, **options: Any) -> None:
         super().__init__(host, port, **options)
         self._resolver = resolver
         self._clock = clock
-        self._wire: DeadlineSocket | None = None
         self._connect_by = Deadline(0.0, clock)
         self._on_socket: Callable[[socket.socket], None] | None = None
 
     def open(self, deadline: Deadline, cancellation: Cancellation | None = None) -> None:
-        """Resolves, connects, tunnels and shakes hands before ``deadline``, and before a cancel.
+        """Resolves, connects, and establishes tunnel and TLS before ``deadline``, unless cancelled.
 
         Raises:
             PluginError: of :func:`open_socket` and the resolver.
@@ -313,27 +316,19 @@ class PluginConnection(HTTPConnection):
             else:
                 self._connect_unless(cancellation)
         except BaseException:
-            self.discard()
+            sock = self.sock
+            self.close()
+            if sock is not None:
+                sock.close()
             raise
 
-    def carry(self) -> None:
-        """Puts the socket behind a :class:`DeadlineSocket`, for exchanges that http.client makes."""
-        self._wire = self.sock = DeadlineSocket(self.sock, self._clock)
-
     def _connect_unless(self, cancellation: Cancellation) -> None:
-        handles = _Handles(cancellation)
-        self._on_socket = handles.hold
+        sockets = _OpeningSockets(cancellation)
+        self._on_socket = sockets.add
         try:
-            cancellation.guard(handles.shut_down, self.connect)
+            cancellation.guard(sockets.shut_down, self.connect)
         finally:
-            handles.close()
-
-    @property
-    def wire(self) -> DeadlineSocket:
-        """The connected socket; still there when http.client has let go of ``sock``."""
-        if self._wire is None:
-            raise RuntimeError("the connection is not open")
-        return self._wire
+            sockets.close()
 
     def _new_conn(self) -> socket.socket:
         literal = literal_address(self.host, self.port)
@@ -342,15 +337,15 @@ class PluginConnection(HTTPConnection):
         remaining = self._connect_by.remaining()
         if remaining <= 0:
             sock.close()
-            raise PluginTimeoutError("no connection in time; nothing was sent", replay=Replay.ALWAYS)
-        sock.settimeout(remaining)  # OpenSSL's handshake takes this for its whole length
+            raise _timeout()
+        sock.settimeout(remaining)  # applies to the whole of OpenSSL's handshake
         return sock
 
     def _tunnel(self) -> None:
-        """Asks the proxy for a tunnel, behind a deadline of the same kind: a proxy may drip, too."""
+        """Requests a tunnel from the proxy, with a deadline of the same kind: a proxy may be slow, too."""
         plain = self.sock
-        self.sock = wire = _TunnelSocket(plain, self._clock)
-        wire.begin(self._connect_by, 1 << 20)
+        self.sock = sock = _TunnelSocket(plain, self._clock)
+        sock.begin(self._connect_by, 1 << 20)
         try:
             super()._tunnel()  # type: ignore[misc,unused-ignore]  # http.client's own
         except BaseException:
@@ -358,20 +353,6 @@ class PluginConnection(HTTPConnection):
             raise
         self.sock = plain
         plain.settimeout(max(self._connect_by.remaining(), 0.001))
-
-    def discard(self) -> None:
-        """Closes the connection for good."""
-        wire, sock = self._wire, self.sock
-        self.close()
-        if wire is not None:
-            wire.destroy()
-        elif sock is not None:
-            sock.close()
-
-    def drop(self) -> None:
-        """Closes this process's descriptor only; see :func:`drop_socket`."""
-        if self._wire is not None:
-            self._wire.drop()
 
 
 class TLSConnection(PluginConnection, HTTPSConnection):

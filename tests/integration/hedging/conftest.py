@@ -145,7 +145,7 @@ class Hedged:
     @property
     def places(self) -> int:
         """Connections that are in use, or calls under way on the one connection of gRPC."""
-        pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "_client.pool", "GRPCPlugin": "_places"}
+        pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "_client.pool", "GRPCPlugin": "_slots"}
         pool: Any = self.plugin
         for name in pools[type(self.plugin).__name__].split("."):
             pool = getattr(pool, name)

@@ -133,11 +133,11 @@ class TestFast:
         plugin = make(server.url)
         assert call(plugin) == "ok"
         wire = plugin._engine.pool._idle[0].connection
-        told = wire._info()
-        wire._info = lambda: bytes(len(told))
+        told = wire._tcp_info()
+        wire._tcp_info = lambda: bytes(len(told))
         assert [call(plugin), call(plugin)] == ["ok", "ok"]
         assert server.connections == 1
-        assert wire._info is None
+        assert wire._tcp_info is None
 
     def test_a_system_that_tells_nothing(self, serve, make, monkeypatch):
         monkeypatch.delattr("socket.TCP_INFO", raising=False)

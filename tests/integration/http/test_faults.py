@@ -440,7 +440,7 @@ def test_keyboard_interrupt_closes_the_connection_and_returns_the_place(serve, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("goplugins.transports.http.requests_engine._PoolAdapter._read", interrupted)
+        patch.setattr("goplugins.transports.http.requests_engine._Connection._read", interrupted)
         patch.setattr("goplugins.transports.http.parser.ReplyParser.on_headers_complete", interrupted)
         patch.setattr("goplugins.transports.http.parser.FastPathParser.read", lambda *_: None)  # it calls no Python
         # The parser of the connection that is there already knows the method itself.

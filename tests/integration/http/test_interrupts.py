@@ -13,7 +13,7 @@ import pytest
 from goplugins.errors import PluginError
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports import connection_pool
+from goplugins.transports import connection_pool, reconnect
 from goplugins.transports.http import (
     connection,
     httptools_engine,
@@ -27,7 +27,8 @@ from tests.interrupts import alarms_interrupt, interrupted_at
 from tests.servers import Peer, http_reply, ok
 
 OURS = tuple(
-    module.__file__ for module in (connection, connection_pool, httptools_engine, parser, http_plugin, http_request)
+    module.__file__
+    for module in (connection, connection_pool, reconnect, httptools_engine, parser, http_plugin, http_request)
 )
 
 

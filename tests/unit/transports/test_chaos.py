@@ -172,7 +172,7 @@ def test_a_delay_beyond_the_deadline_is_a_timeout_at_the_deadline():
 
 
 def test_a_real_timeout_after_an_injected_delay_says_so():
-    wire = FakeSender(PluginTimeoutError("no whole reply in time"))
+    wire = FakeSender(PluginTimeoutError("timed out waiting for the reply"))
     error = failure(sender(wire, latency=1.0, delay=0.5))
     assert "after an injected latency of 0.500 s" in error.message
     assert error.details["chaos"] is True

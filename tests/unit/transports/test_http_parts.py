@@ -24,7 +24,7 @@ from goplugins.errors import (
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import HTTPPluginFactory
 from goplugins.transports.http.body import check_encoding, collect
-from goplugins.transports.http.retry_after import parse_retry_after
+from goplugins.transports.http.reply import parse_retry_after
 from goplugins.transports.http.target import target_of
 from goplugins.transports.resolver import ThreadedResolver, literal_address
 

@@ -37,7 +37,7 @@ def test_output_closes_an_idle_channel_and_later_requests_are_not_sent(stdout):
     os.write(writer, b"noise")
     assert channel.close_if_readable() == select.POLLIN
     with pytest.raises(ConnectionLostError) as caught:
-        channel.exchange(b"x\n", Deadline.after(1), 100)
+        channel.exchange(b"x\n", Deadline.after(1))
     assert caught.value.replay is Replay.ALWAYS
 
 
