@@ -22,7 +22,7 @@ from goplugins.errors import (
     verdict_of,
 )
 from goplugins.models.context import ExecutionContext
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import MemberEjected, MemberReturned
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
@@ -341,7 +341,7 @@ class Dispatcher:
                 event = MemberReturned(group, at, transition.member)
                 logger.info("%s: member %s is healthy again and takes calls", group, transition.member)
             if self._events is not None and self._events.changes:
-                hand_out(self._events.changes, event)
+                publish(self._events.changes, event)
 
     def _wake(self, state: MemberState) -> None:
         with self.lock:

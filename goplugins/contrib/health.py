@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from goplugins.enums import PluginStatus
-from goplugins.manager.control import View, is_shut_down, start_looks, views
+from goplugins.manager.control import PluginState, is_shut_down, plugin_states, start_health_checks
 from goplugins.manager.standing import standing
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def culprits(manager: Manager[Any, Any], required: Collection[str] | None = None
     """
     if is_shut_down(manager):
         return {"manager": "shut down"}
-    start_looks(manager)
-    found = {view.name: view for view in views(manager)}
+    start_health_checks(manager)
+    found = {view.name: view for view in plugin_states(manager)}
     if required is None:
         names: Iterable[str] = [name for name, view in found.items() if not view.instance]
     else:
@@ -53,7 +53,7 @@ def culprits(manager: Manager[Any, Any], required: Collection[str] | None = None
     return {name: state for name, state in states.items() if state}
 
 
-def _trouble(view: View) -> str:
+def _trouble(view: PluginState) -> str:
     judged = standing(view)
     if judged.severity == "down":
         return judged.word

@@ -1,4 +1,4 @@
-"""A manager's configuration that follows its file."""
+"""Reloads a manager's configuration when its file changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.credential_files import WatchedFiles
@@ -27,34 +27,36 @@ __all__ = ["Watch"]
 logger = logging.getLogger("goplugins.reload")
 
 _SETTLE = 0.5
+"""Seconds that a new content must stay the same before it is loaded."""
+
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0
+"""Seconds."""
 
 
 class Watch:
-    """Reloads when a file's content has changed. Made by :meth:`goplugins.Manager.watch`; close it to end that.
+    """Reloads a file when its content changes. Created by :meth:`goplugins.Manager.watch`; ends with :meth:`close`.
 
-    A new content counts once it has stayed the same for half a second. What can't be loaded leaves the running
-    configuration as it is, is logged with every problem's path, shows in ``Manager.overall_health()``, and is tried
-    again when the file changes, and after 5 s, then ever more rarely, down to once a minute: what was wrong may have
-    been a plugin that had yet to start.
+    A new content is loaded once it has stayed the same for half a second. A configuration that can't be loaded leaves
+    the running one as it is, is logged with the path of every problem, and shows in ``Manager.overall_health()``. It
+    is retried when the file changes, and after 5 s, 10 s, ... up to once a minute: a plugin may have been starting.
 
     Args:
         path: the file.
-        reload: loads it; raises what is wrong.
-        clock: measures.
-        schedule: has the file looked at.
-        interval: seconds between two looks.
-        on_signal: reload on SIGHUP, too, whatever the file holds. Only on the main thread.
-        closed: called when it is closed.
+        reload: loads it.
+        clock: measures time.
+        schedule: schedules the checks of the file.
+        interval: seconds between two checks.
+        on_signal: reload on SIGHUP as well, whether the file has changed or not. Only on the main thread.
+        on_close: called when the watch is closed.
         files: compared for changes, instead of the file itself.
 
     Attributes:
         path: the file.
-        reloads: how often it was loaded well.
-        last_error: why the last reload failed; None if it did not.
+        reloads: number of successful reloads.
+        last_error: why the last reload failed; None if it succeeded.
 
     Raises:
-        InvalidArgumentError: ``on_signal`` on another thread, or where there is no such signal.
+        InvalidArgumentError: ``on_signal`` on another thread, or on a system without SIGHUP.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Watch:
         *,
         interval: float = 1.0,
         on_signal: bool = False,
-        closed: Callable[[Watch], object] | None = None,
+        on_close: Callable[[Watch], object] | None = None,
         files: DirectoryWatch | None = None,
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
@@ -77,54 +79,55 @@ class Watch:
         self._reload = reload
         self._clock = clock
         self._schedule = schedule
-        self._on_close = closed
+        self._on_close = on_close
         self._files = files or WatchedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
         self._settle = min(_SETTLE, interval)
         self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY
         self._retry_at: float | None = None
         self._closed = False
-        self.after_fork_in_child()
+        self._check_lock = create_lock(self, "_check_lock")
+        self._reloading = False
+        self._next_check: ScheduledTask | None = None
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._hook = _SignalHook(self._signals) if on_signal else None
+        self._checks: ScheduledTask | None = None
         try:
-            self._ticket = schedule(self.look, interval, 0.0)
+            self._checks = schedule(self.check, interval, 0.0)
         except BaseException:
             self.close()
             raise
         register_forkable(self)
 
     def after_fork_in_child(self) -> None:
-        """A reload under way goes on in the parent."""
-        self._check_lock = threading.Lock()
-        self._busy = False
-        self._soon: ScheduledTask | None = None
-        if not hasattr(self, "_signals"):
-            self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """A reload under way goes on in the parent process only."""
+        self._reloading = False
+        self._next_check = None
 
-    def look(self) -> None:
-        """Looks at the file now, and starts a reload if there is need."""
+    def check(self) -> None:
+        """Checks the file now, and starts a reload if it has changed or a retry is due."""
         if not self._check_lock.acquire(blocking=False):
-            return  # another thread looks
+            return  # another thread is checking
         try:
-            if self._closed or self._busy:
+            if self._closed or self._reloading:
                 return
             wanted = self._was_signalled()
             if self._files.changed():
                 wanted = True
                 self._retry_after = _FIRST_RETRY
             elif self._files.pending and not wanted:
-                self._soon = self._schedule(self.look, None, self._settle)
+                self._next_check = self._schedule(self.check, None, self._settle)
                 return
             elif self._retry_at is not None and self._clock.monotonic() >= self._retry_at:
                 wanted = True
             if wanted:
                 self._files.accept()
-                self._busy = True
+                self._reloading = True
         finally:
             self._check_lock.release()
         if wanted:
             try:
-                self._worker.submit(self._do)
+                self._worker.submit(self._run)
             except PluginError as exc:
                 self._failed(exc if isinstance(exc, SaturatedError) else None)
 
@@ -135,37 +138,37 @@ class Watch:
             signalled = True
         return signalled
 
-    def _do(self) -> None:
-        """On a worker of its own: a reload takes its time, and others have to be looked at."""
+    def _run(self) -> None:
+        """Reloads. On a worker of the watch's own: the maintenance threads are for short work."""
         try:
             self._reload()
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
             after = self._retry_after
-            if isinstance(exc, PluginError):  # its problems were logged one by one
+            if isinstance(exc, PluginError):  # its problems are in the log already
                 logger.warning("%s: not loaded (%s), next try in %g s", self.path, type(exc).__name__, after)
             else:
-                logger.exception("%s: the reload broke off, next try in %g s", self.path, after)
+                logger.exception("%s: the reload raised an unexpected error, next try in %g s", self.path, after)
             self._failed(exc)
         else:
             self.reloads += 1
             self.last_error = None
             self._retry_at = None
-            self._busy = False
+            self._reloading = False
 
     def _failed(self, error: Exception | None) -> None:
         self.last_error = error
         self._retry_at = self._clock.monotonic() + self._retry_after
         self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY)
-        self._busy = False
+        self._reloading = False
 
     def close(self) -> None:
-        """Looks no more. A reload under way goes on. Harmless when repeated."""
+        """Ends the checks. A reload under way goes on. Harmless when repeated."""
         self._closed = True
-        for ticket in (getattr(self, "_ticket", None), self._soon):
-            if ticket is not None:
-                ticket.cancel()
+        for task in (self._checks, self._next_check):
+            if task is not None:
+                task.cancel()
         if self._hook is not None:
             self._hook.remove()
         self._worker.shutdown(wait=False)
@@ -186,27 +189,27 @@ class Watch:
 
 
 class _SignalHook:
-    """Notes a SIGHUP and passes it on to whoever had it before."""
+    """Puts each SIGHUP into a queue, and calls the former handler."""
 
-    def __init__(self, notes: queue.SimpleQueue[None]) -> None:
+    def __init__(self, received: queue.SimpleQueue[None]) -> None:
         number = getattr(signal, "SIGHUP", None)
         if number is None or threading.current_thread() is not threading.main_thread():
             raise InvalidArgumentError(
-                "signal: only the main thread can have SIGHUP noticed, and only on POSIX systems"
+                "signal: SIGHUP can be handled on the main thread only, and on POSIX systems only"
             )
         before: Any = signal.getsignal(number)
 
-        def note(received: int, frame: FrameType | None) -> None:
-            notes.put(None)  # all that is safe within a handler; the next look finds it
+        def handle(number: int, frame: FrameType | None) -> None:
+            received.put(None)  # nothing else is safe within a signal handler
             if callable(before):
-                before(received, frame)
+                before(number, frame)
 
         self._number = number
         self._before = before
-        self._handler = note
-        signal.signal(number, note)
+        self._handler = handle
+        signal.signal(number, handle)
 
     def remove(self) -> None:
-        """Puts the former handler back, where that can be done: on the main thread, if no other came since."""
+        """Restores the former handler: on the main thread only, and unless another one was installed since."""
         if threading.current_thread() is threading.main_thread() and signal.getsignal(self._number) is self._handler:
             signal.signal(self._number, signal.SIG_DFL if self._before is None else self._before)

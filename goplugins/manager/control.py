@@ -1,4 +1,4 @@
-"""What pages and commands for operators need of a manager beyond its public methods: all of it is here."""
+"""States and actions of a manager for operators: what the dashboard needs beyond the public methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from goplugins.config.schema import shown
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import PluginMetrics
-from goplugins.observability.event_stream import Sink, Wanted, hand_out
+from goplugins.observability.event_stream import Sink, Wanted, publish
 from goplugins.observability.events import PluginControlled
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
@@ -24,36 +24,19 @@ from goplugins.transports.interface import Sender
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
 
-__all__ = [
-    "View",
-    "attach",
-    "clock_of",
-    "configuration",
-    "find",
-    "give_calls",
-    "give_no_calls",
-    "hold_open",
-    "is_held_open",
-    "is_shut_down",
-    "reset_breaker",
-    "start_looks",
-    "switched_off",
-    "views",
-]
-
 logger = logging.getLogger("goplugins.dashboard")
 
 
 @attrs.frozen
-class View:
-    """One plugin as it stands at a moment.
+class PluginState:
+    """The state of one plugin at a moment.
 
     Attributes:
-        name: it is called by.
-        plugin: itself.
-        explanation: why it would or would not take a call.
-        counts: since it was added.
-        instance: it is one of several behind another plugin's name, which stands for it.
+        name: the plugin's name.
+        plugin: the plugin.
+        explanation: whether it would accept a call, and why.
+        counts: its counts since it was added.
+        instance: whether it is one of the instances of a plugin with several endpoints.
     """
 
     name: str
@@ -63,20 +46,20 @@ class View:
     instance: bool = False
 
 
-def views(manager: Manager[Any, Any]) -> list[View]:
-    """All plugins, and the members that groups have found by themselves. Asks none of them."""
+def plugin_states(manager: Manager[Any, Any]) -> list[PluginState]:
+    """The states of all plugins and of the members of DNS groups. Calls none of them."""
     lifecycle = manager._ready()
     counts = manager.metrics().plugins
     instances = lifecycle.inventory.instances()
     found = []
     for name, plugin in {**lifecycle.maintenance.members, **lifecycle.registry.plugins}.items():
         explanation = plugin.explain(lifecycle.maintenance.status_of(name))
-        found.append(View(name, plugin, explanation, counts.get(name) or PluginMetrics(), name in instances))
+        found.append(PluginState(name, plugin, explanation, counts.get(name) or PluginMetrics(), name in instances))
     return found
 
 
-def switched_off(manager: Manager[Any, Any]) -> frozenset[str]:
-    """Names that are configured with ``enabled: false``."""
+def disabled_names(manager: Manager[Any, Any]) -> frozenset[str]:
+    """Names of the plugins with ``enabled: false``."""
     return manager._registry.disabled
 
 
@@ -86,54 +69,45 @@ def is_shut_down(manager: Manager[Any, Any]) -> bool:
 
 
 def clock_of(manager: Manager[Any, Any]) -> Clock:
-    """What the manager measures time with."""
+    """The manager's source of time."""
     return manager._clock
 
 
-def start_looks(manager: Manager[Any, Any]) -> None:
-    """Has health looked at from now on, as the first call would. Waits for nothing."""
+def start_health_checks(manager: Manager[Any, Any]) -> None:
+    """Starts the health checks, as the first call would. Does not wait for them."""
     try:
         manager._ready().maintenance.start()
     except (PluginClosedError, SaturatedError) as exc:
-        logger.warning("health is not looked at: %s", exc)
+        logger.warning("health checks can't be started: %s", exc)
 
 
-def attach(manager: Manager[Any, Any], sink: Sink, *, calls: Wanted, changes: bool) -> Callable[[], None]:
-    """Hands events to ``sink``, on the threads on which they happen; returns its end."""
+def attach_sink(manager: Manager[Any, Any], sink: Sink, *, calls: Wanted, changes: bool) -> Callable[[], None]:
+    """Sends events to ``sink``, on the threads on which they happen; returns the function that ends that."""
     return manager._ready().events.attach(sink, calls=calls, attempts="none", changes=changes)
 
 
 def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, Any]:
-    """The running configuration with all defaults filled in, secrets masked; of one plugin, if it is named.
+    """The running configuration with all defaults, secrets masked; or that of the plugin ``name``.
 
-    Plugins that were registered in code are part of it.
+    Plugins registered in code are included.
 
     Raises:
         PluginNotFoundError: no plugin of that name.
     """
     if name:
-        return shown(find(manager, name).config)
+        return shown(manager._ready().inventory.find(name).config)
     lifecycle = manager._ready()
     loaded = manager._loader.config
-    # What is read from a file differs from what runs only in what code has added since.
+    # Code may have registered or unregistered plugins since the configuration was loaded.
     values = dict(shown(loaded if loaded is not None else ManagerConfig()))
     values["plugins"] = [shown(plugin.config) for plugin in lifecycle.registry.plugins.values()]
     return values
 
 
-# --- what an operator may do ---------------------------------------------------------------------------------------
+# --- actions -------------------------------------------------------------------------------------------------------
 
 
-def find(manager: Manager[Any, Any], name: str) -> GuardedPlugin:
-    """The plugin, or the member of a group, of that name.
-
-    Raises:
-        PluginNotFoundError: there is none.
-    """
-    return manager._ready().inventory.find(name)
-
-
-def is_held_open(plugin: GuardedPlugin) -> bool:
+def is_forced_open(plugin: GuardedPlugin) -> bool:
     """Whether its circuit breaker is forced open."""
     return plugin.retry_after() == math.inf
 
@@ -144,58 +118,58 @@ def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
     Raises:
         PluginNotFoundError: no plugin of that name.
     """
-    plugin = find(manager, name)
+    plugin = manager._ready().inventory.find(name)
     breaker = plugin.policies.breaker
     breaker.reset()
-    _tell(manager, name, "breaker_reset")
+    _announce(manager, name, "breaker_reset")
     section = plugin.config.circuit_breaker
     if section is not None and section.enabled is False:
-        breaker.disable()  # one that was forced open has forgotten that it is switched off
+        breaker.disable()  # forcing it open has switched it on
     plugin.notify_changed()
 
 
-def hold_open(manager: Manager[Any, Any], name: str) -> None:
-    """Refuses all calls of the plugin, until :func:`reset_breaker`.
+def force_open(manager: Manager[Any, Any], name: str) -> None:
+    """Forces the plugin's circuit breaker open: all calls are rejected until :func:`reset_breaker`.
 
     Raises:
         PluginNotFoundError: no plugin of that name.
     """
-    plugin = find(manager, name)
+    plugin = manager._ready().inventory.find(name)
     plugin.policies.breaker.force_open()
-    _tell(manager, name, "breaker_forced")
+    _announce(manager, name, "breaker_forced")
     plugin.notify_changed()
 
 
-def give_no_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
-    """Gives a member of a group no more calls; those under way go on.
+def disable_member(manager: Manager[Any, Any], group: str, member: str) -> None:
+    """Routes no more calls to a member of a group; those in flight go on.
 
     Raises:
         PluginNotFoundError: no group, or no member, of that name.
-        InvalidArgumentError: the group finds its members by itself.
+        InvalidArgumentError: the members follow a DNS name.
     """
     _balancer(manager, group).disable_plugin(member)
-    _tell(manager, group, "member_disabled", member)
+    _announce(manager, group, "member_disabled", member)
 
 
-def give_calls(manager: Manager[Any, Any], group: str, member: str) -> None:
-    """Ends :func:`give_no_calls`. Raises the same."""
+def enable_member(manager: Manager[Any, Any], group: str, member: str) -> None:
+    """Ends :func:`disable_member`. Raises the same."""
     _balancer(manager, group).enable_plugin(member)
-    _tell(manager, group, "member_enabled", member)
+    _announce(manager, group, "member_enabled", member)
 
 
-def _tell(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
+def _announce(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
     events = manager._ready().events
     if events.changes:
-        hand_out(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
+        publish(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
 
 
 def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:
-    wire = find(manager, group).wire
-    if not has_movable_members(wire):
-        raise InvalidArgumentError(f"{group!r} has no members that could be drained one by one")
+    wire = manager._ready().inventory.find(group).wire
+    if not has_configured_members(wire):
+        raise InvalidArgumentError(f"{group!r} has no members that can be disabled: no group, or one that follows DNS")
     return wire
 
 
-def has_movable_members(wire: Sender) -> TypeGuard[LoadBalancer[Any, Any]]:
-    """Whether members can be drained one by one: not where a group follows what a lookup says."""
+def has_configured_members(wire: Sender) -> TypeGuard[LoadBalancer[Any, Any]]:
+    """Whether it is a group with configured members, which can be disabled one by one."""
     return isinstance(wire, LoadBalancer)

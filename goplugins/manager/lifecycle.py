@@ -16,7 +16,7 @@ from goplugins.manager.factories import Factories
 from goplugins.manager.inventory import Inventory
 from goplugins.manager.maintenance import Maintenance
 from goplugins.models.plugin import Plugin
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import PluginAdded, PluginRemoved
 from goplugins.observability.setup import Observers
 from goplugins.pipeline.plugin import GuardedPlugin
@@ -84,7 +84,7 @@ class Lifecycle:
             self.maintenance.watch(plugin)
             if self.events.changes:
                 event = PluginAdded(plugin.name, self._clock.time(), plugin.endpoint, plugin.from_config)
-                hand_out(self.events.changes, event)
+                publish(self.events.changes, event)
 
     def register(
         self, plugin: Plugin[Any, Any], config: PluginConfig | None, name: str | None, defaults: ManagerConfig
@@ -149,7 +149,7 @@ class Lifecycle:
         if self.inventory.forget(plugin):
             plugin.close()
             if self.events.changes:
-                hand_out(self.events.changes, PluginRemoved(plugin.name, self._clock.time()))
+                publish(self.events.changes, PluginRemoved(plugin.name, self._clock.time()))
 
     def close(self, timeout: float) -> None:
         """Rejects new calls, waits at most ``timeout`` seconds for those in flight, then closes every plugin."""

@@ -13,7 +13,7 @@ from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import HealthChanged
 from goplugins.observability.setup import Observers
 from goplugins.pipeline.plugin import GuardedPlugin
@@ -210,7 +210,7 @@ class Maintenance:
             plugin.notify_changed()
         if self._events.changes:
             event = HealthChanged(name, self._clock.time(), old.status, new.status, new.message)
-            hand_out(self._events.changes, event)
+            publish(self._events.changes, event)
 
     def _sweep(self) -> None:
         for plugin in self._registry.plugins.values():

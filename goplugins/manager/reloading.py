@@ -21,7 +21,7 @@ from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reload_plan import ReloadPlan, make_plan
 from goplugins.manager.reload_steps import ExclusiveSection, ReloadRun
 from goplugins.models.results import HealthStatus
-from goplugins.observability.event_stream import hand_out
+from goplugins.observability.event_stream import publish
 from goplugins.observability.events import ReloadFinished
 from goplugins.observability.reload_report import ReloadReport, on_one_line
 from goplugins.runtime.clock import Clock
@@ -191,7 +191,7 @@ class ConfigLoader:
     ) -> None:
         changes = self._lifecycle.events.changes
         if changes:
-            hand_out(changes, ReloadFinished(self._clock.time(), _name_of(source), elapsed, report, error))
+            publish(changes, ReloadFinished(self._clock.time(), _name_of(source), elapsed, report, error))
 
     @contextlib.contextmanager
     def _failure_in_health(self, source: ConfigSource, started: float) -> Iterator[None]:
@@ -228,7 +228,7 @@ class ConfigLoader:
             self._lifecycle.maintenance.every,
             interval=interval,
             on_signal=on_signal,
-            closed=self._watch_closed,
+            on_close=self._watch_closed,
         )
         self._watches[id(watch)] = watch
         if self._lifecycle.registry.closed:
@@ -248,7 +248,7 @@ class ConfigLoader:
                 self._clock,
                 self._lifecycle.maintenance.every,
                 interval=_SCAN_INTERVAL,
-                closed=self._watch_closed,
+                on_close=self._watch_closed,
                 files=DirectoryWatch(loaded.discovery, self._clock, known=loaded.report.signature),
             )
             self._watches[id(watch)] = watch

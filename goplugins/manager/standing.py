@@ -1,33 +1,31 @@
-"""How a plugin is doing, in a word: what dashboard, terminal and readiness agree on."""
+"""The condition of a plugin in a word: one rule for dashboard, terminal and readiness probe."""
 
 from __future__ import annotations
 
 import attrs
 
 from goplugins.enums import CircuitBreakerState, PluginStatus
-from goplugins.manager.control import View, is_held_open
+from goplugins.manager.control import PluginState, is_forced_open
 from goplugins.models.explanation import Explanation, GroupExplanation
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.history import Minute, Rate
 
-__all__ = ["SEVERITIES", "Standing", "standing"]
-
 SEVERITIES = ("down", "degraded", "unknown", "healthy", "off")
-"""From the worst on. "off" is a plugin that its configuration switches off."""
+"""The worst first. "off" is a plugin with ``enabled: false``."""
 
 _FAILING = 0.1
 _FAILURES = 3
-"""Share of failed calls from which a plugin is degraded whatever its health checks say, and how many it takes."""
+"""Share and number of failed calls from which a plugin is degraded although its health checks succeed."""
 
 
 @attrs.frozen
 class Standing:
-    """How a plugin is doing.
+    """The condition of a plugin.
 
     Attributes:
         severity: one of :data:`SEVERITIES`.
-        word: its state in a word or two.
-        why: what the matter is; empty for nothing.
+        word: the condition in a word or two.
+        why: the problem; empty if there is none.
     """
 
     severity: str
@@ -35,52 +33,54 @@ class Standing:
     why: str = ""
 
 
-def standing(view: View, rate: Rate | None = None, minute: Minute | None = None) -> Standing:
-    """How a plugin is doing, by what is known of it; calls nobody.
+def standing(state: PluginState, rate: Rate | None = None, minute: Minute | None = None) -> Standing:
+    """The condition of a plugin by its health, circuit breaker, members and recent calls; does not call it.
 
     Args:
-        view: what its manager knows.
-        rate: of its calls lately, where somebody counts.
-        minute: its calls of the last minute, where somebody counts.
+        state: the plugin's state.
+        rate: of its recent calls, if they are counted.
+        minute: its calls of the last minute, if they are counted.
     """
-    explanation = view.explanation
-    if is_held_open(view.plugin):
-        return Standing("down", "disabled", "an operator holds its circuit breaker open")
-    found = _refusing(explanation) or (
+    explanation = state.explanation
+    if is_forced_open(state.plugin):
+        return Standing("down", "disabled", "an operator has forced its circuit breaker open")
+    found = _of_breaker(explanation) or (
         _of_group(explanation, explanation.group) if explanation.group is not None else _of_plugin(explanation)
     )
     failing = _failing(rate, minute)
     if failing and found.severity in {"healthy", "unknown"}:
         return Standing("degraded", "failing", failing)
     if found.severity == "unknown" and minute is not None and minute.calls > minute.failed:
-        return Standing("healthy", "answering", "nobody looks at its health, but calls succeed")
+        return Standing("healthy", "answering", "its health is not checked, but calls succeed")
     if found.severity in {"healthy", "unknown"} and not explanation.admits:
         return Standing("degraded", "refusing", explanation.reason)
     return found
 
 
-def _refusing(explanation: Explanation) -> Standing | None:
+def _of_breaker(explanation: Explanation) -> Standing | None:
     if explanation.breaker is CircuitBreakerState.OPEN:
-        # Why it opened says more than that it did, which its state shows.
+        # The last error is of more use than "circuit breaker is open", which the word says already.
         known = is_failure(explanation.last_error.partition(" ")[0])
         return Standing("down", "circuit open", explanation.last_error if known else explanation.reason)
     if explanation.breaker is CircuitBreakerState.HALF_OPEN:
-        return Standing("degraded", "probing", "a few calls show whether it is well again")
+        return Standing("degraded", "probing", "a few calls are let through to see whether it has recovered")
     return None
 
 
 def _of_group(explanation: Explanation, group: GroupExplanation) -> Standing:
-    able, total = sum(member.eligible for member in group.members), len(group.members)
-    if not able:
-        return Standing("down", "no member", explanation.reason or "none of its members takes calls")
+    eligible, total = sum(member.eligible for member in group.members), len(group.members)
+    if not eligible:
+        return Standing("down", "no member", explanation.reason or "none of its members accepts calls")
     if group.panic:
         return Standing(
-            "degraded", f"{able} of {total} members", "too few members are well: ejection and health don't count"
+            "degraded",
+            f"{eligible} of {total} members",
+            "too few members are healthy: calls go to all of them, whatever their health (panic mode)",
         )
     out = [member for member in group.members if not member.eligible]
     if out:
         why = ", ".join(f"{each.name} is {each.state}" for each in out[:3])
-        return Standing("degraded", f"{able} of {total} members", why)
+        return Standing("degraded", f"{eligible} of {total} members", why)
     return Standing("healthy", "healthy")
 
 
@@ -97,15 +97,15 @@ def _of_plugin(explanation: Explanation) -> Standing:
     status = explanation.health.status
     why = "" if status is PluginStatus.HEALTHY else explanation.health.message
     if status is PluginStatus.UNKNOWN and not why:
-        why = "nobody has looked at its health"
+        why = "its health was not checked yet"
     return Standing(_BY_STATUS[status], str(status), why)
 
 
 def _failing(rate: Rate | None, minute: Minute | None) -> str:
-    """What share of the calls fails now, if that is trouble; else empty."""
+    """The share of failed calls, if it is too large; else empty."""
     if rate is None or minute is None or not rate.calls or minute.failed < _FAILURES:
         return ""
     share = rate.failed / rate.calls
-    # Once it fails it does so until that is over for the minute, too: a word that flickers is no word.
+    # A plugin stays "failing" until the share of the last minute is small as well, so that the word does not flicker.
     lasting = share > 0 and minute.failed >= _FAILING * minute.calls
     return f"{share:.0%} of the calls fail" if share >= _FAILING or lasting else ""

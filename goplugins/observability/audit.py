@@ -1,4 +1,4 @@
-"""The audit trail: what matters to security, complete and in order, as log records of ``goplugins.audit``."""
+"""The audit trail: security-relevant events, complete and in order, as log records of ``goplugins.audit``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import getpass
 import itertools
 import logging
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,17 +21,17 @@ from goplugins.observability.events import (
     PluginRemoved,
     ReloadFinished,
 )
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock
 
 __all__ = ["AuditLog", "acting_as"]
 
 logger = logging.getLogger("goplugins.audit")
 
 _CONTROLS = {
-    "breaker_forced": "takes no calls until its breaker is reset",
-    "breaker_reset": "its breaker is closed",
-    "member_disabled": "{} gets no more calls",
-    "member_enabled": "{} gets calls again",
+    "breaker_forced": "the circuit breaker was forced open; no calls until it is reset",
+    "breaker_reset": "the circuit breaker was reset",
+    "member_disabled": "member {} was disabled",
+    "member_enabled": "member {} was enabled",
 }
 
 _actor: contextvars.ContextVar[str | None] = contextvars.ContextVar("goplugins_actor", default=None)
@@ -40,10 +39,10 @@ _actor: contextvars.ContextVar[str | None] = contextvars.ContextVar("goplugins_a
 
 @contextlib.contextmanager
 def acting_as(actor: str) -> Iterator[None]:
-    """Says who does what happens within: the name that the audit trail gives.
+    """Sets the actor that the audit trail records for everything within the block.
 
     Args:
-        actor: a user's name, a service's; without it, the user of the process is named.
+        actor: the name of a user or service. Outside of such blocks, the user of the process is recorded.
 
     >>> with acting_as("alice"):
     ...     pass  # manager.reload_config(...)
@@ -56,24 +55,22 @@ def acting_as(actor: str) -> Iterator[None]:
 
 
 class AuditLog:
-    """Takes a manager's events and logs those that matter to security.
+    """Logs the security-relevant events of a manager. An event sink.
 
-    Each record has the fields (``extra``) ``audit`` (what happened), ``sequence`` (1, 2, 3, ... of this manager, in
-    this process), ``actor``, ``plugin`` and ``detail``. No secret is among them: what a configuration held is told
-    masked.
+    Each record has the fields (``extra``) ``audit`` (what happened), ``sequence`` (1, 2, 3, ... per manager and
+    process), ``actor``, ``plugin`` and ``detail``. They contain no secrets: values of the configuration are masked.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._numbers = itertools.count(1)
-        register_forkable(self)
 
     def __call__(self, event: Event) -> None:
-        """Takes an event."""
-        for what, level, detail in _findings(event):
+        """Logs the event if it is security-relevant."""
+        for what, level, detail in _entries(event):
             if not logger.isEnabledFor(level):
-                continue  # without a number: a gap would say that a record was lost
-            # Under the lock, or two records could reach the log in another order than their numbers'.
+                continue  # without using a number: a gap would look like a lost record
+            # Logged under the lock, so that records reach the log in the order of their numbers.
             with self._lock:
                 self._write(what, level, event.plugin, detail)
 
@@ -88,12 +85,8 @@ class AuditLog:
         }
         logger.log(level, "%s %s by %s: %s", what, plugin or "-", one_line(actor), fields["detail"], extra=fields)
 
-    def after_fork_in_child(self) -> None:
-        """A fresh lock; the child's numbers go on from the parent's."""
-        self._lock = threading.Lock()
 
-
-def _findings(event: Event) -> Iterator[tuple[str, int, str]]:
+def _entries(event: Event) -> Iterator[tuple[str, int, str]]:
     if isinstance(event, AttemptFinished):
         error = event.error
         detail = f"{error} (request {event.request_id})"
@@ -121,5 +114,5 @@ def _findings(event: Event) -> Iterator[tuple[str, int, str]]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # a user without a name, as in containers
         return f"uid {os.getuid()}"

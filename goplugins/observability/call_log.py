@@ -1,34 +1,27 @@
-"""Log lines: of calls that failed, few and with their facts; and a formatter that writes lines of JSON."""
+"""Log lines about failed calls, at a limited rate, and a formatter that writes JSON lines."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import logging
-import threading
 from typing import Any
 
 from goplugins.errors import PluginError
 from goplugins.observability.error_kinds import CAUSED_BY_CALLER, code_of_error, kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.log_throttle import LogThrottle
 
 __all__ = ["CallLog", "JSONFormatter", "one_line"]
 
 logger = logging.getLogger("goplugins.calls")
 
-_INTERVAL = 10.0
-"""Seconds between two lines about the same failure of the same plugin."""
-
-_MOST_KINDS = 1000
-"""Failures that are told apart; then all are forgotten, and told anew."""
-
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def one_line(text: str) -> str:
-    r"""A text that can't pass for more lines than one: plugins' words stand in logs.
+    r"""Escapes control characters, so that text from a plugin can't forge further log lines.
 
     >>> one_line("refused\nWARNING all is well")
     'refused\\nWARNING all is well'
@@ -37,24 +30,21 @@ def one_line(text: str) -> str:
 
 
 class CallLog:
-    """Logs failed calls to ``goplugins.calls``: of the same failure of one plugin a line every 10 seconds at most.
+    """Logs failed calls to ``goplugins.calls``: one line per plugin and error code in 10 seconds. An event sink.
 
-    A call that failed raised as well, so this is for who reads the log without the traceback. No payload is logged.
+    The call has raised its error as well; the lines serve operators who have no traceback. No payload is logged.
 
     Args:
-        fields: whether lines carry their facts as fields (``extra``), for formatters and structlog.
-        clock: measures.
+        fields: adds the details as fields (``extra``), for formatters and structlog.
+        clock: measures time.
     """
 
     def __init__(self, *, fields: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
         self._fields = fields
-        self._now = clock.monotonic
-        self._lock = threading.Lock()
-        self._told: dict[tuple[str, str], tuple[float, int]] = {}
-        register_forkable(self)
+        self._throttle = LogThrottle(clock=clock)
 
     def __call__(self, event: Event) -> None:
-        """Takes an event."""
+        """Logs the end of a failed call."""
         if not isinstance(event, CallFinished) or event.error is None or event.as_member:
             return
         error = event.error
@@ -63,9 +53,10 @@ class CallLog:
         if not logger.isEnabledFor(level):
             return
         code = code_of_error(error)
-        more = self._more(event.plugin, code)
-        if more is None:
+        count = self._throttle.count((event.plugin, code))
+        if count is None:
             return
+        more = count - 1
         text = error.message if isinstance(error, PluginError) else type(error).__name__
         fields: dict[str, Any] = {
             "event": "call_failed",
@@ -86,31 +77,13 @@ class CallLog:
             event.attempts,
             event.elapsed,
             event.request_id,
-            f"; {more} more since the last such line" if more else "",
+            f"; {more} more since the last line" if more else "",
             extra=fields if self._fields else None,
         )
 
-    def _more(self, plugin: str, code: str) -> int | None:
-        """How many failures of this kind were not told of since the last line; None if this one isn't either."""
-        now = self._now()
-        key = (plugin, code)
-        with self._lock:
-            when, more = self._told.get(key, (-_INTERVAL, 0))
-            if now - when < _INTERVAL:
-                self._told[key] = (when, more + 1)
-                return None
-            if len(self._told) >= _MOST_KINDS:
-                self._told.clear()
-            self._told[key] = (now, 0)
-            return more
-
-    def after_fork_in_child(self) -> None:
-        """A fresh lock."""
-        self._lock = threading.Lock()
-
 
 class JSONFormatter(logging.Formatter):
-    """Writes each record as one line of JSON: time, level, logger, message, and the fields of its ``extra``.
+    """Formats each record as one line of JSON: time, level, logger, message, and the fields of its ``extra``.
 
     >>> record = logging.makeLogRecord({"name": "x", "levelname": "INFO", "msg": "hi", "created": 0.0, "plugin": "a"})
     >>> JSONFormatter().format(record)
@@ -118,7 +91,7 @@ class JSONFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The record as JSON."""
         when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, Any] = {
             "time": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -134,6 +107,6 @@ class JSONFormatter(logging.Formatter):
         try:
             text = json.dumps(line, default=str, ensure_ascii=False, allow_nan=False)
             text.encode()
-        except (TypeError, ValueError):  # NaN, keys that are no text, cycles, halves of characters
+        except (TypeError, ValueError):  # NaN, keys that are not strings, cycles, lone surrogates
             text = json.dumps({name: value if isinstance(value, str) else str(value) for name, value in line.items()})
         return text

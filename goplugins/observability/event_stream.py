@@ -1,4 +1,4 @@
-"""The one way of events, from where they happen to who wants to know."""
+"""The event stream of a manager: sinks on the thread of the call, subscriptions with a thread of their own."""
 
 from __future__ import annotations
 
@@ -11,49 +11,47 @@ from typing import Literal, Self
 
 from goplugins.errors import InvalidArgumentError, belongs_to_host
 from goplugins.observability.events import AttemptFinished, CallFinished, Event
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.log_throttle import LogThrottle
 
-__all__ = ["EventStream", "Listener", "Sink", "Subscription", "Wanted", "hand_out"]
+__all__ = ["EventStream", "Listener", "Sink", "Subscription", "Wanted", "publish"]
 
 logger = logging.getLogger("goplugins.events")
 
 Sink = Callable[[Event], object]
-"""Takes an event on the thread of the call: in a microsecond or two, without waiting for anything."""
+"""Receives events on the thread of the call; must return within a microsecond or two and never block."""
 
 Listener = Callable[[Event], object]
-"""Takes an event on a thread of its subscription."""
+"""Receives events on the thread of its subscription."""
 
 Wanted = Literal["all", "failed", "none"]
 
 _IDLE_SECONDS = 10.0
-"""How long a subscription's thread stays without events."""
-
-_COMPLAIN_EVERY = 1000
-"""Events lost between two log lines about that."""
+"""Seconds without events after which a subscription's thread ends."""
 
 
-def hand_out(sinks: tuple[Sink, ...], event: Event) -> None:
-    """Hands the event to each sink. What one raises is logged, and harms neither the others nor the call."""
+def publish(sinks: tuple[Sink, ...], event: Event) -> None:
+    """Passes the event to each sink. An exception of a sink is logged, and affects neither other sinks nor the call."""
     for sink in sinks:
         try:
             sink(event)
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            logger.exception("a consumer of events failed: %r", sink)
+            logger.exception("an event sink failed: %r", sink)
 
 
 class EventStream:
-    """Carries a manager's events to sinks and subscribers.
+    """Distributes a manager's events to sinks and subscriptions.
 
-    Where something happens, ``if stream.calls: hand_out(stream.calls, ...)`` makes an event only if anybody wants it.
+    Publishers write ``if stream.calls: publish(stream.calls, ...)``, so that no event is created without a sink.
 
     Attributes:
-        calls: who takes every call's end.
-        failed_calls: who takes the ends of calls that raised: those of ``calls`` among them.
-        attempts: who takes every attempt's end.
-        failed_attempts: who takes the ends of failed attempts.
-        changes: who takes everything else.
+        calls: sinks for the ends of all calls.
+        failed_calls: sinks for the ends of failed calls; includes those of ``calls``.
+        attempts: sinks for the ends of all attempts.
+        failed_attempts: sinks for the ends of failed attempts; includes those of ``attempts``.
+        changes: sinks for all other events.
     """
 
     __slots__ = (
@@ -74,19 +72,18 @@ class EventStream:
         self.failed_attempts: tuple[Sink, ...] = ()
         self.changes: tuple[Sink, ...] = ()
         self._subscriptions: tuple[Subscription, ...] = ()
-        self._lock = threading.Lock()
-        register_forkable(self)
+        self._lock = create_lock(self)
 
     def attach(
         self, sink: Sink, *, calls: Wanted = "all", attempts: Wanted = "all", changes: bool = True
     ) -> Callable[[], None]:
-        """Has events handed to ``sink``, on the thread on which they happened, from now on; returns its end.
+        """Passes events to ``sink``, on the threads where they occur; returns a function that ends this.
 
         Args:
-            sink: takes a microsecond or two, and waits for nothing.
-            calls: "all", "failed" or "none": which ends of calls it takes.
-            attempts: the same of attempts.
-            changes: whether it takes everything else.
+            sink: must return within a microsecond or two and never block.
+            calls: "all", "failed" or "none": which ends of calls it receives.
+            attempts: the same for attempts.
+            changes: whether it receives all other events.
         """
         wanted = {
             "calls": calls == "all",
@@ -108,7 +105,7 @@ class EventStream:
         return detach
 
     def subscribe(self, listener: Listener, kinds: tuple[type, ...] = (), *, buffer: int = 10_000) -> Subscription:
-        """Has events handed to ``listener`` on a thread of its own; see :meth:`goplugins.Manager.subscribe`."""
+        """Passes events to ``listener`` on a thread of its own; see :meth:`goplugins.Manager.subscribe`."""
         if not callable(listener):
             raise InvalidArgumentError(f"listener: expected a function of an event, got {listener!r}")
         if not isinstance(buffer, int) or buffer < 1:
@@ -116,73 +113,69 @@ class EventStream:
         for kind in kinds:
             if not isinstance(kind, type):
                 raise InvalidArgumentError(f"kinds: expected classes of events, got {kind!r}")
-        subscription = Subscription(listener, tuple(kinds), buffer)
-        subscription._detach = self.attach(
-            subscription.take,
-            calls="all" if not kinds or CallFinished in kinds else "none",
-            attempts="all" if not kinds or AttemptFinished in kinds else "none",
-            changes=not kinds or bool(set(kinds) - {CallFinished, AttemptFinished}),
-        )
+        subscription = Subscription(self, listener, tuple(kinds), buffer)
         with self._lock:
             self._subscriptions = (*self._subscriptions, subscription)
         return subscription
 
     def close(self, timeout: float) -> None:
-        """Ends all subscriptions; what they have not handed over yet has ``timeout`` seconds for it."""
+        """Ends all subscriptions; waits at most ``timeout`` seconds for each to deliver its queued events."""
         with self._lock:
             ending, self._subscriptions = self._subscriptions, ()
         for subscription in ending:
             subscription.close(timeout)
 
-    def after_fork_in_child(self) -> None:
-        """A fresh lock."""
-        self._lock = threading.Lock()
-
 
 class Subscription:
-    """A listener that is told of events in their order, on a thread that starts with the first one.
+    """Delivers events to a listener, in their order, on a thread that starts with the first event.
 
-    Nobody waits for it: of a listener that is too slow the newest events are lost once ``buffer`` of them wait, which
-    ``dropped`` counts and the log tells.
+    Publishers never wait: while ``buffer`` events are queued for a slow listener, new ones are dropped, which
+    ``dropped`` counts and the log reports.
 
     Attributes:
-        listener: who is told.
+        listener: receives the events.
     """
 
-    def __init__(self, listener: Listener, kinds: tuple[type, ...], buffer: int) -> None:
+    def __init__(self, stream: EventStream, listener: Listener, kinds: tuple[type, ...], buffer: int) -> None:
         self.listener = listener
         self._kinds = kinds
         self._buffer = buffer
-        self._detach: Callable[[], None] = _nothing
         self._dropped = 0
+        self._throttle = LogThrottle()
         self._closed = False
-        self._begin()
+        self._lock = create_lock(self)
+        self._start()
+        self._detach = stream.attach(
+            self.put,
+            calls="all" if not kinds or CallFinished in kinds else "none",
+            attempts="all" if not kinds or AttemptFinished in kinds else "none",
+            changes=not kinds or bool(set(kinds) - {CallFinished, AttemptFinished}),
+        )
         register_forkable(self)
 
     @property
     def dropped(self) -> int:
-        """How many events were lost since they came faster than the listener takes them."""
+        """How many events were dropped because the listener was too slow."""
         return self._dropped
 
-    def take(self, event: Event) -> None:
-        """Puts the event in the queue."""
+    def put(self, event: Event) -> None:
+        """Queues the event."""
         if self._closed or (self._kinds and not isinstance(event, self._kinds)):
             return
         if self._events.qsize() >= self._buffer:
             with self._lock:
                 self._dropped += 1
-                lost = self._dropped
-            if lost % _COMPLAIN_EVERY == 1:
-                logger.warning("%r is too slow: %d events lost so far", self.listener, lost)
+            if self._throttle.count() is not None:
+                logger.warning("listener %r is too slow: %d events dropped so far", self.listener, self._dropped)
             return
         self._events.put(event)
         if self._thread is None:
-            self._start()
+            self._start_thread()
 
     def close(self, timeout: float = 1.0) -> None:
-        """Takes no further events; waits at most ``timeout`` seconds until the listener has had those before.
+        """Accepts no more events; waits at most ``timeout`` seconds until the queued ones are delivered.
 
-        Harmless when repeated, and within the listener, where it waits for nothing.
+        Can be called repeatedly, and by the listener itself, where it does not wait.
         """
         self._closed = True
         self._detach()
@@ -203,34 +196,34 @@ class Subscription:
         return f"<Subscription of {self.listener!r}: {'closed' if self._closed else 'open'}>"
 
     def after_fork_in_child(self) -> None:
-        """The parent's events are the parent's to tell; the thread starts anew with the child's first one."""
-        self._begin()
-
-    def _begin(self) -> None:
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        """Drops the queued events, which the parent delivers; the first event in the child starts a thread."""
+        self._start()
 
     def _start(self) -> None:
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def _start_thread(self) -> None:
         with self._lock:
             if self._thread is not None:
                 return
-            thread = threading.Thread(target=self._work, name="goplugins-events", daemon=True)
+            thread = threading.Thread(target=self._deliver, name="goplugins-events", daemon=True)
             self._thread = thread
         try:
             thread.start()
-        except RuntimeError as exc:  # no thread left: the events wait, and the next one tries again
+        except RuntimeError as exc:  # the system has no thread left: the next event tries again
             self._thread = None
-            logger.warning("no thread for a consumer of events: %s", exc)
+            logger.warning("no thread for the events of a subscription: %s", exc)
 
-    def _take_turn(self) -> bool:
+    def _resume(self) -> bool:
+        """Continues on this thread, which was about to end, unless another one has started."""
         with self._lock:
             free = self._thread is None
             if free:
                 self._thread = threading.current_thread()
         return free
 
-    def _work(self) -> None:
+    def _deliver(self) -> None:
         events = self._events
         while True:
             try:
@@ -240,7 +233,7 @@ class Subscription:
                     self._thread = None
                 if events.empty():
                     return
-                if not self._take_turn():  # one came at the last moment, and saw a thread
+                if not self._resume():  # an event was queued just before, by a thread that saw this one
                     return
                 continue
             if event is None:
@@ -248,9 +241,5 @@ class Subscription:
             try:
                 self.listener(event)
             except Exception:
-                logger.exception("a consumer of events failed: %r", self.listener)
-            del event  # or the last one would live for as long as this thread waits
-
-
-def _nothing() -> None:
-    pass
+                logger.exception("an event listener failed: %r", self.listener)
+            del event  # or it would be kept alive while this thread waits

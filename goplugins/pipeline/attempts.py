@@ -16,7 +16,7 @@ from goplugins.errors import (
     is_fair_timeout,
 )
 from goplugins.models.results import HealthStatus
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import AttemptFinished
 from goplugins.pipeline.policies import Policies
 from goplugins.resilience.permits import Permit, SharedPermit
@@ -168,7 +168,7 @@ class Attempts:
         sinks = self._events.attempts if error is None else self._events.failed_attempts
         member = call.member if error is None else error.plugin or ""
         number, name = call.attempts, self._name
-        hand_out(sinks, AttemptFinished(name, self._time(), call.request_id, number, elapsed, error, member))
+        publish(sinks, AttemptFinished(name, self._time(), call.request_id, number, elapsed, error, member))
 
     def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if error.unsent:

@@ -25,7 +25,7 @@ from goplugins.errors import (
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import BreakerChanged, CallFinished
 from goplugins.pipeline.attempts import Attempts, Watcher
 from goplugins.pipeline.policies import Policies, resolved
@@ -355,7 +355,7 @@ class GuardedPlugin:
         if sinks:
             at, elapsed = self._time(), self._now() - started
             sent, as_member = call.attempts, run is not None
-            hand_out(
+            publish(
                 sinks,
                 CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member),
             )
@@ -408,7 +408,7 @@ class GuardedPlugin:
         self.attempts.breaker_changed(old, new)
         if self.events.changes:
             again = self.policies.breaker.retry_after()
-            hand_out(self.events.changes, BreakerChanged(self.name, self.clock.time(), old, new, again))
+            publish(self.events.changes, BreakerChanged(self.name, self.clock.time(), old, new, again))
         self.notify_changed()
 
     # --- state -------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ from goplugins import (
     PluginUnavailableError,
     serve,
 )
+from tests.processes import in_child, run
 from tests.servers import RawServer, ok
+from tests.timing import until
 
 CACHE = {"ttl": "1m", "stale_if_error": "1h"}
 
@@ -263,25 +265,21 @@ def test_a_function_in_this_process_may_have_a_cache(shop):
         assert [manager.execute_result("shop", "pen", context).source for _ in range(2)] == ["plugin", "cache"]
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_worker_starts_with_the_parents_answers_and_waits_for_none_of_its_calls(shop):
+def fork_during_a_call():
+    shop = Shop()
     shop.behave = lambda request: time.sleep(1.0 if request == "slow" else 0.0)
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server, manager_for(server) as manager:
         manager.execute("shop", "pen")
         under_way = manager.submit("shop", "slow")
-        while shop.requests < 2:
-            time.sleep(0.001)
-        child = os.fork()
-        if child == 0:
-            good = False
-            try:
-                good = manager.execute_result("shop", "pen").source == "cache"
-                good = good and manager.execute_result("shop", "slow", timeout=10.0).source == "plugin"
-            finally:
-                os._exit(0 if good else 1)
-        assert under_way.result(30) == Price("slow", ["a"])
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert shop.requests == 3
+        until(lambda: shop.requests == 2)
+        sources = in_child(
+            lambda: [manager.execute_result("shop", name, timeout=9.0).source for name in ("pen", "slow")]
+        )
+        return sources, under_way.result(30).item, shop.requests
+
+
+def test_a_forked_worker_starts_with_the_parents_answers_and_waits_for_none_of_its_calls():
+    assert run(fork_during_a_call) == [["cache", "plugin"], "slow", 3]
 
 
 def test_a_hit_needs_no_connection(shop):

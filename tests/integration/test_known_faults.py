@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from goplugins import CircuitBreakerOpenError, CircuitBreakerState, Manager
+from goplugins import CircuitBreakerOpenError, CircuitBreakerState, Manager, serve
 from goplugins.errors import HTTPTransportError, PluginRequestError, PluginThrottledError
+from tests.processes import in_child, run
 from tests.servers import Peer, RawServer, http_reply, ok
 
 
@@ -64,21 +64,23 @@ def test_known_fault_the_error_said_four_attempts_when_there_was_one(status, err
         assert caught.value.attempts == len(server.requests) == hits
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_known_fault_request_ids_repeated_in_other_processes() -> None:
+def request_ids_of_five_processes() -> list[list[str]]:
     manager: Manager[Any, Any] = Manager()
-    draw = manager._dispatcher._next_id
+
+    @serve.plugin(name="same")
+    def same(request: int) -> int:
+        return request
+
+    manager.register(same)
+
+    def draw() -> list[str]:
+        return [manager.execute_result("same", 1).request_id for _ in range(50)]
+
     draw()
-    reader, writer = os.pipe()
-    for _ in range(4):
-        pid = os.fork()
-        if pid == 0:
-            os.write(writer, "".join(f"{draw()}\n" for _ in range(50)).encode())
-            os._exit(0)
-        os.waitpid(pid, 0)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        theirs = file.read().split()
-    ours = [draw() for _ in range(50)]
-    assert len(theirs) == 200
-    assert len({*theirs, *ours}) == 250
+    return [*(in_child(draw) for _ in range(4)), draw()]
+
+
+def test_known_fault_request_ids_repeated_in_other_processes() -> None:
+    drawn = run(request_ids_of_five_processes)
+    assert [len(ids) for ids in drawn] == [50] * 5
+    assert len({each for ids in drawn for each in ids}) == 250

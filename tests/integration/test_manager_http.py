@@ -27,6 +27,7 @@ from goplugins import (
     serve,
 )
 from tests.interrupts import alarms_interrupt
+from tests.processes import in_child, run
 
 
 @attrs.frozen
@@ -235,29 +236,24 @@ def sockets():
     return found
 
 
-def test_a_forked_child_calls_on_connections_of_its_own(other_process):
+def fork_with_connections(url):
     before = sockets()
-    with manager_for(other_process) as manager:
+    with manager_for(url) as manager:
         list(manager.map("echo", [Ask(n) for n in range(20)]))
         kept = sockets() - before
         assert kept
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                shared_at_once = sockets() & kept
-                answers = [manager.execute("echo", Ask(n), timeout=5).number for n in range(5)]
-                answers += [answer.number for answer in manager.map("echo", [Ask(n) for n in range(5)])]
-                os.write(write, repr((answers, shared_at_once)).encode())
-            finally:
-                os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        answers, shared = eval(os.read(read, 65536))
-        assert answers == [*range(5), *range(5)]
-        assert shared == set()
-        assert manager.execute("echo", Ask(3)).number == 3
-        os.close(read)
-        os.close(write)
+
+        def child():
+            shared = sorted(sockets() & kept)
+            answers = [manager.execute("echo", Ask(n), timeout=5).number for n in range(5)]
+            answers += [answer.number for answer in manager.map("echo", [Ask(n) for n in range(5)])]
+            return shared, answers
+
+        return in_child(child), manager.execute("echo", Ask(3)).number
+
+
+def test_a_forked_child_calls_on_connections_of_its_own(other_process):
+    assert run(fork_with_connections, other_process) == [[[], [*range(5), *range(5)]], 3]
 
 
 def test_background_work_starts_with_the_first_call_and_not_with_loading():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import InvalidArgumentError
-from goplugins.manager.control import give_calls, give_no_calls, hold_open, reset_breaker
+from goplugins.manager.control import disable_member, enable_member, force_open, reset_breaker
 from goplugins.observability.audit import acting_as
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _reset(manager: Manager[Any, Any], name: str, _member: str) -> str:
 
 
 def _disable(manager: Manager[Any, Any], name: str, _member: str) -> str:
-    hold_open(manager, name)
+    force_open(manager, name)
     return f"{name} takes no calls until it is enabled"
 
 
@@ -51,12 +51,12 @@ def _enable(manager: Manager[Any, Any], name: str, _member: str) -> str:
 
 
 def _drain(manager: Manager[Any, Any], name: str, member: str) -> str:
-    give_no_calls(manager, name, member)
+    disable_member(manager, name, member)
     return f"{member} gets no more calls of {name}"
 
 
 def _restore(manager: Manager[Any, Any], name: str, member: str) -> str:
-    give_calls(manager, name, member)
+    enable_member(manager, name, member)
     return f"{member} gets calls of {name}, few at first"
 
 

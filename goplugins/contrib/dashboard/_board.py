@@ -18,7 +18,14 @@ import attrs
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.contrib.dashboard._records import member_key, number, off_record, record, summary
 from goplugins.errors import SaturatedError
-from goplugins.manager.control import attach, clock_of, is_shut_down, start_looks, switched_off, views
+from goplugins.manager.control import (
+    attach_sink,
+    clock_of,
+    disabled_names,
+    is_shut_down,
+    plugin_states,
+    start_health_checks,
+)
 from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.history import History
 from goplugins.runtime.clock import Event
@@ -27,7 +34,7 @@ from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from goplugins.manager.control import View
+    from goplugins.manager.control import PluginState
     from goplugins.manager.manager import Manager
 
 __all__ = ["Board", "Snapshot"]
@@ -99,7 +106,7 @@ class Board:
         self._ticket: ScheduledTask | None = None
         self._detach: Callable[[], None] | None = None
         # Changes are rare, and the page shows those from before it was opened, too.
-        detach = attach(manager, self.history.take, calls="none", changes=True)
+        detach = attach_sink(manager, self.history.take, calls="none", changes=True)
         weakref.finalize(self, detach).atexit = False
         register_forkable(self)
 
@@ -130,7 +137,7 @@ class Board:
     def _start(self) -> None:
         if is_shut_down(self.manager):
             return
-        start_looks(self.manager)
+        start_health_checks(self.manager)
         with self._lock:
             if self._ticket is not None:
                 return
@@ -141,7 +148,7 @@ class Board:
             except SaturatedError as exc:
                 logger.warning("the dashboard takes no samples: %s", exc)
                 return
-            self._detach = attach(self.manager, self.history.take, calls="failed", changes=False)
+            self._detach = attach_sink(self.manager, self.history.take, calls="failed", changes=False)
 
     def _stop(self) -> None:
         with self._lock:
@@ -163,16 +170,16 @@ class Board:
             self._stop()
             if not closed:
                 return
-        found = views(self.manager)
+        found = plugin_states(self.manager)
         self.history.sample(_counts(found))
         self.snapshot = self._next(found)
         self._sampled.set()
         self._adapt(self.clock.monotonic() - began)
 
-    def _next(self, found: list[View]) -> Snapshot:
+    def _next(self, found: list[PluginState]) -> Snapshot:
         now = self.clock.time()
         records = {view.name: record(view, self.history, now) for view in found if not view.instance}
-        for name in switched_off(self.manager):
+        for name in disabled_names(self.manager):
             records.setdefault(name, off_record(name))
         return Snapshot(f'"{self._epoch}-{next(self._count)}"', now, summary(found, records, self.history), records)
 
@@ -191,7 +198,7 @@ class Board:
         self._sampled = Event()
 
 
-def _counts(found: list[View]) -> dict[str, PluginMetrics]:
+def _counts(found: list[PluginState]) -> dict[str, PluginMetrics]:
     """Counts by their key in the history: the plugin's name, or the group's and member's (:func:`member_key`)."""
     counts = {view.name: view.counts for view in found}
     for view in found:

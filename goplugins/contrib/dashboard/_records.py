@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from goplugins.enums import CircuitBreakerState
-from goplugins.manager.control import View, has_movable_members, is_held_open
+from goplugins.manager.control import PluginState, has_configured_members, is_forced_open
 from goplugins.manager.standing import Standing, standing
 from goplugins.models.explanation import MemberExplanation
 from goplugins.models.metrics import Latencies, bounds_of
@@ -38,7 +38,7 @@ def member_key(group: str, member: str) -> str:
     return f"{group} {member}"
 
 
-def record(view: View, history: History, now: float) -> dict[str, Any]:
+def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
     """All that is shown of a plugin. Times are seconds since the Unix epoch, durations seconds.
 
     Args:
@@ -58,7 +58,7 @@ def record(view: View, history: History, now: float) -> dict[str, Any]:
         "transport": str(plugin.config.transport or ""),
         **_judged(judged),
         "admits": explanation.admits,
-        "breaker": None if group is not None and not is_held_open(plugin) else _breaker(view, history, now),
+        "breaker": None if group is not None and not is_forced_open(plugin) else _breaker(view, history, now),
         "calls": number(rate.calls),
         "errors": number(rate.failed),
         "failing": number(rate.failed / rate.calls if rate.calls else 0.0),
@@ -86,7 +86,7 @@ def record(view: View, history: History, now: float) -> dict[str, Any]:
         "strategy": None if group is None else str(group.strategy),
         "resolution": None if group is None else group.resolution,
         "members": None if group is None else [_member(view.name, each, history) for each in group.members],
-        "movable": group is not None and has_movable_members(plugin.wire),
+        "movable": group is not None and has_configured_members(plugin.wire),
     }
 
 
@@ -99,8 +99,8 @@ def _judged(judged: Standing) -> dict[str, str]:
     return {"severity": judged.severity, "word": judged.word, "why": judged.why}
 
 
-def _breaker(view: View, history: History, now: float) -> dict[str, Any]:
-    breaker, held = view.explanation.breaker, is_held_open(view.plugin)
+def _breaker(view: PluginState, history: History, now: float) -> dict[str, Any]:
+    breaker, held = view.explanation.breaker, is_forced_open(view.plugin)
     left = view.plugin.retry_after()
     section = view.plugin.config.circuit_breaker
     return {
@@ -150,7 +150,7 @@ def _spark(columns: Sequence[Column]) -> dict[str, list[float | None]]:
     }
 
 
-def _limiter(view: View) -> dict[str, Any] | None:
+def _limiter(view: PluginState) -> dict[str, Any] | None:
     section = view.plugin.config.rate_limit
     if view.explanation.tokens is None or section is None:
         return None
@@ -162,7 +162,7 @@ def _limiter(view: View) -> dict[str, Any] | None:
     }
 
 
-def _bulkhead(view: View) -> dict[str, Any] | None:
+def _bulkhead(view: PluginState) -> dict[str, Any] | None:
     bulkhead = view.plugin.bulkhead
     if bulkhead is None or view.plugin.config.bulkhead is None:
         return None
@@ -191,13 +191,13 @@ _COUNTED = {
 _ALWAYS = 4
 
 
-def _counts(view: View) -> dict[str, int]:
+def _counts(view: PluginState) -> dict[str, int]:
     """The first four always, of the others those that say something."""
     found = {label: getattr(view.counts, name) for label, name in _COUNTED.items()}
     return {label: count for place, (label, count) in enumerate(found.items()) if count or place < _ALWAYS}
 
 
-def _last_error(view: View, now: float) -> list[dict[str, Any]]:
+def _last_error(view: PluginState, now: float) -> list[dict[str, Any]]:
     """What the plugin itself remembers: from before anybody looked."""
     explanation = view.explanation
     if explanation.last_error_ago is None:
@@ -229,7 +229,7 @@ def _member(group: str, member: MemberExplanation, history: History) -> dict[str
     }
 
 
-def summary(views: Iterable[View], records: Mapping[str, Mapping[str, Any]], history: History) -> dict[str, Any]:
+def summary(views: Iterable[PluginState], records: Mapping[str, Mapping[str, Any]], history: History) -> dict[str, Any]:
     """All plugins together. What a group's members do is the group's."""
     views = list(views)
     members = {

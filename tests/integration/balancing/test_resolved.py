@@ -21,6 +21,7 @@ from goplugins.errors import CertificateError, NameResolutionError
 from goplugins.runtime.scheduler import get_scheduler
 from goplugins.serve import ServerTLS
 from tests.integration.conformance.conftest import in_threads, join, until
+from tests.processes import in_child, run
 from tests.servers import Peer, RawServer, free_port, ok
 
 HOST = "search.test"
@@ -377,21 +378,23 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
         until(lambda: all(manager.health()[name].last_check > seen for name, seen in checked.items()), 10)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from 3.12 on, of forks beside threads
-def test_a_forked_child_calls_the_members_and_goes_on_following(names: Names, instances: Instances) -> None:
-    instances.start("127.0.0.2", "127.0.0.3")
+def fork_with_members(port: int) -> Any:
+    names = Names()
     names.addresses = ["127.0.0.2", "127.0.0.3"]
-    with connect(instances.port) as manager:
+    socket.getaddrinfo = names.getaddrinfo  # type: ignore[assignment]
+    with connect(port) as manager:
         spread_of(manager, 4)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                if set(spread_of(manager, 10)) == {"127.0.0.2", "127.0.0.3"}:
-                    names.addresses = ["127.0.0.3"]
-                    until(lambda: spread_of(manager, 2) == {"127.0.0.3": 2}, 10)
-                    code = 0
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert set(spread_of(manager, 10)) == {"127.0.0.2", "127.0.0.3"}
+
+        def child() -> Any:
+            before = sorted(spread_of(manager, 10))
+            names.addresses = ["127.0.0.3"]
+            until(lambda: spread_of(manager, 2) == {"127.0.0.3": 2}, 5)
+            return before
+
+        return in_child(child), sorted(spread_of(manager, 10))
+
+
+def test_a_forked_child_calls_the_members_and_goes_on_following(instances: Instances) -> None:
+    instances.start("127.0.0.2", "127.0.0.3")
+    both = ["127.0.0.2", "127.0.0.3"]
+    assert run(fork_with_members, instances.port) == [both, both]

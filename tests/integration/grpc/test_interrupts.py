@@ -130,7 +130,7 @@ def test_calls_of_other_threads_continue_whenever_one_is_interrupted(address, ma
     assert failed == []
     gc.collect()
     assert FORK_GUARD.calls == 0
-    assert plugin._slots.open == plugin._places.idle
+    assert plugin._slots.open == plugin._slots.idle
 
 
 def test_a_call_whose_object_is_lost_is_counted_out(address, make):

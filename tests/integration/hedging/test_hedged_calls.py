@@ -19,6 +19,7 @@ from goplugins.enums import CircuitBreakerState
 from tests.integration.hedging.conftest import WIRES, Hedged, Service
 from tests.interrupts import alarms_interrupt
 from tests.marks import sample
+from tests.processes import in_child, run
 
 
 def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
@@ -186,19 +187,16 @@ def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
     assert hedged.call("well") == "well"
 
 
-def test_a_forked_child_hedges_with_workers_and_connections_of_its_own(
-    serve: Callable[..., Service], make: Callable[..., Hedged]
-) -> None:
-    service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
-    hedged = make("http", service.endpoint, hedge=HedgeConfig(delay=0.05))
-    assert hedged.call("parent") == "parent"
+def fork_with_a_hedger(endpoint: str) -> Any:
+    hedged = Hedged("http", endpoint, HedgeConfig(delay=0.05))
+    first = hedged.call("parent")
     hedged.settle()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if hedged.call("child") == "child" and hedged.hedger.won == 2 and hedged.pool.threads == 2 else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert hedged.call("parent again") == "parent again"
+    child = in_child(lambda: [hedged.call("child"), hedged.hedger.won, hedged.pool.threads])
+    again = hedged.call("parent again")
+    hedged.close()
+    return first, child, again
+
+
+def test_a_forked_child_hedges_with_workers_and_connections_of_its_own(serve: Callable[..., Service]) -> None:
+    service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
+    assert run(fork_with_a_hedger, service.endpoint) == ["parent", ["child", 2, 2], "parent again"]

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from goplugins.config import PluginConfig
 from goplugins.errors import (
     ConnectionLostError,
     NameResolutionError,
@@ -20,9 +21,11 @@ from goplugins.errors import (
 )
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports.http import HTTPPlugin
 from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call, failure
-from tests.servers import Peer, free_port, http_reply, ok, reply_ok
+from tests.processes import in_child, run
+from tests.servers import Peer, RawServer, free_port, http_reply, ok, reply_ok
 
 
 def one_call_each(peer: Peer) -> None:
@@ -277,25 +280,26 @@ def test_name_that_is_no_name(make):
         call(make("http://" + "x" * 70 + ".example/x"))
 
 
-def test_forked_child_uses_a_connection_of_its_own(serve, make):
-    server = serve()
-    plugin = make(server.url)
-    assert call(plugin) == "ok"
-    connection = plugin._engine.pool._idle[0].connection
-    descriptor = getattr(connection, "socket", connection).fileno()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
+def fork_with_a_connection(engine):
+    with RawServer(reply_ok) as server:
+        config = PluginConfig(name="p", transport="http", endpoint=server.url, options={"engine": engine})
+        plugin = HTTPPlugin(config)
+        assert call(plugin) == "ok"
+        connection = plugin._engine.pool._idle[0].connection
+        descriptor = getattr(connection, "socket", connection).fileno()
+
+        def child():
             closed = not os.path.exists(f"/proc/self/fd/{descriptor}")
-            code = 0 if closed and call(plugin) == "ok" and plugin._engine.pool.open == 1 else 2
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert server.connections == 2
-    assert call(plugin) == "ok"  # the child closed its descriptor and shut nothing down
-    assert server.connections == 2
+            return closed, call(plugin), plugin._engine.pool.open
+
+        found = in_child(child)
+        assert call(plugin) == "ok"  # the child closed its descriptor and did not shut the connection down
+        plugin.close()
+        return found, server.connections
+
+
+def test_forked_child_uses_a_connection_of_its_own(engine):
+    assert run(fork_with_a_connection, engine) == [[True, "ok", 1], 2]
 
 
 class TestProxy:

@@ -35,8 +35,9 @@ from goplugins.errors import (
     SaturatedError,
     TruncatedReplyError,
 )
-from goplugins.transports.unix import UnixSocketPluginFactory
+from goplugins.transports.unix import UnixSocketPlugin, UnixSocketPluginFactory
 from tests.integration.unix.conftest import call, echo, new_call, ok, read_line, replies, reply_ok
+from tests.processes import in_child, run
 from tests.servers import Peer
 
 
@@ -359,24 +360,19 @@ class TestReconnecting:
         assert plugin._client.pool.open <= 4
 
 
-class TestFork:
-    def test_child_connects_anew_and_parent_goes_on(self, serve, make):
-        serve()
-        plugin = make()
-        assert call(plugin, 1) == 1
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                os.write(writer, str((plugin._client.pool.open, call(plugin, 2), call(plugin, 3))).encode())
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-        os.close(writer)
-        assert os.read(reader, 100) == b"(0, 2, 3)"
-        os.close(reader)
-        assert [call(plugin, number) for number in range(20)] == list(range(20))
-        assert plugin._client.pool.open == 1
+def fork_with_a_connection(path):
+    plugin = UnixSocketPlugin(PluginConfig(name="p", transport="unix", endpoint=path))
+    assert call(plugin, 1) == 1
+    child = in_child(lambda: [plugin._client.pool.open, call(plugin, 2), call(plugin, 3)])
+    assert [call(plugin, number) for number in range(20)] == list(range(20))
+    found = child, plugin._client.pool.open
+    plugin.close()
+    return found
+
+
+def test_forked_child_connects_anew_and_parent_goes_on(serve, path):
+    serve()
+    assert run(fork_with_a_connection, path) == [[0, 2, 3], 1]
 
 
 class TestServer:

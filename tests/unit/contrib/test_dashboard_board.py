@@ -294,13 +294,13 @@ def test_a_manager_that_was_shut_down_is_shown_empty_and_sampled_no_more(manager
 
 
 def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler, monkeypatch):
-    views = _board.views
+    plugin_states = _board.plugin_states
 
     def slowly(manager):
         clock.advance(0.5)
-        return views(manager)
+        return plugin_states(manager)
 
-    monkeypatch.setattr(_board, "views", slowly)
+    monkeypatch.setattr(_board, "plugin_states", slowly)
     for _ in range(6):
         began = clock.monotonic()
         page.board.sample()

@@ -11,7 +11,7 @@ import pytest
 
 from goplugins import InvalidArgumentError
 from goplugins.enums import PluginStatus
-from goplugins.observability.event_stream import EventStream, hand_out
+from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import HealthChanged, MemberReturned
 from tests.processes import in_child, run
 
@@ -38,7 +38,7 @@ def test_events_come_in_their_order_on_one_thread_of_its_own():
     stream, listener = EventStream(), Listener(1000)
     with stream.subscribe(listener):
         for number in range(1000):
-            hand_out(stream.changes, event(number))
+            publish(stream.changes, event(number))
         assert listener.done.wait(10)
     assert [each.at for each in listener.events] == list(range(1000))
     assert len(listener.threads) == 1
@@ -59,8 +59,8 @@ def test_only_the_kinds_that_were_asked_for():
     stream, listener = EventStream(), Listener(1)
     change = HealthChanged("a", 0.0, PluginStatus.HEALTHY, PluginStatus.OFFLINE)
     with stream.subscribe(listener, (HealthChanged,)):
-        hand_out(stream.changes, event(1))
-        hand_out(stream.changes, change)
+        publish(stream.changes, event(1))
+        publish(stream.changes, change)
         assert listener.done.wait(10)
     assert listener.events == [change]
 
@@ -73,10 +73,10 @@ def test_a_listener_that_raises_is_told_of_the_next_event(caplog):
         raise RuntimeError("oh")
 
     with stream.subscribe(failing):
-        hand_out(stream.changes, event(1))
-        hand_out(stream.changes, event(2))
+        publish(stream.changes, event(1))
+        publish(stream.changes, event(2))
         assert listener.done.wait(10)
-    assert "a consumer of events failed" in caplog.text
+    assert "an event listener failed" in caplog.text
 
 
 def test_a_sink_that_raises_harms_neither_the_others_nor_the_caller(caplog):
@@ -87,11 +87,11 @@ def test_a_sink_that_raises_harms_neither_the_others_nor_the_caller(caplog):
 
     stream.attach(failing)
     detach = stream.attach(seen.append)
-    hand_out(stream.changes, event(1))
+    publish(stream.changes, event(1))
     detach()
-    hand_out(stream.changes, event(2))
+    publish(stream.changes, event(2))
     assert [each.at for each in seen] == [1.0]
-    assert caplog.text.count("a consumer of events failed") == 2
+    assert caplog.text.count("an event sink failed") == 2
 
 
 def test_a_listener_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted(caplog):
@@ -103,11 +103,11 @@ def test_a_listener_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted(
 
     subscription = stream.subscribe(hanging, buffer=10)
     started = time.monotonic()
-    hand_out(stream.changes, event(0))
+    publish(stream.changes, event(0))
     while subscription._events.qsize():
         time.sleep(0.001)  # until the thread has taken the first one
     for number in range(1, 51):
-        hand_out(stream.changes, event(number))
+        publish(stream.changes, event(number))
     assert time.monotonic() - started < 5.0
     assert subscription.dropped == 40
     assert caplog.text.count("is too slow") == 1
@@ -126,9 +126,9 @@ def test_closing_waits_for_what_was_emitted_before_and_takes_nothing_more():
 
     subscription = stream.subscribe(slowly)
     for number in range(20):
-        hand_out(stream.changes, event(number))
+        publish(stream.changes, event(number))
     stream.close(10.0)
-    hand_out(stream.changes, event(99))
+    publish(stream.changes, event(99))
     assert len(listener.events) == 20
     subscription.close()
 
@@ -141,7 +141,7 @@ def test_a_listener_may_end_its_own_subscription():
         ended.set()
 
     subscription = stream.subscribe(once)
-    hand_out(stream.changes, event(1))
+    publish(stream.changes, event(1))
     assert ended.wait(10)
     assert (stream.calls, stream.changes) == ((), ())
 
@@ -149,7 +149,7 @@ def test_a_listener_may_end_its_own_subscription():
 def test_closing_does_not_wait_for_a_hung_listener_beyond_its_time():
     stream, go = EventStream(), threading.Event()
     subscription = stream.subscribe(lambda each: go.wait(10))
-    hand_out(stream.changes, event(1))
+    publish(stream.changes, event(1))
     started = time.monotonic()
     subscription.close(0.05)
     assert time.monotonic() - started < 2.0
@@ -163,7 +163,7 @@ def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkey
         for round_ in range(5):
             listener.done.clear()
             listener.events.clear()
-            hand_out(stream.changes, event(round_))
+            publish(stream.changes, event(round_))
             assert listener.done.wait(10)
             deadline = time.monotonic() + 10
             while subscription._thread is not None and time.monotonic() < deadline:
@@ -176,7 +176,7 @@ def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
     stream, listener = EventStream(), Listener(400)
     with stream.subscribe(listener):
         for number in range(400):
-            hand_out(stream.changes, event(number))
+            publish(stream.changes, event(number))
             time.sleep(0.0005)
         assert listener.done.wait(10)
     assert [each.at for each in listener.events] == list(range(400))
@@ -185,13 +185,13 @@ def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
 def fork_with_a_listener():
     stream, listener = EventStream(), Listener(1)
     with stream.subscribe(listener):
-        hand_out(stream.changes, event(1))
+        publish(stream.changes, event(1))
         assert listener.done.wait(10)
 
         def child():
             listener.events.clear()
             listener.done.clear()
-            hand_out(stream.changes, event(2))
+            publish(stream.changes, event(2))
             return listener.done.wait(10), [each.at for each in listener.events]
 
         return in_child(child)
