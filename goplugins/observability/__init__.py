@@ -1,1 +1,1 @@
-"""What happens, told to whoever wants to know: events, metrics, traces, logs."""
+"""Events of a manager, and their consumers: logs, audit trail, metrics, traces, reports."""

@@ -69,7 +69,7 @@ class AuditLog:
         """Logs the event if it is security-relevant."""
         for what, level, detail in _entries(event):
             if not logger.isEnabledFor(level):
-                continue  # without using a number: a gap would look like a lost record
+                continue  # without using a number: gaps stand for lost records
             # Logged under the lock, so that records reach the log in the order of their numbers.
             with self._lock:
                 self._write(what, level, event.plugin, detail)

@@ -1,24 +1,38 @@
-"""The metrics that every user of plugins wants, into any collector."""
+"""Standard metrics of plugin calls, for any metrics collector."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Protocol
+
 from goplugins.enums import CircuitBreakerState
+from goplugins.models.explanation import Explanation
+from goplugins.models.metrics import ManagerMetrics
 from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, HealthChanged
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS, EnhancedMetricsCollector, MetricsCollector
 
-__all__ = ["CollectorSink", "CommonPluginMetrics"]
+__all__ = ["CollectorSink", "CommonPluginMetrics", "PluginSource"]
 
 STATES = {CircuitBreakerState.CLOSED: 0, CircuitBreakerState.HALF_OPEN: 1, CircuitBreakerState.OPEN: 2}
-"""What a gauge shows of a breaker."""
+"""Values of breaker state gauges."""
+
+
+class PluginSource(Protocol):
+    """The state of a manager's plugins: its inventory, which is a floor above this one."""
+
+    def metrics(self) -> ManagerMetrics: ...
+    def explain(self, name: str, /) -> Explanation: ...
+    def labels_of(self, name: str, /) -> Mapping[str, str]: ...
+    def describe(self, name: str, /) -> Mapping[str, Any]: ...
 
 
 class CommonPluginMetrics:
-    """Requests, durations, errors, calls under way and breakers, by plugin.
+    """Requests, durations, errors, calls in flight and breaker states, by plugin.
 
     Args:
-        collector: where they go.
-        prefix: the beginning of their names.
+        collector: receives the metrics.
+        prefix: the prefix of their names.
 
     Attributes:
         request_count: ``<prefix>_requests_total``, by plugin and outcome.
@@ -36,18 +50,18 @@ class CommonPluginMetrics:
 
     def __init__(self, collector: EnhancedMetricsCollector, prefix: str = "goplugins") -> None:
         counter, gauge = collector.counter_with_labels, collector.gauge_with_labels
-        self.request_count = counter(f"{prefix}_requests_total", "Calls that have ended.", "plugin", "outcome")
+        self.request_count = counter(f"{prefix}_requests_total", "Finished calls.", "plugin", "outcome")
         self.request_duration = collector.histogram_with_labels(
-            f"{prefix}_request_duration_seconds", "How long calls took.", DEFAULT_BUCKETS, "plugin"
+            f"{prefix}_request_duration_seconds", "Duration of calls.", DEFAULT_BUCKETS, "plugin"
         )
-        self.active_requests = gauge(f"{prefix}_active_requests", "Calls under way.", "plugin")
-        self.error_count = counter(f"{prefix}_errors_total", "Calls that raised, by kind of error.", "plugin", "kind")
+        self.active_requests = gauge(f"{prefix}_active_requests", "Calls in flight.", "plugin")
+        self.error_count = counter(f"{prefix}_errors_total", "Failed calls, by kind of error.", "plugin", "kind")
         self.circuit_breaker_state = gauge(
             f"{prefix}_circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "plugin"
         )
 
     def record_request(self, plugin: str, duration: float, error: BaseException | None) -> None:
-        """Counts a call that has ended; ``duration`` in seconds."""
+        """Counts a finished call; ``duration`` in seconds."""
         kind = kind_of_error(error)
         self.request_count.inc(plugin, "ok" if error is None else "error")
         self.request_duration.observe(duration, plugin)
@@ -55,27 +69,27 @@ class CommonPluginMetrics:
             self.error_count.inc(plugin, kind)
 
     def increment_active_requests(self, plugin: str) -> None:
-        """One more call is under way."""
+        """Counts a call that begins."""
         self.active_requests.inc(plugin)
 
     def decrement_active_requests(self, plugin: str) -> None:
-        """One call less is under way."""
+        """Counts a call that ends."""
         self.active_requests.dec(plugin)
 
     def set_circuit_breaker_state(self, plugin: str, state: CircuitBreakerState) -> None:
-        """Shows a breaker's state."""
+        """Sets a breaker's state."""
         self.circuit_breaker_state.set(STATES[state], plugin)
 
 
 class CollectorSink:
-    """Tells a collector of a manager's calls, breakers and health.
+    """Records a manager's calls, breakers and health in a collector. An event sink.
 
     Args:
-        collector: of either kind; one with ``counter_with_labels`` has its metrics declared.
-        prefix: the beginning of their names.
-        durations: whether it is told how long calls took.
-        errors: whether it is told of kinds of errors.
-        health: whether it is told of health.
+        collector: of either kind; in an :class:`EnhancedMetricsCollector` the metrics are declared with descriptions.
+        prefix: the prefix of their names.
+        durations: whether durations of calls are recorded.
+        errors: whether errors are counted by kind.
+        health: whether health is recorded.
     """
 
     def __init__(
@@ -85,10 +99,10 @@ class CollectorSink:
         self._prefix = prefix
         self._durations, self._errors, self._health = durations, errors, health
         if isinstance(collector, EnhancedMetricsCollector):
-            CommonPluginMetrics(collector, prefix)  # declares them, with their texts
+            CommonPluginMetrics(collector, prefix)  # declares the metrics
 
     def __call__(self, event: Event) -> None:
-        """Takes an event of the stream."""
+        """Records an event."""
         collector, prefix = self._collector, self._prefix
         if isinstance(event, CallFinished):
             if event.as_member:

@@ -1,4 +1,4 @@
-"""What a manager tells those who subscribed: small, typed, without payloads and without secrets."""
+"""Events of a manager: small and typed, without payloads and without secrets."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ __all__ = [
 ]
 
 
-# These two are made for every call that somebody listens to, and a frozen class takes four times as long to make.
+# These two are created for every call if there is a sink; a frozen class takes four times as long to create.
 @attrs.define(unsafe_hash=True)
 class CallFinished:
-    """A call has ended, however.
+    """A call has ended, with an answer or an error.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
-        request_id: the call's.
+        request_id: the call's request id.
         elapsed: seconds, with all attempts and waits.
-        attempts: how many were sent; 0 if the call was refused here, or answered from a cache.
-        source: who answered: "plugin", "fallback", "cache" or "stale".
-        member: of a group, the member that answered; else empty.
-        error: what it raised; None if it was answered. Mostly a :class:`~goplugins.PluginError`; else what the host
-            threw into it, as KeyboardInterrupt or a task's time limit.
-        as_member: True for the part that a member had in a group's call, which is told of by an event of its own.
+        attempts: how many were sent; 0 if the call was refused on this side, or answered from a cache.
+        source: the source of the answer: "plugin", "fallback", "cache" or "stale".
+        member: the group's member that answered; empty for other plugins.
+        error: what the call raised; None if it was answered. A :class:`~goplugins.PluginError`, or an exception that
+            the host raised in the call, such as KeyboardInterrupt or a task's time limit.
+        as_member: True for a member's part in a call of its group; the group's call has an event of its own.
     """
 
     plugin: str
@@ -60,13 +60,13 @@ class AttemptFinished:
     """One attempt that was sent has ended.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
-        request_id: the call's, the same for all its attempts.
-        attempt: its number within the call, from 1; of a hedged call both attempts count from where it stood.
+        request_id: the call's request id, the same for all its attempts.
+        attempt: its number within the call, from 1; two hedged attempts have the same number.
         elapsed: seconds.
         error: why it failed; None if it was answered.
-        member: of a group, the member that was asked, where one was; else empty.
+        member: the group's member that it was sent to, if any; empty for other plugins.
     """
 
     plugin: str
@@ -80,14 +80,14 @@ class AttemptFinished:
 
 @attrs.frozen
 class BreakerChanged:
-    """A circuit breaker has changed its state.
+    """The state of a circuit breaker has changed.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
         old: the state before.
         new: the state now.
-        retry_after: seconds until it lets a call through, infinite while it is forced open; 0 if it does now.
+        retry_after: seconds until it admits a call; 0 if it does now, infinite while it is forced open.
     """
 
     plugin: str
@@ -99,14 +99,14 @@ class BreakerChanged:
 
 @attrs.frozen
 class HealthChanged:
-    """A plugin's health is seen otherwise than before.
+    """The health of a plugin has changed.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
         old: its status before.
         new: its status now.
-        message: what the look, or the calls that failed, said.
+        message: the message of the health check, or of the failed calls.
     """
 
     plugin: str
@@ -118,15 +118,15 @@ class HealthChanged:
 
 @attrs.frozen
 class MemberEjected:
-    """A group sends no calls to one of its members for a while, which ends in one call to probe it.
+    """A group has ejected a member: it gets no calls for a while, and then one call that probes it.
 
     Attributes:
-        plugin: the group.
+        plugin: the group's name.
         at: when, in seconds since the Unix epoch.
-        member: who it is.
+        member: the member's name.
         seconds: until the probe.
-        ejections: how many it was in a row.
-        reason: what the last failure said.
+        ejections: in a row, this one included.
+        reason: the last failure.
     """
 
     plugin: str
@@ -142,9 +142,9 @@ class MemberReturned:
     """An ejected member has passed its probe and takes calls again, few at first.
 
     Attributes:
-        plugin: the group.
+        plugin: the group's name.
         at: when, in seconds since the Unix epoch.
-        member: who it is.
+        member: the member's name.
     """
 
     plugin: str
@@ -154,13 +154,13 @@ class MemberReturned:
 
 @attrs.frozen
 class PluginAdded:
-    """A plugin can be called from now on. What a reload brings is told by :class:`ReloadFinished`.
+    """A plugin was added. For plugins of a reload see :class:`ReloadFinished`.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
-        endpoint: where it is, without credentials; empty for one made in code.
-        from_config: whether a configuration asked for it, or code.
+        endpoint: its endpoint without credentials; empty for a plugin object.
+        from_config: True if it comes from the configuration, False if it was registered in code.
     """
 
     plugin: str
@@ -171,13 +171,13 @@ class PluginAdded:
 
 @attrs.frozen
 class PluginControlled:
-    """An operator has said whether a plugin, or a member of a group, takes calls: on the dashboard, for example.
+    """An operator has enabled or disabled a plugin or a member of a group, on the dashboard for example.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
         action: "breaker_forced" (open, until it is reset), "breaker_reset", "member_disabled" or "member_enabled".
-        member: of a group, which one; else empty.
+        member: the group's member; empty if the action is on a plugin.
     """
 
     plugin: str
@@ -188,10 +188,10 @@ class PluginControlled:
 
 @attrs.frozen
 class PluginRemoved:
-    """A plugin was drained and closed; one of its name may have taken its place.
+    """A plugin was drained and closed; a successor of the same name may have replaced it.
 
     Attributes:
-        plugin: its name.
+        plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
     """
 
@@ -201,15 +201,15 @@ class PluginRemoved:
 
 @attrs.frozen
 class ReloadFinished:
-    """A reload has ended, well or not.
+    """A reload has succeeded or failed.
 
     Attributes:
         at: when, in seconds since the Unix epoch.
-        source: the configuration's file, or what else it came from.
+        source: the configuration's file, or "configuration" if it was no file.
         elapsed: seconds.
-        report: what became of each plugin; None if it failed.
-        error: why it failed, and the running configuration stayed; None if it went well.
-        plugin: empty: it speaks of all.
+        report: the outcome for each plugin; None if the reload failed.
+        error: why the reload failed (the running configuration stays); None if it succeeded.
+        plugin: always empty: the event is about all plugins.
     """
 
     at: float
@@ -232,4 +232,4 @@ Event: TypeAlias = (
     | PluginRemoved
     | ReloadFinished
 )
-"""Anything that a listener may be told of."""
+"""Any event."""

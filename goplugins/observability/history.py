@@ -1,4 +1,4 @@
-"""The last minutes of all plugins, in memory that does not grow: what a dashboard draws."""
+"""Rates, latencies and failures of the last five minutes in bounded memory, for the dashboard."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ COLUMNS = 60
 """Columns that are kept."""
 
 WIDTH = 5.0
-"""Seconds that a column sums up."""
+"""Seconds per column."""
 
 _RECENT = 10
-"""Samples over which a rate is taken."""
+"""Samples over which a rate is averaged."""
 
 _BASELINES = 7
-_BASELINE_EVERY = 10.0
-"""What is told of the last minute is the difference to what was counted 60 to 70 s ago."""
+_BASELINE_INTERVAL = 10.0
+"""Seconds. The numbers of the last minute are the difference to a baseline that is 60 to 70 s old."""
 
-_CHANGES = 40
-_FAILURES = 5
-_TEXT = 400
-_NAMES = 2000
-"""Bounds: changes and failures for each plugin, characters of a failure's text, and plugins that have any."""
+_MAX_CHANGES = 40
+_MAX_FAILURES = 5
+_MAX_TEXT = 400
+_MAX_PLUGINS = 2000
+"""Bounds: breaker changes and failures per plugin, characters of a failure's text, plugins."""
 
-_NOTHING = math.nan
+_NO_DATA = math.nan
 
 
 @attrs.frozen
 class Rate:
-    """Calls that ended, and those of them that failed; per second.
+    """Finished calls and failed ones, per second.
 
-    Failed is what says something against the plugin or its policies: not that it said no, nor its caller's mistakes.
+    Errors caused by the caller don't count as failed; see :func:`goplugins.observability.error_kinds.is_failure`.
     """
 
     calls: float = 0.0
@@ -55,7 +55,7 @@ class Rate:
 
 @attrs.frozen
 class Minute:
-    """What has ended in about the last minute: calls, those of them that failed, and how long they took."""
+    """Finished calls of about the last minute, the failed ones among them, and their latencies."""
 
     calls: int = 0
     failed: int = 0
@@ -64,9 +64,9 @@ class Minute:
 
 @attrs.frozen
 class Column:
-    """Five seconds: calls and failures per second, and the worst second's 95th percentile in seconds.
+    """Five seconds: calls and failures per second, and the highest 95th percentile of its samples in seconds.
 
-    ``calls`` is not a number where nobody was counting, ``p95`` where no call ended.
+    ``calls`` and ``failed`` are NaN where no samples were taken, ``p95`` where no call has finished.
     """
 
     calls: float
@@ -76,14 +76,14 @@ class Column:
 
 @attrs.frozen
 class Failure:
-    """A call that was sent and failed, as in :class:`Rate`.
+    """A call that was sent and failed, by the same rule as in :class:`Rate`.
 
     Attributes:
-        at: when, in seconds since the Unix epoch; the last time, if it came several times in a row.
-        code: the error's.
-        text: its message, cut where it is long.
-        request_id: the call's.
-        count: how often in a row.
+        at: when it last occurred, in seconds since the Unix epoch.
+        code: the error code.
+        text: the error's message, truncated.
+        request_id: the last call's request id.
+        count: how often it occurred in a row.
     """
 
     at: float
@@ -101,8 +101,8 @@ class _Counts:
 
     @classmethod
     def of(cls, metrics: PluginMetrics) -> _Counts:
-        innocent = sum(count for code, count in metrics.errors.items() if not is_failure(code))
-        return cls(metrics.requests_total, metrics.requests_failure - innocent, metrics.latencies)
+        by_caller = sum(count for code, count in metrics.errors.items() if not is_failure(code))
+        return cls(metrics.requests_total, metrics.requests_failure - by_caller, metrics.latencies)
 
 
 class _Series:
@@ -115,17 +115,17 @@ class _Series:
         self.baselines: deque[_Counts] = deque([last], maxlen=_BASELINES)
         self.calls = array("f", [0.0]) * COLUMNS
         self.failed = array("f", [0.0]) * COLUMNS
-        self.p95 = array("f", [_NOTHING]) * COLUMNS
+        self.p95 = array("f", [_NO_DATA]) * COLUMNS
         self.recent_calls = array("f", [0.0]) * _RECENT
         self.recent_failed = array("f", [0.0]) * _RECENT
 
     def add(self, metrics: PluginMetrics, columns: Sequence[tuple[int, float]], recent: int) -> None:
-        """Adds to columns, and to the last samples, what has come since the last time.
+        """Adds the counts since the last sample to the columns and to the recent samples.
 
         Args:
-            metrics: of now.
-            columns: those since the last time, each with its part of that time.
-            recent: the place of this sample.
+            metrics: the current counts.
+            columns: the columns since the last sample, each with its fraction of that time.
+            recent: the index of this sample.
         """
         before = self.last
         if metrics.requests_total == before.calls:
@@ -135,19 +135,19 @@ class _Series:
         calls, failed = now.calls - before.calls, max(0, now.failed - before.failed)
         self.recent_calls[recent], self.recent_failed[recent] = calls, failed
         ended = now.latencies.since(before.latencies)
-        worst = ended.percentile(95) if ended.counts else _NOTHING
+        worst = ended.percentile(95) if ended.counts else _NO_DATA
         for column, part in columns:
             self.calls[column] += calls * part
             self.failed[column] += failed * part
-            if not self.p95[column] >= worst:  # also where there is nothing yet
+            if not self.p95[column] >= worst:  # also true for NaN
                 self.p95[column] = worst
 
     def clear(self, column: int) -> None:
         self.calls[column] = self.failed[column] = 0.0
-        self.p95[column] = _NOTHING
+        self.p95[column] = _NO_DATA
 
     def begin(self, last: _Counts) -> None:
-        """Counts from here on."""
+        """Starts anew from these counts."""
         self.last = last
         self.baselines.clear()
         self.baselines.append(last)
@@ -156,9 +156,10 @@ class _Series:
 
 
 class History:
-    """Keeps what :meth:`sample` is shown about once a second, and what :meth:`take` is told.
+    """Keeps a history from regular samples of all counts, and from events.
 
-    One thread samples; :meth:`take` may be called on any, at any time. It takes about a microsecond.
+    :meth:`sample` is to be called about once a second, by one thread. :meth:`record` is an event sink, for any thread;
+    it takes about a microsecond.
 
     Args:
         clock: measures the time between two samples.
@@ -177,7 +178,7 @@ class History:
         self._clock = clock
         self._series: dict[str, _Series] = {}
         self._column = int(clock.monotonic() // WIDTH)
-        self._spans = array("d", [0.0]) * COLUMNS  # seconds that were sampled of each column
+        self._spans = array("d", [0.0]) * COLUMNS  # sampled seconds of each column
         self._recent_spans = array("d", [0.0]) * _RECENT
         self._samples = 0
         self._before: float | None = None
@@ -185,29 +186,29 @@ class History:
         self._changes: dict[str, deque[BreakerChanged]] = {}
         self._failures: dict[str, deque[Failure]] = {}
 
-    # --- what comes in -----------------------------------------------------------------------------------------------
+    # --- input -------------------------------------------------------------------------------------------------------
 
-    def take(self, event: Event) -> None:
-        """Notes changes of breakers, and calls that were sent and failed. A sink for the event stream."""
+    def record(self, event: Event) -> None:
+        """Records changes of breakers, and calls that were sent and failed."""
         if isinstance(event, BreakerChanged):
-            _kept(self._changes, event.plugin, _CHANGES).append(event)
+            _queue_of(self._changes, event.plugin, _MAX_CHANGES).append(event)
         elif isinstance(event, CallFinished) and event.attempts:
             error = event.error
-            # What the host threw is not the plugin's, and may hold anything in its text.
+            # Not exceptions of the host: they are no failures of the plugin, and their texts may contain anything.
             if isinstance(error, PluginError) and is_failure(error.code):
-                self._note(event, error.code, error.message[:_TEXT])
+                self._record_failure(event, error.code, error.message[:_MAX_TEXT])
 
-    def _note(self, event: CallFinished, code: str, text: str) -> None:
-        failures = _kept(self._failures, event.plugin, _FAILURES)
+    def _record_failure(self, event: CallFinished, code: str, text: str) -> None:
+        failures = _queue_of(self._failures, event.plugin, _MAX_FAILURES)
         last = failures[-1] if failures else None
         if last is not None and last.code == code and last.text == text:
-            # Two threads at once may count one too few: it is for a person to read.
+            # Without a lock: two threads at once may count one too few, which does no harm here.
             failures[-1] = Failure(event.at, code, text, event.request_id, last.count + 1)
         else:
             failures.append(Failure(event.at, code, text, event.request_id))
 
     def sample(self, plugins: Mapping[str, PluginMetrics]) -> None:
-        """Adds what has happened since the last sample; forgets whom ``plugins`` has not."""
+        """Adds the counts since the last sample; forgets plugins that are not among ``plugins``."""
         now = self._clock.monotonic()
         if self._before is not None and now <= self._before:
             return
@@ -217,7 +218,7 @@ class History:
         else:
             self._add(plugins, now - self._before)
         if now >= self._next_baseline:
-            self._next_baseline = now + _BASELINE_EVERY
+            self._next_baseline = now + _BASELINE_INTERVAL
             for series in self._series.values():
                 series.baselines.append(series.last)
         self._before = now
@@ -226,13 +227,13 @@ class History:
                 kept.pop(name, None)
 
     def pause(self) -> None:
-        """Nobody samples for a while: what happens until the next sample is in no column and no rate."""
+        """Suspends sampling: what happens until the next sample is in no column and no rate."""
         self._before = None
 
     def _begin(self, plugins: Mapping[str, PluginMetrics]) -> None:
         self._samples = 0
         self._recent_spans = array("d", [0.0]) * _RECENT
-        self._next_baseline = self._clock.monotonic() + _BASELINE_EVERY
+        self._next_baseline = self._clock.monotonic() + _BASELINE_INTERVAL
         counts = {name: _Counts.of(metrics) for name, metrics in plugins.items()}
         self._series = {name: self._series.get(name) or _Series(each) for name, each in counts.items()}
         for name, series in self._series.items():
@@ -249,15 +250,15 @@ class History:
             del self._series[name]
         for name, metrics in plugins.items():
             series = self._series.get(name)
-            if series is None:  # it was added since, so all that it counts is new
+            if series is None:  # it was added since the last sample
                 series = self._series[name] = _Series(_Counts(0, 0, Latencies()))
-            if metrics.requests_total < series.last.calls:  # another plugin of this name, with counts of its own
+            if metrics.requests_total < series.last.calls:  # it was replaced by another plugin of this name
                 series.begin(_Counts.of(metrics))
             else:
                 series.add(metrics, columns, recent)
 
     def _spread(self, span: float) -> Sequence[tuple[int, float]]:
-        """The columns of the last ``span`` seconds, each with its part of them: no gaps where samples are rare."""
+        """The columns of the last ``span`` seconds, each with its fraction of them: rare samples leave no gaps."""
         now = self._clock.monotonic()
         found = []
         for column in range(max(int((now - span) // WIDTH), self._column - COLUMNS + 1), self._column + 1):
@@ -267,17 +268,17 @@ class History:
         return found
 
     def _move_to(self, column: int) -> None:
-        """Empties the columns that time has passed since."""
+        """Clears the columns up to the current one."""
         for passed in range(max(self._column + 1, column - COLUMNS + 1), column + 1):
             self._spans[passed % COLUMNS] = 0.0
             for series in self._series.values():
                 series.clear(passed % COLUMNS)
         self._column = max(self._column, column)
 
-    # --- what is known -----------------------------------------------------------------------------------------------
+    # --- output ------------------------------------------------------------------------------------------------------
 
     def rate(self, name: str) -> Rate:
-        """Over the last ten samples, or as many as there are."""
+        """The rate over the last ten samples, or as many as there are."""
         series = self._series.get(name)
         span = sum(self._recent_spans)
         if series is None or not span:
@@ -285,7 +286,7 @@ class History:
         return Rate(sum(series.recent_calls) / span, sum(series.recent_failed) / span)
 
     def minute(self, name: str) -> Minute:
-        """Of about the last minute, or of as much of it as was sampled."""
+        """The numbers of about the last minute, or of the part that was sampled."""
         series = self._series.get(name)
         if series is None:
             return Minute()
@@ -299,7 +300,7 @@ class History:
         )
 
     def columns(self, name: str) -> Sequence[Column]:
-        """The last 60 columns of 5 s, the oldest first; the last one is under way. None where no call is in any."""
+        """The last 60 columns of 5 s, oldest first, the current one included; empty if there were no calls."""
         series = self._series.get(name)
         if series is None or not any(series.calls):
             return ()
@@ -307,24 +308,24 @@ class History:
         return [
             Column(series.calls[place] / span, series.failed[place] / span, series.p95[place])
             if (span := self._spans[place])
-            else Column(_NOTHING, _NOTHING, _NOTHING)
+            else Column(_NO_DATA, _NO_DATA, _NO_DATA)
             for place in places
         ]
 
     def changes(self, name: str) -> Sequence[BreakerChanged]:
-        """The last changes of the plugin's breaker, the oldest first."""
+        """The last changes of the plugin's breaker, oldest first."""
         return tuple(self._changes.get(name, ()))
 
     def failures(self, name: str) -> Sequence[Failure]:
-        """The last different failures of the plugin, the oldest first."""
+        """The last failures of the plugin, oldest first; repeated ones are counted."""
         return tuple(self._failures.get(name, ()))
 
 
-def _kept(table: dict[str, deque[T]], name: str, most: int) -> deque[T]:
-    """The name's queue; of too many names the oldest is forgotten."""
+def _queue_of(table: dict[str, deque[T]], name: str, most: int) -> deque[T]:
+    """The queue of a name; beyond 2,000 names the oldest is dropped."""
     found = table.get(name)
     if found is None:
-        while len(table) >= _NAMES:
+        while len(table) >= _MAX_PLUGINS:
             table.pop(next(iter(table)), None)
         found = table.setdefault(name, deque(maxlen=most))
     return found

@@ -1,17 +1,16 @@
-"""Metrics with labels for an application of its own: the protocols, and a collector that keeps them in memory."""
+"""Metrics with labels: protocols for an application's own collectors, and a collector in memory."""
 
 from __future__ import annotations
 
 import bisect
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
 from goplugins.errors import InvalidArgumentError
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock
 
 __all__ = [
     "DEFAULT_BUCKETS",
@@ -30,38 +29,38 @@ logger = logging.getLogger("goplugins.metrics")
 DEFAULT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of a histogram of durations, in seconds."""
 
-_MOST_SERIES = 10_000
-"""Combinations of names and labels that are kept: labels made of user input must not eat the memory."""
+_MAX_SERIES = 10_000
+"""Combinations of names and labels that are kept: labels made of user input must not exhaust the memory."""
 
 _Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class MetricsCollector(Protocol):
-    """Takes metrics by name and labels."""
+    """Receives metrics by name and labels."""
 
     def increment_counter(self, name: str, labels: Mapping[str, str], value: float = 1) -> None:
-        """Adds ``value`` to a count."""
+        """Adds ``value`` to a counter."""
         ...
 
     def set_gauge(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """Sets a value that goes up and down."""
+        """Sets a gauge."""
         ...
 
     def record_histogram(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """Notes one of many values, a duration in seconds for example."""
+        """Adds one observation, a duration in seconds for example."""
         ...
 
     def record_custom_metric(self, name: str, labels: Mapping[str, str], value: Any) -> None:
-        """Notes a value of any kind; the last one counts."""
+        """Sets a value of any type."""
         ...
 
     def get_metrics(self) -> Mapping[str, Any]:
-        """What there is, by name."""
+        """All metrics by name."""
         ...
 
 
 class CounterMetric(Protocol):
-    """A count with labels."""
+    """A counter with labels."""
 
     def inc(self, *labels: str) -> None:
         """Adds one."""
@@ -73,7 +72,7 @@ class CounterMetric(Protocol):
 
 
 class GaugeMetric(Protocol):
-    """A value that goes up and down, with labels."""
+    """A gauge with labels."""
 
     def set(self, value: float, *labels: str) -> None:
         """Sets it."""
@@ -84,7 +83,7 @@ class GaugeMetric(Protocol):
         ...
 
     def dec(self, *labels: str) -> None:
-        """Takes one away."""
+        """Subtracts one."""
         ...
 
     def add(self, value: float, *labels: str) -> None:
@@ -93,39 +92,39 @@ class GaugeMetric(Protocol):
 
 
 class HistogramMetric(Protocol):
-    """How values are spread, with labels."""
+    """A histogram with labels."""
 
     def observe(self, value: float, *labels: str) -> None:
-        """Notes one value."""
+        """Adds one observation."""
         ...
 
 
 @runtime_checkable
 class EnhancedMetricsCollector(MetricsCollector, Protocol):
-    """Also makes metrics that are declared once, with the names of their labels."""
+    """A collector that also creates metrics which are declared once, with the names of their labels."""
 
     def counter_with_labels(self, name: str, description: str, *label_names: str) -> CounterMetric:
-        """A count."""
+        """Declares a counter."""
         ...
 
     def gauge_with_labels(self, name: str, description: str, *label_names: str) -> GaugeMetric:
-        """A value that goes up and down."""
+        """Declares a gauge."""
         ...
 
     def histogram_with_labels(
         self, name: str, description: str, buckets: Sequence[float], *label_names: str
     ) -> HistogramMetric:
-        """How values are spread; ``buckets`` are the upper bounds, without the infinite one."""
+        """Declares a histogram; ``buckets`` are upper bounds, without the infinite one."""
         ...
 
     def get_prometheus_metrics(self) -> Sequence[PrometheusMetric]:
-        """All series, as Prometheus sees them."""
+        """All series in the form of Prometheus."""
         ...
 
 
 @attrs.frozen
 class PrometheusBucket:
-    """How many values of a histogram do not exceed a bound."""
+    """How many observations of a histogram do not exceed a bound."""
 
     upper_bound: float
     count: int
@@ -136,12 +135,12 @@ class PrometheusMetric:
     """One series.
 
     Attributes:
-        name: the metric's.
+        name: the metric's name.
         type: "counter", "gauge" or "histogram".
         description: what it measures.
-        value: the count, the value, or the sum of a histogram's values.
-        labels: which series of the metric it is.
-        buckets: of a histogram, from the lowest bound to infinity; the last one's count is that of all values.
+        value: the count, the gauge's value, or the sum of a histogram's observations.
+        labels: the labels of the series.
+        buckets: a histogram's, from the lowest bound to infinity; the last one counts all observations.
     """
 
     name: str
@@ -170,9 +169,10 @@ class _Family:
 
 
 class InMemoryCollector:
-    """Keeps metrics in memory: for tests, and for applications that show them in their own way.
+    """Keeps metrics in memory: for tests, and for applications that display them themselves.
 
-    At most 10,000 series are kept; more are counted in ``dropped`` and told once. Safe to use from many threads.
+    At most 10,000 series are kept; further ones are counted in ``dropped``, with one warning. Safe to use from many
+    threads.
 
     >>> collector = InMemoryCollector()
     >>> jobs = collector.counter_with_labels("jobs_total", "Jobs done.", "queue")
@@ -184,33 +184,32 @@ class InMemoryCollector:
 
     def __init__(self) -> None:
         self._families: dict[str, _Family] = {}
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._count = 0
         self.dropped = 0
-        register_forkable(self)
 
     # --- by name ---------------------------------------------------------------------------------------------------
 
     def increment_counter(self, name: str, labels: Mapping[str, str], value: float = 1) -> None:
-        """Adds ``value``, 0 or more, to a count.
+        """Adds ``value``, 0 or more, to a counter.
 
         Raises:
-            InvalidArgumentError: a negative value, or a name that is not a counter's.
+            InvalidArgumentError: the value is negative, or the name is not a counter's.
         """
         if not value >= 0:
-            raise InvalidArgumentError(f"{name}: a counter only grows, got {value!r}")
+            raise InvalidArgumentError(f"{name}: expected a value of at least 0 for a counter, got {value!r}")
         self._change(name, "counter", labels, add=value)
 
     def set_gauge(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """Sets a value that goes up and down."""
+        """Sets a gauge."""
         self._change(name, "gauge", labels, to=value)
 
     def record_histogram(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """Notes one value; durations are seconds."""
+        """Adds one observation; durations are seconds."""
         self._change(name, "histogram", labels, observed=value)
 
     def record_custom_metric(self, name: str, labels: Mapping[str, str], value: Any) -> None:
-        """Notes a value of any kind; the last one counts."""
+        """Sets a value of any type."""
         self._change(name, "custom", labels, to=value)
 
     # --- declared --------------------------------------------------------------------------------------------------
@@ -219,18 +218,18 @@ class InMemoryCollector:
         """A count with labels.
 
         Raises:
-            InvalidArgumentError: the name is another metric's.
+            InvalidArgumentError: the name belongs to another metric.
         """
         return _Counter(self, name, self._declare(name, "counter", description, label_names))
 
     def gauge_with_labels(self, name: str, description: str, *label_names: str) -> GaugeMetric:
-        """A value that goes up and down, with labels."""
+        """A gauge with labels."""
         return _Gauge(self, name, self._declare(name, "gauge", description, label_names))
 
     def histogram_with_labels(
         self, name: str, description: str, buckets: Sequence[float], *label_names: str
     ) -> HistogramMetric:
-        """How values are spread; ``buckets`` are upper bounds, ascending, without the infinite one."""
+        """Declares a histogram; ``buckets`` are ascending upper bounds, without the infinite one."""
         bounds = tuple(buckets) or DEFAULT_BUCKETS
         if list(bounds) != sorted(set(bounds)):
             raise InvalidArgumentError(f"{name}: buckets: expected ascending bounds, got {bounds!r}")
@@ -239,7 +238,7 @@ class InMemoryCollector:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def get_metrics(self) -> dict[str, dict[str, Any]]:
-        """Name -> labels ("plugin=search,kind=timeout") -> value; of a histogram its sum, count and buckets."""
+        """Name -> labels ("plugin=search,kind=timeout") -> value; for a histogram: sum, count and buckets."""
         with self._lock:
             return {
                 name: {_text(labels): _shown(family, series) for labels, series in family.series.items()}
@@ -247,7 +246,7 @@ class InMemoryCollector:
             }
 
     def get_prometheus_metrics(self) -> list[PrometheusMetric]:
-        """All series but custom ones, as Prometheus sees them."""
+        """All series except custom ones, in the form of Prometheus."""
         with self._lock:
             return [
                 PrometheusMetric(
@@ -266,9 +265,9 @@ class InMemoryCollector:
         with self._lock:
             family = self._family(name, kind)
             if family.label_names is not None and (family.label_names, family.bounds) != (label_names, bounds):
-                raise InvalidArgumentError(f"{name}: is declared already, with labels {family.label_names}")
+                raise InvalidArgumentError(f"{name}: already declared, with labels {family.label_names}")
             if family.label_names is None and family.series:
-                raise InvalidArgumentError(f"{name}: is in use already without having been declared")
+                raise InvalidArgumentError(f"{name}: already in use without a declaration")
             family.description, family.label_names, family.bounds = description, label_names, bounds
         return label_names
 
@@ -294,7 +293,7 @@ class InMemoryCollector:
         key = tuple(sorted(labels.items()))
         first_dropped = False
         with self._lock:
-            full = self._count >= _MOST_SERIES
+            full = self._count >= _MAX_SERIES
             if full and name not in self._families:
                 self.dropped += 1
                 return
@@ -316,11 +315,7 @@ class InMemoryCollector:
                 else:
                     series.value = to
         if first_dropped:
-            logger.warning("%s: %d series are kept already, further ones are dropped", name, _MOST_SERIES)
-
-    def after_fork_in_child(self) -> None:
-        """A fresh lock; what was counted stays."""
-        self._lock = threading.Lock()
+            logger.warning("%s: %d series are kept already; further ones are dropped", name, _MAX_SERIES)
 
 
 class _Metric:
@@ -367,7 +362,7 @@ def _text(labels: _Labels) -> str:
 
 
 def _escaped(value: str) -> str:
-    r"""Without what would end it: ``a=1,b=2`` might be two labels, or one.
+    r"""A label's value with escaped separators: ``a=1,b=2`` must stay one label.
 
     >>> _escaped("1,b=2")
     '1\\,b=2'

@@ -1,11 +1,11 @@
-"""Traces and metrics through OpenTelemetry's own API. The only module that imports it."""
+"""Traces and metrics through the OpenTelemetry API. Imported only where OpenTelemetry is in use."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -13,9 +13,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from goplugins.enums import SpanStatusCode
-from goplugins.models.explanation import Explanation
-from goplugins.models.metrics import ManagerMetrics
-from goplugins.observability.common_metrics import STATES
+from goplugins.observability.common_metrics import STATES, PluginSource
 from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.observability.spans import Span
@@ -38,7 +36,7 @@ class _Span:
         self.span.add_event(name, dict(attributes))
 
     def set_status(self, code: SpanStatusCode, message: str = "") -> None:
-        # By the conventions a span that went well is left unset: whoever reads traces decides what is good.
+        # By OpenTelemetry's conventions the status of a successful span stays unset.
         if code is not SpanStatusCode.OK:
             self.span.set_status(Status(StatusCode.ERROR, message))
 
@@ -51,71 +49,66 @@ class _Span:
 
 
 class OpenTelemetryTracing:
-    """Makes OpenTelemetry spans; the provider of :class:`goplugins.ObservabilityConfig` when it names none.
+    """Creates OpenTelemetry spans; the default tracing provider of :class:`goplugins.ObservabilityConfig`.
 
     Args:
-        tracer_provider: whose tracer; the global one when left out.
+        tracer_provider: provides the tracer; by default the global one.
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("goplugins", tracer_provider=tracer_provider)
 
     def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
-        """Begins a span."""
+        """Starts a span."""
         given: Context | None = context
         return _Span(self._tracer.start_span(name, given, _KINDS[kind], dict(attributes)))
 
     def extract_context(self, headers: Mapping[str, str]) -> Any:
-        """What the configured propagators (W3C by default) find in the headers."""
+        """The context that the configured propagators (W3C by default) read from the headers."""
         return propagate.extract({name.lower(): value for name, value in headers.items()})
 
     def inject_context(self, span: Span | None) -> Mapping[str, str]:
-        """What the configured propagators write."""
+        """The headers that the configured propagators write."""
         carrier: dict[str, str] = {}
         context = trace.set_span_in_context(span.span) if isinstance(span, _Span) else None
         propagate.inject(carrier, context)
         return carrier
 
     def activate(self, span: Span) -> AbstractContextManager[Any]:
-        """Makes the span the current one."""
+        """Makes the span the current one for the duration of the context manager."""
         assert isinstance(span, _Span)  # noqa: S101 - start_span() made it
         return trace.use_span(span.span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
 
     def decided(self) -> bool | None:
-        """Whether the current trace is sampled; None without one."""
+        """Whether the current trace is sampled; None without a current trace."""
         context = trace.get_current_span().get_span_context()
         return bool(context.trace_flags.sampled) if context.is_valid else None
 
 
-class _Source(Protocol):
-    def metrics(self) -> ManagerMetrics: ...
-    def explain(self, name: str, /) -> Explanation: ...
-
-
 class OpenTelemetryMetrics:
-    """A manager's metrics through the OpenTelemetry API: an alternative to Prometheus. A sink of its events.
+    """A manager's metrics through the OpenTelemetry API, as an alternative to Prometheus. An event sink.
 
     Args:
-        source: where states are looked up.
-        prefix: the beginning of their names.
-        meter_provider: whose meter; the global one when left out.
+        source: the manager's plugins; held weakly.
+        prefix: the prefix of their names.
+        meter_provider: provides the meter; by default the global one.
     """
 
-    def __init__(self, source: _Source, *, prefix: str = "goplugins", meter_provider: MeterProvider | None = None):
+    def __init__(self, source: PluginSource, *, prefix: str = "goplugins", meter_provider: MeterProvider | None = None):
         meter = get_meter("goplugins", meter_provider=meter_provider)
         self._source = weakref.ref(source)
-        self._calls = meter.create_counter(f"{prefix}.calls", "{call}", "Calls that have ended.")
-        self._attempts = meter.create_counter(f"{prefix}.attempts", "{attempt}", "Attempts that were sent.")
-        self._duration = meter.create_histogram(f"{prefix}.call.duration", "s", "How long calls took.")
+        self._calls = meter.create_counter(f"{prefix}.calls", "{call}", "Finished calls.")
+        self._attempts = meter.create_counter(f"{prefix}.attempts", "{attempt}", "Sent attempts.")
+        self._duration = meter.create_histogram(f"{prefix}.call.duration", "s", "Duration of calls.")
         meter.create_observable_up_down_counter(
-            f"{prefix}.calls.in_flight", [self._in_flight], "{call}", "Calls under way."
+            f"{prefix}.calls.in_flight", [self._in_flight], "{call}", "Calls in flight."
         )
         meter.create_observable_gauge(
             f"{prefix}.breaker.state", [self._breakers], "1", "0 closed, 1 half-open, 2 open."
         )
 
     def __call__(self, event: Event) -> None:
-        """Takes the end of a call."""
+        """Records the end of a call."""
         if not isinstance(event, CallFinished) or event.as_member:
             return
         outcome = kind_of_error(event.error)
@@ -137,5 +130,5 @@ class OpenTelemetryMetrics:
             for name in source.metrics().plugins:
                 try:
                     yield Observation(STATES[source.explain(name).breaker], {"plugin": name})
-                except LookupError:  # it went this very moment
+                except LookupError:  # removed meanwhile
                     continue

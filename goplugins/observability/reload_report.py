@@ -1,4 +1,4 @@
-"""What a reload did, plugin by plugin."""
+"""The report of a reload, plugin by plugin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_PROBLEMS = 10
 
 
 class ReloadAction(enum.StrEnum):
-    """What became of a plugin."""
+    """What a reload did with a plugin."""
 
     KEPT = "kept"
     UPDATED = "updated"
@@ -30,12 +30,12 @@ class PluginOutcome:
     """One plugin's part of a reload.
 
     Attributes:
-        name: the plugin's.
-        action: what became of it. "updated" is in place: connections, counts and states stayed.
-        drained: calls that were under way on it when it was replaced or removed, and were waited for.
-        drain_time: seconds until the last of them was out.
-        left_behind: how many were still under way after ``drain_timeout``. A call that had yet to be sent, since it
-            waited for a place or a token, goes to the successor and is not among them.
+        name: the plugin's name.
+        action: what the reload did with it. "updated" is in place: connections, counts and states were kept.
+        drained: calls in flight when it was replaced or removed, which have finished since.
+        drain_time: seconds until the last of them had finished.
+        left_behind: calls still in flight after ``drain_timeout``. Calls that were still waiting to be sent go to the
+            successor and are not counted.
     """
 
     name: str
@@ -55,14 +55,14 @@ class PluginOutcome:
 
 @attrs.frozen
 class ReloadReport:
-    """What a reload did, or with ``dry_run`` would do. ``print`` it.
+    """What a reload did, or would do with ``dry_run``. ``print`` it.
 
     Attributes:
         strategy: how plugins were replaced.
-        plugins: every plugin of the configuration, and those that left it.
-        diff: the fields that differ.
-        elapsed: seconds that it took.
-        dry_run: whether nothing was done.
+        plugins: the plugins of the new configuration, and the removed ones.
+        diff: the changed fields.
+        elapsed: duration in seconds.
+        dry_run: True if nothing was changed.
     """
 
     strategy: ReloadStrategy
@@ -72,37 +72,37 @@ class ReloadReport:
     dry_run: bool = False
 
     def names(self, action: ReloadAction | str) -> tuple[str, ...]:
-        """The plugins that met with ``action``, such as ``"replaced"``."""
+        """Names of the plugins with that ``action``, such as ``"replaced"``."""
         return tuple(outcome.name for outcome in self.plugins if outcome.action == action)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Plugins that were not touched."""
+        """Plugins without changes."""
         return self.names(ReloadAction.KEPT)
 
     @property
     def updated(self) -> tuple[str, ...]:
-        """Plugins that took over new policies in place."""
+        """Plugins whose policies were changed in place."""
         return self.names(ReloadAction.UPDATED)
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """Plugins that another one took the place of."""
+        """Plugins that were replaced by a new instance."""
         return self.names(ReloadAction.REPLACED)
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Plugins that were not there before, or not enabled."""
+        """Plugins that are new, or were not enabled before."""
         return self.names(ReloadAction.ADDED)
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """Plugins that are not there any more, or not enabled."""
+        """Plugins that were removed, or are no longer enabled."""
         return self.names(ReloadAction.REMOVED)
 
     @property
     def drained(self) -> int:
-        """Calls that were waited for, on all plugins together."""
+        """Drained calls of all plugins."""
         return sum(outcome.drained for outcome in self.plugins)
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class ReloadReport:
 
 
 def on_one_line(error: PluginError) -> str:
-    """Why a reload failed, as part of a line: the first few problems, one behind the other.
+    """The first problems of a failed reload, on one line.
 
     >>> from goplugins.errors import InvalidConfigError
     >>> on_one_line(InvalidConfigError.of([InvalidConfigError("wrong", path=path) for path in ("a", "b")], "x.yaml"))

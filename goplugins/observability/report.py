@@ -1,4 +1,4 @@
-"""One look at everything: how many calls, how fast, what failed, plugin by plugin."""
+"""The report of a manager: calls, latencies and errors of each plugin."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _COLUMNS = ("plugin", "calls", "ok %", "p50 ms", "p95 ms", "p99 ms", "errors")
 
 @attrs.frozen
 class GlobalMetrics:
-    """All plugins together, those that were removed included; a member's part in a call of its group counts, too.
+    """Sums over all plugins, removed ones included. Members' parts in calls of their groups are counted as well.
 
     Attributes:
-        total_requests: calls that have ended.
-        total_errors: those that raised.
-        active_requests: calls under way.
+        total_requests: finished calls.
+        total_errors: failed calls.
+        active_requests: calls in flight.
     """
 
     total_requests: int = 0
@@ -31,28 +31,28 @@ class GlobalMetrics:
 
 @attrs.frozen
 class PluginMetricsReport:
-    """One plugin. Latencies are seconds, of the calls that were sent, and true to 1 part in 32.
+    """Statistics of one plugin. Latencies are seconds, of the calls that were sent, with a precision of 1/32.
 
     Attributes:
-        total_requests: calls that have ended.
-        successful_requests: those that were answered.
-        failed_requests: those that raised.
-        active_requests: calls under way.
-        success_rate_percent: answered calls of all that have ended; 100 before the first one.
+        total_requests: finished calls.
+        successful_requests: answered calls.
+        failed_requests: failed calls.
+        active_requests: calls in flight.
+        success_rate_percent: percentage of answered calls; 100 before the first call.
         min_latency: the shortest call.
         max_latency: the longest call.
-        avg_latency: the mean of all calls that have ended, refused ones included.
-        p50_latency: half of the calls were not longer.
-        p95_latency: 95 of 100 calls were not longer.
-        p99_latency: 99 of 100 calls were not longer.
-        timeout_errors: calls that ran out of time.
-        connection_errors: calls that found nobody, or lost him; TLS included.
-        auth_errors: calls with credentials that were refused.
-        other_errors: all other errors.
-        errors: calls that raised, by kind; see :func:`goplugins.observability.error_kinds.kind_of_error`.
-        circuit_breaker_trips: how often the breaker opened.
-        health_check_total: looks at its health.
-        health_check_failed: those that found it ill.
+        avg_latency: the mean of all finished calls, refused ones included.
+        p50_latency: the median.
+        p95_latency: the 95th percentile.
+        p99_latency: the 99th percentile.
+        timeout_errors: calls that timed out.
+        connection_errors: calls that could not connect or lost their connection, TLS errors included.
+        auth_errors: calls whose credentials were refused.
+        other_errors: all other failed calls.
+        errors: failed calls by kind; see :func:`goplugins.observability.error_kinds.kind_of_error`.
+        circuit_breaker_trips: how often the breaker has opened.
+        health_check_total: health checks.
+        health_check_failed: failed health checks.
     """
 
     total_requests: int = 0
@@ -77,7 +77,7 @@ class PluginMetricsReport:
 
     @classmethod
     def of(cls, counts: PluginMetrics) -> PluginMetricsReport:
-        """The report of a plugin's counts."""
+        """The report for a plugin's counts."""
         kinds: dict[str, int] = {}
         for code, count in counts.errors.items():
             kind = kind_of_code(code)
@@ -112,13 +112,13 @@ class PluginMetricsReport:
 
 @attrs.frozen
 class ObservabilityReport:
-    """A manager's plugins at one moment; ``print`` it.
+    """The statistics of a manager's plugins at one time; ``print`` it.
 
     Attributes:
         generated_at: when, in seconds since the Unix epoch.
-        uptime: seconds since the manager was made.
-        total: all plugins together.
-        plugins: each present plugin's own.
+        uptime: seconds since the manager was created.
+        total: sums over all plugins.
+        plugins: the present plugins by name.
     """
 
     generated_at: float
@@ -128,7 +128,7 @@ class ObservabilityReport:
 
     @classmethod
     def of(cls, metrics: ManagerMetrics, *, at: float, uptime: float) -> ObservabilityReport:
-        """The report of a manager's counts."""
+        """The report for a manager's counts."""
         total = GlobalMetrics(metrics.requests_total, metrics.requests_failure, metrics.active_requests)
         plugins = {name: PluginMetricsReport.of(counts) for name, counts in metrics.plugins.items()}
         return cls(at, uptime, total, plugins)
@@ -142,7 +142,7 @@ class ObservabilityReport:
         )
         total = self.total
         head = f"{total.total_requests} calls in {self.uptime:.0f} s, {total.total_errors} failed"
-        return "\n".join([f"{head}, {total.active_requests} under way", *lines])
+        return "\n".join([f"{head}, {total.active_requests} in flight", *lines])
 
 
 def _row(name: str, report: PluginMetricsReport) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""From the configuration's ``observability`` section to consumers of a manager's events."""
+"""Sets up the consumers of a manager's events by the ``observability`` section of its configuration."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import importlib.util
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from goplugins.config import ManagerConfig, ObservabilityConfig
-from goplugins.models.explanation import Explanation
-from goplugins.models.metrics import ManagerMetrics
 from goplugins.observability.audit import AuditLog
 from goplugins.observability.call_log import CallLog
-from goplugins.observability.common_metrics import CollectorSink
+from goplugins.observability.common_metrics import CollectorSink, PluginSource
 from goplugins.observability.event_stream import EventStream
 from goplugins.observability.spans import TracingProvider
 from goplugins.observability.tracing import Tracer
@@ -27,28 +25,19 @@ if TYPE_CHECKING:
 __all__ = ["Observers", "problems_of"]
 
 _INTERVAL = 5.0
-"""Seconds between two looks at states, where nobody asks for them; and between two tries to get the metrics port."""
-
-
-class Observed(Protocol):
-    """A manager's inside."""
-
-    def metrics(self) -> ManagerMetrics: ...
-    def explain(self, name: str, /) -> Explanation: ...
-    def labels_of(self, name: str, /) -> Mapping[str, str]: ...
-    def describe(self, name: str, /) -> Mapping[str, Any]: ...
+"""Seconds between two exports of gauges in multi-process mode, and between two attempts to open the metrics port."""
 
 
 class Observers:
-    """Who is told what a manager does, as its configuration says.
+    """Logs, audit trail, metrics and traces of one manager, as configured.
 
     Args:
-        events: what happens.
-        clock: measures.
-        rng: decides which calls are traced.
+        events: the manager's event stream.
+        clock: measures time.
+        rng: draws the traced calls.
 
     Attributes:
-        tracer: puts spans around calls; None where calls are not traced.
+        tracer: makes calls within spans; None if calls are not traced.
     """
 
     def __init__(self, events: EventStream, clock: Clock, rng: random.Random) -> None:
@@ -61,12 +50,12 @@ class Observers:
         self._exporters: list[PrometheusExporter] = []
         self._every: Schedule | None = None
         self._server: MetricsServer | None = None
-        self._ticket: ScheduledTask | None = None
+        self._task: ScheduledTask | None = None
         self._level = logging.NOTSET
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
 
-    def apply(self, config: ManagerConfig, source: Observed) -> None:
-        """Applies the settings of a configuration, resolved; exporters and spans describe the plugins of ``source``."""
+    def apply(self, config: ManagerConfig, source: PluginSource) -> None:
+        """Applies a resolved configuration. Metrics and spans describe the plugins of ``source``."""
         before, self._config = self._config, config
         new = config.observability
         old = None if before is None else before.observability
@@ -86,7 +75,7 @@ class Observers:
         if config.log_level not in {None, level}:
             calls.setLevel(str(config.log_level).upper())
             self._level = calls.level
-        elif self._level and calls.level == self._level:  # nobody else has set it: what holds for goplugins holds
+        elif self._level and calls.level == self._level:  # set here and not changed since: inherit from goplugins again
             calls.setLevel(logging.NOTSET)
 
     def _collect(self, config: ObservabilityConfig) -> None:
@@ -101,7 +90,7 @@ class Observers:
             )
             self._detach["collector"] = self._events.attach(sink, attempts="none")
 
-    def _export(self, config: ObservabilityConfig, port: int | None, source: Observed) -> None:
+    def _export(self, config: ObservabilityConfig, port: int | None, source: PluginSource) -> None:
         wanted = config.metrics_enabled and port is not None
         if self._server is not None:
             self._server.close()
@@ -122,13 +111,13 @@ class Observers:
         )
         self._detach["prometheus"] = self.add(exporter)
         self._server = MetricsServer(port, config.metrics_address)
-        self._go_on()
+        self._start()
 
     def add(self, exporter: PrometheusExporter) -> Callable[[], None]:
-        """Tells an exporter of everything from now on; returns its end."""
+        """Passes all events to an exporter from now on; returns a function that ends this."""
         detach = self._events.attach(exporter, attempts="none")
         self._exporters.append(exporter)
-        self._go_on()
+        self._start()
 
         def end() -> None:
             detach()
@@ -137,7 +126,7 @@ class Observers:
 
         return end
 
-    def _trace(self, config: ObservabilityConfig, source: Observed) -> None:
+    def _trace(self, config: ObservabilityConfig, source: PluginSource) -> None:
         self._end("tracing")
         if not config.tracing_enabled:
             return
@@ -148,8 +137,8 @@ class Observers:
             provider = OpenTelemetryTracing()
         self.trace_with(provider, config.tracing_sample_rate, source)
 
-    def trace_with(self, provider: TracingProvider, sample_rate: float, source: Observed) -> None:
-        """Traces calls from now on; ``source`` describes their plugins."""
+    def trace_with(self, provider: TracingProvider, sample_rate: float, source: PluginSource) -> None:
+        """Traces calls from now on, with the attributes that ``source`` has for their plugins."""
         self._end("tracing")
         tracer = Tracer(provider, sample_rate, source.describe, self._rng)
         detach = self._events.attach(tracer, calls="none", changes=False)
@@ -162,43 +151,43 @@ class Observers:
         self._detach["tracing"] = end
 
     def start(self, every: Schedule) -> None:
-        """Opens the metrics port, if there is to be one. With the first call, not before: the process may yet fork.
+        """Opens the metrics port, if configured. To be called with the first call: the process may fork before.
 
         Args:
-            every: has a bound method run every so many seconds.
+            every: runs methods periodically.
         """
         self._every = every
-        self._go_on()
+        self._start()
 
-    def _go_on(self) -> None:
+    def _start(self) -> None:
         if self._every is None or (self._server is None and not self._exporters):
             return
         if self._server is not None:
             self._server.start()
-        if self._ticket is None:
-            self._ticket = self._every(self.tick, _INTERVAL, _INTERVAL)
+        if self._task is None:
+            self._task = self._every(self.tick, _INTERVAL, _INTERVAL)
 
     def tick(self) -> None:
-        """What is done every few seconds: the port, if another process had it; states, if nobody asks here."""
+        """Periodic work: opens the port if another process had it, and exports gauges in multi-process mode."""
         if self._server is not None:
             self._server.start()
         for exporter in self._exporters:
             exporter.tick()
 
     def close(self) -> None:
-        """Tells nobody anything any more."""
-        if self._ticket is not None:
-            self._ticket.cancel()
+        """Stops the exporters and detaches all sinks."""
+        if self._task is not None:
+            self._task.cancel()
         if self._server is not None:
             self._server.close()
         for exporter in self._exporters:
-            exporter.tick()  # the last counts
+            exporter.tick()  # exports the last counts
         for name in list(self._detach):
             self._end(name)
 
     @property
     def metrics_port(self) -> int | None:
-        """The port that metrics are served on; None if they aren't."""
+        """The port that metrics are served on; None if they are not served."""
         return None if self._server is None else self._server.port
 
     def _end(self, name: str) -> None:
@@ -208,7 +197,7 @@ class Observers:
 
 
 def problems_of(config: ManagerConfig) -> Mapping[str, str]:
-    """Fields that ask for a package that is not installed, and what to do."""
+    """Fields that need a package which is not installed, each with what to do."""
     found: dict[str, str] = {}
     observability = config.observability
     exported = config.metrics_port is not None and observability.metrics_enabled

@@ -1,4 +1,4 @@
-"""Traces: a span for a call, an event in it for each attempt, and its context on every wire."""
+"""Traces: a span per call with an event per attempt, and its context in the headers of the call."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ __all__ = ["Tracer", "serving_span"]
 logger = logging.getLogger("goplugins.tracing")
 
 Make = Callable[[str, Call], Any]
-"""Makes a call of a plugin by its name."""
+"""Makes a call of the plugin with that name."""
 
 Describe = Callable[[str], Mapping[str, Any]]
-"""The attributes of a plugin by its name."""
+"""Returns the span attributes of the plugin with that name."""
 
 
-class _Open:
-    """A call's span while the call is under way."""
+class _OpenSpan:
+    """The span of a call in flight."""
 
-    __slots__ = ("plugin", "request_id", "seen", "span")
+    __slots__ = ("events", "plugin", "request_id", "span")
 
     def __init__(self, span: Span, plugin: str, request_id: str) -> None:
         self.span = span
         self.plugin = plugin
         self.request_id = request_id
-        self.seen = 0
+        self.events = 0
 
 
-_current: contextvars.ContextVar[_Open | None] = contextvars.ContextVar("goplugins_span", default=None)
+_current: contextvars.ContextVar[_OpenSpan | None] = contextvars.ContextVar("goplugins_span", default=None)
 
 
 class Tracer:
-    """Puts a span around calls, and tells it of their attempts; a sink of attempts.
+    """Makes calls within spans, and adds an event for each attempt; an event sink for attempts.
 
-    A trace that has begun already is followed: recorded if its caller's is. Of the others ``sample_rate`` are begun.
-    What a provider raises is logged, and the call goes on without a span.
+    A call within a trace is recorded if the trace is. Outside of traces, a ``sample_rate`` of the calls starts one.
+    Exceptions of the provider are logged, and the call goes on without a span.
 
     Args:
-        provider: makes the spans.
-        sample_rate: share of the traces that begin here, 0 to 1.
-        describe: attributes of a plugin.
-        rng: decides which.
+        provider: creates the spans.
+        sample_rate: fraction of calls outside of traces that start a trace, 0 to 1.
+        describe: returns the attributes of a plugin.
+        rng: draws the sampled calls.
     """
 
     def __init__(self, provider: TracingProvider, sample_rate: float, describe: Describe, rng: random.Random) -> None:
@@ -68,7 +68,7 @@ class Tracer:
         if opened is None:
             return make(name, call)
         token = _current.set(opened)
-        leave = _activate(self._provider, opened.span, name)
+        deactivate = _activate(self._provider, opened.span, name)
         try:
             value = make(name, call)
         except BaseException as exc:
@@ -78,10 +78,10 @@ class Tracer:
             self._end(opened, call, None)
             return value
         finally:
-            leave()
+            deactivate()
             _current.reset(token)
 
-    def _begin(self, name: str, call: Call) -> _Open | None:
+    def _begin(self, name: str, call: Call) -> _OpenSpan | None:
         provider = self._provider
         span = None
         try:
@@ -90,29 +90,29 @@ class Tracer:
             if wanted:
                 attributes = {"goplugins.request_id": call.request_id, **self._describe(name)}
                 span = provider.start_span(f"{name}/execute", kind="client", attributes=attributes)
-            # Also of a trace that is not recorded: the next one must know that.
+            # Also for a trace that is not recorded, so that the next service does not record it either.
             carried = provider.inject_context(span)
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            logger.exception("no span for a call of %r", name)
+            logger.exception("starting a span for a call of %r failed", name)
             if span is not None:
-                _harmless(span.finish, name)
+                _run_safely(span.finish, name)
             return None
         if carried:
             names = {header.lower() for header in carried}
             own = {header: value for header, value in call.headers.items() if header.lower() not in names}
             call.headers = {**own, **carried}
-        return None if span is None else _Open(span, name, call.request_id)
+        return None if span is None else _OpenSpan(span, name, call.request_id)
 
-    def _end(self, opened: _Open, call: Call, error: BaseException | None) -> None:
+    def _end(self, opened: _OpenSpan, call: Call, error: BaseException | None) -> None:
         span = opened.span
         try:
             span.set_attribute("goplugins.attempts", call.attempts)
             span.set_attribute("goplugins.source", call.source)
             if call.member:
                 span.set_attribute("goplugins.member", call.member)
-            for _ in range(call.attempts - opened.seen):  # the loser of two hedged attempts is not waited for
+            for _ in range(call.attempts - opened.events):  # a hedged attempt that was not awaited
                 span.add_event("attempt", {"goplugins.outcome": "abandoned"})
             if error is None:
                 span.set_status(SpanStatusCode.OK)
@@ -125,16 +125,16 @@ class Tracer:
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            logger.exception("a span of %r could not be ended", opened.plugin)
+            logger.exception("ending the span of a call of %r failed", opened.plugin)
 
     def __call__(self, event: Event) -> None:
-        """Takes the end of an attempt; on a thread within the call's context."""
+        """Records the end of an attempt, on a thread within the call's context."""
         opened = _current.get()
         if opened is None or not isinstance(event, AttemptFinished):
             return
         if event.plugin != opened.plugin or event.request_id != opened.request_id:
-            return  # a member's part, which its group's attempt tells of
-        opened.seen += 1
+            return  # a member's part: the group's attempt has an event of its own
+        opened.events += 1
         attributes: dict[str, Any] = {
             "goplugins.attempt": event.attempt,
             "goplugins.elapsed": event.elapsed,
@@ -151,7 +151,7 @@ class Tracer:
 def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> Iterator[None]:
     """A span around the work of a served plugin, in its caller's trace.
 
-    Only where the OpenTelemetry SDK is in use: an application that wants traces has loaded it.
+    Only if the OpenTelemetry SDK is loaded: applications without traces must not pay for it.
     """
     provider = _provider_of_process()
     if provider is None:
@@ -164,38 +164,38 @@ def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> It
     except Exception as exc:
         if belongs_to_host(exc):
             raise
-        logger.exception("no span for a call that %r serves", plugin)
+        logger.exception("starting a span for a served call of %r failed", plugin)
         yield
         return
-    leave = _activate(provider, span, plugin)
+    deactivate = _activate(provider, span, plugin)
     try:
         yield
     except BaseException as exc:
         name = type(exc).__name__
-        _harmless(lambda: span.set_attribute("error.type", name), plugin)
-        _harmless(lambda: span.set_status(SpanStatusCode.ERROR, name), plugin)
+        _run_safely(lambda: span.set_attribute("error.type", name), plugin)
+        _run_safely(lambda: span.set_status(SpanStatusCode.ERROR, name), plugin)
         raise
     else:
-        _harmless(lambda: span.set_status(SpanStatusCode.OK), plugin)
+        _run_safely(lambda: span.set_status(SpanStatusCode.OK), plugin)
     finally:
-        leave()
-        _harmless(span.finish, plugin)
+        deactivate()
+        _run_safely(span.finish, plugin)
 
 
 def _activate(provider: TracingProvider, span: Span, plugin: str) -> Callable[[], None]:
-    """Makes the span the current one; returns what ends that. The call goes on if the provider can't."""
+    """Makes the span the current one; returns a function that ends this. Failures of the provider are logged."""
     stack = contextlib.ExitStack()
-    _harmless(lambda: stack.enter_context(provider.activate(span)), plugin)
-    return lambda: _harmless(stack.close, plugin)
+    _run_safely(lambda: stack.enter_context(provider.activate(span)), plugin)
+    return lambda: _run_safely(stack.close, plugin)
 
 
-def _harmless(work: Callable[[], object], plugin: str) -> None:
+def _run_safely(work: Callable[[], object], plugin: str) -> None:
     try:
         work()
     except Exception as exc:
         if belongs_to_host(exc):
             raise
-        logger.exception("a provider of spans failed in a call of %r", plugin)
+        logger.exception("the tracing provider failed in a call of %r", plugin)
 
 
 def _provider_of_process() -> TracingProvider | None:

@@ -106,7 +106,7 @@ class Board:
         self._ticket: ScheduledTask | None = None
         self._detach: Callable[[], None] | None = None
         # Changes are rare, and the page shows those from before it was opened, too.
-        detach = attach_sink(manager, self.history.take, calls="none", changes=True)
+        detach = attach_sink(manager, self.history.record, calls="none", changes=True)
         weakref.finalize(self, detach).atexit = False
         register_forkable(self)
 
@@ -148,7 +148,7 @@ class Board:
             except SaturatedError as exc:
                 logger.warning("the dashboard takes no samples: %s", exc)
                 return
-            self._detach = attach_sink(self.manager, self.history.take, calls="failed", changes=False)
+            self._detach = attach_sink(self.manager, self.history.record, calls="failed", changes=False)
 
     def _stop(self) -> None:
         with self._lock:

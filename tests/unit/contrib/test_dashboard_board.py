@@ -253,7 +253,7 @@ def test_a_dashboard_without_viewers_adds_no_thread_and_no_work_to_a_call(manage
     events = manager._lifecycle.events
     assert threads() <= before
     assert get_scheduler().scheduled <= scheduled
-    assert page.board.history.take not in (*events.calls, *events.failed_calls, *events.attempts)
+    assert page.board.history.record not in (*events.calls, *events.failed_calls, *events.attempts)
     assert page.board.snapshot.tag == ""
 
 
@@ -263,14 +263,14 @@ def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plu
     ask(page, "/state")
     ticket = page.board._ticket
     assert ticket is not None
-    assert page.board.history.take in events.failed_calls
+    assert page.board.history.record in events.failed_calls
     clock.advance(57)
     page.board.sample()
     assert ticket.active
     clock.advance(4)
     page.board.sample()
     assert not ticket.active
-    assert page.board.history.take not in events.failed_calls
+    assert page.board.history.record not in events.failed_calls
     ask(page, "/state")
     assert page.board._ticket is not None
 

@@ -198,42 +198,42 @@ def test_columns_older_than_five_minutes_are_gone():
 def test_failures_that_repeat_are_one_with_a_count():
     history = History()
     for _ in range(3):
-        history.take(failed(PluginConnectionError("nobody there")))
-    history.take(failed(PluginConnectionError("reset")))
+        history.record(failed(PluginConnectionError("nobody there")))
+    history.record(failed(PluginConnectionError("reset")))
     assert [(each.text, each.count) for each in history.failures("auth")] == [("nobody there", 3), ("reset", 1)]
 
 
 def test_refusals_and_rejections_do_not_hide_the_failure_that_matters():
     history = History()
-    history.take(failed(PluginConnectionError("nobody there")))
-    history.take(failed(PluginConnectionError("open for another 3.2 s"), attempts=0))
-    history.take(failed(PluginExecutionError("no such user")))
-    history.take(failed(None))
+    history.record(failed(PluginConnectionError("nobody there")))
+    history.record(failed(PluginConnectionError("open for another 3.2 s"), attempts=0))
+    history.record(failed(PluginExecutionError("no such user")))
+    history.record(failed(None))
     assert [each.text for each in history.failures("auth")] == ["nobody there"]
 
 
 def test_what_the_host_threw_into_a_call_is_not_shown():
     history = History()
-    history.take(failed(TimeoutError("card number 4111")))
+    history.record(failed(TimeoutError("card number 4111")))
     assert history.failures("auth") == ()
 
 
 def test_a_text_without_end_is_cut():
     history = History()
-    history.take(failed(PluginConnectionError("x" * 100_000)))
+    history.record(failed(PluginConnectionError("x" * 100_000)))
     assert len(history.failures("auth")[0].text) == 400
 
 
 def test_changes_of_breakers_are_kept_in_their_order():
     history = History()
-    history.take(changed(CircuitBreakerState.OPEN))
-    history.take(changed(CircuitBreakerState.HALF_OPEN))
+    history.record(changed(CircuitBreakerState.OPEN))
+    history.record(changed(CircuitBreakerState.HALF_OPEN))
     assert [each.new for each in history.changes("auth")] == ["open", "half-open"]
 
 
 def test_who_is_gone_is_forgotten():
     watched = Watched()
-    watched.history.take(changed(CircuitBreakerState.OPEN))
+    watched.history.record(changed(CircuitBreakerState.OPEN))
     watched.clock.advance(1)
     watched.history.sample({"other": PluginMetrics()})
     assert watched.history.changes("auth") == ()
@@ -251,8 +251,8 @@ def test_a_day_of_traffic_takes_no_more_room_than_ten_minutes():
         for number in range(count):
             watched.second(7, failed=1, seconds=0.001 * (1 + number % 50))
             if number % 10 == 0:
-                watched.history.take(failed(PluginConnectionError(f"failure {number}")))
-                watched.history.take(changed(CircuitBreakerState.OPEN))
+                watched.history.record(failed(PluginConnectionError(f"failure {number}")))
+                watched.history.record(changed(CircuitBreakerState.OPEN))
 
     seconds(600)
     tracemalloc.start()
@@ -266,6 +266,6 @@ def test_a_day_of_traffic_takes_no_more_room_than_ten_minutes():
 def test_plugins_that_come_and_go_unwatched_take_bounded_room():
     history = History()
     for number in range(5000):
-        history.take(changed(CircuitBreakerState.OPEN, plugin=f"member-{number}"))
+        history.record(changed(CircuitBreakerState.OPEN, plugin=f"member-{number}"))
     assert history.changes("member-4999")
     assert sum(bool(history.changes(f"member-{number}")) for number in range(5000)) == 2000
