@@ -14,9 +14,10 @@ import attrs
 from goplugins.balancing.dns_refresh import DnsRefresh
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import LoadBalancerConfig, PluginConfig
-from goplugins.config.dns_options import DEFAULT_RESOLVE_INTERVAL, host_and_port
+from goplugins.config.endpoints import Endpoint
 from goplugins.config.groups import DnsGroupConfig
-from goplugins.enums import PluginStatus
+from goplugins.config.transport_options import DEFAULT_RESOLVE_INTERVAL
+from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import (
     CircuitBreakerOpenError,
     ConnectionLostError,
@@ -106,7 +107,10 @@ class DnsGroup(Sender):
     ) -> None:
         if not isinstance(config.balancer, LoadBalancerConfig) or not isinstance(config.instance, PluginConfig):
             raise TypeError("a DNS group needs balancer and instance")
-        host, port = host_and_port(config.instance)
+        endpoint = Endpoint.parse(config.instance.transport or TransportType.HTTP, config.instance.endpoint)
+        if endpoint.host_to_look_up is None:
+            raise ValueError("the endpoint has no host and port to look up")
+        host, port = endpoint.host_to_look_up
         self.name = config.name
         self.watches_credentials = _has_files(config.instance)
         self._instance = config.instance

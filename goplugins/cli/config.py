@@ -142,7 +142,7 @@ def _problem_lines(name: str, problems: Iterable[ConfigError]) -> Iterable[tuple
 
 def factory_check() -> FurtherCheck:
     """What the built-in factories have against a plugin. Those that code brings can't be known here."""
-    from goplugins.config.plugin import BUILT_IN_KINDS
+    from goplugins.config.transport_options import BUILT_IN_KINDS
     from goplugins.manager.factories import Factories
     from goplugins.runtime.clock import SYSTEM_CLOCK
     from goplugins.runtime.workers import WorkerPool

@@ -101,7 +101,7 @@ def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
 def _unfinished(config: ManagerConfig) -> list[ConfigError]:
     """What the configuration would be refused for when it is loaded here."""
     from goplugins.cli.config import factory_check
-    from goplugins.config.validation import semantic_problems
+    from goplugins.config.manager import semantic_problems
 
     resolved = config.with_defaults()
     found = [error for _, error in semantic_problems(config, resolved)]

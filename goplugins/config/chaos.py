@@ -122,15 +122,15 @@ def check_chaos(chaos: ChaosConfig, problems: Problems) -> None:
 def _check_parts(chaos: ChaosConfig, problems: Problems) -> None:
     if chaos.latency is not None and chaos.delay is None:
         fix = "set the seconds that a late attempt waits, or [shortest, longest]"
-        problems.add(InvalidConfigError, "missing for latency", fix, "delay")
+        problems.add(InvalidConfigError, "is required with latency", fix, "delay")
     if chaos.delay is not None and chaos.latency is None:
         fix = "set the share of attempts that wait, such as 0.1"
-        problems.add(InvalidConfigError, "missing for delay", fix, "latency")
+        problems.add(InvalidConfigError, "is required with delay", fix, "latency")
     if chaos.error is None:
         for name in ("status", "retry_after"):
             if getattr(chaos, name) is not None:
                 fix = "set the share of attempts that are answered so, such as 0.1"
-                problems.add(InvalidConfigError, f"missing for {name}", fix, "error")
+                problems.add(InvalidConfigError, f"is required with {name}", fix, "error")
     elif chaos.retry_after is not None and chaos.status not in _SAY_WHEN:
         fix = "write status: 503, or leave retry_after out"
         problems.add(InvalidConfigError, "retry_after needs 429 or 503", fix, "status")

@@ -227,7 +227,7 @@ def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None
     for name in names:
         if not getattr(auth, name) and not (name == "token" and token_file):
             fix = f"set auth.{name}, or another auth.method"
-            problems.add(error, f"missing for method {auth.method}", fix, name)
+            problems.add(error, f"is required for method {auth.method}", fix, name)
 
 
 def is_header(name: str, value: str = "") -> bool:

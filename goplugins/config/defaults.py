@@ -19,14 +19,16 @@ from goplugins.config.plugin_sections import (
     DEFAULT_RATE_LIMIT,
     DEFAULT_RETRY,
     CircuitBreakerConfig,
+    ConnectionConfig,
     FallbackConfig,
+    HealthCheckConfig,
+    RateLimitConfig,
+    RetryConfig,
 )
 from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import fields_of, merge
 from goplugins.enums import AuthMethod
 from goplugins.errors import ConfigError
-
-__all__ = ["completed", "merge_or_none", "resolve_auth", "resolve_breaker", "resolve_fallback"]
 
 T = TypeVar("T")
 
@@ -46,6 +48,23 @@ _DEFAULTS: Mapping[type[Any], Any] = {
         DEFAULT_RETRY,
     )
 }
+
+
+@attrs.frozen
+class SectionDefaults:
+    """The sections that plugins inherit from a manager's ``default_*`` sections; no field is left out."""
+
+    retry: RetryConfig
+    circuit_breaker: CircuitBreakerConfig
+    health_check: HealthCheckConfig
+    connection: ConnectionConfig
+    rate_limit: RateLimitConfig
+
+
+PRODUCTION = SectionDefaults(
+    DEFAULT_RETRY, DEFAULT_CIRCUIT_BREAKER, DEFAULT_HEALTH_CHECK, DEFAULT_CONNECTION, DEFAULT_RATE_LIMIT
+)
+"""The production defaults."""
 
 
 def completed(section: object) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 import attrs
 
-from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
-from goplugins.config.dns_options import is_dns_group
 from goplugins.config.groups import DnsGroupConfig, GroupConfig
+from goplugins.config.manager import ManagerConfig
+from goplugins.config.manager_sections import LoadBalancerConfig
+from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.problems import counted
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
 

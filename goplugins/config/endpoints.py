@@ -95,6 +95,14 @@ class Endpoint:
         return DEFAULT_PORTS.get(self.scheme) if self.port is None else self.port
 
     @property
+    def host_to_look_up(self) -> tuple[str, int] | None:
+        """Host name and port for a lookup; None if there are none, or gRPC itself looks the host up (``dns:...``)."""
+        port = self.effective_port
+        if not self.host or port is None or (self.scheme and self.scheme not in DEFAULT_PORTS):
+            return None
+        return self.host, port
+
+    @property
     def label(self) -> str:
         """A short name: host, port and path of a URL, else the whole text; without user info and query.
 

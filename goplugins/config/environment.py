@@ -1,22 +1,21 @@
-"""Settings from the environment over those of a file: ``GOPLUGINS__PLUGINS__AUTH__ENDPOINT=https://...``."""
+"""Environment variables in a configuration: ``${VAR}`` in its texts, and overrides of its fields.
+
+An override is a variable such as ``GOPLUGINS__PLUGINS__AUTH__ENDPOINT=https://...``.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
-from goplugins.config.field_types import rule_for
-from goplugins.config.manager import ManagerConfig
-from goplugins.config.plugin import PluginConfig
+from goplugins.config.field_types import ExpandedText, rule_for
 from goplugins.config.problems import Path, Problems, unknown_fix
 from goplugins.config.schema import Field, fields_of
-from goplugins.errors import InvalidConfigError
-
-__all__ = ["PREFIX", "Override", "env_name", "override", "override_plugin", "plugin_variables"]
+from goplugins.errors import InvalidConfigError, UnresolvedVariableError
 
 PREFIX = "GOPLUGINS__"
 _PLUGINS = "PLUGINS__"
@@ -25,14 +24,19 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_IN_VARIABLES = re.compile(r"[^A-Za-z0-9]")
 _NAMED = frozenset({"plugins", "load_balancers"})
 
+# In this order: the escape, a variable with or without a default, and text that is not a valid reference.
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<default>[^}]*))?\}|\$\{")
+_SHELL_DEFAULT = re.compile(r"[-+](?!\.?[0-9])|[=?]")
+"""The start of a default in the syntax of shells, as in ${VAR:-text}; a negative number is not one."""
+
 
 @attrs.frozen
 class Override:
-    """One variable and the field that it sets.
+    """A variable that sets a field.
 
     Attributes:
-        variable: its name.
-        path: the field's, from the top of the configuration.
+        variable: name of the variable.
+        path: path of the field.
     """
 
     variable: str
@@ -40,7 +44,7 @@ class Override:
 
 
 def env_name(name: str) -> str:
-    """A plugin's name as it stands in variables.
+    """A plugin's name as it is written in names of variables.
 
     >>> env_name("geo-eu.v2")
     'GEO_EU_V2'
@@ -48,11 +52,19 @@ def env_name(name: str) -> str:
     return _NOT_IN_VARIABLES.sub("_", name).upper()
 
 
-def override(values: Any, environ: Mapping[str, str], problems: Problems) -> tuple[Any, tuple[Override, ...]]:
-    """A file's plain values with the variables' in them, and which those were.
+def override(
+    cls: type[Any], values: Any, environ: Mapping[str, str], problems: Problems
+) -> tuple[Any, tuple[Override, ...]]:
+    """A file's plain values with overrides applied, and the overrides.
 
-    A single value becomes ``${VARIABLE}``, so that it is read, masked and complained about like any other variable. A
-    list or a table is JSON. What names a plugin that the file has not may still be for one that discovery finds.
+    A single value becomes ``${VARIABLE}``, so that it is read, masked and reported like any other variable. A list or a
+    table is JSON. A variable for a plugin that the file does not have is ignored if discovery may find that plugin.
+
+    Args:
+        cls: :class:`~goplugins.ManagerConfig`, which is defined above this module.
+        values: the file's plain values.
+        environ: the variables.
+        problems: of the whole configuration.
     """
     variables = _variables(environ)
     if not variables or not isinstance(values, Mapping):
@@ -61,35 +73,35 @@ def override(values: Any, environ: Mapping[str, str], problems: Problems) -> tup
     for variable, rest in variables:
         top, _, tail = rest.partition(_BETWEEN)
         if top.lower() in _NAMED and tail:
-            item = _item(values, top.lower(), tail, variable, problems)
+            item = _item(cls, values, top.lower(), tail, variable, problems)
             if item is None:
                 continue
-            base, cls, tail = item
+            base, target, tail = item
         else:
-            base, cls, tail = (), ManagerConfig, rest
-        values, path = _applied(values, base, cls, tail, variable, environ[variable], problems)
+            base, target, tail = (), cls, rest
+        values, path = _applied(values, base, target, tail, variable, environ[variable], problems)
         if path:
             done.append(Override(variable, path))
     return values, tuple(done)
 
 
 def override_plugin(
-    values: Mapping[str, Any], name: str, environ: Mapping[str, str], problems: Problems
+    cls: type[Any], values: Mapping[str, Any], name: str, environ: Mapping[str, str], problems: Problems
 ) -> tuple[Mapping[str, Any], tuple[Override, ...]]:
-    """The plain values of one plugin from elsewhere with the variables' in them; paths begin at the plugin."""
+    """:func:`override` for the plain values of one plugin, read as ``cls``; paths begin at the plugin."""
     start = f"{_PLUGINS}{env_name(name)}{_BETWEEN}"
     done: list[Override] = []
     for variable, rest in _variables(environ):
         if rest.startswith(start):
             text = environ[variable]
-            values, path = _applied(values, (), PluginConfig, rest[len(start) :], variable, text, problems)
+            values, path = _applied(values, (), cls, rest[len(start) :], variable, text, problems)
             if path:
                 done.append(Override(variable, path))
     return values, tuple(done)
 
 
 def plugin_variables(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
-    """The variables for plugins that have none of ``names``."""
+    """The override variables for plugins that have none of ``names``."""
     starts = tuple(f"{_PLUGINS}{env_name(name)}{_BETWEEN}" for name in names)
     return [
         variable for variable, rest in _variables(environ) if rest.startswith(_PLUGINS) and not rest.startswith(starts)
@@ -97,42 +109,42 @@ def plugin_variables(environ: Mapping[str, str], names: Iterable[str]) -> list[s
 
 
 def _variables(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Name, and the rest behind the prefix in capitals, in the names' order: what is written last wins."""
+    """Names, and what follows the prefix in capitals, in the names' order: of two for one field, the last one wins."""
     found = (name for name in environ if name.upper().startswith(PREFIX) and _VARIABLE.fullmatch(name))
     return [(name, name.upper()[len(PREFIX) :]) for name in sorted(found)]
 
 
 def _item(
-    values: Mapping[Any, Any], top: str, tail: str, variable: str, problems: Problems
+    cls: type[Any], values: Mapping[Any, Any], top: str, tail: str, variable: str, problems: Problems
 ) -> tuple[Path, type[Any], str] | None:
-    """Where the plugin or group stands that a variable is for, its class, and the rest of the variable's name."""
+    """Path and class of the plugin or group that a variable is for, and the rest of the variable's name."""
     listed = values.get(top)
     names = [(index, item["name"]) for index, item in enumerate(_items(listed)) if isinstance(item.get("name"), str)]
     fits = [(len(env_name(name)), index, name) for index, name in names if tail.startswith(env_name(name) + _BETWEEN)]
     if not fits:
         if top != "plugins" or not _may_discover(values):
             known = ", ".join(env_name(name) for _, name in names) or "none"
-            fix = f"unset it, or write one of those that there are: {known}"
-            _note(problems, variable, f"names none of the {top}", fix)
+            fix = f"unset it, or use one of these names: {known}"
+            _add(problems, variable, f"is for none of the {top}", fix)
         return None
     longest = max(fits)[0]
     best = [fit for fit in fits if fit[0] == longest]
     if len(best) > 1:
         both = " and ".join(repr(name) for _, _, name in best)
-        fix = "give one of them another name, or write the setting into the file"
-        _note(problems, variable, f"may be for {both}", fix)
+        fix = "rename one of them, or write the setting into the file"
+        _add(problems, variable, f"is for both {both}", fix)
         return None
-    field = next(field for field in fields_of(ManagerConfig) if field.name == top)
+    field = next(field for field in fields_of(cls) if field.name == top)
     return (top, best[0][1]), field.item, tail[longest + len(_BETWEEN) :]
 
 
-def _note(problems: Problems, variable: str, message: str, fix: str) -> None:
-    """A problem of a variable, which is shown whole: a name is no secret, however long."""
+def _add(problems: Problems, variable: str, message: str, fix: str) -> None:
+    """Adds a problem of a variable; its name is never shortened, unlike keys of files, which may contain a secret."""
     problems.found.append(((variable,), InvalidConfigError(message, path=variable, fix=fix)))
 
 
 def _items(listed: Any) -> Iterator[Mapping[Any, Any]]:
-    """The items of a list, an empty one for what is no table: each keeps its index."""
+    """The items of a list; an empty one for an item that is not a table, so that indexes stay."""
     for item in listed if isinstance(listed, list) else ():
         yield item if isinstance(item, Mapping) else {}
 
@@ -145,13 +157,13 @@ def _may_discover(values: Mapping[Any, Any]) -> bool:
 def _applied(
     values: Any, base: Path, cls: type[Any], tail: str, variable: str, text: str, problems: Problems
 ) -> tuple[Any, Path]:
-    """The values with one variable's in its place, and the place; an empty one if there is a problem."""
+    """The values with a variable's value at its field, and the field's path; an empty path if there is a problem."""
     found = _field(cls, tail)
     if found is None:
         names = [field.name for field in fields_of(cls)]
         first = tail.partition(_BETWEEN)[0].lower()
         fix = unknown_fix(first, names, "fields") if first not in names else "write the name of one of its fields"
-        _note(problems, variable, "names no field", fix)
+        _add(problems, variable, "does not name a field", fix)
         return values, ()
     path, kind = found
     value: Any = f"${{{variable}}}"
@@ -160,14 +172,14 @@ def _applied(
             value = json.loads(text)
         except ValueError:
             if kind.section is not None or kind.item is not None or _is_table(kind):
-                fix = 'write a list as ["a", "b"], a table as {"name": "value"}'
-                _note(problems, variable, "is not the JSON that a list or a table takes", fix)
+                fix = 'write JSON: a list as ["a", "b"], a table as {"name": "value"}'
+                _add(problems, variable, "is not JSON, and the field is a list or a table", fix)
                 return values, ()
     return _set(values, (*base, *path), value), (*base, *path)
 
 
 def _field(cls: type[Any], tail: str) -> tuple[Path, Field | None] | None:
-    """The path that a variable's name says, and its field; no field for a key of a free table."""
+    """The path that the name of a variable means, and its field; None as field for a key of a free table."""
     name, _, rest = tail.partition(_BETWEEN)
     field = next((field for field in fields_of(cls) if field.name == name.lower()), None)
     if field is None:
@@ -185,7 +197,7 @@ def _is_table(field: Field) -> bool:
 
 
 def _set(values: Any, path: Sequence[str | int], value: Any) -> Any:
-    """A copy of ``values`` with another value at ``path``. What is no table where one belongs stays, to be named."""
+    """A copy of ``values`` with ``value`` at ``path``. Where a table is expected and there is none, nothing changes."""
     if not path:
         return value
     first, *rest = path
@@ -196,3 +208,64 @@ def _set(values: Any, path: Sequence[str | int], value: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
     return {**values, first: _set(values.get(first), rest, value)}
+
+
+# --- ${VAR} ---------------------------------------------------------------------------------------------------------
+
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_SCALARS = _NUMBERS | {str}
+
+
+def expand(value: Any, environ: Mapping[str, str], problems: Problems) -> Any:
+    """A copy of plain values with ``${VAR}`` replaced; adds variables that are not set, with their paths."""
+    kind = type(value)
+    if isinstance(value, str):
+        return _expand_text(value, environ, problems) if "${" in value else value
+    if kind in _SCALARS:
+        return value
+    # problems.below() only for values that need it: most are neither containers nor contain a variable.
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key: item
+            if (type(item) is str and "${" not in item) or type(item) in _NUMBERS
+            else expand(item, environ, problems.below(key if isinstance(key, str | int) else str(key)))
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [expand(item, environ, problems.below(index)) for index, item in enumerate(value)]
+    return value
+
+
+def _expand_text(text: str, environ: Mapping[str, str], problems: Problems) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            fix = "write ${NAME} or ${NAME:default}; $${ for a plain ${"
+            problems.add(InvalidConfigError, "contains a ${ that starts no variable", fix)
+        elif default is not None and (fault := _default_fault(name, default)):
+            problems.add(InvalidConfigError, *fault)
+        elif name in environ:
+            return environ[name]
+        elif default is not None:
+            return cast(str, default)
+        else:
+            fix = f"set {name}, or write ${{{name}:default}}"
+            problems.add(UnresolvedVariableError, f"variable {name} is not set", fix)
+        return match[0]
+
+    whole = _REFERENCE.fullmatch(text)
+    result = _REFERENCE.sub(fill, text)
+    return ExpandedText(result, text) if whole and whole["name"] else result
+
+
+def _default_fault(name: str, default: str) -> tuple[str, str] | None:
+    """What is wrong with a default, and the fix; no message repeats the default, which may be a secret."""
+    if "${" in default:
+        fix = f"set {name} in the environment of the process, or write a plain default"
+        return f"the default of {name} contains a variable, which is not replaced", fix
+    if _SHELL_DEFAULT.match(default):
+        fix = f"write ${{{name}:default}}, with nothing between the colon and the default"
+        return f"the default of {name} has the syntax of a shell", fix
+    return None

@@ -1,32 +1,31 @@
-"""Reading what the Go library wrote: every field is present, and zero stands for "left out"."""
+"""JSON written by the Go library: every field is present, and zero means "left out"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from goplugins.config.conversion import read
 from goplugins.config.field_types import Duration, describe, rule_for
 from goplugins.config.json_text import parse_json
-from goplugins.config.manager import ManagerConfig
 from goplugins.config.problems import Problems, raise_for, untouched
 from goplugins.config.schema import Field, fields_of
 from goplugins.errors import InvalidConfigError
 
-__all__ = ["structure_go_json"]
+T = TypeVar("T")
 
 _NANOSECONDS = 1_000_000_000
 
 
-def structure_go_json(text: str | bytes, source: str) -> ManagerConfig:
-    """A configuration from the Go library's JSON.
+def structure_go_json(cls: type[T], text: str | bytes, source: str) -> T:
+    """Reads the configuration class ``cls`` from the Go library's JSON.
 
     Raises:
         ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
     """
     problems = Problems()
-    values = _section(parse_json(text, source), ManagerConfig, problems)
-    config, found = read(ManagerConfig, values)
+    values = _section(parse_json(text, source), cls, problems)
+    config, found = read(cls, values)
     places = [path for path, _ in problems.found]
     raise_for([*problems.found, *untouched(found, places)], source)
     assert config is not None  # noqa: S101 - no result without problems
@@ -34,7 +33,7 @@ def structure_go_json(text: str | bytes, source: str) -> ManagerConfig:
 
 
 def _section(values: Any, cls: type[Any], problems: Problems) -> Any:
-    """The fields that say something, durations in seconds; what can't be understood is left for the reader."""
+    """The fields that are not left out, durations in seconds; wrong values stay, for the reader to report."""
     if not isinstance(values, Mapping):
         return values
     known = {field.name: field for field in fields_of(cls)}
@@ -43,16 +42,16 @@ def _section(values: Any, cls: type[Any], problems: Problems) -> Any:
         field = known.get(name)
         if field is None:
             result[name] = value
-        elif not _says_nothing(name, value, field):
+        elif not _is_left_out(name, value, field):
             result[name] = _value(value, field, problems.below(name))
     return result
 
 
-def _says_nothing(name: str, value: Any, field: Field) -> bool:
+def _is_left_out(name: str, value: Any, field: Field) -> bool:
     if isinstance(value, Mapping) and field.section is not None:
         return all(_is_zero(item) for item in value.values())
     if isinstance(value, bool):
-        return name == "keep_alive" and not value  # other switches that are off were perhaps turned off
+        return name == "keep_alive" and not value  # other switches may have been turned off on purpose
     return _is_zero(value)
 
 
@@ -70,5 +69,6 @@ def _value(value: Any, field: Field, problems: Problems) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value / _NANOSECONDS
     message = f"expected integer nanoseconds, got {describe(value)}"
-    problems.add(InvalidConfigError, message, "read a file with durations in seconds or with units by from_json")
+    fix = "write nanoseconds, or read the text by from_json if its durations have units or are seconds"
+    problems.add(InvalidConfigError, message, fix)
     return value

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from goplugins.config.dns_options import is_dns_group
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import LoadBalancerConfig, LoadBalancerMember
-from goplugins.config.plugin import PluginConfig
+from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
 from goplugins.enums import TransportType

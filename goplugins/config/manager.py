@@ -1,17 +1,19 @@
-"""The whole configuration: defaults for all plugins, the plugins, and what stands beside them."""
+"""The whole configuration of a manager: its sections, reading it, and what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
-from goplugins.config.defaults import merge_or_none, resolve_auth, resolve_breaker, resolve_fallback
+from goplugins.config.credentials import check_auth_files
+from goplugins.config.defaults import SectionDefaults, merge_or_none, resolve_fallback
 from goplugins.config.field_types import LogLevel, Port
-from goplugins.config.manager_sections import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig
-from goplugins.config.plugin import PluginConfig, kind_of_plugin
+from goplugins.config.manager_sections import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig, check_balancer
+from goplugins.config.plugin import PluginConfig, check_plugin, resolve_plugin
 from goplugins.config.plugin_sections import (
     DEFAULT_BULKHEAD,
     DEFAULT_CACHE,
@@ -27,9 +29,11 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.schema import as_tuple, merge, sparse_repr
-
-__all__ = ["ManagerConfig"]
+from goplugins.config.policy_checks import check_breaker, check_retry
+from goplugins.config.problems import Problem, Problems, independent, path_parts, raise_for, untouched
+from goplugins.config.references import Names
+from goplugins.config.schema import as_mappings, as_tuple, merge, sparse_repr
+from goplugins.errors import ConfigError, InvalidConfigError, NoPluginsConfiguredError
 
 
 def _plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
@@ -42,20 +46,20 @@ def _balancers(value: Iterable[LoadBalancerConfig]) -> tuple[LoadBalancerConfig,
 
 @attrs.frozen(kw_only=True, repr=False)
 class ManagerConfig:
-    """The configuration of a manager. As it stands, ``ManagerConfig()`` holds the production defaults.
+    """The configuration of a manager. ``ManagerConfig()`` has the production defaults.
 
     Attributes:
         log_level: debug, info, warning, error or critical.
-        metrics_port: serve metrics on this port; 0 takes a free one. Off when left out.
-        default_retry: for every plugin, where its own section says nothing. So are the next four.
+        metrics_port: port that serves metrics; 0 for any free one. Off when left out.
+        default_retry: for fields that a plugin's own section leaves out. So are the next four.
         default_circuit_breaker: see ``default_retry``.
         default_health_check: see ``default_retry``.
         default_connection: see ``default_retry``.
         default_rate_limit: see ``default_retry``.
         plugins: the plugins.
         discovery: finding further plugins in directories.
-        load_balancers: groups of plugins that are called by one name.
-        observability: what is measured, traced and logged.
+        load_balancers: load-balanced groups of plugins.
+        observability: metrics, traces and log lines.
 
     >>> config = ManagerConfig.from_mapping({
     ...     "plugins": [{"name": "auth", "transport": "https", "endpoint": "https://auth.example.com/validate",
@@ -90,10 +94,10 @@ idempotent=False, budget_ratio=0.2)
         observability = self.observability
         if observability.log_level is None:
             observability = attrs.evolve(observability, log_level=self.log_level)
-        breaker = resolve_breaker(base.default_circuit_breaker)
+        defaults = base._section_defaults()
         return attrs.evolve(
             base,
-            plugins=tuple(base._resolve(plugin, breaker) for plugin in self.plugins),
+            plugins=tuple(resolve_plugin(plugin, defaults) for plugin in self.plugins),
             load_balancers=tuple(base._resolve_balancer(balancer) for balancer in self.load_balancers),
             observability=observability,
         )
@@ -101,10 +105,9 @@ idempotent=False, budget_ratio=0.2)
     def resolve(self, plugin: PluginConfig) -> PluginConfig:
         """One plugin with nothing left to inherit: its own fields, else this configuration's, else the production's.
 
-        For a plugin that comes from elsewhere, such as discovery or code.
+        For a plugin that is not part of this configuration, such as one from discovery or code.
         """
-        base = self._with_default_sections()
-        return base._resolve(plugin, resolve_breaker(base.default_circuit_breaker))
+        return resolve_plugin(plugin, self._with_default_sections()._section_defaults())
 
     def validate(self, *, registered: Collection[str] | None = None) -> None:
         """Checks the configuration with its defaults filled in, so that what is left out is never a problem.
@@ -116,21 +119,22 @@ idempotent=False, budget_ratio=0.2)
         Raises:
             ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
         """
-        from goplugins.config.validation import validate_manager
+        from goplugins.config.conversion import type_problems
 
-        validate_manager(self, registered)
+        if self.discovery.enabled:
+            registered = None  # discovery may find further plugins
+        found = type_problems(self) or semantic_problems(self, self.with_defaults(), registered)
+        raise_for(found, "configuration")
 
     def check_files(self) -> None:
-        """Checks that the certificate, key and CA files of enabled plugins are there.
+        """Checks that the certificate, key, CA and token files of enabled plugins exist.
 
-        Apart from :meth:`validate`, so that a configuration can be checked on another machine.
+        Not part of :meth:`validate`, so that a configuration can be checked on another machine.
 
         Raises:
             InvalidCertificateError: for one file, or an :class:`~goplugins.errors.InvalidConfigError` for several.
         """
-        from goplugins.config.validation import check_manager_files
-
-        check_manager_files(self)
+        raise_for(file_problems(self), "configuration")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, source: str = "configuration") -> ManagerConfig:
@@ -138,7 +142,7 @@ idempotent=False, budget_ratio=0.2)
 
         Args:
             mapping: field names to values; durations as seconds or as text such as ``"1m30s"``.
-            source: what error messages call it.
+            source: name of the source in error messages.
 
         Raises:
             ConfigError: unknown fields and wrong values, all of them, each with its path.
@@ -161,16 +165,16 @@ idempotent=False, budget_ratio=0.2)
 
     @classmethod
     def from_go_json(cls, text: str | bytes, *, source: str = "configuration") -> ManagerConfig:
-        """Reads JSON that the Go library wrote: durations are integer nanoseconds, and every field is there.
+        """Reads JSON that the Go library wrote: durations are integer nanoseconds, and every field is present.
 
-        So a section of zeros, and elsewhere a zero number or ``keep_alive: false``, means "left out".
+        A section of zeros, and elsewhere a zero number or ``keep_alive: false``, means "left out".
 
         Raises:
             ConfigError: as :meth:`from_json`.
         """
         from goplugins.config.go_json import structure_go_json
 
-        return structure_go_json(text, source)
+        return structure_go_json(cls, text, source)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str]) -> ManagerConfig:
@@ -179,11 +183,7 @@ idempotent=False, budget_ratio=0.2)
         Raises:
             ConfigError: all problems found, each with its path.
         """
-        from pathlib import Path
-
-        from goplugins.config.loading import load_config
-
-        return load_config(Path(path))
+        return load(os.fspath(path), os.environ).config
 
     def to_json(self, *, include_secrets: bool = False) -> str:
         """JSON text that :meth:`from_json` reads; durations as seconds.
@@ -192,7 +192,7 @@ idempotent=False, budget_ratio=0.2)
             include_secrets: without it, credentials are written as ``***``, and the text can't be loaded again.
 
         Raises:
-            InvalidConfigError: something that only code can set (a fallback function, an object among the options).
+            InvalidConfigError: a value that only code can set (a fallback function, an object among the options).
         """
         from goplugins.config.json_text import dump_json
 
@@ -208,23 +208,13 @@ idempotent=False, budget_ratio=0.2)
             default_rate_limit=merge(self.default_rate_limit, DEFAULT_RATE_LIMIT),
         )
 
-    def _resolve(self, plugin: PluginConfig, breaker: CircuitBreakerConfig) -> PluginConfig:
-        if plugin.circuit_breaker is not None:
-            breaker = resolve_breaker(merge(plugin.circuit_breaker, self.default_circuit_breaker))
-        return attrs.evolve(
-            plugin,
-            type=kind_of_plugin(plugin.type, plugin.transport),
-            enabled=True if plugin.enabled is None else plugin.enabled,
-            auth=resolve_auth(plugin.auth),
-            retry=merge(plugin.retry, self.default_retry),
-            circuit_breaker=breaker,
-            health_check=merge(plugin.health_check, self.default_health_check),
-            connection=merge(plugin.connection, self.default_connection),
-            rate_limit=merge(plugin.rate_limit, self.default_rate_limit),
-            bulkhead=merge_or_none(plugin.bulkhead, DEFAULT_BULKHEAD),
-            fallback=resolve_fallback(plugin.fallback),
-            cache=merge_or_none(plugin.cache, DEFAULT_CACHE),
-            hedge=merge_or_none(plugin.hedge, DEFAULT_HEDGE),
+    def _section_defaults(self) -> SectionDefaults:
+        return SectionDefaults(
+            self.default_retry,
+            self.default_circuit_breaker,
+            self.default_health_check,
+            self.default_connection,
+            self.default_rate_limit,
         )
 
     def _resolve_balancer(self, balancer: LoadBalancerConfig) -> LoadBalancerConfig:
@@ -239,3 +229,140 @@ idempotent=False, budget_ratio=0.2)
             cache=merge_or_none(balancer.cache, DEFAULT_CACHE),
             hedge=merge_or_none(balancer.hedge, DEFAULT_HEDGE),
         )
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def semantic_problems(
+    config: ManagerConfig, resolved: ManagerConfig, registered: Collection[str] | None = None
+) -> list[Problem]:
+    """What is wrong with a configuration whose every field has the right type.
+
+    Args:
+        config: the configuration as it was written.
+        resolved: the same with its defaults.
+        registered: as for :meth:`ManagerConfig.validate`.
+    """
+    problems = Problems()
+    check_breaker(resolved.default_circuit_breaker, problems.below("default_circuit_breaker"))
+    check_retry(config.default_retry, resolved.default_retry, problems.below("default_retry"))
+    for index, plugin in enumerate(config.plugins):
+        check_plugin(plugin, resolved.plugins[index], problems.below("plugins", index))
+    for index, balancer in enumerate(config.load_balancers):
+        check_balancer(balancer, resolved.load_balancers[index], problems.below("load_balancers", index))
+    discovery = config.discovery
+    if not (config.plugins or config.load_balancers or discovery.enabled):
+        fix = "add a plugin, enable discovery, or register plugins in code without loading a configuration"
+        problems.add(NoPluginsConfiguredError, "no plugin is configured", fix, "plugins")
+    if discovery.enabled and not (discovery.directories or discovery.entry_points):
+        fix = "name a directory to scan"
+        problems.add(InvalidConfigError, "is required if discovery is enabled", fix, "discovery", "directories")
+    Names(config.plugins, config.load_balancers).check(registered, problems)
+    return problems.found
+
+
+def file_problems(config: ManagerConfig) -> list[Problem]:
+    """Certificate, key, CA and token files of enabled plugins that can't be read on this machine."""
+    problems = Problems()
+    for index, plugin in enumerate(config.plugins):
+        if plugin.enabled is not False and plugin.auth is not None:
+            check_auth_files(plugin.auth, problems.below("plugins", index, "auth"))
+    return problems.found
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+FurtherCheck: TypeAlias = Callable[[ManagerConfig, AbstractSet[int]], Iterable[ConfigError]]
+Extension: TypeAlias = Callable[[ManagerConfig], ManagerConfig]
+
+
+@attrs.frozen
+class Loaded:
+    """A configuration as it was written, and with its defaults."""
+
+    config: ManagerConfig
+    resolved: ManagerConfig
+
+
+def load(
+    source: object,
+    environ: Mapping[str, str],
+    *,
+    further: FurtherCheck | None = None,
+    registered: Collection[str] | None = None,
+    extend: Extension | None = None,
+) -> Loaded:
+    """Reads, expands and validates a configuration; with ``further``, its files are checked, too.
+
+    See :func:`goplugins.config.loading.load_config` and :func:`goplugins.config.loading.load_resolved`.
+    """
+    from goplugins.config.environment import expand, override
+
+    problems = Problems()
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
+    try:
+        values = _values(source)
+        if isinstance(source, str | os.PathLike):
+            values, _ = override(ManagerConfig, values, environ, problems)
+        values = expand(values, environ, problems)
+        loaded, found = _judge(values, problems.found, further, registered, extend)
+    except RecursionError:
+        message, fix = "contains itself, or is nested too deeply", "write each value where it is used"
+        raise InvalidConfigError(message, path=name, fix=fix) from None
+    raise_for(found, name)
+    assert loaded is not None  # noqa: S101 - no problems
+    return loaded
+
+
+def _values(source: object) -> Any:
+    """The plain values of a source."""
+    if isinstance(source, ManagerConfig | Mapping):
+        return as_mappings(source)
+    if isinstance(source, str | os.PathLike):
+        from goplugins.config.files import read_file
+
+        return read_file(source)
+    message = f"expected a configuration, got a value of type {type(source).__name__}"
+    fix = "put it under plugins:" if isinstance(source, list) else "pass a ManagerConfig, a mapping, or a file's path"
+    raise InvalidConfigError(message, path="configuration", fix=fix)
+
+
+def _judge(
+    values: Any,
+    unset: Sequence[Problem],
+    further: FurtherCheck | None,
+    registered: Collection[str] | None,
+    extend: Extension | None,
+) -> tuple[Loaded | None, list[Problem]]:
+    from goplugins.config.conversion import read, read_without
+
+    config, found = read(ManagerConfig, values)
+    problems = [*unset, *untouched(found, [path for path, _ in unset])]
+    wrong = [path for path, _ in problems]
+    if problems:
+        # The other fields are checked all the same, so that all problems are reported at once.
+        config = read_without(ManagerConfig, values, wrong)
+    if config is None:
+        return None, problems
+    if config.discovery.enabled:
+        if extend is not None and not problems:
+            config = extend(config)
+        else:
+            registered = None  # discovery may find further plugins
+    resolved = config.with_defaults()
+    later = semantic_problems(config, resolved, registered)
+    if further is not None:
+        later += file_problems(resolved)
+    problems += independent(untouched(later, wrong), wrong)
+    if further is not None:
+        problems += _further_problems(resolved, problems, further)
+    return Loaded(config, resolved), problems
+
+
+def _further_problems(config: ManagerConfig, known: Sequence[Problem], further: FurtherCheck) -> list[Problem]:
+    places = {error.path for _, error in known}
+    wrong = {path[1] for path, _ in known if len(path) > 1 and path[0] == "plugins" and isinstance(path[1], int)}
+    found = further(config, wrong)
+    return [(path_parts(error.path), error) for error in found if error.path not in places]

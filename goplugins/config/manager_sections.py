@@ -1,7 +1,8 @@
-"""The sections that stand beside the plugins: discovery, observability, balanced groups, and how to reload."""
+"""The sections beside the plugins: discovery, observability, load-balanced groups, and reload options."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,10 +30,13 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
+from goplugins.config.policy_checks import check_policies
+from goplugins.config.problems import Problems
 from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
 from goplugins.enums import LoadBalancingStrategy, ReloadStrategy
+from goplugins.errors import DuplicatePluginNameError, InvalidConfigError, InvalidPluginNameError
 
-__all__ = ["DiscoveryConfig", "LoadBalancerConfig", "LoadBalancerMember", "ObservabilityConfig", "ReloadOptions"]
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -41,10 +45,10 @@ class DiscoveryConfig:
 
     Attributes:
         enabled: off unless set.
-        directories: where to look; only directories that others can't write are read.
-        patterns: file names to take, such as ``plugin-*``. When empty: all manifests, and no plain programs.
-        watch_mode: keep looking.
-        entry_points: also take what installed packages offer under ``goplugins.plugins``.
+        directories: the directories to scan; a directory that other users can write to is skipped.
+        patterns: file names to accept, such as ``plugin-*``. When empty: all manifests, and no plain programs.
+        watch_mode: scan again when a directory changes.
+        entry_points: also use the entry points ``goplugins.plugins`` of installed packages.
     """
 
     enabled: bool = False
@@ -58,20 +62,20 @@ class DiscoveryConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class ObservabilityConfig:
-    """What is measured, traced and logged.
+    """Metrics, traces and log lines.
 
     Attributes:
-        metrics_enabled: counts and times of calls.
-        metrics_collector: an object that is told of calls, breakers and health; only in code.
-        metrics_prefix: beginning of every metric's name.
-        metrics_address: where ``metrics_port`` listens; on all addresses if empty.
+        metrics_enabled: counts and durations of calls.
+        metrics_collector: an object that receives counts of calls, breakers and health; only in code.
+        metrics_prefix: prefix of every metric's name.
+        metrics_address: address that ``metrics_port`` listens at; all addresses if empty.
         metric_labels: labels of plugins that become labels of metrics.
         tracing_enabled: spans for calls.
-        tracing_provider: who makes them; only in code. OpenTelemetry's when left out.
+        tracing_provider: creates the spans; only in code. OpenTelemetry when left out.
         tracing_sample_rate: share of calls that get a span, 0 to 1.
         logging_enabled: log lines for calls.
         log_level: the manager's ``log_level`` when left out.
-        structured_logging: log lines carry their facts as fields.
+        structured_logging: log records have fields such as the plugin's name and the duration.
         health_metrics: metrics of health checks.
         performance_metrics: latencies.
         error_metrics: counts by kind of error.
@@ -97,14 +101,16 @@ class ObservabilityConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class LoadBalancerMember:
-    """One plugin of a balanced group. In files its bare name will do.
+    """One plugin of a load-balanced group. In files the name alone is enough.
 
     Attributes:
         name: the plugin's name.
         weight: its share of the calls, relative to the other members' weights.
-        priority: the larger number is preferred, where the strategy goes by it.
+        priority: members with a larger number are preferred by strategy priority.
         enabled: whether it takes calls from the start.
     """
+
+    _short_form = "name"  # for conversion: the field that a plain string sets
 
     name: str = ""
     weight: Positive = 1
@@ -124,27 +130,27 @@ def _members(value: Iterable[LoadBalancerMember]) -> tuple[LoadBalancerMember, .
 
 @attrs.frozen(kw_only=True, repr=False)
 class LoadBalancerConfig:
-    """A group of plugins that is called by one name. Only the group retries; its members make single attempts.
+    """A load-balanced group of plugins. Only the group retries; its members make single attempts.
 
     Attributes:
-        name: what the group is called by.
+        name: the name that calls use.
         strategy: how the member for a call is picked.
         members: the plugins, by name.
         max_ejection_percent: percentage of the members that may be ejected at once; one always may.
-        ejection_failures: failures in a row that eject a member.
+        ejection_failures: consecutive failures after which a member is ejected.
         ejection_time: seconds of a member's first ejection; each further one in a row is longer.
         max_ejection_time: the longest ejection, in seconds.
-        panic_threshold: percentage of eligible members below which ejection and health no longer count.
-        slow_start: seconds in which a returning member works up to its full share; 0 for at once.
+        panic_threshold: percentage of eligible members below which ejections and health are ignored.
+        slow_start: seconds in which the share of a returning member grows to its full size; 0 for at once.
         hash_load_factor: consistent-hash gives no member more than this many times the mean load...
-        hash_min_load: ...but at least so many calls at once.
+        hash_min_load: ...but accepts at least so many concurrent calls on each.
         request_timeout: seconds for a whole call; ``default_connection``'s when left out.
         retry: over ``default_retry``.
         rate_limit: of the group as a whole; none when left out.
-        bulkhead: how many calls the group takes at once; as many as come when left out.
-        fallback: what answers when no member could.
-        cache: answers kept; none when left out.
-        hedge: a second attempt, on another member, for calls that are late; none when left out.
+        bulkhead: limit of the group's concurrent calls; none when left out.
+        fallback: the answer when no member can give one; none when left out.
+        cache: caching of answers; none when left out.
+        hedge: a second attempt on another member, for calls that take long; none when left out.
     """
 
     name: str = ""
@@ -175,15 +181,15 @@ def _reloading(value: ReloadStrategy | str | int) -> ReloadStrategy:
 
 @attrs.frozen(kw_only=True, repr=False)
 class ReloadOptions:
-    """How a new configuration takes the place of the running one.
+    """How a new configuration replaces the running one.
 
     Attributes:
         strategy: graceful, recreate or rolling.
         drain_timeout: seconds that calls in flight on a replaced plugin may take to end.
         graceful_timeout: seconds for the whole reload.
-        max_concurrent_reloads: plugins replaced at a time by a rolling reload.
-        health_check_timeout: seconds in which a new plugin must be reachable.
-        rollback_on_failure: go back to the plugins replaced before when one can't be.
+        max_concurrent_reloads: plugins that a rolling reload replaces at a time.
+        health_check_timeout: seconds in which a new plugin must become reachable.
+        rollback_on_failure: restore the plugins that were replaced before one that can't be.
     """
 
     strategy: ReloadStrategy = attrs.field(default=ReloadStrategy.GRACEFUL, converter=_reloading)
@@ -215,3 +221,39 @@ class ReloadOptions:
         from goplugins.config.conversion import structure
 
         return structure(cls, mapping, source=source)
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_name(name: str, problems: Problems) -> None:
+    """Adds what is wrong with the name of a plugin, group or member; ``problems`` are those of the named."""
+    if not name:
+        problems.add(InvalidPluginNameError, "missing", "write the name that calls will use", "name")
+    elif not _NAME.fullmatch(name):
+        message = f"{name[:60]!r} contains a space or a control character, or has more than 200 characters"
+        problems.add(InvalidPluginNameError, message, "use letters, digits, dots, dashes and underscores", "name")
+
+
+def check_balancer(raw: LoadBalancerConfig, resolved: LoadBalancerConfig, problems: Problems) -> None:
+    """Adds what is wrong with a group whose every field has the right type.
+
+    Args:
+        raw: the configuration as it was written.
+        resolved: the same with its defaults.
+        problems: of the group.
+    """
+    check_name(raw.name, problems)
+    check_policies(raw, resolved, problems)
+    if not raw.members:
+        problems.add(InvalidConfigError, "missing", "name the plugins of the group", "members")
+    seen: set[str] = set()
+    for index, member in enumerate(raw.members):
+        where = problems.below("members", index)
+        check_name(member.name, where)
+        if member.name in seen:
+            fix = "remove it; weight gives a member a larger share"
+            where.add(DuplicatePluginNameError, f"{member.name!r} is listed twice", fix, "name")
+        if member.name and member.name == raw.name:
+            where.add(InvalidConfigError, "is the group itself", "name a plugin", "name")
+        seen.add(member.name)

@@ -1,17 +1,30 @@
-"""One plugin's configuration."""
+"""One plugin's configuration, and what is wrong with it."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import attrs
 
-from goplugins.config.chaos import ChaosConfig
-from goplugins.config.credentials import AuthConfig
+from goplugins.config.chaos import ChaosConfig, check_chaos
+from goplugins.config.credentials import AuthConfig, check_auth, check_auth_files
+from goplugins.config.defaults import (
+    PRODUCTION,
+    SectionDefaults,
+    merge_or_none,
+    resolve_auth,
+    resolve_breaker,
+    resolve_fallback,
+)
+from goplugins.config.endpoints import Endpoint, check_endpoint, check_health_endpoint
 from goplugins.config.field_types import Address, Addresses, Environment, Options
-from goplugins.config.manager_sections import LoadBalancerConfig
+from goplugins.config.manager_sections import LoadBalancerConfig, check_name
 from goplugins.config.plugin_sections import (
+    DEFAULT_BULKHEAD,
+    DEFAULT_CACHE,
+    DEFAULT_HEDGE,
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,
@@ -22,24 +35,39 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, sparse_repr
-from goplugins.enums import TransportType
+from goplugins.config.policy_checks import NOT_HEDGED, check_breaker, check_policies
+from goplugins.config.problems import Problems, raise_for
+from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
+from goplugins.config.transport_options import BUILT_IN_KINDS, OPTIONS, check_options, kind_of_plugin, read_options
+from goplugins.enums import AuthMethod, TransportType
+from goplugins.errors import (
+    ConfigError,
+    InvalidConfigError,
+    InvalidTransportError,
+    MissingExecutableError,
+    UnsupportedTransportError,
+)
 
-if TYPE_CHECKING:
-    from goplugins.config.manager import ManagerConfig
+_HTTP = frozenset({TransportType.HTTP, TransportType.HTTPS})
+_GRPC = frozenset({TransportType.GRPC, TransportType.GRPC_TLS})
+_DNS_KINDS = frozenset({"http", "grpc"})
 
-__all__ = ["BUILT_IN_KINDS", "PluginConfig"]
+_PROCESS_FIELDS = ("executable", "args", "env", "work_dir")
+_NO_AUTH = (None, AuthConfig(), AuthConfig(method=AuthMethod.NONE))
 
-BUILT_IN_KINDS: Mapping[TransportType, str] = {
-    TransportType.HTTP: "http",
-    TransportType.HTTPS: "http",
-    TransportType.GRPC: "grpc",
-    TransportType.GRPC_TLS: "grpc",
-    TransportType.UNIX: "unix",
-    TransportType.EXECUTABLE: "exec",
-    TransportType.PYTHON: "python",
-}
-"""The factory that builds the plugins of each transport, where ``type`` says nothing."""
+_NOT_POLICIES = frozenset({"type", "transport", "endpoint", "options"})
+"""Fields that mean nothing for a plugin registered in code."""
+
+_SET_ON_PLUGIN = ("name", "members", "request_timeout", "retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge")
+"""Fields that ``balancing`` must leave out: the group has those of the plugin."""
+
+
+class PluginResolver(Protocol):
+    """A configuration that plugins inherit from: a :class:`~goplugins.ManagerConfig`, which is defined above this."""
+
+    def resolve(self, plugin: PluginConfig) -> PluginConfig:
+        """The plugin with nothing left to inherit."""
+        ...
 
 
 def _transport(value: TransportType | str | int | None) -> TransportType | None:
@@ -48,36 +76,37 @@ def _transport(value: TransportType | str | int | None) -> TransportType | None:
 
 @attrs.frozen(kw_only=True, repr=False)
 class PluginConfig:
-    """How one plugin is reached and how calls to it behave. A section left out is inherited whole.
+    """How one plugin is reached, and the policies of its calls. A section that is left out is inherited.
 
     Attributes:
-        name: what the plugin is called by.
-        type: the factory that builds it; the built-in one of ``transport`` when left out.
-        transport: how it is reached.
-        endpoint: where it is: a URL on http and https; ``host:port``, ``dns:///...`` or ``unix:...`` on grpc; the
+        name: the name that calls use.
+        type: the factory that builds the plugin; the built-in one of ``transport`` when left out.
+        transport: how the plugin is reached.
+        endpoint: its address: a URL on http and https; ``host:port``, ``dns:///...`` or ``unix:...`` on grpc; the
             socket's path (``@name``: abstract) on unix; ``package.module:callable`` or an entry point's name on python.
-        endpoints: instead of ``endpoint``, where several instances do the same: calls are shared out among them.
-        balancing: how, with ``endpoints`` or ``options.resolve``; name and members follow from the plugin.
-        priority: the larger number is preferred, where something chooses.
+        endpoints: addresses of several instances, instead of ``endpoint``: calls are distributed among them.
+        balancing: how calls are distributed, with ``endpoints`` or ``options.resolve``; name and members follow from
+            the plugin.
+        priority: members with a larger number are preferred by strategy priority.
         enabled: true when left out.
         executable: the program of an exec plugin.
         args: its arguments.
-        env: its further environment, as ``NAME=value``.
-        work_dir: the directory that it starts in.
-        auth: how calls prove who they come from.
+        env: environment variables added for it, as ``NAME=value``.
+        work_dir: the directory in which it is started.
+        auth: how calls are authenticated.
         retry: over the manager's ``default_retry``.
         circuit_breaker: over ``default_circuit_breaker``.
         health_check: over ``default_health_check``.
         connection: over ``default_connection``.
         rate_limit: over ``default_rate_limit``.
-        bulkhead: how many calls may be under way at once; no limit when left out.
-        fallback: what answers when the plugin could not; nothing when left out.
-        cache: answers kept; none when left out.
+        bulkhead: limit of concurrent calls; none when left out.
+        fallback: the answer when the plugin can't give one; none when left out.
+        cache: caching of answers; none when left out.
         hedge: a second attempt for idempotent calls that take long; none when left out.
         chaos: faults injected on purpose; none when left out.
-        options: further settings of the transport; those of the built-in ones are checked.
-        labels: for people and metrics.
-        annotations: for people.
+        options: further settings of the transport; those of built-in transports are checked.
+        labels: free texts, which can become labels of metrics.
+        annotations: free texts.
     """
 
     name: str = ""
@@ -109,52 +138,237 @@ class PluginConfig:
 
     __repr__ = sparse_repr
 
+    _read_fields = staticmethod(read_options)  # for conversion: options are read by the rules of the transport
+
     def validate(self) -> None:
         """Checks this plugin, with the production defaults where it says nothing.
 
         Raises:
             ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
         """
-        from goplugins.config.validation import validate_plugin
+        from goplugins.config.conversion import type_problems
 
-        validate_plugin(self)
+        problems = Problems(found=type_problems(self))
+        if not problems.found:
+            check_plugin(self, resolve_plugin(self, PRODUCTION), problems)
+        raise_for(problems.found, f"plugin {self.name!r}")
 
-    def validate_policies(self, name: str | None = None, *, defaults: ManagerConfig | None = None) -> None:
+    def validate_policies(self, name: str | None = None, *, defaults: PluginResolver | None = None) -> None:
         """Checks what applies to a plugin registered in code: all but transport, type, endpoint and options.
 
         Args:
-            name: what the plugin will be called by; the configuration's own when None.
+            name: the name under which the plugin will be called; the configuration's own when None.
             defaults: the manager's configuration, from which fields are inherited; the production defaults when None.
 
         Raises:
-            ConfigError: as :meth:`validate`; also for ``enabled: false``, which would do nothing there.
+            ConfigError: as :meth:`validate`; also for ``enabled: false``, which has no effect there.
         """
-        from goplugins.config.validation import validate_policies
+        from goplugins.config.conversion import type_problems
 
-        validate_policies(self, name, defaults)
+        problems = Problems(found=[problem for problem in type_problems(self) if problem[0][0] not in _NOT_POLICIES])
+        if not problems.found:
+            named = self if name is None else attrs.evolve(self, name=name)
+            resolved = resolve_plugin(named, PRODUCTION) if defaults is None else defaults.resolve(named)
+            _check_registered(named, resolved, problems)
+        raise_for(problems.found, f"plugin {self.name if name is None else name!r}")
 
     def check_files(self) -> None:
-        """Checks that certificate, key and CA files are there: on the machine that will make the calls.
+        """Checks that certificate, key, CA and token files exist: on the machine that will make the calls.
 
         Raises:
             InvalidCertificateError: for one file, or an :class:`~goplugins.errors.InvalidConfigError` for several.
         """
-        from goplugins.config.validation import check_plugin_files
-
-        check_plugin_files(self)
+        problems = Problems()
+        if self.auth is not None:
+            check_auth_files(self.auth, problems.below("auth"))
+        raise_for(problems.found, f"plugin {self.name!r}")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, source: str = "configuration") -> PluginConfig:
         """Reads plain values, as from JSON; ``${VAR}`` stays as it is.
 
         Raises:
-            ConfigError: unknown fields and wrong values, all of them, each with its path.
+            ConfigError: unknown fields and wrong types, all of them, each with its path.
         """
         from goplugins.config.conversion import structure
 
         return structure(cls, mapping, source=source)
 
 
-def kind_of_plugin(type_name: str | None, transport: TransportType | None) -> str | None:
-    """The factory's name: ``type``, else the built-in one of the transport."""
-    return type_name or (BUILT_IN_KINDS.get(transport) if transport is not None else None)
+def is_dns_group(plugin: PluginConfig) -> bool:
+    """Whether the plugin becomes a group of its host's addresses (``options.resolve``).
+
+    >>> is_dns_group(PluginConfig(transport="grpc", endpoint="search:50051", options={"resolve": True}))
+    True
+    """
+    return plugin.options.get("resolve") is True and kind_of_plugin(plugin.type, plugin.transport) in _DNS_KINDS
+
+
+def resolve_plugin(plugin: PluginConfig, defaults: SectionDefaults) -> PluginConfig:
+    """The plugin with nothing left to inherit; ``defaults`` have no field left out, ``max_recovery_timeout`` apart."""
+    return attrs.evolve(
+        plugin,
+        type=kind_of_plugin(plugin.type, plugin.transport),
+        enabled=True if plugin.enabled is None else plugin.enabled,
+        auth=resolve_auth(plugin.auth),
+        retry=merge(plugin.retry, defaults.retry),
+        circuit_breaker=resolve_breaker(merge(plugin.circuit_breaker, defaults.circuit_breaker)),
+        health_check=merge(plugin.health_check, defaults.health_check),
+        connection=merge(plugin.connection, defaults.connection),
+        rate_limit=merge(plugin.rate_limit, defaults.rate_limit),
+        bulkhead=merge_or_none(plugin.bulkhead, DEFAULT_BULKHEAD),
+        fallback=resolve_fallback(plugin.fallback),
+        cache=merge_or_none(plugin.cache, DEFAULT_CACHE),
+        hedge=merge_or_none(plugin.hedge, DEFAULT_HEDGE),
+    )
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_plugin(raw: PluginConfig, resolved: PluginConfig, problems: Problems) -> None:
+    """Adds what is wrong with a plugin whose every field has the right type.
+
+    Args:
+        raw: the configuration as it was written.
+        resolved: the same with its defaults.
+        problems: of the plugin.
+    """
+    check_name(raw.name, problems)
+    transport = raw.transport
+    if transport is None:
+        fix = f"write one of {', '.join(BUILT_IN_KINDS)}"
+        problems.add(InvalidTransportError, "missing", fix, "transport")
+    else:
+        _check_transport(raw, resolved, transport, problems)
+        _check_endpoints(raw, transport, problems)
+    if raw.auth is not None:
+        check_auth(raw.auth, problems.below("auth"), transport)
+    _check_all_policies(raw, resolved, problems)
+
+
+def _check_registered(raw: PluginConfig, resolved: PluginConfig, problems: Problems) -> None:
+    """As :func:`check_plugin`, for a plugin registered in code."""
+    check_name(raw.name, problems)
+    if raw.enabled is False:
+        fix = "remove it, and register the plugin only where it is used"
+        problems.add(InvalidConfigError, "a plugin registered in code is always enabled", fix, "enabled")
+    if raw.hedge is not None and raw.hedge.enabled and raw.transport is None:
+        message = "a call of an object with an unknown transport can't be cancelled, so it can't be hedged"
+        problems.add(InvalidConfigError, message, "set transport, or leave the section out", "hedge", "enabled")
+    _check_all_policies(raw, resolved, problems)
+
+
+def _check_all_policies(raw: PluginConfig, resolved: PluginConfig, problems: Problems) -> None:
+    check_policies(raw, resolved, problems, raw.transport)
+    if raw.circuit_breaker is not None and resolved.circuit_breaker is not None:
+        check_breaker(resolved.circuit_breaker, problems.below("circuit_breaker"))
+    if raw.chaos is not None:
+        check_chaos(raw.chaos, problems.below("chaos"))
+
+
+def _check_transport(
+    plugin: PluginConfig, resolved: PluginConfig, transport: TransportType, problems: Problems
+) -> None:
+    kind = kind_of_plugin(plugin.type, transport)
+    if kind in OPTIONS:
+        _check_unused_fields(plugin, transport, problems)
+        if kind != BUILT_IN_KINDS[transport]:
+            message = f"the built-in factory {kind!r} has no transport {transport}"
+            fix = f"leave type out, or write {BUILT_IN_KINDS[transport]!r}"
+            problems.add(UnsupportedTransportError, message, fix, "type")
+    check_options(kind, plugin.options, problems.below("options"))
+    _check_resolve(plugin, problems)
+    if transport is TransportType.EXECUTABLE:
+        _check_executable(plugin, problems)
+    if resolved.health_check is not None and resolved.health_check.endpoint:
+        check_health_endpoint(transport, resolved.health_check.endpoint, problems.below("health_check", "endpoint"))
+
+
+def _check_unused_fields(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
+    """Adds fields that a built-in transport has no use for; a custom factory may use them."""
+
+    def unused(fix: str, *path: str) -> None:
+        problems.add(InvalidConfigError, f"is not used by transport {transport}", fix, *path)
+
+    if transport is TransportType.EXECUTABLE:
+        if plugin.endpoint:
+            unused("remove it: executable is the program to run", "endpoint")
+    else:
+        for name in _PROCESS_FIELDS:
+            if getattr(plugin, name):
+                fix = "remove it, or write transport: exec" if name == "executable" else "remove it: only exec uses it"
+                unused(fix, name)
+    if plugin.health_check is not None and plugin.health_check.endpoint and transport not in _HTTP | _GRPC:
+        unused("remove it: health checks use the plugin's own address", "health_check", "endpoint")
+    if transport is TransportType.PYTHON and plugin.auth not in _NO_AUTH:
+        unused("remove it: a call within this process has no credentials", "auth")
+
+
+def _check_endpoints(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
+    if not plugin.endpoints:
+        check_endpoint(transport, plugin.endpoint, problems.below("endpoint"))
+        if is_dns_group(plugin):
+            _check_balancing(plugin.balancing, problems)
+        elif plugin.balancing is not None:
+            problems.add(InvalidConfigError, "has no effect without endpoints", "write endpoints", "balancing")
+        return
+    if plugin.endpoint:
+        problems.add(InvalidConfigError, "is set, and so is endpoints", "move it into endpoints", "endpoint")
+    if transport in NOT_HEDGED:
+        fix = "write one plugin for each, and a group under load_balancers"
+        problems.add(InvalidConfigError, f"is not used by transport {transport}", fix, "endpoints")
+        return
+    for index, endpoint in enumerate(plugin.endpoints):
+        where = problems.below("endpoints", index)
+        check_endpoint(transport, endpoint, where)
+        if endpoint in plugin.endpoints[:index]:
+            where.add(InvalidConfigError, "is listed twice", "remove it")
+    _check_balancing(plugin.balancing, problems)
+
+
+def _check_balancing(balancing: LoadBalancerConfig | None, problems: Problems) -> None:
+    for name in _SET_ON_PLUGIN:
+        if balancing is not None and getattr(balancing, name):
+            problems.add(InvalidConfigError, "is a setting of the plugin", "move it there", "balancing", name)
+
+
+def _check_resolve(plugin: PluginConfig, problems: Problems) -> None:
+    if kind_of_plugin(plugin.type, plugin.transport) not in _DNS_KINDS:
+        return
+    if is_dns_group(plugin):
+        fault, fix = _resolve_fault(plugin)
+        if fault:
+            problems.add(InvalidConfigError, fault, fix, "options", "resolve")
+    elif "resolve_interval" in plugin.options:
+        fix = "write resolve: true beside it, or remove it"
+        problems.add(InvalidConfigError, "has no effect without resolve", fix, "options", "resolve_interval")
+
+
+def _resolve_fault(plugin: PluginConfig) -> tuple[str, str]:
+    """Why the host can't be looked up, and the fix; nothing for an invalid endpoint, which is its own problem."""
+    if plugin.endpoints:
+        return "is for one endpoint, not for several", "write one endpoint, or leave resolve out"
+    try:
+        found = Endpoint.parse(plugin.transport or TransportType.HTTP, plugin.endpoint).host_to_look_up
+    except ConfigError:
+        return "", ""
+    if found is None:
+        return "needs an endpoint of the form host:port", "write host:port without a scheme, or leave resolve out"
+    try:
+        ipaddress.ip_address(found[0])
+    except ValueError:
+        return "", ""
+    return "needs a host name, and the endpoint is an IP address", "write a name, or leave resolve out"
+
+
+def _check_executable(plugin: PluginConfig, problems: Problems) -> None:
+    if not plugin.executable:
+        problems.add(MissingExecutableError, "missing", "write the path of the program to run", "executable")
+    for index, item in enumerate(plugin.env):
+        name, equals, _ = item.partition("=")
+        if not name or not equals or "\x00" in item:
+            problems.add(InvalidConfigError, "is not of the form NAME=value", "write NAME=value", "env", index)
+    for index, item in enumerate(plugin.args):
+        if "\x00" in item:
+            problems.add(InvalidConfigError, "contains a NUL character", "remove it", "args", index)

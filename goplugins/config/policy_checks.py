@@ -1,11 +1,10 @@
-"""Whether the policies of a plugin or a group make sense: a rule that would never take effect is refused."""
+"""Problems of policy sections that no single field shows: settings that contradict each other or have no effect."""
 
 from __future__ import annotations
 
-from goplugins.config.chaos import check_chaos
+from typing import Protocol
+
 from goplugins.config.credentials import is_header
-from goplugins.config.manager_sections import LoadBalancerConfig
-from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import (
     BulkheadConfig,
     CacheConfig,
@@ -20,48 +19,61 @@ from goplugins.config.schema import UNSET
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError
 
-__all__ = ["check_breaker", "check_group_policies", "check_policies", "check_retry"]
-
 NOT_HEDGED = (TransportType.EXECUTABLE, TransportType.PYTHON)
+"""Transports whose calls can't be cancelled once they are sent."""
 
 
-def check_policies(raw: PluginConfig, plugin: PluginConfig, problems: Problems) -> None:
-    """Notes what is wrong with a plugin's policies, as they are written and with their defaults."""
-    if raw.retry is not None and plugin.retry is not None:
-        check_retry(raw.retry, plugin.retry, problems.below("retry"))
-    if raw.circuit_breaker is not None and plugin.circuit_breaker is not None:
-        check_breaker(plugin.circuit_breaker, problems.below("circuit_breaker"))
-    if raw.rate_limit is not None and plugin.rate_limit is not None:
-        _check_limit(raw.rate_limit, plugin.rate_limit, problems.below("rate_limit"))
-    _check_stand_ins(plugin.name, plugin.fallback, plugin.cache, problems)
+class Policies(Protocol):
+    """The policy sections that plugins and groups have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def retry(self) -> RetryConfig | None: ...
+    @property
+    def rate_limit(self) -> RateLimitConfig | None: ...
+    @property
+    def bulkhead(self) -> BulkheadConfig | None: ...
+    @property
+    def fallback(self) -> FallbackConfig | None: ...
+    @property
+    def cache(self) -> CacheConfig | None: ...
+    @property
+    def hedge(self) -> HedgeConfig | None: ...
+
+
+def check_policies(
+    raw: Policies, resolved: Policies, problems: Problems, transport: TransportType | None = None
+) -> None:
+    """Adds what is wrong with the policies of a plugin or a group.
+
+    Args:
+        raw: the configuration as it was written.
+        resolved: the same with its defaults.
+        problems: of the plugin or group.
+        transport: the plugin's; None for a group.
+    """
+    if raw.retry is not None and resolved.retry is not None:
+        check_retry(raw.retry, resolved.retry, problems.below("retry"))
+    if raw.rate_limit is not None and resolved.rate_limit is not None:
+        _check_limit(raw.rate_limit, resolved.rate_limit, problems.below("rate_limit"))
+    if raw.fallback is not None:
+        _check_fallback(raw.fallback, raw.name, problems.below("fallback"))
+    if raw.cache is not None:
+        _check_cache(raw.cache, problems.below("cache"))
     if raw.bulkhead is not None:
         _check_bulkhead(raw.bulkhead, problems.below("bulkhead"))
     if raw.hedge is not None:
-        _check_hedge(raw.hedge, plugin.transport, problems.below("hedge"))
-    if raw.chaos is not None:
-        check_chaos(raw.chaos, problems.below("chaos"))
-
-
-def check_group_policies(raw: LoadBalancerConfig, balancer: LoadBalancerConfig, problems: Problems) -> None:
-    """As :func:`check_policies`, for a group."""
-    if raw.retry is not None and balancer.retry is not None:
-        check_retry(raw.retry, balancer.retry, problems.below("retry"))
-    if raw.rate_limit is not None and balancer.rate_limit is not None:
-        _check_limit(raw.rate_limit, balancer.rate_limit, problems.below("rate_limit"))
-    _check_stand_ins(raw.name, raw.fallback, raw.cache, problems)
-    if raw.bulkhead is not None:
-        _check_bulkhead(raw.bulkhead, problems.below("bulkhead"))
-    if raw.hedge is not None:
-        _check_hedge(raw.hedge, None, problems.below("hedge"))
+        _check_hedge(raw.hedge, transport, problems.below("hedge"))
 
 
 def check_retry(raw: RetryConfig, retry: RetryConfig, problems: Problems) -> None:
-    """Notes waits that end before they begin: one of the two does not do what it says.
+    """Adds intervals of which the first is longer than the longest.
 
     Args:
-        raw: as it was written.
+        raw: the section as it was written.
         retry: the same with its defaults.
-        problems: the section's.
+        problems: of the section.
     """
     first, longest = retry.initial_interval, retry.max_interval
     if first is None or longest is None or first <= longest:
@@ -74,68 +86,67 @@ def check_retry(raw: RetryConfig, retry: RetryConfig, problems: Problems) -> Non
         problems.add(InvalidConfigError, message, "raise it, or lower initial_interval", "max_interval")
 
 
+def check_breaker(breaker: CircuitBreakerConfig, problems: Problems) -> None:
+    """Adds rules that can never open the circuit, since a part of them is missing."""
+    if breaker.slow_call_rate is not None and breaker.slow_call_duration is None:
+        fix = "set the seconds from which a call counts as slow"
+        problems.add(InvalidConfigError, "is required with slow_call_rate", fix, "slow_call_duration")
+    if breaker.slow_call_duration is not None and breaker.slow_call_rate is None:
+        fix = "set the share of slow calls that opens the circuit"
+        problems.add(InvalidConfigError, "is required with slow_call_duration", fix, "slow_call_rate")
+    rate = "failure_rate" if breaker.failure_rate is not None else "slow_call_rate"
+    if breaker.window is None and getattr(breaker, rate) is not None:
+        fix = "set the seconds over which the rate is measured"
+        problems.add(InvalidConfigError, f"is required with {rate}", fix, "window")
+
+
 def _check_hedge(raw: HedgeConfig, transport: TransportType | None, problems: Problems) -> None:
     if raw.enabled is None:
         fix = "write enabled: true, or enabled: false to keep it off"
-        problems.add(InvalidConfigError, "the section is there, but hedging is off by default", fix, "enabled")
+        problems.add(InvalidConfigError, "is required: hedging is off by default", fix, "enabled")
     if raw.enabled and transport in NOT_HEDGED:
-        message = f"a call over {transport} can't be taken back, so it can't be hedged"
+        message = f"a call over {transport} can't be cancelled, so it can't be hedged"
         problems.add(InvalidConfigError, message, "leave the section out", "enabled")
     for name in ("percentile", "min_delay"):
         if raw.delay is not None and getattr(raw, name) is not None:
-            problems.add(InvalidConfigError, "has no effect beside delay", f"set either delay or {name}", name)
+            problems.add(InvalidConfigError, "has no effect if delay is set", f"set either delay or {name}", name)
 
 
 def _check_limit(raw: RateLimitConfig, resolved: RateLimitConfig, problems: Problems) -> None:
-    """A limit that is written down but off by inheritance would be found out in an overload."""
     written = raw.requests_per_second is not None or raw.burst_size is not None
     if written and raw.enabled is None and not resolved.enabled:
-        fix = "write enabled: true for this limit to hold, or enabled: false to keep it off"
-        problems.add(InvalidConfigError, "a limit is given, but the default is off", fix, "enabled")
+        fix = "write enabled: true to apply this limit, or enabled: false to keep it off"
+        problems.add(InvalidConfigError, "is required: the rate limit is off by default", fix, "enabled")
 
 
 def _check_bulkhead(bulkhead: BulkheadConfig, problems: Problems) -> None:
-    """A limit that limits nothing, or a setting without the one that it belongs to, would be found out too late."""
     high, low = bulkhead.max_concurrent, bulkhead.min_concurrent
     if high is None:
-        fix = "set how many calls may be under way at once"
+        fix = "set how many calls may run at once"
         problems.add(InvalidConfigError, "missing", fix, "max_concurrent")
     if low is not None and not bulkhead.adaptive:
         fix = "write adaptive: true, or leave it out"
-        problems.add(InvalidConfigError, "does nothing unless the limit is adaptive", fix, "min_concurrent")
+        problems.add(InvalidConfigError, "has no effect unless the limit is adaptive", fix, "min_concurrent")
     elif low is not None and high is not None and low > high:
-        fix = f"write at most {high}"
-        problems.add(InvalidConfigError, "is more than max_concurrent", fix, "min_concurrent")
+        problems.add(InvalidConfigError, "is more than max_concurrent", f"write at most {high}", "min_concurrent")
     if bulkhead.max_wait is not None and not bulkhead.max_waiting:
-        fix = "set how many calls may wait, or leave it out"
-        problems.add(InvalidConfigError, "missing for max_wait", fix, "max_waiting")
+        fix = "set how many calls may wait, or leave max_wait out"
+        problems.add(InvalidConfigError, "is required with max_wait", fix, "max_waiting")
 
 
-def check_breaker(breaker: CircuitBreakerConfig, problems: Problems) -> None:
-    """A rule that lacks one of its parts would never fire, and nobody would know."""
-    if breaker.slow_call_rate is not None and breaker.slow_call_duration is None:
-        fix = "set the seconds from which a call is slow"
-        problems.add(InvalidConfigError, "missing for slow_call_rate", fix, "slow_call_duration")
-    if breaker.slow_call_duration is not None and breaker.slow_call_rate is None:
-        fix = "set the share of slow calls that opens the circuit"
-        problems.add(InvalidConfigError, "missing for slow_call_duration", fix, "slow_call_rate")
-    rate = "failure_rate" if breaker.failure_rate is not None else "slow_call_rate"
-    if breaker.window is None and getattr(breaker, rate) is not None:
-        problems.add(InvalidConfigError, f"missing for {rate}", "set the seconds to look back", "window")
-
-
-def _check_stand_ins(name: str, fallback: FallbackConfig | None, cache: CacheConfig | None, problems: Problems) -> None:
-    if cache is not None and cache.ttl is None:
-        problems.add(InvalidConfigError, "missing", "set the seconds that an answer is good for", "cache", "ttl")
-    for index, header in enumerate(() if cache is None else cache.vary_headers):
+def _check_cache(cache: CacheConfig, problems: Problems) -> None:
+    if cache.ttl is None:
+        problems.add(InvalidConfigError, "missing", "set the seconds for which an answer is valid", "ttl")
+    for index, header in enumerate(cache.vary_headers):
         if not is_header(header):
             fix = "write a name such as Accept-Language"
-            problems.add(InvalidConfigError, "is not a header's name", fix, "cache", "vary_headers", index)
-    if fallback is None:
-        return
+            problems.add(InvalidConfigError, "is not a header name", fix, "vary_headers", index)
+
+
+def _check_fallback(fallback: FallbackConfig, name: str, problems: Problems) -> None:
     given = [bool(fallback.plugin), fallback.value is not UNSET, fallback.function is not None]
     if sum(given) != 1:
-        message = "has no answer" if not any(given) else "has more than one answer"
-        problems.add(InvalidConfigError, message, "set exactly one of plugin and value", "fallback")
+        message = "has more than one answer" if any(given) else "has no answer"
+        problems.add(InvalidConfigError, message, "set exactly one of plugin and value")
     if fallback.plugin and fallback.plugin == name:
-        problems.add(InvalidConfigError, "is the plugin itself", "name another plugin", "fallback", "plugin")
+        problems.add(InvalidConfigError, "is the plugin itself", "write the name of another plugin", "plugin")

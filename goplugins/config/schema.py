@@ -11,26 +11,10 @@ import attrs
 
 from goplugins.config.masking import Masked
 
-__all__ = [
-    "UNSET",
-    "Field",
-    "Unset",
-    "as_mapping",
-    "as_member",
-    "as_table",
-    "as_text_table",
-    "as_texts",
-    "as_tuple",
-    "fields_of",
-    "merge",
-    "plain",
-    "same_value",
-    "shown",
-    "sparse_repr",
-]
-
 T = TypeVar("T")
 E = TypeVar("E", bound=enum.Enum)
+
+_SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
 class Unset(enum.Enum):
@@ -99,6 +83,20 @@ def as_mapping(instance: Any) -> dict[str, Any]:
         for field, value in values
         if value is not UNSET and (value is not None or field.default is not None)
     }
+
+
+def as_mappings(value: Any) -> Any:
+    """Plain containers with mappings in place of configuration classes, at any depth; other objects stay."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind.__module__.startswith("goplugins.config.") and attrs.has(kind):
+        value = as_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: as_mappings(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_mappings(item) for item in value]
+    return value
 
 
 def as_tuple(value: Iterable[T]) -> tuple[T, ...]:

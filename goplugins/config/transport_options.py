@@ -1,4 +1,7 @@
-"""The ``options`` of the built-in transports: a new option is one line in the table."""
+"""The built-in transports: which factory builds them, and what their ``options`` may hold.
+
+A new option is one line in :data:`OPTIONS`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from goplugins.config.field_types import Choice, Duration, Flag, Rule, Text, Whole
-from goplugins.config.plugin import PluginConfig, kind_of_plugin
 from goplugins.config.problems import Problems, unknown_fix
 from goplugins.config.sizes import Size
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
 
-__all__ = ["OPTIONS", "check_options", "read_options"]
+BUILT_IN_KINDS: Mapping[TransportType, str] = {
+    TransportType.HTTP: "http",
+    TransportType.HTTPS: "http",
+    TransportType.GRPC: "grpc",
+    TransportType.GRPC_TLS: "grpc",
+    TransportType.UNIX: "unix",
+    TransportType.EXECUTABLE: "exec",
+    TransportType.PYTHON: "python",
+}
+"""The factory for plugins of each transport that have no ``type``."""
+
+DEFAULT_RESOLVE_INTERVAL = 30.0
+"""Seconds between two lookups of a host name, where ``options.resolve_interval`` is left out."""
 
 OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
         "engine": Choice(("fast", "requests")),
-        # Credentials in a proxy's URL are the proxy's own way to take them, so user info is allowed here.
+        # Unlike in endpoints, credentials are accepted: a proxy's URL is where they belong.
         "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
         "resolve": Flag(),
         "resolve_interval": Duration(),
@@ -39,45 +53,48 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     },
     "python": {"isolate": Flag()},
 }
-"""Kind of factory -> option -> what it may hold. The options of other kinds are their factories' own."""
+"""Factory -> option -> accepted values. Options of other factories are not checked."""
 
 
-def read_options(fields: Mapping[str, Any], *, text: bool) -> tuple[dict[str, Any], list[ConfigError]]:
-    """A plugin's raw fields with its known options read, and what is wrong with them; paths start at ``options``.
+def kind_of_plugin(type_name: str | None, transport: TransportType | None) -> str | None:
+    """The factory's name: ``type``, else the built-in one of the transport."""
+    return type_name or (BUILT_IN_KINDS.get(transport) if transport is not None else None)
 
-    All other options stay as they are: some are a factory's own, and :func:`check_options` names the rest.
+
+def read_options(fields: Mapping[str, Any], *, text: bool) -> tuple[Mapping[str, Any], list[ConfigError]]:
+    """Reads the known options among a plugin's raw fields; returns the fields and errors below ``options``.
+
+    Unknown options stay as they are: a custom factory may use them. :func:`check_options` reports the others.
     """
-    result = dict(fields)
     options = fields.get("options")
-    known = OPTIONS.get(_kind(fields) or "", {})
     if not isinstance(options, Mapping):
-        return result, []
-    kept: dict[str, Any] = {}
+        return fields, []
+    known = OPTIONS.get(_kind_of_fields(fields) or "", {})
+    read: dict[str, Any] = {}
     errors: list[ConfigError] = []
     for name, value in options.items():
         rule = known.get(name)
         try:
             if rule is None:
-                kept[name] = value
+                read[name] = value
             elif value is not None:
-                kept[name] = rule.read(value, text=text)
+                read[name] = rule.read(value, text=text)
         except ConfigError as exc:
             errors.append(type(exc)(exc.message, path=f"options.{name}", fix=exc.fix))
-    result["options"] = kept
-    return result, errors
+    return {**fields, "options": read}, errors
 
 
-def check_options(plugin: PluginConfig, problems: Problems) -> None:
-    """Notes options that the built-in transport of ``plugin`` does not know, and so would ignore."""
-    known = OPTIONS.get(kind_of_plugin(plugin.type, plugin.transport) or "")
+def check_options(kind: str | None, options: Mapping[str, Any], problems: Problems) -> None:
+    """Adds options that the built-in factory ``kind`` does not know; ``problems`` are those of ``options``."""
+    known = OPTIONS.get(kind or "")
     if known is None:
         return
-    for name in plugin.options:
+    for name in options:
         if name not in known:
             problems.add(InvalidConfigError, "unknown option", unknown_fix(str(name), known, "options"), name)
 
 
-def _kind(fields: Mapping[str, Any]) -> str | None:
+def _kind_of_fields(fields: Mapping[str, Any]) -> str | None:
     name = fields.get("type")
     try:
         transport = TransportType(fields["transport"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from goplugins.config.loading import parse_file
+from goplugins.config.files import parse_file
 from goplugins.config.masking import mask_url
 from goplugins.discovery.manifest import MANIFEST_KINDS, read_plugin
 from goplugins.discovery.permissions import is_unsafe, read_safely, safe_directory, safe_file, safe_program

@@ -11,8 +11,7 @@ import attrs
 
 from goplugins.config import PluginConfig
 from goplugins.config.conversion import read
-from goplugins.config.environment import override_plugin
-from goplugins.config.loading import expand
+from goplugins.config.environment import expand, override_plugin
 from goplugins.config.problems import Problem, Problems, raise_for, untouched
 from goplugins.config.schema import as_text_table, as_texts, fields_of, sparse_repr
 from goplugins.discovery.versions import parse_range, parse_version
@@ -93,7 +92,7 @@ def read_plugin(
     changed: Mapping[str, Any] = values
     overrides: tuple[Any, ...] = ()
     if isinstance(name, str) and name:
-        changed, overrides = override_plugin(values, name, environ, problems)
+        changed, overrides = override_plugin(PluginConfig, values, name, environ, problems)
     expanded = expand(changed, environ, problems)
     manifest = {field.name for field in fields_of(PluginManifest)}
     who = {key: value for key, value in expanded.items() if key in manifest}

@@ -11,8 +11,9 @@ import attrs
 
 from goplugins.config import ManagerConfig
 from goplugins.config.environment import override
+from goplugins.config.files import read_file
 from goplugins.config.line_numbers import lines_of
-from goplugins.config.loading import FurtherCheck, load_resolved, read_file
+from goplugins.config.loading import FurtherCheck, load_resolved
 from goplugins.config.problems import Path as FieldPath, Problems, path_text
 from goplugins.config.schema import UNSET, as_mapping, fields_of, plain
 from goplugins.discovery import DiscoveredPlugin, Discovery, DiscoveryReport
@@ -103,7 +104,7 @@ def load_with_origins(
 
 def _marks_of_file(name: str, environ: Mapping[str, str]) -> _Marks:
     marks = {path: f"{name}:{line}" for path, line in lines_of(Path(name).read_bytes(), name).items()}
-    values, overrides = override(read_file(name), environ, Problems())
+    values, overrides = override(ManagerConfig, read_file(name), environ, Problems())
     if not marks:
         marks = dict.fromkeys(_written(values), name)
     for each in overrides:

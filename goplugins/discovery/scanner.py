@@ -12,8 +12,8 @@ from goplugins.config import DiscoveryConfig, ManagerConfig
 from goplugins.config.conversion import check_types
 from goplugins.config.environment import plugin_variables
 from goplugins.config.loading import FurtherCheck
+from goplugins.config.manager import file_problems, semantic_problems
 from goplugins.config.problems import Problem, path_text
-from goplugins.config.validation import file_problems, semantic_problems
 from goplugins.discovery.directories import scan_directory, signature_of
 from goplugins.discovery.manifest import read_plugin
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport

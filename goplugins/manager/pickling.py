@@ -17,9 +17,8 @@ from typing import Any
 import attrs
 
 from goplugins.config import ManagerConfig
-from goplugins.config.loading import _opened
 from goplugins.config.problems import Path, path_text
-from goplugins.config.schema import fields_of, plain
+from goplugins.config.schema import as_mappings, fields_of, plain
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reloading import ConfigLoader, ConfigSource
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -176,7 +175,7 @@ def literal_secrets(source: ConfigSource) -> Iterator[str]:
     >>> list(literal_secrets({"plugins": [{"name": "a", "endpoint": "http://${HOST}", "auth": auth}]}))
     ['plugins[0].auth.token']
     """
-    yield from _literal(ManagerConfig, _opened(source), ())
+    yield from _literal(ManagerConfig, as_mappings(source), ())
 
 
 def _literal(kind: type[Any], values: Any, path: Path) -> Iterator[str]:

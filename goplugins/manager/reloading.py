@@ -13,7 +13,8 @@ import attrs
 
 from goplugins.config import ManagerConfig, ReloadOptions
 from goplugins.config.groups import spread
-from goplugins.config.loading import _opened, load_resolved
+from goplugins.config.loading import load_resolved
+from goplugins.config.schema import as_mappings
 from goplugins.enums import PluginStatus
 from goplugins.errors import ConfigError, ManagerClosedError, PluginError
 from goplugins.manager.config_watch import Watch
@@ -272,7 +273,7 @@ def snapshot_of(source: ConfigSource) -> ConfigSource:
     if isinstance(source, ManagerConfig):
         return source
     if isinstance(source, Mapping):
-        return _opened(source)  # type: ignore[no-any-return]
+        return as_mappings(source)  # type: ignore[no-any-return]
     return os.path.abspath(os.fspath(source))
 
 

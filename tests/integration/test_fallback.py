@@ -283,7 +283,7 @@ def problems_of(*plugins):
 def test_a_circle_is_an_error_of_the_configuration_that_names_it():
     names = {"a": "b", "b": "c", "c": "a"}
     found = problems_of(*[plugin(name, nowhere(), fallback={"plugin": other}) for name, other in names.items()])
-    assert found == {"plugins[0].fallback.plugin": "fallbacks go in a circle: a -> b -> c -> a"}
+    assert found == {"plugins[0].fallback.plugin": "fallbacks form a cycle: a -> b -> c -> a"}
 
 
 def test_so_is_the_name_of_a_plugin_that_is_not_there(backup_url):

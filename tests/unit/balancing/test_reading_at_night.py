@@ -327,9 +327,7 @@ WEB = {"name": "web", "transport": "http", "endpoint": "http://127.0.0.1:1"}
 )
 def test_a_group_with_a_member_whose_calls_can_not_be_taken_back_is_not_hedged(local: dict[str, Any]) -> None:
     with Manager() as manager:
-        with pytest.raises(
-            ConfigError, match=f"member 'local' over {local['transport']} can't be taken back"
-        ) as caught:
+        with pytest.raises(ConfigError, match=f"member 'local' over {local['transport']} can't be cancelled") as caught:
             manager.load_from_config({"plugins": [WEB, local], "load_balancers": [HEDGED]})
         assert [problem.path for problem in caught.value.problems] == ["load_balancers[0].hedge.enabled"]
         off = {**HEDGED, "hedge": {"enabled": False}}

@@ -73,7 +73,7 @@ def test_what_can_not_be_taken_back_can_not_be_hedged(fields: dict[str, Any]) ->
 
 def test_an_object_registered_in_code_must_say_what_it_is_called_over() -> None:
     hedge = HedgeConfig(enabled=True)
-    with pytest.raises(ConfigError, match=r"hedge\.enabled: a call of an object whose transport is not given"):
+    with pytest.raises(ConfigError, match=r"hedge\.enabled: a call of an object with an unknown transport"):
         PluginConfig(hedge=hedge).validate_policies("a")
     PluginConfig(hedge=hedge, transport=TransportType.HTTP).validate_policies("a")
     PluginConfig(hedge=HedgeConfig(enabled=False)).validate_policies("a")

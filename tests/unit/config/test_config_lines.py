@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from goplugins.config.files import parse_file
 from goplugins.config.line_numbers import line_at, lines_of
-from goplugins.config.loading import parse_file
 
 YAML = """\
 # a comment

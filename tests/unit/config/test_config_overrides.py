@@ -76,7 +76,7 @@ def test_lists_tables_and_sections_are_json(tmp_path: Path) -> None:
     assert auth.auth.headers == {"X-Tenant": "a"}
     assert auth.retry is not None
     assert auth.retry.max_retries == 1
-    assert "is not the JSON" in problems(tmp_path, PLUGINS__GEO_EU_V2__ARGS="-v")["GOPLUGINS__PLUGINS__GEO_EU_V2__ARGS"]
+    assert "is not JSON" in problems(tmp_path, PLUGINS__GEO_EU_V2__ARGS="-v")["GOPLUGINS__PLUGINS__GEO_EU_V2__ARGS"]
 
 
 def test_a_variable_s_value_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_the_variable_is_named_when_its_value_is_wrong_and_the_value_is_not(tmp_
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("PLUGINS__AUHT__ENDPOINT", "names none of the plugins (unset it, or write one of those that there are: AUTH"),
-        ("LOAD_BALANCERS__NONE__STRATEGY", "names none of the load_balancers"),
-        ("PLUGINS__AUTH__ENPOINT", "names no field (did you mean 'endpoint'?)"),
-        ("PLUGINS__AUTH__RETRY__MAX", "names no field"),
-        ("LOGLEVEL", "names no field (did you mean 'log_level'?)"),
-        ("LOG_LEVEL__X", "names no field (write the name of one of its fields)"),
-        ("", "names no field"),
+        ("PLUGINS__AUHT__ENDPOINT", "is for none of the plugins (unset it, or use one of these names: AUTH"),
+        ("LOAD_BALANCERS__NONE__STRATEGY", "is for none of the load_balancers"),
+        ("PLUGINS__AUTH__ENPOINT", "does not name a field (did you mean 'endpoint'?)"),
+        ("PLUGINS__AUTH__RETRY__MAX", "does not name a field"),
+        ("LOGLEVEL", "does not name a field (did you mean 'log_level'?)"),
+        ("LOG_LEVEL__X", "does not name a field (write the name of one of its fields)"),
+        ("", "does not name a field"),
     ],
 )
 def test_a_variable_for_nothing_is_a_problem(tmp_path: Path, variable: str, said: str) -> None:
@@ -111,7 +111,7 @@ def test_a_variable_for_nothing_is_a_problem(tmp_path: Path, variable: str, said
 def test_a_variable_for_two_plugins_is_a_problem(tmp_path: Path) -> None:
     plugins = [{"name": name, "transport": "unix", "endpoint": "/run/a"} for name in ("geo-eu", "geo_eu", "a", "a__b")]
     found = problems(tmp_path, {"plugins": plugins}, PLUGINS__GEO_EU__ENDPOINT="/run/b")
-    assert found["GOPLUGINS__PLUGINS__GEO_EU__ENDPOINT"].startswith("may be for 'geo-eu' and 'geo_eu'")
+    assert found["GOPLUGINS__PLUGINS__GEO_EU__ENDPOINT"].startswith("is for both 'geo-eu' and 'geo_eu'")
     config = load(tmp_path, {"plugins": plugins}, PLUGINS__A__B__ENDPOINT="/run/b")
     assert [plugin.endpoint for plugin in config.plugins] == ["/run/a", "/run/a", "/run/a", "/run/b"]
 

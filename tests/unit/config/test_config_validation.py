@@ -365,7 +365,7 @@ def test_fallbacks_in_a_circle_are_found_once() -> None:
 
     found = problems_of(ManagerConfig(plugins=[plugin("z", "a"), plugin("a", "b"), plugin("b", "c"), plugin("c", "a")]))
     assert [(path, problem.message) for path, problem in found.items()] == [
-        ("plugins[1].fallback.plugin", "fallbacks go in a circle: a -> b -> c -> a")
+        ("plugins[1].fallback.plugin", "fallbacks form a cycle: a -> b -> c -> a")
     ]
     assert problems_of(ManagerConfig(plugins=[plugin("a", "b"), plugin("b", "c"), attrs.evolve(GOOD, name="c")])) == {}
 
@@ -423,7 +423,7 @@ def test_a_limit_that_is_written_down_but_off_is_a_problem() -> None:
     plugin = {"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}
     limited = plugin | {"rate_limit": {"requests_per_second": 5}}
     with pytest.raises(
-        ConfigError, match=r"plugins\[0\]\.rate_limit\.enabled: a limit is given, but the default is off"
+        ConfigError, match=r"plugins\[0\]\.rate_limit\.enabled: is required: the rate limit is off by default"
     ):
         ManagerConfig.from_mapping({"plugins": [limited]}).validate()
     ManagerConfig.from_mapping({"plugins": [limited], "default_rate_limit": {"enabled": True}}).validate()
@@ -489,15 +489,15 @@ PYTHON = {"name": "a", "transport": "python", "endpoint": "module:name"}
 @pytest.mark.parametrize(
     ("plugin", "field", "value", "fix"),
     [
-        (HTTP, "executable", "/bin/x", "leave it out, or write transport: exec"),
-        (HTTP, "args", ["--x"], "leave it out: only exec has it"),
-        (UNIX, "env", ["A=b"], "leave it out: only exec has it"),
-        (PYTHON, "work_dir", "/srv", "leave it out: only exec has it"),
-        (EXEC, "endpoint", "http://host/p", "leave it out: executable says what to run"),
-        (UNIX, "health_check", {"endpoint": "/health"}, "leave it out: health is asked where calls go"),
-        (EXEC, "health_check", {"endpoint": "/health"}, "leave it out: health is asked where calls go"),
-        (PYTHON, "auth", {"method": "bearer", "token": "t"}, "leave it out: a call within this process"),
-        (PYTHON, "auth", {"headers": {"a": "b"}}, "leave it out: a call within this process"),
+        (HTTP, "executable", "/bin/x", "remove it, or write transport: exec"),
+        (HTTP, "args", ["--x"], "remove it: only exec uses it"),
+        (UNIX, "env", ["A=b"], "remove it: only exec uses it"),
+        (PYTHON, "work_dir", "/srv", "remove it: only exec uses it"),
+        (EXEC, "endpoint", "http://host/p", "remove it: executable is the program to run"),
+        (UNIX, "health_check", {"endpoint": "/health"}, "remove it: health checks use the plugin's own address"),
+        (EXEC, "health_check", {"endpoint": "/health"}, "remove it: health checks use the plugin's own address"),
+        (PYTHON, "auth", {"method": "bearer", "token": "t"}, "remove it: a call within this process"),
+        (PYTHON, "auth", {"headers": {"a": "b"}}, "remove it: a call within this process"),
     ],
 )
 def test_a_field_that_the_transport_would_ignore_is_refused(
@@ -506,7 +506,7 @@ def test_a_field_that_the_transport_would_ignore_is_refused(
     found = problems_of(PluginConfig.from_mapping({**plugin, field: value}))
     path = "health_check.endpoint" if field == "health_check" else field
     assert list(found) == [path]
-    assert found[path].message == f"is not for transport {plugin['transport']}"
+    assert found[path].message == f"is not used by transport {plugin['transport']}"
     assert found[path].fix.startswith(fix)
 
 

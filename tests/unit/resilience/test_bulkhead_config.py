@@ -54,8 +54,8 @@ def test_it_reads_durations_and_writes_what_it_reads():
             "max_wait",
             "expected a duration longer than 0, got 0",
         ),
-        ({"max_concurrent": 2, "max_wait": 1}, "max_waiting", "missing for max_wait"),
-        ({"max_concurrent": 2, "min_concurrent": 1}, "min_concurrent", "does nothing unless the limit is adaptive"),
+        ({"max_concurrent": 2, "max_wait": 1}, "max_waiting", "is required with max_wait"),
+        ({"max_concurrent": 2, "min_concurrent": 1}, "min_concurrent", "has no effect unless the limit is adaptive"),
         (
             {"max_concurrent": 2, "min_concurrent": 3, "adaptive": True},
             "min_concurrent",
