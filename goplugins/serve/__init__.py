@@ -1,4 +1,4 @@
-"""The plugin author's side: a typed function becomes a plugin that Go and Python clients can call.
+"""For authors of plugins: makes a plugin of a typed function, which Go and Python clients can call.
 
 >>> from goplugins import serve
 >>> @serve.plugin(version="1.0.0")
@@ -7,15 +7,15 @@
 >>> shout("hello")
 'HELLO'
 
-``serve.run(shout, "http://127.0.0.1:8000", "unix:///run/shout.sock")`` answers calls until SIGTERM, on any of the
-wires; ``serve.wsgi(shout)`` is an application for any WSGI server, and ``goplugins serve module:shout --http :8000``
-does it from the command line.
+``serve.run(shout, "http://127.0.0.1:8000", "unix:///run/shout.sock")`` serves it until SIGTERM, over one or several
+transports; ``serve.wsgi(shout)`` is an application for any WSGI server, and ``goplugins serve module:shout --http
+:8000`` serves it from the command line.
 """
 
 from __future__ import annotations
 
 from goplugins.models.reply import Reply
-from goplugins.serve._exceptions import Rejected, Unavailable
+from goplugins.serve._contract import Rejected, Unavailable
 from goplugins.serve._grpc import ServerTLS
 from goplugins.serve._plugin import ServedPlugin, plugin
 from goplugins.serve._server import RunningServer, run, start

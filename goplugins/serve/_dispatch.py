@@ -1,4 +1,4 @@
-"""One request to a served plugin, whatever the wire: from the envelope's fields to what has to be answered."""
+"""Executes one request of a served plugin, independent of the transport: from the envelope's fields to an outcome."""
 
 from __future__ import annotations
 
@@ -17,33 +17,20 @@ from goplugins.models.reply import Reply
 from goplugins.observability.tracing import serving_span
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import deadline
-from goplugins.serve._exceptions import Rejected, Unavailable
+from goplugins.serve._contract import Rejected, Unavailable
 from goplugins.serve._plugin import ServedPlugin
-
-__all__ = [
-    "Incoming",
-    "Kind",
-    "Outcome",
-    "dispatch",
-    "parse_request",
-    "parse_value",
-    "text_field",
-    "texts_field",
-    "with_passed_on",
-]
 
 _logger = logging.getLogger("goplugins.serve")
 
 INTERNAL_TEXT = "internal error"
-"""All that a caller learns of an exception: its own text may hold anything."""
+"""What callers get of an exception: its own text may contain secrets."""
 
-
-_PASSED_ON = ("Idempotency-Key", "traceparent", "tracestate")
-"""Headers of HTTP and gRPC that the function sees beside the message's own; others are between the two sides."""
+_FORWARDED = ("Idempotency-Key", "traceparent", "tracestate")
+"""Headers of HTTP and gRPC that the function gets beside the message's own; all others concern the connection."""
 
 
 class Kind(enum.Enum):
-    """How a request ended; the values are the wire's ``error_kind``."""
+    """How a request ended; the values are the ``error_kind`` of replies."""
 
     OK = "ok"
     REJECTED = "rejected"
@@ -55,12 +42,12 @@ class Kind(enum.Enum):
 
 @attrs.frozen
 class Incoming:
-    """A request as a wire read it.
+    """A request as a transport received it.
 
     Attributes:
-        data: parsed JSON, not yet typed.
-        timeout: seconds that the caller had left when the request came in; None if it did not say.
-        arrived: when it came in, on the clock's monotonic scale; it may have waited for a thread since.
+        data: parsed JSON, not yet converted to the request type.
+        timeout: seconds until the caller's deadline when the request arrived; None without a deadline.
+        arrived: when it arrived, on the clock's monotonic scale; it may have waited for a thread since.
     """
 
     data: Any
@@ -73,10 +60,13 @@ class Incoming:
 
 @attrs.frozen
 class Outcome:
-    """What to answer: ``data`` is JSON, for OK; ``error`` is for the caller's eyes, for all else.
+    """The result to send.
 
-    ``metadata`` belongs to OK and REJECTED; ``retry_after`` is the seconds that an UNAVAILABLE plugin asks for, if it
-    does.
+    Attributes:
+        data: the response as JSON, for OK.
+        error: the text for the caller, for all other kinds.
+        metadata: for OK and REJECTED.
+        retry_after: seconds, for UNAVAILABLE; None if the plugin gave none.
     """
 
     kind: Kind
@@ -87,16 +77,16 @@ class Outcome:
 
 
 def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = SYSTEM_CLOCK) -> Outcome:
-    """Runs the plugin's function for one request and judges how that went.
+    """Runs the plugin's function for one request.
 
-    Whatever the function raises becomes an outcome, SystemExit and CancelledError included: a plugin can't end its
-    server. Only KeyboardInterrupt, GeneratorExit and greenlet's exit pass: those are for whoever runs the thread.
+    Any exception of the function becomes an outcome, SystemExit and CancelledError included: a plugin can't end its
+    server. Only KeyboardInterrupt, GeneratorExit and greenlet's exit propagate: they are meant for the thread.
     """
     remaining = None
     if incoming.timeout is not None:
         remaining = incoming.arrived + incoming.timeout - clock.monotonic()
         if remaining <= 0:
-            return Outcome(Kind.EXPIRED, error="the deadline had passed before the plugin could start")
+            return Outcome(Kind.EXPIRED, error="the deadline passed before the plugin was called")
     try:
         request = plugin.decode(incoming.data)
         context = ExecutionContext(
@@ -128,8 +118,8 @@ def _run(
         if type(exc).__module__ == "greenlet":
             raise
         if isinstance(exc, PluginTimeoutError) and _is_over(incoming, clock):
-            _logger.warning("plugin %r, request %r: the deadline passed within: %s", name, request_id, exc)
-            return Outcome(Kind.EXPIRED, error="the deadline passed within the plugin")
+            _logger.warning("plugin %r, request %r: the deadline passed during execution: %s", name, request_id, exc)
+            return Outcome(Kind.EXPIRED, error="the deadline passed during execution")
         _logger.exception("plugin %r, request %r failed", name, request_id)
         return Outcome(Kind.INTERNAL, error=INTERNAL_TEXT)
 
@@ -146,10 +136,10 @@ _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def parse_value(text: bytes, what: str) -> Any:
-    """The one JSON value that ``text`` holds; ``what`` the text is goes into the error.
+    """Parses one JSON value; ``what`` names the text in an error.
 
     Raises:
-        InvalidArgumentError: it holds anything else; the message quotes none of it.
+        InvalidArgumentError: the text is something else; the message does not quote it.
 
     >>> parse_value(b'[1, "a"]', "the payload")
     [1, 'a']
@@ -165,10 +155,10 @@ def parse_value(text: bytes, what: str) -> Any:
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
-    """The one JSON object that ``body`` holds.
+    """Parses one JSON object.
 
     Raises:
-        InvalidArgumentError: it holds anything else; the text quotes none of it.
+        InvalidArgumentError: the body is something else; the message does not quote it.
     """
     envelope = parse_value(body, "the request")
     if type(envelope) is not dict:
@@ -177,10 +167,10 @@ def parse_request(body: bytes) -> dict[str, Any]:
 
 
 def text_field(envelope: Mapping[str, Any], field: str) -> str:
-    """A field that holds text; empty if it is missing or null.
+    """A string field; empty if it is missing or null.
 
     Raises:
-        InvalidArgumentError: it holds anything else.
+        InvalidArgumentError: it is something else.
     """
     value = envelope.get(field)
     if value is None:
@@ -191,10 +181,10 @@ def text_field(envelope: Mapping[str, Any], field: str) -> str:
 
 
 def texts_field(envelope: Mapping[str, Any], field: str) -> dict[str, str]:
-    """A field that maps names to text; empty if it is missing or null.
+    """A field with an object of strings; empty if it is missing or null.
 
     Raises:
-        InvalidArgumentError: it holds anything else.
+        InvalidArgumentError: it is something else.
     """
     value = envelope.get(field)
     if value is None:
@@ -204,19 +194,19 @@ def texts_field(envelope: Mapping[str, Any], field: str) -> dict[str, str]:
     return value
 
 
-def with_passed_on(own: Mapping[str, str], header: Callable[[str], str | None]) -> dict[str, str]:
-    """The headers that the function sees: the message's own, and those of its wire that are meant for it.
+def with_forwarded(own: Mapping[str, str], header: Callable[[str], str | None]) -> dict[str, str]:
+    """The headers that the function gets: the message's own, and the forwarded ones of the connection.
 
     Args:
-        own: from the message; they win.
-        header: gives a header of the wire.
+        own: headers of the message; they take precedence.
+        header: returns a header of the connection.
 
-    >>> with_passed_on({"X-Tenant": "blue"}, {"traceparent": "00-1", "Host": "x"}.get)
+    >>> with_forwarded({"X-Tenant": "blue"}, {"traceparent": "00-1", "Host": "x"}.get)
     {'X-Tenant': 'blue', 'traceparent': '00-1'}
     """
     headers = dict(own)
     known = {name.lower() for name in headers}
-    for name in _PASSED_ON:
+    for name in _FORWARDED:
         if name.lower() not in known and (value := header(name)):
             headers[name] = value
     return headers

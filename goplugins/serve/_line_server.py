@@ -1,4 +1,4 @@
-"""A served plugin over lines: one JSON object in, one out. What Unix sockets and stdin share."""
+"""Serves a plugin over lines of JSON, one request and one reply each: the part that Unix sockets and stdio share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.config.credentials import auth_headers
 from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -32,79 +31,68 @@ from goplugins.transports.line_channel import LineBuffer
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
 
-__all__ = ["LineReader", "LineService"]
-
 _logger = logging.getLogger("goplugins.serve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 _HEALTH_TIMEOUT = 5.0
-_MAX_DISCARDED = 64 * 1024 * 1024
-"""Bytes of a line that is too long that are read, and dropped, before the connection is given up."""
-
 _START = 4096
+"""Bytes of a line that is too long in which its request id is searched."""
+
 _REQUEST_ID = re.compile(rb'\s*\{\s*"type"\s*:\s*"\w*"\s*,\s*"request_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _CREDENTIALS = frozenset({"authorization", "x-api-key"})
 
 
 class LineReader:
-    r"""Cuts what a caller sends into lines, and lines that are too long down to their beginning.
+    r"""Splits a caller's bytes into lines. A line longer than ``limit`` bytes is the last one, without its end.
 
     >>> reader = LineReader(limit=5)
-    >>> list(reader.feed(b"one\ntwo\nthr")), list(reader.feed(b"eeeeee")), list(reader.feed(b"e\nfour\n"))
-    ([(b'one', True), (b'two', True)], [], [(b'threeeeee', False), (b'four', True)])
+    >>> reader.feed(b"one\ntwo\nthr"), reader.feed(b"eeeeee"), reader.ended
+    ([b'one', b'two'], [b'threeeeee'], True)
+
+    Attributes:
+        ended: whether a line was too long: nothing more is read from this caller.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = LineBuffer()
-        self._start = b""
-        self._dropped = 0
+        self.ended = False
 
-    def feed(self, chunk: bytes) -> list[tuple[bytes, bool]]:
-        """The lines that are whole now, each with whether it is all there.
-
-        Raises:
-            InvalidArgumentError: a line goes on and on; nothing is to be expected of this caller.
-        """
-        lines = []
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that are complete now, without their line breaks."""
         buffer = self._buffer
         buffer.feed(chunk)
-        while (line := buffer.take()) is not None:
-            if self._dropped:
-                line, self._start, self._dropped = self._start, b"", 0
-                lines.append((line, False))
-            else:
-                lines.append((line, True) if len(line) <= self._limit else (line[:_START], False))
-        if len(buffer) > self._limit or self._dropped:
-            self._start = self._start or buffer.start(_START)
-            self._dropped += len(buffer)
-            buffer.clear()
-            if self._dropped > max(_MAX_DISCARDED, 2 * self._limit):
-                raise InvalidArgumentError("a line without an end")
+        lines = []
+        while not self.ended and (line := buffer.take()) is not None:
+            lines.append(line)
+            self.ended = len(line) > self._limit
+        if not self.ended and len(buffer) > self._limit:
+            lines.append(bytes(buffer.held))
+            self.ended = True
         return lines
 
     @property
     def mid_line(self) -> bool:
         """Whether a line has begun and not ended."""
-        return bool(self._buffer) or self._dropped > 0
+        return bool(self._buffer)
 
 
 class LineService:
-    """Answers lines; used by many threads at once.
+    """Executes requests and returns replies; used by many threads at once.
 
     Args:
         plugin: what :func:`~goplugins.serve.plugin` made.
-        auth: credentials that every line must bring in its ``headers``.
+        auth: credentials that every request must have in its ``headers``.
         max_request_bytes: longer lines are refused.
-        threads: how many calls run at once; further ones wait. Health, info and ping don't.
-        clock: the clock of the callers' deadlines.
+        threads: maximum calls executed at once; further ones wait. Health, info and ping don't wait.
+        clock: source of time for the callers' deadlines.
 
     Attributes:
-        asks_for_credentials: whether lines without them are refused.
+        requires_credentials: whether requests without credentials are refused.
 
     Raises:
-        ConfigError: ``auth`` lacks its credentials, or has a method that no header shows.
-        InvalidArgumentError: a limit that is none.
+        ConfigError: ``auth`` lacks its credentials, or has a method that headers can't express.
+        InvalidArgumentError: the limit is below 1.
     """
 
     def __init__(
@@ -123,28 +111,26 @@ class LineService:
         self.max_request_bytes = max_request_bytes
         self._plugin = plugin
         self._guard = Guard(auth, clock=clock)
-        expected = {name.lower() for name in auth_headers(auth)} if auth else set()
-        self.asks_for_credentials = bool(expected)
-        self._secret = _CREDENTIALS | expected
-        self._places = threading.BoundedSemaphore(threads)
+        self.requires_credentials = bool(self._guard.names)
+        self._secret_headers = _CREDENTIALS | self._guard.names
+        self._slots = threading.BoundedSemaphore(threads)
         self._clock = clock
 
     def reader(self) -> LineReader:
-        """What cuts one caller's bytes into lines for :meth:`answer`."""
+        """A reader for the bytes of one caller."""
         return LineReader(self.max_request_bytes)
 
-    def answer(self, line: bytes, whole: bool, arrived: float, caller: str) -> bytes:
-        """The line in answer to one line; never raises for what the line holds.
+    def answer(self, line: bytes, arrived: float, caller: str) -> bytes:
+        """The reply to one line, whatever the line contains.
 
         Args:
             line: without its line break.
-            whole: False for the beginning of one that was too long.
-            arrived: when it had come in, on the clock's monotonic scale; it may have waited for its turn since.
+            arrived: when it arrived, on the clock's monotonic scale; it may have waited for a thread since.
             caller: for the log.
         """
         kind, request_id = "", ""
         try:
-            envelope = self._envelope(line, whole)
+            envelope = self._envelope(line)
             request_id = text_field(envelope, "request_id")
             kind = text_field(envelope, "type")
             headers = texts_field(envelope, "headers")
@@ -153,15 +139,15 @@ class LineService:
                 return _failure(kind, request_id, "unauthenticated", "unauthorized")
             return self._answer(kind, request_id, envelope, headers, arrived)
         except InvalidArgumentError as exc:
-            # Without the id the caller would not know what is refused.
+            # With the id, so that the caller can match the refusal with its request.
             return _failure(kind, request_id or _request_id_at_start(line), Kind.INVALID.value, exc.message)
         except Exception:
-            # Only a fault of this module gets here; its caller must still hear something.
-            _logger.exception("plugin %r, request %r: no answer", self._plugin.info().name, request_id)
+            # Only a defect of this module gets here; the caller must still get a reply.
+            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.info().name, request_id)
             return _failure(kind, request_id, Kind.INTERNAL.value, INTERNAL_TEXT)
 
-    def _envelope(self, line: bytes, whole: bool) -> dict[str, Any]:
-        if not whole:
+    def _envelope(self, line: bytes) -> dict[str, Any]:
+        if len(line) > self.max_request_bytes:
             raise InvalidArgumentError(f"the request is larger than {self.max_request_bytes} bytes")
         return parse_request(line)
 
@@ -174,11 +160,11 @@ class LineService:
                 request_id,
                 arrived,
                 _timeout(envelope),
-                {name: value for name, value in headers.items() if name.lower() not in self._secret},
+                {name: value for name, value in headers.items() if name.lower() not in self._secret_headers},
                 texts_field(envelope, "metadata"),
             )
-            # A wait for a place is at the caller's cost: what remains is measured from the arrival.
-            with self._places:
+            # The wait for a slot counts against the caller's deadline, which is measured from the arrival.
+            with self._slots:
                 return _outcome(request_id, dispatch(self._plugin, incoming, self._clock))
         if kind == "health":
             return self._health(request_id, _timeout(envelope))
@@ -198,7 +184,7 @@ class LineService:
 
 
 def _request_id_at_start(line: bytes) -> str:
-    """The id of a line that can't be read as a whole."""
+    """The request id of a line that can't be parsed."""
     found = _REQUEST_ID.match(line[:_START])
     try:
         return str(json.loads(found[1])) if found else ""
@@ -207,7 +193,7 @@ def _request_id_at_start(line: bytes) -> str:
 
 
 def _timeout(envelope: Mapping[str, Any]) -> float | None:
-    """Seconds; like Go, 0 is none."""
+    """Seconds; 0 is no timeout, as in Go."""
     value = envelope.get("timeout_ms")
     if value is None or value == 0:
         return None
@@ -245,7 +231,7 @@ def _failure(
     if metadata:
         fields["metadata"] = dict(metadata)
         if "error_code" in metadata:
-            headers["X-Error-Code"] = metadata["error_code"]  # Go clients know headers only
+            headers["X-Error-Code"] = metadata["error_code"]  # Go clients read headers only
     if headers:
         fields["headers"] = headers
     return _line(kind, request_id, _encode(fields)[1:-1].encode())

@@ -1,4 +1,4 @@
-"""A typed function as a plugin: what it takes and gives, who it is, and how it is."""
+"""The plugin of a typed function: its types, its information and its health."""
 
 from __future__ import annotations
 
@@ -27,11 +27,8 @@ from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import deadline
-from goplugins.serve._exceptions import Rejected, Unavailable
-from goplugins.serve._types import UNSAID, types_of
+from goplugins.serve._contract import UNSET, Rejected, Unavailable, types_of
 from goplugins.transports.json_codec import codec_for, explain_mismatch, structurer_for
-
-__all__ = ["HealthCheck", "ServedPlugin", "plugin"]
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
@@ -49,8 +46,8 @@ class ServedPlugin(Generic[Req, Resp]):
     :class:`~goplugins.models.plugin.Plugin`: a manager can register and call it in this process.
 
     Attributes:
-        request_type: what requests are made into.
-        response_type: what the function says it returns; that of the value, where it returns a ``Reply``.
+        request_type: type that requests are converted to.
+        response_type: type of the function's return value; where that is a ``Reply``, type of its value.
     """
 
     def __init__(
@@ -59,8 +56,8 @@ class ServedPlugin(Generic[Req, Resp]):
         info: PluginInfo,
         health: HealthCheck | None = None,
         *,
-        request: Any = UNSAID,
-        response: Any = UNSAID,
+        request: Any = UNSET,
+        response: Any = UNSET,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._function = function
@@ -83,10 +80,10 @@ class ServedPlugin(Generic[Req, Resp]):
         return f"<ServedPlugin {self._info.name!r}>"
 
     def __reduce__(self) -> str:
-        """Pickles as functions do: by name, so that another process takes its own.
+        """Pickles by name, as functions do: another process uses its own.
 
         Raises:
-            InvalidArgumentError: under the function's name its module has something else.
+            InvalidArgumentError: the function's name refers to something else in its module.
         """
         module, name = self.__module__, getattr(self, "__qualname__", "")
         found: Any = sys.modules.get(module)
@@ -106,7 +103,7 @@ class ServedPlugin(Generic[Req, Resp]):
         return self
 
     def info(self) -> PluginInfo:
-        """What the decorator was told."""
+        """Name, version and the other arguments of the decorator."""
         return self._info
 
     def execute(self, request: Req, context: ExecutionContext, /) -> Resp:
@@ -133,13 +130,13 @@ class ServedPlugin(Generic[Req, Resp]):
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            # Another plugin's error is not this one's: its "nothing was sent" says nothing of what this one did.
+            # An error of another plugin is not this plugin's: "nothing was sent" is not true of this one's work.
             if isinstance(exc, PluginTimeoutError) and limit is not None and limit.remaining() <= 0:
-                raise PluginTimeoutError("the deadline passed within the plugin", plugin=name) from exc
+                raise PluginTimeoutError("the deadline passed during execution", plugin=name) from exc
             raise PluginInternalError(f"raised {type(exc).__name__}: {exc}", plugin=name) from exc
 
     def health(self, timeout: float = 5.0) -> HealthStatus:
-        """Asks the plugin's own health function; a plugin without one is healthy while it can answer.
+        """Calls the plugin's health function; a plugin without one is healthy.
 
         Args:
             timeout: seconds for the plugin calls that the health function makes.
@@ -158,7 +155,7 @@ class ServedPlugin(Generic[Req, Resp]):
         )
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing: a function has no resources."""
 
     def decode(self, data: Any) -> Req:
         """The typed request from parsed JSON.
@@ -182,7 +179,9 @@ class ServedPlugin(Generic[Req, Resp]):
 
 def _takes_context(function: Callable[..., Any], name: str) -> bool:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise InvalidArgumentError(f"plugin {name!r}: a served function returns its answer, it can't be async or yield")
+        raise InvalidArgumentError(
+            f"plugin {name!r}: a served function can't be async or a generator; return the response"
+        )
     signature = inspect.signature(function)
     for arguments in ((None, None), (None,)):
         try:
@@ -201,7 +200,7 @@ def _structurer(kind: Any, where: str) -> Callable[[Any], Any]:
 
 
 def _health_status(found: object) -> HealthStatus:
-    """What a health function said. A text that is no status is what is wrong."""
+    """The result of a health function as a status. A text that is no status describes a fault."""
     if isinstance(found, HealthStatus):
         return found
     if isinstance(found, bool):
@@ -259,33 +258,33 @@ def plugin(
     capabilities: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
     health: HealthCheck | None = None,
-    request: Any = UNSAID,
-    response: Any = UNSAID,
+    request: Any = UNSET,
+    response: Any = UNSET,
 ) -> Any:
-    """Makes a plugin of ``f(request)`` or ``f(request, context)``; its annotations say what travels.
+    """Makes a plugin of ``f(request)`` or ``f(request, context)``, with the types of its annotations.
 
-    Requests are checked against the annotation before the function runs; ``Any`` lets all JSON pass. The function
-    returns the answer, or a :class:`Reply` with metadata beside it.
-    The function raises :class:`Rejected` to say no and :class:`Unavailable` to say not now; any other exception is an
-    internal error, logged here and told to the caller without detail. ``context`` has what the caller sent:
-    ``timeout`` is the seconds that remain, and calls of other plugins within the function are bounded by it.
+    A request is checked against its annotation before the function runs; ``Any`` accepts all JSON. The function
+    returns the response, or a :class:`Reply` of the response and metadata. It raises :class:`Rejected` for a business
+    error and :class:`Unavailable` for a temporary one. Any other exception is an internal error: it is logged here,
+    and the caller gets no details of it. ``context`` has what the caller sent; ``context.timeout`` is the seconds that
+    remain, and also limits calls of other plugins within the function.
 
     Args:
-        name: who it is; the function's name when None.
-        version: the plugin's version.
+        name: name of the plugin; the function's name when None.
+        version: version of the plugin.
         description: what it does; the first line of the function's docstring when empty.
-        author: who made it.
-        capabilities: what it can do, in words of its own.
+        author: its author.
+        capabilities: what it can do, as the author names it.
         metadata: further facts about it.
         health: called without arguments for each health check, on a worker thread; must be quick. True, "healthy"
-            and "degraded" mean that calls may come; another text says what is wrong; a
-            :class:`~goplugins.models.results.HealthStatus` says all of it.
-        request: the type of requests, for a function without an annotation of its own, such as a lambda.
-        response: the type of answers, likewise.
+            and "degraded" mean that it can take calls; any other text describes a fault; a
+            :class:`~goplugins.models.results.HealthStatus` is reported as it is.
+        request: type of requests, for a function without annotations, such as a lambda.
+        response: type of responses, likewise.
 
     Raises:
-        InvalidArgumentError: the function takes other arguments, does not say what it takes or returns, or a type
-            can't be made from JSON.
+        InvalidArgumentError: the function takes other arguments or lacks a type, or a type can't be converted from
+            JSON.
 
     >>> from goplugins import ExecutionContext, serve
     >>> @serve.plugin(name="greeter", version="1.2.0")

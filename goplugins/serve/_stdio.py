@@ -1,4 +1,4 @@
-"""The server of an exec plugin: lines from stdin, answers to stdout, until either ends."""
+"""Serves an exec plugin: requests from stdin, replies to stdout, until one of them ends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._line_server import LineService
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
-
-__all__ = ["StdioServer", "stdio_server"]
 
 _logger = logging.getLogger("goplugins.serve")
 
@@ -27,7 +24,7 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def stdio_server(plugin: ServedPlugin[Any, Any], *, auth: AuthConfig | None, max_request_bytes: int) -> StdioServer:
-    """A server that owns stdin and stdout from now on, and answers once it runs.
+    """A server that owns stdin and stdout from now on.
 
     Raises:
         ConfigError: ``auth`` lacks its credentials.
@@ -37,21 +34,21 @@ def stdio_server(plugin: ServedPlugin[Any, Any], *, auth: AuthConfig | None, max
 
 
 class StdioServer:
-    """Answers lines, one at a time: :meth:`run` on a thread of its own, :meth:`stop` from any other.
+    """Executes requests one after the other: :meth:`run` on a thread of its own, :meth:`stop` from any other.
 
-    The wire is moved to descriptors of its own. What the plugin prints goes to stderr, what it reads from stdin
-    is nothing, and programs that it runs inherit neither end.
+    Both pipes are moved to other descriptors: what the plugin prints goes to stderr, its stdin is empty, and programs
+    that it starts inherit neither pipe.
 
     Args:
-        service: answers.
-        clock: measures.
+        service: executes requests.
+        clock: source of time.
     """
 
     def __init__(self, service: LineService, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._service = service
         self._clock = clock
         self._stop_at: float | None = None
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._changed = threading.Event()
         self._failure: BaseException | None = None
         self._wake_reader, self._wake_writer = os.pipe()
@@ -65,7 +62,7 @@ class StdioServer:
         os.dup2(_STDERR, _STDOUT)
 
     def stop(self, grace: float) -> None:
-        """Makes :meth:`run` end, at the latest in ``grace`` seconds; a later call can only shorten that."""
+        """Ends :meth:`run` in ``grace`` seconds at the latest; a later call can only shorten that."""
         at = self._clock.monotonic() + grace
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
         with contextlib.suppress(OSError):
@@ -73,16 +70,16 @@ class StdioServer:
         self._changed.set()
 
     def run(self) -> None:
-        """Answers until stdin ends or :meth:`stop`; a line that has come by then is still answered."""
+        """Serves until stdin ends or :meth:`stop`; a request that has arrived by then is still executed."""
         threading.Thread(target=self._serve, name="goplugins-stdio", daemon=True).start()
         while True:
-            self._changed.clear()  # before the looks below: a word that comes after them is then not lost
-            if self._over.is_set():
+            self._changed.clear()  # before the checks below: a change after them is not lost
+            if self._ended.is_set():
                 break
             left = None if self._stop_at is None else self._stop_at - self._clock.monotonic()
             if left is not None and left <= 0:
-                _logger.warning("stopped with a call unfinished: the time to finish it was over")
-                return  # the wire stays as it is: the call that goes on may still print
+                _logger.warning("stopped with a call in flight, which did not end within the grace period")
+                return  # the descriptors stay moved: the call that continues may still print
             self._clock.wait(self._changed, left)
         self._close()
         if self._failure is not None:
@@ -92,13 +89,11 @@ class StdioServer:
         try:
             self._answer_all()
         except BrokenPipeError:
-            pass  # the host went away
-        except InvalidArgumentError as exc:
-            _logger.warning("stdin is given up: %s", exc.message)
-        except BaseException as exc:  # noqa: BLE001 - raised by run(), on the thread that waits for it
+            pass  # the host has exited
+        except BaseException as exc:  # noqa: BLE001 - raised again by run()
             self._failure = exc
         finally:
-            self._over.set()
+            self._ended.set()
             self._changed.set()
 
     def _answer_all(self) -> None:
@@ -106,15 +101,15 @@ class StdioServer:
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)
-        while True:
+        while not reader.ended:
             ready = dict(poll.poll())
             if self._reader not in ready:
-                return  # told to stop, and nothing has come
+                return  # stopped, and no request has arrived
             chunk = os.read(self._reader, _CHUNK)
             if not chunk:
                 return
-            for line, whole in reader.feed(chunk):
-                self._write(self._service.answer(line, whole, self._clock.monotonic(), "stdin"))
+            for line in reader.feed(chunk):
+                self._write(self._service.answer(line, self._clock.monotonic(), "stdin"))
 
     def _write(self, reply: bytes) -> None:
         rest = memoryview(reply)
@@ -122,7 +117,7 @@ class StdioServer:
             rest = rest[os.write(self._writer, rest) :]
 
     def _close(self) -> None:
-        """Puts stdin and stdout back where they were."""
+        """Moves stdin and stdout back."""
         with contextlib.suppress(AttributeError, ValueError, OSError):
             sys.stdout.flush()
         os.dup2(self._reader, _STDIN)

@@ -1,4 +1,4 @@
-"""The Unix socket server under ``serve.run``: a thread for each connection, and a stop that cuts no call."""
+"""The Unix socket server of ``serve.run``: one thread per connection, and a graceful stop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.rate_limited_log import RateLimitedWarning
 from goplugins.serve._line_server import LineService
-from goplugins.serve._rate_limited_log import RareWarning
 from goplugins.serve._unix_listener import Listener
 
 if TYPE_CHECKING:
@@ -22,26 +21,24 @@ if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
     from goplugins.serve._plugin import ServedPlugin
 
-__all__ = ["UnixServer", "unix_server"]
-
 _logger = logging.getLogger("goplugins.serve")
 
 _CONNECTIONS = 500
-"""Open at once, safely below the usual limit of 1,024 files. For a further one the longest idle is let go; where all
-are at work, it waits in the listener's queue."""
+"""Maximum open connections, safely below the usual limit of 1,024 files. For a further one the longest idle connection
+is closed; if all have a call in flight, it waits in the listener's queue."""
 
 _CHUNK = 65536
-_LOOK = 0.02
-"""Seconds between looks at what is still under way, while the server stops or newcomers wait."""
+_POLL_INTERVAL = 0.02
+"""Seconds between checks of the connections, while the server stops or new connections wait."""
 
 
 class _Connection:
-    """One caller's connection, on a thread of its own."""
+    """A connection, served by a thread of its own."""
 
     def __init__(self, sock: socket.socket, server: UnixServer) -> None:
         self.sock = sock
         self.busy = False
-        self.leaving = False
+        self.closing = False
         self.last_used = server.clock.monotonic()
         self._server = server
         self._reader = server.service.reader()
@@ -53,16 +50,16 @@ class _Connection:
 
     @property
     def idle(self) -> bool:
-        """Nothing is asked, or being asked, on it."""
+        """Whether it has neither a call in flight nor a part of a request."""
         return not self.busy and not self.mid_line
 
-    def let_go(self) -> None:
-        """Ends it, as a caller sees a connection end that was idle for long. Called by the server's thread.
+    def close_when_read(self) -> None:
+        """Ends an idle connection. Called by the server's thread.
 
-        Only our reading side is shut: what had arrived by now is still answered, and what a caller writes from now
-        on the system refuses, so that it knows that nothing arrived.
+        Only the receiving side is shut down: a request that has arrived is still executed, and a later one fails in the
+        caller's write, so that the caller can send it again elsewhere.
         """
-        self.leaving = True
+        self.closing = True
         with contextlib.suppress(OSError):  # it has ended by itself
             self.sock.shutdown(socket.SHUT_RD)
 
@@ -70,9 +67,7 @@ class _Connection:
         try:
             self._serve()
         except OSError:
-            pass  # the caller went away, or the server stopped: nobody is left to be told
-        except InvalidArgumentError as exc:
-            _logger.warning("a caller of %s is cut off: %s", self._server.endpoint, exc.message)
+            pass  # the caller has closed the connection, or the server has stopped
         finally:
             self._server.forget(self)
             self.sock.close()
@@ -80,10 +75,10 @@ class _Connection:
     def _serve(self) -> None:
         sock, server = self.sock, self._server
         clock = server.clock
-        while chunk := sock.recv(_CHUNK):
-            for line, whole in self._reader.feed(chunk):
+        while not self._reader.ended and (chunk := sock.recv(_CHUNK)):
+            for line in self._reader.feed(chunk):
                 self.busy = True
-                reply = server.service.answer(line, whole, clock.monotonic(), server.endpoint)
+                reply = server.service.answer(line, clock.monotonic(), server.endpoint)
                 self.last_used = clock.monotonic()
                 sock.sendall(reply)
                 self.busy = False
@@ -97,23 +92,23 @@ def unix_server(
     threads: int,
     max_request_bytes: int,
 ) -> UnixServer:
-    """A server that listens at ``endpoint`` already, and answers once it runs.
+    """A server that listens at ``endpoint``.
 
     Raises:
         ConfigError: the address can't be used, or ``auth`` lacks its credentials.
         InvalidArgumentError: another argument can't be used.
     """
     service = LineService(plugin, auth=auth, max_request_bytes=max_request_bytes, threads=threads)
-    return UnixServer(service, Listener(endpoint, shared=service.asks_for_credentials))
+    return UnixServer(service, Listener(endpoint, shared=service.requires_credentials))
 
 
 class UnixServer:
-    """Answers lines on a Unix socket: :meth:`run` on a thread of its own, :meth:`stop` from any other.
+    """Serves a Unix socket: :meth:`run` on a thread of its own, :meth:`stop` from any other.
 
     Args:
-        service: answers.
-        listener: where callers come from; the server closes it.
-        clock: measures.
+        service: executes requests.
+        listener: accepts connections; closed by the server.
+        clock: source of time.
     """
 
     def __init__(self, service: LineService, listener: Listener, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -127,27 +122,31 @@ class UnixServer:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._stranger = RareWarning("%d connection(s) of other users refused, the last at %s", clock)
-        self._refused = RareWarning("%d time(s) no connection could be taken at %s, the last: %s", clock)
-        self._full = RareWarning("%d look(s) at newcomers that wait: all %d connections have a call in flight", clock)
-        self._let_go = RareWarning("%d idle connection(s) closed in favour of new ones: %d may be open", clock)
-        self._crowded = False  # newcomers wait for somebody to leave; read and written by the server's thread alone
+        self._full = False  # new connections wait for a slot; used by the server's thread only
+
+        def warning(text: str) -> RateLimitedWarning:
+            return RateLimitedWarning(_logger, text, clock)
+
+        self._warn_other_user = warning("%d connection(s) of other users refused, the last at %s")
+        self._warn_failed = warning("accepting a connection failed %d time(s) at %s, the last: %s")
+        self._warn_full = warning("%d time(s) new connections had to wait: all %d connections have a call in flight")
+        self._warn_closed = warning("%d idle connection(s) closed in favour of new ones: at most %d may be open")
 
     # --- from any thread ---------------------------------------------------------------------------------------
 
     def stop(self, grace: float) -> None:
-        """Makes :meth:`run` end, at the latest in ``grace`` seconds; a later call can only shorten that."""
+        """Ends :meth:`run` in ``grace`` seconds at the latest; a later call can only shorten that."""
         at = self.clock.monotonic() + grace
         with self._lock:
             self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it wakes as well; closed: nobody is left to wake
+        with contextlib.suppress(OSError):  # a full buffer wakes as well; closed: the server has ended
             self._wake_writer.send(b"w")
 
     def forget(self, connection: _Connection) -> None:
-        """Takes a connection that has ended off the list."""
+        """Removes a connection that has ended."""
         with self._lock:
             was_full = len(self._connections) >= _CONNECTIONS
             self._connections.discard(connection)
@@ -158,10 +157,10 @@ class UnixServer:
     # --- the server's thread -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Answers until :meth:`stop`, then finishes what is under way."""
+        """Serves until :meth:`stop`, then finishes the calls in flight."""
         try:
             while self._stop_at is None:
-                self._wait(accepting=not self._crowded, timeout=_LOOK if self._crowded else None)
+                self._wait(accepting=not self._full, timeout=_POLL_INTERVAL if self._full else None)
                 self._accept()
             self._drain()
         finally:
@@ -177,19 +176,19 @@ class UnixServer:
             self._wake_reader.recv(_CHUNK)
 
     def _accept(self) -> None:
-        """Takes in all who wait, as far as there is room."""
-        while self._has_room():
+        """Accepts waiting connections, up to the maximum."""
+        while self._has_slot():
             try:
                 sock, _ = self._listener.sock.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
-                self._refused(self.endpoint, exc.strerror)
-                self._make_room()  # such as too many open files
-                self.clock.wait(threading.Event(), _LOOK)  # it would spin
+                self._warn_failed(self.endpoint, exc.strerror)
+                self._close_longest_idle()  # the error may be a lack of file descriptors
+                self.clock.wait(threading.Event(), _POLL_INTERVAL)  # no busy loop
                 return
             if not self._listener.admits(sock):
-                self._stranger(self.endpoint)
+                self._warn_other_user(self.endpoint)
                 sock.close()
                 continue
             sock.setblocking(True)
@@ -199,34 +198,34 @@ class UnixServer:
             try:
                 connection.thread.start()
             except RuntimeError as exc:
-                self._refused(self.endpoint, exc)
+                self._warn_failed(self.endpoint, exc)
                 self.forget(connection)
                 sock.close()
 
-    def _has_room(self) -> bool:
-        """Whether one more may come in; if not, and one waits, somebody is let go."""
-        self._crowded = False
+    def _has_slot(self) -> bool:
+        """Whether one more connection may be accepted; if not, and one waits, an idle one is closed."""
+        self._full = False
         if len(self._connections) < _CONNECTIONS:
             return True
-        newcomers = select.poll()
-        newcomers.register(self._listener.sock, select.POLLIN)
-        if newcomers.poll(0):
-            self._crowded = True
-            self._make_room()
+        waiting = select.poll()
+        waiting.register(self._listener.sock, select.POLLIN)
+        if waiting.poll(0):
+            self._full = True
+            self._close_longest_idle()
         return False
 
-    def _make_room(self) -> None:
-        """Lets the longest idle connection go, if there is one, and none is just leaving."""
+    def _close_longest_idle(self) -> None:
+        """Closes the longest idle connection, unless none is idle or one is closing already."""
         with self._lock:
             idle = [connection for connection in self._connections if connection.idle]
         if not idle:
-            self._full(_CONNECTIONS)
-        elif not any(connection.leaving for connection in idle):
-            min(idle, key=lambda connection: connection.last_used).let_go()
-            self._let_go(_CONNECTIONS)
+            self._warn_full(_CONNECTIONS)
+        elif not any(connection.closing for connection in idle):
+            min(idle, key=lambda connection: connection.last_used).close_when_read()
+            self._warn_closed(_CONNECTIONS)
 
     def _each(self, action: Callable[[_Connection], None]) -> int:
-        """Does something with all connections; how many there are."""
+        """Applies ``action`` to all connections; returns their number."""
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
@@ -235,22 +234,22 @@ class UnixServer:
         return len(connections)
 
     def _drain(self) -> None:
-        self._accept()  # those in the queue: closing the listener would cut them
+        self._accept()  # closing the listener would reset the connections in its queue
         self._listener.close()
-        # Without our reading side the system refuses whatever a caller writes from now on, so that it knows that
-        # nothing arrived; lines that are here already are still read, and answered.
+        # With the receiving side shut down, a later request fails in the caller's write, so that the caller can send it
+        # again elsewhere; requests that have arrived are still read and executed.
         while self._each(lambda one: None if one.mid_line else one.sock.shutdown(socket.SHUT_RD)):
             left = (self._stop_at or 0.0) - self.clock.monotonic()
             if left <= 0:
                 break
-            self._wait(accepting=False, timeout=min(left, _LOOK))
+            self._wait(accepting=False, timeout=min(left, _POLL_INTERVAL))
 
     def _close(self) -> None:
         self._listener.close()
         with self._lock:
             cut = sum(connection.busy for connection in self._connections)
         if cut:
-            _logger.warning("stopped with %d call(s) unfinished: the time to finish them was over", cut)
+            _logger.warning("stopped with %d call(s) in flight, which did not end within the grace period", cut)
         self._each(lambda connection: connection.sock.shutdown(socket.SHUT_RDWR))
         self._wake_reader.close()
         self._wake_writer.close()

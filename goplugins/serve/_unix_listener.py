@@ -1,4 +1,4 @@
-"""A listening Unix socket: only one server gets a path, and only its user may connect."""
+"""A listening Unix socket: exclusive use of its path, and access for one user only."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._addresses import cant_listen
 from goplugins.transports.unix import socket_address
 
-__all__ = ["Listener"]
-
 _BACKLOG = 128
 _MODE = 0o600
-_PATIENCE = 5.0
-"""Seconds for other servers to make up their minds about the same path; it takes them less than a millisecond."""
+_LOCK_TIMEOUT = 5.0
+"""Seconds to wait for other servers that are binding the same path, which takes less than a millisecond."""
 
-_LOOK = 0.005
-_OCCUPIED = "stop it, or take another path"
+_POLL_INTERVAL = 0.005
+_OCCUPIED = "stop it, or use another path"
 _FIXES: Mapping[int | None, str] = {
     errno.EADDRINUSE: _OCCUPIED,
-    errno.ENOENT: "make its directory first",
-    errno.EACCES: "take a directory that this user may write to",
-    errno.EROFS: "take a directory that can be written to",
+    errno.ENOENT: "create its directory first",
+    errno.EACCES: "use a directory that this user may write to",
+    errno.EROFS: "use a directory on a writable file system",
 }
 
 
@@ -39,17 +37,17 @@ class Listener:
 
     Args:
         endpoint: a path, or ``@name`` for an abstract socket.
-        shared: admits other users to an abstract socket, which has no mode: they have to bring credentials.
-        clock: measures and waits.
+        shared: admits other users to an abstract socket, which has no file mode; for servers that check credentials.
+        clock: source of time.
 
     Raises:
-        ConfigError: the address can't be used, or somebody listens there already.
+        ConfigError: the address can't be used, or another server listens there.
     """
 
     def __init__(self, endpoint: str, *, shared: bool = False, clock: Clock = SYSTEM_CLOCK) -> None:
         address = socket_address(endpoint)
         self.endpoint = endpoint
-        # Absolute: the socket is removed at the end, wherever the process has gone until then.
+        # Absolute: the socket is removed at the end, even if the working directory has changed.
         self._path = os.path.abspath(address) if isinstance(address, str) else None
         self._private = self._path is None and not shared
         self._identity: tuple[int, int] | None = None
@@ -59,15 +57,15 @@ class Listener:
                 self.sock.bind(address)
                 self.sock.listen(_BACKLOG)
             else:
-                # A socket that is bound and does not listen yet looks as dead as one that a killed server left.
-                with _alone(f"{self._path}.lock", self._path, clock):
+                # A socket that is bound but does not listen yet is indistinguishable from one left by a killed server.
+                with _exclusive(f"{self._path}.lock", self._path, clock):
                     _remove_stale(self._path, address)
                     self._bind(self._path, address)
                     self.sock.listen(_BACKLOG)
             self.sock.setblocking(False)
         except OSError as exc:
             self.close()
-            # The file's name where it is not the socket's: of the lock beside it.
+            # Perhaps the name of the lock file beside the socket.
             where = exc.filename if isinstance(exc.filename, str) else endpoint
             raise cant_listen(where, exc, _FIXES.get(exc.errno, "")) from exc
         except BaseException:
@@ -75,8 +73,8 @@ class Listener:
             raise
 
     def _bind(self, path: str, address: str | bytes) -> None:
-        # The file takes the socket's own mode, from its first moment, where the system lets sockets have one. Where
-        # not, nobody can connect before listen(). The umask, which belongs to all threads, is not touched.
+        # Where the system supports a mode of the socket itself, the file has it from the beginning. Elsewhere no
+        # connection is possible before listen(). The umask, which all threads share, is not changed.
         with contextlib.suppress(OSError):
             os.fchmod(self.sock.fileno(), _MODE)
         self.sock.bind(address)
@@ -85,7 +83,7 @@ class Listener:
             os.chmod(path, _MODE)
 
     def admits(self, sock: socket.socket) -> bool:
-        """Whether the peer may talk to us: what the mode 0600 does for a path."""
+        """Whether the peer may connect to an abstract socket: the same rule as mode 0600 of a file."""
         option = getattr(socket, "SO_PEERCRED", None)
         if not self._private or option is None:
             return True
@@ -93,9 +91,9 @@ class Listener:
         return struct.unpack("3i", credentials)[1] in {os.geteuid(), 0}
 
     def close(self) -> None:
-        """Listens no more, and removes the file unless another server has put its own in its place.
+        """Closes the socket, and removes its file unless it is another server's.
 
-        While it listens no other one does that, so nothing comes between the look and the removal.
+        While it listens no other server replaces the file, so nothing happens between the check and the removal.
         """
         if self._path is not None and self._identity is not None and _identity(self._path) == self._identity:
             with contextlib.suppress(FileNotFoundError):
@@ -105,13 +103,13 @@ class Listener:
 
 
 def _remove_stale(path: str, address: str | bytes) -> None:
-    """Removes the socket that a server left which was killed; refuses to remove anything else."""
+    """Removes the socket file of a killed server; refuses to remove anything else."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(f"can't listen on {path}: there is a file that is no socket", fix="take another path")
+        raise ConfigError(f"can't listen on {path}: there is a file that is no socket", fix="use another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         failure = probe.connect_ex(address)
@@ -130,20 +128,20 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _alone(lock: str, path: str, clock: Clock) -> Iterator[None]:
-    """Keeps other servers from the path until the block is left.
+def _exclusive(lock: str, path: str, clock: Clock) -> Iterator[None]:
+    """Keeps other servers from the path during the block, by a lock file.
 
-    The file is removed by whoever holds it. One that waited for it finds that it holds a file that is not there any
-    more, and takes the next.
+    The server that holds the lock removes the file. One that waited then holds the lock of a removed file, and tries
+    again.
     """
-    until = clock.monotonic() + _PATIENCE
+    until = clock.monotonic() + _LOCK_TIMEOUT
     while (descriptor := _locked(lock)) is None:
         if clock.monotonic() >= until:
             raise ConfigError(
-                f"can't listen on {path}: another server has been starting there for {_PATIENCE:g} s",
-                fix=f"see who holds {lock}",
+                f"can't listen on {path}: the lock of another starting server was held for {_LOCK_TIMEOUT:g} s",
+                fix=f"find the process that holds {lock}",
             )
-        clock.wait(threading.Event(), _LOOK)
+        clock.wait(threading.Event(), _POLL_INTERVAL)
     try:
         yield
     finally:
@@ -153,7 +151,7 @@ def _alone(lock: str, path: str, clock: Clock) -> Iterator[None]:
 
 
 def _locked(lock: str) -> int | None:
-    """The file, open and locked; None while another one holds it."""
+    """The lock file, open and locked; None while another process holds the lock."""
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

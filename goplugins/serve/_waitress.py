@@ -1,17 +1,17 @@
-"""The HTTP server under ``serve.run``: waitress, with a stop that cuts no call. Imported when a server starts.
+"""The HTTP server of ``serve.run``: waitress, with a graceful stop. Imported when a server starts.
 
-What is added to waitress, and why:
+Changes to waitress, and their reasons:
 
-- It has no graceful stop: here the listener closes, calls in flight are finished and told ``Connection: close``,
-  and connections that stay idle are closed.
-- Health and info have threads of their own: they are asked for just when calls keep a server busy.
-- Idle connections keep no newcomer out: the longest idle one is closed.
-- A request that waits for a thread waits at its caller's cost, so its arrival is noted.
-- An exception that is no Exception left its caller without an answer and without an end.
-- Its own refusals are plain text, here the envelope's error; and a request that is too large is read to its end, or
-  the caller would see a reset connection in place of the reason.
-- It warns of each request that finds no free thread; one line now and then is enough.
-- Head and body leave in one segment.
+- Graceful stop: the listener is closed, calls in flight are finished with ``Connection: close``, then idle connections
+  are closed.
+- Health and info have threads of their own: they are most important when calls keep a server busy.
+- When the maximum of connections is open, the longest idle one is closed for a new one.
+- The arrival time of a request is recorded: waiting for a thread counts against the caller's deadline.
+- A call that ends with a BaseException closes its connection; waitress would leave the caller waiting.
+- Refusals are envelopes, not plain text. A request that is too large is read to its end, or the caller would get a
+  connection reset and not the reason.
+- The warning about requests without a free thread is limited to one line per 10 s.
+- Head and body of a reply are sent in one segment.
 """
 
 from __future__ import annotations
@@ -31,37 +31,35 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: i
 from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-untyped]
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.serve._rate_limited_log import RareWarning
+from goplugins.runtime.rate_limited_log import RateLimitedWarning
 from goplugins.serve._wsgi import ARRIVED, error_body
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-__all__ = ["Server"]
-
 _logger = logging.getLogger("goplugins.serve")
 
 _CONNECTIONS = 500
-"""Open at once, safely below the usual limit of 1,024 files. One place is kept free by closing the longest idle; where
-all have a request under way, further callers wait in the listener's queue."""
+"""Maximum open connections, safely below the usual limit of 1,024 files. For a further one the longest idle connection
+is closed; if all have a request in flight, it waits in the listener's queue."""
 
 _IDLE = 0.5
-"""Seconds without a byte after which a connection may be closed for another: before, a request may be on its way."""
+"""Seconds without a byte until a connection may be closed for another one: a request may be on its way."""
 
-_OWN = 2
-"""What waitress counts among the connections: its listener and what wakes it."""
+_NOT_CONNECTIONS = 2
+"""Entries of waitress's map that are no connections: the listener and the trigger, which wakes the loop."""
 
-_ASIDE = 2
-"""Threads beside those of the calls: one health check that hangs does not silence the next one."""
+_HEALTH_THREADS = 2
+"""Threads for health and info: two, so that one health check that hangs does not block the next one."""
 
-_LOOK = 1.0
-"""Seconds between two looks at idle connections; all else wakes the loop."""
+_LOOP_TIMEOUT = 1.0
+"""Seconds between checks for idle connections; every other event wakes the loop."""
 
 _LINGER = 0.1
-"""Seconds that a stopping server leaves its idle connections: the next request may be on its way already."""
+"""Seconds that a stopping server keeps idle connections open: a request may be on its way."""
 
 _MAX_DISCARDED = 64 * 1024 * 1024
-"""Bytes of a request that is too large that are read, and dropped, before its refusal."""
+"""Maximum bytes of a request that is too large that are read and dropped before its refusal."""
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
@@ -80,7 +78,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
         taken = super().received(data)
         if isinstance(self.error, RequestEntityTooLarge):
             self.error = RequestEntityTooLarge(f"expected at most {self.adj.max_request_body_size - 1} bytes")
-            # A client that asked first hears the refusal before it sends anything.
+            # A client that sent "Expect: 100-continue" gets the refusal before it sends the body.
             if not self.chunked and not self.expect_continue and self.content_length <= _MAX_DISCARDED:
                 self._to_discard = self.content_length
                 self.completed = False
@@ -143,14 +141,14 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def busy(self) -> bool:
-        """A request is being read, worked on, or answered."""
+        """Whether a request is being read, executed or answered."""
         return bool(self.requests or self.request is not None or self.total_outbufs_len or self.close_when_flushed)
 
     def service(self) -> None:
         try:
             super().service()
         except BaseException:
-            # waitress logs it, but would leave the caller waiting at an open and silent connection.
+            # waitress logs it, but would leave the connection open without a reply.
             with self.requests_lock:
                 self.close_when_flushed = True
                 self.requests = []
@@ -158,42 +156,43 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             raise
 
 
-class _QueueNews:
-    """Stands where waitress has a logger."""
+class _QueueLogger:
+    """Replaces the logger that waitress warns when a request waits for a thread."""
 
     def __init__(self, what: str, threads: int) -> None:
         self._threads = threads
-        self._warn = RareWarning(f"%d {what} found all %d threads busy, the last with %d waiting")
+        text = f"%d {what} had to wait: all %d threads were busy, with %d waiting at the last one"
+        self._warn = RateLimitedWarning(_logger, text)
 
     def warning(self, _text: str, waiting: int) -> None:
         self._warn(self._threads, waiting)
 
 
 class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """The threads: some for calls, and others for all that is none, such as health, info and refusals."""
+    """Threads for calls, and others for health, info and refusals."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
-        self.queue_logger: Any = _QueueNews("request(s)", threads)
+        self.queue_logger: Any = _QueueLogger("request(s)", threads)
         self.set_thread_count(threads)
-        self._aside: Any = ThreadedTaskDispatcher()
-        self._aside.queue_logger = _QueueNews("request(s) for health or info", _ASIDE)
-        self._aside.set_thread_count(_ASIDE)
+        self._beside: Any = ThreadedTaskDispatcher()
+        self._beside.queue_logger = _QueueLogger("request(s) for health or info", _HEALTH_THREADS)
+        self._beside.set_thread_count(_HEALTH_THREADS)
 
     def add_task(self, task: Any) -> None:
         request = task.requests[0]
         if request.error is None and request.command == "POST":
             super().add_task(task)
         else:
-            self._aside.add_task(task)
+            self._beside.add_task(task)
 
-    def shutdown(self, cancel_pending: bool = True, timeout: Any = 5) -> bool:  # waitress takes seconds of any kind
-        self._aside.shutdown(cancel_pending, timeout)
+    def shutdown(self, cancel_pending: bool = True, timeout: Any = 5) -> bool:  # waitress accepts int and float
+        self._beside.shutdown(cancel_pending, timeout)
         return bool(super().shutdown(cancel_pending, timeout))
 
 
 class Server:
-    """Answers HTTP on a bound socket: :meth:`run` on a thread of its own, :meth:`stop` from any other."""
+    """Serves HTTP on a bound socket: :meth:`run` on a thread of its own, :meth:`stop` from any other."""
 
     def __init__(
         self,
@@ -206,7 +205,7 @@ class Server:
     ) -> None:
         self._clock = clock
         self._map: dict[int, Any] = {}
-        self._lock = threading.Lock()  # guards _stop_at, and the trigger from being pulled once it is closed
+        self._lock = threading.Lock()  # guards _stop_at and _ended: a closed trigger must not be pulled
         self._stop_at: float | None = None
         self._ended = False
         self._server: Any = create_server(
@@ -214,8 +213,8 @@ class Server:
             map=self._map,
             sockets=[listener],
             _dispatcher=_Dispatcher(threads),
-            connection_limit=_CONNECTIONS + _OWN,
-            # waitress counts what reaches its limit as too large; the app's limit is the largest that is not.
+            connection_limit=_CONNECTIONS + _NOT_CONNECTIONS,
+            # waitress refuses a body that reaches its limit, the application one that exceeds it.
             max_request_body_size=max_request_bytes + 1,
             asyncore_use_poll=True,
             clear_untrusted_proxy_headers=False,
@@ -223,38 +222,39 @@ class Server:
             ident="",
         )
         self._server.channel_class = _Channel
-        self._let_go = RareWarning("%d idle connection(s) closed in favour of new ones: %d may be open", clock)
+        text = "%d idle connection(s) closed in favour of new ones: at most %d may be open"
+        self._warn_closed = RateLimitedWarning(_logger, text, clock)
 
     def run(self) -> None:
-        """Answers until :meth:`stop`, then finishes what is under way."""
+        """Serves until :meth:`stop`, then finishes the calls in flight."""
         try:
             while self._stop_at is None:
-                self._poll(_LOOK)
+                self._poll(_LOOP_TIMEOUT)
                 if len(self._server.active_channels) >= _CONNECTIONS:
-                    self._make_room()
+                    self._close_longest_idle()
             self._drain()
         finally:
             self._close()
 
     def stop(self, grace: float) -> None:
-        """Makes :meth:`run` end, at the latest in ``grace`` seconds; a later call can only shorten that."""
+        """Ends :meth:`run` in ``grace`` seconds at the latest; a later call can only shorten that."""
         at = self._clock.monotonic() + grace
         with self._lock:
             self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
             if not self._ended:
-                self._server.pull_trigger()  # one byte into a pipe; never waits
+                self._server.pull_trigger()  # writes one byte to a pipe; does not wait
 
     def _poll(self, seconds: float) -> None:
         wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
 
-    def _make_room(self) -> None:
-        """Closes the longest idle connection, unless all are in use."""
-        before = self._clock.time() - _IDLE  # waitress reads that clock, too
+    def _close_longest_idle(self) -> None:
+        """Closes the longest idle connection, unless all are busy."""
+        before = self._clock.time() - _IDLE  # the clock of last_activity
         idle = [channel for channel in self._channels() if not channel.busy and channel.last_activity <= before]
         for channel in sorted(idle, key=lambda channel: channel.last_activity):
-            if not _has_sent(channel.socket):
+            if not _has_unread_bytes(channel.socket):
                 channel.handle_close()
-                self._let_go(_CONNECTIONS)
+                self._warn_closed(_CONNECTIONS)
                 return
 
     def _channels(self) -> list[_Channel]:
@@ -266,7 +266,7 @@ class Server:
     def _drain(self) -> None:
         self._accept_rest()
         wasyncore.dispatcher.close(self._server)  # the listener alone, not the trigger
-        # Only now: a caller that is told to leave connects anew, and must find no listener that then goes.
+        # Only now: a caller whose connection is closed reconnects, and must not reach a listener that is closed then.
         self._server.draining = True
         idle_until = self._clock.monotonic() + _LINGER
         while self._remaining() > 0:
@@ -281,11 +281,11 @@ class Server:
             self._poll(min(self._remaining(), _LINGER))
         cut = sum(1 for channel in self._channels() if channel.requests)
         if cut:
-            _logger.warning("stopped with %d call(s) unfinished: the time to finish them was over", cut)
+            _logger.warning("stopped with %d call(s) in flight, which did not end within the grace period", cut)
 
     def _accept_rest(self) -> None:
-        """Takes in the connections that the listener's queue holds: closing it would reset them."""
-        while len(self._map) < _CONNECTIONS + _OWN:
+        """Accepts the connections in the listener's queue: closing the listener would reset them."""
+        while len(self._map) < _CONNECTIONS + _NOT_CONNECTIONS:
             before = len(self._map)
             self._server.handle_accept()
             if len(self._map) == before:
@@ -300,13 +300,13 @@ class Server:
                 channel.handle_close()
         with self._lock:
             self._ended = True
-            # A call that was cut goes on, and at its end wants to wake a loop that is no more.
+            # An unfinished call continues, and at its end would wake a loop that has ended.
             self._server.pull_trigger = lambda: None
             self._server.trigger.close()
 
 
-def _has_sent(sock: socket.socket) -> bool:
-    """Whether something came in that nobody has read yet."""
+def _has_unread_bytes(sock: socket.socket) -> bool:
+    """Whether bytes have arrived that are not read yet."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

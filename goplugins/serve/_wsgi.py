@@ -1,4 +1,4 @@
-"""A served plugin as a WSGI application: the envelope over HTTP, health, info and authentication."""
+"""A served plugin as a WSGI application: calls, health, info and authentication over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from goplugins.serve._dispatch import (
     parse_request,
     text_field,
     texts_field,
-    with_passed_on,
+    with_forwarded,
 )
 from goplugins.serve._plugin import ServedPlugin
 
@@ -37,15 +37,13 @@ if TYPE_CHECKING:
 
     from goplugins.config.credentials import AuthConfig
 
-__all__ = ["ARRIVED", "MAX_REQUEST_BYTES", "error_body", "wsgi"]
-
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 ARRIVED = "goplugins.arrived"
-"""Where the server notes in the environ when a request had come in, on the clock's monotonic scale."""
+"""Key of the environ where a server puts the arrival time of the request, on the clock's monotonic scale."""
 
 _HEALTH_TIMEOUT = 5.0
-_MAX_ID = 200
+_MAX_ID_IN_HEADER = 200
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
 _STATUS_OF_KIND = {
     Kind.OK: 200,
@@ -60,7 +58,7 @@ _logger = logging.getLogger("goplugins.serve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class _Refusal(Exception):  # noqa: N818 - an early answer; never leaves this module
+class _Refusal(Exception):  # noqa: N818 - an early reply; does not leave this module
     def __init__(self, status: int, text: str, *headers: tuple[str, str]) -> None:
         super().__init__(text)
         self.status = status
@@ -86,15 +84,15 @@ def wsgi(
 ) -> WSGIApplication:
     """The plugin as an application for any WSGI server with threads.
 
-    ``POST`` of an envelope calls the function; ``GET .../health`` answers 200 if it is healthy or degraded, else
-    503; ``GET .../info`` says who it is.
+    ``POST`` of an envelope calls the function; ``GET .../health`` replies with status 200 if the plugin is healthy or
+    degraded, else 503; ``GET .../info`` returns name and version.
 
     Args:
         plugin: what :func:`~goplugins.serve.plugin` made.
-        auth: credentials that every request must bring, health and info too: api-key, bearer, basic or custom.
-        path: where calls go, relative to where the application is mounted; any path when None.
+        auth: credentials that every request must have, health and info too: api-key, bearer, basic or custom.
+        path: the path of calls, relative to the mount point of the application; any path when None.
         max_request_bytes: larger requests are refused with 413.
-        clock: the clock of the callers' deadlines.
+        clock: source of time for the callers' deadlines.
 
     Raises:
         InvalidArgumentError: ``plugin`` is not a served plugin, or ``max_request_bytes`` is not above 0.
@@ -125,8 +123,8 @@ class _App:
         except _Refusal as refusal:
             reply = _Reply(refusal.status, error_body(refusal.text, request_id), request_id, refusal.headers)
         except Exception:
-            # Only a fault of this module, or of the server's environ, gets here.
-            _logger.exception("plugin %r, request %r: no answer", self._plugin.info().name, request_id)
+            # Only a defect of this module, or of the server's environ, gets here.
+            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.info().name, request_id)
             reply = _Reply(500, error_body(INTERNAL_TEXT, request_id), request_id)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(reply.body))), *reply.headers]
         if _fits_header(reply.request_id):
@@ -140,26 +138,26 @@ class _App:
             challenge = self._guard.challenge
             raise _Refusal(401, "unauthorized", *([("WWW-Authenticate", challenge)] if challenge else []))
         method = environ.get("REQUEST_METHOD", "")
-        executes, look = self._route(environ.get("PATH_INFO", "").rstrip("/"))
+        executes, read = self._route(environ.get("PATH_INFO", "").rstrip("/"))
         if method == "POST" and executes:
             return self._execute(environ)
-        if look is not None and method in {"GET", "HEAD"}:
-            return look()
-        if not executes and look is None:
+        if read is not None and method in {"GET", "HEAD"}:
+            return read()
+        if not executes and read is None:
             raise _Refusal(404, "no such path")
-        allowed = ([] if look is None else ["GET", "HEAD"]) + (["POST"] if executes else [])
+        allowed = ([] if read is None else ["GET", "HEAD"]) + (["POST"] if executes else [])
         raise _Refusal(405, f"expected {' or '.join(allowed)}", ("Allow", ", ".join(allowed)))
 
     def _route(self, path: str) -> tuple[bool, Callable[[], _Reply] | None]:
-        """Whether calls go to this path, and what a look at it shows."""
-        looks = {"/health": self._health, "/info": self._info}
+        """Whether POST to this path is a call, and the handler of GET."""
+        readers = {"/health": self._health, "/info": self._info}
         if self._base is None:
             _, slash, last = path.rpartition("/")
-            return True, looks.get(slash + last)
+            return True, readers.get(slash + last)
         if not path.startswith(self._base):
             return False, None
         rest = path[len(self._base) :]
-        return rest == "", looks.get(rest)
+        return rest == "", readers.get(rest)
 
     def _health(self) -> _Reply:
         status = self._plugin.health(_HEALTH_TIMEOUT)
@@ -183,42 +181,42 @@ class _App:
                 request_id,
                 arrived,
                 _timeout(envelope),
-                with_passed_on(texts_field(envelope, "headers"), lambda name: environ.get(_key(name))),
+                with_forwarded(texts_field(envelope, "headers"), lambda name: environ.get(_key(name))),
                 texts_field(envelope, "metadata"),
             )
         except InvalidArgumentError as exc:
             return _Reply(400, error_body(exc.message, request_id), request_id)
         outcome = dispatch(self._plugin, incoming, self._clock)
-        # HTTP counts whole seconds, and coming back too early helps nobody.
+        # HTTP has whole seconds only; rounded up, since a retry before that time would be refused again.
         wait = () if outcome.retry_after is None else (("Retry-After", str(math.ceil(outcome.retry_after))),)
         return _Reply(_STATUS_OF_KIND[outcome.kind], _outcome_body(outcome, request_id), request_id, wait)
 
 
 def _raw_header(environ: WSGIEnvironment, name: str) -> bytes | None:
     value = environ.get(_key(name))
-    return None if value is None else value.encode("latin-1")  # WSGI's own way to carry bytes in text
+    return None if value is None else value.encode("latin-1")  # how WSGI puts bytes into strings
 
 
 def _key(name: str) -> str:
-    """Where the environ has a header."""
+    """The environ's key of a header."""
     return "HTTP_" + name.upper().replace("-", "_")
 
 
 def _check_content(environ: WSGIEnvironment) -> None:
-    # Also what keeps a page in somebody's browser from calling a plugin on their machine: of the types that a form
-    # or a simple cross-site request can send, JSON is none.
+    # It also keeps a web page from calling a plugin on its visitor's machine: forms and simple cross-site requests
+    # can't have the content type JSON.
     kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise _Refusal(415, "expected Content-Type: application/json")
     if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        raise _Refusal(415, "a compressed request is not understood", ("Accept-Encoding", "identity"))
+        raise _Refusal(415, "compressed requests are not supported", ("Accept-Encoding", "identity"))
 
 
 def _read_body(environ: WSGIEnvironment, limit: int) -> bytes:
-    """The request's body, never reading past its end nor past ``limit``."""
+    """The request's body; reads neither beyond its end nor more than ``limit`` bytes."""
     length = environ.get("CONTENT_LENGTH", "")
     if length == "":
-        # Without a length only a server that says where the input ends may be read from.
+        # Without a length, reading is safe only if the server ends the input.
         if not environ.get("wsgi.input_terminated"):
             raise _Refusal(411, "expected Content-Length")
         body: bytes = environ["wsgi.input"].read(limit + 1)
@@ -231,7 +229,7 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> bytes:
         raise _too_large(limit)
     body = environ["wsgi.input"].read(int(length))
     if len(body) < int(length):
-        raise _Refusal(400, "the request ended before its announced end")
+        raise _Refusal(400, "the request body is shorter than its Content-Length")
     return body
 
 
@@ -250,12 +248,12 @@ def _timeout(envelope: Mapping[str, Any]) -> float | None:
 
 
 def _fits_header(request_id: str) -> bool:
-    """Only visible ASCII goes back in a header; the envelope carries any id."""
-    return 0 < len(request_id) <= _MAX_ID and all("!" <= char <= "~" for char in request_id)
+    """Whether the header may have this id: visible ASCII only. The envelope has any id."""
+    return 0 < len(request_id) <= _MAX_ID_IN_HEADER and all("!" <= char <= "~" for char in request_id)
 
 
 def error_body(text: str, request_id: str = "", metadata: Mapping[str, str] | None = None) -> bytes:
-    """The envelope of an answer that is none."""
+    """The envelope of an error."""
     envelope: dict[str, Any] = {"error": text}
     if request_id:
         envelope["request_id"] = request_id

@@ -1,4 +1,4 @@
-"""Servers that have more to do than they can: they still say how they are, and shut nobody out."""
+"""Overloaded servers: they still report their health, and accept connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ grpc = load()
 
 
 class Gate:
-    """Calls that begin, and end when they are told to."""
+    """Calls that signal when they run, and end when they are released."""
 
     def __init__(self) -> None:
         self.running = threading.Semaphore(0)
@@ -45,25 +45,23 @@ def gate() -> Iterator[Gate]:
 def until(condition: Any, seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize("transport", ["http", "grpc", "unix"])
-def test_known_fault_a_server_whose_threads_were_all_busy_looked_dead(
-    gate: Gate, transport: str, tmp_path: Path
-) -> None:
+def test_known_fault_a_server_with_all_threads_busy_appeared_dead(gate: Gate, transport: str, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/s" if transport == "unix" else f"{transport}://127.0.0.1:0"
     config = {"name": "gate", "transport": transport, "health_check": {"enabled": False}}
     with serve.start(gate.plugin, url, threads=2) as server, Manager(int, int) as manager:
         manager.load_from_config({"plugins": [{**config, "endpoint": server.endpoint}]})
-        calls = [manager.submit("gate", number, timeout=10) for number in range(5)]  # two at work, three in line
+        calls = [manager.submit("gate", number, timeout=10) for number in range(5)]  # two run, three wait
         for _ in range(2):
             assert gate.running.acquire(timeout=5)
         started = time.monotonic()
         for _ in range(3):
             assert manager.health()["gate"].status is PluginStatus.HEALTHY
-        if transport != "http":  # its client takes the configuration's word
+        if transport != "http":  # the HTTP client reports the configured information
             assert manager.get_plugin("gate").info().version == "1.0"
         assert time.monotonic() - started < 1.0
         assert not any(call.done() for call in calls)
@@ -72,12 +70,12 @@ def test_known_fault_a_server_whose_threads_were_all_busy_looked_dead(
 
 
 class TestHTTP:
-    def test_a_health_check_that_hangs_does_not_silence_the_rest(self) -> None:
-        asked, leave = threading.Event(), threading.Event()
+    def test_a_hanging_health_check_does_not_block_other_requests(self) -> None:
+        begun, release = threading.Event(), threading.Event()
 
         def hang() -> bool:
-            asked.set()
-            return leave.wait(10)
+            begun.set()
+            return release.wait(10)
 
         @serve.plugin(health=hang)
         def echo(request: int) -> int:
@@ -85,26 +83,26 @@ class TestHTTP:
 
         with serve.start(echo, threads=1) as server, ThreadPoolExecutor(1) as pool:
             health = pool.submit(requests.get, server.url + "/health", timeout=10)
-            assert asked.wait(5)
+            assert begun.wait(5)
             assert requests.get(server.url + "/info", timeout=5).status_code == 200
             assert requests.post(server.url, json={"data": 7}, timeout=5).json()["data"] == 7
-            leave.set()
+            release.set()
             assert health.result(10).status_code == 200
 
-    def test_health_asked_ahead_of_an_answer_is_answered_in_its_turn(self, gate: Gate) -> None:
+    def test_a_pipelined_health_request_is_answered_in_order(self, gate: Gate) -> None:
         body = b'{"data":1}'
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         with serve.start(gate.plugin, threads=1) as server, open_to(server) as connection:
             connection.sendall(head + body + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert gate.running.acquire(timeout=5)
             gate.release.set()
-            said = b""
+            received = b""
             while chunk := connection.recv(4096):
-                said += chunk
-        assert said.count(b"HTTP/1.1 200 OK") == 2
-        assert said.index(b'"data":1') < said.index(b'"healthy"')
+                received += chunk
+        assert received.count(b"HTTP/1.1 200 OK") == 2
+        assert received.index(b'"data":1') < received.index(b'"healthy"')
 
-    def test_idle_connections_keep_no_newcomer_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_longest_idle_connection_is_closed_for_a_new_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_waitress, "_CONNECTIONS", 4)
         monkeypatch.setattr(_waitress, "_IDLE", 0.05)
 
@@ -120,14 +118,14 @@ class TestHTTP:
                 assert idle[-1].recv(4096).startswith(b"HTTP/1.1 200")
                 time.sleep(0.06)
             assert requests.post(server.url, json={"data": 7}, timeout=5).json()["data"] == 7
-            assert idle[0].recv(1) == b""  # the longest idle was let go, the latest was not
+            assert idle[0].recv(1) == b""  # the longest idle one was closed, the latest was not
             idle[-1].setblocking(False)
             with pytest.raises(BlockingIOError):
                 idle[-1].recv(1)
             for connection in idle:
                 connection.close()
 
-    def test_a_connection_with_a_call_in_flight_is_not_let_go(
+    def test_a_connection_with_a_call_in_flight_is_not_closed(
         self, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(_waitress, "_CONNECTIONS", 3)
@@ -152,20 +150,20 @@ def open_to(server: serve.RunningServer) -> socket.socket:
 
 
 class TestGRPC:
-    def test_the_standard_health_service_answers_too(self, gate: Gate) -> None:
+    def test_the_standard_health_service_replies_while_calls_run(self, gate: Gate) -> None:
         server = serve.start(gate.plugin, "grpc://127.0.0.1:0", threads=1)
         with server, grpc.insecure_channel(server.endpoint) as channel:
             call = channel.unary_unary(EXECUTE).future(messages().ExecuteRequest(payload=b"1").SerializeToString())
             assert gate.running.acquire(timeout=5)
-            said = channel.unary_unary(CHECK)(b"", timeout=2)
-            assert messages().HealthCheckResponse.FromString(said).status == 1
+            health = channel.unary_unary(CHECK)(b"", timeout=2)
+            assert messages().HealthCheckResponse.FromString(health).status == 1
             gate.release.set()
             assert messages().ExecuteResponse.FromString(call.result(5)).payload == b"1"
 
-    def test_calls_beyond_the_line_are_refused_and_health_is_not(
+    def test_calls_beyond_the_queue_are_refused_and_health_is_not(
         self, gate: Gate, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_grpc, "_WAITING", 8)
+        monkeypatch.setattr(_grpc, "_MAX_WAITING", 8)
         request = messages().ExecuteRequest(payload=b"1").SerializeToString()
         server = serve.start(gate.plugin, "grpc://127.0.0.1:0", threads=1)
         with server, grpc.insecure_channel(server.endpoint) as channel:
@@ -176,9 +174,9 @@ class TestGRPC:
             refused = [call for call in calls if call.done()]
             assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             assert "all threads are busy" in refused[0].details()
-            said = messages().HealthResponse.FromString(channel.unary_unary(HEALTH)(b"", timeout=2))
-            assert said.status == "healthy"
+            health = messages().HealthResponse.FromString(channel.unary_unary(HEALTH)(b"", timeout=2))
+            assert health.status == "healthy"
             gate.release.set()
             assert [call.result(5) for call in calls if call not in refused]
-            # The line is free again.
+            # The queue has space again.
             assert messages().ExecuteResponse.FromString(execute(request, timeout=5)).payload == b"1"

@@ -1,4 +1,4 @@
-"""Metadata beside a successful answer, over every wire."""
+"""Metadata of a successful reply, over every transport."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager[
         yield manager
 
 
-def test_metadata_travels_with_the_answer(manager: Manager[Words, Counted]) -> None:
+def test_metadata_of_a_reply_reaches_the_caller(manager: Manager[Words, Counted]) -> None:
     result = manager.execute_result("count", Words("été"))
     assert result.value == Counted(3)
     assert dict(result.metadata) == {"language": "français", "cost": "1"}
     assert manager.execute("count", Words("ab")) == Counted(2)
 
 
-def test_a_bare_answer_has_none(manager: Manager[Words, Counted]) -> None:
+def test_a_plain_return_value_has_no_metadata(manager: Manager[Words, Counted]) -> None:
     result = manager.execute_result("count", Words(""))
     assert (result.value, dict(result.metadata)) == (Counted(0), {})

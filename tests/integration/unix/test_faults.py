@@ -483,7 +483,7 @@ class TestServer:
             with pytest.raises(ConnectionLostError):
                 future.result()
             leave.set()
-        assert "1 call(s) unfinished" in caplog.text
+        assert "1 call(s) in flight" in caplog.text
 
     def test_idle_connections_delay_no_stop(self, serve, make):
         server = serve()

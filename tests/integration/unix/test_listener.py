@@ -110,9 +110,9 @@ class TestPath:
         clock = ManualClock(auto_advance=True)
         with open(f"{path}.lock", "w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(ConfigError, match="another server has been starting there for 5 s") as caught:
+            with pytest.raises(ConfigError, match="the lock of another starting server was held for 5 s") as caught:
                 Listener(path, clock=clock)
-            assert caught.value.fix == f"see who holds {path}.lock"
+            assert caught.value.fix == f"find the process that holds {path}.lock"
 
     def test_a_symbolic_link_in_the_locks_place_is_not_followed(self, path):
         os.symlink(f"{path}-precious", f"{path}.lock")
@@ -123,13 +123,13 @@ class TestPath:
     def test_a_directory_that_is_missing(self):
         with pytest.raises(ConfigError, match=r"can't listen on /nonexistent/x\.sock") as caught:
             Listener("/nonexistent/x.sock")
-        assert caught.value.fix == "make its directory first"
+        assert caught.value.fix == "create its directory first"
 
     def test_the_error_for_a_busy_path_says_what_to_do(self, path):
         listener = Listener(path)
         with pytest.raises(ConfigError) as caught:
             Listener(path)
-        assert caught.value.fix == "stop it, or take another path"
+        assert caught.value.fix == "stop it, or use another path"
         listener.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -409,6 +410,17 @@ class TestServed:
             call(plugin, "x" * 500_000)
         assert call(plugin, "short") == "short"
         assert plugin._client.pool.open == 1
+
+    def test_line_that_is_too_long_ends_its_connection(self, serve, path):
+        serve(max_request_bytes=1000)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+            with pytest.raises(ConnectionError):
+                sock.sendall(b"x" * 10_000_000)
+            with sock.makefile("rb") as reader, contextlib.suppress(ConnectionResetError):
+                assert json.loads(reader.readline())["error"] == "the request is larger than 1000 bytes"
+                assert reader.readline() == b""
 
     def test_several_lines_at_once_are_answered_in_order(self, serve, path):
         serve()

@@ -20,22 +20,22 @@ def half(request: int, context: ExecutionContext) -> float:
     return request / 2
 
 
-def test_an_answer_is_json() -> None:
+def test_the_response_is_json() -> None:
     assert dispatch(half, Incoming(3, "r", 0.0)) == Outcome(Kind.OK, b"1.5")
 
 
-def test_the_function_sees_what_the_caller_sent() -> None:
+def test_the_context_has_what_the_caller_sent() -> None:
     seen: list[ExecutionContext] = []
 
     @serve.plugin
-    def look(request: Any, context: ExecutionContext) -> None:
+    def record(request: Any, context: ExecutionContext) -> None:
         seen.append(context)
 
     clock = ManualClock(10.0)
     incoming = Incoming(None, "req-1", 8.0, 5.0, {"X-Trace-ID": "t"}, {"tenant": "a"})
-    assert dispatch(look, incoming, clock) == Outcome(Kind.OK, b"null")
+    assert dispatch(record, incoming, clock) == Outcome(Kind.OK, b"null")
     (context,) = seen
-    # Two of its five seconds had gone by before a thread was free.
+    # The request waited two of its five seconds for a thread.
     assert (context.request_id, context.timeout) == ("req-1", 3.0)
     assert (context.headers, context.metadata) == ({"X-Trace-ID": "t"}, {"tenant": "a"})
 
@@ -72,7 +72,7 @@ def test_a_nested_timeout_at_the_deadline_is_no_internal_error(caplog: pytest.Lo
     assert dispatch(late, Incoming(1.0, "r", clock.monotonic(), 5.0), clock).kind is Kind.INTERNAL
 
 
-def test_a_request_that_does_not_fit_is_the_callers_mistake(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_of_another_type_is_invalid(caplog: pytest.LogCaptureFixture) -> None:
     outcome = dispatch(half, Incoming("three", "r", 0.0))
     assert outcome.kind is Kind.INVALID
     assert "data" in outcome.error
@@ -96,7 +96,7 @@ def test_a_rejection_reaches_the_caller_and_is_not_logged(caplog: pytest.LogCapt
     assert not caplog.records
 
 
-def test_not_now_is_an_outcome_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_unavailable_is_an_outcome_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     @serve.plugin
     def full(request: float | None) -> None:
         raise serve.Unavailable("queue full", retry_after=request)
@@ -109,7 +109,7 @@ def test_not_now_is_an_outcome_of_its_own(caplog: pytest.LogCaptureFixture) -> N
 @pytest.mark.parametrize(
     "error", [RuntimeError("password=hunter2"), SystemExit("bye"), asyncio.CancelledError(), MemoryError()]
 )
-def test_what_else_is_raised_stays_here_in_full(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_text_of_any_other_exception_is_only_logged(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
     @serve.plugin
     def fail(request: Any) -> None:
         raise error
@@ -124,7 +124,7 @@ def test_what_else_is_raised_stays_here_in_full(error: BaseException, caplog: py
     assert "4111" not in record.getMessage()
 
 
-def test_an_interrupt_passes() -> None:
+def test_an_interrupt_propagates() -> None:
     @serve.plugin
     def fail(request: Any) -> None:
         raise KeyboardInterrupt
@@ -134,7 +134,7 @@ def test_an_interrupt_passes() -> None:
 
 
 @pytest.mark.parametrize("answer", [object(), float("nan"), {1, 2}.__iter__()])
-def test_an_answer_that_json_can_not_carry_is_an_internal_error(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_that_is_no_json_is_an_internal_error(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     @serve.plugin
     def odd(request: Any) -> Any:
         return answer
@@ -160,9 +160,9 @@ def test_an_answer_that_json_can_not_carry_is_an_internal_error(answer: Any, cap
         b'{"data":' + b"1" * 5000 + b"}",
     ],
 )
-def test_what_is_not_one_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     limit = sys.get_int_max_str_digits()
-    assert limit == 4300  # what the last of the bodies rests on
+    assert limit == 4300  # the last body is longer
     with pytest.raises(InvalidArgumentError, match="the request is") as caught:
         parse_request(body)
     assert len(caught.value.message) <= 200

@@ -53,18 +53,18 @@ def login(request: Login, context: ExecutionContext) -> Answer:
     return Answer(f"{request.user} {context.request_id}")
 
 
-def test_a_served_function_is_called_as_itself() -> None:
+def test_a_served_function_can_be_called_directly() -> None:
     served = serve.plugin(login)
     assert served(Login("ada"), ExecutionContext(request_id="r")) == Answer("ada r")
     assert served(Login("ada")) == Answer("ada None")
     assert served.__name__ == "login"  # type: ignore[attr-defined]
 
 
-def test_without_arguments_name_and_description_are_the_functions() -> None:
+def test_name_and_description_default_to_the_functions() -> None:
     assert serve.plugin(login).info() == PluginInfo("login", description="Lets a user in.")
 
 
-def test_the_decorators_arguments_are_the_info() -> None:
+def test_the_decorators_arguments_become_the_info() -> None:
     served = serve.plugin(
         name="auth", version="2.1.0", description="d", author="me", capabilities=["a", "b"], metadata={"k": "v"}
     )(login)
@@ -114,20 +114,20 @@ def test_an_async_function_is_refused() -> None:
         serve.plugin(answer)
 
 
-def test_types_that_json_can_not_carry_are_refused_at_once() -> None:
+def test_types_that_json_can_not_express_are_refused_by_the_decorator() -> None:
     def takes(request: NoJSON) -> int:
         return 0
 
-    def gives(request: int) -> NoJSON:
+    def returns(request: int) -> NoJSON:
         return NoJSON()
 
     with pytest.raises(InvalidArgumentError, match=r"'takes', request: NoJSON"):
         serve.plugin(takes)
-    with pytest.raises(InvalidArgumentError, match=r"'gives', response: NoJSON"):
-        serve.plugin(gives)
+    with pytest.raises(InvalidArgumentError, match=r"'returns', response: NoJSON"):
+        serve.plugin(returns)
 
 
-def test_an_annotation_that_can_not_be_seen_is_refused_by_name() -> None:
+def test_an_unresolvable_annotation_is_refused_by_name() -> None:
     def takes(request: Missing) -> int:  # type: ignore[name-defined]  # noqa: F821
         return 0
 
@@ -143,7 +143,7 @@ def test_a_function_may_return_nothing() -> None:
     assert fire.encode(fire(1)) == b"null"  # type: ignore[func-returns-value]
 
 
-def test_rejected_is_never_empty_and_travels() -> None:
+def test_rejected_is_never_empty_and_pickles() -> None:
     assert serve.Rejected("").message == "rejected"
     assert serve.Rejected("", code="NO").message == "NO"
     error = serve.Rejected("no", code="AUTH_FAILED", metadata={"left": "2"})
@@ -169,7 +169,7 @@ def test_in_process_a_rejection_is_an_execution_error_with_metadata() -> None:
     assert caught.value.details == {"metadata": {"error_code": "NO"}}
 
 
-def test_in_process_unavailable_is_safe_to_replay_once_it_says_when() -> None:
+def test_in_process_unavailable_with_retry_after_is_safe_to_retry() -> None:
     with pytest.raises(PluginUnavailableError, match="full") as caught:
         raising(serve.Unavailable("full", retry_after=2)).execute(None, ExecutionContext())
     assert (caught.value.retry_after, caught.value.replay) == (2, Replay.ALWAYS)
@@ -180,8 +180,8 @@ def test_in_process_unavailable_is_safe_to_replay_once_it_says_when() -> None:
         serve.Unavailable(retry_after=-1)
 
 
-def test_in_process_an_error_of_another_plugin_does_not_count_as_this_ones() -> None:
-    # "Nothing was sent" of a nested call must not make the outer call safe to replay.
+def test_in_process_an_error_of_another_plugin_is_an_internal_error() -> None:
+    # "Nothing was sent" of a nested call must not make the outer call retryable.
     with pytest.raises(PluginInternalError, match="raised PluginConnectionError") as caught:
         raising(PluginConnectionError("refused")).execute(None, ExecutionContext())
     assert caught.value.replay is not Replay.ALWAYS
@@ -189,7 +189,7 @@ def test_in_process_an_error_of_another_plugin_does_not_count_as_this_ones() -> 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_in_process_the_hosts_exceptions_pass(error: BaseException) -> None:
+def test_in_process_exceptions_for_the_host_propagate(error: BaseException) -> None:
     with pytest.raises(type(error)):
         raising(error).execute(None, ExecutionContext())
 
@@ -211,7 +211,7 @@ def test_in_process_a_nested_timeout_at_the_deadline_is_a_timeout() -> None:
         raise PluginTimeoutError("nested")
 
     served = ServedPlugin(late, PluginInfo("late"), clock=clock)
-    with pytest.raises(PluginTimeoutError, match="within the plugin"):
+    with pytest.raises(PluginTimeoutError, match="during execution"):
         served.execute(None, ExecutionContext(timeout=1.0))
     with pytest.raises(PluginInternalError):
         served.execute(None, ExecutionContext(timeout=5.0))
@@ -228,7 +228,7 @@ def test_in_process_a_nested_timeout_at_the_deadline_is_a_timeout() -> None:
         (HealthStatus(PluginStatus.DEGRADED, "slow"), PluginStatus.DEGRADED, "slow"),
     ],
 )
-def test_what_a_health_function_says(found: Any, status: PluginStatus, message: str) -> None:
+def test_results_of_a_health_function(found: Any, status: PluginStatus, message: str) -> None:
     health = serve.plugin(health=lambda: found)(login).health(1.0)
     assert (health.status, health.message) == (status, message)
 
@@ -254,13 +254,13 @@ def test_a_health_function_that_fails_is_unhealthy_and_logged(
     assert record.exc_info[1] is error
 
 
-def test_a_health_function_that_says_nothing_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_health_function_without_a_result_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
     health = serve.plugin(health=lambda: None)(login).health(1.0)  # type: ignore[arg-type,return-value]
     assert health.status is PluginStatus.UNHEALTHY
     assert "got NoneType" in caplog.text
 
 
-def test_close_is_harmless_and_import_started_nothing() -> None:
+def test_close_has_no_effect_and_the_import_starts_no_thread() -> None:
     served = serve.plugin(login)
     served.close()
     served.close()
@@ -292,7 +292,7 @@ def original(request: str) -> str:
 under_another_name = serve.plugin(name="other")(original)
 
 
-def test_a_plugin_that_can_not_be_found_by_name_says_so() -> None:
+def test_a_plugin_that_is_not_found_by_its_name_can_not_be_pickled() -> None:
     @serve.plugin
     def local(request: str) -> str:
         return request
@@ -302,13 +302,13 @@ def test_a_plugin_that_can_not_be_found_by_name_says_so() -> None:
             pickle.dumps(plugin)
 
 
-def test_a_copy_of_a_plugin_is_the_plugin_as_for_functions() -> None:
+def test_a_copy_of_a_plugin_is_the_plugin_itself() -> None:
     assert copy.copy(under_another_name) is under_another_name
     assert copy.deepcopy([under_another_name])[0] is under_another_name
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, "5", float("-inf")])
-def test_no_retry_after_that_nobody_could_wait_for(value: Any) -> None:
+def test_an_invalid_retry_after_is_refused(value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="retry_after: expected finite seconds of 0 or more"):
         serve.Unavailable(retry_after=value)
 

@@ -1,4 +1,4 @@
-"""The server as a process of its own: the command line, its one line on stdout, and signals."""
+"""The server as a process of its own: the command line, its line on stdout, and signals."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def nap(request: float) -> str:
     time.sleep(request)
     return "rested"
 
-class place:
+class group:
     nap = nap
 
-def bare(request):
+def plain(request):
     return request
 """
 
@@ -42,7 +42,7 @@ ECHO = serve.plugin(name="echo", request=Any, response=Any)(lambda request: requ
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "naps.py").write_text(PLUGINS, encoding="utf-8")
     (tmp_path / "broken.py").write_text("\n1 / 0\n", encoding="utf-8")
-    (tmp_path / "needy.py").write_text("import no_such_package\n", encoding="utf-8")
+    (tmp_path / "lacking.py").write_text("import no_such_package\n", encoding="utf-8")
     return tmp_path
 
 
@@ -91,7 +91,7 @@ class Call(threading.Thread):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_call_in_flight_end_then_the_process_leaves_well(
+def test_a_signal_ends_the_process_with_status_0_after_the_call_in_flight(
     process: Process, number: signal.Signals
 ) -> None:
     assert process.url.startswith("http://127.0.0.1:")
@@ -106,7 +106,7 @@ def test_a_signal_lets_the_call_in_flight_end_then_the_process_leaves_well(
     assert errors == ""
 
 
-def test_an_idle_server_leaves_at_once(process: Process) -> None:
+def test_an_idle_server_ends_at_once(process: Process) -> None:
     with requests.Session() as session:
         assert session.get(process.url + "/health", timeout=10).status_code == 200
         start = time.monotonic()
@@ -115,7 +115,7 @@ def test_an_idle_server_leaves_at_once(process: Process) -> None:
         assert time.monotonic() - start < 3.0
 
 
-def test_an_internal_error_shows_on_stderr_where_no_logging_is_set_up(process: Process) -> None:
+def test_an_internal_error_is_written_to_stderr_without_a_logging_setup(process: Process) -> None:
     answer = requests.post(process.url, json={"data": -1.0, "request_id": "r7"}, timeout=10)
     assert (answer.status_code, answer.json()["error"]) == (500, "internal error")
     process.popen.terminate()
@@ -124,7 +124,7 @@ def test_an_internal_error_shows_on_stderr_where_no_logging_is_set_up(process: P
     assert "ValueError: sleep length must be non-negative" in errors
 
 
-def test_a_second_signal_cuts_the_call(process: Process) -> None:
+def test_a_second_signal_aborts_the_call(process: Process) -> None:
     call = Call(process.url, 15.0)
     assert process.line() == "napping\n"
     process.popen.send_signal(signal.SIGINT)
@@ -134,12 +134,12 @@ def test_a_second_signal_cuts_the_call(process: Process) -> None:
     call.join(10)
     assert isinstance(call.answer, requests.ConnectionError)
     assert process.popen.returncode == 0
-    assert "1 call(s) unfinished" in errors
+    assert "1 call(s) in flight" in errors
 
 
 def test_credentials_come_from_the_environment(directory: Path) -> None:
     process = Process(
-        directory, "naps:place.nap", "--http", ":0", "--path", "/p", "--auth-bearer-env", "NAP_TOKEN", NAP_TOKEN="tok"
+        directory, "naps:group.nap", "--http", ":0", "--path", "/p", "--auth-bearer-env", "NAP_TOKEN", NAP_TOKEN="tok"
     )
     try:
         body, good = {"data": 0.0}, {"Authorization": "Bearer tok"}
@@ -159,19 +159,19 @@ def test_credentials_come_from_the_environment(directory: Path) -> None:
         (["naps", "--http", ":0"], "expected module:name"),
         (["no.such:nap", "--http", ":0"], "there is no module 'no'"),
         (["naps:gone", "--http", ":0"], "has no attribute 'gone'"),
-        (["naps:bare", "--http", ":0"], "put @serve.plugin on the function"),
+        (["naps:plain", "--http", ":0"], "put @serve.plugin on the function"),
         (["broken:nap", "--http", ":0"], "broken:nap can't be imported: ZeroDivisionError: division by zero"),
-        (["needy:nap", "--http", ":0"], "can't be imported: ModuleNotFoundError: No module named 'no_such_package'"),
+        (["lacking:nap", "--http", ":0"], "can't be imported: ModuleNotFoundError: No module named 'no_such_package'"),
         (["naps:nap"], "say where: --http, --grpc, --unix or --stdio"),
         (["naps:nap", "--grpc", "9000x"], "--grpc 9000x: expected HOST:PORT"),
-        (["naps:nap", "--http", ":0", "--stdio"], "stdio: stands alone"),
+        (["naps:nap", "--http", ":0", "--stdio"], "stdio: can't be combined"),
         (["naps:nap", "--http", ":0", "--tls-cert", "c.pem"], "TLS takes --tls-cert and --tls-key"),
         (["naps:nap", "--http", "192.0.2.1:0"], "can't listen on http://192.0.2.1:0"),
         (["naps:nap", "--http", ":0", "--auth-api-key-env", "NO_SUCH"], "NO_SUCH is not set"),
         (["naps:nap", "--http", ":0", "--threads", "0"], "threads: expected 1 or more"),
     ],
 )
-def test_what_can_not_be_done_is_one_line_and_code_2(
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
     directory: Path,
     arguments: list[str],
     text: str,
@@ -188,7 +188,7 @@ def test_what_can_not_be_done_is_one_line_and_code_2(
     assert text in errors
 
 
-def test_the_place_of_a_failing_import_is_told(
+def test_the_line_of_a_failing_import_is_reported(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory)
@@ -198,7 +198,7 @@ def test_the_place_of_a_failing_import_is_told(
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["serve"]])
-def test_wrong_usage_is_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -214,7 +214,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert version[0].isdigit()
 
 
-def test_waitress_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_missing_waitress_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from goplugins.errors import ConfigError
 
     monkeypatch.delitem(sys.modules, "goplugins.serve._waitress", raising=False)
@@ -241,7 +241,7 @@ def test_run_off_the_main_thread_ends_when_its_server_is_stopped(capsys: pytest.
     assert capsys.readouterr().out == f"listening on {started[0].url}\n"
 
 
-def test_run_gives_the_signal_handlers_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_restores_the_signal_handlers(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     serve.run(ECHO, "http://127.0.0.1:0", quiet=True, ready=lambda server: timer.start())

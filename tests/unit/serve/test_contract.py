@@ -1,4 +1,4 @@
-"""What travels is said, by annotations or by the decorator's arguments, and never guessed."""
+"""Request and response types: from annotations or from the decorator's arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_parameter_without_a_type_is_refused_by_name() -> None:
 
     with pytest.raises(InvalidArgumentError, match="plugin 'answer': its parameter 'question' has no type") as caught:
         serve.plugin(answer)
-    assert "question: Any takes all JSON" in caught.value.message
+    assert "question: Any accepts all JSON" in caught.value.message
     assert "request=" in caught.value.message
 
 
@@ -33,13 +33,13 @@ def test_a_return_without_a_type_is_refused() -> None:
     def answer(question: str):  # type: ignore[no-untyped-def]
         return "yes"
 
-    with pytest.raises(InvalidArgumentError, match="it does not say what it returns") as caught:
+    with pytest.raises(InvalidArgumentError, match="its return value has no type") as caught:
         serve.plugin(name="oracle")(answer)
     assert "'oracle'" in caught.value.message
     assert "response=" in caught.value.message
 
 
-def test_any_that_is_written_down_is_accepted() -> None:
+def test_an_explicit_any_is_accepted() -> None:
     @serve.plugin
     def echo(request: Any) -> Any:
         return request
@@ -49,7 +49,7 @@ def test_any_that_is_written_down_is_accepted() -> None:
     assert echo.encode({"a": 1.5}) == b'{"a":1.5}'
 
 
-def test_types_given_to_the_decorator_are_as_good_and_win() -> None:
+def test_types_given_to_the_decorator_take_precedence() -> None:
     half = serve.plugin(name="half", request=int, response=float)(lambda number: number / 2)
     assert (half.request_type, half.response_type) == (int, float)
     with pytest.raises(InvalidArgumentError, match="does not fit"):
@@ -75,7 +75,7 @@ def test_a_partial_has_the_types_of_its_function() -> None:
     assert served(4) == 8.0
 
 
-def test_the_value_of_a_reply_is_what_travels() -> None:
+def test_the_response_type_is_that_of_a_replys_value() -> None:
     @serve.plugin
     def with_metadata(request: int) -> serve.Reply[Answer]:
         return serve.Reply(Answer(request), metadata={"cost": "1"})
@@ -99,7 +99,7 @@ def test_a_reply_that_does_not_fit_is_an_internal_error() -> None:
     assert dispatch(wrong, Incoming(7, "r", 0.0)).kind is Kind.INTERNAL
 
 
-def test_a_bare_reply_says_not_enough() -> None:
+def test_reply_without_a_type_is_refused() -> None:
     def answer(request: int) -> serve.Reply:  # type: ignore[type-arg]
         return serve.Reply(1)
 
@@ -107,7 +107,7 @@ def test_a_bare_reply_says_not_enough() -> None:
         serve.plugin(answer)
 
 
-def test_a_replys_metadata_is_text_and_travels() -> None:
+def test_a_replys_metadata_is_converted_to_text() -> None:
     reply = serve.Reply(1, metadata={"rows": 3})
     assert reply.metadata == {"rows": "3"}
     assert pickle.loads(pickle.dumps(reply)) == reply

@@ -1,4 +1,4 @@
-"""One plugin process on several wires at once, from the command line, and its graceful end."""
+"""One plugin process with several transports, from the command line, and its graceful stop."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ def nap(seconds: float) -> float:
 class Served:
     def __init__(self, directory: Path) -> None:
         self.socket = directory / "nap.sock"
-        where = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--unix", str(self.socket)]
-        command = [sys.executable, "-m", "goplugins", "serve", "tests.integration.serve.test_many_wires:nap", *where]
+        at = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--unix", str(self.socket)]
+        command = [
+            sys.executable,
+            "-m",
+            "goplugins",
+            "serve",
+            f"{__name__}:nap",
+            *at,
+        ]
         self.process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.http, self.grpc, self.unix = (self.process.stdout.readline().split()[-1] for _ in range(3))
@@ -51,7 +58,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     server.process.stdout.close()
 
 
-def test_it_answers_on_all_of_them_and_finishes_calls_in_flight(served: Served) -> None:
+def test_it_serves_all_of_them_and_finishes_calls_in_flight(served: Served) -> None:
     assert served.unix == str(served.socket)
     assert stat.S_IMODE(os.stat(served.socket).st_mode) == 0o600
     with Manager(float, float) as manager:

@@ -30,7 +30,7 @@ def echo(request: Any, context: ExecutionContext) -> Any:
 
 
 @serve.plugin
-def look(request: Any, context: ExecutionContext) -> Any:
+def context_of(request: Any, context: ExecutionContext) -> Any:
     return {"data": request, "context": attrs.asdict(context)}
 
 
@@ -49,7 +49,7 @@ def connect(server: serve.RunningServer) -> socket.socket:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """One answer, to the byte: what is left over on the connection shows in the next one."""
+    """One reply, to the byte: any left over byte would be part of the next one."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = connection.recv(1)
@@ -83,7 +83,10 @@ def test_the_recorded_requests_of_the_go_client_are_answered_on_one_connection(c
     recorded = [entry["request"] for entry in WIRE["http"] if entry["case"] == case]
     assert recorded
     path = "/p" if case in AUTH else "/api/v1/plugin"
-    with serve.start(look, f"http://127.0.0.1:0{path}", auth=AUTH.get(case)) as server, connect(server) as connection:
+    with (
+        serve.start(context_of, f"http://127.0.0.1:0{path}", auth=AUTH.get(case)) as server,
+        connect(server) as connection,
+    ):
         for request in recorded:
             connection.sendall(request.encode("latin-1"))
             status, headers, body = read_answer(connection)
@@ -117,7 +120,7 @@ def test_the_recorded_requests_with_other_credentials_are_refused(case: str) -> 
 # --- the connection --------------------------------------------------------------------------------------------
 
 
-def test_a_connection_serves_many_calls_and_leaves_no_byte_over(server: serve.RunningServer) -> None:
+def test_a_connection_serves_many_calls_without_a_byte_left_over(server: serve.RunningServer) -> None:
     with connect(server) as connection:
         for number in range(20):
             connection.sendall(post(number, request_id=f"r{number}"))
@@ -178,7 +181,9 @@ def test_what_is_not_http_is_refused_with_an_envelope(server: serve.RunningServe
         assert connection.recv(1) == b""
 
 
-def test_a_caller_that_leaves_disturbs_nobody(server: serve.RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_caller_that_disconnects_affects_no_other(
+    server: serve.RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(5):
         with connect(server) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close resets
@@ -213,7 +218,7 @@ def test_a_function_that_exits_does_not_end_its_server() -> None:
             assert (answer.status_code, answer.json()["error"]) == (500, "internal error")
 
 
-def test_time_spent_waiting_for_a_thread_counts(caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_a_thread_counts_against_the_deadline(caplog: pytest.LogCaptureFixture) -> None:
     started, release = threading.Event(), threading.Event()
 
     @serve.plugin
@@ -231,11 +236,11 @@ def test_time_spent_waiting_for_a_thread_counts(caplog: pytest.LogCaptureFixture
         release.set()
         assert read_answer(first)[0] == 200
         assert read_answer(second)[0] == 504
-    assert caplog.messages == ["1 request(s) found all 1 threads busy, the last with 1 waiting"]
+    assert caplog.messages == ["1 request(s) had to wait: all 1 threads were busy, with 1 waiting at the last one"]
 
 
-def test_a_call_takes_no_delayed_acknowledgement(server: serve.RunningServer) -> None:
-    # Far above what it takes, far below what a delayed acknowledgement costs (40 ms).
+def test_no_reply_waits_for_a_delayed_acknowledgement(server: serve.RunningServer) -> None:
+    # A call takes far less, a delayed acknowledgement far more (40 ms).
     with connect(server) as connection:
         took = []
         for _ in range(50):
@@ -249,7 +254,7 @@ def test_a_call_takes_no_delayed_acknowledgement(server: serve.RunningServer) ->
 # --- start and stop --------------------------------------------------------------------------------------------
 
 
-def test_a_path_in_the_url_is_where_calls_go() -> None:
+def test_a_path_in_the_url_is_the_path_of_calls() -> None:
     with serve.start(echo, "http://localhost:0/api/v1/plugin/") as server:
         assert server.url.endswith("/api/v1/plugin")
         assert requests.post(server.url, json={"data": 1}, timeout=10).status_code == 200
@@ -290,7 +295,7 @@ def test_stop_leaves_no_thread_and_frees_the_port() -> None:
 
 
 class Gate:
-    """A function that says when it runs and ends when it is told to."""
+    """A function that signals when it runs, and ends when it is released."""
 
     def __init__(self) -> None:
         self.running = threading.Semaphore(0)
@@ -302,7 +307,7 @@ class Gate:
         return request
 
 
-def test_stop_finishes_the_calls_in_flight_and_takes_no_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_stop_finishes_the_calls_in_flight_and_accepts_no_more(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     server = serve.start(serve.plugin(gate), threads=1)
     with connect(server) as first, connect(server) as second, connect(server) as idle:
@@ -322,7 +327,7 @@ def test_stop_finishes_the_calls_in_flight_and_takes_no_more(caplog: pytest.LogC
             assert connection.recv(1) == b""
         stopper.join(10)
         assert not stopper.is_alive()
-    assert "unfinished" not in caplog.text
+    assert "in flight" not in caplog.text
 
 
 def test_a_request_that_is_still_coming_in_is_served_by_a_stopping_server() -> None:
@@ -338,7 +343,7 @@ def test_a_request_that_is_still_coming_in_is_served_by_a_stopping_server() -> N
     assert server.wait(10)
 
 
-def test_stop_waits_no_longer_than_its_grace_and_says_what_it_cut(caplog: pytest.LogCaptureFixture) -> None:
+def test_stop_waits_no_longer_than_its_grace_and_logs_unfinished_calls(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     server = serve.start(serve.plugin(gate), grace=30.0)
     with connect(server) as connection:
@@ -348,7 +353,7 @@ def test_stop_waits_no_longer_than_its_grace_and_says_what_it_cut(caplog: pytest
         server.stop(grace=0.1)
         assert 0.1 <= time.monotonic() - start < 2.0
         assert connection.recv(1) == b""
-    assert "1 call(s) unfinished" in caplog.text
+    assert "1 call(s) in flight" in caplog.text
     gate.release.set()
 
 
@@ -376,13 +381,13 @@ def test_no_call_is_lost_when_a_busy_server_stops() -> None:
                     try:
                         connection.connect()
                     except (ConnectionRefusedError, ConnectionResetError):
-                        return  # the listener is closed, or was in that very moment: nothing was sent
-                    told_to_leave = False
-                    while not told_to_leave:
+                        return  # the listener is closed, or was being closed: nothing was sent
+                    ends = False
+                    while not ends:
                         connection.request("POST", "/", body, headers)
                         answer = connection.getresponse()
                         assert json.loads(answer.read())["data"] == 1
-                        told_to_leave = answer.will_close
+                        ends = answer.will_close
                         going.set()
         except BaseException as exc:
             broken.append(repr(exc))

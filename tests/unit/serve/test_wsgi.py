@@ -42,7 +42,7 @@ def login(request: Login) -> str:
 
 
 @serve.plugin
-def look(request: Any, context: ExecutionContext) -> dict[str, Any]:
+def context_of(request: Any, context: ExecutionContext) -> dict[str, Any]:
     return attrs.asdict(context)
 
 
@@ -89,7 +89,7 @@ def call(send: Send, data: Any, /, **envelope: Any) -> Answer:
     return send(body=json.dumps({"data": data, "request_id": "r1", **envelope}).encode())
 
 
-def test_an_answer_is_an_envelope() -> None:
+def test_a_reply_is_an_envelope() -> None:
     answer = call(client(echo), {"a": [1, None, "é\u2028\0"], "n": 12345678901234567})
     assert answer.status == 200
     assert answer.json == {"data": {"a": [1, None, "é\u2028\0"], "n": 12345678901234567}, "request_id": "r1"}
@@ -100,7 +100,7 @@ def test_absent_data_is_null() -> None:
     assert client(echo)(body=b'{"request_id":"r"}').json == {"data": None, "request_id": "r"}
 
 
-def test_a_business_error_is_an_answer() -> None:
+def test_a_business_error_is_a_reply_with_status_200() -> None:
     answer = call(client(login), {"user": ""})
     assert answer.status == 200
     assert answer.json == {
@@ -110,7 +110,7 @@ def test_a_business_error_is_an_answer() -> None:
     }
 
 
-def test_an_internal_error_tells_nothing_and_is_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_sent_without_details_and_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
     @serve.plugin
     def fail(request: Any) -> None:
         raise RuntimeError("password=hunter2")
@@ -123,7 +123,7 @@ def test_an_internal_error_tells_nothing_and_is_logged_in_full(caplog: pytest.Lo
     assert "4111" not in caplog.text
 
 
-def test_a_wrong_field_is_told_by_its_path() -> None:
+def test_a_wrong_field_is_named_by_its_path() -> None:
     answer = call(client(login), {"user": "ada", "tries": [1, "x"]})
     assert answer.status == 400
     assert answer.json["request_id"] == "r1"
@@ -150,13 +150,13 @@ def test_a_malformed_timeout_is_a_400(timeout: str) -> None:
 @pytest.mark.parametrize(
     ("timeout", "seconds"), [("1m30s", 90.0), ("100ms", 0.1), ("1h0m0s", 3600.0), ("1.5µs", 1.5e-6)]
 )
-def test_the_functions_timeout_is_what_remains_of_the_callers(timeout: str, seconds: float) -> None:
-    assert call(client(look, clock=ManualClock()), 1, timeout=timeout).json["data"]["timeout"] == seconds
+def test_the_context_has_the_remaining_timeout(timeout: str, seconds: float) -> None:
+    assert call(client(context_of, clock=ManualClock()), 1, timeout=timeout).json["data"]["timeout"] == seconds
 
 
 @pytest.mark.parametrize("timeout", ["", None])
 def test_without_a_timeout_there_is_no_deadline(timeout: str | None) -> None:
-    assert call(client(look), 1, timeout=timeout).json["data"]["timeout"] is None
+    assert call(client(context_of), 1, timeout=timeout).json["data"]["timeout"] is None
 
 
 @pytest.mark.parametrize("timeout", ["0s", "-5s", "2s"])
@@ -171,9 +171,9 @@ def test_a_request_that_waited_beyond_its_deadline_is_a_504(timeout: str) -> Non
     assert "deadline" in answer.json["error"]
 
 
-def test_headers_and_metadata_of_the_envelope_and_three_headers_of_http_reach_the_function() -> None:
+def test_the_context_has_headers_and_metadata_of_the_envelope_and_three_headers_of_http() -> None:
     body = json.dumps({"headers": {"X-Trace-ID": "t", "TraceParent": "own"}, "metadata": {"tenant": "a"}}).encode()
-    context = client(look)(
+    context = client(context_of)(
         body=body,
         HTTP_IDEMPOTENCY_KEY="key-1",
         HTTP_TRACEPARENT="00-other",
@@ -191,8 +191,8 @@ def test_headers_and_metadata_of_the_envelope_and_three_headers_of_http_reach_th
     }
 
 
-def test_the_request_id_is_the_envelopes_else_the_headers_else_made() -> None:
-    send = client(look)
+def test_the_request_id_is_the_envelopes_else_the_headers_else_generated() -> None:
+    send = client(context_of)
     assert send(body=b'{"request_id":"own"}', HTTP_X_REQUEST_ID="head").json["data"]["request_id"] == "own"
     assert send(body=b"{}", HTTP_X_REQUEST_ID="head").json["data"]["request_id"] == "head"
     first, second = send(body=b"{}").json, send(body=b"{}").json
@@ -200,7 +200,7 @@ def test_the_request_id_is_the_envelopes_else_the_headers_else_made() -> None:
 
 
 @pytest.mark.parametrize("request_id", ["a\r\nSet-Cookie: x=1", "a\0b", "é", "x" * 5000, "\ud800"])
-def test_a_request_id_that_no_header_carries_stays_in_the_envelope(request_id: str) -> None:
+def test_a_request_id_that_no_header_can_have_stays_in_the_envelope(request_id: str) -> None:
     answer = call(client(echo), 1, request_id=request_id)
     assert answer.json["request_id"] == request_id
     assert "X-Request-Id" not in answer.headers
@@ -209,7 +209,7 @@ def test_a_request_id_that_no_header_carries_stays_in_the_envelope(request_id: s
 # --- routes ----------------------------------------------------------------------------------------------------
 
 
-def test_any_path_is_called_where_none_is_given() -> None:
+def test_without_a_path_any_path_is_called() -> None:
     for path in ("", "/", "/api/v1/plugin", "/health"):
         assert client(echo)(path=path, body=b'{"data":1}').status == 200
 
@@ -235,7 +235,7 @@ def test_only_the_given_path_is_called() -> None:
         ("DELETE", "/p/info", "GET, HEAD"),
     ],
 )
-def test_another_method_is_a_405_that_says_which(method: str, path: str, allow: str) -> None:
+def test_another_method_is_a_405_with_the_allowed_ones(method: str, path: str, allow: str) -> None:
     answer = client(echo, path="/p")(method, path)
     assert (answer.status, answer.headers["Allow"]) == (405, allow)
 
@@ -261,7 +261,7 @@ def test_info_is_the_plugins() -> None:
         (PluginStatus.UNKNOWN, 503),
     ],
 )
-def test_health_is_told_by_status_and_body(found: PluginStatus, code: int) -> None:
+def test_health_is_in_status_and_body(found: PluginStatus, code: int) -> None:
     @serve.plugin(health=lambda: HealthStatus(found, "why", metadata={"queue": "7"}))
     def plugin(request: Any) -> None:
         return None
@@ -306,10 +306,10 @@ def test_a_bogus_length_is_refused_unread(length: str, status: int) -> None:
     assert started[0].startswith(str(status))
 
 
-def test_a_body_that_ends_early_is_a_400() -> None:
+def test_a_body_shorter_than_its_length_is_a_400() -> None:
     answer = client(echo)(body=b'{"data":1}', CONTENT_LENGTH="20")
     assert answer.status == 400
-    assert "ended" in answer.json["error"]
+    assert "shorter than its Content-Length" in answer.json["error"]
 
 
 def test_a_body_without_length_needs_a_server_that_ends_it() -> None:
@@ -323,7 +323,7 @@ def test_a_body_without_length_needs_a_server_that_ends_it() -> None:
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data", "jsonp"]
 )
-def test_what_a_browser_sends_across_sites_unasked_is_a_415(kind: str) -> None:
+def test_content_types_of_simple_cross_site_requests_are_a_415(kind: str) -> None:
     assert client(echo)(body=b'{"data":1}', CONTENT_TYPE=kind).status == 415
 
 
@@ -336,14 +336,14 @@ def test_a_compressed_request_is_a_415() -> None:
     assert client(echo)(body=b"\x1f\x8b", HTTP_CONTENT_ENCODING="gzip").status == 415
 
 
-def test_nothing_escapes_into_the_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_exception_reaches_the_server(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(io.BytesIO):
         def read(self, *_: Any) -> bytes:
-            raise OSError("the client went away")
+            raise OSError("the client has closed the connection")
 
     answer = client(echo)(body=b"{}", **{"wsgi.input": Broken()})
     assert (answer.status, answer.json) == (500, {"error": "internal error"})
-    assert "the client went away" in caplog.text
+    assert "the client has closed the connection" in caplog.text
 
 
 # --- authentication --------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ GOOD: list[tuple[AuthConfig, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("auth", "headers"), GOOD)
-def test_right_credentials_are_admitted_everywhere(auth: AuthConfig, headers: dict[str, str]) -> None:
+def test_right_credentials_are_accepted_on_every_path(auth: AuthConfig, headers: dict[str, str]) -> None:
     send = client(echo, auth=auth)
     assert send(body=b'{"data":1}', **headers).status == 200
     assert send("GET", "/health", **headers).status == 200
@@ -399,7 +399,7 @@ WRONG: list[tuple[AuthConfig, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(("auth", "headers"), WRONG)
-def test_wrong_or_missing_credentials_are_a_401_everywhere(
+def test_wrong_or_missing_credentials_are_a_401_on_every_path(
     auth: AuthConfig, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     send = client(echo, auth=auth)
@@ -412,12 +412,12 @@ def test_wrong_or_missing_credentials_are_a_401_everywhere(
 
 
 @pytest.mark.parametrize(("place", "challenge"), [(0, None), (1, "Bearer"), (3, "Basic realm=")])
-def test_a_401_says_how_to_prove_oneself(place: int, challenge: str | None) -> None:
+def test_a_401_has_the_challenge_of_its_method(place: int, challenge: str | None) -> None:
     header = client(echo, auth=GOOD[place][0])("GET", "/health").headers.get("WWW-Authenticate")
     assert header is None if challenge is None else str(header).startswith(challenge)
 
 
-def test_refusals_are_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock()
     send = client(echo, auth=GOOD[0][0], clock=clock)
     for _ in range(50):
@@ -429,7 +429,7 @@ def test_refusals_are_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> N
     assert "192.0.2.8" in caplog.messages[1]
 
 
-def test_no_auth_admits_all() -> None:
+def test_without_auth_every_request_is_accepted() -> None:
     assert client(echo, auth=AuthConfig())("GET", "/health").status == 200
     assert client(echo, auth=AuthConfig(method=AuthMethod.NONE))("GET", "/health").status == 200
 
@@ -444,10 +444,10 @@ def test_no_auth_admits_all() -> None:
         AuthConfig(method=AuthMethod.CUSTOM, headers={"X-A": ""}),
         AuthConfig(method="oauth"),  # type: ignore[arg-type]
         AuthConfig(token="t"),  # without a method
-        AuthConfig(method=AuthMethod.BEARER, token_file="/run/secrets/token"),  # a served plugin reads no file
+        AuthConfig(method=AuthMethod.BEARER, token_file="/run/secrets/token"),  # token files are for clients
     ],
 )
-def test_credentials_that_would_admit_every_caller_are_refused_at_the_start(auth: AuthConfig) -> None:
+def test_missing_expected_credentials_are_refused_at_the_start(auth: AuthConfig) -> None:
     with pytest.raises(AuthConfigError):
         serve.wsgi(echo, auth=auth)
 
@@ -460,7 +460,7 @@ def test_mtls_can_not_be_checked_here() -> None:
 # --- arguments -------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_function_is_refused() -> None:
+def test_a_function_without_the_decorator_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"@serve\.plugin"):
         serve.wsgi(lambda request: request)  # type: ignore[arg-type]
 
@@ -480,7 +480,7 @@ def test_a_bare_function_is_refused() -> None:
         "http://[::1:0",
     ],
 )
-def test_an_address_that_can_not_be_served_is_refused(url: str) -> None:
+def test_an_address_to_which_no_server_can_listen_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         serve.start(echo, url)
 
@@ -495,7 +495,7 @@ def test_bad_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "header"), [(None, None), (0, "0"), (1.2, "2"), (1e300, "86400")])
-def test_unavailable_is_503_and_says_when_to_come_back(wanted: float | None, header: str | None) -> None:
+def test_unavailable_is_503_with_retry_after(wanted: float | None, header: str | None) -> None:
     @serve.plugin
     def full(request: Any) -> None:
         raise serve.Unavailable("queue full", retry_after=wanted)
