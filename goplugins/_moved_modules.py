@@ -1,7 +1,7 @@
 """Modules that were moved or renamed, so that values pickled before the move still load.
 
-A pickle names the module of each class and function. ``goplugins/__init__.py`` has :func:`spec_of` asked for modules of
-this package that are not found otherwise; the alias modules that it makes hold nothing but the names listed here.
+A pickle names the module of each class and function. A finder in ``goplugins/__init__.py`` calls :func:`spec_of` for
+modules of this package that do not exist; the alias modules that it creates hold nothing but the names listed here.
 All of this is removed in the next release, with ``__getattr__`` in ``goplugins/models/__init__.py`` and the alias in
 ``goplugins/balancing/report.py``.
 """
@@ -73,7 +73,7 @@ _PREFIX = "goplugins."
 
 
 def spec_of(name: str) -> ModuleSpec | None:
-    """How to import the alias of a former module; None if there was no module of that name."""
+    """The spec of a former module's alias; None if there was no module of that name."""
     old = name.removeprefix(_PREFIX)
     if old not in _PUBLIC and all(old != module for module, _ in _OTHERS):
         return None

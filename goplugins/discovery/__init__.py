@@ -5,7 +5,7 @@ from __future__ import annotations
 from goplugins.discovery.directory_watch import DirectoryWatch
 from goplugins.discovery.manifest import PluginManifest, PluginRequirements
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem, DiscoveryReport
-from goplugins.discovery.scanner import Discovery, discovered
+from goplugins.discovery.scanner import Discovery
 
 __all__ = [
     "DirectoryWatch",
@@ -15,5 +15,4 @@ __all__ = [
     "DiscoveryReport",
     "PluginManifest",
     "PluginRequirements",
-    "discovered",
 ]

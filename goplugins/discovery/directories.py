@@ -1,4 +1,4 @@
-"""The files of a directory that may be plugins: manifests, and programs that a pattern names."""
+"""Plugins in a directory: manifests, and programs whose names match a pattern."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError
 
-__all__ = ["scan_directory", "signature_of"]
-
 Note = Callable[[DiscoveryProblem], None]
 
 
@@ -30,15 +28,15 @@ def scan_directory(
     note: Note,
     before: Mapping[str, DiscoveredPlugin] = MappingProxyType({}),
 ) -> list[DiscoveredPlugin]:
-    """The plugins of one directory, in the order of their files' names, manifests before plain programs.
+    """The plugins of one directory, by file name, manifests before programs without one.
 
     Args:
-        directory: where to look; not below it.
-        patterns: names to take; all manifests and no programs when empty.
+        directory: the directory; its subdirectories are not scanned.
+        patterns: file names to use; all manifests and no programs when empty.
         environ: for ``${VAR}``.
-        note: is told what is left out, or stays as it was.
-        before: what an earlier scan found, by its path. It stays where it can't be read now, but not where it is not
-            there any more, or others could have changed it.
+        note: receives the files that are left out or unchanged.
+        before: plugins of an earlier scan, by path. A plugin is kept while its file can't be read, but not if the file
+            was removed or is unsafe.
     """
     here = os.path.abspath(directory)
     try:
@@ -60,8 +58,8 @@ def scan_directory(
                 found.append(before[path])
             for problem in exc.problems if isinstance(exc, ConfigError) else (exc,):
                 note(_problem(path, problem, kept=stays))
-    # A program beside a manifest of its name is that manifest's, whatever may be wrong with the manifest: it must not
-    # run without the settings, and perhaps the checks, that stand there.
+    # A program beside a manifest of its name belongs to that manifest, valid or not: it must not run without the
+    # settings and limits in there.
     stems = {os.path.splitext(name)[0] for name in names if _is_manifest(name)}
     taken = {os.path.realpath(plugin.config.executable) for plugin in found if plugin.config.executable}
     for name in names:
@@ -74,7 +72,7 @@ def scan_directory(
 
 
 def _names(directory: str) -> list[str]:
-    """Without hidden files, such as those of editors, and backups."""
+    """Without hidden files and backups, such as editors make."""
     return sorted(name for name in os.listdir(directory) if not name.startswith(".") and not name.endswith("~"))
 
 
@@ -95,7 +93,7 @@ def _from_manifest(path: str, environ: Mapping[str, str]) -> DiscoveredPlugin:
 
 
 def _may_stay(plugin: DiscoveredPlugin, error: Exception) -> bool:
-    """Whether a plugin may go on although its file, or its directory, can't be read any more."""
+    """Whether a plugin is kept although its file, or its directory, can't be read any more."""
     if is_unsafe(error):
         return False
     program = plugin.config.executable
@@ -108,10 +106,10 @@ def _may_stay(plugin: DiscoveredPlugin, error: Exception) -> bool:
 
 
 def _from_program(path: str, environ: Mapping[str, str], note: Note) -> list[DiscoveredPlugin]:
-    """A program without a manifest: all that is known is where it is."""
+    """A program without a manifest: a plugin with the program's name and path."""
     try:
         if _is_library(path):
-            note(DiscoveryProblem(path, "is a shared library, which can't be run (serve it by a program of its own)"))
+            note(DiscoveryProblem(path, "is a shared library, which can't be run (write a program that serves it)"))
             return []
         safe_file(path)
         if not os.access(path, os.X_OK):
@@ -131,12 +129,12 @@ def _from_program(path: str, environ: Mapping[str, str], note: Note) -> list[Dis
 
 
 def _is_library(path: str) -> bool:
-    """Judged by its name, such as libgeo.so or libgeo.so.1."""
+    """By its name, such as libgeo.so or libgeo.so.1."""
     return "so" in os.path.basename(path).split(".")[1:]
 
 
 def _program_name(name: str) -> str:
-    """A file's name without what says how it is run: ``plugin-geo.sh``, but not ``plugin-1.2``."""
+    """A file's name without the suffix of a script: ``plugin-geo`` for ``plugin-geo.sh``, but ``plugin-1.2``."""
     stem, suffix = os.path.splitext(name)
     return stem if stem and suffix[1:].isalpha() else name
 
@@ -154,30 +152,29 @@ def _problem(path: str, exc: Exception, *, kept: bool = False) -> DiscoveryProbl
 
 
 def signature_of(directories: Iterable[str], patterns: Sequence[str]) -> str:
-    """Stands for what a scan of the directories would read: another text once something has changed there.
+    """A digest of what a scan of the directories would read; it changes with the files.
 
-    Of manifests their content counts and not their times, of programs size and times: those are large. Who they
-    belong to and who may write counts, too, and all other programs of the directories: a manifest may have waited
-    for one.
+    It covers the content of manifests, size and time of programs, and owner and permissions of both. All programs
+    count: a manifest may name any of them.
     """
     digest = hashlib.sha256()
     for directory in directories:
         here = os.path.abspath(directory)
-        verdict, names = "", list[str]()
+        error, names = "", list[str]()
         try:
             safe_directory(directory)
             names = _names(here)
         except (ConfigError, OSError) as exc:
-            verdict = str(exc)
-        digest.update(repr((here, verdict)).encode())
+            error = str(exc)
+        digest.update(repr((here, error)).encode())
         for name in names:
-            mark = _mark(os.path.join(here, name), name, patterns)
-            if mark is not None:
-                digest.update(repr((name, mark)).encode())
+            state = _file_state(os.path.join(here, name), name, patterns)
+            if state is not None:
+                digest.update(repr((name, state)).encode())
     return digest.hexdigest()
 
 
-def _mark(path: str, name: str, patterns: Sequence[str]) -> object:
+def _file_state(path: str, name: str, patterns: Sequence[str]) -> object:
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):

@@ -1,23 +1,21 @@
-"""Telling when there is something new to discover."""
+"""Changes in plugin directories."""
 
 from __future__ import annotations
 
 from goplugins.discovery.scanner import Discovery
 from goplugins.runtime.clock import Clock
 
-__all__ = ["DirectoryWatch"]
-
 
 class DirectoryWatch:
-    """Tells when what a scan would read is not what it was, and stays so: several files come one after the other.
+    """Detects changes of the files that a scan reads, once they have settled: files may change one after the other.
 
-    Used by one thread at a time, as :class:`goplugins.transports.credential_files.WatchedFiles`, whose methods it has.
+    Used by one thread at a time. Has the methods of :class:`goplugins.transports.credential_files.WatchedFiles`.
 
     Args:
-        discovery: where to look.
-        clock: measures.
-        settle: seconds that the directories must stay the same before the change counts.
-        known: the signature of the scan that was made last; what there is now when None.
+        discovery: the scan.
+        clock: measures time.
+        settle: seconds that the directories must stay the same before a change counts.
+        known: the signature of the last scan; that of the present files when None.
     """
 
     def __init__(self, discovery: Discovery, clock: Clock, *, settle: float = 0.5, known: str | None = None) -> None:
@@ -28,7 +26,7 @@ class DirectoryWatch:
         self._since = clock.monotonic()
 
     def changed(self) -> bool:
-        """Whether there is something new that has settled; stays true until :meth:`accept`."""
+        """Checks the files: whether a change has settled; stays true until :meth:`accept`."""
         found = self._discovery.signature()
         if found != self._seen:
             self._seen = found
@@ -37,9 +35,9 @@ class DirectoryWatch:
 
     @property
     def pending(self) -> bool:
-        """Whether the last look found something new, settled or not."""
+        """Whether the last check found a change, settled or not."""
         return self._seen != self._known
 
     def accept(self) -> None:
-        """What the last look found is known from now on."""
+        """Makes the state of the last check the known one."""
         self._known = self._seen

@@ -1,4 +1,4 @@
-"""A manifest: one file that says what a plugin is, what it needs and how it is called."""
+"""Manifests: a plugin's name and version, its requirements and its configuration in one file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from goplugins.discovery.versions import parse_range, parse_version
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError, InvalidPluginNameError
 
-__all__ = ["MANIFEST_KINDS", "PluginManifest", "PluginRequirements", "read_plugin"]
-
 MANIFEST_KINDS = frozenset({".json", ".toml", ".yaml", ".yml"})
 
 _REQUIRED = re.compile(r"([^\s<>=!,]+)\s*(.*)", re.DOTALL)
@@ -28,11 +26,11 @@ _FILES = ("token_file", "cert_file", "key_file", "ca_file")
 
 @attrs.frozen(kw_only=True, repr=False)
 class PluginRequirements:
-    """What a plugin needs to be there.
+    """The requirements of a plugin.
 
     Attributes:
-        min_version: the oldest goplugins that will do.
-        requires: other plugins' names, each with a range of versions such as ``>=1.2, <2``; ``*`` for any.
+        min_version: the oldest version of goplugins.
+        requires: names of other plugins, each with a version range such as ``>=1.2, <2``; ``*`` for any.
     """
 
     min_version: str = ""
@@ -43,15 +41,15 @@ class PluginRequirements:
 
 @attrs.frozen(kw_only=True, repr=False)
 class PluginManifest:
-    """Who a plugin is. All else that a manifest may hold are fields of :class:`~goplugins.PluginConfig`.
+    """The identity of a plugin. All other fields of a manifest are those of :class:`~goplugins.PluginConfig`.
 
     Attributes:
-        name: what it is called by.
-        version: its own version.
-        description: for people.
-        author: for people.
-        capabilities: what it can do, in words of its own.
-        requirements: what it needs to be there.
+        name: the name for calls.
+        version: the plugin's version.
+        description: a text for users.
+        author: a text for users.
+        capabilities: what the plugin can do, in its author's words.
+        requirements: what the plugin requires.
     """
 
     name: str = ""
@@ -70,23 +68,23 @@ _Variables = dict[tuple[str | int, ...], str]
 def read_plugin(
     values: Any, environ: Mapping[str, str], *, source: str, directory: str = ""
 ) -> tuple[PluginManifest, PluginConfig, _Variables]:
-    """A manifest's plain values, read.
+    """A manifest from its plain values.
 
     Args:
-        values: as they stand in the file.
-        environ: for ``${VAR}``, and for the variables that go over a plugin's settings.
-        source: what messages call it.
-        directory: what relative paths begin at; empty to leave them.
+        values: the content of the file.
+        environ: for ``${VAR}``, and for variables that override a plugin's settings.
+        source: the manifest's name in messages.
+        directory: the base of relative paths; empty to leave them relative.
 
     Returns:
-        Who the plugin is, how it is called, and which variable stands behind which changed field.
+        The plugin's identity, its configuration, and the variable of each overridden field.
 
     Raises:
-        ConfigError: all that is wrong with it.
+        ConfigError: all problems of the manifest.
     """
     if not isinstance(values, Mapping):
         fix = "write name: and the plugin's other fields"
-        raise InvalidConfigError("is no manifest: expected a table", path=source, fix=fix)
+        raise InvalidConfigError("is not a manifest: expected a table", path=source, fix=fix)
     problems = Problems()
     name = values.get("name")
     changed: Mapping[str, Any] = values
@@ -94,35 +92,35 @@ def read_plugin(
     if isinstance(name, str) and name:
         changed, overrides = override_plugin(PluginConfig, values, name, environ, problems)
     expanded = expand(changed, environ, problems)
-    manifest = {field.name for field in fields_of(PluginManifest)}
-    who = {key: value for key, value in expanded.items() if key in manifest}
-    how = {key: value for key, value in expanded.items() if key == "name" or key not in manifest}
-    _list_required(who, problems)
+    names = {field.name for field in fields_of(PluginManifest)}
+    identity_fields = {key: value for key, value in expanded.items() if key in names}
+    config_fields = {key: value for key, value in expanded.items() if key == "name" or key not in names}
+    _list_required(identity_fields, problems)
     known = [path for path, _ in problems.found]
-    identity, wrong = read(PluginManifest, who)
-    config, also_wrong = read(PluginConfig, how)
+    identity, wrong = read(PluginManifest, identity_fields)
+    config, also_wrong = read(PluginConfig, config_fields)
     wrong += [problem for problem in also_wrong if problem[0][:1] != ("name",)]
     problems.found.extend(untouched(wrong, known))
     if identity is not None:
         _check_versions(identity, problems)
         if not identity.name and not problems.found:
-            problems.add(InvalidPluginNameError, "missing", "give it the name that calls will use", "name")
+            problems.add(InvalidPluginNameError, "missing", "write the name that calls use", "name")
     raise_for(_unplaced(problems.found, source), source)
     assert identity is not None and config is not None  # noqa: S101, PT018 - no problems
     variables = {each.path: each.variable for each in overrides}
-    return identity, _from(directory, config) if directory else config, variables
+    return identity, _resolve_paths(directory, config) if directory else config, variables
 
 
 def _unplaced(problems: list[Problem], source: str) -> list[Problem]:
-    """What has no path is the whole manifest's."""
+    """Problems without a path get that of the manifest."""
     for _, error in problems:
         error.path = error.path or source
     return problems
 
 
-def _list_required(who: dict[str, Any], problems: Problems) -> None:
-    """A list such as ``["auth >=1.2", "geo"]`` as a table of names and ranges."""
-    section = who.get("requirements")
+def _list_required(fields: dict[str, Any], problems: Problems) -> None:
+    """Replaces a list such as ``["auth >=1.2", "geo"]`` by a table of names and ranges."""
+    section = fields.get("requirements")
     if not isinstance(section, Mapping) or not isinstance(section.get("requires"), list):
         return
     table: dict[str, str] = {}
@@ -133,7 +131,7 @@ def _list_required(who: dict[str, Any], problems: Problems) -> None:
             problems.add(InvalidConfigError, "names no plugin", fix, "requirements", "requires", index)
         else:
             table[found[1]] = found[2] or "*"
-    who["requirements"] = {**section, "requires": table}
+    fields["requirements"] = {**section, "requires": table}
 
 
 def _check_versions(manifest: PluginManifest, problems: Problems) -> None:
@@ -155,8 +153,8 @@ def _check_versions(manifest: PluginManifest, problems: Problems) -> None:
 # --- paths -----------------------------------------------------------------------------------------------------
 
 
-def _from(directory: str, config: PluginConfig) -> PluginConfig:
-    """The configuration with its relative paths taken from the manifest's directory."""
+def _resolve_paths(directory: str, config: PluginConfig) -> PluginConfig:
+    """The configuration with its relative paths resolved in the manifest's directory."""
 
     def absolute(path: str) -> str:
         return os.path.normpath(os.path.join(directory, path)) if path else path
@@ -165,7 +163,7 @@ def _from(directory: str, config: PluginConfig) -> PluginConfig:
     if config.transport is TransportType.EXECUTABLE:
         program = config.executable
         beside = absolute(program)
-        # As for a shell, a bare name may be a program of PATH; one that lies beside its manifest is meant first.
+        # A name without a directory is a program beside the manifest, or else one in PATH.
         changes["executable"] = beside if os.sep in program or os.path.exists(beside) else program
     if config.transport is TransportType.UNIX:
         changes["endpoint"] = _socket(config.endpoint, absolute)

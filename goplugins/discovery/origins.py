@@ -1,4 +1,4 @@
-"""Where each setting of a configuration comes from: file, environment, discovery, code, or nowhere."""
+"""The origin of each setting of a configuration: file, environment, discovery, code or default."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _Marks = dict[FieldPath, str]
 
 
 class Origins(Mapping[str, str]):
-    """The origin of every setting that a configuration holds, by its path; defaults included.
+    """The origin of every setting of a configuration, by its path; defaults included.
 
-    Plugins and groups stand by name: ``plugins[auth].retry.max_retries``. An origin reads ``plugins.yaml:12``,
+    Paths have the names of plugins and groups: ``plugins[auth].retry.max_retries``. An origin is ``plugins.yaml:12``,
     ``environment GOPLUGINS__PLUGINS__AUTH__ENDPOINT``, ``discovery /opt/plugins/geo.yaml:3``, ``code`` or ``default``.
-    What a plugin inherits has the origin of what it inherits from.
+    An inherited setting has the origin of the ``default_...`` section.
 
     Attributes:
         shown: the values by the same paths, plain and with secrets masked.
-        report: what discovery found; None if it is off.
+        report: the report of discovery; None if it is off.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ def load_with_origins(
     registered: Collection[str] | None = None,
     check: FurtherCheck | None = None,
 ) -> tuple[ManagerConfig, Origins]:
-    """Loads a configuration as a manager would, and says of each setting where it comes from.
+    """Loads a configuration as a manager would, with the origin of each setting.
 
-    What counts: code over the environment over the file over discovery over defaults.
+    The order of precedence is code, environment, file, discovery, defaults.
 
     Args:
         source: the configuration, a mapping, or a file's path.
         environ: the variables; the process's environment when left out.
-        registered: names of plugins registered in code; not looked up when None.
+        registered: names of plugins registered in code; references to unknown plugins are not checked when None.
         check: further checks, as for :func:`goplugins.config.loading.load_resolved`.
 
     Returns:
         The configuration with its defaults and with the plugins that discovery found, and the origins.
 
     Raises:
-        ConfigError: all that is wrong with it.
+        ConfigError: all problems.
     """
     environ = os.environ if environ is None else environ
     reports: list[DiscoveryReport] = []
@@ -123,7 +123,7 @@ def _marks_of_plugin(plugin: DiscoveredPlugin) -> _Marks:
 
 
 def _replace(marks: _Marks, path: FieldPath, origin: str, value: Any) -> None:
-    """Marks a field and all below it anew."""
+    """Replaces the origin of a field and all below it."""
     for old in [old for old in marks if old[: len(path)] == path]:
         del marks[old]
     marks |= {path: origin} | {(*path, *below): origin for below in _written(value)}
@@ -136,7 +136,7 @@ def _at(value: Any, path: FieldPath) -> Any:
 
 
 def _written(value: Any, path: FieldPath = ()) -> Iterator[FieldPath]:
-    """The path of everything that a mapping holds, and of all in a configuration that is not as it is by default."""
+    """The paths of all items of a mapping, and of all fields of a configuration that differ from their defaults."""
     if path:
         yield path
     if attrs.has(type(value)):
@@ -165,7 +165,7 @@ def _origins(resolved: ManagerConfig, marks: _Marks, report: DiscoveryReport | N
 
 
 def _leaves(instance: Any, path: FieldPath) -> Iterator[tuple[FieldPath, Any]]:
-    """Every setting with its value, masked; sections, plugins and groups are gone into."""
+    """Every setting with its value, masked; those of sections, plugins and groups included."""
     for field in fields_of(type(instance)):
         value = getattr(instance, field.name)
         here = (*path, field.name)

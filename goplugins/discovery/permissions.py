@@ -1,4 +1,4 @@
-"""Whether others could have put something into our way: who may write to a file, and to all that leads there."""
+"""Checks that no other user can have written a file: its owner and permissions, and those of its whole path."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from collections import deque
 
 from goplugins.errors import ConfigFileError
 
-__all__ = ["is_unsafe", "read_safely", "safe_directory", "safe_file", "safe_program"]
-
 _UNSAFE = "unsafe"
 _MOST_LINKS = 40
 _MOST_BYTES = 1 << 20
-"""No manifest is longer."""
+"""Maximum size of a manifest."""
 
 
 def safe_directory(path: str) -> str:
-    """A directory's real path, once it is known that only root and this user can write to it.
+    """A directory's real path, after a check that only root and this user can write to it.
 
-    Every directory on the way counts, and so does every symbolic link: they must belong to root or to the effective
-    user, and neither group nor others may write. In a directory on the way the sticky bit will do (/tmp): others can
-    add to it, but can't take away what is ours. On a file system that is mounted read-only nobody can write.
+    The check covers every directory and symbolic link on the path: they must belong to root or to the effective user,
+    and neither group nor others may write. A parent directory may be sticky instead (/tmp): other users can add files
+    to it, but can't replace ours. File systems that are mounted read-only pass.
 
     Raises:
-        ConfigFileError: others can write there, it is no directory, or it is not there.
+        ConfigFileError: another user can write there, it is not a directory, or it does not exist.
     """
     real, found = _follow(path)
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigFileError("is no directory", path=path, fix="correct the name")
+        raise ConfigFileError("is not a directory", path=path, fix="name a directory")
     _check(real, found, path)
     return real
 
@@ -38,11 +36,11 @@ def safe_file(path: str) -> str:
     """A regular file's real path, under the conditions of :func:`safe_directory`.
 
     Raises:
-        ConfigFileError: others can write to it or to what leads there, it is no regular file, or not there.
+        ConfigFileError: another user can write to it or its path, it is not a regular file, or it does not exist.
     """
     real, found = _follow(path)
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigFileError("is no regular file", path=path, fix="put a file there")
+        raise ConfigFileError("is not a regular file", path=path, fix="replace it by a file")
     _check(real, found, path)
     return real
 
@@ -60,14 +58,14 @@ def safe_program(path: str) -> str:
 
 
 def read_safely(path: str) -> bytes:
-    """What a file holds, under the conditions of :func:`safe_directory`.
+    """The content of a file, under the conditions of :func:`safe_directory`.
 
     Raises:
-        ConfigFileError: as :func:`safe_file`; or it can't be read, or is too long for a manifest.
+        ConfigFileError: as :func:`safe_file`; or it can't be read, or is too large for a manifest.
     """
     real = safe_file(path)
     try:
-        # Nobody else can have changed the way since it was looked at; what we find at its end is checked once more.
+        # No other user can have changed the path since the check above; the file itself is checked once more.
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as stream:
             _check(real, os.fstat(descriptor), path)
@@ -75,12 +73,12 @@ def read_safely(path: str) -> bytes:
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     if len(data) > _MOST_BYTES:
-        raise ConfigFileError(f"is longer than {_MOST_BYTES >> 20} MiB", path=path, fix="a manifest is short")
+        raise ConfigFileError(f"is larger than {_MOST_BYTES >> 20} MiB", path=path, fix="shorten it")
     return data
 
 
 def _follow(path: str) -> tuple[str, os.stat_result]:
-    """Goes the way of ``path`` step by step, as the kernel does, and looks at all that could be changed on it."""
+    """Resolves ``path`` step by step, as the kernel does, and checks every directory and link on it."""
     current = os.sep
     links = 0
     try:
@@ -110,16 +108,16 @@ def _follow(path: str) -> tuple[str, os.stat_result]:
 
 
 def _target(here: str, found: os.stat_result, path: str, links: int) -> str:
-    """Where a symbolic link leads: only root and we may have made it, wherever it stands."""
+    """The target of a symbolic link, which must belong to root or this user in any directory."""
     if links > _MOST_LINKS:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     if not _ours(found) and not _read_only(os.path.dirname(here)):
-        raise _refusal(path, here, f"is a link of user {found.st_uid}", "make it as root or as this user")
+        raise _refusal(path, here, f"is a symbolic link of user {found.st_uid}", "create it as root or as this user")
     return os.readlink(here)
 
 
 def _check_step(here: str, found: os.stat_result, path: str) -> None:
-    """A directory on the way: there the sticky bit keeps others from replacing what is ours."""
+    """Checks a parent directory: the sticky bit keeps other users from replacing our files in it."""
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX and _ours(found):
         return
     _check(here, found, path)
@@ -130,9 +128,9 @@ def _check(here: str, found: os.stat_result, path: str) -> None:
     if (_ours(found) and not by_others) or _read_only(here):
         return
     if not _ours(found):
-        raise _refusal(path, here, f"belongs to user {found.st_uid}", "give it to root or to this user")
-    who = "everybody" if by_others & stat.S_IWOTH else f"group {found.st_gid}"
-    raise _refusal(path, here, f"can be written by {who}", "chmod go-w it")
+        raise _refusal(path, here, f"belongs to user {found.st_uid}", "chown it to root or to this user")
+    who = "all users" if by_others & stat.S_IWOTH else f"group {found.st_gid}"
+    raise _refusal(path, here, f"is writable for {who}", "chmod go-w it")
 
 
 def _ours(found: os.stat_result) -> bool:
@@ -140,20 +138,20 @@ def _ours(found: os.stat_result) -> bool:
 
 
 def _read_only(here: str) -> bool:
-    """Such as a volume of Kubernetes, whose directories everybody could write if it were not for that."""
+    """Such as a volume of Kubernetes, whose directories have write permission for all users."""
     return bool(os.statvfs(here).f_flag & os.ST_RDONLY)
 
 
 def _refusal(path: str, here: str, what: str, fix: str) -> ConfigFileError:
-    where = "" if os.path.abspath(path) == here else f"{here}, which leads there, "
+    where = "" if os.path.abspath(path) == here else f"{here}, which is on its path, "
     return ConfigFileError(f"not read: {where}{what}", path=path, fix=fix, details={_UNSAFE: here})
 
 
 def is_unsafe(error: Exception) -> bool:
-    """Whether it says that others could have put something there, and not that something is missing or broken."""
+    """Whether the error is that another user could have written the file, and not that it is missing or broken."""
     return isinstance(error, ConfigFileError) and _UNSAFE in error.details
 
 
 def _unreadable(path: str, exc: OSError) -> ConfigFileError:
-    state = "is not there" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
-    return ConfigFileError(state, path=path, fix="put it there, or take its name out")
+    state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
+    return ConfigFileError(state, path=path, fix="create it, or remove its name from the configuration")

@@ -1,4 +1,4 @@
-"""What a scan found, and what it did not take."""
+"""The result of a scan: plugins, and files that were left out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import attrs
 from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.discovery.manifest import PluginManifest
 
-__all__ = ["DiscoveredPlugin", "DiscoveryProblem", "DiscoveryReport"]
-
 logger = logging.getLogger("goplugins.discovery")
 
 
@@ -20,10 +18,10 @@ class DiscoveredPlugin:
     """A plugin that was found.
 
     Attributes:
-        config: how it is called.
-        manifest: who it is.
-        path: where it was found: the manifest's or the program's path, or the name of an entry point.
-        variables: which environment variables changed which of its fields: path of the field to variable.
+        config: its configuration.
+        manifest: its identity.
+        path: the path of the manifest or program, or the name of the entry point.
+        variables: the environment variable of each overridden field, by the field's path.
     """
 
     config: PluginConfig
@@ -38,13 +36,13 @@ class DiscoveredPlugin:
 
 @attrs.frozen
 class DiscoveryProblem:
-    """Something that was left out, and why. It blocks nobody else.
+    """Something that was left out; other plugins are not affected.
 
     Attributes:
-        path: what: a directory, a manifest, a program, an entry point, or a variable.
-        message: why, and what to do about it.
-        plugin: the name of the plugin, where it is known.
-        kept: whether the plugin stays as it was found before.
+        path: a directory, manifest, program, entry point or environment variable.
+        message: the reason, and what to do.
+        plugin: the name of the plugin, if it is known.
+        kept: whether the plugin stays as an earlier scan found it.
     """
 
     path: str
@@ -58,12 +56,12 @@ class DiscoveryProblem:
 
 @attrs.frozen
 class DiscoveryReport:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
-        found: the plugins that can be used, by name and in the order of their names.
+        found: the usable plugins by name, sorted.
         problems: what was left out.
-        signature: what :meth:`Discovery.signature` said right before.
+        signature: the result of :meth:`Discovery.signature` right before the scan.
     """
 
     found: Mapping[str, DiscoveredPlugin] = attrs.field(factory=dict)
@@ -71,15 +69,15 @@ class DiscoveryReport:
     signature: str = ""
 
     def added_to(self, config: ManagerConfig) -> ManagerConfig:
-        """The configuration with the plugins that were found, behind its own."""
+        """The configuration with the plugins that were found, after its own."""
         return attrs.evolve(config, plugins=(*config.plugins, *(plugin.config for plugin in self.found.values())))
 
     def log(self) -> None:
-        """Writes a warning for each problem, and a line with what was found."""
+        """Logs a warning for each problem, and a line with the plugins that were found."""
         for problem in self.problems:
-            logger.warning("%s: %s", "not taken over" if problem.kept else "left out", problem)
+            logger.warning("%s: %s", "unchanged" if problem.kept else "left out", problem)
         logger.info("discovered %d plugins: %s", len(self.found), ", ".join(map(str, self.found.values())) or "none")
 
     def __str__(self) -> str:
         lines = [f"+ {plugin}" for plugin in self.found.values()] + [f"! {problem}" for problem in self.problems]
-        return "\n".join(lines) or "nothing was found"
+        return "\n".join(lines) or "no plugins found"

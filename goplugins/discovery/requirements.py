@@ -1,4 +1,4 @@
-"""Whether what plugins need is there: goplugins itself, other plugins, and no circle among them."""
+"""Requirements between plugins: versions of goplugins, other plugins, no circles."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from goplugins.discovery.report import DiscoveredPlugin
 from goplugins.discovery.versions import parse_version, satisfies
-
-__all__ = ["ANY", "too_old", "unmet"]
 
 ANY = "*"
 
@@ -21,20 +19,20 @@ def too_old(plugin: DiscoveredPlugin, version: str) -> str:
 
 
 def unmet(
-    found: Mapping[str, DiscoveredPlugin], others: Mapping[str, str | None], gone: Mapping[str, str]
+    found: Mapping[str, DiscoveredPlugin], others: Mapping[str, str | None], left_out: Mapping[str, str]
 ) -> dict[str, str]:
     """The plugins whose requirements are not met, each with the reason.
 
     Args:
-        found: who is there by discovery.
-        others: who is there besides, with the version if one is known.
-        gone: who was left out already, and why.
+        found: the discovered plugins.
+        others: all other plugins, with their version if it is known.
+        left_out: plugins that were left out already, and why.
     """
-    reasons = {name: reason for name, plugin in found.items() if (reason := _missing(plugin, found, others, gone))}
+    reasons = {name: reason for name, plugin in found.items() if (reason := _missing(plugin, found, others, left_out))}
     for circle in _circles(found):
         text = " -> ".join((*circle, circle[0]))
         for name in circle:
-            reasons.setdefault(name, f"requirements.requires: goes in a circle: {text} (take one of them out)")
+            reasons.setdefault(name, f"requirements.requires: circular: {text} (remove one of them)")
     return reasons
 
 
@@ -42,10 +40,10 @@ def _missing(
     plugin: DiscoveredPlugin,
     found: Mapping[str, DiscoveredPlugin],
     others: Mapping[str, str | None],
-    gone: Mapping[str, str],
+    left_out: Mapping[str, str],
 ) -> str:
     for name, wanted in sorted(plugin.manifest.requirements.requires.items()):
-        fault = _fault(name, wanted, found, others, gone)
+        fault = _fault(name, wanted, found, others, left_out)
         if fault:
             return f"requirements.requires: needs {name!r}{'' if wanted == ANY else f' {wanted}'}, {fault}"
     return ""
@@ -56,12 +54,12 @@ def _fault(
     wanted: str,
     found: Mapping[str, DiscoveredPlugin],
     others: Mapping[str, str | None],
-    gone: Mapping[str, str],
+    left_out: Mapping[str, str],
 ) -> str:
     if name in others:
         return _mismatch(others[name], wanted)
     if name not in found:
-        return "which was left out itself" if name in gone else "and there is no such plugin"
+        return "which was left out as well" if name in left_out else "which does not exist"
     if found[name].config.enabled is False:
         return "which is not enabled"
     return _mismatch(found[name].manifest.version, wanted)
@@ -71,34 +69,34 @@ def _mismatch(version: str | None, wanted: str) -> str:
     if wanted.strip() in {"", ANY}:
         return ""
     if not version:
-        return 'whose version is not known (a configured plugin says it as labels: {version: "1.2"})'
+        return 'whose version is unknown (in the configuration, write labels: {version: "1.2"})'
     try:
-        return "" if satisfies(version, wanted) else f"and there is version {version}"
+        return "" if satisfies(version, wanted) else f"but its version is {version}"
     except ValueError as exc:
-        return f"and there {exc}"
+        return f"but {exc}"
 
 
 def _circles(found: Mapping[str, DiscoveredPlugin]) -> list[list[str]]:
-    """Each circle once, beginning with its first name; every plugin is in one at most that is told."""
+    """Each circle once, beginning with its first name in order; a plugin is part of one circle at most."""
     circles: list[list[str]] = []
     done: set[str] = set()
     for start in sorted(found):
-        way = [start] if start not in done else []
-        branches = [_needs(found, start)] if way else []
-        while way:
+        path = [start] if start not in done else []
+        branches = [_required(found, start)] if path else []
+        while path:
             name = branches[-1].pop(0) if branches[-1] else None
             if name is None:
-                done.add(way.pop())
+                done.add(path.pop())
                 branches.pop()
-            elif name in way:
-                circle = way[way.index(name) :]
+            elif name in path:
+                circle = path[path.index(name) :]
                 first = circle.index(min(circle))
                 circles.append(circle[first:] + circle[:first])
             elif name not in done:
-                way.append(name)
-                branches.append(_needs(found, name))
+                path.append(name)
+                branches.append(_required(found, name))
     return circles
 
 
-def _needs(found: Mapping[str, DiscoveredPlugin], name: str) -> list[str]:
+def _required(found: Mapping[str, DiscoveredPlugin], name: str) -> list[str]:
     return sorted(each for each in found[name].manifest.requirements.requires if each in found)

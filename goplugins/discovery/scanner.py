@@ -1,9 +1,9 @@
-"""The scan: what the directories and the installed packages offer, and which of it can be used."""
+"""Discovery: scans directories and installed packages for plugins."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -21,58 +21,25 @@ from goplugins.discovery.requirements import too_old, unmet
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError
 
-__all__ = ["ENTRY_POINTS", "Discovery", "discovered"]
-
 ENTRY_POINTS = "goplugins.plugins"
-"""The group under which installed packages offer their plugins."""
-
-
-def discovered(
-    config: ManagerConfig,
-    *,
-    environ: Mapping[str, str] | None = None,
-    registered: Collection[str] = (),
-    check: FurtherCheck | None = None,
-    told: Callable[[Discovery, DiscoveryReport], object] | None = None,
-    before: DiscoveryReport | None = None,
-) -> ManagerConfig:
-    """The configuration with the plugins that its ``discovery`` section finds, behind its own; logs what was left out.
-
-    Args:
-        config: as it was written; nothing happens unless its ``discovery.enabled`` is set.
-        environ: as for :class:`Discovery`.
-        registered: names of plugins registered in code.
-        check: as for :class:`Discovery`.
-        told: is told what was found, and who looked; nothing is told where discovery is off.
-        before: as for :class:`Discovery`.
-    """
-    if not config.discovery.enabled:
-        return config
-    discovery = Discovery(config, environ=environ, registered=registered, check=check, before=before)
-    report = discovery.scan()
-    report.log()
-    if told is not None:
-        told(discovery, report)
-    return report.added_to(config)
+"""The entry point group of plugins."""
 
 
 class Discovery:
-    """Looks for plugins where the configuration says, whether or not it says ``enabled``.
+    """Scans for plugins in the configured places, whether or not ``enabled`` is set.
 
-    Nothing that is found is run, imported or connected to by the look. Of one name there is one plugin: those
-    registered in code and those of the configuration come first, then the directories in their order, in each the
-    manifests and then the plain programs by file name, then entry points by name. What can't be used is left out, is
-    named in the report, and blocks nobody.
+    The scan runs, imports and connects to nothing. Names are unique; the order of precedence is: plugins registered in
+    code, plugins of the configuration, the directories in their order (in each the manifests, then programs without
+    one, by file name), entry points by name. Plugins that can't be used are left out and named in the report.
 
     Args:
-        config: where to look, and with which defaults and beside which plugins; a bare section will do.
+        config: the configuration, whose plugins and defaults count; or only its ``discovery`` section.
         environ: for ``${VAR}`` in manifests, and for variables such as ``GOPLUGINS__PLUGINS__GEO__ENDPOINT``; the
             process's environment when left out.
-        registered: names of plugins registered in code; when None, names that only code can know are not looked up.
-        check: as for :func:`goplugins.config.loading.load_resolved`: what factories have against a plugin.
-        before: what runs since an earlier scan. A plugin of it stays as it was while its file is there but can't be
-            read or used: a slip in a manifest takes nobody out who is at work. It goes when the file goes, and when
-            others could have written there.
+        registered: names of plugins registered in code; when None, references to unknown plugins are not checked.
+        check: checks of factories, as for :func:`goplugins.config.loading.load_resolved`.
+        before: the plugins in use. One whose file has become invalid stays as it was; it is removed when its file is
+            removed or becomes unsafe.
 
     Raises:
         ConfigError: the section holds values of wrong types.
@@ -95,9 +62,9 @@ class Discovery:
         self._before = {} if before is None else {plugin.path: plugin for plugin in before.found.values()}
 
     def scan(self) -> DiscoveryReport:
-        """Looks once. Takes as long as reading the files does; raises nothing for what is wrong with them."""
+        """Scans once. Invalid files raise nothing: they are in the report."""
         section = self._config.discovery
-        signature = self.signature()  # first: what comes in while we read must count as new
+        signature = self.signature()  # first: files that come during the scan must count as a change
         problems: list[DiscoveryProblem] = []
         found: dict[str, DiscoveredPlugin] = {}
         offered = [
@@ -115,61 +82,60 @@ class Discovery:
                 found[plugin.manifest.name] = plugin
         found = dict(sorted(found.items()))
         seen = [plugin.manifest.name for plugin in offered]
-        self._sift(found, problems)
+        self._remove_unusable(found, problems)
         found = dict(sorted(found.items()))
         problems += self._unused_variables(seen)
         return DiscoveryReport(found, tuple(problems), signature)
 
     def signature(self) -> str:
-        """Stands for what :meth:`scan` would read in the directories: another text once something changed there.
+        """A digest of the files that :meth:`scan` would read; it changes with them.
 
-        Cheap enough to be asked for every few seconds. Installed packages don't count: those of a running process
-        stay as they are.
+        Cheap enough for every few seconds. Installed packages are not part of it: those of a running process are fixed.
         """
         return signature_of(self._config.discovery.directories, self._config.discovery.patterns)
 
     def _conflict(self, plugin: DiscoveredPlugin, found: Mapping[str, DiscoveredPlugin]) -> str:
         name = plugin.manifest.name
         if name in (self._registered or ()):
-            return f"{name!r} is registered in code, which comes first"
+            return f"{name!r} is registered in code, which has precedence"
         if name in self._configured:
-            return f"{name!r} is in the configuration, which comes first"
+            return f"{name!r} is in the configuration, which has precedence"
         if name in found:
-            return f"{name!r} was found before: {found[name].path} comes first"
+            return f"{name!r} is also in {found[name].path}, which has precedence"
         return ""
 
     @property
     def _configured(self) -> dict[str, str | None]:
-        """The plugins and groups of the configuration, with the versions that their labels tell."""
+        """The plugins and groups of the configuration, with the versions in their labels."""
         names: dict[str, str | None] = {group.name: None for group in self._config.load_balancers}
         return names | {plugin.name: plugin.labels.get("version") for plugin in self._config.plugins}
 
-    def _sift(self, found: dict[str, DiscoveredPlugin], problems: list[DiscoveryProblem]) -> None:
-        """Takes out what can't be used, until what is left can: one that goes may be what another one needs."""
+    def _remove_unusable(self, found: dict[str, DiscoveredPlugin], problems: list[DiscoveryProblem]) -> None:
+        """Removes plugins that can't be used, and repeats that, since others may require them."""
         from goplugins._version import __version__
 
         off = {plugin.name for plugin in self._config.plugins if plugin.enabled is False}
         others: dict[str, str | None] = dict.fromkeys(self._registered or ()) | self._configured
         others = {name: version for name, version in others.items() if name not in off}
-        gone: dict[str, str] = {}
+        left_out: dict[str, str] = {}
         while True:
             reasons = {name: [why] for name, plugin in found.items() if (why := too_old(plugin, __version__))}
-            reasons = reasons or {name: [why] for name, why in unmet(found, others, gone).items()}
-            unfit = {} if reasons else self._unfit(found)
-            if not reasons and not unfit:
+            reasons = reasons or {name: [why] for name, why in unmet(found, others, left_out).items()}
+            invalid = {} if reasons else self._config_problems(found)
+            if not reasons and not invalid:
                 return
-            for name, whys in (reasons or unfit).items():
+            for name, whys in (reasons or invalid).items():
                 plugin = found.pop(name)
                 earlier = self._before.get(plugin.path)
-                kept = bool(unfit) and earlier is not None and earlier != plugin and earlier.manifest.name == name
+                kept = bool(invalid) and earlier is not None and earlier != plugin and earlier.manifest.name == name
                 if kept and earlier is not None:
                     found[name] = earlier
                 else:
-                    gone[name] = whys[0]
+                    left_out[name] = whys[0]
                 problems += [DiscoveryProblem(plugin.path, why, name, kept) for why in whys]
 
-    def _unfit(self, found: Mapping[str, DiscoveredPlugin]) -> dict[str, list[str]]:
-        """What would be wrong with the whole configuration because of a plugin that was found."""
+    def _config_problems(self, found: Mapping[str, DiscoveredPlugin]) -> dict[str, list[str]]:
+        """Problems that the found plugins would cause in the whole configuration."""
         own = len(self._config.plugins)
         plugins = tuple(plugin.config for plugin in found.values())
         whole = attrs.evolve(self._config, plugins=(*self._config.plugins, *plugins))
@@ -192,7 +158,7 @@ class Discovery:
     def _unused_variables(self, seen: Collection[str]) -> Iterator[DiscoveryProblem]:
         names = [*seen, *(plugin.name for plugin in self._config.plugins)]
         for variable in plugin_variables(self._environ, names):
-            yield DiscoveryProblem(variable, "sets something of a plugin that there is not (unset it)")
+            yield DiscoveryProblem(variable, "is for a plugin that does not exist (unset it)")
 
 
 def _text(error: ConfigError, place: str) -> str:
@@ -200,7 +166,7 @@ def _text(error: ConfigError, place: str) -> str:
 
 
 def _entry_points(environ: Mapping[str, str], problems: list[DiscoveryProblem]) -> list[DiscoveredPlugin]:
-    """The plugins of installed packages; none is imported. One that two packages offer is nobody's."""
+    """The plugins of installed packages, without importing them. Names offered by several packages are left out."""
     from importlib.metadata import entry_points
 
     points = sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value))

@@ -1,4 +1,4 @@
-"""Versions and ranges of them, as manifests write them."""
+"""Versions and version ranges of manifests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
-
-__all__ = ["Version", "parse_range", "parse_version", "satisfies"]
 
 Version: TypeAlias = tuple[tuple[int, ...], int, tuple[tuple[int, str], ...]]
 
@@ -25,17 +23,17 @@ _MOST_CHARACTERS = 100
 
 
 def parse_version(text: str) -> Version:
-    """A version as something that compares: numbers, then whether it comes before, is, or comes after a release.
+    """A version as a value that compares: its numbers, then pre-release, release or post-release.
 
     >>> parse_version("1.10") > parse_version("v1.9.3"), parse_version("2.0.0-rc1") < parse_version("2")
     (True, True)
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a version.
     """
     found = _VERSION.fullmatch(text.strip()) if len(text) <= _MOST_CHARACTERS else None
     if found is None:
-        raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is no version")
+        raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is not a version")
     numbers = [int(number) for number in found[1].split(".")]
     while len(numbers) > 1 and not numbers[-1]:
         numbers.pop()
@@ -49,7 +47,7 @@ def parse_range(text: str) -> tuple[tuple[str, Version], ...]:
     """The conditions of a range such as ``>=1.2, <2``; none for an empty one and ``*``.
 
     Raises:
-        ValueError: it is no range.
+        ValueError: the text is not a range.
     """
     if text.strip() in {"", "*"}:
         return ()
@@ -57,19 +55,19 @@ def parse_range(text: str) -> tuple[tuple[str, Version], ...]:
     for part in text.split(","):
         found = _CONDITION.fullmatch(part.strip())
         if found is None:
-            raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is no range of versions")
+            raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is not a version range")
         conditions.append((found[1], parse_version(found[2])))
     return tuple(conditions)
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version lies in a range.
+    """Whether a version is in a range.
 
     >>> satisfies("1.4.2", ">=1.2, <2"), satisfies("2.0", ">=1.2, <2"), satisfies("whatever", "*")
     (True, False, True)
 
     Raises:
-        ValueError: the range is none; or the version, where the range asks for one.
+        ValueError: the range is invalid; or the version, unless any version is in the range.
     """
     conditions = parse_range(wanted)
     if not conditions:

@@ -262,7 +262,7 @@ def _context_for(request: Any, context: ContextSource) -> ExecutionContext | Non
         return context
     try:
         return context(request)
-    except StopIteration as exc:  # would look like the end of the input
+    except StopIteration as exc:  # would end the batch silently
         raise InvalidArgumentError("context: the function raised StopIteration") from exc
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 GiveAway = Callable[[Path], None]
-SOMEBODY = 54321
+OTHER_USER = 54321
 
 
 @pytest.fixture(autouse=True)
 def strict_umask() -> Iterator[None]:
-    """Files as a careful installation makes them, whatever the umask of who runs the tests."""
+    """Files without write permission for others, whatever the umask of the test run."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -22,13 +22,13 @@ def strict_umask() -> Iterator[None]:
 
 @pytest.fixture
 def give_away(monkeypatch: pytest.MonkeyPatch) -> GiveAway:
-    """Has a file belong to somebody else. Only root can do that; for others we become somebody else."""
+    """Changes a file's owner. Only root can do that; otherwise the process claims to be another user."""
 
     def give(path: Path) -> None:
         if os.geteuid() == 0:
-            os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
+            os.chown(path, OTHER_USER, OTHER_USER, follow_symlinks=False)
         else:
-            monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY)
+            monkeypatch.setattr(os, "geteuid", lambda: OTHER_USER)
 
     return give
 
@@ -41,7 +41,7 @@ def plugins(tmp_path: Path) -> Path:
 
 
 def put(folder: Path, name: str, /, **fields: Any) -> Path:
-    """Writes a manifest; a plugin that is right in all that the fields don't say."""
+    """Writes a manifest, valid but for the given fields."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"name": name, "transport": "unix", "endpoint": f"/run/{name}.sock", **fields}))
     return path

@@ -1,4 +1,4 @@
-"""Where each setting comes from."""
+"""The origin of each setting."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_setting_of_a_file_has_its_line(file: Path) -> None:
+def test_settings_of_a_file_have_lines(file: Path) -> None:
     config, origins = load_with_origins(file, environ={"TOKEN": "hunter2"})
     assert config.plugins[0].retry is not None
     assert config.plugins[0].retry.max_retries == 5
@@ -47,7 +47,7 @@ def test_every_setting_of_a_file_has_its_line(file: Path) -> None:
     assert origins["plugins[auth].endpoint"] == f"{file}:6"
     assert origins["plugins[auth].auth.token"] == f"{file}:9"
     assert origins["plugins[auth].retry.multiplier"] == f"{file}:11"
-    assert origins["plugins[auth].retry.max_retries"] == f"{file}:2", "inherited from there"
+    assert origins["plugins[auth].retry.max_retries"] == f"{file}:2", "inherited"
     assert origins["plugins[auth].retry.max_interval"] == "default"
     assert origins["plugins[auth].labels.tier"] == f"{file}:12"
     assert origins["plugins[auth].enabled"] == "default"
@@ -58,7 +58,7 @@ def test_every_setting_of_a_file_has_its_line(file: Path) -> None:
     assert "hunter2" not in str(dict(origins.shown))
 
 
-def test_the_environment_is_named_where_it_won(file: Path) -> None:
+def test_overriding_variables_are_named(file: Path) -> None:
     environ = {
         "TOKEN": "x",
         "GOPLUGINS__PLUGINS__AUTH__ENDPOINT": "https://other.example.com/",
@@ -75,7 +75,7 @@ def test_the_environment_is_named_where_it_won(file: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["json", "toml"])
-def test_the_other_kinds_of_files_have_lines_too(tmp_path: Path, suffix: str) -> None:
+def test_other_file_formats_have_lines(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"plugins.{suffix}"
     values = {"plugins": [{"name": "a", "transport": "unix", "endpoint": "/run/a"}]}
     toml = '[[plugins]]\nname = "a"\ntransport = "unix"\n\nendpoint = "/run/a"\n'
@@ -84,7 +84,7 @@ def test_the_other_kinds_of_files_have_lines_too(tmp_path: Path, suffix: str) ->
     assert origins["plugins[a].endpoint"] == f"{path}:{6 if suffix == 'json' else 5}"
 
 
-def test_code_is_named_as_such() -> None:
+def test_settings_of_code() -> None:
     plugin = PluginConfig(name="a", transport="unix", endpoint="/run/a", retry=RetryConfig(max_retries=1))
     sources: list[Any] = [
         ManagerConfig(plugins=[plugin]),
@@ -98,7 +98,7 @@ def test_code_is_named_as_such() -> None:
         assert origins["log_level"] == "default"
 
 
-def test_what_was_discovered_is_named_with_its_manifest(tmp_path: Path) -> None:
+def test_settings_of_discovered_plugins_have_lines_of_their_manifests(tmp_path: Path) -> None:
     before = os.umask(0o022)
     folder = tmp_path / "found"
     folder.mkdir()
@@ -124,6 +124,6 @@ def test_what_was_discovered_is_named_with_its_manifest(tmp_path: Path) -> None:
     assert [Path(problem.path).name for problem in origins.report.problems] == ["auth.json"]
 
 
-def test_a_wrong_configuration_has_no_origins(file: Path) -> None:
+def test_an_invalid_configuration_raises(file: Path) -> None:
     with pytest.raises(ConfigError, match="TOKEN"):
         load_with_origins(file, environ={})

@@ -1,3 +1,5 @@
+"""Scans of directories and installed packages."""
+
 from __future__ import annotations
 
 import logging
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from goplugins import Discovery, DiscoveryConfig, ManagerConfig, PluginConfig
-from goplugins.discovery import DirectoryWatch, DiscoveryReport, discovered
+from goplugins.discovery import DirectoryWatch, DiscoveryReport
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.testing import ManualClock
@@ -23,8 +25,8 @@ def scan(*folders: Path, patterns: Iterable[str] = (), environ: Any = None, **fi
     return Discovery(config, environ=environ or {}, registered=registered, check=check).scan()
 
 
-def told(report: DiscoveryReport) -> dict[str, str]:
-    """What was said about each plugin or file that was left out."""
+def messages_of(report: DiscoveryReport) -> dict[str, str]:
+    """The message for each plugin or file that was left out."""
     return {problem.plugin or os.path.basename(problem.path): problem.message for problem in report.problems}
 
 
@@ -63,7 +65,7 @@ auth = {method = "bearer", token = "${GEO_TOKEN}", ca_file = "ca.pem"}
 
 
 @pytest.mark.parametrize(("name", "text"), [("geo.yaml", YAML), ("geo.toml", TOML), ("geo.yml", YAML)])
-def test_a_manifest_says_who_a_plugin_is_and_how_it_is_called(plugins: Path, name: str, text: str) -> None:
+def test_a_manifest_has_identity_and_configuration(plugins: Path, name: str, text: str) -> None:
     (plugins / name).write_text(text)
     (plugins / "ca.pem").write_text("")
     (plugins / "bin").mkdir()
@@ -83,7 +85,7 @@ def test_a_manifest_says_who_a_plugin_is_and_how_it_is_called(plugins: Path, nam
     assert (config.auth.token, config.auth.ca_file) == ("hunter2", str(plugins / "ca.pem"))
 
 
-def test_paths_begin_at_the_manifest(plugins: Path) -> None:
+def test_relative_paths_start_at_the_manifest(plugins: Path) -> None:
     put(plugins, "relative", endpoint="run/a.sock")
     put(plugins, "abstract", endpoint="@a")
     put(plugins, "several", endpoint="", endpoints=["a.sock", "/run/b.sock"])
@@ -95,7 +97,7 @@ def test_paths_begin_at_the_manifest(plugins: Path) -> None:
     assert found["web"].config.endpoint == "http://host/a"
 
 
-def test_a_bare_program_name_is_beside_the_manifest_or_in_path(plugins: Path) -> None:
+def test_a_program_without_directory_is_beside_the_manifest_or_in_path(plugins: Path) -> None:
     put(plugins, "beside", transport="exec", executable="tool", endpoint="")
     put(plugins, "in-path", transport="exec", executable="sh", endpoint="")
     tool = program(plugins, "tool")
@@ -104,7 +106,7 @@ def test_a_bare_program_name_is_beside_the_manifest_or_in_path(plugins: Path) ->
     assert found["in-path"].config.executable == "sh"
 
 
-def test_broken_manifests_are_told_and_block_nobody(plugins: Path) -> None:
+def test_invalid_manifests_are_left_out_and_reported(plugins: Path) -> None:
     put(plugins, "good")
     (plugins / "half.json").write_text('{"name": "half", "tra')
     (plugins / "list.json").write_text("[]")
@@ -112,7 +114,7 @@ def test_broken_manifests_are_told_and_block_nobody(plugins: Path) -> None:
     put(plugins, "nameless", name="")
     put(plugins, "unknown", transprot="unix")
     put(plugins, "wrong", retry={"max_retries": "three"})
-    put(plugins, "unset", endpoint="/run/${NOBODY_SETS_THIS}")
+    put(plugins, "unset", endpoint="/run/${NOT_SET}")
     put(plugins, "no-endpoint", endpoint="")
     put(plugins, "no-program", transport="exec", executable="./missing", endpoint="")
     put(plugins, "range", requirements={"requires": {"good": "^1"}})
@@ -120,22 +122,22 @@ def test_broken_manifests_are_told_and_block_nobody(plugins: Path) -> None:
     put(plugins, "tls", transport="https", endpoint="http://plain/a")
     report = scan(plugins)
     assert list(report.found) == ["good"]
-    messages = told(report)
+    messages = messages_of(report)
     assert "line 1, column" in messages["half.json"]
     assert "expected a table" in messages["list.json"]
     assert "expected a table" in messages["empty.yaml"]
     assert messages["nameless.json"].startswith("name: missing")
     assert messages["unknown.json"].startswith("transprot: unknown field")
     assert messages["wrong.json"].startswith("retry.max_retries: expected an integer")
-    assert messages["unset.json"].startswith("endpoint: variable NOBODY_SETS_THIS is not set")
+    assert messages["unset.json"].startswith("endpoint: variable NOT_SET is not set")
     assert messages["no-endpoint"].startswith("endpoint: names no socket")
-    assert "missing: is not there" in messages["no-program.json"]
-    assert messages["range.json"].startswith("requirements.requires.good: '^1' is no range")
-    assert messages["min.json"].startswith("requirements.min_version: 'soon' is no version")
+    assert "missing: does not exist" in messages["no-program.json"]
+    assert messages["range.json"].startswith("requirements.requires.good: '^1' is not a version range")
+    assert messages["min.json"].startswith("requirements.min_version: 'soon' is not a version")
     assert "plaintext" in messages["tls"]
 
 
-def test_what_is_told_holds_no_secret(plugins: Path) -> None:
+def test_problems_hold_no_secret(plugins: Path) -> None:
     put(plugins, "a", auth={"method": "bearer", "token": ["hunter2"]})
     put(plugins, "b", transport="http", endpoint="http://me:hunter2@host/")
     (plugins / "c.json").write_text('{"token": "hunter2"')
@@ -144,7 +146,7 @@ def test_what_is_told_holds_no_secret(plugins: Path) -> None:
     assert "hunter2" not in str(report)
 
 
-# --- who may have written it -----------------------------------------------------------------------------------
+# --- permissions ---------------------------------------------------------------------------------------------
 
 
 def test_unsafe_files_and_directories_are_left_out(
@@ -161,12 +163,12 @@ def test_unsafe_files_and_directories_are_left_out(
     loose.chmod(0o777)
     report = scan(loose, plugins, patterns=["*.json", "plugin-*"])
     assert list(report.found) == ["good"]
-    messages = told(report)
+    messages = messages_of(report)
     assert sorted(messages) == ["loose", "open.json", "plugin-x", "tool.json"]
-    assert all("can be written by" in message for message in messages.values())
+    assert all("is writable for" in message for message in messages.values())
 
 
-def test_a_manifest_of_somebody_else_is_left_out(plugins: Path, give_away: GiveAway) -> None:
+def test_a_manifest_of_another_user_is_left_out(plugins: Path, give_away: GiveAway) -> None:
     give_away(put(plugins, "theirs"))
     report = scan(plugins)
     assert report.found == {}
@@ -176,7 +178,7 @@ def test_a_manifest_of_somebody_else_is_left_out(plugins: Path, give_away: GiveA
 # --- programs --------------------------------------------------------------------------------------------------
 
 
-def test_programs_are_taken_only_where_a_pattern_names_them(plugins: Path) -> None:
+def test_programs_need_a_matching_pattern(plugins: Path) -> None:
     program(plugins, "plugin-geo.sh")
     program(plugins, "plugin-1.2")
     program(plugins, "other")
@@ -188,30 +190,30 @@ def test_programs_are_taken_only_where_a_pattern_names_them(plugins: Path) -> No
     )
 
 
-def test_patterns_are_for_manifests_too(plugins: Path) -> None:
+def test_patterns_apply_to_manifests(plugins: Path) -> None:
     put(plugins, "plugin-a")
     put(plugins, "b")
     assert list(scan(plugins, patterns=["plugin-*"]).found) == ["plugin-a"]
 
 
-def test_a_program_that_a_manifest_stands_for_is_not_taken_without_it(plugins: Path) -> None:
+def test_a_program_with_a_manifest_is_not_used_without_it(plugins: Path) -> None:
     for name in ("plugin-a", "plugin-b", "plugin-c.sh"):
         program(plugins, name)
     put(plugins, "plugin-a", transport="exec", executable="./plugin-a", endpoint="")
-    (plugins / "plugin-b.yaml").write_text("name: [")  # its pin, its limits and its credentials can't be read
+    (plugins / "plugin-b.yaml").write_text("name: [")  # its limits and credentials can't be read
     put(plugins, "named-otherwise", transport="exec", executable="./plugin-c.sh", endpoint="")
     report = scan(plugins, patterns=["*"])
     assert list(report.found) == ["named-otherwise", "plugin-a"]
-    assert list(told(report)) == ["plugin-b.yaml"]
+    assert list(messages_of(report)) == ["plugin-b.yaml"]
 
 
-def test_what_a_pattern_names_but_can_not_be_run_is_told(plugins: Path) -> None:
+def test_matching_files_that_cannot_run_are_reported(plugins: Path) -> None:
     (plugins / "plugin-notes.txt").write_text("")
     program(plugins, "libgeo.so")
     program(plugins, ".plugin-hidden")
     program(plugins, "plugin-old~")
     (plugins / "plugin-folder").mkdir()
-    messages = told(scan(plugins, patterns=["plugin-*", "*.so", ".*"]))
+    messages = messages_of(scan(plugins, patterns=["plugin-*", "*.so", ".*"]))
     assert sorted(messages) == ["libgeo.so", "plugin-notes.txt"]
     assert "neither a manifest nor executable" in messages["plugin-notes.txt"]
     assert "shared library" in messages["libgeo.so"]
@@ -220,7 +222,7 @@ def test_what_a_pattern_names_but_can_not_be_run_is_told(plugins: Path) -> None:
 # --- order and conflicts ---------------------------------------------------------------------------------------
 
 
-def test_the_order_is_that_of_names_whatever_the_directory_says(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_are_sorted_by_name(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("c", "a", "b"):
         put(plugins, name)
     assert list(scan(plugins).found) == ["a", "b", "c"]
@@ -229,7 +231,7 @@ def test_the_order_is_that_of_names_whatever_the_directory_says(plugins: Path, m
     assert list(scan(plugins).found) == ["a", "b", "c"]
 
 
-def test_conflicts_are_told_and_the_first_one_stays(plugins: Path, tmp_path: Path) -> None:
+def test_of_several_plugins_with_one_name_the_first_is_used(plugins: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
     put(plugins, "a", version="1")
@@ -241,18 +243,18 @@ def test_conflicts_are_told_and_the_first_one_stays(plugins: Path, tmp_path: Pat
     report = scan(plugins, second, plugins=[own], registered=["coded"])
     assert {name: plugin.manifest.version for name, plugin in report.found.items()} == {"a": "1"}
     assert [(os.path.relpath(problem.path, tmp_path), problem.message) for problem in report.problems] == [
-        ("plugins/coded.json", "'coded' is registered in code, which comes first"),
-        ("plugins/configured.json", "'configured' is in the configuration, which comes first"),
-        ("plugins/z.json", f"'a' was found before: {plugins}/a.json comes first"),
-        ("second/a.json", f"'a' was found before: {plugins}/a.json comes first"),
+        ("plugins/coded.json", "'coded' is registered in code, which has precedence"),
+        ("plugins/configured.json", "'configured' is in the configuration, which has precedence"),
+        ("plugins/z.json", f"'a' is also in {plugins}/a.json, which has precedence"),
+        ("second/a.json", f"'a' is also in {plugins}/a.json, which has precedence"),
     ]
 
 
-def test_a_directory_that_is_missing_is_told_and_the_others_are_read(plugins: Path, tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported(plugins: Path, tmp_path: Path) -> None:
     put(plugins, "a")
     report = scan(tmp_path / "nowhere", plugins)
     assert list(report.found) == ["a"]
-    assert told(report) == {"nowhere": "is not there (put it there, or take its name out)"}
+    assert messages_of(report) == {"nowhere": "does not exist (create it, or remove its name from the configuration)"}
 
 
 # --- requirements ----------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ def test_requirements_on_other_plugins(plugins: Path) -> None:
     needs = {
         "fits": ["auth >=1.2, <2", "unversioned", "own>=3"],
         "too-new": ["auth >=2"],
-        "lonely": ["nobody"],
+        "lonely": ["missing"],
         "unknown": ["unversioned >=1"],
         "not-on": ["off"],
         "garbage": ["odd >=1"],
@@ -277,13 +279,13 @@ def test_requirements_on_other_plugins(plugins: Path) -> None:
     own = PluginConfig(name="own", transport="unix", endpoint="/run/own", labels={"version": "3.1"})
     report = scan(plugins, plugins=[own])
     assert list(report.found) == ["auth", "fits", "odd", "off", "unversioned"]
-    messages = told(report)
-    assert messages["too-new"] == "requirements.requires: needs 'auth' >=2, and there is version 1.5"
-    assert messages["lonely"] == "requirements.requires: needs 'nobody', and there is no such plugin"
-    assert "whose version is not known" in messages["unknown"]
+    messages = messages_of(report)
+    assert messages["too-new"] == "requirements.requires: needs 'auth' >=2, but its version is 1.5"
+    assert messages["lonely"] == "requirements.requires: needs 'missing', which does not exist"
+    assert "whose version is unknown" in messages["unknown"]
     assert messages["not-on"] == "requirements.requires: needs 'off', which is not enabled"
-    assert messages["garbage"].endswith("and there 'newest' is no version")
-    assert messages["second-hand"] == "requirements.requires: needs 'too-new', which was left out itself"
+    assert messages["garbage"].endswith("but 'newest' is not a version")
+    assert messages["second-hand"] == "requirements.requires: needs 'too-new', which was left out as well"
 
 
 def test_a_plugin_for_a_later_version_is_left_out(plugins: Path) -> None:
@@ -291,63 +293,63 @@ def test_a_plugin_for_a_later_version_is_left_out(plugins: Path) -> None:
     put(plugins, "later", requirements={"min_version": "99.0"})
     report = scan(plugins)
     assert list(report.found) == ["now"]
-    assert told(report)["later"].startswith("requirements.min_version: needs goplugins 99.0, this is ")
+    assert messages_of(report)["later"].startswith("requirements.min_version: needs goplugins 99.0, this is ")
 
 
-def test_circles_are_told_and_left_out_with_who_needs_them(plugins: Path) -> None:
+def test_circular_requirements_are_left_out_with_their_dependents(plugins: Path) -> None:
     for name, needed in {"a": "b", "b": "c", "c": "a", "self": "self", "outside": "a", "fine": "other"}.items():
         put(plugins, name, requirements={"requires": [needed]})
     put(plugins, "other")
     report = scan(plugins)
     assert list(report.found) == ["fine", "other"]
-    messages = told(report)
+    messages = messages_of(report)
     assert {messages[name] for name in "abc"} == {
-        "requirements.requires: goes in a circle: a -> b -> c -> a (take one of them out)"
+        "requirements.requires: circular: a -> b -> c -> a (remove one of them)"
     }
     assert "self -> self" in messages["self"]
-    assert "which was left out itself" in messages["outside"]
+    assert "which was left out as well" in messages["outside"]
 
 
-def test_a_fallback_that_is_not_there_leaves_its_plugin_out(plugins: Path) -> None:
+def test_a_plugin_with_a_missing_fallback_is_left_out(plugins: Path) -> None:
     put(plugins, "a", fallback={"plugin": "own"})
-    put(plugins, "b", fallback={"plugin": "nobody"})
+    put(plugins, "b", fallback={"plugin": "missing"})
     put(plugins, "c", fallback={"plugin": "b"})
     own = PluginConfig(name="own", transport="unix", endpoint="/run/own")
     report = scan(plugins, plugins=[own], registered=())
     assert list(report.found) == ["a"]
-    assert sorted(told(report)) == ["b", "c"]
+    assert sorted(messages_of(report)) == ["b", "c"]
 
 
-def test_what_a_factory_refuses_is_left_out(plugins: Path) -> None:
+def test_a_plugin_that_its_factory_rejects_is_left_out(plugins: Path) -> None:
     put(plugins, "good")
     put(plugins, "refused")
 
     def check(config: ManagerConfig, suspect: object) -> Iterable[ConfigError]:
         for index, plugin in enumerate(config.plugins):
             if plugin.name == "refused":
-                yield InvalidConfigError("not with me", path=f"plugins[{index}].endpoint", fix="ask somebody else")
+                yield InvalidConfigError("not supported", path=f"plugins[{index}].endpoint", fix="write another one")
 
     report = scan(plugins, check=check)
     assert list(report.found) == ["good"]
-    assert told(report) == {"refused": "endpoint: not with me (ask somebody else)"}
+    assert messages_of(report) == {"refused": "endpoint: not supported (write another one)"}
 
 
 # --- environment -----------------------------------------------------------------------------------------------
 
 
-def test_variables_go_over_a_manifest(plugins: Path) -> None:
+def test_variables_override_a_manifest(plugins: Path) -> None:
     put(plugins, "geo-eu", retry={"max_retries": 1})
     environ = {
         "GOPLUGINS__PLUGINS__GEO_EU__RETRY__MAX_RETRIES": "7",
         "GOPLUGINS__PLUGINS__GEO_EU__ENDPOINT": "/run/other.sock",
-        "GOPLUGINS__PLUGINS__NOBODY__ENDPOINT": "x",
+        "GOPLUGINS__PLUGINS__OTHER__ENDPOINT": "x",
     }
     report = scan(plugins, environ=environ)
     config = report.found["geo-eu"].config
     assert config.endpoint == "/run/other.sock"
     assert config.retry is not None
     assert config.retry.max_retries == 7
-    assert list(told(report)) == ["GOPLUGINS__PLUGINS__NOBODY__ENDPOINT"]
+    assert list(messages_of(report)) == ["GOPLUGINS__PLUGINS__OTHER__ENDPOINT"]
 
 
 # --- entry points ----------------------------------------------------------------------------------------------
@@ -376,15 +378,15 @@ def test_entry_points_are_found_and_not_imported(
     assert geo.manifest.version == "2.3"
     assert report.found["local"].path == str(plugins / "local.json")
     assert "shared" not in report.found
-    assert "more than one installed package" in told(report)["shared"]
+    assert "more than one installed package" in messages_of(report)["shared"]
     assert "geo" not in Discovery(DiscoveryConfig(directories=[str(plugins)])).scan().found
 
 
-# --- again -----------------------------------------------------------------------------------------------------
+# --- repeated scans ------------------------------------------------------------------------------------------
 
 
 def scans(plugins: Path, **options: Any) -> Callable[[], DiscoveryReport]:
-    """Scans one after the other, each of which knows what the one before has found."""
+    """Repeated scans, each with the report of the one before."""
     section = DiscoveryConfig(directories=[str(plugins)])
     last: list[DiscoveryReport | None] = [None]
 
@@ -398,7 +400,7 @@ def scans(plugins: Path, **options: Any) -> Callable[[], DiscoveryReport]:
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"name": "a"}', '{"name": "a", "transport": "http", "endpoint": "nonsense"}', '{"nmae": "a"}']
 )
-def test_a_manifest_that_breaks_takes_nobody_out_who_is_at_work(plugins: Path, text: str) -> None:
+def test_a_plugin_in_use_survives_an_invalid_manifest(plugins: Path, text: str) -> None:
     for name in "abc":
         put(plugins, name)
     scan = scans(plugins)
@@ -411,14 +413,14 @@ def test_a_manifest_that_breaks_takes_nobody_out_who_is_at_work(plugins: Path, t
         (problem, *_) = report.problems
         assert problem.kept
         assert str(problem).endswith("; its plugin stays as it was")
-    assert "a" not in scans(plugins)().found  # who sees it for the first time has nothing to stay with
+    assert "a" not in scans(plugins)().found  # a first scan has no plugin to keep
     put(plugins, "a", endpoint="/run/other.sock")
     assert scan().found["a"].config.endpoint == "/run/other.sock"
     (plugins / "a.json").unlink()
     assert list(scan().found) == ["b", "c"]
 
 
-def test_what_others_could_have_changed_goes_broken_or_not(plugins: Path) -> None:
+def test_a_plugin_in_use_is_removed_when_its_files_become_unsafe(plugins: Path) -> None:
     put(plugins, "a")
     path = put(plugins, "b", transport="exec", endpoint="", executable="run-b")
     tool = program(plugins, "run-b")
@@ -432,7 +434,7 @@ def test_what_others_could_have_changed_goes_broken_or_not(plugins: Path) -> Non
     assert list(scan().found) == []
 
 
-def test_a_directory_that_is_away_takes_nobody_out_and_one_that_others_can_write_does(plugins: Path) -> None:
+def test_plugins_in_use_survive_a_missing_directory_but_not_an_unsafe_one(plugins: Path) -> None:
     put(plugins, "a")
     scan = scans(plugins)
     scan()
@@ -441,14 +443,14 @@ def test_a_directory_that_is_away_takes_nobody_out_and_one_that_others_can_write
     report = scan()
     assert list(report.found) == ["a"]
     assert [str(problem) for problem in report.problems] == [
-        f"{plugins}: is not there (put it there, or take its name out); its plugin stays as it was"
+        f"{plugins}: does not exist (create it, or remove its name from the configuration); its plugin stays as it was"
     ]
     away.rename(plugins)
     plugins.chmod(0o777)
     assert list(scan().found) == []
 
 
-def test_a_plugin_whose_requirements_are_no_longer_met_goes(plugins: Path) -> None:
+def test_a_plugin_in_use_is_removed_with_its_requirement(plugins: Path) -> None:
     put(plugins, "a", requirements={"requires": ["b"]})
     put(plugins, "b")
     scan = scans(plugins)
@@ -457,22 +459,19 @@ def test_a_plugin_whose_requirements_are_no_longer_met_goes(plugins: Path) -> No
     assert list(scan().found) == []
 
 
-# --- loading ---------------------------------------------------------------------------------------------------
+# --- the report ------------------------------------------------------------------------------------------------
 
 
-def test_discovered_adds_to_a_configuration_that_asks_for_it(plugins: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_is_logged_and_added_to_a_configuration(plugins: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(plugins, "b")
     (plugins / "broken.json").write_text("{")
     own = PluginConfig(name="own", transport="unix", endpoint="/run/own")
-    off = ManagerConfig(plugins=[own], discovery=DiscoveryConfig(directories=[str(plugins)]))
-    assert discovered(off) is off
-    on = ManagerConfig(plugins=[own], discovery=DiscoveryConfig(enabled=True, directories=[str(plugins)]))
-    reports: list[DiscoveryReport] = []
+    config = ManagerConfig(plugins=[own], discovery=DiscoveryConfig(directories=[str(plugins)]))
+    report = Discovery(config, environ={}).scan()
     with caplog.at_level(logging.WARNING, "goplugins.discovery"):
-        config = discovered(on, environ={}, told=lambda discovery, report: reports.append(report))
-    assert [plugin.name for plugin in config.plugins] == ["own", "b"]
+        report.log()
     assert "broken.json" in caplog.text
-    assert list(reports[0].found) == ["b"]
+    assert [plugin.name for plugin in report.added_to(config).plugins] == ["own", "b"]
 
 
 def test_a_section_of_wrong_types_is_refused() -> None:
@@ -483,34 +482,34 @@ def test_a_section_of_wrong_types_is_refused() -> None:
 # --- changes ---------------------------------------------------------------------------------------------------
 
 
-def test_the_signature_changes_with_what_a_scan_would_read(plugins: Path, tmp_path: Path) -> None:
+def test_the_signature_changes_with_the_files_that_a_scan_reads(plugins: Path, tmp_path: Path) -> None:
     discovery = Discovery(DiscoveryConfig(directories=[str(plugins)], patterns=["*.json", "plugin-*"]))
     seen = [discovery.signature()]
 
-    def is_new() -> bool:
+    def has_changed() -> bool:
         seen.append(discovery.signature())
         return seen[-1] not in seen[:-1]
 
     path = put(plugins, "a")
-    assert is_new()
+    assert has_changed()
     os.utime(path, (0, 0))
-    assert not is_new(), "the content counts, not the time"
+    assert not has_changed(), "the content counts, not the time"
     put(plugins, "a", version="2")
-    assert is_new()
+    assert has_changed()
     path.chmod(0o666)
-    assert is_new(), "it became unsafe"
+    assert has_changed(), "it became unsafe"
     tool = program(plugins, "plugin-x")
-    assert is_new()
+    assert has_changed()
     os.utime(tool, (1, 1))
-    assert is_new(), "a program is told by size and time"
+    assert has_changed(), "a program counts by size and time"
     (plugins / "notes.txt").write_text("")
-    assert not is_new()
+    assert not has_changed()
     tool.unlink()
     path.chmod(0o644)
     put(plugins, "a")
-    assert not is_new(), "all is as it was"
+    assert not has_changed(), "all is as it was"
     plugins.rename(tmp_path / "away")
-    assert is_new()
+    assert has_changed()
 
 
 def test_a_change_counts_once_it_has_settled(plugins: Path) -> None:
@@ -518,17 +517,17 @@ def test_a_change_counts_once_it_has_settled(plugins: Path) -> None:
     discovery = Discovery(DiscoveryConfig(directories=[str(plugins)]))
     report = discovery.scan()
     put(plugins, "while-loading")
-    followed = DirectoryWatch(discovery, clock, settle=0.5, known=report.signature)
-    assert not followed.changed()
-    assert followed.pending
+    watch = DirectoryWatch(discovery, clock, settle=0.5, known=report.signature)
+    assert not watch.changed()
+    assert watch.pending
     clock.advance(0.4)
     put(plugins, "another")
-    assert not followed.changed()
+    assert not watch.changed()
     clock.advance(0.5)
-    assert followed.changed()
-    followed.accept()
-    assert not followed.changed()
-    assert not followed.pending
+    assert watch.changed()
+    watch.accept()
+    assert not watch.changed()
+    assert not watch.pending
 
 
 def test_the_manifest_of_the_documentation(plugins: Path) -> None:
