@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["least_lateness", "seconds_of", "until"]
+__all__ = ["Stopwatch", "time_limit", "until"]
 
 TRIES = 3
-"""The machine may be busy, and one call late because of that; a call that is late by itself is late every time."""
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> None:
@@ -24,26 +24,41 @@ def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it")
         time.sleep(0.002)
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
+class Stopwatch:
+    """Measures a block: ``with stopwatch: ...``, then ``stopwatch.seconds``."""
+
+    def __init__(self) -> None:
+        self.seconds = math.inf
+        self._started = 0.0
+
+    def __enter__(self) -> Stopwatch:  # noqa: PYI034
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._started
 
 
-def least_lateness(seconds: float, work: Callable[[], object], bound: float = 0.1) -> float:
-    """How many seconds longer than ``seconds`` ``work`` took, in the best of up to three runs.
+def time_limit(seconds: float, at_least: float = 0.0) -> Iterator[Stopwatch]:
+    """Repeats a block that takes too long, up to three times. It has to be on time once.
 
-    For upper limits of a few tenths of a second: ``assert least_lateness(0.2, call) < 0.1``.
+    The machine may be busy, and one call late because of that; a call that is late by itself is late every time. For
+    limits with a few tenths of a second to spare; the block has to work several times over:
+
+        for stopwatch in time_limit(0.3):
+            with stopwatch, pytest.raises(PluginTimeoutError):
+                call(plugin, timeout=0.2)
 
     Args:
-        seconds: what a run takes if nothing is late; 0.0 for work that has to end at once.
-        work: what is measured; it has to work several times over.
-        bound: a run that is late by less than this is the last one.
+        seconds: what the block may take.
+        at_least: what it has to take each time.
     """
-    found = []
+    taken = []
     for _ in range(TRIES):
-        found.append(seconds_of(work) - seconds)
-        if found[-1] < bound:
-            break
-    return min(found)
+        stopwatch = Stopwatch()
+        yield stopwatch
+        taken.append(stopwatch.seconds)
+        assert taken[-1] >= at_least, f"it took {taken[-1]:.3f} s, less than {at_least} s"
+        if taken[-1] < seconds:
+            return
+    raise AssertionError(f"it took {min(taken):.3f} s at best, more than {seconds} s")
