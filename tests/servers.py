@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["Peer", "RawServer", "Request", "free_port", "http_reply", "ok", "reply_ok"]
+__all__ = ["Peer", "RawServer", "Request", "free_port", "http_reply", "ok", "read_http2_request", "reply_ok"]
 
 
 @dataclass
@@ -233,6 +233,19 @@ def _is_open(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return not poll.poll(0)
+
+
+def read_http2_request(peer: Peer) -> None:
+    """Receives the first request of an HTTP/2 client: sends SETTINGS and reads frames up to the request's HEADERS."""
+    peer.send(b"\0\0\0\4\0\0\0\0\0")
+    start = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    while True:
+        while len(peer.buffer) < start + 9:
+            if not peer._fill():
+                return
+        if peer.buffer[start + 3] == 1:
+            return
+        start += 9 + int.from_bytes(peer.buffer[start : start + 3], "big")
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from goplugins.errors import PluginConnectionError, PluginError
 from goplugins.testing import inject
 from tests.integration.grpc.conftest import RawServer as GRPCServer, aborting, reply as grpc_reply
 from tests.integration.unix.conftest import line, ok as unix_ok, read_line
-from tests.servers import Peer, RawServer, free_port, http_reply, ok as http_ok
+from tests.servers import Peer, RawServer, free_port, http_reply, ok as http_ok, read_http2_request
 from tests.timing import time_limit
 
 FAULTS: dict[str, dict[str, Any]] = {
@@ -111,9 +111,7 @@ def grpc_handler(fault: str) -> Callable[[bytes, Any], bytes]:
 @contextlib.contextmanager
 def grpc(fault: str) -> Iterator[tuple[dict[str, Any], Callable[[], int]]]:
     def leaves(peer: Peer) -> None:
-        peer._fill()
-        peer.send(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
-        time.sleep(0.05)
+        read_http2_request(peer)
         peer.reset()
 
     if fault == "refuse":

@@ -28,7 +28,7 @@ from goplugins import (
 )
 from tests.interrupts import alarms_interrupt
 from tests.processes import in_child, run
-from tests.timing import time_limit
+from tests.timing import time_limit, until
 
 
 @attrs.frozen
@@ -164,8 +164,9 @@ def test_the_servers_view_of_max_connections():
 
 def test_a_wait_for_a_connection_ends_in_a_typed_refusal(server):
     with manager_for(server.url, connection={"max_connections": 1}) as manager:
+        pool = manager.get_plugin("echo").sender._engine.pool
         busy = manager.submit("echo", Ask(1000, "sleep"))
-        time.sleep(0.1)
+        until(lambda: pool.open)
         for stopwatch in time_limit(0.3):
             with stopwatch, pytest.raises(SaturatedError) as caught:
                 manager.execute("echo", Ask(1), timeout=0.2)

@@ -208,8 +208,9 @@ class TestFaults:
 
     def test_bytes_left_over_after_a_reply(self, make):
         plugin = make()
+        pid = call(plugin, PID)
         assert call(plugin, {"do": "late", "text": "debug output"}) == "ok"
-        time.sleep(0.05)
+        until(lambda: not is_alive(pid))
         assert call(plugin, 1) == 1
 
     def test_output_of_an_idle_process_is_read_and_ends_it(self, make, tmp_path, caplog):

@@ -31,7 +31,7 @@ from goplugins.errors import (
 )
 from goplugins.transports.grpc import GRPCPluginFactory
 from tests.integration.grpc.conftest import aborting, call, failure, ok, payload, reply
-from tests.servers import Peer, RawServer as SocketServer, free_port
+from tests.servers import Peer, RawServer as SocketServer, free_port, read_http2_request
 from tests.timing import time_limit
 
 STATUSES = {
@@ -133,9 +133,7 @@ def test_peer_that_speaks_http_1(make):
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_connection_that_breaks_during_the_call(make, how):
     def handler(peer):
-        peer._fill()
-        peer.send(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
-        time.sleep(0.1)
+        read_http2_request(peer)
         getattr(peer, how)()
 
     with SocketServer(handler) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -363,17 +364,20 @@ def test_known_fault_a_late_reply_answered_the_next_calls_read(serve, make):
 
 
 def test_surplus_bytes_that_come_later_are_noticed_too(serve, make):
+    sent = threading.Event()
+
     def handler(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             peer.send(ok(request, "mine"))
             if len(peer.server.requests) == 1:
                 time.sleep(0.05)
                 peer.send(http_reply({"data": "stray"}))
+                sent.set()
 
     server = serve(handler)
     plugin = make(server.url)
     assert call(plugin) == "mine"
-    time.sleep(0.1)
+    assert sent.wait(10)
     assert call(plugin) == "mine"
     assert server.connections == 2
 

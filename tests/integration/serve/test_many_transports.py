@@ -19,6 +19,7 @@ from goplugins import Manager, PluginStatus, serve
 
 @serve.plugin(name="nap", version="1.0.0")
 def nap(seconds: float) -> float:
+    os.write(1, b"napping\n")  # print() of several threads may mix lines
     time.sleep(seconds)
     return seconds
 
@@ -67,7 +68,7 @@ def test_it_serves_all_of_them_and_finishes_calls_in_flight(served: Served) -> N
             assert manager.execute(name, 0.0) == 0.0
         assert {status.status for status in manager.health().values()} == {PluginStatus.HEALTHY}
         calls = [manager.submit(name, 0.7) for name in ("http", "grpc", "unix")]
-        time.sleep(0.3)
+        assert [served.process.stdout.readline() for _ in range(6)] == ["napping\n"] * 6
         served.process.send_signal(signal.SIGTERM)
         assert [call.result(5) for call in calls] == [0.7] * 3
     assert served.process.wait(10) == 0

@@ -17,10 +17,12 @@ import requests
 
 from goplugins import serve
 from goplugins.cli import main
+from tests.timing import until
 
 PLUGINS = """
 import time
 from goplugins import serve
+from tests.timing import until
 
 @serve.plugin(name="napper", version="1.0.0")
 def nap(request: float) -> str:
@@ -124,11 +126,19 @@ def test_an_internal_error_is_written_to_stderr_without_a_logging_setup(process:
     assert "ValueError: sleep length must be non-negative" in errors
 
 
+def is_listening(url: str) -> bool:
+    try:
+        requests.get(f"{url}/info", timeout=5)
+    except requests.ConnectionError:
+        return False
+    return True
+
+
 def test_a_second_signal_aborts_the_call(process: Process) -> None:
     call = Call(process.url, 15.0)
     assert process.line() == "napping\n"
     process.popen.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    until(lambda: not is_listening(process.url))
     process.popen.send_signal(signal.SIGINT)
     _, errors = process.popen.communicate(timeout=10)
     call.join(10)

@@ -19,6 +19,7 @@ from goplugins.serve import _unix
 from goplugins.serve._unix_listener import Listener
 from goplugins.testing import ManualClock
 from tests.integration.unix.conftest import call
+from tests.timing import until
 
 
 def leave_stale(path: str) -> None:
@@ -133,8 +134,12 @@ class TestPath:
         listener.close()
 
 
+BEGUN: list[float] = []
+
+
 @serve_module.plugin(name="slow")
 def slow(request: float) -> float:
+    BEGUN.append(request)
     time.sleep(request)
     return request
 
@@ -167,11 +172,12 @@ class TestCrowd:
             sock.close()
 
     def test_a_call_in_flight_is_never_cut_and_the_newcomer_waits(self, serve, make, path, caplog):
+        BEGUN.clear()
         serve(slow)
         busy = [connect(path) for _ in range(3)]
         for number, sock in enumerate(busy):
             sock.sendall(b'{"type":"execute","request_id":"%d","data":0.5}\n' % number)
-        time.sleep(0.05)
+        until(lambda: len(BEGUN) == 3)
         started = time.monotonic()
         newcomer = connect(path)
         assert b'"success":true' in ping(newcomer)
