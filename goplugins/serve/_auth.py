@@ -11,7 +11,7 @@ from goplugins.config.credentials import auth_headers
 from goplugins.enums import AuthMethod
 from goplugins.errors import AuthConfigError, UnsupportedAuthMethodError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.rate_limited_log import RateLimitedWarning
+from goplugins.runtime.log_throttle import LogThrottle
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
@@ -39,8 +39,7 @@ class Guard:
         self._expected = {} if auth is None else _expected(auth)
         self.names = frozenset(self._expected)
         self.challenge = "" if auth is None or auth.method is None else _CHALLENGES.get(auth.method, "")
-        text = "%d request(s) refused: missing or wrong credentials, the last from %s"
-        self._warn = RateLimitedWarning(_logger, text, clock)
+        self._throttle = LogThrottle(clock=clock)
 
     def admits(self, header: Callable[[str], bytes | None], caller: str) -> bool:
         """Whether the call has all expected headers.
@@ -54,8 +53,8 @@ class Guard:
         for name, values in self._expected.items():
             found = _normalized(header(name) or b"")
             good &= hmac.compare_digest(found, values[0]) | hmac.compare_digest(found, values[1])
-        if not good:
-            self._warn(caller)
+        if not good and (count := self._throttle.count()):
+            _logger.warning("%d request(s) refused: missing or wrong credentials, the last from %s", count, caller)
         return good
 
 

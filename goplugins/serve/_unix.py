@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.rate_limited_log import RateLimitedWarning
+from goplugins.runtime.log_throttle import LogThrottle
 from goplugins.serve._line_server import LineService
 from goplugins.serve._unix_listener import Listener
 
@@ -123,14 +123,7 @@ class UnixServer:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._full = False  # new connections wait for a slot; used by the server's thread only
-
-        def warning(text: str) -> RateLimitedWarning:
-            return RateLimitedWarning(_logger, text, clock)
-
-        self._warn_other_user = warning("%d connection(s) of other users refused, the last at %s")
-        self._warn_failed = warning("accepting a connection failed %d time(s) at %s, the last: %s")
-        self._warn_full = warning("%d time(s) new connections had to wait: all %d connections have a call in flight")
-        self._warn_closed = warning("%d idle connection(s) closed in favour of new ones: at most %d may be open")
+        self._throttle = LogThrottle(clock=clock)
 
     # --- from any thread ---------------------------------------------------------------------------------------
 
@@ -183,12 +176,12 @@ class UnixServer:
             except BlockingIOError:
                 return
             except OSError as exc:
-                self._warn_failed(self.endpoint, exc.strerror)
+                self._warn("accepting a connection failed %d time(s) at %s, the last: %s", self.endpoint, exc.strerror)
                 self._close_longest_idle()  # the error may be a lack of file descriptors
                 self.clock.wait(threading.Event(), _POLL_INTERVAL)  # no busy loop
                 return
             if not self._listener.admits(sock):
-                self._warn_other_user(self.endpoint)
+                self._warn("%d connection(s) of other users refused, the last at %s", self.endpoint)
                 sock.close()
                 continue
             sock.setblocking(True)
@@ -198,7 +191,7 @@ class UnixServer:
             try:
                 connection.thread.start()
             except RuntimeError as exc:
-                self._warn_failed(self.endpoint, exc)
+                self._warn("accepting a connection failed %d time(s) at %s, the last: %s", self.endpoint, exc)
                 self.forget(connection)
                 sock.close()
 
@@ -219,10 +212,16 @@ class UnixServer:
         with self._lock:
             idle = [connection for connection in self._connections if connection.idle]
         if not idle:
-            self._warn_full(_CONNECTIONS)
+            text = "%d time(s) new connections had to wait: all %d connections have a call in flight"
+            self._warn(text, _CONNECTIONS)
         elif not any(connection.closing for connection in idle):
             min(idle, key=lambda connection: connection.last_used).close_when_read()
-            self._warn_closed(_CONNECTIONS)
+            self._warn("%d idle connection(s) closed in favour of new ones: at most %d may be open", _CONNECTIONS)
+
+    def _warn(self, text: str, *arguments: object) -> None:
+        """Logs a warning that begins with the number of its occurrences, at a limited rate."""
+        if count := self._throttle.count(text):
+            _logger.warning(text, count, *arguments)
 
     def _each(self, action: Callable[[_Connection], None]) -> int:
         """Applies ``action`` to all connections; returns their number."""

@@ -31,7 +31,7 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: i
 from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-untyped]
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.rate_limited_log import RateLimitedWarning
+from goplugins.runtime.log_throttle import LogThrottle
 from goplugins.serve._wsgi import ARRIVED, error_body
 
 if TYPE_CHECKING:
@@ -160,12 +160,14 @@ class _QueueLogger:
     """Replaces the logger that waitress warns when a request waits for a thread."""
 
     def __init__(self, what: str, threads: int) -> None:
+        self._what = what
         self._threads = threads
-        text = f"%d {what} had to wait: all %d threads were busy, with %d waiting at the last one"
-        self._warn = RateLimitedWarning(_logger, text)
+        self._throttle = LogThrottle()
 
     def warning(self, _text: str, waiting: int) -> None:
-        self._warn(self._threads, waiting)
+        if count := self._throttle.count():
+            text = "%d %s had to wait: all %d threads were busy, with %d waiting at the last one"
+            _logger.warning(text, count, self._what, self._threads, waiting)
 
 
 class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
@@ -222,8 +224,7 @@ class Server:
             ident="",
         )
         self._server.channel_class = _Channel
-        text = "%d idle connection(s) closed in favour of new ones: at most %d may be open"
-        self._warn_closed = RateLimitedWarning(_logger, text, clock)
+        self._throttle = LogThrottle(clock=clock)
 
     def run(self) -> None:
         """Serves until :meth:`stop`, then finishes the calls in flight."""
@@ -254,7 +255,9 @@ class Server:
         for channel in sorted(idle, key=lambda channel: channel.last_activity):
             if not _has_unread_bytes(channel.socket):
                 channel.handle_close()
-                self._warn_closed(_CONNECTIONS)
+                if count := self._throttle.count():
+                    text = "%d idle connection(s) closed in favour of new ones: at most %d may be open"
+                    _logger.warning(text, count, _CONNECTIONS)
                 return
 
     def _channels(self) -> list[_Channel]:

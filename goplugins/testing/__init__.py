@@ -1,4 +1,4 @@
-"""Tools for testing code that uses goplugins. Nothing here is imported by the library itself."""
+"""Tools for tests of code that uses goplugins. The library itself imports nothing of this package."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""A clock that moves only when it is told to, so that tests about time need no time."""
+"""A clock that only a test advances, so that tests about time take no time."""
 
 from __future__ import annotations
 
 import threading
+
+import attrs
 
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import Waitable
@@ -11,28 +13,25 @@ __all__ = ["ManualClock"]
 
 _EPOCH = 1_700_000_000.0
 
-# What is waited for can't be told to notify the clock, so a waiting thread looks at it this often (real seconds).
-# A move of the clock itself wakes it at once.
-_LOOK = 0.002
+_POLL_INTERVAL = 0.002
+"""Real seconds between checks whether the event is set, which can't notify the clock. An advance wakes at once."""
 
 
+@attrs.define(eq=False)
 class _Wait:
-    """One thread inside :meth:`ManualClock.wait`."""
+    """A thread inside :meth:`ManualClock.wait`."""
 
-    __slots__ = ("due", "over", "waiter")
-
-    def __init__(self, waiter: Waitable, due: float | None) -> None:
-        self.waiter = waiter
-        self.due = due
-        self.over = False
+    waiter: Waitable
+    due: float | None
+    over: bool = False
 
 
 class ManualClock:
     """A :class:`~goplugins.runtime.clock.Clock` for tests.
 
-    With ``auto_advance`` (the default) a wait moves the clock over its whole timeout and returns: code that backs
-    off for a minute is done in microseconds, and ``monotonic()`` tells how long it would have taken. Without it a
-    waiting thread really blocks until :meth:`advance` reaches its moment or its event is set.
+    With ``auto_advance`` (the default) a wait advances the clock by its whole timeout and returns: code that backs off
+    for a minute takes microseconds, and ``monotonic()`` shows how long it would have taken. Without it a waiting
+    thread blocks until :meth:`advance` reaches the end of its timeout, or its event is set.
 
     >>> clock = ManualClock()
     >>> clock.wait(threading.Event(), 30.0)
@@ -49,7 +48,7 @@ class ManualClock:
         self._waits: list[_Wait] = []
 
     def monotonic(self) -> float:
-        """Seconds; moves only by :meth:`advance` and, with ``auto_advance``, by waits."""
+        """Seconds; changed only by :meth:`advance` and, with ``auto_advance``, by waits."""
         return self._now
 
     def time(self) -> float:
@@ -57,7 +56,7 @@ class ManualClock:
         return _EPOCH + self._now
 
     def advance(self, seconds: float) -> None:
-        """Moves the clock by ``seconds`` and ends the waits whose moment has come.
+        """Advances the clock by ``seconds`` and ends the waits whose timeout has passed.
 
         Raises:
             InvalidArgumentError: ``seconds`` is negative: a monotonic clock never goes back.
@@ -66,7 +65,7 @@ class ManualClock:
             raise InvalidArgumentError(f"advance: expected seconds of 0 or more, got {seconds!r}")
         with self._moved:
             self._now += seconds
-            # Taken off here, not by the woken thread: `waiters` is right as soon as advance() returns.
+            # Removed here, not by the woken thread: `waiters` is correct as soon as advance() returns.
             for wait in self._waits:
                 wait.over = wait.due is not None and wait.due <= self._now
             self._waits = [wait for wait in self._waits if not wait.over]
@@ -75,7 +74,7 @@ class ManualClock:
     def wait(self, waiter: Waitable, timeout: float | None) -> bool:
         """Waits until ``waiter`` is set, at most ``timeout`` seconds of this clock; True if it is set.
 
-        Without a timeout there is no moment to move to: that wait blocks in both modes until the event is set.
+        Without a timeout there is no time to advance to: that wait blocks in both modes until the event is set.
         """
         if waiter.is_set():
             return True
@@ -88,7 +87,7 @@ class ManualClock:
             self._moved.notify_all()
             try:
                 while not wait.over and not waiter.is_set():
-                    self._moved.wait(_LOOK)
+                    self._moved.wait(_POLL_INTERVAL)
             finally:
                 if not wait.over:
                     self._waits.remove(wait)
@@ -96,7 +95,7 @@ class ManualClock:
 
     @property
     def waiters(self) -> int:
-        """How many threads are waiting for this clock or for their event."""
+        """The number of threads that wait for this clock or for their event."""
         with self._moved:
             return sum(not wait.waiter.is_set() for wait in self._waits)
 
@@ -104,7 +103,7 @@ class ManualClock:
         """Blocks until at least ``count`` threads are inside :meth:`wait`, so that a test need not sleep.
 
         Raises:
-            TimeoutError: they did not come within ``timeout`` real seconds.
+            TimeoutError: there were fewer for ``timeout`` real seconds.
         """
         with self._moved:
             enough = self._moved.wait_for(

@@ -1,17 +1,16 @@
-"""Chaos for the length of a block: what a test of an application's behaviour under failure needs."""
+"""Fault injection for the duration of a block: tests of an application's behaviour under failure."""
 
 from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from goplugins.config import ChaosConfig
 from goplugins.errors import InvalidArgumentError
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock
 from goplugins.transports.chaos import ChaosSender
 
 if TYPE_CHECKING:
@@ -27,20 +26,20 @@ T = TypeVar("T")
 
 
 class _Layers:
-    """Puts layers of chaos around wires and takes them off. One lock for all: it is held for two assignments."""
+    """Adds and removes layers of chaos. One lock for all plugins: it is held for two assignments."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
 
-    def put(self, plugin: GuardedPlugin, config: ChaosConfig) -> ChaosSender:
-        """A new layer, outermost; the next attempt meets it. Takes the lock."""
+    def add(self, plugin: GuardedPlugin, config: ChaosConfig) -> ChaosSender:
+        """Adds a new outermost layer, which the next attempt goes through. Takes the lock."""
         with self._lock:
             layer = ChaosSender(plugin.attempts.sender, config, plugin.config, clock=plugin.clock)
             plugin.attempts.sender = layer
             return layer
 
-    def take(self, plugin: GuardedPlugin, layer: ChaosSender) -> None:
-        """Takes that layer out, wherever others lie by now. Takes the lock."""
+    def remove(self, plugin: GuardedPlugin, layer: ChaosSender) -> None:
+        """Removes a layer, also from below others. Takes the lock."""
         with self._lock:
             above: Any = plugin.attempts.sender
             if above is layer:
@@ -52,15 +51,12 @@ class _Layers:
                     return
                 above = above.wrapped
 
-    def after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()
-
 
 _layers = _Layers()
 
 
 class Injection:
-    """Faults injected into one plugin while the block runs. Made by :func:`inject`."""
+    """Injects faults into one plugin while its block runs. Made by :func:`inject`."""
 
     def __init__(self, manager: Manager[Any, Any], name: str, config: ChaosConfig) -> None:
         config.validate()
@@ -77,16 +73,15 @@ class Injection:
 
     @property
     def attempts(self) -> int:
-        """How many attempts the block saw, those that met no fault included."""
+        """The number of attempts during the block, with and without a fault."""
         return 0 if self._layer is None else self._layer.attempts
 
     def __enter__(self) -> Self:
         if self._layer is not None:
-            raise InvalidArgumentError("inject: a block can be entered once; make another one")
-        register_forkable(_layers)
+            raise InvalidArgumentError("inject: a block can be entered only once; call inject() again")
         self._plugin = self._manager._registry.get(self._name)
-        self._layer = _layers.put(self._plugin, self._config)
-        logger.warning("plugin %r: injecting from now on: %s", self._name, self._layer.chaos)
+        self._layer = _layers.add(self._plugin, self._config)
+        logger.warning("plugin %r: fault injection begins: %s", self._name, self._layer.chaos)
         return self
 
     def __exit__(
@@ -95,17 +90,17 @@ class Injection:
         plugin, layer = self._plugin, self._layer
         if plugin is None or layer is None:
             return
-        _layers.take(plugin, layer)
+        _layers.remove(plugin, layer)
         layer.end()
         counts = ", ".join(f"{count} x {fault}" for fault, count in layer.counts.items() if count)
         logger.warning(
-            "plugin %r: injected %s into %d attempts, and ends", self._name, counts or "nothing", layer.attempts
+            "plugin %r: fault injection ends: %s in %d attempts", self._name, counts or "no fault", layer.attempts
         )
         if self._manager._registry.plugins.get(self._name) is not plugin:
-            logger.warning("plugin %r was replaced or removed meanwhile: calls since then met no fault", self._name)
+            logger.warning("plugin %r was replaced or removed during the block: later calls had no faults", self._name)
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """As a decorator: each call of ``function`` runs in a block of its own, with the same seed."""
+        """Decorator: each call of ``function`` runs in a block of its own, with the same seed."""
 
         @functools.wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -134,33 +129,33 @@ def inject(
     health: bool = False,
     seed: int | None = None,
 ) -> Injection:
-    """Lets a plugin's attempts fail while a ``with`` block, a fixture or a decorated function runs.
+    """Injects faults into a plugin's attempts while a ``with`` block, a fixture or a decorated function runs.
 
-    The faults come between the plugin's policies and its wire: retries, breaker and deadline meet them as real ones.
-    Calls of other threads meet them, too; those under way are not touched. Blocks nest, and may overlap.
+    The faults occur between the plugin's policies and its transport: retries, breaker and deadline handle them as real
+    ones. Calls of other threads are affected as well, calls in flight are not. Blocks nest, and may overlap.
 
     Args:
-        manager: whose plugin; from a configuration or registered in code.
-        name: the plugin's; looked up when the block begins. A group's own name puts the faults before the choice of
-            a member.
-        latency: share of attempts that are late, 0 to 1.
-        delay: by how many seconds; a pair draws between the two.
-        error: share of attempts that are answered with ``status``.
-        status: an HTTP status, on other wires what it means there; 500 when left out.
-        retry_after: seconds that a 429 or 503 asks for.
-        refuse: share of attempts that find no connection.
-        reset: share of attempts that are really sent, and whose connection breaks before the answer.
-        garbage: share of attempts that are really sent, and whose answer can't be read.
-        hang: share of attempts that are really sent, and not answered before the deadline.
-        health: whether looks at the plugin's health meet the same.
-        seed: repeats a run, see :class:`~goplugins.transports.chaos.ChaosSender`; another one each time without it.
+        manager: the manager of the plugin.
+        name: the plugin's name, looked up when the block begins. For a group, the faults occur before a member is
+            picked.
+        latency: share of attempts that are delayed, 0 to 1.
+        delay: seconds of the delay; of a pair, a random value between the two.
+        error: share of attempts that fail with ``status``.
+        status: an HTTP status, or its equivalent on other transports; 500 by default.
+        retry_after: seconds to wait after a 429 or 503.
+        refuse: share of attempts whose connection is refused.
+        reset: share of attempts that are really sent, and whose connection breaks before the reply.
+        garbage: share of attempts that are really sent, and whose reply can't be parsed.
+        hang: share of attempts that are really sent, and get no reply before the deadline.
+        health: whether health checks have the same faults.
+        seed: repeats a run, see :class:`~goplugins.transports.chaos.ChaosSender`; random by default.
 
     Returns:
-        The block; its ``counts`` and ``attempts`` tell what was injected.
+        The block, with the ``counts`` of injected faults and the number of ``attempts``.
 
     Raises:
         ConfigError: shares above 1 in all, or a setting without what it needs.
-        PluginNotFoundError: when the block begins, no plugin of that name.
+        PluginNotFoundError: when the block begins, there is no plugin of that name.
 
     >>> from goplugins import Manager, serve
     >>> @serve.plugin(name="shout")
@@ -169,7 +164,7 @@ def inject(
     >>> manager = Manager(str, str)
     >>> manager.register(shout)
     >>> with inject(manager, "shout", refuse=0.5, seed=1) as chaos:
-    ...     manager.execute("shout", "hello")  # refused connections are replayed
+    ...     manager.execute("shout", "hello")  # refused connections are retried
     'HELLO'
     >>> chaos.attempts, chaos.counts["refuse"]
     (2, 1)
