@@ -1,3 +1,3 @@
-"""The facade, and what runs behind it."""
+"""The manager: configuration, lifecycle and calls of plugins."""
 
 from goplugins.manager.manager import Manager as Manager

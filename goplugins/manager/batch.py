@@ -1,4 +1,4 @@
-"""Many calls through a bounded window: the loops behind ``map`` and ``map_results``."""
+"""The loops of ``map`` and ``map_results``, with a limited number of calls at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 from goplugins.errors import InvalidArgumentError
 from goplugins.models.results import CallResult
 
-__all__ = ["Progress", "as_completed", "in_order", "reporting", "values"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 Progress = bool | Callable[[int], object] | None
 
 
 def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
-    """Results in input order. Input is pulled only while this is iterated, at most ``window`` ahead."""
+    """Results in input order. Items are read only while the results are iterated, at most ``window`` ahead."""
     source = iter(items)
     pending: collections.deque[Future[R]] = collections.deque()
     exhausted = False
@@ -35,7 +33,7 @@ def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -
                     pending.append(start(item))
             if not pending:
                 return
-            result = pending[0].result()  # an interrupt finds it among those to cancel
+            result = pending[0].result()  # stays in pending, so that an interrupt cancels it as well
             pending.popleft()
             yield result
     finally:
@@ -44,7 +42,7 @@ def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -
 
 
 def as_completed(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
-    """Results as they come. Input is pulled only while this is iterated, at most ``window`` ahead."""
+    """Results as they complete. Items are read only while the results are iterated, at most ``window`` ahead."""
     source = iter(items)
     done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
     pending: set[Future[R]] = set()
@@ -71,39 +69,41 @@ def as_completed(items: Iterable[T], start: Callable[[T], Future[R]], window: in
 
 
 def values(results: Generator[CallResult[R], None, None]) -> Iterator[R]:
-    """The results' values; the first error raises and cancels what has not started."""
+    """The values of the results; the first error is raised, and cancels calls that have not started."""
     with closing(results):
         for result in results:
             yield result.value
 
 
 def reporting(results: Generator[R, None, None], progress: Progress, total: int | None) -> Generator[R, None, None]:
-    """Passes results on and reports how many there were.
+    """The same results, with a report of how many have completed.
 
     Args:
-        results: what to pass on.
+        results: the results of a batch.
         progress: True for a tqdm bar (needs tqdm), a function that takes the count so far, or None.
-        total: how many there will be, if known.
+        total: the number of results, if known.
 
     Raises:
-        InvalidArgumentError: at once, if tqdm is needed and not there.
+        InvalidArgumentError: at once, if tqdm is needed and not installed.
     """
     if not progress:
         return results
-    return _telling(results, progress) if callable(progress) else _drawing(results, _bar(), total)
+    return _counting(results, progress) if callable(progress) else _with_bar(results, _bar(), total)
 
 
-def _telling(results: Generator[R, None, None], progress: Callable[[int], object]) -> Generator[R, None, None]:
+def _counting(results: Generator[R, None, None], progress: Callable[[int], object]) -> Generator[R, None, None]:
     with closing(results):
         for count, result in enumerate(results, start=1):
             progress(count)
             yield result
 
 
-def _drawing(results: Generator[R, None, None], bar: Callable[..., Any], total: int | None) -> Generator[R, None, None]:
-    with closing(results), bar(total=total) as drawn:
+def _with_bar(
+    results: Generator[R, None, None], bar: Callable[..., Any], total: int | None
+) -> Generator[R, None, None]:
+    with closing(results), bar(total=total) as shown:
         for result in results:
-            drawn.update(1)
+            shown.update(1)
             yield result
 
 

@@ -1,4 +1,4 @@
-"""A plugin's name with its types: what application code holds and calls."""
+"""A callable for one plugin, with its request and response types."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Resp = TypeVar("Resp")
 
 
 class BoundPlugin(Generic[Req, Resp]):
-    """Calls one plugin with typed requests and answers. Made by :meth:`goplugins.Manager.bind`.
+    """Calls one plugin with typed requests and answers. Created by :meth:`goplugins.Manager.bind`.
 
-    The name is looked up at each call, so a bound plugin may be made at import, before any configuration is
-    loaded, and goes on working through reloads. All methods take what the manager's do, without the name.
+    The name is resolved at each call, so a bound plugin can be created at import, before any configuration is loaded,
+    and stays valid through reloads. The methods take the same arguments as the manager's, without the name.
     """
 
     __slots__ = ("_codec", "_dispatcher", "_pickled_manager", "name")
@@ -99,7 +99,7 @@ class BoundPlugin(Generic[Req, Resp]):
         ordered: bool = True,
         on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
     ) -> Iterator[CallResult[Resp]]:
-        """Calls the plugin for each request; never raises for one. See :meth:`goplugins.Manager.map_results`."""
+        """Calls the plugin for each request, with errors in the results; see :meth:`goplugins.Manager.map_results`."""
         return self._dispatcher.map(
             self.name, self._codec, requests, context, timeout, concurrency, progress, ordered, on_result
         )

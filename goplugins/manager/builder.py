@@ -93,11 +93,11 @@ class Builder:
         return self.guard(balancer, config, from_config=True)
 
     def _build_dns_group(self, config: DnsGroupConfig) -> GuardedPlugin:
-        """A group that builds its members itself. Raises now what would be wrong with each of them."""
+        """A group that builds its members itself. One member is built and closed first, for its errors."""
         from goplugins.balancing.dns_group import DnsGroup
 
         instance = config.instance
-        assert isinstance(instance, PluginConfig)  # noqa: S101 - spread() has set it
+        assert isinstance(instance, PluginConfig)  # noqa: S101 - set by spread()
         factory = self._factories.find(instance)
         if not isinstance(factory, AddressFactory):
             text = "the plugin's factory can't make a plugin for one address"

@@ -32,10 +32,6 @@ MOST = 16
 """Unpickled managers that are kept although unused: the next task may bring the same manager again."""
 
 
-def _drop(managers: dict[str, weakref.ref[Any]], token: str, _: object) -> None:
-    managers.pop(token, None)
-
-
 @attrs.frozen
 class ManagerState:
     """A manager's pickled state.
@@ -86,7 +82,7 @@ class ManagerPickler:
         self._types = types
         self._clock = clock
         self._checked = -1  # the last load whose source was checked
-        _managers[token] = weakref.ref(manager, partial(_drop, _managers, token))
+        _managers[token] = weakref.ref(manager, partial(_managers.pop, token))
 
     def stand_for(self, token: str) -> None:
         """Pickles from now on as the manager with that token, of which this one is a copy in another process."""
