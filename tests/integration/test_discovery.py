@@ -49,7 +49,7 @@ def until(condition, seconds=15.0) -> None:
         time.sleep(0.02)
 
 
-def test_what_a_directory_describes_is_called_by_name(folder):
+def test_plugins_of_a_directory_are_called_by_name(folder):
     with serve.start(echo) as server, Manager() as manager:
         write(folder, "found", endpoint=server.url)
         write(folder, "broken", endpoint="nonsense")
@@ -65,7 +65,7 @@ def test_what_a_directory_describes_is_called_by_name(folder):
         assert {manager.execute_result("both", 1).member for _ in range(4)} == {"own", "found"}
 
 
-def test_a_directory_that_others_may_write_is_left_alone(folder, caplog):
+def test_a_directory_that_others_can_write_is_left_out(folder, caplog):
     caplog.set_level(logging.WARNING, "goplugins")
     with serve.start(echo) as server, Manager() as manager:
         write(folder, "found", endpoint=server.url)
@@ -76,7 +76,7 @@ def test_a_directory_that_others_may_write_is_left_alone(folder, caplog):
         assert str(folder) in caplog.text
 
 
-def test_manifests_programs_and_packages_are_called_alike(folder, tmp_path, monkeypatch):
+def test_manifests_programs_and_packages(folder, tmp_path, monkeypatch):
     """An exec plugin by its manifest, with a path that begins there; a bare program; an entry point, imported late."""
     program = f"#!{sys.executable} -SE\n{PROGRAM.read_text()}"
     for name in ("bin/described", "plugin-bare.py", "other"):
@@ -104,7 +104,7 @@ def test_manifests_programs_and_packages_are_called_alike(folder, tmp_path, monk
         assert [manager.execute(name, 7) for name in ("described", "plugin-bare", "maps")] == [7, 7, 8]
 
 
-def test_in_watch_mode_a_manifest_that_changes_replaces_its_plugin_under_load(folder, monkeypatch, caplog):
+def test_watch_mode_replaces_the_plugin_of_a_changed_manifest_under_load(folder, monkeypatch, caplog):
     """One that breaks changes nothing."""
     monkeypatch.setattr("goplugins.manager.reloading._SCAN_INTERVAL", 0.05)
     with serve.start(echo) as first, serve.start(twice) as second, Manager() as manager:
@@ -135,7 +135,7 @@ def test_in_watch_mode_a_manifest_that_changes_replaces_its_plugin_under_load(fo
         assert errors == []
 
 
-def test_in_watch_mode_plugins_come_and_go_with_their_manifests(folder, monkeypatch):
+def test_watch_mode_adds_and_removes_plugins(folder, monkeypatch):
     monkeypatch.setattr("goplugins.manager.reloading._SCAN_INTERVAL", 0.05)
     before = len(os.listdir("/proc/self/task"))
     with serve.start(echo) as server, Manager() as manager:

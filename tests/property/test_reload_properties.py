@@ -1,4 +1,4 @@
-"""Reloading from A to B ends where loading B ends, and going back ends where it began, whatever A and B are."""
+"""A reload from A to B ends in the state of loading B, and a reload back to A in that of loading A."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goplugins.config.diff import Change, changes_between, diff_of
 from goplugins.config.groups import GroupConfig
 from goplugins.config.schema import fields_of
 from goplugins.enums import ReloadStrategy
-from tests.unit.reload.conftest import House
+from tests.unit.manager.conftest import Harness
 
 NAMES = ("a", "b", "c", "d")
 
@@ -63,7 +63,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def wired(config: PluginConfig) -> dict[str, Any]:
-    """What the wire was built from, of a configuration."""
+    """The settings that a client was built from."""
     found = {}
     for change in changes_between(PluginConfig(), config) if type(config) is PluginConfig else ():
         if not Change(change.path, "", "").in_place and not change.path.startswith(("connection", "health_check")):
@@ -74,10 +74,10 @@ def wired(config: PluginConfig) -> dict[str, Any]:
     return {**found, **connection, "health": config.health_check.endpoint if config.health_check else None}
 
 
-def state(house: House) -> dict[str, Any]:
-    """All that calls can notice, short of counts and what was learnt."""
-    found: dict[str, Any] = {"": sorted(house.manager._registry.disabled)}
-    for name, plugin in house.manager._registry.plugins.items():
+def state(harness: Harness) -> dict[str, Any]:
+    """All that calls depend on, without counts and measurements."""
+    found: dict[str, Any] = {"": sorted(harness.manager._registry.disabled)}
+    for name, plugin in harness.manager._registry.plugins.items():
         policies, checker = plugin.policies, plugin.attempts.watcher
         limiter, retry, budget = policies.limiter, policies.retry, policies.budget
         bulkhead = plugin.bulkhead if plugin.config.bulkhead is not None else None
@@ -98,51 +98,51 @@ def state(house: House) -> dict[str, Any]:
     return found
 
 
-def loaded(config: dict[str, Any]) -> House:
-    house = House()
-    house.manager.load_from_config(config)
-    return house
+def loaded(config: dict[str, Any]) -> Harness:
+    harness = Harness()
+    harness.manager.load_from_config(config)
+    return harness
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations(), configurations(), st.sampled_from(list(ReloadStrategy)))
-def test_from_a_to_b_is_where_b_begins(old: dict[str, Any], new: dict[str, Any], strategy: ReloadStrategy) -> None:
-    house, fresh = loaded(old), loaded(new)
+def test_a_reload_ends_as_a_load_does(old: dict[str, Any], new: dict[str, Any], strategy: ReloadStrategy) -> None:
+    harness, fresh = loaded(old), loaded(new)
     try:
-        house.manager.reload_config(new, strategy)
-        assert state(house) == state(fresh)
-        assert not diff_of(house.manager._loader.config, fresh.manager._loader.config)  # type: ignore[arg-type]
-        for name, plugin in house.manager._registry.plugins.items():
+        harness.manager.reload_config(new, strategy)
+        assert state(harness) == state(fresh)
+        assert not diff_of(harness.manager._loader.config, fresh.manager._loader.config)  # type: ignore[arg-type]
+        for name, plugin in harness.manager._registry.plugins.items():
             if not isinstance(plugin.config, GroupConfig):
-                assert house.ask(name) == fresh.ask(name) == [name, plugin.config.endpoint]
-        alive = [wire.name for wire in house.factory.made if not wire.closed]
-        assert sorted(alive) == sorted(name for name in house.manager.list_plugins() if name != "group")
+                assert harness.call(name) == fresh.call(name) == [name, plugin.config.endpoint]
+        alive = [wire.name for wire in harness.factory.made if not wire.closed]
+        assert sorted(alive) == sorted(name for name in harness.manager.list_plugins() if name != "group")
     finally:
-        house.manager.shutdown(1)
+        harness.manager.shutdown(1)
         fresh.manager.shutdown(1)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations(), configurations(), st.sampled_from(["graceful", "rolling"]))
-def test_there_and_back_ends_where_it_began(old: dict[str, Any], new: dict[str, Any], strategy: str) -> None:
-    house = loaded(old)
+def test_a_reload_back_ends_in_the_first_state(old: dict[str, Any], new: dict[str, Any], strategy: str) -> None:
+    harness = loaded(old)
     try:
-        for name in house.manager.list_plugins():
+        for name in harness.manager.list_plugins():
             if name != "group":  # its members may all be switched off
-                house.ask(name)
-        before, counts = state(house), house.manager.metrics()
-        report = house.manager.reload_config(new, strategy)
-        survivors = set(house.manager.list_plugins()) - set(report.added)
-        kept = {name: house.guarded(name) for name in (*report.kept, *report.updated)}
-        house.manager.reload_config(old, strategy)
-        assert state(house) == before
-        after = house.manager.metrics()
+                harness.call(name)
+        before, counts = state(harness), harness.manager.metrics()
+        report = harness.manager.reload_config(new, strategy)
+        survivors = set(harness.manager.list_plugins()) - set(report.added)
+        kept = {name: harness.guarded(name) for name in (*report.kept, *report.updated)}
+        harness.manager.reload_config(old, strategy)
+        assert state(harness) == before
+        after = harness.manager.metrics()
         for name in survivors:
             kept_counts, known = after.plugins[name], counts.plugins[name]
-            assert kept_counts.health_checks >= known.health_checks  # looks go on meanwhile
+            assert kept_counts.health_checks >= known.health_checks  # checks go on meanwhile
             assert attrs.evolve(kept_counts, health_checks=known.health_checks) == known
         assert after.requests_total == counts.requests_total
-        assert all(house.guarded(name) is plugin for name, plugin in kept.items())
-        assert set(house.manager.reload_config(old, strategy).kept) == set(house.manager.list_plugins())
+        assert all(harness.guarded(name) is plugin for name, plugin in kept.items())
+        assert set(harness.manager.reload_config(old, strategy).kept) == set(harness.manager.list_plugins())
     finally:
-        house.manager.shutdown(1)
+        harness.manager.shutdown(1)

@@ -1,4 +1,4 @@
-"""Certificates and tokens that change on disk while calls go on: no call fails, and servers see the new ones soon."""
+"""Certificate and token files that change under load: no call fails, and servers soon see the new ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THREADS = 8
 
 
 class Authority:
-    """An authority whose clients' certificates are files that can be written anew, each with a serial number."""
+    """A certificate authority, and a client certificate in files that can be replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = trustme.CA()
@@ -39,7 +39,7 @@ class Authority:
         }
 
     def write(self, *, pause: float = 0.0) -> str:
-        """A new pair, as a careless renewal writes it: one after the other, in place. Its serial number, in hex."""
+        """Writes a new certificate and then its key, in place; returns the serial number in hexadecimal."""
         issued = self.authority.issue_cert("client@example.org")
         pem = issued.cert_chain_pems[0].bytes()
         (self.folder / "cert.pem").write_bytes(pem)
@@ -60,7 +60,7 @@ def client(tmp_path: Path) -> Authority:
 
 
 class Seen:
-    """Which certificates calls came with, and when each was first seen."""
+    """The client certificates of the calls, and the time of the first call with each."""
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}
@@ -115,7 +115,7 @@ def served(request: Any, client: Authority) -> Iterator[tuple[dict[str, Any], Se
 
 
 class Load:
-    """Calls all the time, on many threads."""
+    """Threads that call continuously."""
 
     def __init__(self, manager: Manager[Any, Any], take: Callable[[Any], object] | None = None) -> None:
         self.manager = manager
@@ -168,7 +168,7 @@ def test_a_client_certificate_is_replaced_under_load(
         second = client.write(pause=pause)
         took = eventually(lambda: second in seen.first)
         assert took < 2.0
-        # All connections with the old certificate are gone soon, those that never were idle, too.
+        # All connections with the old certificate are closed soon, also those that were never idle.
         before = load.calls
         eventually(lambda: load.calls > before + 20 * THREADS)
         late: list[str] = []
@@ -178,7 +178,7 @@ def test_a_client_certificate_is_replaced_under_load(
     assert load.errors == []
 
 
-def test_files_that_do_not_fit_leave_the_old_certificate(
+def test_invalid_files_leave_the_old_certificate_in_use(
     client: Authority, served: tuple[dict[str, Any], Seen], caplog: pytest.LogCaptureFixture
 ) -> None:
     config, seen = served
@@ -205,7 +205,7 @@ def test_files_that_do_not_fit_leave_the_old_certificate(
 
 
 def test_an_authority_is_replaced_under_load(client: Authority, tmp_path: Path) -> None:
-    """First both are trusted, then the server's certificate changes, then the old one is trusted no more."""
+    """Both authorities are trusted first, then the server's certificate changes, then the old authority is removed."""
     client.write()
     other = trustme.CA()
 
@@ -232,8 +232,8 @@ def test_an_authority_is_replaced_under_load(client: Authority, tmp_path: Path) 
             before = server.connections
             both = client.authority.cert_pem.bytes() + other.cert_pem.bytes()
             (tmp_path / "ca.pem").write_bytes(both)
-            eventually(lambda: server.connections >= before + THREADS)  # all of them anew
-            server.tls = certified(other)  # whole: one context takes the certificate first and then its key
+            eventually(lambda: server.connections >= before + THREADS)  # all reconnect
+            server.tls = certified(other)  # a new context: certificate and key change together
             before = server.connections
             (tmp_path / "ca.pem").write_bytes(other.cert_pem.bytes())
             eventually(lambda: server.connections >= before + THREADS)
@@ -258,7 +258,7 @@ def write(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def told_over_http(sent: list[str]) -> Any:
+def http_server(sent: list[str]) -> Any:
     def answer(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             sent.append(request.headers["authorization"])
@@ -268,7 +268,7 @@ def told_over_http(sent: list[str]) -> Any:
     return server, {"transport": "http", "endpoint": server.url}
 
 
-def told_over_grpc(sent: list[str]) -> Any:
+def grpc_server(sent: list[str]) -> Any:
     def answer(request: bytes, context: Any) -> bytes:
         sent.append(dict(context.invocation_metadata())["authorization"])
         return reply(request, payload=b'"ok"')
@@ -277,7 +277,7 @@ def told_over_grpc(sent: list[str]) -> Any:
     return server, {"transport": "grpc", "endpoint": server.address}
 
 
-def told_over_unix(sent: list[str], folder: Path) -> Any:
+def unix_server(sent: list[str], folder: Path) -> Any:
     def answer(peer: Peer) -> None:
         while (request := read_line(peer)) is not None:
             sent.append(request["headers"]["Authorization"])
@@ -287,15 +287,15 @@ def told_over_unix(sent: list[str], folder: Path) -> Any:
     return RawServer(answer, unix=path), {"transport": "unix", "endpoint": path}
 
 
-def told_over_pipes(folder: Path) -> dict[str, Any]:
-    """The program's answers are what it was told."""
-    program = folder / "told.py"
+def exec_program(folder: Path) -> dict[str, Any]:
+    """A program that answers with the token that it received."""
+    program = folder / "token.py"
     program.write_text(
         "import json, sys\n"
         "for line in sys.stdin:\n"
-        "    asked = json.loads(line)\n"
-        "    data = asked.get('headers', {}).get('Authorization')\n"
-        "    print(json.dumps({**asked, 'success': True, 'data': data}), flush=True)\n"
+        "    message = json.loads(line)\n"
+        "    data = message.get('headers', {}).get('Authorization')\n"
+        "    print(json.dumps({**message, 'success': True, 'data': data}), flush=True)\n"
     )
     return {"transport": "exec", "executable": sys.executable, "args": ["-S", "-E", str(program)]}
 
@@ -306,13 +306,13 @@ def test_a_token_is_read_again_when_its_file_changes(token: Path, wire: str) -> 
     server: Any = None
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
         if wire == "http":
-            server, config = told_over_http(sent)
+            server, config = http_server(sent)
         elif wire == "grpc":
-            server, config = told_over_grpc(sent)
+            server, config = grpc_server(sent)
         elif wire == "unix":
-            server, config = told_over_unix(sent, Path(folder))
+            server, config = unix_server(sent, Path(folder))
         else:
-            config = told_over_pipes(Path(folder))
+            config = exec_program(Path(folder))
         manager: Manager[Any, Any] = Manager()
         auth = {"method": "bearer", "token_file": str(token)}
         manager.load_from_config({"plugins": [{"name": "p", **config, "auth": auth}]})
@@ -320,13 +320,13 @@ def test_a_token_is_read_again_when_its_file_changes(token: Path, wire: str) -> 
             eventually(lambda: load.calls > 20)
             write(token, "tok-second")
             assert eventually(lambda: sent[-1] == "Bearer tok-second") < 2.0
-            token.write_text("")  # a moment of a writer
+            token.write_text("")  # as a writer may for a moment
             time.sleep(1.0)
             assert sent[-1] == "Bearer tok-second"
         assert load.errors == []
         assert set(sent) == {"Bearer tok-first", "Bearer tok-second"}
         if wire == "http":
-            assert server.connections <= THREADS + 1  # a token is no matter of connections
+            assert server.connections <= THREADS + 1  # a new token needs no new connection
         if server is not None:
             server.close()
 
@@ -347,7 +347,7 @@ def test_a_token_file_without_a_token(token: Path, content: str | None) -> None:
 @pytest.mark.parametrize(
     "auth", [{"method": "bearer"}, {"token_file": "x"}, {"method": "bearer", "token": "t", "token_file": "x"}]
 )
-def test_a_bearer_has_one_token_and_says_so(auth: dict[str, Any]) -> None:
+def test_bearer_authentication_needs_one_token(auth: dict[str, Any]) -> None:
     manager: Manager[Any, Any] = Manager()
     plugin = {"name": "p", "transport": "http", "endpoint": "http://127.0.0.1:1", "auth": auth}
     with pytest.raises(ConfigError, match="auth"):
@@ -362,8 +362,8 @@ def test_a_missing_token_file_is_named() -> None:
         manager.load_from_config({"plugins": [plugin]})
 
 
-def test_an_unused_plugin_opens_no_file_twice(token: Path) -> None:
-    """A plugin by itself renews nothing until somebody asks it to, and holds no file open."""
+def test_a_plugin_keeps_no_file_open(token: Path) -> None:
+    """A plugin renews its credentials on request, and keeps no file open."""
     from goplugins import PluginConfig
 
     before = len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,4 @@
-"""A real file, real servers, real time: the configuration is followed while calls go on, and none of them fails."""
+"""Watches of a configuration file with real servers, under load: no call fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def servers() -> Iterator[dict[str, str]]:
 
 
 class Load:
-    """Calls all the time; ``last`` is the last answer of each thread."""
+    """Threads that call continuously; ``last`` is the last answer of each."""
 
     def __init__(self, manager: Manager[Any, Any]) -> None:
         self.errors: list[Exception] = []
@@ -108,13 +108,15 @@ def test_every_way_to_change_a_file_under_load(
             os.replace(fresh, path)  # as editors do
             eventually(load.answer("one"))
 
-            with path.open("w") as file:  # a careless and slow writer
+            with path.open("w") as file:  # written slowly, in place
                 for character in servers["two"]:
                     file.write(character)
                     file.flush()
                     time.sleep(0.003)
             eventually(load.answer("two"))
-            eventually(lambda: watch.last_error is None)  # on a busy machine a pause may look like the end
+            eventually(
+                lambda: watch.last_error is None
+            )  # on a busy machine a pause of the writer may exceed the settling time
 
             reloads = watch.reloads
             path.write_text(servers["two"] + "    retry: {max_retries: many}\n    colour: blue\n")
@@ -122,8 +124,8 @@ def test_every_way_to_change_a_file_under_load(
             message = manager.overall_health().message
             assert "plugins[0].retry.max_retries" in message
             assert "plugins[0].colour" in message
-            told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-            assert any(str(path) in line and "plugins[0].colour: unknown field" in line for line in told)
+            logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+            assert any(str(path) in line and "plugins[0].colour: unknown field" in line for line in logged)
             path.unlink()
             eventually(lambda: "does not exist" in manager.overall_health().message)
             assert watch.reloads == reloads
@@ -188,7 +190,7 @@ def working() -> Iterator[list[dict[str, Any]]]:
 BROKEN: dict[str, Callable[[], dict[str, Any]]] = {
     "http": lambda: {"transport": "http", "endpoint": f"http://127.0.0.1:{free_port()}"},
     "grpc": lambda: {"transport": "grpc", "endpoint": f"127.0.0.1:{free_port()}"},
-    "unix": lambda: {"transport": "unix", "endpoint": "/tmp/gp-nobody"},
+    "unix": lambda: {"transport": "unix", "endpoint": "/tmp/gp-no-server"},
     "exec": lambda: {"transport": "exec", "executable": sys.executable, "args": ["-c", "raise SystemExit('boom')"]},
     "python": lambda: {"transport": "python", "endpoint": "tests.integration.reload.program:nothing"},
 }
@@ -196,7 +198,7 @@ BROKEN: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("strategy", list(ReloadStrategy))
 @pytest.mark.parametrize("wire", BROKEN)
-def test_a_third_plugin_that_can_not_start_leaves_all_clients_as_they_are(
+def test_a_plugin_that_can_not_start_leaves_all_others_unchanged(
     working: list[dict[str, Any]], wire: str, strategy: ReloadStrategy
 ) -> None:
     with Manager() as manager:

@@ -1,4 +1,4 @@
-"""Reloads while many threads call over every wire at once: nobody notices, and nothing is left behind."""
+"""Reloads while many threads call over all transports: no call fails, and no connection or process is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def echo(request: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def endpoints() -> Iterator[dict[str, list[str]]]:
-    """Two servers for each wire that has servers."""
+    """Two servers for each transport with servers."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gp-"))
         urls = {
@@ -47,12 +47,12 @@ def endpoints() -> Iterator[dict[str, list[str]]]:
 
 
 class Scene:
-    """A random configuration: four plugins that stay, one a wire, and others that come and go."""
+    """Random configurations: one plugin for each of four transports, which stay, and others that come and go."""
 
     def __init__(self, endpoints: dict[str, list[str]], seed: int) -> None:
         self.endpoints = endpoints
         self.rng = random.Random(seed)
-        self.at: dict[str, str] = {}  # where the plugins are now
+        self.at: dict[str, str] = {}  # the plugins' present endpoints
 
     def policies(self) -> dict[str, Any]:
         rng = self.rng
@@ -75,7 +75,7 @@ class Scene:
         rng = self.rng
         plugin = {"name": name, "transport": transport, **self.policies()}
         if transport == "exec":
-            # Starting a process is dear: that one changes less often.
+            # Starting a process is slow: this plugin changes less often.
             env = [f"ROUND={rng.randrange(20) // 19}"]
             return {
                 **plugin,
@@ -107,7 +107,7 @@ class Scene:
 
 
 class Callers:
-    """Threads that call the plugins that stay, all the time."""
+    """Threads that call the plugins that stay continuously."""
 
     def __init__(self, manager: Manager[Any, Any]) -> None:
         self.errors: list[str] = []
@@ -151,7 +151,7 @@ def pool_of(plugin: GuardedPlugin) -> Any:
 
 
 def connected(ports: Mapping[str, set[str]]) -> Counter[str]:
-    """How many connections this side holds to the servers of each wire, whose ports are hexadecimal."""
+    """The number of connections to the servers of each transport, whose ports are hexadecimal."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = (line.split(None, 4) for line in lines)
     remote = Counter(port for _, _, to, state, _ in fields if state == "01" and (port := to[-4:]))  # established
@@ -159,7 +159,7 @@ def connected(ports: Mapping[str, set[str]]) -> Counter[str]:
 
 
 def wires_open(plugins: set[GuardedPlugin], transport: str) -> int:
-    """How many connections or processes the plugins of a transport may hold, by their own account."""
+    """The number of connections or processes in the pools of a transport's plugins."""
     found = 0
     for plugin in plugins:
         if plugin.config.transport == transport and plugin.config.type != "group":
@@ -195,10 +195,10 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
                 present = set(registry.plugins.values())
                 held = partial(wires_open, present)
                 gone = [pool for plugin in ever - present if (pool := pool_of(plugin)) is not None]
-                # No call is inside any more, but perhaps a look at the old one's health: that one ends by itself.
+                # No call is in flight any more, but perhaps a health check of the old plugin.
                 eventually(lambda gone=gone: not any(pool.open for pool in gone), 5)
                 eventually(lambda held=held: all(n <= held(wire) for wire, n in connected(ports).items()), 5)
-                # A process that was told to leave does so in its own time.
+                # Processes end asynchronously.
                 eventually(lambda held=held: len(children(PROGRAM) - before) <= held("exec"), 10)
                 ever &= present
                 assert callers.errors == []
@@ -211,14 +211,14 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
         metrics = manager.metrics()
         assert metrics.requests_failure == 0
         for name in ("http", "grpc", "unix", "exec"):
-            assert metrics.plugins[name].requests_success >= callers.calls[name]  # a group's calls count, too
+            assert metrics.plugins[name].requests_success >= callers.calls[name]  # calls of the group included
         assert metrics.active_requests == 0
     eventually(lambda: children(PROGRAM) <= before, 10)
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(150)
-def test_200_reloads_under_16_threads_over_every_wire(endpoints: dict[str, list[str]]) -> None:
+def test_200_reloads_under_16_threads_over_all_transports(endpoints: dict[str, list[str]]) -> None:
     storm(endpoints, 200, seed=6, seconds=100)
 
 
@@ -234,7 +234,7 @@ def test_a_long_storm(endpoints: dict[str, list[str]], seed: int) -> None:
 
 @pytest.fixture
 def slow_server() -> Iterator[RawServer]:
-    """Answers calls after as many milliseconds as they ask for."""
+    """Answers a call after the number of milliseconds in its request."""
 
     def answer(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
@@ -265,7 +265,7 @@ def test_an_idle_plugin_is_replaced_within_50_milliseconds(endpoints: dict[str, 
 
 
 def test_an_idle_program_is_replaced_as_fast_as_it_starts() -> None:
-    """The new process answers before it is sent calls; beyond its start the reload has those 50 milliseconds."""
+    """Calls reach the new process once it has started; the reload takes 50 milliseconds more."""
 
     def config(number: int) -> dict[str, Any]:
         program = {"executable": sys.executable, "args": ["-S", "-E", PROGRAM], "env": [f"ROUND={number}"]}
@@ -293,7 +293,7 @@ def of(server: RawServer, number: int) -> dict[str, Any]:
     return {"plugins": [{"name": "p", "transport": "http", "endpoint": f"{server.url}/{number}"}]}
 
 
-def test_a_call_of_500_milliseconds_takes_that_and_no_more(slow_server: RawServer) -> None:
+def test_a_reload_waits_for_a_call_in_flight_and_no_longer(slow_server: RawServer) -> None:
     with Manager() as manager:
         manager.load_from_config(of(slow_server, 0))
         manager.execute("p", 0)

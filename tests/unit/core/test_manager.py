@@ -1,4 +1,4 @@
-"""The facade: names, types, batches, metrics and the end. Plugins here are objects, so nothing needs a wire."""
+"""The manager: names, types, batches, metrics and shutdown, with plugins in this process."""
 
 import gc
 import itertools
@@ -102,24 +102,24 @@ def test_a_typed_call_by_name():
         assert manager.submit("shout", Ask("x")).result(5) == Answer("X")
 
 
-def test_keywords_beat_the_context_and_the_context_beats_the_configuration(manager):
+def test_keywords_override_the_context_and_the_context_overrides_the_configuration(manager):
     plugin = Recorder()
     manager.register(plugin, quiet(connection={"request_timeout": 7}, retry={"idempotent": True}))
     context = ExecutionContext(timeout=5, idempotent=False, key="k", headers={"A": "1", "B": "1"}, metadata={"m": "1"})
     manager.execute("recorder", 1)
     manager.execute("recorder", 1, context)
     manager.execute("recorder", 1, context, timeout=2, idempotent=True, key="other", headers={"B": "2"})
-    plain, told, beaten = plugin.contexts
+    plain, seen, overridden = plugin.contexts
     assert (plain.timeout, plain.idempotent, plain.key) == (pytest.approx(7, abs=0.5), True, "")
-    assert (told.timeout, told.idempotent, told.key) == (pytest.approx(5, abs=0.5), False, "k")
-    assert (beaten.timeout, beaten.idempotent, beaten.key) == (pytest.approx(2, abs=0.5), True, "other")
-    assert beaten.headers == {"A": "1", "B": "2"}
-    assert beaten.metadata == {"m": "1"}
+    assert (seen.timeout, seen.idempotent, seen.key) == (pytest.approx(5, abs=0.5), False, "k")
+    assert (overridden.timeout, overridden.idempotent, overridden.key) == (pytest.approx(2, abs=0.5), True, "other")
+    assert overridden.headers == {"A": "1", "B": "2"}
+    assert overridden.metadata == {"m": "1"}
     assert len({c.request_id for c in plugin.contexts}) == 3
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "5", True])
-def test_a_bad_timeout_is_refused(manager, timeout):
+def test_invalid_timeouts_are_rejected(manager, timeout):
     manager.register(Recorder())
     with pytest.raises(InvalidArgumentError, match="timeout: expected seconds greater than 0"):
         manager.execute("recorder", 1, timeout=timeout)
@@ -167,7 +167,7 @@ def test_known_fault_request_ids_repeated():
     assert len(seen) == 160_000
 
 
-def test_unknown_names_are_told_with_a_guess(manager):
+def test_an_unknown_name_comes_with_a_suggestion(manager):
     with pytest.raises(PluginNotFoundError, match="known are: none yet"):
         manager.execute("auth", 1)
     manager.register(Recorder("auth-service"))
@@ -187,7 +187,7 @@ def test_names_are_unique(manager):
     assert set(manager.list_plugins()) == {"recorder", "other"}
 
 
-def test_an_object_that_is_no_plugin_is_refused(manager):
+def test_an_object_without_the_methods_of_a_plugin_is_rejected(manager):
     with pytest.raises(InvalidArgumentError, match="lacks info, execute, health, close"):
         manager.register(object(), name="x")
     with pytest.raises(InvalidArgumentError, match="lacks create_plugin"):
@@ -209,7 +209,7 @@ def test_an_exception_of_a_python_plugin_is_one_clear_error(manager):
         assert caught.value.plugin == "recorder"
 
 
-def test_a_plugin_that_cannot_say_its_name_any_more_hides_no_error(manager):
+def test_an_error_in_info_hides_no_error_of_the_call(manager):
     def fail(request, context):
         def say_nothing():
             raise ZeroDivisionError
@@ -223,7 +223,7 @@ def test_a_plugin_that_cannot_say_its_name_any_more_hides_no_error(manager):
         manager.execute("recorder", 1)
 
 
-def test_an_error_of_a_plugin_that_a_plugin_called_is_not_taken_for_its_own(manager):
+def test_an_error_of_a_nested_call_is_not_the_outer_plugins(manager):
     manager.register(FakeSender(*[PluginConnectionError("refused")] * 50), quiet("inner", retry={"max_retries": 0}))
     outer = Recorder("outer", lambda request, context: manager.execute("inner", request))
     manager.register(outer)
@@ -253,7 +253,7 @@ def test_bind_before_anything_is_registered(manager):
     assert list(ask.map([Ask("a"), Ask("b")])) == [Answer("A"), Answer("B")]
 
 
-def test_get_plugin_shows_the_bare_plugin(manager):
+def test_get_plugin_returns_the_plugin_without_policies(manager):
     plugin = Recorder()
     manager.register(plugin, quiet(rate_limit={"enabled": True, "burst_size": 1, "requests_per_second": 0.001}))
     assert manager.get_plugin("recorder") is plugin
@@ -270,7 +270,7 @@ def test_get_plugin_shows_the_bare_plugin(manager):
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-def test_map_yields_in_order_and_pulls_its_input_only_within_the_window(manager):
+def test_map_yields_in_order_and_reads_requests_within_the_window(manager):
     manager.register(Recorder(function=lambda request, context: request * 2))
     pulled = []
 
@@ -339,7 +339,7 @@ def test_map_goes_on_when_the_pool_is_full():
         assert [future.result(5) for future in blocked] == ["ok", "ok"]
 
 
-def test_progress_is_told(manager):
+def test_progress(manager):
     manager.register(Recorder())
     counts = []
     list(manager.map("recorder", range(3), progress=counts.append))
@@ -389,7 +389,7 @@ def test_known_fault_metrics_were_always_zero(manager):
     assert manager.metrics().requests_total == 4
 
 
-def test_health_looks_where_nobody_has_looked(manager):
+def test_health_checks_plugins_with_unknown_health(manager):
     manager.register(Recorder(), quiet())
     assert manager.list_plugins()["recorder"].status is PluginStatus.UNKNOWN
     assert manager.health()["recorder"].status is PluginStatus.HEALTHY
@@ -425,7 +425,7 @@ def test_known_fault_shutdown_cut_calls_and_calls_ran_on_closed_plugins():
             refused()
 
 
-def test_shutdown_does_not_wait_longer_than_it_was_told():
+def test_shutdown_waits_for_its_timeout_at_most():
     latch = Latch()
     manager = Manager()
     manager.register(Recorder(function=lambda request, context: latch(None)))
@@ -447,7 +447,7 @@ def test_a_call_may_unregister_its_own_plugin(manager):
         manager.execute("recorder", 1)
 
 
-def test_a_call_that_meets_a_replaced_plugins_gate_goes_to_its_successor(manager):
+def test_a_call_rejected_by_a_replaced_plugin_goes_to_its_successor(manager):
     old, new = Recorder(), Recorder(function=lambda request, context: "new")
     manager.register(old)
     guarded = manager._registry.plugins["recorder"]
@@ -463,7 +463,7 @@ def test_a_call_that_meets_a_replaced_plugins_gate_goes_to_its_successor(manager
     assert manager.execute("recorder", 1) == "new"
 
 
-def test_a_call_on_an_unregistered_plugin_is_told_so(manager):
+def test_a_call_of_an_unregistered_plugin_is_an_error(manager):
     manager.register(Recorder())
     guarded = manager._registry.plugins["recorder"]
     original = guarded.call
@@ -510,7 +510,7 @@ def test_submitted_calls_are_not_lost_when_their_plugin_is_unregistered(manager)
     assert plugin.closed == 1
 
 
-def test_a_cancelled_submit_holds_up_nobody():
+def test_a_cancelled_call_delays_no_other():
     latch = Latch()
     manager = Manager(max_workers=1)
     manager.register(Recorder(function=lambda request, context: latch(None)))
@@ -593,7 +593,7 @@ def test_counts_never_go_back():
         assert call.result(5) == "ok"
 
 
-def test_impatient_callers_do_not_open_the_breaker():
+def test_short_deadlines_do_not_open_the_breaker():
     clock = ManualClock()
     manager = Manager(clock=clock)
 
@@ -622,21 +622,21 @@ def test_impatient_callers_do_not_open_the_breaker():
         (lambda m: list(m.map("recorder", [1], context=lambda r: next(iter(())))), "raised StopIteration"),
     ],
 )
-def test_slips_of_the_pen_are_told_by_name(manager, call, message):
+def test_invalid_arguments_are_named(manager, call, message):
     manager.register(Recorder())
     with pytest.raises(InvalidArgumentError, match=message):
         call(manager)
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e12, 10**400])
-def test_endless_timeouts_are_long_ones(manager, timeout):
+def test_infinite_timeouts(manager, timeout):
     plugin = Recorder()
     manager.register(plugin)
     manager.execute("recorder", 1, timeout=timeout)
     assert 1e8 < plugin.contexts[0].timeout <= 1e9
 
 
-def test_batches_after_shutdown_are_told_so():
+def test_batches_after_shutdown_are_an_error():
     manager = Manager()
     manager.shutdown()
     for call in (manager.map, manager.map_results):
@@ -646,7 +646,7 @@ def test_batches_after_shutdown_are_told_so():
         manager.load_from_config({"plugins": [{"name": "a", "transport": "http", "endpoint": "http://127.0.0.1:1"}]})
 
 
-def test_a_slow_info_holds_up_nobody(manager):
+def test_a_slow_info_delays_no_call(manager):
     go = threading.Event()
 
     class Slow(Recorder):
@@ -662,7 +662,7 @@ def test_a_slow_info_holds_up_nobody(manager):
     assert "recorder" in manager.list_plugins()
 
 
-def test_the_hosts_own_log_level_stays_unless_the_configuration_says_one():
+def test_the_log_level_of_the_application_stays_unless_configured():
     logger = logging.getLogger("goplugins")
     before = logger.level
     try:
@@ -686,13 +686,13 @@ def test_the_hosts_own_log_level_stays_unless_the_configuration_says_one():
         (PluginConfig(name="x"), "a b", "name"),
     ],
 )
-def test_policies_given_in_code_are_checked_like_a_files(manager, config, name, message):
+def test_policies_in_code_are_validated(manager, config, name, message):
     with pytest.raises(ConfigError, match=message):
         manager.register(Recorder(), config, name=name)
     assert manager.list_plugins() == {}
 
 
-def test_what_needs_a_missing_package_is_refused_and_all_problems_come_at_once(monkeypatch):
+def test_settings_that_need_a_missing_package_are_rejected_with_all_problems(monkeypatch):
     monkeypatch.setattr("goplugins.observability.setup.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         Manager().load_from_config(
@@ -710,7 +710,7 @@ def test_what_needs_a_missing_package_is_refused_and_all_problems_come_at_once(m
     assert {"metrics_port", "plugins[0].cache.ttl", "plugins[1].endpoint", "plugins[2].type"} <= paths
 
 
-def test_an_error_names_the_plugin_as_it_is_called(manager):
+def test_an_error_has_the_registered_name(manager):
     @serve.plugin(name="its own name")
     def refuse(request: int) -> int:
         raise serve.Rejected("no")

@@ -11,13 +11,13 @@ from goplugins.manager.batch import as_completed, in_order
 
 
 class Interrupted(Future[int]):
-    """Ctrl-C comes while it is waited for."""
+    """Interrupted by Ctrl-C while the caller waits for it."""
 
     def result(self, timeout: float | None = None) -> int:
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_cancels_also_the_call_that_is_waited_for() -> None:
+def test_ctrl_c_cancels_all_calls() -> None:
     started: list[Future[int]] = []
 
     def start(_: Any) -> Future[int]:
@@ -30,7 +30,7 @@ def test_ctrl_c_cancels_also_the_call_that_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("loop", [in_order, as_completed])
-def test_leaving_early_cancels_what_has_not_started(loop: Any) -> None:
+def test_closing_the_results_cancels_calls_that_have_not_started(loop: Any) -> None:
     started: list[Future[int]] = []
 
     def start(number: int) -> Future[int]:

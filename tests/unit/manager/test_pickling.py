@@ -1,4 +1,4 @@
-"""What of a manager travels to another process, what doesn't, and what is made of it there."""
+"""Pickled managers: their state, managers that can't be pickled, and what unpickling makes."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def square(number: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def nothing_known():
+def no_unpickled_managers():
     yield
     pickling._unpickled.clear()
 
 
 def elsewhere(thing: Any) -> Any:
-    """As another process reads it, to which none of this one's managers is known."""
+    """Unpickled as in another process, which has none of this one's managers."""
     pickled = pickle.dumps(thing)
-    known = dict(pickling._managers)
+    managers = dict(pickling._managers)
     pickling._managers.clear()
     try:
         return pickle.loads(pickled)
     finally:
-        pickling._managers.update(known)
+        pickling._managers.update(managers)
 
 
 def loaded(config: Any, *types: Any, **sizes: int) -> Manager[Any, Any]:
@@ -58,8 +58,8 @@ def loaded(config: Any, *types: Any, **sizes: int) -> Manager[Any, Any]:
     return manager
 
 
-class TestWhatTravels:
-    def test_a_files_path(self, tmp_path, monkeypatch):
+class TestState:
+    def test_the_path_of_a_file(self, tmp_path, monkeypatch):
         (tmp_path / "plugins.json").write_text(json.dumps({"plugins": [SQUARE]}))
         monkeypatch.chdir(tmp_path)
         manager = loaded("plugins.json", int, int)
@@ -74,13 +74,13 @@ class TestWhatTravels:
         other = elsewhere(loaded(kind({"plugins": [SQUARE]}), int, int))
         assert other.execute("square", 3) == 9
 
-    def test_values_as_they_were_when_they_were_loaded(self):
+    def test_values_as_loaded(self):
         values: dict[str, Any] = {"plugins": [dict(SQUARE)]}
         manager = loaded(values, int, int)
         values["plugins"][0]["name"] = "circle"
         assert list(elsewhere(manager).list_plugins()) == ["square"]
 
-    def test_variables_as_they_are_on_the_other_side(self, monkeypatch):
+    def test_variables_are_those_of_the_other_process(self, monkeypatch):
         monkeypatch.setenv("PLUGIN_NAME", "here")
         manager = loaded({"plugins": [{**SQUARE, "name": "${PLUGIN_NAME}"}]}, int, int)
         pickled = elsewhere(manager)
@@ -92,7 +92,7 @@ class TestWhatTravels:
         assert (other._codec.request_type, other._codec.response_type) == (int, int | None)
         assert (other._call_pool.max_workers, other._call_pool.max_queued) == (3, 5)
 
-    def test_a_manager_that_has_loaded_nothing(self):
+    def test_a_manager_without_configuration(self):
         other = elsewhere(Manager(int, int))
         with pytest.raises(PluginNotFoundError):
             other.execute("square", 3)
@@ -104,7 +104,7 @@ class TestWhatTravels:
         other = elsewhere(bound)
         assert (other.name, other(3)) == ("square", 9)
 
-    def test_a_bound_plugin_whose_manager_nobody_has_any_more(self):
+    def test_a_bound_plugin_without_its_manager(self):
         bound = loaded({"plugins": [SQUARE]}).bind("square", int, int)
         gc.collect()
         assert elsewhere(bound)(3) == 9
@@ -114,36 +114,36 @@ class TestWhatTravels:
         assert elsewhere(manager.execute)("square", 3) == 9
 
 
-class TestWhoIsFound:
-    def test_in_its_own_process_the_manager_itself(self):
+class TestIdentity:
+    def test_the_same_manager_in_its_own_process(self):
         manager = loaded({"plugins": [SQUARE]}, int, int)
         assert pickle.loads(pickle.dumps(manager)) is manager
         assert copy.copy(manager) is copy.deepcopy(manager) is manager
 
-    def test_elsewhere_one_manager_however_many_tasks_bring_it(self):
+    def test_one_manager_in_another_process(self):
         manager = loaded({"plugins": [SQUARE]}, int, int)
         first = elsewhere(manager)
         assert elsewhere(manager) is first
-        assert elsewhere(first) is first  # one that it was passed on to
+        assert elsewhere(first) is first  # passed on
         assert elsewhere(manager.bind("square"))._dispatcher is first._dispatcher
 
-    def test_another_one_once_the_configuration_has_changed(self):
+    def test_another_manager_after_a_reload(self):
         manager = loaded({"plugins": [SQUARE]}, int, int)
         first = elsewhere(manager)
         manager.reload_config({"plugins": [{**SQUARE, "name": "other"}]})
         second = elsewhere(manager)
         assert second is not first
         assert list(second.list_plugins()) == ["other"]
-        assert first.execute("square", 2) == 4  # whoever has it goes on
+        assert first.execute("square", 2) == 4  # calls through the old one go on
         assert list(pickling._unpickled.values()) == [second]
 
-    def test_no_more_than_some_are_kept(self, monkeypatch):
+    def test_a_limited_number_is_kept(self, monkeypatch):
         monkeypatch.setattr(pickling, "MOST", 2)
         for _ in range(5):
             elsewhere(Manager())
         assert len(pickling._unpickled) == 2
 
-    def test_a_manager_that_is_gone_is_not_remembered(self):
+    def test_a_collected_manager_is_forgotten(self):
         before = len(pickling._managers)
         manager = Manager()
         assert len(pickling._managers) == before + 1
@@ -153,7 +153,7 @@ class TestWhoIsFound:
 
 
 class TestLoading:
-    def test_happens_with_the_first_call_and_its_problems_are_that_calls(self, tmp_path):
+    def test_the_first_call_loads_and_raises_the_problems(self, tmp_path):
         path = tmp_path / "plugins.json"
         path.write_text(json.dumps({"plugins": [SQUARE]}))
         manager = loaded(path, int, int)
@@ -165,7 +165,7 @@ class TestLoading:
         path.write_text(json.dumps({"plugins": [SQUARE]}))
         assert other.execute("square", 3) == 9
 
-    def test_once_however_many_threads_call(self):
+    def test_one_of_several_threads_loads(self):
         other = elsewhere(loaded({"plugins": [SQUARE]}, int, int))
         answers: list[int] = []
         threads = [threading.Thread(target=lambda: answers.append(other.execute("square", 3))) for _ in range(8)]
@@ -175,7 +175,7 @@ class TestLoading:
             thread.join()
         assert answers == [9] * 8
 
-    def test_not_for_a_shutdown(self, tmp_path):
+    def test_shutdown_does_not_load(self, tmp_path):
         path = tmp_path / "plugins.json"
         path.write_text(json.dumps({"plugins": [SQUARE]}))
         other = elsewhere(loaded(path, int, int))
@@ -184,14 +184,14 @@ class TestLoading:
         with pytest.raises(ManagerClosedError):
             other.execute("square", 3)
 
-    def test_another_configuration_is_refused_as_after_any_loading(self):
+    def test_a_second_configuration_is_rejected(self):
         other = elsewhere(loaded({"plugins": [SQUARE]}))
         with pytest.raises(ConfigError, match="already"):
             other.load_from_config({"plugins": []})
 
 
 class TestRefusals:
-    def test_plugins_that_were_registered_in_code(self):
+    def test_plugins_registered_in_code(self):
         manager = Manager(int, int)
         manager.register(square)
         with pytest.raises(TypeError, match=r"registered in code \(square\)"):
@@ -209,17 +209,17 @@ class TestRefusals:
         with pytest.raises(TypeError, match=r"factories were registered in code \(mine\)"):
             pickle.dumps(manager)
 
-    def test_a_manager_that_was_shut_down(self):
+    def test_a_closed_manager(self):
         manager = Manager()
         manager.shutdown()
         with pytest.raises(TypeError, match="it was shut down"):
             pickle.dumps(manager)
 
-    def test_a_clock_of_its_own(self):
+    def test_another_clock(self):
         with pytest.raises(TypeError, match="clock"):
             pickle.dumps(Manager(clock=ManualClock()))
 
-    def test_what_only_code_can_set(self):
+    def test_values_that_do_not_pickle(self):
         fallback = FallbackConfig(function=lambda request, error: 0)
         manager = loaded(ManagerConfig(plugins=[PluginConfig(**{**SQUARE, "fallback": fallback})]))  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"something that does not: .*lambda"):
@@ -238,7 +238,7 @@ class TestRefusals:
             pickle.dumps(manager)
         assert "s3cr3t" not in str(caught.value)
 
-    def test_secrets_of_the_environment_stay_there(self, monkeypatch):
+    def test_secrets_of_the_environment_are_not_pickled(self, monkeypatch):
         monkeypatch.setenv("TOKEN", "s3cr3t")
         plugin = {
             "name": "a",
@@ -278,7 +278,7 @@ class TestRefusals:
     ],
 )
 def test_which_values_may_be_secret(fields, found):
-    """What would be masked, unless it comes from the environment."""
+    """Values that would be masked, unless they come from the environment."""
     values = {"plugins": [{"name": "other"}, {"name": "p", **fields}]}
     assert list(literal_secrets(values)) == [f"plugins[1].{path}" for path in found]
 

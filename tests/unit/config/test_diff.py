@@ -22,14 +22,14 @@ def lines(old: ManagerConfig, new: ManagerConfig) -> list[str]:
     return str(PluginDiff.between(old, new)).splitlines()
 
 
-def test_nothing_differs() -> None:
+def test_equal_configurations() -> None:
     diff = PluginDiff.between(of({"name": "a"}), of({"name": "a"}))
     assert not diff
     assert str(diff) == "nothing differs"
     assert diff.unchanged == ("a",)
 
 
-def test_what_comes_goes_and_changes() -> None:
+def test_added_removed_and_changed_plugins() -> None:
     old = of({"name": "a"}, {"name": "b"}, {"name": "c"}, {"name": "d"})
     new = of({"name": "a", "retry": {"max_retries": 7}}, {"name": "b", "endpoint": "http://127.0.0.1:2"}, {"name": "e"},
              {"name": "d"}, log_level="debug")  # fmt: skip
@@ -51,7 +51,7 @@ def test_what_comes_goes_and_changes() -> None:
     ]
 
 
-def test_what_is_added_says_what_it_is() -> None:
+def test_added_plugins_are_described() -> None:
     many = {"endpoint": "", "endpoints": ["http://127.0.0.1:1", "http://127.0.0.1:2"], "balancing": {"strategy": "p2c"}}
     host = {"transport": "grpc", "endpoint": "search:50051", "options": {"resolve": True}, "enabled": False}
     old = of({"name": "a"})
@@ -76,7 +76,7 @@ def test_what_is_added_says_what_it_is() -> None:
     ]
 
 
-def test_a_plugin_that_becomes_a_group_is_told_in_plain_words() -> None:
+def test_a_plugin_that_becomes_a_group() -> None:
     old = of({"name": "a"})
     for new, kind in [
         (of({"name": "a", "endpoint": "", "endpoints": ["http://127.0.0.1:1"]}), "group"),
@@ -89,7 +89,7 @@ def test_a_plugin_that_becomes_a_group_is_told_in_plain_words() -> None:
         assert str(diff).splitlines()[-2:] == ["~ a: replaced", f"    kind: plugin -> {kind}"]
 
 
-def test_a_default_that_changes_changes_who_inherits_it() -> None:
+def test_a_changed_default_changes_plugins_that_inherit_it() -> None:
     old = of({"name": "a"}, {"name": "b", "retry": {"max_retries": 1}})
     new = of({"name": "a"}, {"name": "b", "retry": {"max_retries": 1}}, default_retry={"max_retries": 9})
     assert lines(old, new) == [
@@ -99,7 +99,7 @@ def test_a_default_that_changes_changes_who_inherits_it() -> None:
     ]
 
 
-def test_secrets_are_masked_and_their_change_still_shows() -> None:
+def test_changed_secrets_show_masked() -> None:
     def secret(word: str) -> ManagerConfig:
         return of({
             "name": "a",
@@ -114,7 +114,7 @@ def test_secrets_are_masked_and_their_change_still_shows() -> None:
         assert f"    {path}: " in text
 
 
-def test_one_is_neither_true_nor_one_point_zero() -> None:
+def test_values_are_compared_with_their_types() -> None:
     kinds = [1, True, 1.0]
     for old in kinds:
         for new in kinds:
@@ -171,7 +171,7 @@ def test_every_field_of_a_plugin_is_compared(path: str, changed: PluginConfig) -
 
 
 @pytest.mark.parametrize(("path", "changed"), _leaves(ManagerConfig().with_defaults()))
-def test_every_field_of_the_whole_is_compared(path: str, changed: ManagerConfig) -> None:
+def test_every_field_of_a_configuration_is_compared(path: str, changed: ManagerConfig) -> None:
     paths = [change.path for change in changes_between(ManagerConfig().with_defaults(), changed)]
     assert len(paths) == 1
     assert paths[0] == path or paths[0].startswith(f"{path}.")
@@ -185,6 +185,6 @@ IN_PLACE = {
 
 
 @pytest.mark.parametrize("path", [path for path, _ in _leaves(WHOLE)])
-def test_what_connections_know_of_is_not_changed_in_place(path: str) -> None:
+def test_settings_of_connections_are_not_changed_in_place(path: str) -> None:
     expected = path in IN_PLACE or path.partition(".")[0] in IN_PLACE
     assert Change(path, "", "").in_place is expected

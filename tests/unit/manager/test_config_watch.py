@@ -1,4 +1,4 @@
-"""A file that is followed: settled changes, all the ways in which files change, and what can't be loaded."""
+"""Watches of configuration files: settled changes, ways in which files change, files that can't be loaded."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
 from goplugins.transports.credential_files import WatchedFiles
 
-from .conftest import House, config
+from .conftest import Harness, config
 
 
 class Fixture:
-    """A watch whose looks and reloads happen when the test lets time pass."""
+    """A watch whose checks and reloads run when the test advances the clock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,7 +53,7 @@ class Fixture:
         return self.watch
 
     def run(self, seconds: float) -> list[str | None]:
-        """Lets time pass, and says what was loaded in it."""
+        """Advances the clock; the contents that were loaded meanwhile."""
         before = len(self.loaded)
         for _ in range(round(seconds / 0.1)):
             self.scheduler.run_due()
@@ -71,7 +71,7 @@ def fixture(tmp_path: Path) -> Iterator[Fixture]:
         found.watch.close()
 
 
-def test_what_it_holds_at_first_is_loaded_once(fixture: Fixture) -> None:
+def test_the_first_content_is_loaded_once(fixture: Fixture) -> None:
     fixture.start()
     assert fixture.run(10) == ["one"]
 
@@ -86,7 +86,7 @@ def test_a_change_is_loaded_once_it_has_settled(fixture: Fixture) -> None:
     assert fixture.run(5) == []
 
 
-def test_a_file_that_is_being_written_is_left_alone(fixture: Fixture) -> None:
+def test_a_file_is_not_loaded_while_it_is_written(fixture: Fixture) -> None:
     fixture.start()
     fixture.run(5)
     for size in range(30):
@@ -95,7 +95,7 @@ def test_a_file_that_is_being_written_is_left_alone(fixture: Fixture) -> None:
     assert fixture.run(3) == ["x" * 29]
 
 
-def test_a_rename_over_it(fixture: Fixture) -> None:
+def test_a_file_that_is_replaced_by_a_rename(fixture: Fixture) -> None:
     fixture.start()
     fixture.run(5)
     other = fixture.path.with_suffix(".new")
@@ -104,7 +104,7 @@ def test_a_rename_over_it(fixture: Fixture) -> None:
     assert fixture.run(5) == ["two"]
 
 
-def test_a_swap_of_symbolic_links_as_kubernetes_makes_it(tmp_path: Path) -> None:
+def test_a_symbolic_link_that_is_replaced_as_in_kubernetes(tmp_path: Path) -> None:
     for version in ("1", "2"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "plugins.json").write_text(version)
@@ -121,7 +121,7 @@ def test_a_swap_of_symbolic_links_as_kubernetes_makes_it(tmp_path: Path) -> None
     fixture.watch.close()
 
 
-def test_same_size_and_same_time_stamp(fixture: Fixture) -> None:
+def test_a_change_with_the_same_size_and_time(fixture: Fixture) -> None:
     fixture.start()
     fixture.run(5)
     before = fixture.path.stat()
@@ -131,12 +131,12 @@ def test_same_size_and_same_time_stamp(fixture: Fixture) -> None:
     assert fixture.run(5) == ["two"]
 
 
-def test_a_missing_file_is_told_once_it_stays_away(fixture: Fixture) -> None:
+def test_a_missing_file_is_reported_once_it_has_settled(fixture: Fixture) -> None:
     fixture.start()
     fixture.run(5)
     fixture.path.unlink()
     fixture.run(0.3)
-    fixture.path.write_text("one")  # an editor's moment
+    fixture.path.write_text("one")  # as an editor does
     assert fixture.run(5) == []
     fixture.path.unlink()
     fixture.error = ConfigError("does not exist")
@@ -148,7 +148,7 @@ def test_a_missing_file_is_told_once_it_stays_away(fixture: Fixture) -> None:
     assert fixture.watch.last_error is None
 
 
-def test_what_fails_is_tried_again_ever_more_rarely(fixture: Fixture) -> None:
+def test_failed_reloads_are_retried_at_growing_intervals(fixture: Fixture) -> None:
     watch = fixture.start()
     fixture.error = ReloadError("can't be reached")
     assert len(fixture.run(4)) == 1
@@ -162,7 +162,7 @@ def test_what_fails_is_tried_again_ever_more_rarely(fixture: Fixture) -> None:
     assert (watch.last_error, watch.reloads) == (None, 1)
 
 
-def test_a_bug_does_not_end_the_watch(fixture: Fixture, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_does_not_end_the_watch(fixture: Fixture, caplog: pytest.LogCaptureFixture) -> None:
     watch = fixture.start()
     fixture.error = RuntimeError("bug")
     fixture.run(3)
@@ -173,7 +173,7 @@ def test_a_bug_does_not_end_the_watch(fixture: Fixture, caplog: pytest.LogCaptur
     assert watch.reloads == 1
 
 
-def test_closed_it_looks_no_more(fixture: Fixture) -> None:
+def test_a_closed_watch_checks_no_more(fixture: Fixture) -> None:
     with fixture.start() as watch:
         fixture.run(5)
     fixture.path.write_text("two")
@@ -184,12 +184,12 @@ def test_closed_it_looks_no_more(fixture: Fixture) -> None:
 
 
 @pytest.mark.parametrize("interval", [0, -1, True, "1s", float("inf")])
-def test_an_interval_that_is_none(fixture: Fixture, interval: Any) -> None:
+def test_invalid_intervals(fixture: Fixture, interval: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="interval"):
         fixture.start(interval=interval)
 
 
-def test_sighup_reloads_what_has_not_changed(fixture: Fixture) -> None:
+def test_sighup_reloads_an_unchanged_file(fixture: Fixture) -> None:
     received = []
     before = signal.signal(signal.SIGHUP, lambda *_: received.append(1))
     try:
@@ -197,7 +197,7 @@ def test_sighup_reloads_what_has_not_changed(fixture: Fixture) -> None:
         fixture.run(5)
         os.kill(os.getpid(), signal.SIGHUP)
         assert fixture.run(3) == ["one"]
-        assert received == [1]  # who had the signal before hears of it, too
+        assert received == [1]  # the former handler runs as well
         watch.close()
         os.kill(os.getpid(), signal.SIGHUP)
         assert fixture.run(3) == []
@@ -206,7 +206,7 @@ def test_sighup_reloads_what_has_not_changed(fixture: Fixture) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_sighup_is_for_the_main_thread_only(fixture: Fixture) -> None:
+def test_sighup_needs_the_main_thread(fixture: Fixture) -> None:
     errors = []
 
     def start() -> None:
@@ -221,7 +221,7 @@ def test_sighup_is_for_the_main_thread_only(fixture: Fixture) -> None:
     assert isinstance(errors[0], InvalidArgumentError)
 
 
-def test_files_of_other_kinds_are_not_read(tmp_path: Path) -> None:
+def test_pipes_and_directories_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     files = WatchedFiles([str(tmp_path / "pipe"), str(tmp_path)], ManualClock(), settle=0.0)
     assert not files.changed()
@@ -244,60 +244,60 @@ def write(path: Path, **plugins: Any) -> None:
     fresh.replace(path)
 
 
-def test_a_manager_follows_its_file(house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_manager_reloads_its_file(harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "plugins.json"
     write(path, a="m:v1")
-    watch = house.manager.watch(path, interval=0.05)
-    assert house.ask("a") == ["a", "m:v1"]  # nothing was loaded before, so it is now
+    watch = harness.manager.watch(path, interval=0.05)
+    assert harness.call("a") == ["a", "m:v1"]  # watch() loads the first configuration
     write(path, a="m:v2", b="m:v1")
-    eventually(lambda: house.ask("a") == ["a", "m:v2"])
-    assert house.ask("b")
+    eventually(lambda: harness.call("a") == ["a", "m:v2"])
+    assert harness.call("b")
 
     path.write_text('{"plugins": [{"name": "a", "transport": "http"}, {"name": "b", "colour": 1}]}')
-    eventually(lambda: house.manager.overall_health().status is PluginStatus.DEGRADED)
-    assert house.ask("a") == ["a", "m:v2"]
+    eventually(lambda: harness.manager.overall_health().status is PluginStatus.DEGRADED)
+    assert harness.call("a") == ["a", "m:v2"]
     assert isinstance(watch.last_error, ConfigError)
     for problem in ("plugins[0].endpoint", "plugins[1].colour"):
         assert any(str(path) in line and problem in line for line in caplog.messages)
 
     path.unlink()
-    eventually(lambda: "does not exist" in house.manager.overall_health().message)
+    eventually(lambda: "does not exist" in harness.manager.overall_health().message)
     write(path, a="m:v2", b="m:v1")
-    eventually(lambda: house.manager.overall_health().status is PluginStatus.HEALTHY)
+    eventually(lambda: harness.manager.overall_health().status is PluginStatus.HEALTHY)
     watch.close()
 
 
-def test_a_manager_that_is_loaded_is_brought_up_to_date(house: House, tmp_path: Path) -> None:
+def test_a_change_between_load_and_watch_is_loaded(harness: Harness, tmp_path: Path) -> None:
     path = tmp_path / "plugins.json"
     write(path, a="m:v1")
-    house.manager.load_from_config(path)
-    write(path, a="m:v2")  # before anybody looks
-    house.manager.watch(path, interval=0.05)
-    eventually(lambda: house.ask("a") == ["a", "m:v2"])
+    harness.manager.load_from_config(path)
+    write(path, a="m:v2")
+    harness.manager.watch(path, interval=0.05)
+    eventually(lambda: harness.call("a") == ["a", "m:v2"])
 
 
-def test_nothing_loaded_and_nothing_to_load(house: House, tmp_path: Path) -> None:
+def test_a_first_configuration_that_is_missing(harness: Harness, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
-        house.manager.watch(tmp_path / "plugins.json")
+        harness.manager.watch(tmp_path / "plugins.json")
 
 
 def test_shutdown_ends_the_watches(tmp_path: Path) -> None:
-    house = House()
+    harness = Harness()
     path = tmp_path / "plugins.json"
     write(path, a="m:v1")
-    watch = house.manager.watch(path, interval=0.05)
-    house.manager.shutdown()
+    watch = harness.manager.watch(path, interval=0.05)
+    harness.manager.shutdown()
     assert "closed" in repr(watch)
     with pytest.raises(ManagerClosedError):
-        house.manager.watch(path)
+        harness.manager.watch(path)
 
 
-def test_a_forgotten_manager_forgets_its_watch(tmp_path: Path) -> None:
+def test_a_watch_is_collected_with_its_manager(tmp_path: Path) -> None:
     path = tmp_path / "plugins.json"
     write(path, a="m:v1")
-    house = House()
-    watch = weakref.ref(house.manager.watch(path, interval=60))
-    del house
+    harness = Harness()
+    watch = weakref.ref(harness.manager.watch(path, interval=60))
+    del harness
 
     def is_gone() -> bool:
         gc.collect()

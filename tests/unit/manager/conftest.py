@@ -1,4 +1,4 @@
-"""Managers whose plugins are fakes: their factory hands out senders that a test can script and look at."""
+"""Managers with fake plugins, whose senders a test can script and inspect."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from goplugins.models.results import HealthStatus
 from goplugins.transports.interface import Sender
 
 
-class Wire(Sender):
-    """One fake client. ``endpoint`` says how it behaves."""
+class FakeClient(Sender):
+    """A fake sender; the last word of ``endpoint`` selects its behaviour."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -63,15 +63,15 @@ class Wire(Sender):
 
 
 class Factory:
-    """Remembers what it made."""
+    """Keeps the senders that it has made."""
 
     def __init__(self) -> None:
-        self.made: list[Wire] = []
+        self.made: list[FakeClient] = []
 
     def create_plugin(self, config: Any) -> Any:
         if config.endpoint.endswith(":broken"):
             raise RuntimeError("boom")
-        wire = Wire(config)
+        wire = FakeClient(config)
         self.made.append(wire)
         return wire
 
@@ -80,13 +80,13 @@ class Factory:
 
     def validate_config(self, config: Any) -> None: ...
 
-    def of(self, name: str) -> Wire:
-        """The one made last."""
+    def of(self, name: str) -> FakeClient:
+        """The sender made last."""
         return next(wire for wire in reversed(self.made) if wire.name == name)
 
 
-class House:
-    """A manager and its fakes."""
+class Harness:
+    """A manager with fake plugins."""
 
     def __init__(self) -> None:
         self.factory = Factory()
@@ -102,7 +102,7 @@ class House:
     def guarded(self, name: str) -> Any:
         return self.manager._registry.plugins[name]
 
-    def ask(self, name: str, **options: Any) -> Any:
+    def call(self, name: str, **options: Any) -> Any:
         return self.manager.execute(name, 1, **options)
 
     def in_background(self, function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
@@ -120,7 +120,7 @@ class House:
 
 
 def config(settings: Any = None, **plugins: Any) -> dict[str, Any]:
-    """``name="endpoint"`` or ``name={section: ...}``; an endpoint's last word says how the fake behaves."""
+    """``name="endpoint"`` or ``name={section: ...}``; an endpoint's last word selects the fake's behaviour."""
     listed = []
     for name, given in plugins.items():
         fields = {"endpoint": given} if isinstance(given, str) else given
@@ -129,7 +129,7 @@ def config(settings: Any = None, **plugins: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
-    found = House()
+def harness() -> Iterator[Harness]:
+    found = Harness()
     yield found
     found.manager.shutdown(1.0)
