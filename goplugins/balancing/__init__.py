@@ -1,4 +1,4 @@
-"""One name for many instances: who may take calls, and who gets the next one."""
+"""Load balancing: groups of members behind one name."""
 
 from __future__ import annotations
 

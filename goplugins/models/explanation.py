@@ -1,4 +1,4 @@
-"""Why a plugin would or would not take the next call."""
+"""Explanations: why a plugin or a member would or would not get the next call."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Explanation", "GroupExplanation", "MemberExplanation"]
 
 @attrs.frozen
 class MemberExplanation:
-    """Why a member would or would not be given the next call.
+    """Explains why a member would or would not get the next call.
 
     Attributes:
-        name: the member.
+        name: the member's name.
         eligible: True if the strategy may pick it now.
         state: "ready", "starting slowly", "disabled", "draining", "closed", "circuit breaker open", "offline",
             "ejected", "about to be probed" or "being probed".
-        reason: the same in a sentence.
-        next_try: seconds until it is tried again; 0 if it may be now, None where nobody knows.
+        reason: why it is in that state, or what ends it.
+        next_try: seconds until it is tried again; 0 if it is eligible now, None if that is not known.
         weight: its weight.
         priority: its tier.
-        share: part of its turns that it takes: less than 1 while it starts slowly.
-        active: calls under way.
-        latency: recent latency in seconds as the strategy sees it; None while nothing was measured.
+        share: fraction of its turns that it takes: less than 1 during a slow start.
+        active: calls in flight.
+        latency: recent latency in seconds as the strategy sees it; None without a measurement.
         failures: failures in a row.
-        last_error: the last failed call's code and message.
-        last_error_ago: how long ago that was, in seconds.
-        endpoint: where its calls go, without credentials; empty where that is not known.
+        last_error: code and message of the last failed call.
+        last_error_ago: seconds since then.
+        endpoint: where its calls go, without credentials; empty if that is not known.
     """
 
     name: str
@@ -55,8 +55,8 @@ class MemberExplanation:
             text += f" ({self.reason})"
         if not self.eligible and self.next_try is not None:
             text += f", next try in {self.next_try:.1f} s"
-        text += f", {self.active} under way"
-        if self.latency is not None and self.eligible:  # what nobody confirms fades, and would read as quick
+        text += f", {self.active} in flight"
+        if self.latency is not None and self.eligible:  # without calls it decays, and would look low
             text += f", latency {self.latency * 1000:.1f} ms"
         if self.last_error:
             text += f", last error {self.last_error_ago:.1f} s ago: {self.last_error}"
@@ -65,14 +65,14 @@ class MemberExplanation:
 
 @attrs.frozen
 class GroupExplanation:
-    """Where a group stands; ``print`` it.
+    """The state of a group and its members; ``print`` it.
 
     Attributes:
-        name: the group.
-        strategy: how it picks.
-        panic: too few members are well, so ejection and health don't count for now.
-        members: each member's standing.
-        resolution: where the members are the addresses of a host: what was found of it, and when.
+        name: the group's name.
+        strategy: the load balancing strategy.
+        panic: too few members are eligible, so ejection and health are ignored.
+        members: the explanation of each member.
+        resolution: the last lookup of the host, if the members are its addresses.
     """
 
     name: str
@@ -83,12 +83,14 @@ class GroupExplanation:
 
     def __str__(self) -> str:
         able = sum(member.eligible for member in self.members)
-        head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members may take calls"
+        head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members are eligible"
         if self.panic and able:
-            head += "; too few are well, so ejection and health don't count (panic)"
+            head += "; too few are healthy, so ejection and health are ignored (panic)"
         if self.members and not able:
             soonest = min((member.next_try for member in self.members if member.next_try is not None), default=None)
-            head += "; none is tried by itself" if soonest is None else f"; next try by itself in {soonest:.1f} s"
+            head += (
+                "; none is tried again until an operator acts" if soonest is None else f"; next try in {soonest:.1f} s"
+            )
         if self.resolution:
             head += f"\n  {self.resolution}"
         return "\n".join([head, *(f"  {member}" for member in self.members)])
@@ -96,22 +98,22 @@ class GroupExplanation:
 
 @attrs.frozen
 class Explanation:
-    """Why a plugin would or would not take the next call; ``print`` it.
+    """Explains why a plugin would or would not take the next call; ``print`` it.
 
     Attributes:
-        name: the plugin.
+        name: the plugin's name.
         admits: True if a call made now would be sent.
-        reason: what stands in its way, and until when; empty if nothing does.
+        reason: why it would not be sent, and until when; empty if it would.
         endpoint: where calls go, without credentials.
         breaker: the circuit breaker's state.
-        health: what the last look found.
+        health: the result of the last health check.
         tokens: calls that the rate limiter would admit at once; None without a limiter.
-        in_flight: calls under way.
-        last_error: the last failed call's code and message.
-        last_error_ago: how long ago that was, in seconds.
-        annotations: the plugin's own, from its configuration.
-        chaos: the faults that are injected; empty if none are.
-        group: of a group, where each member stands.
+        in_flight: calls in flight.
+        last_error: code and message of the last failed call.
+        last_error_ago: seconds since then.
+        annotations: the annotations of the plugin's configuration.
+        chaos: the injected faults; empty if there are none.
+        group: the explanation of a group's members; None for other plugins.
     """
 
     name: str
@@ -130,7 +132,7 @@ class Explanation:
 
     def __str__(self) -> str:
         where = "a group" if self.group is not None else self.endpoint or "in this process"
-        # A group has no breaker: its members have theirs.
+        # A group has no breaker of its own.
         state = "" if self.group is not None else f"circuit breaker {self.breaker}, health {self.health.status}, "
         lines = [
             f"{self.name} ({where}): " + ("takes calls" if self.admits else f"takes no calls: {self.reason}"),

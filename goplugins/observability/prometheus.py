@@ -1,8 +1,8 @@
-"""Metrics for Prometheus, through its own client library. The only module that imports it.
+"""Metrics for Prometheus, through prometheus_client. Imported only where Prometheus is in use.
 
-Calls are counted as they end; what is a state rather than an event (calls under way, breakers, tokens) is looked at
-when it is asked for, or in the multi-process mode of prometheus_client, where nobody asks this process, every few
-seconds. Names follow https://prometheus.io/docs/practices/naming/.
+Calls are counted when they end. Gauges (calls in flight, breakers, tokens) are set when metrics are collected; in the
+multi-process mode of prometheus_client, where another process collects them, they are set every few seconds. Names
+follow https://prometheus.io/docs/practices/naming/.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def is_multiprocess() -> bool:
 
 
 def current_trace_id() -> str | None:
-    """The trace that the caller is in, if OpenTelemetry is in use and records it."""
+    """The id of the current OpenTelemetry trace; None without one, or if it is not sampled."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -68,11 +68,11 @@ def current_trace_id() -> str | None:
 
 
 class PrometheusFamilies:
-    """The metrics of one prefix in one registry; managers share them.
+    """The metrics with one prefix in one registry; managers share them.
 
     Args:
-        registry: where they are registered.
-        prefix: the beginning of their names.
+        registry: the registry of the metrics.
+        prefix: the prefix of their names.
         labels: labels of plugins that become labels of metrics.
     """
 
@@ -80,11 +80,11 @@ class PrometheusFamilies:
         self.labels = labels
         self.exporters: weakref.WeakSet[PrometheusExporter] = weakref.WeakSet()
         if is_multiprocess():
-            modes = {"multiprocess_mode": "livesum"}
+            summed = {"multiprocess_mode": "livesum"}
             worst = {"multiprocess_mode": "livemax"}
         else:
-            modes = worst = {}
-            registry.register(_Refresher(self))  # first, so that it is asked before the gauges are
+            summed = worst = {}
+            registry.register(_Refresher(self))  # first, so that it is collected before the gauges
         own = ("manager", "plugin", *(_label_name(label) for label in labels))
 
         def counter(name: str, text: str, *extra: str) -> Counter:
@@ -96,37 +96,39 @@ class PrometheusFamilies:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"{prefix}_{name}", text, own, buckets=DEFAULT_BUCKETS, registry=registry)
 
-        self.calls = counter("calls", "Calls that have ended, by kind of error or ok.", "outcome", "source")
-        self.errors = counter("call_errors", "Calls that raised, by the error's code.", "code")
-        self.duration = histogram("call_duration_seconds", "How long calls took, with all attempts and waits.")
-        self.attempts = counter("attempts", "Attempts that were sent, replays and hedges included.")
-        self.member_calls = counter("member_calls", "A member's parts in calls of its group.", "outcome")
-        self.member_duration = histogram("member_call_duration_seconds", "How long a member's parts took.")
-        self.transitions = counter("breaker_transitions", "Changes of a circuit breaker, by its new state.", "to")
-        self.ejections = counter("member_ejections", "Members that a group sent away for a while.", "member")
+        self.calls = counter("calls", "Finished calls, by kind of error or ok.", "outcome", "source")
+        self.errors = counter("call_errors", "Failed calls, by error code.", "code")
+        self.duration = histogram("call_duration_seconds", "Duration of calls, with all attempts and waits.")
+        self.attempts = counter("attempts", "Sent attempts, retries and hedges included.")
+        self.member_calls = counter("member_calls", "Parts of members in calls of their groups.", "outcome")
+        self.member_duration = histogram("member_call_duration_seconds", "Duration of members' parts in calls.")
+        self.transitions = counter("breaker_transitions", "State changes of circuit breakers, by new state.", "to")
+        self.ejections = counter("member_ejections", "Ejections of members from groups.", "member")
         self.counted = {name: counter(name, f"{name.replace('_', ' ').capitalize()} so far.") for name in _COUNTED}
         self.gauges = {
-            "calls_in_flight": gauge("calls_in_flight", "Calls under way.", modes),
-            "rate_limit_tokens": gauge("rate_limit_tokens", "Calls that the rate limiter admits at once.", modes),
+            "calls_in_flight": gauge("calls_in_flight", "Calls in flight.", summed),
+            "rate_limit_tokens": gauge("rate_limit_tokens", "Tokens of the rate limiter.", summed),
             "breaker_state": gauge("breaker_state", "0 closed, 1 half-open, 2 open.", worst),
-            "unhealthy": gauge("unhealthy", "1 if it was last seen unhealthy or offline, else 0.", worst),
+            "unhealthy": gauge(
+                "unhealthy", "1 if the last health check found the plugin unhealthy or offline, else 0.", worst
+            ),
         }
         self.reloads = Counter(f"{prefix}_reloads", "Reloads by outcome.", ("manager", "outcome"), registry=registry)
 
     @classmethod
     def shared(cls, registry: CollectorRegistry, prefix: str, labels: tuple[str, ...]) -> PrometheusFamilies:
-        """Those of the registry, made if they are not there yet.
+        """The metrics of the registry; created at the first call.
 
         Raises:
-            InvalidArgumentError: they are there with other labels.
+            InvalidArgumentError: they were created with other labels.
         """
-        # On the registry and not in a variable of this module: they live as long as it does.
-        shelf = registry.__dict__
-        made: dict[str, PrometheusFamilies] = shelf.setdefault("_goplugins", {})
-        with shelf.setdefault("_goplugins_lock", threading.Lock()):
-            found = made.get(prefix)
+        # Kept on the registry, so that they live as long as it does.
+        attributes = registry.__dict__
+        by_prefix: dict[str, PrometheusFamilies] = attributes.setdefault("_goplugins", {})
+        with attributes.setdefault("_goplugins_lock", threading.Lock()):
+            found = by_prefix.get(prefix)
             if found is None:
-                found = made[prefix] = cls(registry, prefix, labels)
+                found = by_prefix[prefix] = cls(registry, prefix, labels)
         if found.labels != labels:
             raise InvalidArgumentError(
                 f"metric_labels: {labels} differ from those of another manager with the prefix {prefix!r}, "
@@ -135,10 +137,10 @@ class PrometheusFamilies:
         return found
 
     def refresh(self) -> None:
-        """Brings everything that is a state up to date."""
+        """Sets all gauges."""
         sums: dict[tuple[str, tuple[str, ...]], float] = {}
         for exporter in list(self.exporters):
-            for name, labels, value in exporter.states():
+            for name, labels, value in exporter.gauges():
                 worst = name in {"breaker_state", "unhealthy"}
                 before = sums.get((name, labels), 0.0)
                 sums[name, labels] = max(before, value) if worst else before + value
@@ -146,9 +148,9 @@ class PrometheusFamilies:
             self.gauges[name].labels(*labels).set(value)
 
     def forget(self, labels: tuple[str, ...]) -> None:
-        """Drops every series of a plugin that is gone."""
+        """Removes all series of a plugin that was removed."""
         if is_multiprocess():
-            return  # prometheus_client can't take anything out of its files
+            return  # prometheus_client can't remove series from its files
         families = [self.calls, self.errors, self.duration, self.attempts, self.member_calls, self.member_duration]
         families += [self.transitions, self.ejections, *self.counted.values(), *self.gauges.values()]
         for family in families:
@@ -171,32 +173,32 @@ class _Refresher(Collector):
 
 
 class _Plugin:
-    """One plugin's series, looked up once."""
+    """One plugin's series, cached."""
 
-    __slots__ = ("answers", "attempts", "duration", "labels", "member_duration", "seen")
+    __slots__ = ("answers", "attempts", "counts", "duration", "labels", "member_duration")
 
     def __init__(self, families: PrometheusFamilies, labels: tuple[str, ...]) -> None:
         self.labels = labels
-        self.answers: dict[str, Counter] = {}  # by their source
+        self.answers: dict[str, Counter] = {}  # by source
         self.duration = families.duration.labels(*labels)
         self.member_duration: Any = None
         self.attempts = families.attempts.labels(*labels)
-        self.seen = PluginMetrics()
+        self.counts = PluginMetrics()
 
 
 class PrometheusExporter:
-    """Tells Prometheus of one manager; a sink of its events.
+    """Exports the metrics of one manager; a sink of its events.
 
     Args:
-        source: where states are looked up.
-        registry: where the metrics are; prometheus_client's own by default.
-        prefix: the beginning of their names.
-        name: what tells this manager's series from another's, as label ``manager``.
+        source: the manager's plugins; held weakly.
+        registry: the registry of the metrics; by default that of prometheus_client.
+        prefix: the prefix of their names.
+        name: the label ``manager`` of this manager's series.
         labels: labels of plugins that become labels of metrics.
-        durations: whether it has histograms of durations.
-        errors: whether it counts errors by code.
-        health: whether it shows health.
-        trace_id: finds the trace that an exemplar names.
+        durations: whether durations are exported, as histograms.
+        errors: whether errors are counted by code.
+        health: whether health is exported.
+        trace_id: returns the trace id for exemplars.
     """
 
     def __init__(
@@ -220,11 +222,11 @@ class PrometheusExporter:
         self._durations, self._errors, self._health = durations, errors, health
         self._trace_id = trace_id
         self._plugins: dict[str, _Plugin] = {}
-        self._gone: set[str] = set()
+        self._removed: set[str] = set()
         self._exemplars = not is_multiprocess()
 
     def __call__(self, event: Event) -> None:
-        """Takes an event."""
+        """Counts an event."""
         if not isinstance(event, CallFinished):
             self._count_change(event)
             return
@@ -235,7 +237,7 @@ class PrometheusExporter:
         if event.error is not None:
             self._count_error(plugin, event, event.error)
             return
-        # Nearly every call goes through here: a frame more would be a tenth of what it costs.
+        # The hot path: one more frame would add a tenth to its cost.
         (plugin.answers.get(event.source) or self._answers(plugin, event.source)).inc()
         if event.attempts:
             plugin.attempts.inc(event.attempts)
@@ -284,8 +286,8 @@ class PrometheusExporter:
             found = self._plugins.setdefault(name, _Plugin(self._families, labels))
         return found
 
-    def states(self) -> Iterable[tuple[str, tuple[str, ...], float]]:
-        """The values of all gauges now; counts what has come since the last time on the way."""
+    def gauges(self) -> Iterable[tuple[str, tuple[str, ...], float]]:
+        """The current values of all gauges. Also adds what was counted since the last time to the counters."""
         source = self._source()
         if source is None:
             return
@@ -293,7 +295,7 @@ class PrometheusExporter:
         self._forget(set(self._plugins) - set(metrics))
         for name, counts in metrics.items():
             plugin = self._plugin(name)
-            before, plugin.seen = plugin.seen, counts
+            before, plugin.counts = plugin.counts, counts
             for counter, field in _COUNTED.items():
                 fresh = getattr(counts, field) - getattr(before, field)
                 if fresh > 0:
@@ -301,28 +303,28 @@ class PrometheusExporter:
             yield "calls_in_flight", plugin.labels, counts.active_requests
             try:
                 explained = source.explain(name)
-            except LookupError:  # it went this very moment
+            except LookupError:  # removed meanwhile
                 continue
             yield "breaker_state", plugin.labels, STATES[explained.breaker]
             if explained.tokens is not None:
                 yield "rate_limit_tokens", plugin.labels, explained.tokens
             if self._health:
-                ill = explained.health.status in {PluginStatus.UNHEALTHY, PluginStatus.OFFLINE}
-                yield "unhealthy", plugin.labels, float(ill)
+                unhealthy = explained.health.status in {PluginStatus.UNHEALTHY, PluginStatus.OFFLINE}
+                yield "unhealthy", plugin.labels, float(unhealthy)
 
-    def _forget(self, gone: set[str]) -> None:
-        """Its last numbers are shown once more; then it is forgotten, or what comes and goes would pile up."""
-        for name in gone & self._gone:
+    def _forget(self, removed: set[str]) -> None:
+        """Forgets plugins that were removed before the last collection: their final numbers are collected once."""
+        for name in removed & self._removed:
             self._families.forget(self._plugins.pop(name).labels)
-        self._gone = gone
+        self._removed = removed
 
     def tick(self) -> None:
-        """Brings states up to date where nobody asks for them: in multi-process mode."""
+        """Sets the gauges in multi-process mode, where another process collects them."""
         if is_multiprocess():
             self._families.refresh()
 
     def close(self) -> None:
-        """Tells nothing any more; the series stay as they are."""
+        """Stops exporting; the series stay as they are."""
         self._families.exporters.discard(self)
 
 

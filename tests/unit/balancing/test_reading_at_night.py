@@ -75,7 +75,7 @@ def test_when_nobody_takes_calls_the_head_says_when_the_first_is_tried() -> None
         member.open_until = group.clock.monotonic() + seconds
         member.notify()
     assert str(group.balancer.explain()).splitlines()[0] == (
-        "group (round-robin): 0 of 2 members may take calls; next try by itself in 5.0 s"
+        "group (round-robin): 0 of 2 members are eligible; next try in 5.0 s"
     )
 
 
@@ -84,8 +84,8 @@ def test_what_only_an_operator_can_end_is_told_as_that() -> None:
     group["a"].open_until = math.inf
     group["a"].notify()
     group.balancer.disable_plugin("b")
-    assert str(group.balancer.explain()).splitlines()[0].endswith("may take calls; none is tried by itself")
-    assert "a: circuit breaker open (held open by force_open(), until reset()), 0 under way" in line_of(group, "a")
+    assert str(group.balancer.explain()).splitlines()[0].endswith("are eligible; none is tried again until an operator acts")
+    assert "a: circuit breaker open (held open by force_open(), until reset()), 0 in flight" in line_of(group, "a")
     assert "(until the configuration or enable_plugin() enables it)" in line_of(group, "b")
     error = group.try_send()
     assert isinstance(error, CircuitBreakerOpenError)
