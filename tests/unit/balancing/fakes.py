@@ -5,16 +5,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from goplugins.balancing import LoadBalancer
-from goplugins.config import LoadBalancerConfig
+from goplugins.config import HealthCheckConfig, LoadBalancerConfig
 from goplugins.enums import LoadBalancingStrategy, PluginStatus
 from goplugins.errors import CircuitBreakerOpenError, PluginConnectionError, PluginUnavailableError
+from goplugins.health import HealthChecker
+from goplugins.models.context import ExecutionContext
+from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
+from goplugins.observability.event_stream import EventStream
 from goplugins.pipeline.attempts import Watcher
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
 from goplugins.transports.json_codec import codec_for
 
@@ -88,11 +94,21 @@ def unavailable() -> PluginUnavailableError:
 class Group:
     """A balancer over fakes ``a``, ``b``, ``c``, ... on a manual clock with seeded dice."""
 
-    def __init__(self, count: int = 3, strategy: str = "round-robin", *, weights: Any = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        count: int = 3,
+        strategy: str = "round-robin",
+        *,
+        weights: Any = (),
+        events: EventStream | None = None,
+        **settings: Any,
+    ) -> None:
         self.clock = ManualClock(start=1000.0)
         self.members = [FakeMember(_name(number), self.clock) for number in range(count)]
         config = LoadBalancerConfig(name="group", strategy=LoadBalancingStrategy(strategy), **settings)
-        self.balancer: LoadBalancer[Any, Any] = LoadBalancer(config, clock=self.clock, rng=random.Random(7))
+        self.balancer: LoadBalancer[Any, Any] = LoadBalancer(
+            config, clock=self.clock, rng=random.Random(7), events=events
+        )
         for number, member in enumerate(self.members):
             self.balancer.add_plugin(member, weight=weights[number] if weights else 1)
 
@@ -144,3 +160,45 @@ def make_call(clock: Any, timeout: float = 30.0, **options: Any) -> Call:
 
 def _name(number: int) -> str:
     return chr(ord("a") + number) if number < 26 else f"m{number}"
+
+
+class Echo:
+    """A plain plugin that counts its calls."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.calls = 0
+        self.closed = 0
+        self.error: Exception | None = None
+        self.status = PluginStatus.HEALTHY
+        self.checks: list[float] = []
+
+    def info(self) -> PluginInfo:
+        return PluginInfo(self.name)
+
+    def execute(self, request: Any, context: ExecutionContext, /) -> Any:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return f"{self.name}: {request}"
+
+    def health(self, timeout: float) -> HealthStatus:
+        self.checks.append(timeout)
+        return HealthStatus(self.status)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def watched(group: Group, name: str) -> HealthChecker:
+    """Gives the member health checks every 10 s, which always fail."""
+    plugin = SimpleNamespace(health=lambda timeout: HealthStatus(PluginStatus.OFFLINE, "connection refused"))
+    checker = HealthChecker(
+        plugin,
+        HealthCheckConfig(enabled=True, interval=10.0, timeout=1.0, failure_limit=1),
+        clock=group.clock,
+        scheduler=Scheduler(clock=group.clock, threaded=False),
+        submit=lambda job: job(),
+    )
+    group[name].watcher = checker
+    return checker

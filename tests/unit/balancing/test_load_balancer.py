@@ -1,4 +1,4 @@
-"""The balancer as a plugin and a sender: its methods, its counts, threads, interrupts, forks, life and death."""
+"""The balancer as a plugin and a sender: methods, counts, threads, interrupts, forks, closing."""
 
 from __future__ import annotations
 
@@ -15,59 +15,31 @@ import pytest
 
 from goplugins.balancing import LoadBalancer
 from goplugins.config import LoadBalancerConfig, LoadBalancerMember, RetryConfig
-from goplugins.enums import LoadBalancingStrategy, PluginStatus
+from goplugins.enums import LoadBalancingStrategy
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
-    NoAvailablePluginsError,
     PluginClosedError,
     PluginConnectionError,
     PluginNotFoundError,
 )
 from goplugins.models.context import ExecutionContext
-from goplugins.models.plugin import PluginInfo
-from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
-from goplugins.runtime.cancellation import AttemptCancelledError
 from tests.interrupts import Interrupt, interrupted
 from tests.marks import sample
 from tests.processes import in_child, run
-
-from .fakes import STRATEGIES, TWO_STRATEGIES, FakeMember, Group, make_call, refused
-
-
-class Echo:
-    """A plugin object that counts its calls."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.calls = 0
-        self.closed = 0
-        self.error: Exception | None = None
-        self.status = PluginStatus.HEALTHY
-        self.looks: list[float] = []
-
-    def info(self) -> PluginInfo:
-        return PluginInfo(self.name)
-
-    def execute(self, request: Any, context: ExecutionContext, /) -> Any:
-        self.calls += 1
-        if self.error is not None:
-            raise self.error
-        return f"{self.name}: {request}"
-
-    def health(self, timeout: float) -> HealthStatus:
-        self.looks.append(timeout)
-        return HealthStatus(self.status)
-
-    def close(self) -> None:
-        self.closed += 1
+from tests.unit.balancing.fakes import (
+    STRATEGIES,
+    TWO_STRATEGIES,
+    Echo,
+    FakeMember,
+    Group,
+    make_call,
+    refused,
+)
 
 
-# --- stand-alone -----------------------------------------------------------------------------------------------------
-
-
-def test_plugins_of_any_kind_behind_one_name() -> None:
+def test_plain_plugins_are_called_in_turn_and_closed_with_the_group() -> None:
     plugins = [Echo("first"), Echo("second")]
     with LoadBalancer("search", str, str, strategy="round-robin", members=plugins) as balancer:
         answers = [balancer.execute("x") for _ in range(10)]
@@ -83,7 +55,7 @@ def test_a_failed_attempt_goes_to_another_member() -> None:
         assert {balancer.execute("x") for _ in range(10)} == {"second: x"}
 
 
-def test_members_make_single_attempts_only_the_group_retries() -> None:
+def test_only_the_group_retries() -> None:
     plugins = [Echo("first"), Echo("second"), Echo("third")]
     for plugin in plugins:
         plugin.error = PluginConnectionError("connection refused")
@@ -96,7 +68,7 @@ def test_members_make_single_attempts_only_the_group_retries() -> None:
 
 
 def failing(count: int, latency: float, **retry: Any) -> tuple[Group, LoadBalancer[Any, Any]]:
-    """A group of members that all fail after ``latency`` seconds, and are never left alone for it."""
+    """A group of members that all fail after ``latency`` seconds, and are never ejected."""
     group = Group(0)
     config = LoadBalancerConfig(
         name="search",
@@ -112,7 +84,7 @@ def failing(count: int, latency: float, **retry: Any) -> tuple[Group, LoadBalanc
     return group, balancer
 
 
-def test_failing_over_from_member_to_member_stays_within_the_calls_deadline() -> None:
+def test_retries_stay_within_the_deadline() -> None:
     group, balancer = failing(10, 1.0, max_retries=9)
     with pytest.raises(PluginConnectionError) as caught:
         balancer.execute("x", ExecutionContext(timeout=3.5))
@@ -121,7 +93,7 @@ def test_failing_over_from_member_to_member_stays_within_the_calls_deadline() ->
     assert sorted(member.calls for member in group.members) == [0] * 6 + [1] * 4
 
 
-def test_failing_over_stays_within_the_groups_retry_budget() -> None:
+def test_retries_stay_within_the_retry_budget() -> None:
     group, balancer = failing(4, 0.0, max_retries=3)
     for _ in range(500):
         with pytest.raises(PluginConnectionError):
@@ -131,16 +103,7 @@ def test_failing_over_stays_within_the_groups_retry_budget() -> None:
     assert reserve + 90 <= replays <= reserve + 101  # and a fifth of the calls
 
 
-def test_a_call_that_found_nobody_made_no_attempt() -> None:
-    with LoadBalancer("search", members=[Echo("first"), Echo("second")]) as balancer:
-        balancer.disable_plugin("first")
-        balancer.disable_plugin("second")
-        with pytest.raises(NoAvailablePluginsError, match="2 disabled") as caught:
-            balancer.execute("x")
-        assert caught.value.attempts == 0
-
-
-def test_select_plugin_shows_what_was_added_and_counts_nothing_in() -> None:
+def test_select_plugin_returns_what_was_added_and_changes_no_counts() -> None:
     plugins = [Echo("first"), Echo("second")]
     with LoadBalancer("search", members=plugins) as balancer:
         name, plugin = balancer.select_plugin()
@@ -148,27 +111,6 @@ def test_select_plugin_shows_what_was_added_and_counts_nothing_in() -> None:
         assert {stats.active_connections for stats in balancer.stats().values()} == {0}
         assert {stats.total_requests for stats in balancer.stats().values()} == {0}
         assert balancer.select_plugin(ExecutionContext(preferences=("second",))).name == "second"
-
-
-def test_health_asks_members_of_which_nobody_knows_within_the_time() -> None:
-    plugins = [Echo("first"), Echo("second")]
-    with LoadBalancer("search", members=plugins) as balancer:
-        assert balancer.health(1.0).status is PluginStatus.HEALTHY
-        assert all(0 < look <= 1.0 for plugin in plugins for look in plugin.looks)
-
-
-def test_the_groups_health_names_the_culprits() -> None:
-    group = Group(3)
-    assert group.balancer.health(1.0).status is PluginStatus.UNKNOWN  # never healthy before a first look
-    for member in group.members:
-        member.becomes(PluginStatus.HEALTHY)
-    assert group.balancer.health(1.0).status is PluginStatus.HEALTHY
-    group["b"].becomes(PluginStatus.OFFLINE)
-    found = group.balancer.health(1.0)
-    assert (found.status, found.message) == (PluginStatus.DEGRADED, "1 of 3 members: b (offline)")
-    for member in group.members:
-        member.becomes(PluginStatus.OFFLINE)
-    assert group.balancer.health(1.0).status is PluginStatus.OFFLINE
 
 
 def test_weights_and_tiers_come_from_the_configuration() -> None:
@@ -182,20 +124,17 @@ def test_weights_and_tiers_come_from_the_configuration() -> None:
     assert (stats["a"].weight, stats["b"].priority, stats["b"].enabled) == (3, 5, False)
 
 
-# --- members come and go ---------------------------------------------------------------------------------------------
-
-
-def test_a_name_is_there_once() -> None:
+def test_a_duplicate_name_is_refused() -> None:
     group = Group(1)
     with pytest.raises(DuplicatePluginNameError, match="'a'"):
         group.balancer.add_plugin(FakeMember("a", group.clock))
 
 
-def test_unknown_names_and_useless_arguments_are_refused() -> None:
+def test_unknown_names_and_wrong_arguments_are_refused() -> None:
     group = Group(2)
     for method in (group.balancer.remove_plugin, group.balancer.enable_plugin, group.balancer.disable_plugin):
         with pytest.raises(PluginNotFoundError, match="it has a, b"):
-            method("nobody")
+            method("unknown")
     for weight in (0, -1, 1.5, True):
         with pytest.raises(InvalidArgumentError, match="weight"):
             group.balancer.add_plugin(FakeMember("c", group.clock), weight=weight)  # type: ignore[arg-type]
@@ -205,7 +144,7 @@ def test_unknown_names_and_useless_arguments_are_refused() -> None:
         LoadBalancer("x", strategy="best")
 
 
-def test_a_removed_member_gets_no_news_and_no_calls_and_stays_its_owners() -> None:
+def test_a_removed_member_is_unsubscribed_and_closed_only_if_the_group_owns_it() -> None:
     group = Group(2)
     assert group.balancer.remove_plugin("a") is True
     assert group["a"].callbacks == []
@@ -216,7 +155,7 @@ def test_a_removed_member_gets_no_news_and_no_calls_and_stays_its_owners() -> No
     assert plugin.closed == 1
 
 
-def test_removing_waits_for_the_calls_under_way() -> None:
+def test_remove_waits_for_calls_in_flight() -> None:
     group = Group(2)
     entered, release = threading.Event(), threading.Event()
 
@@ -231,7 +170,7 @@ def test_removing_waits_for_the_calls_under_way() -> None:
     caller.start()
     assert entered.wait(10)
     assert group.balancer.remove_plugin("a", drain_timeout=0.0) is False
-    group.balancer.add_plugin(group["a"])  # the same again: the old call is not its
+    group.balancer.add_plugin(group["a"])  # added again: the old call is not counted
     assert group.balancer.stats()["a"].active_connections == 0
     release.set()
     caller.join(10)
@@ -261,7 +200,7 @@ def test_a_drain_ends_with_the_last_call() -> None:
     caller.join(10)
 
 
-def test_after_close_it_says_so() -> None:
+def test_a_closed_group_refuses_calls_and_members() -> None:
     group = Group(2)
     group.balancer.close()
     group.balancer.close()
@@ -271,7 +210,7 @@ def test_after_close_it_says_so() -> None:
         group.balancer.add_plugin(FakeMember("c", group.clock))
 
 
-def test_members_hold_no_group_alive() -> None:
+def test_members_do_not_keep_the_group_alive() -> None:
     group = Group(1)
     member, gone = group["a"], weakref.ref(group.balancer)
     callback = member.callbacks[0]
@@ -281,32 +220,9 @@ def test_members_hold_no_group_alive() -> None:
     callback()
 
 
-# --- counts ----------------------------------------------------------------------------------------------------------
-
-
-def test_stats_tell_what_happened() -> None:
-    group = Group(2)
-    group["a"].latency = 0.25
-    for _ in range(3):
-        group.send(preferences=("a",))
-    group["a"].error = refused
-    group.try_send(preferences=("a",))
-    group.clock.advance(60)
-    stats = group.balancer.stats()
-    assert stats["a"].total_requests == 4
-    assert stats["a"].successful_requests == 3
-    assert stats["a"].failed_requests == 1
-    assert stats["a"].success_rate == 75.0
-    assert stats["a"].average_latency == pytest.approx(0.25)
-    assert stats["a"].health_score == 80
-    assert stats["a"].last_used == pytest.approx(group.clock.time() - 60.25)
-    assert stats["b"].last_used == 0.0
-    assert stats["b"].success_rate == 0.0
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("error", [Interrupt(), KeyboardInterrupt(), SystemExit(), refused(), ValueError()], ids=repr)
-def test_whatever_a_call_ends_with_it_is_counted_out(strategy: str, error: BaseException) -> None:
+def test_no_call_stays_counted_whatever_it_raises(strategy: str, error: BaseException) -> None:
     group = Group(3, strategy)
     for member in group.members:
         member.error = error
@@ -319,7 +235,7 @@ def test_whatever_a_call_ends_with_it_is_counted_out(strategy: str, error: BaseE
 
 @pytest.mark.parametrize("strategy", sample(STRATEGIES, TWO_STRATEGIES, pytest.mark.stress))
 def test_an_interrupt_at_any_moment_loses_neither_a_count_nor_a_member(strategy: str) -> None:
-    """Exceptions thrown into a calling thread at random, as Ctrl-C or a worker's time limit are."""
+    """Interrupts come at random, as Ctrl-C or a worker's time limit do."""
     group = Group(4, strategy, slow_start=0.0)
     keys = itertools.count()
     with interrupted(lambda: group.send(key=f"user-{next(keys)}"), threads=1, hits=200, seed=5):
@@ -333,13 +249,13 @@ def test_an_interrupt_at_any_moment_loses_neither_a_count_nor_a_member(strategy:
 
 
 @pytest.mark.parametrize("strategy", ["least-connections", "least-latency"])
-def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
+def test_an_interrupt_while_recording_an_outcome_keeps_no_call_from_the_member(
     strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = Group(2, strategy, slow_start=0.0)
     group.count(4)
 
-    def others_look_at_it(_: Call) -> str:
+    def others_pick(_: Call) -> str:
         for _ in range(4):
             group.balancer.select_plugin()
         return "a"
@@ -347,7 +263,7 @@ def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
     def interrupted(*_: Any) -> None:
         raise Interrupt
 
-    group["a"].act = others_look_at_it
+    group["a"].act = others_pick
     with monkeypatch.context() as patch:
         patch.setattr(group.balancer._dispatcher, "record_success", interrupted)
         with pytest.raises(Interrupt):
@@ -358,7 +274,7 @@ def test_an_interrupt_amid_counting_out_keeps_no_call_from_the_member(
 
 
 @pytest.mark.parametrize("strategy", sample(STRATEGIES, TWO_STRATEGIES, pytest.mark.stress))
-def test_members_come_and_go_while_others_pick(strategy: str) -> None:
+def test_members_can_be_added_and_removed_during_calls(strategy: str) -> None:
     balancer: LoadBalancer[Any, Any] = LoadBalancer("group", strategy=strategy, rng=random.Random(1))
     clock = balancer._clock
     manual = Group(0).clock
@@ -401,9 +317,6 @@ def test_members_come_and_go_while_others_pick(strategy: str) -> None:
     assert set(stats) == {f"stays-{number}" for number in range(4)}
     assert {each.active_connections for each in stats.values()} == {0}
     assert balancer._dispatcher._traffic.active == 0
-
-
-# --- forks -----------------------------------------------------------------------------------------------------------
 
 
 def fork_during_a_call() -> Any:
@@ -454,32 +367,28 @@ def fork_within_a_call() -> Any:
     return ok, os.waitstatus_to_exitcode(os.waitpid(child[0], 0)[1])
 
 
-def test_a_call_that_a_child_inherited_is_not_counted_out_there() -> None:
+def test_a_call_inherited_by_a_child_does_not_change_its_counts() -> None:
     assert run(fork_within_a_call) == [True, 0]
-
-
-# --- strategies ------------------------------------------------------------------------------------------------------
 
 
 def test_strategies_are_those_of_the_configuration() -> None:
     assert {str(strategy) for strategy in STRATEGIES} == {str(strategy) for strategy in LoadBalancingStrategy}
 
 
-@pytest.mark.parametrize("strategy", ["p2c", "least-latency"])
-def test_who_only_ever_loses_to_hedges_is_known_to_be_slow(strategy: str) -> None:
-    group = Group(2, strategy, slow_start=0.0)
-    for member in group.members:
-        member.latency = 0.01
-    group.count(20)
+def test_disable_drains_and_enable_starts_slowly() -> None:
+    group = Group(2)
+    seen: list[object] = []
 
-    def late(call: Call) -> str:
-        group.clock.advance(1.0)
-        raise AttemptCancelledError("the attempt was cancelled")
+    def serve(_: object) -> str:
+        seen.append(group.balancer.disable_plugin("a"))
+        seen.append(group.states()["a"])
+        return "done"
 
-    group["a"].act = late
-    for _ in range(20):
-        group.try_send()
-    shown = {member.name: member for member in group.balancer.explain().members}
-    assert (shown["a"].latency or 0.0) > 0.1 > (shown["b"].latency or 0.0)
-    assert shown["a"].failures == 0
-    assert group.count(20)["b"] >= 19
+    group["a"].act = serve
+    assert group.send(preferences=("a",)) == "done"
+    assert seen == [False, "draining"]
+    assert group.states()["a"] == "disabled"
+    assert group.balancer.disable_plugin("a") is True
+    assert group.count(10) == {"b": 10}
+    group.balancer.enable_plugin("a")
+    assert group.states()["a"] == "starting slowly"
