@@ -9,7 +9,7 @@ from goplugins.runtime.clock import Clock
 class DirectoryWatch:
     """Detects changes of the files that a scan reads, once they have settled: files may change one after the other.
 
-    Used by one thread at a time. Has the methods of :class:`goplugins.transports.credential_files.WatchedFiles`.
+    Used by one thread at a time. Has the methods of :class:`goplugins.transports.watched_files.WatchedFiles`.
 
     Args:
         discovery: the scan.

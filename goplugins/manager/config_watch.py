@@ -17,7 +17,7 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
 from goplugins.runtime.workers import WorkerPool
-from goplugins.transports.credential_files import WatchedFiles
+from goplugins.transports.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     from goplugins.discovery import DirectoryWatch

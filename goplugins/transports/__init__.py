@@ -1,1 +1,1 @@
-"""The wires: one module each, all behind :class:`goplugins.transports.interface.Sender`."""
+"""The transports: one module or package each, all behind :class:`goplugins.transports.interface.Sender`."""

@@ -1,4 +1,4 @@
-"""Any object with the :class:`~goplugins.models.plugin.Plugin` methods as a sender, for plugins registered in code."""
+"""Senders for objects with the :class:`~goplugins.models.plugin.Plugin` methods, such as plugins registered in code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from goplugins.transports.interface import Sender
 
 __all__ = ["PluginAdapter", "as_sender"]
 
-_SHORTEST = 1e-6  # seconds; a timeout is never 0
+_MIN_TIMEOUT = 1e-6
+"""Seconds: a timeout is never 0."""
 
 
 def as_sender(plugin: Any) -> Sender:
@@ -40,23 +41,23 @@ def as_sender(plugin: Any) -> Sender:
 
 
 class PluginAdapter(Sender):
-    """Runs a plugin object on the caller's thread and translates what it raises.
+    """Runs a plugin object on the caller's thread and translates its exceptions.
 
-    The plugin is told what remains of the deadline and is trusted with it: a thread can't be interrupted.
+    The plugin gets the remaining time in its context and must keep to it: a thread can't be interrupted.
     """
 
     def __init__(self, plugin: Plugin[Any, Any]) -> None:
         self._plugin = plugin
 
     def prepare(self, call: Call) -> None:
-        """Nothing to do: the request stays an object."""
+        """Does nothing: the request stays an object."""
 
     def send(self, call: Call) -> Any:
         deadline = call.deadline
         left = deadline.at - deadline.clock.monotonic()
         context = trusted_context(
             call.request_id,
-            left if left > _SHORTEST else _SHORTEST,  # noqa: FURB136 - max() is a call more
+            left if left > _MIN_TIMEOUT else _MIN_TIMEOUT,  # noqa: FURB136 - max() is a call more
             call.headers,
             call.metadata,
             call.idempotent,
@@ -68,9 +69,9 @@ class PluginAdapter(Sender):
             answer = self._plugin.execute(call.request, context)
         except PluginError as exc:
             if exc.plugin is None or exc.plugin == self._own_name():
-                exc.plugin = None  # it may be registered under another name than it gives itself
+                exc.plugin = None  # it may be registered under another name than that of its info()
                 raise
-            # Of a plugin that this one called: its "nothing was sent" says nothing of what this one did before.
+            # The error of a plugin that this one called. Its replay rule says nothing of what this one did before.
             if isinstance(exc, PluginTimeoutError) and call.deadline.remaining() <= 0:
                 raise PluginTimeoutError(f"timed out in a call of {exc.plugin!r}") from exc
             raise PluginInternalError(f"its call of {exc.plugin!r} failed: {exc.message}") from exc
@@ -88,7 +89,7 @@ class PluginAdapter(Sender):
         return answer
 
     def _own_name(self) -> str | None:
-        """What the plugin calls itself; None if it can't even say that, which must not hide why a call failed."""
+        """The name in the plugin's info(); None if that raises, which must not hide the error of the call."""
         try:
             return self._plugin.info().name
         except Exception as exc:

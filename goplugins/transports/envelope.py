@@ -1,4 +1,4 @@
-"""The JSON envelope that HTTP, Unix sockets, exec and gRPC share: what a whole and well-formed reply is."""
+"""The JSON envelope of HTTP, Unix sockets, exec and gRPC: parsing and checks of replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goplugins.runtime.call import Call
 __all__ = ["check_request_id", "decode_data", "dump_texts", "error_text", "parse_object", "parse_value"]
 
 MAX_ERROR_TEXT = 4096
-"""Characters of a plugin's own error text that are kept: it ends up in messages and logs."""
+"""Characters that are kept of a plugin's own error text, which appears in messages and logs."""
 
 
 def dump_texts(values: Mapping[str, str]) -> str:
@@ -21,16 +21,20 @@ def dump_texts(values: Mapping[str, str]) -> str:
     return json.dumps(dict(values), separators=(",", ":"))
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-_scan = make_scanner(_decoder)  # type: ignore[arg-type]  # what decode() calls between two regular expressions
+_decoder = json.JSONDecoder(parse_constant=_reject_constant)
+_scan = make_scanner(_decoder)  # type: ignore[arg-type]  # decode() calls it between two regular expressions
 
 
 def parse_value(body: bytes, *, whole: bool = False) -> Any:
-    """The one JSON value that ``body`` holds; ``whole`` if the wire says that nothing of the text is missing.
+    """The one JSON value in ``body``.
+
+    Args:
+        body: the text.
+        whole: whether the wire guarantees that no part of the text is missing.
 
     Raises:
         TruncatedReplyError: the text ends within a value.
@@ -43,15 +47,15 @@ def parse_value(body: bytes, *, whole: bool = False) -> Any:
             return value
     except (StopIteration, ValueError, RecursionError):
         pass
-    return _parse_thoroughly(body, whole)
+    return _parse_slowly(body, whole)
 
 
 def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
-    """The one JSON object that ``body`` holds. See :func:`parse_value`.
+    """The one JSON object in ``body``. See :func:`parse_value`.
 
     Raises:
         TruncatedReplyError: the text ends within a value.
-        BadReplyError: anything else, such as trailing bytes, NaN, or no object.
+        BadReplyError: anything else, such as trailing bytes, NaN, or a value that is not an object.
     """
     value = parse_value(body, whole=whole)
     if type(value) is not dict:
@@ -59,8 +63,8 @@ def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
     return value
 
 
-def _parse_thoroughly(body: bytes, whole: bool) -> Any:
-    """As :func:`parse_value`, for white space around the value, and to tell what is wrong."""
+def _parse_slowly(body: bytes, whole: bool) -> Any:
+    """As :func:`parse_value`, also with white space around the value; raises the error for a malformed one."""
     try:
         return _decoder.decode(body.decode("utf-8"))
     except json.JSONDecodeError as exc:
@@ -75,21 +79,21 @@ def _parse_thoroughly(body: bytes, whole: bool) -> Any:
 
 def _truncated(body: bytes, whole: bool) -> TruncatedReplyError:
     error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
-    if whole:  # sent again, it would be as broken
+    if whole:  # a retry would return the same broken text
         error.retryable, error.replay = False, Replay.NEVER
     return error
 
 
 def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) -> None:
-    """Refuses another call's answer; ``required`` where the wire does not correlate by itself."""
+    """Rejects another call's reply; ``required`` on wires where nothing else correlates request and reply."""
     found = envelope.get("request_id")
     if found == call.request_id or (found is None and not required) or (found == "" and not required):
         return
-    raise ReplyMismatchError(f"the reply carries the request id {str(found)[:100]!r}, expected {call.request_id!r}")
+    raise ReplyMismatchError(f"the reply has the request id {str(found)[:100]!r}, expected {call.request_id!r}")
 
 
 def error_text(envelope: Mapping[str, Any]) -> str:
-    """The plugin's own error text, bounded; empty if the envelope has none."""
+    """The plugin's own error text, cut at a limit; empty if the envelope has none."""
     error = envelope.get("error")
     if error is None or error == "":
         return ""
@@ -100,7 +104,7 @@ def metadata_of(envelope: Mapping[str, Any], field: str = "metadata") -> dict[st
     """The envelope's metadata, values as text.
 
     Raises:
-        BadReplyError: it is no object.
+        BadReplyError: it is not an object.
     """
     metadata = envelope.get(field)
     if metadata is None:
@@ -111,12 +115,12 @@ def metadata_of(envelope: Mapping[str, Any], field: str = "metadata") -> dict[st
 
 
 def decode_data(envelope: dict[str, Any], call: Call) -> Any:
-    """The typed response in an envelope that reports success, or the business error in one that does not.
+    """The typed response in an envelope. Sets ``call.reply_metadata``.
 
-    Sets ``call.reply_metadata``. A missing ``data`` is null: Go servers leave out empty data.
+    A missing ``data`` is null: Go servers omit empty data.
 
     Raises:
-        PluginExecutionError: the plugin's own error, with its metadata in ``details``.
+        PluginExecutionError: the envelope has a business error; its metadata is in ``details``.
         ReplyTypeError: the data does not fit the response type.
         BadReplyError: the envelope is malformed.
     """

@@ -1,4 +1,4 @@
-"""Objects that a text names: ``package.module:name``, or an installed entry point."""
+"""Import of objects by name: ``package.module:name``, or an installed entry point."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["named_object"]
 
 
 def named_object(target: str, group: str = "") -> Any:
-    """What ``target`` names; imports its module.
+    """The object named by ``target``; imports its module.
 
     Args:
         target: ``package.module:name.of.object``; without a colon, an entry point of ``group``.
-        group: of entry points; empty where only a module will do.
+        group: of entry points; empty if only ``module:name`` is accepted.
 
     Raises:
-        ConfigError: there is no such object, or its module can't be imported; the message leads to the place.
+        ConfigError: there is no such object, or its module can't be imported; the message has file and line.
 
     >>> named_object("json:JSONDecoder.decode").__name__
     'decode'
@@ -64,7 +64,7 @@ def _entry_point(name: str, group: str) -> Any:
 
 
 def _unimportable(target: str, exc: Exception) -> ConfigError:
-    """Somebody's module failed: its error, with the place in it, in one line."""
+    """The error for a module whose import failed: that error with file and line, in one line."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return InvalidConfigError(f"{target} can't be imported: {type(exc).__name__}: {exc}{where}", path="endpoint")

@@ -1,9 +1,9 @@
 """Typed values to JSON and back with cattrs, built once for each type and shared.
 
-Stricter than cattrs alone: ``"false"`` is no bool, ``"3"`` is no integer and ``"abc"`` is no list of strings. A
-login service whose answer says ``{"valid": "false"}`` must not come out as True. Like Go's encoding/json, bytes
-travel as base64 and times as RFC 3339. A datetime goes out only with its offset: without one it would mean another
-moment to every reader, and Go refuses it. One that comes in without stays naive, as the plugin wrote it.
+Stricter than cattrs alone: ``"false"`` is not a bool, ``"3"`` is not an integer and ``"abc"`` is not a list of strings:
+the reply ``{"valid": "false"}`` of a login service must not be decoded as True. As in Go's encoding/json, bytes are
+base64 and times RFC 3339. A datetime is encoded only with an offset: without one its meaning depends on the reader, and
+Go rejects it. A reply's datetime without an offset stays naive.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["JSONCodec", "codec_for", "explain_mismatch", "structurer_for"]
 
 
 class _MismatchError(TypeError):
-    """A value of another kind; its text is for the reader, where cattrs would name only the field's type."""
+    """A value of another kind; the message names both kinds, where cattrs names only the field's type."""
 
     def __init__(self, expected: str, value: Any) -> None:
         super().__init__(f"expected {expected}, got {_KINDS.get(type(value), type(value).__name__)}")
@@ -181,16 +181,16 @@ def _converter() -> Converter:
 
 
 def _resolve_references(kind: Any, seen: set[Any]) -> None:
-    """Puts classes in place of their names in the annotations of ``kind`` and of all that it holds.
+    """Replaces names by classes in the annotations of ``kind`` and of the types in its fields.
 
-    cattrs does so for an annotation that is wholly text, and would meet the name within ``Optional["Node"]`` only
-    once there is data for it.
+    cattrs does so for an annotation that is a text as a whole; it would resolve the name within ``Optional["Node"]``
+    only when there is data for it.
 
     Raises:
-        InvalidArgumentError: a name that means nothing at run time.
+        InvalidArgumentError: a name that is not defined at run time.
     """
     if isinstance(kind, str | ForwardRef):
-        raise InvalidArgumentError(f"{kind!r} is only a name: give the class itself")
+        raise InvalidArgumentError(f"{kind!r} is only a name: pass the class itself")
     origin = get_origin(kind) or kind
     if origin is Literal:
         return
@@ -204,7 +204,7 @@ def _resolve_references(kind: Any, seen: set[Any]) -> None:
 
 
 def _resolved_hints(cls: type) -> list[Any]:
-    """The annotations of a class's fields, which from now on hold classes instead of names."""
+    """The annotations of a class's fields, with names replaced by classes in the class itself."""
     typed = attrs.has(cls) or dataclasses.is_dataclass(cls) or is_typeddict(cls) or is_namedtuple(cls)
     if not typed:
         return []
@@ -214,8 +214,8 @@ def _resolved_hints(cls: type) -> list[Any]:
             return [field.type for field in attrs.fields(cls)]
         hints = get_type_hints(cls, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as exc:
-        fix = "import what its annotations name at run time, and define it at the module's top level"
-        raise InvalidArgumentError(f"{_name(cls)} can't be made from JSON: {exc}: {fix}") from exc
+        fix = "import the types of its annotations at run time, and define them at the top level of a module"
+        raise InvalidArgumentError(f"{_name(cls)} can't be decoded from JSON: {exc}: {fix}") from exc
     if dataclasses.is_dataclass(cls):
         for field in dataclasses.fields(cls):
             field.type = hints[field.name]
@@ -225,13 +225,13 @@ def _resolved_hints(cls: type) -> list[Any]:
 
 
 def structurer_for(target: Any) -> Callable[[Any], Any]:
-    """A function that turns parsed JSON into ``target``; raises what :func:`cattrs.transform_error` explains."""
+    """A function that turns parsed JSON into ``target``; :func:`explain_mismatch` explains what it raises."""
     hook, target = _structure_hook(target)
     return lambda data: hook(data, target)
 
 
 def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
-    """What turns parsed JSON into ``target``, with what to call it with beside the JSON."""
+    """The function that turns parsed JSON into ``target``, and its second argument."""
     if target is Any or target is object:
         return _identity, target
     if target is None:
@@ -241,7 +241,7 @@ def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
         return _converter().get_structure_hook(target), target
     except StructureHandlerNotFoundError as exc:
         raise InvalidArgumentError(
-            f"{_name(target)} can't be made from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
+            f"{_name(target)} can't be decoded from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
         ) from exc
 
 
@@ -257,14 +257,14 @@ def _unstructurer_for(source: Any) -> Callable[[Any], Any]:
     except NameError as exc:
         raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: {exc}: import it at run time") from exc
     except RecursionError as exc:  # of named tuples; classes may
-        raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: it holds itself") from exc
+        raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: it contains itself") from exc
 
 
 def _plainer(value: Any) -> Any:
-    """A value that JSON lacks, as one that it has; only of types that cattrs knows.
+    """A plain value for one without a JSON form, if cattrs can convert it.
 
     Raises:
-        TypeError: anything else, which would come back unchanged, for ever.
+        TypeError: cattrs returned the value unchanged, which would recurse without end.
     """
     plain = _converter().unstructure(value)
     if plain is value:
@@ -276,12 +276,12 @@ _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_pla
 
 
 def _json_writer() -> Callable[[Any, int], Sequence[str]]:
-    """``_encoder.encode`` without what it does anew for each value, which takes longer than writing a small one."""
+    """``_encoder.encode`` without its set-up for each value, which takes longer than encoding a small one."""
     make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
     if make is None:  # an interpreter without it
         return lambda value, _: (_encoder.encode(value),)
-    # What tells a value within itself (nothing: the recursion limit does), default, strings, indent, separators,
-    # sort_keys, skipkeys, allow_nan.
+    # Markers for circular values (None: the recursion limit applies), default, strings, indent, separators, sort_keys,
+    # skipkeys, allow_nan.
     chunks: Callable[[Any, int], Sequence[str]] = make(
         None, _plainer, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
     )
@@ -299,7 +299,7 @@ _PROMOTED: dict[type, tuple[type, ...]] = {float: (float, int), bytes: (bytes, b
 
 
 def _accepted(kind: Any) -> tuple[type, ...]:
-    """The classes of which a request of type ``kind`` is an instance; any, where an instance can't be told."""
+    """Classes for isinstance() checks of a request of type ``kind``; ``object`` if it can't be checked."""
     if kind is None:
         return (type(None),)
     if kind is Any or not isinstance(kind, type) or is_typeddict(kind) or getattr(kind, "_is_protocol", False):
@@ -307,12 +307,16 @@ def _accepted(kind: Any) -> tuple[type, ...]:
     return _PROMOTED.get(kind, (kind,))
 
 
+def _with_article(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}"
+
+
 def _another_type(expected: Any, request: Any) -> UnserializableRequestError:
     wanted, got = _name(expected), type(request).__name__
     if wanted == got:
         wanted, got = (f"{kind.__module__}.{kind.__qualname__}" for kind in (expected, type(request)))
-    wanted, got = (f"an {name}" if name[0] in "aeiouAEIO" else f"a {name}" for name in (wanted, got))
-    return UnserializableRequestError(f"the request is of another type: expected {wanted}, got {got}")
+    wanted, got = _with_article(wanted), _with_article(got)
+    return UnserializableRequestError(f"the request has the wrong type: expected {wanted}, got {got}")
 
 
 def _explain(exc: BaseException, kind: type | None) -> str:
@@ -320,7 +324,7 @@ def _explain(exc: BaseException, kind: type | None) -> str:
 
 
 def explain_mismatch(exc: Exception, data: Any) -> str:
-    """What a structurer's exception says about ``data``, with the path of each field."""
+    """The text of an exception that decoding ``data`` raised, with the path of each field."""
     if isinstance(exc, BaseValidationError):
         return "; ".join(transform_error(exc, "data", _explain))
     if data is None:
@@ -350,7 +354,7 @@ class JSONCodec:
         self._structure, self._target = _structure_hook(response_type)
 
     def encode(self, request: Any) -> bytes:
-        # isinstance() and not only the class: a subclass will do, and a proxy such as Django's lazy objects.
+        # isinstance() and not only the class: subclasses are accepted, and proxies such as Django's lazy objects.
         if type(request) is not self._class and not isinstance(request, self._accepted):
             raise _another_type(self.request_type, request)
         try:
@@ -362,13 +366,14 @@ class JSONCodec:
         try:
             return self._structure(data, self._target)
         except Exception as exc:
-            raise ReplyTypeError(f"the reply is no {_name(self.response_type)}: {explain_mismatch(exc, data)}") from exc
+            wanted = _with_article(_name(self.response_type))
+            raise ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}") from exc
 
 
 def _make(request_type: Any, response_type: Any) -> Codec:
-    if is_message_type(request_type) or is_message_type(response_type):
-        return ProtobufJSONCodec(request_type, response_type)
-    return JSONCodec(request_type, response_type)
+    messages = is_message_type(request_type), is_message_type(response_type)
+    codec = JSONCodec(Any if messages[0] else request_type, Any if messages[1] else response_type)
+    return ProtobufJSONCodec(request_type, response_type, codec) if any(messages) else codec
 
 
 _cached = functools.lru_cache(maxsize=1024)(_make)
@@ -378,9 +383,9 @@ def codec_for(request_type: Any = Any, response_type: Any = Any) -> Codec:
     """The codec for a pair of types, made once and shared.
 
     Raises:
-        InvalidArgumentError: a type that can't be made from JSON.
+        InvalidArgumentError: a type that can't be encoded or decoded.
     """
     try:
         return _cached(request_type, response_type)
-    except TypeError:  # an unhashable type form
+    except TypeError:  # a type form that is not hashable
         return _make(request_type, response_type)

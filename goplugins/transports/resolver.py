@@ -1,4 +1,4 @@
-"""Host names to addresses, within a deadline: the lookup itself can't be interrupted, so it is awaited from outside."""
+"""Name resolution within a deadline: a lookup can't be interrupted, so it runs on another thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from goplugins.runtime.fork import register_forkable
 __all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
 
 Address = tuple[socket.AddressFamily, Any]
-"""A family and what ``socket.connect`` takes for it."""
+"""A family and its argument for ``socket.connect``."""
 
 Job = Callable[[], None]
 
@@ -26,17 +26,17 @@ class Resolver(Protocol):
     """Finds the addresses of a host; several plugins may share one."""
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
-        """At least one address, the preferred first.
+        """At least one address, in the order of preference.
 
         Raises:
             NameResolutionError: the name has no address.
-            PluginTimeoutError: there was no answer in time; nothing was sent.
+            PluginTimeoutError: no answer before the deadline; nothing was sent.
         """
         ...
 
 
 def literal_address(host: str, port: int) -> Address | None:
-    """The address that ``host`` itself is, or None for a name.
+    """The address if ``host`` is one, None for a name.
 
     >>> literal_address("127.0.0.1", 80)
     (<AddressFamily.AF_INET: 2>, ('127.0.0.1', 80))
@@ -49,7 +49,7 @@ def literal_address(host: str, port: int) -> Address | None:
         return None
     if address.version == 4:
         return socket.AF_INET, (host, port)
-    if "%" in host:  # a zone must be looked up; that needs no network
+    if "%" in host:  # a zone must be resolved to its number, which needs no network
         return socket.AF_INET6, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][
             4
         ]
@@ -57,22 +57,22 @@ def literal_address(host: str, port: int) -> Address | None:
 
 
 class FixedResolver:
-    """Finds one and the same address for every name: for one of the instances behind a name.
+    """Resolves every name to one address: that of one instance behind a name.
 
     Args:
-        address: to be connected to, whatever host the endpoint, its certificate and its requests name.
+        address: to connect to, whichever host the endpoint, its certificate and its requests name.
     """
 
     def __init__(self, address: Address) -> None:
         self._found = [address]
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
-        """The address. Asks nobody."""
+        """The address."""
         return self._found
 
 
 class _Lookup:
-    """One running lookup; all callers that want the same name wait for the same one."""
+    """One running lookup; all callers that resolve the same name wait for it."""
 
     __slots__ = ("addresses", "done", "error")
 
@@ -83,12 +83,12 @@ class _Lookup:
 
 
 class ThreadedResolver:
-    """Looks names up on helper threads, at most ``max_threads`` at once, and waits within the caller's deadline.
+    """Resolves names on helper threads and waits for them within the caller's deadline.
 
     Args:
-        submit: runs a function on some other thread, such as ``WorkerPool.submit``; own daemon threads by default.
-        max_threads: bounds the own threads; further lookups queue up for them.
-        clock: does the waiting.
+        submit: runs a function on another thread, such as ``WorkerPool.submit``; daemon threads of its own by default.
+        max_threads: bound on its own threads; further lookups wait in a queue.
+        clock: waits.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ThreadedResolver:
         self._threads = 0
 
     def after_fork_in_child(self) -> None:
-        """Forgets lookups that run in the parent only."""
+        """Forgets lookups, which run in the parent only."""
         self._reset()
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
@@ -120,9 +120,9 @@ class ThreadedResolver:
         if leader:
             self._launch(key, lookup)
         if not self._clock.wait(lookup.done, max(deadline.remaining(), 0.0)):
-            raise PluginTimeoutError(f"the name {host!r} was not resolved in time", replay=Replay.ALWAYS)
+            raise PluginTimeoutError(f"the name {host!r} was not resolved before the deadline", replay=Replay.ALWAYS)
         if lookup.error is not None:
-            # Each waiter raises its own error: one object in several threads would mix up their tracebacks.
+            # Each caller raises an error of its own: one object in several threads would mix their tracebacks.
             cause = lookup.error
             reason = cause.strerror if isinstance(cause, OSError) else str(cause)
             raise NameResolutionError(f"the name {host!r} can't be resolved: {reason}") from cause

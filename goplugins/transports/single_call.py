@@ -1,4 +1,4 @@
-"""A wire plugin called by itself, outside the policies: one attempt."""
+"""A single attempt over a sender, outside the policies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def single_call(
     Without a ``codec``, requests and answers are plain JSON values.
 
     Raises:
-        PluginError: what went wrong.
+        PluginError: the attempt failed.
     """
     if not FORK_MARK[0]:
         renew_after_fork()

@@ -1,4 +1,4 @@
-"""TLS for every transport that has it: version 1.2 or newer, always verified."""
+"""TLS settings of all transports: version 1.2 or newer, always verified."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ __all__ = ["client_context"]
 
 
 def client_context(auth: AuthConfig, *, ca_file: str = "") -> ssl.SSLContext:
-    """The context for connections to a plugin. Not to be changed: plugins that trust the same may share it.
+    """The context for connections to a plugin. Must not be modified: plugins with the same settings share it.
 
-    ``auth.ca_file`` replaces the machine's authorities. A client certificate is presented if ``auth`` names one.
+    ``auth.ca_file`` replaces the machine's authorities. A client certificate is presented if ``auth`` has one.
 
     Args:
         auth: its ``ca_file``, and with the method mtls its ``cert_file`` and ``key_file``.
-        ca_file: authorities to use if ``auth`` names none, such as an environment's.
+        ca_file: authorities to use if ``auth`` has none, such as those of an environment variable.
 
     Raises:
-        InvalidCertificateError: a file that is missing or can't be used; ``path`` names the field.
+        InvalidCertificateError: a file is missing or can't be used; ``path`` is the field.
     """
     authorities = auth.ca_file or ca_file
     presents = auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS
     if not authorities and not presents:
-        return _usual_context()
+        return _default_context()
     context = _new_context()
     if authorities:
         _load_authorities(context, authorities)
@@ -49,26 +49,26 @@ def _new_context() -> ssl.SSLContext:
     return context
 
 
-_usual: weakref.WeakValueDictionary[Hashable, ssl.SSLContext] = weakref.WeakValueDictionary()
+_default_contexts: weakref.WeakValueDictionary[Hashable, ssl.SSLContext] = weakref.WeakValueDictionary()
 
 
-def _usual_context() -> ssl.SSLContext:
-    """The context that trusts the machine's authorities and presents nothing, shared as long as they stay the same.
+def _default_context() -> ssl.SSLContext:
+    """The context with the machine's authorities and no client certificate, shared until those files change.
 
-    To read them takes tens of milliseconds, and to keep them most of a megabyte.
+    Loading the authorities takes tens of milliseconds, and most of a megabyte of memory.
     """
     paths = ssl.get_default_verify_paths()
     seen = (_stamp(paths.cafile), _stamp(paths.capath))
-    context = _usual.get(seen)
+    context = _default_contexts.get(seen)
     if context is None:
         context = _new_context()
         _load_default_authorities(context)
-        _usual[seen] = context
+        _default_contexts[seen] = context
     return context
 
 
 def _stamp(path: str | None) -> Hashable:
-    """Changes with what is there."""
+    """Changes when the file or directory changes."""
     try:
         found = os.stat(path or "")
     except OSError:
@@ -80,10 +80,10 @@ def _load_default_authorities(context: ssl.SSLContext) -> None:
     context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if context.cert_store_stats()["x509_ca"]:
         return
-    # A directory of authorities is read only at the handshake and counts as nothing until then.
+    # A directory of authorities is read only during a handshake and not counted until then.
     directory = ssl.get_default_verify_paths().capath
     if directory is None or not os.listdir(directory):
-        import certifi  # comes with requests; images without ca-certificates need it
+        import certifi  # installed with requests; needed in images without ca-certificates
 
         context.load_verify_locations(certifi.where())
 
@@ -101,21 +101,21 @@ def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: 
     _check_pem(key_file, "key_file", "PRIVATE KEY-----")
 
     def no_passphrase() -> str:
-        # Without this, OpenSSL would ask on the terminal and wait.
-        raise _invalid("key_file", key_file, "it is encrypted; write an unencrypted key")
+        # Without this, OpenSSL would prompt on the terminal and wait.
+        raise _invalid("key_file", key_file, "it is encrypted; use an unencrypted key")
 
     try:
         context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
-            raise _invalid("key_file", key_file, "it is not the key of cert_file") from exc
+            raise _invalid("key_file", key_file, "it does not belong to cert_file") from exc
         raise _invalid("cert_file", cert_file, _reason(exc)) from exc
 
 
 def _check_pem(file: str, field: str, marker: str) -> None:
-    """OpenSSL does not say which of two files is at fault, so each is looked at first."""
+    """Checks each file by itself: OpenSSL does not say which of two files is at fault."""
     if not file:
-        raise InvalidCertificateError("it is missing", path=f"auth.{field}", fix="name a PEM file")
+        raise InvalidCertificateError("missing", path=f"auth.{field}", fix="write the path of a PEM file")
     try:
         with open(file, encoding="latin-1") as stream:
             text = stream.read()
@@ -123,7 +123,7 @@ def _check_pem(file: str, field: str, marker: str) -> None:
         raise _invalid(field, file, exc.strerror or str(exc)) from exc
     if marker not in text:
         kind = "private key" if "KEY" in marker else "certificate"
-        raise _invalid(field, file, f"it holds no {kind} in PEM form")
+        raise _invalid(field, file, f"it contains no {kind} in PEM form")
 
 
 def _reason(exc: ssl.SSLError) -> str:

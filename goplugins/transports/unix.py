@@ -32,7 +32,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
-from goplugins.transports.credential_files import PluginCredentials
+from goplugins.transports.credentials import PluginCredentials
 from goplugins.transports.interface import Sender
 from goplugins.transports.line_channel import LineChannel
 from goplugins.transports.line_client import LineClient

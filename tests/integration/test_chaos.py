@@ -148,10 +148,12 @@ def failed_call(manager: Manager[Any, Any], **call: Any) -> PluginError:
 
 
 def seen(error: PluginError) -> dict[str, Any]:
-    """All that policies and callers go by."""
+    """What policies and callers decide by; the name of a gRPC status is not imitated."""
     facts = {name: getattr(error, name) for name in ("code", "retryable", "replay", "verdict", "attempts", "plugin")}
     says_when = error.retry_after is not None
     details = {name: value for name, value in error.details.items() if name not in {"chaos", "metadata", "headers"}}
+    if isinstance(details.get("status"), str):
+        del details["status"]
     return {"class": type(error), "says when": says_when, "details": details, **facts}
 
 
@@ -223,7 +225,7 @@ def test_after_the_block_the_wire_is_as_it_was(wire):
         assert min(counts[fault] for fault in ("refuse", "reset", "latency")) > 0
 
 
-def test_looks_at_the_health_may_fail_too():
+def test_health_checks_may_fail_too():
     with (
         http("none") as (config, _),
         calling(config) as manager,
@@ -231,7 +233,7 @@ def test_looks_at_the_health_may_fail_too():
     ):
         found = manager.health()["p"]
         assert found.status is PluginStatus.UNHEALTHY
-        assert "Connection refused (injected)" in found.message
+        assert "connection refused (injected)" in found.message
         assert (chaos.counts["health"], chaos.counts["refuse"], chaos.attempts) == (1, 0, 0)
 
 
@@ -243,7 +245,7 @@ def test_a_configuration_with_chaos_on_injects_and_says_so(wire, caplog):
         assert (type(error), error.details["chaos"]) == (PluginConnectionError, True)
         assert requests() == 0
         assert "chaos is on, faults are injected: refuse 1" in str(manager.explain("p"))
-        # The bare plugin is for looking at the real thing.
+        # get_plugin() is without injected faults.
         assert manager.get_plugin("p").execute("hello") == "ok"
     assert "its configuration has chaos on" in caplog.text
 

@@ -36,7 +36,6 @@ from goplugins.errors import (
 from goplugins.transports.grpc import GRPCPluginFactory
 from goplugins.transports.grpc.messages import CHECK, HEALTH, messages
 from goplugins.transports.json_codec import codec_for
-from goplugins.transports.protobuf_codec import ProtobufJSONCodec
 from tests.integration.grpc.conftest import aborting, call, failure, ok, reply
 from tests.servers import free_port
 from tests.timing import time_limit
@@ -384,10 +383,10 @@ class TestNative:
     def test_existing_service(self, serve, make):
         asks, answers = messages().HealthCheckRequest, messages().HealthCheckResponse
         plugin = make(serve(echo).address, options={"method": "/grpc.health.v1.Health/Check"})
-        reply = call(plugin, asks(service="echo"), codec=ProtobufJSONCodec(asks, answers))
+        reply = call(plugin, asks(service="echo"), codec=codec_for(asks, answers))
         assert isinstance(reply, answers)
         assert reply.status == 1
-        error = failure(plugin, asks(service="nope"), codec=ProtobufJSONCodec(asks, answers))
+        error = failure(plugin, asks(service="nope"), codec=codec_for(asks, answers))
         assert type(error) is PluginRequestError
         assert error.details["status"] == "NOT_FOUND"
         assert plugin.health(2).status is PluginStatus.HEALTHY
@@ -449,13 +448,13 @@ class TestNative:
             call(plugin, 1)
         kind = messages().HealthCheckRequest
         with pytest.raises(UnserializableRequestError, match="expected a HealthCheckRequest, got a int"):
-            call(plugin, 1, codec=ProtobufJSONCodec(kind, kind))
+            call(plugin, 1, codec=codec_for(kind, kind))
         assert server.calls == []
 
     def test_reply_that_is_no_message(self, raw, make):
         kind = messages().HealthCheckRequest
         plugin = make(raw({"/a.B/C": lambda *_: b"\xff"}).address, options={"method": "/a.B/C"})
-        assert type(failure(plugin, kind(), codec=ProtobufJSONCodec(kind, kind))) is BadReplyError
+        assert type(failure(plugin, kind(), codec=codec_for(kind, kind))) is BadReplyError
 
 
 class TestConnections:

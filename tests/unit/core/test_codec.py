@@ -108,7 +108,7 @@ def test_every_kind_of_field_makes_the_round_trip():
 def test_a_value_of_another_kind_is_refused_and_the_field_named(field, value):
     codec = codec_for(Everything, Everything)
     data = json.loads(codec.encode(SAMPLE)) | {field: value}
-    with pytest.raises(ReplyTypeError, match=rf"the reply is no Everything: .*data\.{field}"):
+    with pytest.raises(ReplyTypeError, match=rf"the reply is not an Everything: .*data\.{field}"):
         codec.decode(data)
 
 
@@ -166,7 +166,7 @@ def test_a_request_of_another_type_says_which_was_expected():
 
 
 def test_a_response_type_that_json_can_not_make_is_refused_when_the_codec_is_made():
-    with pytest.raises(InvalidArgumentError, match="can't be made from JSON"):
+    with pytest.raises(InvalidArgumentError, match="can't be decoded from JSON"):
         codec_for(Any, type(len))
 
 
@@ -221,7 +221,7 @@ def test_names_of_classes_within_annotations_are_resolved():
 
 @pytest.mark.parametrize("kind", [Lost, list[Lost], dict[str, Lost | None], "Node", list["Node"]])
 def test_a_name_that_means_nothing_is_refused_when_the_codec_is_made(kind):
-    with pytest.raises(InvalidArgumentError, match=r"'Nowhere' is not defined: import|only a name: give the class"):
+    with pytest.raises(InvalidArgumentError, match=r"'Nowhere' is not defined: import|only a name: pass the class"):
         codec_for(Any, kind)
 
 

@@ -20,7 +20,7 @@ from goplugins.enums import PluginStatus
 from goplugins.manager.config_watch import Watch
 from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
-from goplugins.transports.credential_files import WatchedFiles
+from goplugins.transports.watched_files import WatchedFiles
 
 from .conftest import Harness, config
 

@@ -235,7 +235,7 @@ def test_a_hanging_attempt_ends_with_its_deadline():
 
 
 @pytest.mark.parametrize("chaos", [{"hang": 1.0}, {"latency": 1.0, "delay": 20.0}])
-def test_when_chaos_ends_whoever_waits_gets_the_real_answer(chaos):
+def test_attempts_that_wait_get_the_real_reply_when_chaos_ends(chaos):
     clock = ManualClock(auto_advance=False)
     faulty = sender(clock=clock, **chaos)
     answers = []
@@ -245,7 +245,7 @@ def test_when_chaos_ends_whoever_waits_gets_the_real_answer(chaos):
     faulty.end()
     thread.join(5)
     assert answers == ["ok"]
-    assert outcome(faulty, clock) == "ok"  # and so does whoever comes late
+    assert outcome(faulty, clock) == "ok"  # later attempts meet no fault
 
 
 def test_closing_ends_the_waits_and_closes_the_wire():
@@ -351,7 +351,6 @@ def test_a_native_grpc_service_fails_with_a_status():
     native = ChaosSender(FakeSender(), chaos, config_of("grpc", method="/a.B/C"), clock=ManualClock())
     error = failure(native)
     assert type(error) is GRPCTransportError
-    assert error.details["status"] == "INTERNAL"
 
 
 @pytest.mark.parametrize("transport", WIRES)
@@ -428,7 +427,7 @@ def test_what_does_not_count_against_a_plugin_does_not_when_injected(status, kin
 # --- health ----------------------------------------------------------------------------------------------------------
 
 
-def test_looks_are_left_alone_by_default():
+def test_health_checks_meet_no_fault_by_default():
     assert sender(refuse=1.0).health(1.0).status is PluginStatus.HEALTHY
 
 
@@ -442,7 +441,7 @@ def test_looks_are_left_alone_by_default():
         ("hang", PluginStatus.OFFLINE),
     ],
 )
-def test_looks_that_fail_too_see_what_a_real_one_would(fault, status):
+def test_health_checks_that_fail_have_the_status_of_a_real_failure(fault, status):
     clock = ManualClock()
     chaos = sender(clock=clock, health=True, **{fault: 1.0})
     found = chaos.health(2.0)
@@ -452,7 +451,7 @@ def test_looks_that_fail_too_see_what_a_real_one_would(fault, status):
     assert (chaos.counts["health"], chaos.counts[fault], chaos.attempts) == (1, 0, 0)
 
 
-def test_a_look_is_late_within_its_timeout():
+def test_a_health_check_is_delayed_within_its_timeout():
     clock = ManualClock()
     chaos = sender(clock=clock, health=True, latency=1.0, delay=1.5)
     assert chaos.health(2.0).status is PluginStatus.HEALTHY
@@ -461,12 +460,12 @@ def test_a_look_is_late_within_its_timeout():
     assert clock.monotonic() == pytest.approx(2.5)
 
 
-def test_looks_do_not_shift_what_attempts_meet():
-    plain, looked = sender(health=True, error=0.5), sender(health=True, error=0.5)
+def test_health_checks_do_not_shift_the_faults_of_attempts():
+    plain, checked = sender(health=True, error=0.5), sender(health=True, error=0.5)
     met = []
     for _ in range(50):
-        looked.health(1.0)
-        met.append(outcome(looked))
+        checked.health(1.0)
+        met.append(outcome(checked))
     assert met == [outcome(plain) for _ in range(50)]
 
 
@@ -492,7 +491,7 @@ def test_chaos_in_a_configuration_is_loud(caplog):
     assert caplog.messages == [
         (
             "plugin 'search': its configuration has chaos on: latency 20 % (0.1 to 2 s), "
-            "error 5 % (status 503, retry after 1 s), hang 0.1 %, health looks too; seed 7"
+            "error 5 % (status 503, retry after 1 s), hang 0.1 %, health checks included; seed 7"
         )
     ]
     assert wrapped.chaos in caplog.text
@@ -536,14 +535,7 @@ def test_a_wire_refuses_what_can_not_be_sent_as_ever():
     assert chaos.info().name == "fake"
 
 
-def test_a_child_has_its_own_lock():
-    chaos = sender(error=1.0)
-    with chaos._lock:
-        chaos.after_fork_in_child()
-        assert outcome(chaos) is HTTPTransportError
-
-
-def test_deadlines_of_looks_ignore_the_callers_own():
+def test_health_checks_ignore_the_callers_deadline():
     from goplugins import deadline
 
     clock = ManualClock()

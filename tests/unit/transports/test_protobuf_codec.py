@@ -13,7 +13,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
-from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
+from goplugins.transports.json_codec import codec_for
+from goplugins.transports.protobuf_codec import is_message_type
 
 
 def test_message_types():
@@ -31,7 +32,7 @@ def test_asking_loads_nothing():
 
 
 def test_round_trip_on_one_line():
-    codec = ProtobufJSONCodec(FileDescriptorProto, FileDescriptorProto)
+    codec = codec_for(FileDescriptorProto, FileDescriptorProto)
     message = FileDescriptorProto(name="a\nü", public_dependency=[1, 2])
     text = codec.encode(message)
     assert b"\n" not in text
@@ -41,19 +42,19 @@ def test_round_trip_on_one_line():
 
 
 def test_field_names_are_read_too_and_unknown_ones_are_skipped():
-    codec = ProtobufJSONCodec(FileDescriptorProto, FileDescriptorProto)
+    codec = codec_for(FileDescriptorProto, FileDescriptorProto)
     assert codec.decode({"public_dependency": [3], "brand_new": 1}).public_dependency == [3]
 
 
 def test_one_side_only():
-    assert ProtobufJSONCodec(FileDescriptorProto, dict[str, int]).decode({"a": 1}) == {"a": 1}
-    assert ProtobufJSONCodec(list[int], FileDescriptorProto).encode([1]) == b"[1]"
+    assert codec_for(FileDescriptorProto, dict[str, int]).decode({"a": 1}) == {"a": 1}
+    assert codec_for(list[int], FileDescriptorProto).encode([1]) == b"[1]"
 
 
 def test_64_bit_integers_and_well_known_types():
-    codec = ProtobufJSONCodec(Int64Value, Int64Value)
+    codec = codec_for(Int64Value, Int64Value)
     assert codec.decode(json.loads(codec.encode(Int64Value(value=2**63 - 1)))).value == 2**63 - 1
-    assert ProtobufJSONCodec(Struct, Struct).decode({"a": [1]})["a"][0] == 1
+    assert codec_for(Struct, Struct).decode({"a": [1]})["a"][0] == 1
 
 
 @pytest.mark.parametrize(
@@ -68,11 +69,11 @@ def test_64_bit_integers_and_well_known_types():
 )
 def test_replies_that_do_not_fit_name_the_field(data, named):
     with pytest.raises(ReplyTypeError, match=named):
-        ProtobufJSONCodec(FileDescriptorProto, FileDescriptorProto).decode(data)
+        codec_for(FileDescriptorProto, FileDescriptorProto).decode(data)
 
 
 def test_requests_of_another_type():
-    codec = ProtobufJSONCodec(FileDescriptorProto, FileDescriptorProto)
+    codec = codec_for(FileDescriptorProto, FileDescriptorProto)
     for request in (None, {}, EnumDescriptorProto()):
         with pytest.raises(UnserializableRequestError, match="expected a FileDescriptorProto"):
             codec.encode(request)

@@ -1,0 +1,147 @@
+"""Credentials of a plugin: loading and renewal from files, and their removal from texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from goplugins.config.credentials import AuthConfig, files_of
+from goplugins.errors import ConfigError, MissingBearerTokenError, PluginError
+from goplugins.runtime.clock import Clock
+from goplugins.transports.watched_files import WatchedFiles
+
+__all__ = ["PluginCredentials"]
+
+logger = logging.getLogger("goplugins.transports")
+
+_SETTLE = 0.3
+"""Seconds that new content of a file must stay the same before it is used."""
+
+_MIN_PREFIX = 8
+"""Characters by which the beginning of a cut credential is recognised."""
+
+
+class PluginCredentials:
+    """Credentials of one plugin: loaded from its ``auth`` section, renewed when their files change, kept out of texts.
+
+    Args:
+        auth: the section; None for no credentials.
+        clock: measures.
+        name: the plugin's, for the log.
+
+    Attributes:
+        auth: the section as first loaded, with the token of its file.
+        watched: whether there are files to watch, for :meth:`renew`.
+
+    Raises:
+        ConfigError: the token file can't be used.
+    """
+
+    def __init__(self, auth: AuthConfig | None, clock: Clock, name: str) -> None:
+        self._section = section = auth or AuthConfig()
+        self._name = name
+        self._failure = ""
+        self._secrets: tuple[str, ...] = ()
+        paths = files_of(auth)
+        self.watched = bool(paths)
+        # Before the files are read: a change in between must not be missed.
+        self._files = WatchedFiles(paths, clock, settle=_SETTLE)
+        self.auth = _with_token(section)
+
+    def renew(self, apply: Callable[[AuthConfig], None]) -> None:
+        """Applies new credentials if the files have changed and can be used; otherwise the old ones stay.
+
+        Args:
+            apply: applies a section whose token has been read. If it raises a ConfigError, it has changed nothing.
+        """
+        if not self._files.changed():
+            return
+        try:
+            apply(_with_token(self._section))
+        except ConfigError as error:
+            # A key file is written after its certificate: until both match, the old ones are used.
+            if str(error) != self._failure:
+                self._failure = str(error)
+                logger.warning("plugin %r: new credentials can't be used, the old ones stay: %s", self._name, error)
+            return
+        self._failure = ""
+        self._files.accept()
+        logger.info("plugin %r: uses the new credentials of its files", self._name)
+
+    def protect(self, auth: AuthConfig, headers: Mapping[str, str]) -> None:
+        """Removes these credentials from texts from now on, and the previous ones, which calls in flight still use."""
+        secrets = secrets_of(headers, auth.password, auth.token, auth.api_key)
+        self._secrets = tuple(dict.fromkeys((*secrets, *self._secrets)))[: 3 * len(secrets)]
+
+    def scrub(self, text: str) -> str:
+        """A remote text without the credentials; see :func:`scrub`."""
+        return scrub(text, self._secrets)
+
+    def scrub_error(self, error: PluginError) -> None:
+        """Removes the credentials from the message and the details of an error."""
+        if self._secrets:
+            error.message = self.scrub(error.message)
+            error.details = self._scrubbed(error.details)
+
+    def _scrubbed(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.scrub(value)
+        if isinstance(value, Mapping):
+            return {self._scrubbed(name): self._scrubbed(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._scrubbed(each) for each in value]
+        return value
+
+
+def _with_token(auth: AuthConfig) -> AuthConfig:
+    """The section with the current token of its ``token_file``; unchanged if it has none.
+
+    Raises:
+        MissingBearerTokenError: the file can't be read, or is empty.
+    """
+    if not auth.token_file:
+        return auth
+    try:
+        with open(auth.token_file, encoding="utf-8") as stream:
+            token = stream.read().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = (exc.strerror if isinstance(exc, OSError) else "") or "not a UTF-8 text"
+        message = f"{auth.token_file!r} can't be read: {reason}"
+        raise MissingBearerTokenError(message, path="auth.token_file") from None  # the cause may hold the token
+    if not token:
+        raise MissingBearerTokenError(f"{auth.token_file!r} is empty", path="auth.token_file")
+    return attrs.evolve(auth, token=token, token_file="")
+
+
+def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
+    """Texts that must not appear in an error: header values, credentials without their scheme, and ``others``.
+
+    >>> secrets_of({"Authorization": "Bearer tok-456"})
+    ('Bearer tok-456', 'tok-456')
+    """
+    found = list(others)
+    for value in headers.values():
+        scheme, _, credential = value.partition(" ")
+        found.append(value)
+        if credential and scheme.lower() in ("bearer", "basic", "token", "apikey"):
+            found.append(credential.strip())
+    return tuple(secret for secret in found if len(secret) >= 4)
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """A remote text without the credentials: debugging pages and plugins may echo a request.
+
+    >>> scrub("got Bearer tok-456; then Bearer tok", secrets_of({"Authorization": "Bearer tok-456"}))
+    'got ***; then ***'
+    """
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, "***")
+        # The text may have been cut within a credential.
+        start = text.rfind(secret[:_MIN_PREFIX])
+        if start >= 0 and secret.startswith(text[start:]):
+            text = text[:start] + "***"
+    return text
