@@ -1,4 +1,4 @@
-"""The command line: ``goplugins <command>``, one module a command."""
+"""The command line ``goplugins <command>``: one module for each command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMMANDS = (
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when asked: that reads the installed package's metadata."""
+    """Reads the version from the installed package's metadata, when it is needed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         from importlib.metadata import version
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; those of the process when None.
 
     Returns:
-        The exit code: 0 for done, 1 for what was looked for and found (``config check`` and ``diff``), 2 for what could
-        not be done as asked, with lines on stderr that say why.
+        The exit code: 0 for success, 1 for a negative result (such as problems found by ``config check``, or a failed
+        call), 2 for a command that could not be carried out, with the reasons on stderr.
 
     Raises:
         SystemExit: by argparse, for ``--help``, ``--version`` and wrong arguments (code 2).
     """
     parser = argparse.ArgumentParser(prog="goplugins", description="Plugins for Go and Python callers.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="command", required=True)
     for add_command in _COMMANDS:
         add_command(commands)

@@ -1,36 +1,22 @@
-"""What several commands share: a manager of a file, text that a terminal can't be tricked with, and tables."""
+"""Shared by several commands: a manager with the configuration of a file, and tables."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from goplugins.manager.manager import Manager
 
-__all__ = [
-    "Column",
-    "Row",
-    "add_config",
-    "fitting",
-    "has_rich",
-    "make_table",
-    "manager_of",
-    "printable",
-    "request_of",
-    "write_table",
-]
-
 Column = tuple[str, bool]
-"""A heading, and whether what stands below it are numbers."""
+"""The heading, and whether the cells are numbers, which are aligned right."""
 
 Row = Sequence[tuple[str, str]]
 """Cells: text and style."""
@@ -41,44 +27,27 @@ _GAP = 3
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds ``--config``."""
-    parser.add_argument("--config", "-c", metavar="FILE", required=required, help="the manager's configuration")
+    parser.add_argument("--config", "-c", metavar="FILE", required=required, help="configuration file of the plugins")
 
 
 def manager_of(name: str) -> Manager[Any, Any]:
-    """A manager with the configuration of a file; the current directory counts, as with ``python -m``.
+    """A manager with the configuration of a file, which may name modules in the current directory.
 
     Raises:
         ConfigError: with every problem found.
     """
     from goplugins.manager.manager import Manager
 
-    if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    import_from_current_directory()
     manager: Manager[Any, Any] = Manager()
     manager.load_from_config(name)
     return manager
 
 
-def request_of(text: str) -> Any:
-    """The request that a command was given: JSON, or ``-`` for JSON on stdin.
-
-    Raises:
-        InvalidArgumentError: it is no JSON.
-    """
-    try:
-        return json.loads(sys.stdin.read() if text == "-" else text)
-    except (ValueError, RecursionError) as exc:
-        where = "stdin" if text == "-" else "the request"
-        raise InvalidArgumentError(f"{where} is no JSON: {exc}; a text needs its quotes: '\"hello\"'") from exc
-
-
-def printable(text: object) -> str:
-    r"""One line without anything that a terminal would obey.
-
-    >>> printable("red \x1b[31malert\nnext")
-    'red �[31malert next'
-    """
-    return "".join(each if each.isprintable() else "�" for each in " ".join(str(text).split()))
+def import_from_current_directory() -> None:
+    """Adds the current directory to ``sys.path``, as ``python -m`` does."""
+    if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def has_rich() -> bool:
@@ -89,9 +58,9 @@ def has_rich() -> bool:
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, spare: Sequence[str]) -> list[int]:
-    """Which columns a terminal of ``width`` characters has room for: of ``spare``, the first headings go first.
+    """Indexes of the columns that fit a terminal of ``width`` characters; headings in ``spare`` are left out in order.
 
-    Text may be folded, to no less than 24 characters.
+    Text may be folded, to 24 characters or more.
 
     >>> fitting([("plugin", False), ("calls", True)], [[("search", ""), ("123456", "")]], 12, ["calls"])
     [0]
@@ -109,7 +78,7 @@ def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, spare: S
 
 
 def make_table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    """A table for rich. A cell is its text and its style."""
+    """A table for rich."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -118,13 +87,13 @@ def make_table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     for heading, numeric in columns:
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
-        # Text takes no markup: what a plugin says is shown as it is.
+        # Text(), unlike a string, does not interpret markup in the texts of plugins.
         table.add_row(*(Text(printable(text), style=style) for text, style in row))
     return table
 
 
 def write_table(columns: Sequence[Column], rows: Sequence[Row]) -> None:
-    """Writes a table to stdout: by rich on a terminal, plainly into a pipe or without it."""
+    """Writes a table to stdout: by rich if it is installed and stdout is a terminal, else as plain text."""
     if has_rich() and sys.stdout.isatty():
         from rich.console import Console
 

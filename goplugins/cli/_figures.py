@@ -1,10 +1,8 @@
-"""Numbers for people: rates, shares, durations, and a small picture made of letters."""
+"""Numbers as short texts: rates, shares, durations, and sparklines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-__all__ = ["NONE", "amount", "duration", "share", "sparkline"]
 
 NONE = "-"
 
@@ -28,7 +26,7 @@ def amount(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A part of one, in percent.
+    """A fraction of 1, in percent.
 
     >>> share(0), share(0.0312), share(0.5)
     ('0%', '3.1%', '50%')
@@ -39,7 +37,7 @@ def share(value: float | None) -> str:
 
 
 def duration(value: float | None) -> str:
-    """Seconds with a fitting unit.
+    """Seconds as text with a suitable unit.
 
     >>> duration(0.00082), duration(0.0123), duration(2.5), duration(200)
     ('820 µs', '12 ms', '2.5 s', '3 min')
@@ -54,7 +52,7 @@ def duration(value: float | None) -> str:
 
 
 def sparkline(values: Sequence[float | None], width: int = 20) -> str:
-    """The last values as blocks; a gap where there is none.
+    """The last values as block characters; a space for None.
 
     >>> sparkline([0, 1, 2, None, 4], 5)
     '▁▂▄ █'

@@ -1,4 +1,4 @@
-"""Calls one plugin of a file as often as it can for a while, and tells how that went."""
+"""``goplugins bench``: calls one plugin as often as possible for some seconds, and reports rate and latencies."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.cli._common import Column, add_config, has_rich, manager_of, printable, request_of, write_table
+from goplugins.cli._common import Column, add_config, has_rich, manager_of, write_table
 from goplugins.cli._figures import NONE, amount, duration, share
+from goplugins.contrib._commands import request_of
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.models.metrics import Latencies, PluginMetrics
 from goplugins.runtime.clock import SYSTEM_CLOCK, Event
+from goplugins.runtime.text import printable
 
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
 
-__all__ = ["add_command"]
-
 _PERCENTILES = (50, 90, 95, 99, 99.9)
 
 _PAUSE = 0.01
-"""Seconds that a caller pauses after a call that failed: refusals cost nothing, and would drown all else."""
+"""Seconds that a caller waits after a failed call: calls that fail at once would outnumber all others."""
 
 _STEP = 0.1
-"""Seconds between two looks at the progress."""
+"""Seconds between two updates of the progress bar."""
 
 
 @attrs.frozen
 class Result:
-    """What came of it.
+    """The result of a measurement.
 
     Attributes:
-        seconds: measured.
-        concurrency: callers at a time.
-        calls: ended in that time.
-        failed: of them.
-        attempts: sent.
-        latencies: of the calls that were sent.
-        errors: calls that failed, by code.
+        seconds: duration of the measurement.
+        concurrency: concurrent callers.
+        calls: calls that ended in that time.
+        failed: calls that failed.
+        attempts: attempts that were sent.
+        latencies: latencies of the calls that were sent.
+        errors: number of failed calls, by code.
     """
 
     seconds: float
@@ -56,7 +56,7 @@ class Result:
 
     @classmethod
     def between(cls, before: PluginMetrics, after: PluginMetrics, seconds: float, concurrency: int) -> Result:
-        """The difference of two counts."""
+        """The difference of two snapshots."""
         errors = {code: count - before.errors.get(code, 0) for code, count in after.errors.items()}
         return cls(
             seconds,
@@ -69,7 +69,7 @@ class Result:
         )
 
     def as_json(self) -> str:
-        """All of it, durations in seconds."""
+        """The result as JSON, durations in seconds."""
         values = {
             "seconds": round(self.seconds, 3),
             "concurrency": self.concurrency,
@@ -85,28 +85,32 @@ class Result:
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``bench``."""
-    parser = commands.add_parser("bench", help="how fast is a plugin?", description=_execute.__doc__)
+    parser = commands.add_parser("bench", help="measure how fast a plugin answers", description=_execute.__doc__)
     add_config(parser)
-    parser.add_argument("name", metavar="NAME", help="the plugin, or the group")
+    parser.add_argument("name", metavar="NAME", help="name of the plugin or group")
     parser.add_argument("request", metavar="JSON", nargs="?", default="null", help="the request (default: null)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long to measure (default: 5)")
-    parser.add_argument("--warmup", type=float, default=0.5, metavar="N", help="before that, uncounted (default: 0.5)")
-    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="callers at a time (default: 1)")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for each call")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="N", help="duration of the measurement in seconds (default: 5)"
+    )
+    parser.add_argument(
+        "--warmup", type=float, default=0.5, metavar="N", help="seconds of calls before it (default: 0.5)"
+    )
+    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="concurrent callers (default: 1)")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="timeout of each call")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    """Calls a plugin as often as it can for a while, under the policies of its file: its rate limit holds here, too.
+    """Calls a plugin as often as possible for some seconds, with the policies of the file, such as its rate limit.
 
-    Exits with 0 if any call was answered, 1 if none was. Ctrl-C ends it early.
+    Exit code: 0 if any call was answered, 1 if none was. Ctrl-C ends the measurement early.
     """
     if not (arguments.seconds > 0 and arguments.warmup >= 0 and 1 <= arguments.concurrency <= 1000):
         raise InvalidArgumentError("expected --seconds above 0, --warmup of 0 or more, --concurrency from 1 to 1000")
     request = request_of(arguments.request)
     with manager_of(arguments.config) as manager:
-        manager.explain(arguments.name)  # says so if there is none
+        manager.explain(arguments.name)  # raises if no plugin has that name
         result = _measure(manager, arguments, request)
     if arguments.json:
         sys.stdout.write(result.as_json() + "\n")
@@ -148,7 +152,7 @@ def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request:
 
 @contextlib.contextmanager
 def _progress(name: str, seconds: float) -> Iterator[Any]:
-    """A bar on stderr, where somebody sees it and rich is there."""
+    """A progress bar on stderr, if that is a terminal and rich is installed."""
     if not (has_rich() and sys.stderr.isatty()):
         yield lambda _: None
         return

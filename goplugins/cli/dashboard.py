@@ -1,4 +1,4 @@
-"""Serves the dashboard of a file's plugins, for a browser on this machine, until Ctrl-C."""
+"""``goplugins dashboard``: serves a page about the plugins of a file, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import sys
 from goplugins.cli._common import add_config, manager_of
 from goplugins.errors import InvalidArgumentError
 
-__all__ = ["add_command"]
-
 _LOCALHOST = "127.0.0.1"
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _PORT = 8765
@@ -19,21 +17,25 @@ _PORT = 8765
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``dashboard``."""
-    parser = commands.add_parser("dashboard", help="how the plugins are doing, as a page", description=_execute.__doc__)
+    parser = commands.add_parser(
+        "dashboard", help="serve a page that shows the state of the plugins", description=_execute.__doc__
+    )
     add_config(parser)
     parser.add_argument("--host", default=_LOCALHOST, help=f"address to listen at (default: {_LOCALHOST})")
-    parser.add_argument("--port", type=int, default=_PORT, help=f"0 finds a free one (default: {_PORT})")
+    parser.add_argument(
+        "--port", type=int, default=_PORT, help=f"port to listen at; 0 for any free one (default: {_PORT})"
+    )
     parser.add_argument("--watch", action="store_true", help="reload the file when it changes")
     parser.add_argument(
-        "--allow-actions", action="store_true", help="show the buttons; they act on this process's plugins alone"
+        "--allow-actions", action="store_true", help="enable the buttons; they affect the plugins of this process only"
     )
     parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    """Serves a page that shows how the plugins of a file are doing, until SIGINT or SIGTERM.
+    """Serves a page that shows the state of the plugins of a file, until SIGINT or SIGTERM.
 
-    It sees their health, and the calls of its own process: none. To see an application's calls, mount
+    The page shows health, but no calls, since this process makes none. To see the calls of an application, mount
     goplugins.contrib.dashboard in it.
     """
     from goplugins.contrib.dashboard._app import Dashboard
@@ -42,12 +44,16 @@ def _execute(arguments: argparse.Namespace) -> int:
 
     local = _is_local(arguments.host)
     if arguments.allow_actions and not local:
-        raise InvalidArgumentError("--allow-actions needs a loopback address: whoever reaches the port could use it")
+        raise InvalidArgumentError(
+            "--allow-actions needs a loopback --host: anyone who can reach the port could use the buttons"
+        )
     if not local:
-        sys.stderr.write(f"warning: whoever reaches port {arguments.port} sees plugins, errors and configuration\n")
+        sys.stderr.write(
+            f"warning: anyone who can reach port {arguments.port} can see plugins, errors and configuration\n"
+        )
     with manager_of(arguments.config) as manager:
         board = Board(manager, always=True)
-        # Another site's name may be made to lead here: only our own are answered.
+        # Against DNS rebinding: a request for another host name is refused.
         hosts = _LOCAL_NAMES | {arguments.host.lower()} if local else None
         allow = (lambda _: True) if arguments.allow_actions else None
         app = Dashboard(board, authorize=allow, title=arguments.config, hosts=hosts)

@@ -1,4 +1,4 @@
-"""Looks for what is known to hurt."""
+"""``goplugins doctor``: checks a configuration and its server for known problems."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ if TYPE_CHECKING:
     from goplugins.config import PluginConfig
     from goplugins.doctor import Host
 
-__all__ = ["add_command"]
-
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``doctor``."""
-    parser = commands.add_parser("doctor", help="look for what is known to hurt", description=_examine.__doc__)
-    parser.add_argument("--config", metavar="FILE", help="the configuration that the application loads")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that load it")
+    parser = commands.add_parser("doctor", help="check for known problems", description=_examine.__doc__)
+    parser.add_argument("--config", metavar="FILE", help="configuration file that the application loads")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes that load it")
     parser.add_argument(
-        "--worker-timeout", type=float, metavar="SECONDS", help="after which a worker is ended for one request or task"
+        "--worker-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="seconds after which the server ends a worker that is busy with one request or task",
     )
     parser.add_argument(
         "command",
         nargs=argparse.REMAINDER,
         metavar="-- COMMAND",
-        help="how the application is started, such as: -- gunicorn --workers 4 app:app. It is read, not run",
+        help="command that starts the application, such as: -- gunicorn --workers 4 app:app. It is not run",
     )
     parser.set_defaults(execute=_examine)
 
 
 def _examine(arguments: argparse.Namespace) -> int:
-    """Says what is known to hurt, why, and what to do; exits with 1 if there is anything, with 2 if it can't look."""
+    """Reports known problems, their reason and a fix. Exit code: 0 for none, 1 for any, 2 if a file is not valid."""
+    from goplugins.config.problems import counted
     from goplugins.doctor import examine
 
     host = _host(arguments)
@@ -42,7 +44,9 @@ def _examine(arguments: argparse.Namespace) -> int:
     for finding in findings:
         sys.stdout.write(f"{finding.what} [{finding.kind}]\n  why: {finding.why}\n  fix: {finding.fix}\n")
     where = f" under {host.name}" if host.name else ""
-    sys.stdout.write(f"{len(findings) or 'nothing'} found{where}{_unseen(arguments, host)}\n")
+    sys.stdout.write(
+        f"{counted(findings, 'problem') if findings else 'no problem'} found{where}{_not_checked(arguments, host)}\n"
+    )
     return 1 if findings else 0
 
 
@@ -69,11 +73,10 @@ def _plugins(name: str | None) -> list[PluginConfig]:
     return list(spread(load_resolved(name)).plugins)
 
 
-def _unseen(arguments: argparse.Namespace, host: Host) -> str:
-    """What could not be looked at."""
-    unseen = []
+def _not_checked(arguments: argparse.Namespace, host: Host) -> str:
+    skipped = []
     if arguments.config is None:
-        unseen.append("plugins (--config FILE)")
+        skipped.append("plugins (--config FILE)")
     if not host.name:
-        unseen.append("the server (-- COMMAND)")
-    return f"; not looked at: {', '.join(unseen)}" if unseen else ""
+        skipped.append("the server (-- COMMAND)")
+    return f"; not checked: {', '.join(skipped)}" if skipped else ""

@@ -1,4 +1,4 @@
-"""Looks at the health of all plugins of a file, once; exits with 0 if all are well."""
+"""``goplugins health``: checks the health of all plugins of a file, once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from goplugins.cli._figures import NONE, duration
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
 
-__all__ = ["add_command"]
-
 _COLUMNS: tuple[Column, ...] = (("plugin", False), ("status", False), ("took", True), ("message", False))
 
 _STYLES = {
@@ -23,34 +21,34 @@ _STYLES = {
     PluginStatus.UNHEALTHY: "bold red",
     PluginStatus.OFFLINE: "bold red",
 }
-_WELL = frozenset({PluginStatus.HEALTHY, PluginStatus.UNKNOWN})
+_GOOD = frozenset({PluginStatus.HEALTHY, PluginStatus.UNKNOWN})
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``health``."""
-    parser = commands.add_parser("health", help="are all plugins of a file well?", description=_execute.__doc__)
+    parser = commands.add_parser("health", help="check the health of all plugins", description=_execute.__doc__)
     add_config(parser)
-    parser.add_argument("names", metavar="NAME", nargs="*", help="of these plugins alone (default: all)")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="only these plugins (default: all)")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    """Looks at the health of all plugins of a file, side by side.
+    """Checks the health of all plugins of a file, concurrently.
 
-    Exits with 0 if all are well, 1 if one is not, 2 if the file can't be used. Plugins that say nothing of their health
-    count as well.
+    Exit code: 0 if all are healthy or report no health, 1 if one is degraded, unhealthy or offline, 2 if the file is
+    not valid.
     """
     with manager_of(arguments.config) as manager:
         for name in arguments.names:
-            manager.explain(name)  # says so, and which names there are, if it is none
+            manager.explain(name)  # raises if no plugin has that name
         found = manager.health()
     chosen = {name: found[name] for name in arguments.names or sorted(found)}
     if arguments.json:
         _write_json(chosen)
     else:
         write_table(_COLUMNS, [_row(name, status) for name, status in chosen.items()])
-    return 0 if all(status.status in _WELL for status in chosen.values()) else 1
+    return 0 if all(status.status in _GOOD for status in chosen.values()) else 1
 
 
 def _row(name: str, health: HealthStatus) -> list[tuple[str, str]]:

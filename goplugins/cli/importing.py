@@ -1,4 +1,4 @@
-"""``goplugins config import-go``: a file of the Go library as one of ours."""
+"""``goplugins config import-go``: converts a file of the Go library."""
 
 from __future__ import annotations
 
@@ -15,35 +15,33 @@ from goplugins.errors import ConfigError, ConfigFileError
 if TYPE_CHECKING:
     from goplugins.config import ManagerConfig
 
-__all__ = ["add_action"]
-
 _NO_NAME = re.compile(r"[^A-Z0-9]+")
 
 
 def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``import-go``."""
-    parser = actions.add_parser(
-        "import-go", help="turn a file of the Go library into ours", description=_import.__doc__
-    )
-    parser.add_argument("file", metavar="FILE", help="JSON that the Go library wrote")
-    parser.add_argument("--format", choices=("yaml", "json"), default="yaml", help="what to write (default: yaml)")
+    parser = actions.add_parser("import-go", help="convert a file of the Go library", description=_import.__doc__)
+    parser.add_argument("file", metavar="FILE", help="JSON file of the Go library")
     parser.add_argument(
-        "--include-secrets", action="store_true", help="write secrets as they are, and not as variables"
+        "--format", choices=("yaml", "json"), default="yaml", help="format of the result (default: yaml)"
+    )
+    parser.add_argument(
+        "--include-secrets", action="store_true", help="write the secrets themselves instead of variables"
     )
     parser.set_defaults(execute=_import)
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    """Reads a file of the Go library and writes ours to stdout; what has no counterpart is told on stderr.
+    """Reads a JSON file of the Go library, and writes a file for this library to stdout; warnings go to stderr.
 
-    Durations are nanoseconds there, and zero means left out. Secrets become ${VARIABLES}, unless asked for.
+    In the file of the Go library, durations are nanoseconds, and zero means left out. Secrets become ${VARIABLES}.
     """
     dump = _dumper(arguments.format)
     config = _read(arguments.file)
     values, variables = _portable(config, include_secrets=arguments.include_secrets)
     sys.stdout.write(dump(values))
     for variable, path in variables.items():
-        _warn(f"{path}: is a secret; set {variable} to it where the manager runs")
+        _warn(f"{path}: is a secret; set the variable {variable} to it where the manager runs")
     for problem in _unfinished(config):
         _warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
     return 0
@@ -64,7 +62,7 @@ def _dumper(kind: str) -> Callable[[Any], str]:
 
 
 def _read(name: str) -> ManagerConfig:
-    """The configuration; fields that we have not are dropped with a warning, all other problems raised."""
+    """The configuration; unknown fields are dropped with a warning, all other problems raised."""
     from goplugins.config import ManagerConfig
     from goplugins.config.json_text import parse_json
     from goplugins.config.problems import path_parts
@@ -83,14 +81,14 @@ def _read(name: str) -> ManagerConfig:
             if len(unknown) < len(exc.problems) or len(dropped) < len(unknown):
                 raise
         for path in dropped:
-            _warn(f"{path}: has no counterpart here, left out")
+            _warn(f"{path}: has no counterpart in this library, left out")
 
 
 def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
-    """Takes out what is at ``path``; whether it was there."""
-    *way, last = path
+    """Removes the value at ``path``; False if there is none."""
+    *parents, last = path
     try:
-        for step in way:
+        for step in parents:
             values = values[step]
         del values[last]
     except (KeyError, IndexError, TypeError):
@@ -99,22 +97,22 @@ def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
 
 
 def _unfinished(config: ManagerConfig) -> list[ConfigError]:
-    """What the configuration would be refused for when it is loaded here."""
-    from goplugins.cli.config import factory_check
+    """The problems that the configuration would have when it is loaded."""
     from goplugins.config.manager import semantic_problems
+    from goplugins.manager.factories import check_by_built_in_factories
 
     resolved = config.with_defaults()
     found = [error for _, error in semantic_problems(config, resolved)]
     places = {error.path for error in found}
     suspect = {index for index in range(len(config.plugins)) if any(p.startswith(f"plugins[{index}]") for p in places)}
-    return found + [error for error in factory_check()(resolved, suspect) if error.path not in places]
+    return found + [error for error in check_by_built_in_factories()(resolved, suspect) if error.path not in places]
 
 
 # --- values ----------------------------------------------------------------------------------------------------
 
 
 def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dict[str, str]]:
-    """Plain values as a file may hold them, and the variables that stand for secrets, with their fields."""
+    """Plain values for a file, and the variables in place of secrets, with the paths of their fields."""
     from goplugins.config.schema import shown
 
     variables: dict[str, str] = {}
@@ -130,11 +128,11 @@ def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dic
         if not isinstance(value, str):
             return value
         if value == safe:
-            return value.replace("${", "$${")  # there it is no variable
+            return value.replace("${", "$${")  # in the Go library's files it is no variable
         return secret(value, str(safe), path)
 
     def secret(value: str, safe: str, path: tuple[str | int, ...]) -> str:
-        """A variable for a secret text; in NAME=secret for the secret part alone."""
+        """A text with a variable in place of a secret; in NAME=secret, of the secret only."""
         name, equals, _ = value.partition("=")
         before = f"{name}=" if equals and safe == f"{name}=***" else ""
         steps = [names[step] if place == 1 and isinstance(step, int) else step for place, step in enumerate(path)]

@@ -1,12 +1,12 @@
-"""Serves a function that @goplugins.serve.plugin made a plugin, until SIGTERM or SIGINT."""
+"""Serves a function that is decorated with @goplugins.serve.plugin, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
+from goplugins.cli._common import import_from_current_directory
 from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.transports.import_object import named_object
 
@@ -14,44 +14,59 @@ if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
     from goplugins.serve import ServerTLS
 
-__all__ = ["add_command"]
-
 _LOCALHOST = "127.0.0.1"
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds ``serve``. Secrets come by the environment: everybody on the machine sees arguments."""
+    """Adds ``serve``. Secrets are passed in the environment: all users of the machine can see arguments."""
     parser = commands.add_parser("serve", help="serve a plugin", description=__doc__)
     parser.set_defaults(execute=_execute)
-    parser.add_argument("target", metavar="module:plugin", help="where the plugin is, such as app.plugins:greet")
+    parser.add_argument("target", metavar="module:plugin", help="the function, such as app.plugins:greet")
     parser.add_argument(
         "--http",
         metavar="HOST:PORT",
         action="append",
         default=[],
-        help=f"listen here; without a host on {_LOCALHOST} only (0.0.0.0: all interfaces); port 0 finds a free one",
+        help=f"address to listen at; without a host {_LOCALHOST} (0.0.0.0: all interfaces); port 0: any free one",
     )
-    parser.add_argument("--path", default="", help="answer HTTP calls at this path alone (default: at any)")
+    parser.add_argument("--path", default="", help="only path at which HTTP calls are answered (default: any)")
     parser.add_argument("--grpc", metavar="HOST:PORT", action="append", default=[], help="as --http, for gRPC")
     parser.add_argument(
-        "--unix", metavar="PATH", action="append", default=[], help="a socket at this path; @name is an abstract one"
+        "--unix",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="path of a socket to listen at; @name for an abstract one",
     )
-    parser.add_argument("--stdio", action="store_true", help="answer on stdin and stdout, for the exec transport")
-    parser.add_argument("--tls-cert", metavar="FILE", default="", help="the certificate for --grpc, PEM")
-    parser.add_argument("--tls-key", metavar="FILE", default="", help="the private key of --tls-cert")
-    parser.add_argument("--tls-client-ca", metavar="FILE", default="", help="callers must show a certificate of these")
-    parser.add_argument("--threads", type=int, default=8, metavar="N", help="calls at once (default: 8)")
+    parser.add_argument("--stdio", action="store_true", help="answer on stdin and stdout, for transport exec")
+    parser.add_argument("--tls-cert", metavar="FILE", default="", help="PEM certificate for --grpc")
+    parser.add_argument("--tls-key", metavar="FILE", default="", help="private key of --tls-cert")
     parser.add_argument(
-        "--grace", type=float, default=30.0, metavar="SECONDS", help="for calls in flight at the end (default: 30)"
+        "--tls-client-ca",
+        metavar="FILE",
+        default="",
+        help="authorities that must have signed the certificates of callers",
+    )
+    parser.add_argument("--threads", type=int, default=8, metavar="N", help="concurrent calls (default: 8)")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="time for calls in flight when the server stops (default: 30)",
     )
     parser.add_argument("--quiet", action="store_true", help="do not write the address to stdout")
     auth = parser.add_mutually_exclusive_group()
-    auth.add_argument("--auth-bearer-env", metavar="VAR", help="expect the bearer token that this variable holds")
-    auth.add_argument("--auth-api-key-env", metavar="VAR", help="expect the API key that this variable holds")
+    auth.add_argument(
+        "--auth-bearer-env", metavar="VAR", help="environment variable with the bearer token that callers must send"
+    )
+    auth.add_argument(
+        "--auth-api-key-env", metavar="VAR", help="environment variable with the API key that callers must send"
+    )
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    """Serves until told to stop."""
+    """Serves until SIGTERM or SIGINT."""
     from goplugins.serve import run
 
     tls = _tls(arguments)
@@ -60,7 +75,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     urls += [f"unix:{path}" if path.startswith("@") else f"unix://{path}" for path in arguments.unix]
     urls += ["stdio:"] if arguments.stdio else []
     if not urls:
-        raise InvalidArgumentError("say where: --http, --grpc, --unix or --stdio")
+        raise InvalidArgumentError("expected an address to listen at: --http, --grpc, --unix or --stdio")
     run(
         _load(arguments.target),
         *urls,
@@ -77,9 +92,7 @@ def _tls(arguments: argparse.Namespace) -> ServerTLS | None:
     if not (arguments.tls_cert or arguments.tls_key or arguments.tls_client_ca):
         return None
     if not (arguments.tls_cert and arguments.tls_key and arguments.grpc):
-        raise InvalidArgumentError(
-            "TLS takes --tls-cert and --tls-key, and is for --grpc; a proxy in front can end it for --http"
-        )
+        raise InvalidArgumentError("TLS needs --tls-cert, --tls-key and --grpc; for --http, terminate TLS in a proxy")
     from goplugins.serve import ServerTLS
 
     return ServerTLS(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
@@ -118,15 +131,14 @@ def _secret(variable: str) -> str:
 
 
 def _load(target: str) -> Any:
-    """The plugin at ``module:name``; the current directory counts, as with ``python -m``."""
+    """The plugin at ``module:name``; the module may be in the current directory."""
     from goplugins.serve import ServedPlugin
 
-    if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    import_from_current_directory()
     try:
         found = named_object(target)
     except ConfigError as exc:
         raise InvalidArgumentError(exc.message) from exc
     if not isinstance(found, ServedPlugin):
-        raise InvalidArgumentError(f"{target} is no served plugin: put @serve.plugin on the function")
+        raise InvalidArgumentError(f"{target} is not a plugin to serve: decorate the function with @serve.plugin")
     return found

@@ -1,4 +1,4 @@
-"""Shows how the plugins are doing, live: those of a file, or those of a running process by its dashboard."""
+"""Shows the state of plugins, live: of a file, or of a running process by its dashboard."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.cli._common import Column, Row, fitting, has_rich, make_table, manager_of, printable, write_table
+from goplugins.cli._common import Column, Row, fitting, has_rich, make_table, manager_of, write_table
 from goplugins.cli._figures import NONE, amount, duration, share, sparkline
 from goplugins.errors import InvalidArgumentError, PluginConnectionError, redact_url
 from goplugins.runtime.clock import SYSTEM_CLOCK, Event
+from goplugins.runtime.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-__all__ = ["add_command"]
-
 Frame = Mapping[str, Any]
-"""What is shown at one moment: ``summary`` and ``plugins``, as a dashboard tells them."""
+"""The state at one moment: ``summary`` and ``plugins``, as in a dashboard's ``/state``."""
 
 _COLUMNS: tuple[Column, ...] = (
     ("", False),
@@ -43,55 +42,59 @@ _COLUMNS: tuple[Column, ...] = (
 )
 
 _SPARE = ("limiter", "5 min", "p99", "in flight", "p95", "breaker", "p50", "calls/s", "errors")
-"""What a narrow terminal has no room for, the first of them first."""
+"""Columns that are left out in a narrow terminal, in this order."""
 
-_LOOKS = {
+_SYMBOLS = {
     "down": ("■", "bold red"),
     "degraded": ("▲", "bold yellow"),
     "unknown": ("○", "dim"),
     "healthy": ("●", "green"),
     "off": ("-", "dim"),
 }
-_ORDER = tuple(_LOOKS)
+_ORDER = tuple(_SYMBOLS)
 
 _CHUNK = 64 * 1024
 _MOST_CHUNKS = 1024
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``top``."""
-    parser = commands.add_parser("top", help="how the plugins are doing, live", description=__doc__)
+    parser = commands.add_parser("top", help="show the state of the plugins, live", description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", "-c", metavar="FILE", help="plugins of this file: their health, seen from here")
-    where.add_argument("--url", metavar="URL", help="the dashboard of a running process: its calls as well")
-    parser.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (default: 1)")
-    parser.add_argument("--once", action="store_true", help="write one frame and leave; so it does into a pipe, too")
+    where.add_argument("--config", "-c", metavar="FILE", help="plugins of this file: health only")
+    where.add_argument("--url", metavar="URL", help="dashboard of a running process: health and calls")
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="between two updates (default: 1)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="write one table and exit; the default if stdout is not a terminal"
+    )
     parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    """Shows frames until Ctrl-C."""
+    """Shows the state of plugins until Ctrl-C."""
     if not arguments.interval >= 0.1:
         raise InvalidArgumentError(f"--interval: expected seconds of 0.1 or more, got {arguments.interval}")
     once = arguments.once or not sys.stdout.isatty()
     if not once and not has_rich():
-        raise InvalidArgumentError("a live view needs rich: pip install goplugins[cli]; --once does without")
+        raise InvalidArgumentError("the live view needs rich: pip install goplugins[cli]; --once works without it")
     with ExitStack() as stack:
-        look = _by_url(arguments.url) if arguments.url else _by_config(arguments.config, stack)
-        frame = look()
+        next_frame = _by_url(arguments.url) if arguments.url else _by_config(arguments.config, stack)
+        frame = next_frame()
         if once:
             sys.stdout.write(f"{_headline(frame)}\n")
             write_table(_COLUMNS, _rows(frame["plugins"]))
             return 0
         try:
-            _live(look, frame, arguments.interval)
+            _live(next_frame, frame, arguments.interval)
         except KeyboardInterrupt:
             return 0
     return 0
 
 
-def _live(look: Callable[[], Frame], frame: Frame, interval: float) -> None:
+def _live(next_frame: Callable[[], Frame], frame: Frame, interval: float) -> None:
     from rich.live import Live
 
     never = Event()
@@ -99,16 +102,16 @@ def _live(look: Callable[[], Frame], frame: Frame, interval: float) -> None:
         while True:
             SYSTEM_CLOCK.wait(never, interval)
             try:
-                live.update(_drawn(look()), refresh=True)
+                live.update(_drawn(next_frame()), refresh=True)
             except PluginConnectionError as exc:
-                live.update(_drawn(frame, f"{exc.message}: what you see is old"), refresh=True)
+                live.update(_drawn(frame, f"{exc.message}: the figures are not up to date"), refresh=True)
 
 
 # --- frames --------------------------------------------------------------------------------------------------------
 
 
 def _by_config(name: str, stack: ExitStack) -> Callable[[], Frame]:
-    """Frames of a manager of our own. The first has the health of all plugins, which are looked at now."""
+    """Frames of a manager of this process; the first has the health of all plugins, which is checked now."""
     from goplugins.contrib.dashboard._board import Board
 
     manager = stack.enter_context(manager_of(name))
@@ -116,19 +119,20 @@ def _by_config(name: str, stack: ExitStack) -> Callable[[], Frame]:
     board = Board(manager, always=True)
     board.request()
 
-    def look() -> Frame:
-        snapshot = board.wait(_PATIENCE)
+    def next_frame() -> Frame:
+        snapshot = board.wait(_TIMEOUT)
         return {"summary": snapshot.summary, "plugins": list(snapshot.records.values())}
 
-    return look
+    return next_frame
 
 
 def _by_url(url: str) -> Callable[[], Frame]:
-    """Frames that a dashboard tells.
+    """Frames from a dashboard.
+
+    Each of them may raise a PluginConnectionError.
 
     Raises:
-        PluginConnectionError: each of them, where it can't be had.
-        InvalidArgumentError: the URL is none of a dashboard.
+        InvalidArgumentError: the URL is not that of a dashboard.
     """
     import requests
 
@@ -137,26 +141,26 @@ def _by_url(url: str) -> Callable[[], Frame]:
         raise InvalidArgumentError(f"--url: expected http:// or https://, got {shown}")
     session, state = requests.Session(), f"{url.rstrip('/')}/state"
 
-    def look() -> Frame:
+    def next_frame() -> Frame:
         try:
-            with session.get(state, timeout=_PATIENCE, stream=True, allow_redirects=False) as reply:
+            with session.get(state, timeout=_TIMEOUT, stream=True, allow_redirects=False) as reply:
                 body = b"".join(islice(reply.iter_content(_CHUNK), _MOST_CHUNKS))
         except requests.RequestException as exc:
             raise PluginConnectionError(f"no answer from {shown}") from exc
         if reply.status_code != 200:
-            raise PluginConnectionError(f"{shown} answers {reply.status_code}")
+            raise PluginConnectionError(f"{shown} answered with HTTP status {reply.status_code}")
         try:
             frame = json.loads(body)
             _headline(frame)
             _rows(frame["plugins"])
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
-            raise InvalidArgumentError(f"{shown} is no dashboard of this version") from exc
+            raise InvalidArgumentError(f"{shown} is not a dashboard of this version of goplugins") from exc
         return frame  # type: ignore[no-any-return]
 
-    return look
+    return next_frame
 
 
-# --- what is written -----------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------
 
 
 def _headline(frame: Frame) -> str:
@@ -172,9 +176,9 @@ def _rows(records: Iterable[Mapping[str, Any]]) -> Sequence[Row]:
 
 
 def _row(record: Mapping[str, Any]) -> Row:
-    shape, style = _LOOKS[record["severity"]]
-    loud = style if record["severity"] in {"down", "degraded"} else ""
-    first = [(shape, style), (record["name"], "bold"), (record["word"], loud)]
+    shape, style = _SYMBOLS[record["severity"]]
+    strong = style if record["severity"] in {"down", "degraded"} else ""
+    first = [(shape, style), (record["name"], "bold"), (record["word"], strong)]
     if record["kind"] == "off":
         return [*first, *([("", "")] * 9), (record["why"], "dim")]
     latency, limiter, failing = record["latency"], record["limiter"], record["failing"] or 0.0
@@ -195,7 +199,7 @@ def _row(record: Mapping[str, Any]) -> Row:
 def _breaker(record: Mapping[str, Any]) -> str:
     if record["breaker"] is not None:
         return str(record["breaker"]["state"])
-    return " ".join(_LOOKS[each["severity"]][0] for each in (record["members"] or ())[:8]) or NONE
+    return " ".join(_SYMBOLS[each["severity"]][0] for each in (record["members"] or ())[:8]) or NONE
 
 
 def _drawn(frame: Frame, warning: str = "") -> RenderableType:
@@ -209,7 +213,7 @@ def _drawn(frame: Frame, warning: str = "") -> RenderableType:
 
 @attrs.frozen
 class _Table:
-    """The plugins, in as many columns as the terminal has room for now: it may be resized."""
+    """The plugins, in the columns that fit the terminal, which may be resized."""
 
     rows: Sequence[Row]
 

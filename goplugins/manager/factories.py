@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Set as AbstractSet
 from concurrent.futures import Future
 from typing import Any
 
 import attrs
 
 from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config.loading import FurtherCheck
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.observability.setup import problems_of
-from goplugins.runtime.clock import Clock
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import PluginFactory
 
 _BUILT_IN = {
@@ -102,6 +104,17 @@ class Factories:
                         factory.validate_config(attrs.evolve(plugin, endpoint=endpoint, endpoints=()))
                 except ConfigError as error:
                     yield from with_path(error, path).problems
+
+
+def check_by_built_in_factories() -> FurtherCheck:
+    """A check by the built-in factories, for a configuration without a manager; custom factories are not known here."""
+    factories = Factories(clock=SYSTEM_CLOCK, resolve=WorkerPool("goplugins-check", 1, 1).submit)
+
+    def check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterator[ConfigError]:
+        custom = {index for index, plugin in enumerate(config.plugins) if plugin.type not in _BUILT_IN}
+        return factories.problems(config, custom.union(suspect))
+
+    return check
 
 
 def with_path(error: ConfigError, path: str) -> ConfigError:

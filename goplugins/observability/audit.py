@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from goplugins.errors import AuthenticationError, PluginError, TLSError
-from goplugins.observability.call_log import one_line
 from goplugins.observability.events import (
     AttemptFinished,
     Event,
@@ -22,6 +21,7 @@ from goplugins.observability.events import (
     ReloadFinished,
 )
 from goplugins.runtime.fork import create_lock
+from goplugins.runtime.text import one_line
 
 __all__ = ["AuditLog", "acting_as"]
 

@@ -12,21 +12,13 @@ from goplugins.observability.error_kinds import CAUSED_BY_CALLER, code_of_error,
 from goplugins.observability.events import CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.log_throttle import LogThrottle
+from goplugins.runtime.text import one_line
 
-__all__ = ["CallLog", "JSONFormatter", "one_line"]
+__all__ = ["CallLog", "JSONFormatter"]
 
 logger = logging.getLogger("goplugins.calls")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def one_line(text: str) -> str:
-    r"""Escapes control characters, so that text from a plugin can't forge further log lines.
-
-    >>> one_line("refused\nWARNING all is well")
-    'refused\\nWARNING all is well'
-    """
-    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class CallLog:

@@ -18,10 +18,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning as CheckWarning
 from django.utils.module_loading import import_string
 
-from goplugins.cli.config import factory_check
 from goplugins.contrib.django._project import NAME, project_settings
 from goplugins.contrib.django.middleware import PluginCallsMiddleware
 from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
+from goplugins.manager.factories import check_by_built_in_factories
 
 __all__ = ["check_configuration", "check_middleware"]
 
@@ -41,7 +41,7 @@ def check_configuration(
     if config is None:
         return []
     try:
-        load_with_origins(config, check=factory_check())
+        load_with_origins(config, check=check_by_built_in_factories())
     except (ConfigFileError, ConfigSyntaxError) as error:
         return [_message(error, "goplugins.E002")]
     except ConfigError as error:

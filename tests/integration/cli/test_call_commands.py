@@ -40,7 +40,7 @@ def test_a_request_comes_from_stdin(capsys, monkeypatch):
     assert "hello pipe" in out
 
 
-def test_who_answered_is_told_on_stderr(capsys):
+def test_member_attempts_and_duration_go_to_stderr(capsys):
     code, out, err = run("call", "-c", "plugins.yaml", "greet", "{}", "-v", "--idempotent", "--key", "k", capsys=capsys)
     assert code == 0
     assert json.loads(out)
@@ -67,7 +67,7 @@ def test_a_failure_says_when_to_try_again(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("plugins.yaml", "greet", "hello"), "the request is no JSON"),
+        (("plugins.yaml", "greet", "hello"), "the request is not JSON"),
         (("plugins.yaml", "great", "{}"), "did you mean 'greet'?"),
         (("broken.yaml", "x", "{}"), "broken.yaml"),
         (("missing.yaml", "x", "{}"), "missing.yaml"),
@@ -124,7 +124,7 @@ def test_health_of_a_name_that_is_not_there(capsys):
 SHORT = ("--seconds", "0.3", "--warmup", "0.1")
 
 
-def test_a_bench_tells_rates_and_percentiles(capsys):
+def test_a_bench_reports_rates_and_percentiles(capsys):
     code, out, _ = run("bench", "-c", "plugins.yaml", "greet", "{}", *SHORT, "--concurrency", "2", capsys=capsys)
     assert code == 0
     assert "by 2 callers" in out

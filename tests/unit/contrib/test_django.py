@@ -368,7 +368,7 @@ def test_status_lists_them_and_fails_if_one_is_unwell() -> None:
 def test_call_writes_the_answer_as_json() -> None:
     with override_settings(GOPLUGINS=PROBE):
         assert json.loads(command("call", "probe", '""', "--timeout", "3"))["timeout"] <= 3
-        with pytest.raises(CommandError, match="no JSON"):
+        with pytest.raises(CommandError, match="not JSON"):
             command("call", "probe", "hello")
         with pytest.raises(CommandError, match="no plugin of this name"):
             command("call", "prob", '""')
@@ -383,9 +383,9 @@ def test_reload_checks_and_says_who_takes_it(tmp_path: Any, monkeypatch: pytest.
     path = tmp_path / "plugins.json"
     path.write_text(ONE)
     with override_settings(GOPLUGINS={"CONFIG": path, "WATCH": True}):
-        assert f"workers follow {path}" in command("reload")
+        assert f"workers watch {path}" in command("reload")
     with override_settings(GOPLUGINS={"CONFIG": path}):
-        with pytest.raises(CommandError, match="don't follow"):
+        with pytest.raises(CommandError, match="don't watch"):
             command("reload")
         told: list[Any] = []
         monkeypatch.setattr("os.kill", lambda *words: told.append(words))

@@ -244,10 +244,10 @@ def test_call_and_explain(make: Make) -> None:
 def test_reload(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(json.dumps(ONE))
-    assert f"workers follow {path}" in run(make(GOPLUGINS={"CONFIG": path, "WATCH": True}), "reload")[1]
+    assert f"workers watch {path}" in run(make(GOPLUGINS={"CONFIG": path, "WATCH": True}), "reload")[1]
     code, text = run(make(GOPLUGINS={"CONFIG": path}), "reload")
     assert code == 1
-    assert "don't follow" in text
+    assert "don't watch" in text
     told: list[Any] = []
     monkeypatch.setattr("os.kill", lambda *words: told.append(words))
     assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 0

@@ -23,7 +23,7 @@ def test_findings_with_reason_and_fix(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "[timeout-above-worker]" in text
     assert "  why: " in text
     assert "  fix: " in text
-    assert "1 found under gunicorn" in text
+    assert "1 problem found under gunicorn" in text
     assert doctor(capsys, *config, "--", "gunicorn", "--timeout", "60", "app:app")[0] == 0
     assert doctor(capsys, *config, "--workers", "4", "--worker-timeout", "10")[0] == 1
     assert cli.main(["doctor", "--config", str(tmp_path / "none.json")]) == 2
