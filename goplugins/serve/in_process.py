@@ -1,13 +1,12 @@
-"""The python transport: a plugin in this process, behind the same policies as one behind a wire."""
+"""The python transport: a plugin in this process, with the same policies as a remote one."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import json
-import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin import PluginConfig
@@ -28,16 +27,13 @@ from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.observability.tracing import serving_span
 from goplugins.runtime.call import Call
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.workers import WorkerPool
+from goplugins.serve._plugin import ServedPlugin, plugin
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.import_object import named_object
 from goplugins.transports.interface import Sender
-
-if TYPE_CHECKING:
-    from goplugins.config import PluginConfig
-    from goplugins.serve import ServedPlugin
 
 __all__ = ["FunctionPlugin", "FunctionPluginFactory"]
 
@@ -48,9 +44,9 @@ GROUP = "goplugins.plugins"
 
 
 class _ServedSender(Sender):
-    """A served plugin, called as if a wire lay between: requests and responses go through JSON.
+    """Calls a served plugin through JSON, as if it were remote.
 
-    So a plugin gets the same values, refuses the same ones, and shares no object with its caller, wherever it runs.
+    So the plugin gets and refuses the same values as over any transport, and shares no object with its caller.
     """
 
     def __init__(self, plugin: ServedPlugin[Any, Any]) -> None:
@@ -66,18 +62,18 @@ class _ServedSender(Sender):
             request = plugin.decode(json.loads(call.payload))
         except InvalidArgumentError as exc:
             raise PluginRequestError(f"the request was refused: {exc.message}") from exc
-        typed = copy.copy(call)  # the call itself keeps what its caller gave
+        typed = copy.copy(call)  # the call itself keeps the caller's request
         typed.request = request
         if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
-            typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every wire sends it
+            typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every transport sends it
         with serving_span(plugin.info().name, call.request_id, call.headers):
             response = self._adapter.send(typed)
         call.reply_metadata = typed.reply_metadata
         try:
-            answer = json.loads(plugin.encode(response))
+            data = json.loads(plugin.encode(response))
         except InvalidArgumentError as exc:
             raise PluginInternalError(f"its response can't be written as JSON: {exc.message}") from exc
-        return call.codec.decode(answer)
+        return call.codec.decode(data)
 
     def health(self, timeout: float) -> HealthStatus:
         return self._adapter.health(timeout)
@@ -86,17 +82,17 @@ class _ServedSender(Sender):
         return self._adapter.info()
 
 
-class _Borrowed(PluginAdapter):
-    """An object with the Plugin methods. It is its module's: closed with that, not with one of its users."""
+class _ModuleObject(PluginAdapter):
+    """Calls an object with the Plugin methods, which its module owns."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Does nothing: others may use the object."""
 
 
 class _Isolated(Sender):
-    """A sender on worker threads that can be left behind, so that the deadline holds whatever the plugin does.
+    """Runs calls on worker threads, so that a caller gets its error at the deadline whatever the plugin does.
 
-    A call that is late keeps its worker until it ends; there are ``max_workers`` of them, and no more.
+    A call that exceeds its deadline keeps its worker until it ends.
     """
 
     def __init__(self, sender: Sender, workers: WorkerPool, clock: Clock) -> None:
@@ -114,34 +110,26 @@ class _Isolated(Sender):
         return self._wait(self._workers.submit(self._sender.send, call), call.deadline.remaining())
 
     def _wait(self, future: Future[Any], seconds: float) -> Any:
-        done = threading.Event()
-        waiting = [done]
-
-        def wake(_: Future[Any]) -> None:
-            for event in waiting:
-                event.set()
-
-        future.add_done_callback(wake)
+        done = Waiter()
+        future.add_done_callback(done.set)
         try:
             in_time = self._clock.wait(done, max(0.0, seconds))
         except BaseException:
-            # An interrupt within the event's own code may leave its lock held: nobody may touch it again.
-            waiting.clear()
             future.cancel()
             raise
         if in_time or future.done():
             return future.result()
         if future.cancel():
-            raise SaturatedError(f"no free worker before the deadline: all {self._workers.max_workers} were at work")
-        raise PluginTimeoutError("no answer in time; its worker thread is left behind")
+            raise SaturatedError(f"no free worker before the deadline: all {self._workers.max_workers} were busy")
+        raise PluginTimeoutError("timed out; the call continues and keeps its worker thread until it ends")
 
     def health(self, timeout: float) -> HealthStatus:
-        status, message = PluginStatus.OFFLINE, "no answer in time"
+        status, message = PluginStatus.OFFLINE, "the health check timed out"
         try:
             found: HealthStatus = self._wait(self._workers.submit(self._sender.health, timeout), timeout)
             return found
         except SaturatedError:
-            status, message = PluginStatus.UNKNOWN, "every worker is at work"
+            status, message = PluginStatus.UNKNOWN, "all workers are busy"
         except PluginClosedError:
             status, message = PluginStatus.UNKNOWN, "the plugin is closed"
         except PluginTimeoutError:
@@ -156,17 +144,16 @@ class _Isolated(Sender):
 class FunctionPlugin(Sender):
     """A plugin in this process: a function, a served plugin, or an object with the Plugin methods.
 
-    Functions and served plugins are called through JSON, like over a wire; objects get the request itself. A call
-    runs on the caller's thread and is only told its deadline, unless ``options.isolate`` is true: then it runs on one
-    of ``connection.max_connections`` worker threads, and one that is late is left behind.
+    Functions and served plugins are called through JSON, as if they were remote; objects get the request itself. A
+    call runs on the caller's thread, with its deadline in the context. With ``options.isolate`` it runs on one of
+    ``connection.max_connections`` worker threads, and the caller does not wait beyond the deadline.
 
     Args:
-        config: ``endpoint`` names the object; its module is imported now, so that a wrong name is an error of the
-            configuration.
-        clock: measures and waits.
+        config: ``endpoint`` names the object; its module is imported now, so that a wrong name is a ConfigError.
+        clock: source of time.
 
     Raises:
-        ConfigError: no such object, one that can't be called, or a module that can't be imported.
+        ConfigError: there is no such object, it can't be called, or its module can't be imported.
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -182,7 +169,7 @@ class FunctionPlugin(Sender):
     # --- Sender ------------------------------------------------------------------------------------------------
 
     def prepare(self, call: Call) -> None:
-        """Writes the request as JSON, where the plugin is called through it."""
+        """Encodes the request as JSON, if the plugin is called through JSON."""
         self._sender.prepare(call)
 
     def send(self, call: Call) -> Any:
@@ -194,21 +181,21 @@ class FunctionPlugin(Sender):
         try:
             return self._sender.send(call)
         except PluginError as error:
-            error.plugin = self._settings.name  # the object may have put the name that it gives itself
+            error.plugin = self._settings.name  # the object may have set another name
             raise
 
     def health(self, timeout: float) -> HealthStatus:
-        """Asks the plugin; never raises."""
+        """Calls the plugin's health method; never raises."""
         if self._closed:
             return HealthStatus(PluginStatus.UNKNOWN, "the plugin is closed")
         return self._sender.health(timeout)
 
     def info(self) -> PluginInfo:
-        """What the plugin says of itself."""
+        """Name, version and capabilities of the plugin."""
         return self._sender.info()
 
     def close(self) -> None:
-        """Refuses later calls. The object itself stays as it is: it is its module's, and others may use it."""
+        """Rejects later calls. The object itself is not closed: its module owns it, and others may use it."""
         self._closed = True
         self._sender.close()
 
@@ -227,15 +214,13 @@ class FunctionPlugin(Sender):
 
 
 def _sender_for(config: PluginConfig) -> Sender:
-    from goplugins.serve import ServedPlugin, plugin
-
     found = named_object(config.endpoint, GROUP)
     if isinstance(found, ServedPlugin):
         return _ServedSender(found)
     if inspect.isclass(found):
         raise InvalidConfigError(f"{config.endpoint} is a class", path="endpoint", fix="name a function or an instance")
     if all(callable(getattr(found, method, None)) for method in ("info", "execute", "health", "close")):
-        return _Borrowed(found)
+        return _ModuleObject(found)
     if not callable(found):
         fix = "name a function, or an object with info, execute, health and close"
         raise InvalidConfigError(f"{config.endpoint} can't be called", path="endpoint", fix=fix)

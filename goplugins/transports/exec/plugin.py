@@ -27,20 +27,19 @@ __all__ = ["ExecPlugin", "ExecPluginFactory"]
 
 
 class ExecPlugin(Sender):
-    """A plugin that runs as a subprocess. Starts it when it is first called; used by many threads at once.
+    """A plugin that runs as a subprocess, started at the first call; used by many threads at once.
 
-    Each process answers one call at a time, so there are up to ``connection.max_connections`` of them. They are
-    kept however long they have nothing to do (``idle_timeout`` is for connections, which cost nothing to open),
-    but no more than ``max_idle_connections`` of those. A call that ends without its reply kills its process, unless
-    that had not begun to read: it is still starting, and the next call waits for it, ``connection_timeout`` seconds
-    from its start at most.
+    A process handles one call at a time, so there are up to ``connection.max_connections`` processes. Up to
+    ``max_idle_connections`` of them are kept while idle, for any time: ``idle_timeout`` does not apply, since a start
+    is expensive. A call that ends without its reply kills its process, unless the process has not begun to read: then
+    it is still starting, and the next call waits for it, until ``connection_timeout`` seconds after its start.
 
     Args:
-        config: what is None in ``connection`` takes the production defaults.
-        clock: measures and waits.
+        config: fields of ``connection`` that are None take the production defaults.
+        clock: source of time.
 
     Raises:
-        ConfigError: no program, a limit that can't be set here, or a credential that can't be used.
+        ConfigError: no program, a limit that this system can't set, or a credential that can't be used.
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -87,22 +86,22 @@ class ExecPlugin(Sender):
         self._client.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One line to a process, one line back. See :class:`goplugins.transports.interface.Sender`."""
+        """Sends one line to a process and reads one. See :class:`goplugins.transports.interface.Sender`."""
         return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:
-        """One health message to an idle process, or to the first one; UNKNOWN if all are at work; never raises."""
+        """Sends a health request to an idle process, or starts the first one; UNKNOWN if all are busy; never raises."""
         pool = self._client.pool
         if pool.open and not pool.idle:
-            return HealthStatus(PluginStatus.UNKNOWN, "every process is at work", self._settings.clock.time())
+            return HealthStatus(PluginStatus.UNKNOWN, "all processes are busy", self._settings.clock.time())
         return self._client.health(timeout)
 
     def info(self) -> PluginInfo:
-        """The plugin's reply to an info request; until it has answered one, what the configuration says."""
+        """The plugin's reply to an info request; until then, the configured information."""
         return self._client.info()
 
     def close(self) -> None:
-        """Has idle processes leave now, and those at work when their calls end; later calls are refused."""
+        """Ends idle processes now, and busy ones after their calls; later calls are rejected."""
         _end(self._client.pool, self._launcher)
 
     def renew_credentials(self) -> None:

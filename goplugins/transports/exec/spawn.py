@@ -147,8 +147,8 @@ class StartThread:
     """Runs the starts of one plugin one after the other, on a thread of its own.
 
     A caller's thread won't do: a signal handler may raise there at any moment, even between the start of a process
-    and the first line that records it. And the parent-death signal that a process has asked for is sent when the
-    *thread* ends that started it, so this thread ends only after all its processes. There is one thread for each
+    and the first line that records it. And a process with a parent-death signal gets it when the *thread*
+    that started it ends, so this thread ends only after all its processes. There is one thread for each
     plugin, so that a program on a file system that hangs delays no other plugin.
     """
 

@@ -1,6 +1,6 @@
 """Translates gRPC statuses into errors of goplugins.
 
-A status that the grpc library generated can't be told from one that the plugin sent. Where the difference decides
+The same status can come from the plugin or from the grpc library itself. Where the difference decides
 whether anything was sent, the state of the channel is used as well.
 """
 

@@ -133,7 +133,7 @@ class ForkGuard:
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
-        # One at a time: if two threads fork at once, grpc blocks the parent and both children for ever. A fork that
+        # One at a time: if two threads fork at once, grpc blocks the parent and both children without end. A fork that
         # waits for calls takes a second.
         turn = self._fork_lock.acquire(timeout=3 * FORK_TIMEOUT)
         # With a timeout: a signal handler may fork on the very thread that holds the lock.

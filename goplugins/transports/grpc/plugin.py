@@ -46,14 +46,14 @@ class _Slot:
 
 
 class GRPCPlugin(Sender):
-    """A plugin behind gRPC. Connects when it is first called; used by many threads at once.
+    """A plugin over gRPC. Connects at the first call; used by many threads at once.
 
-    ``connection.max_connections`` bounds the concurrent calls: they share one connection.
+    ``connection.max_connections`` limits the concurrent calls, which share one connection.
 
     Args:
         config: fields of ``connection`` that are None take the production defaults.
-        clock: measures and waits.
-        address: to connect to, instead of the addresses of the endpoint's host.
+        clock: source of time.
+        address: IP address to connect to, instead of resolving the endpoint's host.
 
     Raises:
         ConfigError: an endpoint, credential or certificate that can't be used.
@@ -123,7 +123,7 @@ class GRPCPlugin(Sender):
     def _invoke(
         self, method: str, request: bytes, metadata: Metadata, deadline: Deadline, call: CallAttempt
     ) -> tuple[bytes, Sequence[Any]]:
-        """The exchange, and once more over a new connection if a used one turned out to be dead."""
+        """Makes the call; once more over a new connection if the used one turned out to be dead."""
         while True:
             active = self._channels.begin_call(deadline)
             try:
@@ -138,7 +138,7 @@ class GRPCPlugin(Sender):
     def _attempt(
         self, active: ActiveCall, method: str, request: bytes, metadata: Metadata, deadline: Deadline
     ) -> tuple[bytes, Sequence[Any]]:
-        """One gRPC call over the channel, with its failure translated."""
+        """Makes one gRPC call over the channel, and translates its failure."""
         channel = active.channel
         replies = channel.replies
         remaining = deadline.remaining()
@@ -208,7 +208,7 @@ class GRPCPlugin(Sender):
         return run_check(self._health.check, timeout, self._settings.clock, self._credentials.scrub)
 
     def info(self) -> PluginInfo:
-        """The plugin's reply to an info request; until it has answered one, what the configuration says."""
+        """The plugin's reply to an info request; until then, the configured information."""
         if self._info is None and not self._target.method:
             clock = self._settings.clock
             deadline = Deadline(clock.monotonic() + min(_INFO_TIMEOUT, self._settings.timeout), clock)

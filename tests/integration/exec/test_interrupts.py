@@ -120,7 +120,7 @@ done
 @pytest.mark.processes
 class TestThreads:
     def test_processes_are_started_by_a_thread_that_outlives_them(self, make):
-        """A process that asked for its parent's death signal gets it when the thread ends that started it."""
+        """A process with a parent-death signal gets it when the thread that started it ends."""
         plugin = make()
         found: list[int] = []
         caller = threading.Thread(

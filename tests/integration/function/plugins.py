@@ -1,4 +1,4 @@
-"""What the tests name in their endpoints."""
+"""The objects that the tests name in their endpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from goplugins.enums import PluginStatus
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 
-leave = threading.Event()
+released = threading.Event()
 where = contextvars.ContextVar("where", default="nowhere")
 not_callable = 7
 
@@ -29,7 +29,7 @@ def served(request: Question) -> str:
     return request.text * request.times
 
 
-def bare(request: Any) -> Any:
+def plain(request: Any) -> Any:
     """A plain function."""
     return request
 
@@ -56,7 +56,7 @@ def unserialisable(request: Any) -> Any:
 
 
 def hang(request: Any) -> Any:
-    leave.wait(10)
+    released.wait(10)
     return "late"
 
 

@@ -1,4 +1,4 @@
-"""Plugins in this process: named by the configuration, called as if a wire lay between."""
+"""Plugins in this process: named by the configuration, called as if they were remote."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., FunctionPlugi
         return made[-1]
 
     yield build
-    plugins.leave.set()
+    plugins.released.set()
     for plugin in made:
         plugin.close()
-    plugins.leave.clear()
+    plugins.released.clear()
 
 
 @pytest.fixture
@@ -69,19 +69,19 @@ def isolated() -> Iterator[Callable[..., FunctionPlugin]]:
         return made[-1]
 
     yield build
-    plugins.leave.set()
+    plugins.released.set()
     for plugin in made:
         plugin.close()
         for thread in threading.enumerate():
             if thread.name == "goplugins-p-worker":
                 thread.join(5)
-    plugins.leave.clear()
+    plugins.released.clear()
 
 
 class TestCalls:
     @pytest.mark.parametrize("value", [None, 2**64, "é\u2028", [1, [None]], {"a": {"b": True}}], ids=repr)
     def test_values_come_back(self, make, value):
-        assert call(make("bare"), value) == value
+        assert call(make("plain"), value) == value
 
     def test_typed_function_from_plain_json(self, make):
         assert call(make("served"), {"text": "ab", "times": 2}) == "abab"
@@ -94,12 +94,12 @@ class TestCalls:
         with pytest.raises(ReplyTypeError):
             plugin.send(made)
 
-    def test_nothing_is_shared_with_the_caller(self, make):
+    def test_no_object_is_shared_with_the_caller(self, make):
         mine: dict[str, Any] = {}
         assert call(make("spoil"), mine) == {"spoilt": True}
         assert mine == {}
 
-    def test_deadline_is_told(self, make):
+    def test_the_context_has_the_deadline(self, make):
         assert 1.5 < call(make("remaining"), timeout=2.0) <= 2.0
 
     def test_business_error(self, make):
@@ -118,7 +118,7 @@ class TestCalls:
 
     def test_request_and_response_that_are_no_json(self, make):
         with pytest.raises(UnserializableRequestError):
-            call(make("bare"), object())
+            call(make("plain"), object())
         with pytest.raises(PluginInternalError, match="can't be written as JSON"):
             call(make("unserialisable"))
 
@@ -126,9 +126,9 @@ class TestCalls:
         plugin = make("served")
         assert plugin.health(1).status is PluginStatus.HEALTHY
         assert (plugin.info().name, plugin.info().version) == ("served", "3.0")
-        assert make("bare").info().description == "A plain function."
+        assert make("plain").info().description == "A plain function."
 
-    def test_object_with_the_plugin_methods(self, make):
+    def test_an_object_with_the_plugin_methods(self, make):
         plugin = make("an_object")
         thing = object()
         made = new_call(thing)
@@ -137,10 +137,10 @@ class TestCalls:
         assert plugin.health(1).status is PluginStatus.DEGRADED
         assert plugin.info().version == "9"
         plugin.close()
-        assert not plugins.an_object.closed  # its module's, and perhaps another plugin's
+        assert not plugins.an_object.closed  # its module owns it
 
     def test_after_close(self, make):
-        plugin = make("bare")
+        plugin = make("plain")
         plugin.close()
         plugin.close()
         with pytest.raises(PluginClosedError):
@@ -151,18 +151,18 @@ class TestCalls:
         with pytest.raises(PluginTimeoutError):
             call(make("fail"), timeout=-1)
 
-    def test_bare_plugin_executes_plain_json(self, make):
-        assert make("bare").execute({"a": 1}) == {"a": 1}
+    def test_direct_execution_with_plain_json(self, make):
+        assert make("plain").execute({"a": 1}) == {"a": 1}
 
 
 class TestIsolation:
-    def test_deadline_holds_whatever_the_plugin_does(self, isolated):
+    def test_a_hanging_call_ends_at_the_deadline(self, isolated):
         plugin = isolated("hang")
         for stopwatch in time_limit(0.2):
-            with stopwatch, pytest.raises(PluginTimeoutError, match="left behind"):
+            with stopwatch, pytest.raises(PluginTimeoutError, match="keeps its worker thread"):
                 call(plugin, timeout=0.1)
 
-    def test_workers_are_bounded_and_come_back(self, isolated):
+    def test_workers_are_limited_and_used_again(self, isolated):
         plugin = isolated("hang", max_connections=2)
         for _ in range(2):
             with pytest.raises(PluginTimeoutError):
@@ -170,22 +170,22 @@ class TestIsolation:
         with pytest.raises(SaturatedError):
             call(plugin, timeout=0.05)
         assert plugin.health(0.05).status is PluginStatus.UNKNOWN
-        plugins.leave.set()
+        plugins.released.set()
         assert call(plugin, timeout=2.0) == "late"
 
-    def test_caller_beyond_the_workers_waits_its_turn(self, isolated):
+    def test_calls_beyond_the_workers_wait(self, isolated):
         plugin = isolated("short_sleep", max_connections=2)
         with ThreadPoolExecutor(16) as pool:
             assert list(pool.map(lambda number: call(plugin, number), range(32))) == list(range(32))
 
-    def test_another_thread_in_the_callers_context(self, isolated):
+    def test_it_runs_on_another_thread_in_the_callers_context(self, isolated):
         token = plugins.where.set("here")
         try:
             assert call(isolated("thread_and_context")) == ["goplugins-p-worker", "here"]
         finally:
             plugins.where.reset(token)
 
-    def test_without_it_the_callers_own_thread(self):
+    def test_without_isolation_it_runs_on_the_callers_thread(self):
         plugin = FunctionPlugin(config(HERE + "thread_and_context"))
         assert call(plugin)[0] == threading.current_thread().name
 

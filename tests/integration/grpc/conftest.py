@@ -87,7 +87,7 @@ def ok(request: bytes, context: Any) -> bytes:
     return reply(request, payload=b'"ok"')
 
 
-def aborting(status: str, text: str = "as asked", trailing: tuple[tuple[str, str], ...] = ()) -> Handler:
+def aborting(status: str, text: str = "as requested", trailing: tuple[tuple[str, str], ...] = ()) -> Handler:
     """A handler that ends with a status."""
 
     def handle(request: bytes, context: Any) -> bytes:
