@@ -1,34 +1,84 @@
-"""What an application says of its plugins: ``settings.GOPLUGINS`` in Django, ``app.config["GOPLUGINS"]`` in Flask."""
+"""Settings of an application's plugins: ``settings.GOPLUGINS`` in Django, ``app.config["GOPLUGINS"]`` in Flask."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import attrs
 
 from goplugins.config import ManagerConfig
-from goplugins.config.durations import parse_duration
+from goplugins.config.conversion import read
+from goplugins.config.field_types import Seconds, Text, describe
 from goplugins.contrib._request_limits import Limits
-from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError
+from goplugins.errors import InvalidArgumentError, InvalidConfigError
 from goplugins.headers import check_headers
 
 __all__ = ["HostSettings"]
 
-_NO_DEFAULT = object()
+
+class _Source:
+    """A path, a mapping or a ``ManagerConfig``."""
+
+    def read(self, value: object, *, text: bool) -> Any:
+        if isinstance(value, ManagerConfig | Mapping | str | os.PathLike) and value != "":
+            return value
+        expected = "expected a path, a mapping or a ManagerConfig"
+        raise InvalidConfigError(f"{expected}, got {describe(value)}", fix='write a path such as "plugins.yaml"')
+
+
+class _Setup:
+    """A function of the manager, or its import path."""
+
+    def read(self, value: object, *, text: bool) -> Any:
+        if isinstance(value, str):
+            module, _, name = value.replace(":", ".").rpartition(".")
+            try:
+                value = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as exc:
+                raise InvalidConfigError(f"can't import {value!r}: {exc}", fix='such as "shop.plugins.setup"') from exc
+        if not callable(value):
+            raise InvalidConfigError(f"expected a function, got {describe(value)}", fix='or its "path.to.it"')
+        return value
+
+
+class _HeaderName:
+    """The name of a header; empty for none."""
+
+    def read(self, value: object, *, text: bool) -> str:
+        name = Text().read(value, text=text)
+        try:
+            if name:
+                check_headers({name: ""})
+        except InvalidArgumentError as exc:
+            fix = 'such as "X-Request-ID"; "" for none'
+            raise InvalidConfigError(f"{name!r} is not a header name", fix=fix) from exc
+        return name
+
+
+@attrs.frozen
+class _Fields:
+    """The settings as applications write them."""
+
+    CONFIG: Annotated[Any, _Source()] | None = None
+    WATCH: bool = False
+    SETUP: Annotated[Any, _Setup()] | None = None
+    TIMEOUT: Seconds | None = None
+    TIMEOUT_HEADERS: tuple[Annotated[str, _HeaderName()], ...] = Limits().timeout_headers
+    REQUEST_ID_HEADER: Annotated[str, _HeaderName()] = Limits().request_id_header
+    HEALTH_REQUIRED: tuple[Annotated[str, Text(r".+", "the name of a plugin")], ...] | None = None
 
 
 @attrs.frozen
 class HostSettings:
-    """The settings, checked.
+    """The checked settings.
 
     Attributes:
         config: ``CONFIG``, what the manager loads.
         watch: ``WATCH``, whether it follows that file.
-        setup: ``SETUP``, called with the manager before that.
+        setup: ``SETUP``, called with the manager before it loads.
         limits: ``TIMEOUT``, ``TIMEOUT_HEADERS`` and ``REQUEST_ID_HEADER``.
         required: ``HEALTH_REQUIRED``, the plugins without which the application is not ready; all when None.
     """
@@ -41,7 +91,7 @@ class HostSettings:
 
     @property
     def watched(self) -> str | None:
-        """The file that is followed, if one is."""
+        """The path of the watched file, if there is one."""
         return os.fspath(self.config) if self.watch and isinstance(self.config, str | os.PathLike) else None
 
     @classmethod
@@ -49,124 +99,21 @@ class HostSettings:
         """Reads plain values.
 
         Args:
-            values: a mapping of the names above.
-            source: what error messages call it, such as ``settings.GOPLUGINS``.
+            values: a mapping with the names above.
+            source: its name in error messages, such as ``settings.GOPLUGINS``.
 
         Raises:
             ConfigError: one problem, or an :class:`~goplugins.errors.InvalidConfigError` that holds all of them.
         """
-        if not isinstance(values, Mapping):
-            raise InvalidConfigError(
-                f"expected a mapping, got {type(values).__name__}",
-                path=source,
-                fix='such as {"CONFIG": "plugins.yaml"}',
-            )
-        reading = _Reading(values, source)
-        setup = reading.take("SETUP", _setup, None)
-        found = cls(
-            config=reading.take("CONFIG", _config, None),
-            watch=reading.take("WATCH", _switch, False),
-            setup=setup,
-            limits=Limits(
-                timeout=reading.take("TIMEOUT", _seconds, None),
-                timeout_headers=reading.take("TIMEOUT_HEADERS", _headers, Limits().timeout_headers),
-                request_id_header=reading.take("REQUEST_ID_HEADER", _header, Limits().request_id_header),
-            ),
-            required=reading.take("HEALTH_REQUIRED", _names, None),
-        )
-        if found.watch and found.watched is None:
-            reading.refuse("WATCH", "there is no file to follow", "give CONFIG as a path, or leave it out")
-        reading.finish()
-        return found
-
-
-class _Reading:
-    def __init__(self, values: Mapping[Any, Any], source: str) -> None:
-        self._values = dict(values)
-        self._source = source
-        self._known: list[str] = []
-        self._problems: list[ConfigError] = []
-
-    def take(self, name: str, read: Callable[[Any], Any], default: Any) -> Any:
-        self._known.append(name)
-        value = self._values.pop(name, _NO_DEFAULT)
-        if value is _NO_DEFAULT or value is None:
-            return default
-        try:
-            return read(value)
-        except ConfigError as error:
-            self.refuse(name, error.message, error.fix)
-            return default
-
-    def refuse(self, name: object, message: str, fix: str) -> None:
-        self._problems.append(InvalidConfigError(message, path=f"{self._source}[{name!r}]", fix=fix))
-
-    def finish(self) -> None:
-        for name in self._values:
-            near = difflib.get_close_matches(str(name).upper(), self._known, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(self._known))}"
-            self.refuse(name, "there is no such setting", fix)
-        if self._problems:
-            raise InvalidConfigError.of(self._problems, self._source)
-
-
-# --- one function a setting -------------------------------------------------------------------------------------
-
-
-def _config(value: Any) -> Any:
-    if isinstance(value, ManagerConfig | Mapping | str | os.PathLike) and value != "":
-        return value
-    raise InvalidConfigError(f"expected a path, a mapping or a ManagerConfig, got {value!r}", fix='"plugins.yaml"')
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise InvalidConfigError(f"expected True or False, got {value!r}")
-
-
-def _setup(value: Any) -> Any:
-    if isinstance(value, str):
-        module, _, name = value.replace(":", ".").rpartition(".")
-        try:
-            value = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as exc:
-            raise InvalidConfigError(f"can't import {value!r}: {exc}", fix='such as "shop.plugins.setup"') from exc
-    if not callable(value):
-        raise InvalidConfigError(f"expected a function of the manager, got {value!r}", fix='or its "path.to.it"')
-    return value
-
-
-def _seconds(value: Any) -> float:
-    fix = 'seconds such as 10, or "10s"; leave it out for none'
-    if isinstance(value, str):
-        try:
-            value = parse_duration(value)
-        except InvalidArgumentError as exc:
-            raise InvalidConfigError(exc.message, fix=fix) from exc
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InvalidConfigError(f"expected seconds greater than 0, got {value!r}", fix=fix)
-    return float(value)
-
-
-def _header(value: Any) -> str:
-    try:
-        if value:
-            check_headers({value: ""})
-    except InvalidArgumentError as exc:
-        raise InvalidConfigError(f"{value!r} is no header's name", fix='such as "X-Request-ID"; "" for none') from exc
-    return str(value)
-
-
-def _headers(value: Any) -> tuple[str, ...]:
-    return tuple(_header(name) for name in _names(value) or ())
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidConfigError(f"expected a list of names, got {value!r}")
-    names = tuple(value)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise InvalidConfigError(f"expected a list of names, but {name!r} is none")
-    return names
+        given, problems = read(_Fields, values)
+        errors = []
+        for path, error in problems:
+            error.path = source + "".join(f"[{step!r}]" for step in path)
+            errors.append(error)
+        if given is not None and given.WATCH and not isinstance(given.CONFIG, str | os.PathLike):
+            fix = "give CONFIG as a path, or leave WATCH out"
+            errors.append(InvalidConfigError("there is no file to follow", path=f"{source}['WATCH']", fix=fix))
+        if errors or given is None:
+            raise InvalidConfigError.of(errors, source)
+        limits = Limits(given.TIMEOUT, given.TIMEOUT_HEADERS, given.REQUEST_ID_HEADER)
+        return cls(given.CONFIG, given.WATCH, given.SETUP, limits, given.HEALTH_REQUIRED)
