@@ -1,1 +1,1 @@
-"""What fits goplugins into its hosts: frameworks, and what operators look at."""
+"""Integrations with frameworks, task queues and monitoring, and the dashboard."""

@@ -1,4 +1,4 @@
-"""The manager of a web application: made at its first use, in whichever process that is, and found again by proxies."""
+"""The manager of a web application: created at its first use, in any process, and found by proxies."""
 
 from __future__ import annotations
 
@@ -20,43 +20,41 @@ AnyManager = Manager[Any, Any]
 
 
 class Hosted:
-    """One application's manager. Nothing is made before it is asked for, and then once.
-
-    Made before a fork, it is good for the children as well: managers are.
+    """One application's manager, created once, at its first use. A manager created before a fork works in children.
 
     Args:
-        settings: looks up what the application wants.
+        settings: returns the application's settings.
     """
 
     def __init__(self, settings: Callable[[], HostSettings]) -> None:
         self._settings = settings
-        self._made: dict[str, AnyManager] = {}  # a dict, since its operations are atomic
+        self._made: dict[str, AnyManager] = {}  # a dict: its operations are atomic
         self._in_making: tuple[int, int, AnyManager] | None = None
-        # A lock a process: that of a parent may have been held by another thread at the fork.
+        # One lock per process: another thread may have held the parent's at the fork.
         self._turns: dict[int, threading.RLock] = {}
 
     @property
     def is_made(self) -> bool:
-        """Whether there is a manager already."""
+        """Whether the manager exists."""
         return bool(self._made)
 
     def get(self) -> AnyManager:
         """The manager, configured.
 
         Raises:
-            ConfigError: the settings, or the configuration that they name, can't be used. It is tried again next time.
+            ConfigError: the settings, or the configuration that they name, can't be used. The next use tries again.
         """
         return self._made.get("manager") or self._make()
 
     def _make(self) -> AnyManager:
         here = (os.getpid(), threading.get_ident())
-        # Others wait until it is made: that takes the reading of a file, and to make two and drop one takes that twice.
+        # Other threads wait here: reading the file twice and dropping one manager would take longer.
         with self._turns.setdefault(os.getpid(), threading.RLock()):
             if "manager" in self._made:
                 return self._made["manager"]
-            under_way = self._in_making
-            if under_way is not None and under_way[:2] == here:
-                return under_way[2]  # asked for by the application's own set-up
+            current = self._in_making
+            if current is not None and current[:2] == here:
+                return current[2]  # requested by the application's own set-up function
             manager: AnyManager = Manager()
             self._in_making = (*here, manager)
             try:
@@ -81,15 +79,17 @@ class Hosted:
             manager.load_from_config(settings.config)
 
     def reset(self, timeout: float = 5.0) -> None:
-        """Shuts the manager down; the next use makes another one. For tests, and for settings that have changed."""
-        with self._turns.setdefault(os.getpid(), threading.RLock()):  # one that is being made has the old settings
+        """Shuts the manager down; the next use creates a new one. For tests and changed settings."""
+        with self._turns.setdefault(
+            os.getpid(), threading.RLock()
+        ):  # waits for one under construction
             manager = self._made.pop("manager", None)
         if manager is not None:
             manager.shutdown(timeout)
 
 
 class _CurrentManager:
-    """The call dispatcher of the application's present manager; pickles as that manager."""
+    """The call dispatcher of the application's current manager; pickles as that manager."""
 
     __slots__ = ("_find",)
 
@@ -111,7 +111,7 @@ class _Proxy:
         self._how = how
 
     def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
-        """See :meth:`goplugins.Manager.bind`. Needs no manager yet, and follows when there is another one."""
+        """See :meth:`goplugins.Manager.bind`. Creates no manager, and follows its replacement."""
         if (request_type is None) != (response_type is None):
             raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
         codec = codec_for() if request_type is None else codec_for(request_type, response_type)
@@ -119,7 +119,7 @@ class _Proxy:
         return BoundPlugin(cast(CallDispatcher, manager), name, codec, manager)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # whoever looks a module's names over makes no manager
+        if name.startswith("__"):  # inspecting a module must not create a manager
             raise AttributeError(name)
         return getattr(self._find_manager(), name)
 
@@ -128,5 +128,5 @@ class _Proxy:
 
 
 def manager_proxy(find: Callable[[], AnyManager], how: str) -> AnyManager:
-    """Stands for the manager that ``find`` returns, at each use; ``how`` is what it calls itself."""
+    """A proxy for the manager that ``find`` returns at each use; ``how`` is its repr."""
     return cast(AnyManager, _Proxy(find, how))

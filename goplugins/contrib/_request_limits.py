@@ -1,4 +1,4 @@
-"""What a host's request says of the calls that are made for it: how long they may take, and under which id."""
+"""Deadline and id that a web request or task sets for its plugin calls."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from goplugins.runtime.request_ids import RequestIds, serving
 __all__ = ["GRPC_TIMEOUT", "Block", "Limits", "Scope", "grpc_timeout", "header_timeout", "usable_request_id"]
 
 GRPC_TIMEOUT = "grpc-timeout"
-"""The header whose notation differs from all others'."""
+"""The header with a notation of its own."""
 
 _GRPC_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+@~-]{1,128}")
 _LEAST = 1e-6
-"""Seconds. What stands for a deadline that has passed: calls are refused before anything is sent."""
+"""Seconds; stands for a deadline that has passed: calls are then refused before anything is sent."""
 
 _new_id = RequestIds()
 
 
 def grpc_timeout(text: str) -> float | None:
-    """Seconds of a ``grpc-timeout``; None if it is none, or nothing.
+    """Seconds of a ``grpc-timeout``; None if it is invalid or 0.
 
     >>> grpc_timeout("500m"), grpc_timeout("2S"), grpc_timeout("0S"), grpc_timeout("soon")
     (0.5, 2.0, None, None)
@@ -41,7 +41,7 @@ def grpc_timeout(text: str) -> float | None:
 
 
 def header_timeout(text: str) -> float | None:
-    """Seconds of an ``X-Request-Timeout``: plain seconds or a Go duration; None if it is neither, or nothing.
+    """Seconds of an ``X-Request-Timeout``: plain seconds or a Go duration; None if it is invalid or 0.
 
     >>> header_timeout("2.5"), header_timeout("1m30s"), header_timeout("0"), header_timeout("-1s")
     (2.5, 90.0, None, None)
@@ -51,13 +51,13 @@ def header_timeout(text: str) -> float | None:
         return float(text) or None
     try:
         seconds = parse_duration(text)
-    except InvalidArgumentError:  # whoever sends nonsense has no wish that could be met
+    except InvalidArgumentError:  # ignored
         return None
     return seconds if seconds > 0 else None
 
 
 def usable_request_id(text: str | None) -> str | None:
-    """An id that may stand in logs and headers; None for one that is too long, or has characters that don't belong.
+    """The id if it is safe in logs and headers; None if it is too long or has other characters.
 
     >>> usable_request_id("order-7"), usable_request_id("7; Set-Cookie: a=b"), usable_request_id("x" * 200)
     ('order-7', None, None)
@@ -66,7 +66,7 @@ def usable_request_id(text: str | None) -> str | None:
 
 
 class Block:
-    """Within it, calls go by a request's deadline and id. Entered once."""
+    """Context manager: calls inside it have a request's deadline and id. Entered once."""
 
     __slots__ = ("_deadline", "_serving")
 
@@ -91,10 +91,10 @@ class Scope:
     """One request.
 
     Args:
-        request_id: what its calls' ids begin with; None leaves them alone.
-        patience: seconds for which somebody waits for its answer, the last byte included: the caller, or the server
-            that would end the worker. None for as long as it takes.
-        timeout: seconds that the host gives it until it answers.
+        request_id: prefix of its calls' ids; None for no prefix.
+        client_timeout: seconds until the last byte of the answer must be sent, by the client's header or the
+            server's limit for a worker. None for no limit.
+        timeout: seconds until the answer begins, by the application's settings.
 
     Attributes:
         request_id: see above.
@@ -103,35 +103,35 @@ class Scope:
     __slots__ = ("_clock", "_end", "_timeout", "request_id")
 
     def __init__(
-        self, request_id: str | None, patience: float | None, timeout: float | None, clock: Clock = SYSTEM_CLOCK
+        self, request_id: str | None, client_timeout: float | None, timeout: float | None, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.request_id = request_id
         self._clock = clock
-        self._end = None if patience is None else Deadline.after(patience, clock)
+        self._end = None if client_timeout is None else Deadline.after(client_timeout, clock)
         self._timeout = timeout
 
     def answering(self) -> Block:
-        """From the request to its answer."""
-        limits = [each for each in (self._timeout, self._patience()) if each is not None]
+        """The part from the request to its answer."""
+        limits = [each for each in (self._timeout, self._client_timeout()) if each is not None]
         return Block(self.request_id, min(limits, default=None), self._clock)
 
     def streaming(self) -> Block:
-        """A step of an answer that is made while it is sent. That may rightly take longer than an answer."""
-        return Block(self.request_id, self._patience(), self._clock)
+        """One step of a streamed answer, which may take longer than ``timeout``."""
+        return Block(self.request_id, self._client_timeout(), self._clock)
 
-    def _patience(self) -> float | None:
+    def _client_timeout(self) -> float | None:
         return None if self._end is None else self._end.remaining()
 
 
 @attrs.frozen
 class Limits:
-    """By which rules a host's requests bound their calls.
+    """How requests of an application bound their calls.
 
     Attributes:
-        timeout: seconds for a request, until it answers; None sets no limit of our own.
-        timeout_headers: names of headers by which callers may shorten that.
-        request_id_header: the header that brings a request's id, and takes it back; empty for none.
-        clock: the managers'.
+        timeout: seconds for a request until its answer; None for no limit.
+        timeout_headers: names of headers by which clients may shorten that.
+        request_id_header: the header of a request's id; empty for none.
+        clock: the clock of the managers.
     """
 
     timeout: float | None = None
@@ -140,14 +140,14 @@ class Limits:
     clock: Clock = SYSTEM_CLOCK
 
     def scope(self, header: Callable[[str], str | None]) -> Scope:
-        """A request's; ``header`` looks one of its headers up by name."""
-        patience = [server_limit()]
+        """The scope of a request; ``header`` returns one of its headers by name."""
+        timeouts = [server_limit()]
         for name in self.timeout_headers:
             text = header(name)
             if text is not None:
-                patience.append(grpc_timeout(text) if name.lower() == GRPC_TIMEOUT else header_timeout(text))
+                timeouts.append(grpc_timeout(text) if name.lower() == GRPC_TIMEOUT else header_timeout(text))
         request_id = None
         if self.request_id_header:
             request_id = usable_request_id(header(self.request_id_header)) or _new_id()
-        shortest = min((each for each in patience if each is not None), default=None)
+        shortest = min((each for each in timeouts if each is not None), default=None)
         return Scope(request_id, shortest, self.timeout, self.clock)

@@ -1,10 +1,10 @@
 """Plugins in Celery tasks.
 
-One line gives every task of an application a deadline and an id for its calls, and looks after the workers::
+One line gives every task of an application a deadline and an id for its calls, and manages the workers::
 
     plugins = install(app, config="plugins.yaml")
 
-Tasks on :class:`PluginTask` are tried again when a plugin says that this may help::
+Tasks on :class:`PluginTask` are retried when a plugin's error is retryable::
 
     @app.task(base=PluginTask)
     def fetch(symbol):
@@ -38,10 +38,10 @@ logger = logging.getLogger("goplugins.celery")
 
 _BLOCK = "goplugins_block"
 _CHILD_PATIENCE = 5.0
-"""Seconds that a worker process, on its way out, waits for calls that threads of its tasks have left behind."""
+"""Seconds that an ending worker process waits for calls that threads of its tasks still make."""
 
-_LONGEST_TOLD = 86400.0
-"""Seconds of a ``retry_after`` that are believed: a task's time to start has to be a date."""
+_LONGEST_RETRY_AFTER = 86400.0
+"""Maximum ``retry_after`` in seconds: a task's start time has to be a valid date."""
 
 
 def install(
@@ -51,29 +51,29 @@ def install(
     config: ManagerConfig | Mapping[str, Any] | str | PathLike[str] | None = None,
     setup: Callable[[AnyManager], object] | None = None,
 ) -> AnyManager:
-    """Bounds the plugin calls of the application's tasks by their time limits, and looks after workers.
+    """Bounds the plugin calls of the application's tasks by their time limits, and manages the workers.
 
     - Calls end before the task's ``soft_time_limit`` or ``time_limit``, whichever comes first: a tenth before, at most
       2 s. Their ids begin with the task's.
-    - A worker whose configuration can't be used says what is wrong with it, and does not start.
-    - A worker process that ends lets its calls end first.
+    - A worker with an invalid configuration logs the problems and does not start.
+    - A worker process that ends waits for its calls first.
 
-    Harmless when repeated with the same application: the last one counts.
+    May be repeated with the same application: the last call counts.
 
     Args:
         app: the Celery application.
-        manager: an existing manager, such as ``goplugins.contrib.django.plugins``. One is made if it is left out.
-        config: what a manager that is made here loads, at its first use.
+        manager: an existing manager, such as ``goplugins.contrib.django.plugins``. Created if left out.
+        config: the configuration of a manager created here, loaded at its first use.
         setup: called with it before that, to register plugins in code.
 
     Returns:
-        The manager. One that is made here is made at its first use, once a process.
+        The manager. If it is created here, then at its first use, once per process.
 
     Raises:
-        ConfigError: both a manager and what to make one of.
+        ConfigError: both a manager and a configuration or set-up for a new one.
     """
     if manager is not None and (config is not None or setup is not None):
-        raise ConfigError("give a manager, or what to make one of", fix="load the configuration into the manager")
+        raise ConfigError("manager= excludes config= and setup=", fix="load the configuration into the manager")
     wiring = _Wiring(app, manager, HostSettings(config=config, setup=setup))
     identity = f"goplugins.{id(app)}"
     for signal, receiver in wiring.receivers():
@@ -83,7 +83,7 @@ def install(
 
 
 class _Wiring:
-    """What is done at each of Celery's signals, which are those of all applications."""
+    """Receivers of Celery's signals, which are sent for all applications."""
 
     def __init__(self, app: Celery, manager: AnyManager | None, settings: HostSettings) -> None:
         self._app = app
@@ -92,7 +92,7 @@ class _Wiring:
             self._hosted = Hosted(lambda: settings)
             manager = manager_proxy(self._hosted.get, "the plugins of the Celery application")
         self.manager = manager
-        self._limits: tuple[float | None, float | None] = (None, None)  # of the worker, for tasks without their own
+        self._limits: tuple[float | None, float | None] = (None, None)  # the worker's, for tasks without their own
 
     def receivers(self) -> list[tuple[Any, Callable[..., None]]]:
         return [
@@ -131,7 +131,7 @@ class _Wiring:
             raise SystemExit(1) from error
 
     def _worker_ends(self, sender: Any, **_: Any) -> None:
-        # A manager that was handed in may have others to serve, where a worker is but a thread of a test.
+        # A manager that was passed in may serve others, where the worker is a thread of a test.
         if self._hosted is not None and sender.app is self._app:
             self._hosted.reset(_CHILD_PATIENCE)
 
@@ -149,7 +149,7 @@ class _Wiring:
         shortest = min((each for each in limits if each), default=None)
         seconds = None if shortest is None else call_limit(shortest)
         block = Block(usable_request_id(task.request.id), seconds, SYSTEM_CLOCK)
-        # With the request it goes, whatever becomes of the task: what nobody holds any more bounds no call.
+        # Kept on the request: once it is collected, the block bounds no call, however the task has ended.
         setattr(task.request, _BLOCK, block)
         block.__enter__()
 
@@ -162,16 +162,16 @@ class _Wiring:
 # --- retries -------------------------------------------------------------------------------------------------------
 
 
-class PluginTask(Task):  # type: ignore[type-arg]  # generic for checkers only
-    """A task that Celery tries again when a plugin call fails in a way that may pass: ``error.retryable``.
+class PluginTask(Task):  # type: ignore[type-arg]  # generic for type checkers only
+    """A task that Celery retries when a plugin call fails with a retryable error.
 
-    It waits for as long as the error's ``retry_after`` says, and at least for ``retry_backoff`` seconds, doubled each
-    time, less up to half of that by chance. All other errors, and the last one after ``max_retries`` (3), are the
-    task's own result. What the task did before the call, it does again.
+    The delay is the error's ``retry_after``, and at least ``retry_backoff`` seconds, doubled each time and reduced at
+    random by up to half. All other errors, and the last one after ``max_retries`` (3), are the task's result. The
+    whole task is executed again.
 
     Attributes:
         retry_backoff: seconds before the first retry.
-        retry_backoff_max: the longest wait, unless ``retry_after`` asks for more.
+        retry_backoff_max: the longest wait, unless ``retry_after`` is longer.
     """
 
     abstract = True
@@ -195,15 +195,15 @@ class PluginTask(Task):  # type: ignore[type-arg]  # generic for checkers only
 
 
 def retry_delay(error: PluginError, retries: int, *, first: float, longest: float, rng: random.Random) -> float:
-    """Seconds to wait before a task is tried again.
+    """Seconds to wait before the next retry of a task.
 
     Args:
-        error: why; its ``retry_after``, up to a day, is the least.
-        retries: how often that has been done.
+        error: its ``retry_after``, up to a day, is the minimum.
+        retries: the number of retries so far.
         first: before the first retry; doubled each time.
-        longest: the most that it is doubled to, and that is waited for a breaker which somebody holds open.
-        rng: shortens the wait, to half of it at most.
+        longest: the upper bound of the doubling, and the wait for a breaker that is forced open.
+        rng: shortens the wait by up to half.
     """
     backoff: float = min(first * 2.0 ** min(retries, 32), longest) * rng.uniform(0.5, 1.0)
-    told = error.retry_after or 0.0
-    return max(backoff, longest if told == float("inf") else min(told, _LONGEST_TOLD))
+    retry_after = error.retry_after or 0.0
+    return max(backoff, longest if retry_after == float("inf") else min(retry_after, _LONGEST_RETRY_AFTER))

@@ -28,8 +28,8 @@ from flask.typing import ResponseReturnValue
 
 from goplugins.contrib import _commands as commands
 from goplugins.contrib._manager_proxy import AnyManager, Hosted, manager_proxy
-from goplugins.contrib._readiness import readiness
 from goplugins.contrib._settings import HostSettings
+from goplugins.contrib.health import readiness
 from goplugins.contrib.wsgi import PluginCalls
 from goplugins.errors import ConfigError, PluginError
 from goplugins.runtime.request_ids import current_request_id
@@ -41,13 +41,13 @@ _KEY = "GOPLUGINS"
 
 
 class GoPlugins:
-    """The extension. One may serve several applications; each has a manager of its own.
+    """The extension. One extension may serve several applications; each has its own manager.
 
-    Its settings are ``app.config["GOPLUGINS"]``, a mapping, and over them ``app.config["GOPLUGINS_CONFIG"]`` and so on.
-    They are read when the application is handed over; the manager is made at its first use.
+    Settings are ``app.config["GOPLUGINS"]``, a mapping; ``app.config["GOPLUGINS_CONFIG"]`` and so on take precedence.
+    They are read by ``init_app``; the manager is created at its first use.
 
     Args:
-        app: the application; or hand it to :meth:`init_app`.
+        app: the application; or call :meth:`init_app` later.
         setup: called with each manager before it loads its configuration, to register plugins in code.
 
     Raises:
@@ -60,13 +60,13 @@ class GoPlugins:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Gives the application its plugins, bounds the calls of its requests, and adds ``flask plugins``.
+        """Attaches the extension: bounds the calls of requests and adds ``flask plugins``.
 
         Raises:
-            ConfigError: the settings can't be used, or the application was handed over before.
+            ConfigError: the settings can't be used, or the application has the extension already.
         """
         if _NAME in app.extensions:
-            raise ConfigError("this application has its plugins already", path="app.extensions['goplugins']")
+            raise ConfigError("the application has this extension already", path="app.extensions['goplugins']")
         app.extensions[_NAME] = state = _State(_settings(app, self._setup))
         app.wsgi_app = PluginCalls.within(app.wsgi_app, state.settings.limits)  # type: ignore[method-assign]
         app.cli.add_command(_group())
@@ -75,14 +75,14 @@ class GoPlugins:
         """The application's manager, for use outside of its requests.
 
         Raises:
-            ConfigError: the configuration can't be used, or the application was never handed over.
+            ConfigError: the configuration can't be used, or the application lacks the extension.
         """
         return _state(app).hosted.get()
 
     def reset(self, app: Flask) -> None:
-        """Shuts the application's manager down and reads its settings anew; the next use makes another one.
+        """Shuts the application's manager down and reads its settings again; the next use creates a new manager.
 
-        For tests. ``TIMEOUT`` and the names of headers stay as they were.
+        For tests. ``TIMEOUT`` and the names of headers are not read again.
 
         Raises:
             ConfigError: the settings can't be used.
@@ -93,7 +93,7 @@ class GoPlugins:
 
 
 class _State:
-    """What an application has of ours."""
+    """The extension's state in one application."""
 
     def __init__(self, settings: HostSettings) -> None:
         self.settings = settings
@@ -127,7 +127,7 @@ current_plugins = manager_proxy(_current, "the plugins of the current Flask appl
 
 
 def health_blueprint(url: str = "/health/plugins") -> Blueprint:
-    """A page at ``url``: 200, or 503 with the names and states of plugins that are down; asks none of them.
+    """A page at ``url``: 200, or 503 with the names and states of plugins that are down. No plugin is called.
 
     ``HEALTH_REQUIRED`` names the plugins that count; without it all do.
     """
@@ -143,7 +143,7 @@ def health_blueprint(url: str = "/health/plugins") -> Blueprint:
 
 
 def _group() -> AppGroup:
-    group = AppGroup("plugins", help="Look at the plugins, call them, and have workers take a new configuration.")
+    group = AppGroup("plugins", help="Show and call the plugins, and have workers load a new configuration.")
 
     @group.command("status", help=commands.STATUS_HELP)
     def status() -> None:
@@ -154,31 +154,31 @@ def _group() -> AppGroup:
     @click.argument("name")
     @click.argument("request", metavar="JSON")
     @click.option("--timeout", type=float, metavar="SECONDS")
-    @click.option("--idempotent", is_flag=True, help="it may be done twice")
+    @click.option("--idempotent", is_flag=True, help="the call may be executed twice")
     def call(name: str, request: str, timeout: float | None, idempotent: bool) -> None:
-        _told(lambda: commands.call(_manager(), click.echo, name, request, timeout, idempotent))
+        _reporting(lambda: commands.call(_manager(), click.echo, name, request, timeout, idempotent))
 
     @group.command("explain", help=commands.EXPLAIN_HELP)
     @click.argument("name")
     def explain(name: str) -> None:
-        _told(lambda: commands.explain(_manager(), click.echo, name))
+        _reporting(lambda: commands.explain(_manager(), click.echo, name))
 
     @group.command("reload", help=commands.RELOAD_HELP)
     @click.option("--pid", metavar="PID|FILE", help="the server's main process, or its pid file: gets SIGHUP")
     def reload(pid: str | None) -> None:
-        _told(lambda: commands.reload(_manager(), _state(current_app).settings, click.echo, pid))
+        _reporting(lambda: commands.reload(_manager(), _state(current_app).settings, click.echo, pid))
 
     return group
 
 
 def _manager() -> AnyManager:
     found: list[AnyManager] = []
-    _told(lambda: found.append(_state(current_app).hosted.get()))
+    _reporting(lambda: found.append(_state(current_app).hosted.get()))
     return found[0]
 
 
-def _told(action: Callable[[], object]) -> None:
-    """What goes wrong is said as click says it."""
+def _reporting(action: Callable[[], object]) -> None:
+    """Runs the action; errors become click's."""
     try:
         action()
     except PluginError as error:

@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz`` for whoever starts and stops the process. Cheap: nothing is asked over a wire.
+"""``/healthz`` and ``/readyz`` for orchestrators such as Kubernetes. Cheap: no plugin is called.
 
 >>> from goplugins import Manager
 >>> from wsgiref.util import setup_testing_defaults
@@ -12,10 +12,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from goplugins.enums import PluginStatus
+from goplugins.errors import ConfigError
 from goplugins.manager.control import PluginState, is_shut_down, plugin_states, start_health_checks
 from goplugins.manager.standing import standing
 
@@ -26,20 +28,22 @@ if TYPE_CHECKING:
 
 __all__ = ["culprits", "wsgi"]
 
+logger = logging.getLogger("goplugins.health")
+
 
 def culprits(manager: Manager[Any, Any], required: Collection[str] | None = None) -> dict[str, str]:
-    """The plugins for which this process should get no requests yet, or no more, and what the matter is.
+    """The plugins because of which this process is not ready for requests, with the reason.
 
-    A plugin stands in the way while its circuit breaker is open, while its health was last seen UNHEALTHY or OFFLINE,
-    and until somebody has looked at it for the first time; one whose health checks are switched off is not waited
-    for. A group stands in the way when it has no member that takes calls. DEGRADED is good enough.
+    A plugin is a culprit while its circuit breaker is open, while its last health is UNHEALTHY or OFFLINE, and until
+    its first health check has ended (unless its checks are switched off). A group is a culprit while it has no
+    eligible member. DEGRADED counts as ready.
 
     Args:
-        manager: whose plugins. Its health checks start now, if they have not yet.
-        required: names without which nothing works; all plugins when None. One that is not there is a culprit.
+        manager: the manager. Its health checks start now, if they have not started yet.
+        required: the names that count; all plugins when None. An unknown name is a culprit.
 
     Returns:
-        Name to state, in words that hold no secret; empty if all is well.
+        Name to reason, without secrets; empty if the process is ready.
     """
     if is_shut_down(manager):
         return {"manager": "shut down"}
@@ -49,30 +53,29 @@ def culprits(manager: Manager[Any, Any], required: Collection[str] | None = None
         names: Iterable[str] = [name for name, view in found.items() if not view.instance]
     else:
         names = required
-    states = {name: _trouble(found[name]) if name in found else "not there" for name in names}
+    states = {name: _reason(found[name]) if name in found else "not there" for name in names}
     return {name: state for name, state in states.items() if state}
 
 
-def _trouble(view: PluginState) -> str:
+def _reason(view: PluginState) -> str:
     judged = standing(view)
     if judged.severity == "down":
         return judged.word
-    looker: Any = view.plugin.attempts.watcher
-    looks = getattr(looker, "enabled", False)
-    if looks and view.explanation.group is None and view.explanation.health.status is PluginStatus.UNKNOWN:
-        return "not looked at yet"
+    checker: Any = view.plugin.attempts.watcher
+    is_checked = getattr(checker, "enabled", False)
+    if is_checked and view.explanation.group is None and view.explanation.health.status is PluginStatus.UNKNOWN:
+        return "not checked yet"
     return ""
 
 
 def wsgi(manager: Manager[Any, Any], *, required: Collection[str] | None = None) -> WSGIApplication:
     """A WSGI application that answers ``/healthz`` and ``/readyz``, at any prefix.
 
-    ``/healthz`` is 200 as long as the process answers at all: a plugin that is down is no reason to start this
-    process anew. ``/readyz`` is 503 while :func:`culprits` finds some, with their names and states, and after
-    ``shutdown``.
+    ``/healthz`` is 200 as long as the process answers: a plugin that is down is no reason to restart the process.
+    ``/readyz`` is 503 while :func:`culprits` finds some, with their names and states, and after ``shutdown``.
 
     Args:
-        manager: whose plugins.
+        manager: the manager.
         required: as for :func:`culprits`.
     """
 
@@ -103,3 +106,21 @@ def _readiness(found: dict[str, str]) -> tuple[str, dict[str, Any]]:
     if not found:
         return "200 OK", {"status": "ready"}
     return "503 Service Unavailable", {"status": "not ready", "culprits": found}
+
+
+def readiness(
+    find: Callable[[], Manager[Any, Any]], required: Callable[[], Collection[str] | None]
+) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body of a readiness view.
+
+    Args:
+        find: returns the application's manager, and creates it if need be.
+        required: returns the names that count; None for all.
+    """
+    try:
+        found = culprits(find(), required())
+    except ConfigError as error:
+        logger.error("not ready: %s", error)  # noqa: TRY400 - a traceback would hide the problems
+        found = {"configuration": "can't be used"}  # the problems are for the log, not for the client
+    status, body = _readiness(found)
+    return int(status[:3]), body

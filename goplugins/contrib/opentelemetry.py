@@ -3,7 +3,7 @@
 >>> from goplugins import Manager
 >>> instrument(Manager(), metrics=False)
 
-By configuration, ``observability.tracing_enabled: true`` does the same for traces, of a share of the calls.
+``observability.tracing_enabled: true`` in the configuration does the same for traces.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def instrument(
     metrics: bool = True,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Has the manager's calls traced from now on, and counted; call it once for each manager.
+    """Traces the manager's calls from now on, and exports metrics; call it once for each manager.
 
     Args:
-        manager: whose.
-        tracer_provider: whose spans; the global one's when left out.
-        sample_rate: share of the traces that begin with a plugin call; those that began before are followed as they
-            are. Leave it at 1 where the SDK samples.
-        metrics: whether there are metrics, too.
-        meter_provider: whose; the global one's when left out.
+        manager: the manager.
+        tracer_provider: creates the spans; the global one when left out.
+        sample_rate: share of the traces that begin with a plugin call; traces that began before keep their
+            sampling. Leave it at 1 where the SDK samples.
+        metrics: whether to export metrics, too.
+        meter_provider: creates the instruments; the global one when left out.
     """
     lifecycle = manager._ready()
     lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate, lifecycle.inventory)

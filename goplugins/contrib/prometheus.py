@@ -1,4 +1,4 @@
-"""Prometheus metrics of a manager, in an application that serves metrics already.
+"""Prometheus metrics of a manager, for an application that serves metrics already.
 
 >>> from goplugins import Manager
 >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -32,20 +32,20 @@ def export(
     labels: Sequence[str] = (),
     trace_id: Callable[[], str | None] = current_trace_id,
 ) -> PrometheusExporter:
-    """Has the manager's metrics in ``registry`` from now on; call it once for each manager and process.
+    """Registers the manager's metrics in ``registry``; call it once for each manager and process.
 
-    Managers may share a registry: of the same name, their numbers are added up.
+    Managers may share a registry: numbers of managers with the same name are added up.
 
     Args:
-        manager: whose.
-        registry: where; that of prometheus_client itself when left out.
+        manager: the manager.
+        registry: the registry; prometheus_client's default when left out.
         prefix: the beginning of the metrics' names.
         name: the label ``manager`` of its series.
         labels: labels of plugins that become labels of metrics, as ``label_<name>``.
-        trace_id: finds the trace that exemplars name; by default OpenTelemetry's current one.
+        trace_id: returns the trace id for exemplars; by default OpenTelemetry's current one.
 
     Raises:
-        InvalidArgumentError: the metrics are there already with other ``labels``.
+        InvalidArgumentError: the metrics are registered already with other ``labels``.
     """
     lifecycle = manager._ready()
     exporter = PrometheusExporter(

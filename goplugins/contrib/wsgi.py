@@ -1,4 +1,4 @@
-"""The deadline and the id of a web request for the plugin calls that it makes, in any WSGI application.
+"""Deadline and id of a web request for the plugin calls that it makes, in any WSGI application.
 
 >>> def application(environ, start_response):
 ...     start_response("200 OK", [])
@@ -30,18 +30,19 @@ __all__ = ["PluginCalls", "current_request_id"]
 class PluginCalls:
     """Wraps an application. Flask's is wrapped by :mod:`goplugins.contrib.flask`; Django has a middleware of its own.
 
-    Calls that a request makes end before ``timeout``, before the time that its caller's headers say, and before the
-    server would end the worker, whichever comes first. A body that is made while it is sent is bound by the latter
-    two alone: it may rightly take longer than an answer. Headers that can't be read count for nothing.
+    Calls of a request end before ``timeout``, before the timeout in its headers, and before the server ends the
+    worker, whichever comes first. While a streamed body is sent, only the latter two apply: it may take longer
+    than an answer. Headers that can't be read are ignored.
 
-    The request's id is that of its header if it is plain and short, else a new one. Ids of its calls begin with it,
+    The request's id is taken from its header if it is short and plain, else created. Ids of its calls begin with it,
     and the response carries it.
 
     Args:
         application: the application.
-        timeout: seconds for a request until it answers.
-        timeout_headers: by which callers may shorten that: seconds or a Go duration; ``grpc-timeout`` as gRPC has it.
-        request_id_header: the header that brings and takes back a request's id; empty for none.
+        timeout: seconds for a request until its answer.
+        timeout_headers: headers by which clients may shorten that: seconds or a Go duration; ``grpc-timeout`` in
+            gRPC's notation.
+        request_id_header: the header of the request's id, in request and response; empty for none.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class PluginCalls:
 
     @classmethod
     def within(cls, application: WSGIApplication, limits: Limits) -> PluginCalls:
-        """As the class itself, by limits that were checked already."""
+        """The middleware with limits that are checked already."""
         return cls(
             application,
             timeout=limits.timeout,
@@ -74,12 +75,12 @@ class PluginCalls:
             body = self._application(environ, start)
         wrapper: Any = environ.get("wsgi.file_wrapper")
         if isinstance(body, list | tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
-            return body  # servers send files by themselves, if they get them as they are
+            return body  # the server sends files itself, if it gets the wrapper unchanged
         return _Body(body, scope, start)
 
 
 class _Start:
-    """The server's ``start_response``, which puts the request's id on the response."""
+    """The server's ``start_response``; adds the request's id to the response."""
 
     def __init__(self, start_response: StartResponse, header: str, request_id: str | None) -> None:
         self._start_response = start_response
@@ -96,7 +97,7 @@ class _Start:
 
 
 class _Body:
-    """A body that may be made while it is sent: by calls that are the request's, too."""
+    """A body that may be produced while it is sent, by calls that belong to the request."""
 
     def __init__(self, body: Iterable[bytes], scope: Scope, start: _Start) -> None:
         self._body = body
@@ -108,7 +109,7 @@ class _Body:
         return self
 
     def __next__(self) -> bytes:
-        # An application that is a generator as a whole has done nothing yet.
+        # An application that is itself a generator has not started yet.
         with self._scope.streaming() if self._start.called else self._scope.answering():
             if self._parts is None:
                 self._parts = iter(self._body)

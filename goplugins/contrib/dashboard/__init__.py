@@ -1,4 +1,4 @@
-"""A page for operators: which plugin is ill, and why. A WSGI application for any host, or alone.
+"""A page for operators: the state of all plugins and its reasons. A WSGI application, or alone.
 
 >>> from goplugins import Manager
 >>> from goplugins.contrib import dashboard

@@ -1,4 +1,4 @@
-"""The files of the page, from the package."""
+"""Files of the page, read from the package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asset(name: str) -> Asset:
     """The file of that name.
 
     Raises:
-        KeyError: there is none.
+        KeyError: no such file.
     """
     kind = _TYPES[name]
     data = (resources.files("goplugins.contrib.dashboard") / "assets" / name).read_bytes()

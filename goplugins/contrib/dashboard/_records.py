@@ -1,4 +1,4 @@
-"""What the page is told of one plugin: plain values, ready for JSON."""
+"""Records of plugins for the page: plain values, ready for JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_BARS = 40
 
 
 def number(value: float | None, digits: int = 4) -> float | None:
-    """With so many significant digits; None for what JSON has no number for.
+    """The value with so many significant digits; None for values that JSON lacks.
 
     >>> number(0.0123456), number(float("inf"))
     (0.01235, None)
@@ -34,17 +34,17 @@ def number(value: float | None, digits: int = 4) -> float | None:
 
 
 def member_key(group: str, member: str) -> str:
-    """What a group's member is called in the history. No plugin has a space in its name."""
+    """The key of a group's member in the history. Names of plugins have no spaces."""
     return f"{group} {member}"
 
 
 def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
-    """All that is shown of a plugin. Times are seconds since the Unix epoch, durations seconds.
+    """The record of a plugin. Times are seconds since the Unix epoch, durations seconds.
 
     Args:
-        view: what the manager knows.
+        view: the plugin's state.
         history: the last minutes.
-        now: the time.
+        now: the current time.
     """
     plugin, explanation, counts = view.plugin, view.explanation, view.counts
     rate, minute = history.rate(view.name), history.minute(view.name)
@@ -56,7 +56,7 @@ def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
         "kind": "plugin" if group is None else "group",
         "endpoint": explanation.endpoint,
         "transport": str(plugin.config.transport or ""),
-        **_judged(judged),
+        **_state_of(judged),
         "admits": explanation.admits,
         "breaker": None if group is not None and not is_forced_open(plugin) else _breaker(view, history, now),
         "calls": number(rate.calls),
@@ -91,11 +91,11 @@ def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
 
 
 def off_record(name: str) -> dict[str, Any]:
-    """What is shown of a plugin that its configuration switches off."""
-    return {"name": name, "kind": "off", **_judged(Standing("off", "switched off", "enabled: false"))}
+    """The record of a plugin that is disabled in the configuration."""
+    return {"name": name, "kind": "off", **_state_of(Standing("off", "switched off", "enabled: false"))}
 
 
-def _judged(judged: Standing) -> dict[str, str]:
+def _state_of(judged: Standing) -> dict[str, str]:
     return {"severity": judged.severity, "word": judged.word, "why": judged.why}
 
 
@@ -113,13 +113,13 @@ def _breaker(view: PluginState, history: History, now: float) -> dict[str, Any]:
 
 
 def _change(change: BreakerChanged) -> list[Any]:
-    """When, from what, to what."""
+    """Time, old state, new state."""
     state = "forced open" if change.retry_after == math.inf else str(change.new)
     return [number(change.at, 13), str(change.old), state]
 
 
 def _latency(minute: Minute, ever: Latencies) -> dict[str, Any]:
-    """Of the last minute; of all time where nothing came in it."""
+    """Latencies of the last minute; of all time if there were no calls in it."""
     recent = bool(minute.latencies.counts)
     found = minute.latencies if recent else ever
     return {
@@ -131,7 +131,7 @@ def _latency(minute: Minute, ever: Latencies) -> dict[str, Any]:
 
 
 def _bars(latencies: Latencies) -> list[list[float | None]]:
-    """Counts in quarters of a doubling: the lower bound of each, in seconds, and how many."""
+    """A histogram with four bars per octave: lower bound in seconds, and count."""
     bars: dict[int, int] = {}
     for bucket, count in latencies.counts.items():
         bars[bucket // _BUCKETS_PER_BAR] = bars.get(bucket // _BUCKETS_PER_BAR, 0) + count
@@ -192,20 +192,19 @@ _ALWAYS = 4
 
 
 def _counts(view: PluginState) -> dict[str, int]:
-    """The first four always, of the others those that say something."""
+    """The first four always, the others if they are not 0."""
     found = {label: getattr(view.counts, name) for label, name in _COUNTED.items()}
     return {label: count for place, (label, count) in enumerate(found.items()) if count or place < _ALWAYS}
 
 
 def _last_error(view: PluginState, now: float) -> list[dict[str, Any]]:
-    """What the plugin itself remembers: from before anybody looked."""
+    """The last error that the plugin kept, from before the history began."""
     explanation = view.explanation
     if explanation.last_error_ago is None:
         return []
     code, _, text = explanation.last_error.partition(" ")
     if not is_failure(code):
         return []
-    # To the second: or the page would be told anew each time.
     return [{"at": round(now - explanation.last_error_ago), "code": code, "text": text, "id": "", "n": 1}]
 
 
@@ -230,7 +229,7 @@ def _member(group: str, member: MemberExplanation, history: History) -> dict[str
 
 
 def summary(views: Iterable[PluginState], records: Mapping[str, Mapping[str, Any]], history: History) -> dict[str, Any]:
-    """All plugins together. What a group's members do is the group's."""
+    """All plugins together. Calls of a group's members count as the group's."""
     views = list(views)
     members = {
         member.name for view in views if view.explanation.group is not None for member in view.explanation.group.members

@@ -8,7 +8,7 @@ settings, and then, in any view::
     quote = plugins.bind("quotes", QuoteRequest, QuoteResponse)
 
 :class:`goplugins.contrib.django.middleware.PluginCallsMiddleware` bounds the calls of each request, and
-:func:`goplugins.contrib.django.views.health` tells whether the plugins are there. See docs/howto/django.md.
+:func:`goplugins.contrib.django.views.health` is a readiness view. See docs/howto/django.md.
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ from goplugins.runtime.request_ids import current_request_id
 __all__ = ["current_request_id", "plugins", "project_settings", "reset"]
 
 plugins = manager_proxy(hosted.get, "the plugins of the Django project")
-"""The project's :class:`~goplugins.Manager`: made and configured when it is first used, once a process."""
+"""The project's :class:`~goplugins.Manager`: created and configured at its first use, once per process."""

@@ -18,10 +18,10 @@ _checked: tuple[object, HostSettings] | None = None
 
 
 def project_settings() -> HostSettings:
-    """The project's ``GOPLUGINS``, checked; cheap when repeated.
+    """The checked ``GOPLUGINS`` of the project; cheap when repeated.
 
     Raises:
-        ConfigError: all that is wrong with it.
+        ConfigError: with all problems.
     """
     global _checked  # noqa: PLW0603 - one tuple, replaced whole
     values = getattr(settings, NAME, _NONE)
@@ -35,11 +35,11 @@ hosted = Hosted(project_settings)
 
 
 def reset() -> None:
-    """Shuts the manager down; the next use makes another one, by the settings of that time."""
+    """Shuts the manager down; the next use creates a new one from the settings of that moment."""
     hosted.reset()
 
 
 def setting_was_changed(*, setting: str, **_: Any) -> None:
-    """For ``override_settings`` in tests: takes effect at once."""
+    """Makes ``override_settings`` in tests take effect at once."""
     if setting == NAME:
         reset()

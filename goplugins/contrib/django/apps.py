@@ -13,14 +13,14 @@ __all__ = ["GoPluginsConfig"]
 
 
 class GoPluginsConfig(AppConfig):
-    """Registers the system checks; makes and opens nothing."""
+    """Registers the system checks; creates and opens nothing."""
 
     name = "goplugins.contrib.django"
     label = "goplugins"
     verbose_name = "goplugins"
 
     def ready(self) -> None:
-        """Called by Django, once its settings are there."""
+        """Called by Django once its settings are loaded."""
         checks.register(check_configuration, "goplugins")
         checks.register(check_middleware, "goplugins", deploy=True)
         setting_changed.connect(setting_was_changed, dispatch_uid="goplugins")

@@ -1,11 +1,11 @@
-"""What ``manage.py check`` says: every problem of settings and configuration, with its place and what to do.
+"""Checks of ``manage.py check``: every problem of settings and configuration, with its path and the fix.
 
 | Id | |
 |---|---|
 | goplugins.E001 | a setting in ``GOPLUGINS`` |
 | goplugins.E002 | the configuration's file can't be read |
 | goplugins.E003 | a problem in the configuration |
-| goplugins.W001 | with ``--deploy``: nothing bounds the calls of a request |
+| goplugins.W001 | with ``--deploy``: the middleware is missing |
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MIDDLEWARE = f"{PluginCallsMiddleware.__module__}.{PluginCallsMiddleware.__qual
 def check_configuration(
     app_configs: Sequence[AppConfig] | None = None, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
-    """Errors of the settings, else of the configuration that they name. Nobody is called, nothing is made."""
+    """Errors of the settings, else of the configuration that they name. No plugin is created or called."""
     from goplugins.discovery.origins import load_with_origins
 
     try:
@@ -60,11 +60,11 @@ def check_middleware(
 
 
 def _bounds_calls(path: str) -> bool:
-    """Whether a middleware is ours, or a project's own class that is one of ours."""
+    """Whether the middleware is :class:`PluginCallsMiddleware` or a subclass of it."""
     try:
         middleware = import_string(path)
     except ImportError:
-        return False  # Django says so by itself
+        return False  # Django reports it
     return isinstance(middleware, type) and issubclass(middleware, PluginCallsMiddleware)
 
 

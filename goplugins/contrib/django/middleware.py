@@ -1,4 +1,4 @@
-"""The deadline and the id of a request, for the plugin calls that it makes."""
+"""Deadline and id of a request, for the plugin calls that it makes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _Answer = HttpResponseBase | Awaitable[HttpResponseBase]
 class PluginCallsMiddleware:
     """Bounds the calls of each request, and gives them its id; for ``MIDDLEWARE``, near the top.
 
-    Calls of a request end before ``GOPLUGINS["TIMEOUT"]``, before the time that its caller's headers say, and before
-    the server would end the worker, whichever comes first. A response that is streamed is bound by the latter two
-    alone while it is sent. Works in synchronous and in asynchronous stacks.
+    Calls of a request end before ``GOPLUGINS["TIMEOUT"]``, before the timeout in its headers, and before the server
+    ends the worker, whichever comes first. While a streamed response is sent, only the latter two apply. Works in
+    synchronous and in asynchronous stacks.
     """
 
     sync_capable = True
@@ -31,14 +31,14 @@ class PluginCallsMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], _Answer]) -> None:
         self._get_response = get_response
-        project_settings()  # what is wrong with them is said when the server starts, not to the first user
+        project_settings()  # wrong settings are reported when the server starts, not to the first user
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
         bounded_here()
 
     def __call__(self, request: HttpRequest) -> _Answer:
-        """Answers a request; in an asynchronous stack, a coroutine does."""
+        """Answers a request; returns a coroutine in an asynchronous stack."""
         scope = project_settings().limits.scope(request.headers.get)
         if self._is_async:
             return self._answer_async(request, scope)
@@ -54,7 +54,7 @@ class PluginCallsMiddleware:
     def _finish(self, response: HttpResponseBase, scope: Scope) -> HttpResponseBase:
         if scope.request_id is not None:
             response.headers.setdefault(project_settings().limits.request_id_header, scope.request_id)
-        # Of a FileResponse the server sends the file itself; one that was given no file streams as others do.
+        # The server sends the file of a FileResponse itself; without a file it streams as any other response.
         if isinstance(response, StreamingHttpResponse) and getattr(response, "file_to_stream", None) is None:
             if response.is_async:
                 response.streaming_content = _steps_async(cast(AsyncIterable[bytes], response.streaming_content), scope)
@@ -66,7 +66,7 @@ class PluginCallsMiddleware:
 def _steps(parts: Iterable[bytes], scope: Scope) -> Iterator[bytes]:
     steps = iter(parts)
     while True:
-        with scope.streaming():  # never while a part is being sent: what runs meanwhile is not the request's
+        with scope.streaming():  # not while a part is being sent: other code may run on this thread meanwhile
             try:
                 part = next(steps)
             except StopIteration:

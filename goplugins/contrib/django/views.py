@@ -1,4 +1,4 @@
-"""A view for whoever sends requests here: whether the plugins that they need are there."""
+"""A readiness view: whether the plugins that the project needs are available."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from goplugins.contrib._readiness import readiness
 from goplugins.contrib.django._project import hosted, project_settings
+from goplugins.contrib.health import readiness
 
 __all__ = ["health"]
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("goplugins.django")
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> JsonResponse:
-    """200, or 503 with the names and states of plugins that are down; asks none of them.
+    """200, or 503 with the names and states of plugins that are down. No plugin is called.
 
     ``GOPLUGINS["HEALTH_REQUIRED"]`` names the plugins that count; without it all do.
     """

@@ -81,7 +81,7 @@ def test_an_open_breaker_stands_in_the_way_and_the_error_is_not_told(manager, pl
     assert "s3cret" not in answer.text
 
 
-def test_a_plugin_is_waited_for_until_somebody_has_looked(manager):
+def test_a_plugin_is_a_culprit_until_its_first_health_check(manager):
     class Slow(Mood):
         def health(self, timeout):
             seen.wait(5)
@@ -90,7 +90,7 @@ def test_a_plugin_is_waited_for_until_somebody_has_looked(manager):
     seen = threading.Event()
     manager.register(Slow())
     application = health.wsgi(manager)
-    assert ask(application, "/readyz").json["culprits"] == {"auth": "not looked at yet"}
+    assert ask(application, "/readyz").json["culprits"] == {"auth": "not checked yet"}
     seen.set()
     looked(manager)
     assert ask(application, "/readyz").status == 200

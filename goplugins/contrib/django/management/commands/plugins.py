@@ -16,13 +16,13 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """Looks at the project's plugins, and calls them, as a process of their own would."""
+    """Shows and calls the project's plugins from a process of its own."""
 
-    help = "Looks at the project's plugins, calls them, and has running workers take a new configuration."
+    help = "Shows and calls the project's plugins, and has running workers load a new configuration."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """See Django."""
-        # A CommandParser can't be made without arguments of its own, and subparsers would be.
+        # A CommandParser needs constructor arguments that add_subparsers() does not pass.
         actions = parser.add_subparsers(
             dest="action", metavar="status|call|explain|reload", required=True, parser_class=ArgumentParser
         )
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         call.add_argument("name")
         call.add_argument("request", metavar="JSON", help="the request; - reads it from stdin")
         call.add_argument("--timeout", type=float, metavar="SECONDS")
-        call.add_argument("--idempotent", action="store_true", help="it may be done twice")
+        call.add_argument("--idempotent", action="store_true", help="the call may be executed twice")
         explain = actions.add_parser("explain", help=commands.EXPLAIN_HELP)
         explain.add_argument("name")
         reload = actions.add_parser("reload", help=commands.RELOAD_HELP)
@@ -49,7 +49,7 @@ class Command(BaseCommand):
             match action:
                 case "status":
                     if not commands.status(manager, write):
-                        raise CommandError("not all plugins are well")
+                        raise CommandError("not all plugins are healthy")
                 case "call":
                     given = (options[name] for name in ("name", "request", "timeout", "idempotent"))
                     commands.call(manager, write, *given)
