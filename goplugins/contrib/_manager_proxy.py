@@ -80,9 +80,7 @@ class Hosted:
 
     def reset(self, timeout: float = 5.0) -> None:
         """Shuts the manager down; the next use creates a new one. For tests and changed settings."""
-        with self._turns.setdefault(
-            os.getpid(), threading.RLock()
-        ):  # waits for one under construction
+        with self._turns.setdefault(os.getpid(), threading.RLock()):  # waits for one under construction
             manager = self._made.pop("manager", None)
         if manager is not None:
             manager.shutdown(timeout)
