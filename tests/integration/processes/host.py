@@ -1,4 +1,4 @@
-"""What the scripts of these tests are made of. They run in processes of their own: a fork leaves traces."""
+"""Functions for the scripts of these tests, which run in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from goplugins import Manager, PluginError
+from tests import processes
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
 
@@ -30,11 +30,11 @@ NAMES = (
     "cached",
     "limited",
 )
-"""All plugins that calls are made to; ``group`` has two members more."""
+"""The plugins that are called. ``group`` has two members, which are plugins as well."""
 
 
 def configuration(where: dict[str, str], interval: float = 0.2) -> dict[str, Any]:
-    """Plugins over all wires, and with all policies that have a state; two are looked at every ``interval`` seconds."""
+    """Plugins over all transports, with all policies that have a state; two have checks each ``interval`` seconds."""
     http = {"transport": "http", "endpoint": where["http"]}
     health = {"enabled": True, "interval": interval, "timeout": 1}
     idempotent = {"idempotent": True, "initial_interval": 0.01}
@@ -46,11 +46,11 @@ def configuration(where: dict[str, str], interval: float = 0.2) -> dict[str, Any
         {"name": "grpc", "transport": "grpc", "endpoint": where["grpc"].removeprefix("grpc://")},
         {"name": "unix", "transport": "unix", "endpoint": where["unix"].removeprefix("unix://")},
         {"name": "exec", "transport": "exec", "executable": sys.executable, "args": ["-I", "-S", PROGRAM]},
-        {"name": "python", "transport": "python", "endpoint": "tests.integration.processes.plugins:tell"},
+        {"name": "python", "transport": "python", "endpoint": "tests.integration.processes.plugins:echo"},
         {
             "name": "isolated",
             "transport": "python",
-            "endpoint": "tests.integration.processes.plugins:tell",
+            "endpoint": "tests.integration.processes.plugins:echo",
             "options": {"isolate": True},
         },
         {"name": "first", **http, "health_check": health},
@@ -78,22 +78,22 @@ def configuration(where: dict[str, str], interval: float = 0.2) -> dict[str, Any
 
 
 def everything(where: dict[str, str] | None = None, interval: float = 0.2) -> Manager[Any, Any]:
-    """A manager of all that, which has called nobody."""
+    """A manager of that configuration, which has made no call."""
     manager: Manager[Any, Any] = Manager()
     manager.load_from_config(configuration(where or json.loads(sys.argv[1]), interval))
     return manager
 
 
 def call(manager: Manager[Any, Any], name: str, value: Any = 1, timeout: float = 5.0) -> Any:
-    """What the plugin says that it was asked, or the error."""
+    """The request as the plugin received it, or a text about the error."""
     try:
-        return manager.execute(name, value, timeout=timeout)["said"]
+        return manager.execute(name, value, timeout=timeout)["request"]
     except PluginError as error:
         return f"{name}: {type(error).__name__}: {error.message}"
 
 
 def call_all(manager: Manager[Any, Any], value: Any = 1, names: Iterable[str] = NAMES, within: float = 5.0) -> Any:
-    """``value`` if every plugin says so, twice, and within so many seconds each time; else who does not."""
+    """``value`` if every plugin received it twice, in at most ``within`` seconds each; else a text for each failure."""
     wrong = []
     for name in [*names, *names]:
         started = time.monotonic()
@@ -105,7 +105,7 @@ def call_all(manager: Manager[Any, Any], value: Any = 1, names: Iterable[str] = 
 
 
 def links() -> dict[int, str]:
-    """What this process's descriptors lead to."""
+    """Target of each open descriptor of this process."""
     found = {}
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # that of the listing itself
@@ -113,34 +113,24 @@ def links() -> dict[int, str]:
     return found
 
 
-def told_by_child(
+def in_child(
     function: Callable[[], Any],
     fork: Callable[[], int] = os.fork,
     leave: Callable[[int], Any] = sys.exit,
     patience: float = 10.0,
 ) -> Any:
-    """What ``function`` returns in a forked child, which then ends with 7; killed if it hangs."""
-    reader, writer = os.pipe()
-    pid = fork()
-    if pid == 0:
-        os.close(reader)
-        try:
-            told = function()
-        except SystemExit:
-            raise  # that of a child of its own
-        except BaseException:
-            told = traceback.format_exc()
-        os.write(writer, json.dumps(told).encode())
-        os.close(writer)
-        leave(7)
-    os.close(writer)
-    end = time.monotonic() + patience
-    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
-        time.sleep(0.002)
-    if ended == (0, 0):
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    with os.fdopen(reader) as stream:
-        text = stream.read()
-    code = "hung" if ended == (0, 0) else os.waitstatus_to_exitcode(ended[1])
-    return json.loads(text) if text and code == 7 else f"ended with {code}: {text}"
+    """As in tests.processes, but by default the child ends as a script does: its interpreter shuts down."""
+    return processes.in_child(function, fork, leave, patience)
+
+
+def in_child_of_c_fork(function: Callable[[], Any], fork: Callable[[], int], leave: Callable[[int], Any]) -> Any:
+    """The same for a fork by C code, in up to three tries.
+
+    Such a fork may come while another thread requests the interpreter's lock. The child then waits for that thread,
+    which it does not have, before any Python code of it runs: see docs/howto/deploy.md.
+    """
+    for _ in range(3):
+        found = in_child(function, fork, leave, patience=5.0)
+        if found != "ended with hung: ":
+            break
+    return found

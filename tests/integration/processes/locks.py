@@ -18,15 +18,15 @@ _NOT_ENTERED = (types.ModuleType, types.FrameType, types.CodeType, threading.Thr
 
 
 def package_globals() -> list[Any]:
-    """What the package's modules hold."""
+    """Globals of the package's modules."""
     return [vars(module) for name, module in list(sys.modules.items()) if name.split(".")[0] == "goplugins"]
 
 
 def find(roots: Iterable[Any]) -> dict[str, list[Any]]:
-    """All locks within reach, by where they are: ``class.attribute`` of the nearest object of ours.
+    """All locks that the objects refer to, by ``class.attribute`` of the nearest object of this package.
 
-    Entered is whatever the objects refer to, save other packages' modules and classes, and grpc's channels: a fork
-    waits for all that may hold a lock of theirs, or says in the child why there is no gRPC.
+    Left out are modules and classes of other packages, and grpc's channels: a fork waits for all calls that may hold a
+    lock of those, or calls in the child fail with a reason.
     """
     foreign = {id(vars(module)) for name, module in list(sys.modules.items()) if name.split(".")[0] != "goplugins"}
     found: dict[str, list[Any]] = {}
@@ -48,7 +48,7 @@ def find(roots: Iterable[Any]) -> dict[str, list[Any]]:
         attributes = _attributes(thing)
         seen.add(id(getattr(thing, "__dict__", None)))
         waiting += [(part, owner) for part in gc.get_referents(thing)]
-        # Last, so that they are looked at first, under their own names.
+        # Last in, first out: so they are found under their own names.
         waiting += [(value, f"{_name(thing)}.{name}" if ours else owner) for name, value in attributes.items()]
     return found
 
@@ -69,7 +69,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def stuck(found: dict[str, list[Any]]) -> list[str]:
-    """Which of them nobody could take now, but those that are held until somebody wakes the thread that waits."""
+    """Names of the locks that can't be acquired now, without those that a waiting thread holds until it is woken."""
     return [
         name
         for name, locks in sorted(found.items())
@@ -80,7 +80,7 @@ def stuck(found: dict[str, list[Any]]) -> list[str]:
 
 @contextlib.contextmanager
 def held(locks: Iterable[Any], longest: float = 1.5) -> Iterator[None]:
-    """Has another thread hold them all, and waits until it does. Nobody holds anything longer than ``longest``."""
+    """Another thread holds all of them within the block, for ``longest`` seconds at most."""
     ready, over = threading.Event(), threading.Event()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What the servers serve, and what runs in the caller's own process."""
+"""The plugin that the servers serve, and that runs in the caller's own process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from goplugins import serve
 
 
-@serve.plugin(name="teller")
-def tell(request: Any) -> Any:
-    """Says what it was asked and in which process; after ``seconds``, if it is told any."""
+@serve.plugin(name="echo")
+def echo(request: Any) -> Any:
+    """Returns the request and the process id; after ``seconds``, if the request has any."""
     seconds = request.get("seconds", 0) if isinstance(request, dict) else 0
     if seconds:
         time.sleep(seconds)
-    return {"said": request, "pid": os.getpid()}
+    return {"request": request, "pid": os.getpid()}

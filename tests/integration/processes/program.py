@@ -1,4 +1,4 @@
-"""A plugin on stdin and stdout without any library: starts in a few milliseconds. ``--deaf`` ignores stdin's end."""
+"""A plugin on stdin and stdout without goplugins, which starts in milliseconds. ``--deaf`` ignores the end of stdin."""
 
 import json
 import os
@@ -19,7 +19,7 @@ for line in sys.stdin:
         "type": message["type"],
         "request_id": message["request_id"],
         "success": True,
-        "data": {"status": "healthy"} if message["type"] == "health" else {"said": data, "pid": os.getpid()},
+        "data": {"status": "healthy"} if message["type"] == "health" else {"request": data, "pid": os.getpid()},
     }
     print(json.dumps(reply), flush=True)
 

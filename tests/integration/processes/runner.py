@@ -1,6 +1,7 @@
-"""Runs a script as the parent of all that it leaves behind, and tells how it ended: ``runner.py SECONDS SCRIPT WHERE``.
+"""Runs a script and prints how it ended, as JSON: ``runner.py SECONDS SCRIPT WHERE``.
 
-The script says when its last line is: ``last()``. Orphans come to the nearest ancestor that asks for them, which is us.
+The script calls ``last()`` in its last line, from which its end is timed. This process becomes the parent of processes
+that the script leaves behind (PR_SET_CHILD_SUBREAPER).
 """
 
 import ctypes
@@ -22,15 +23,12 @@ def main() -> None:
     script = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     # Not communicate(): what the script leaves behind may hold its pipes.
     last = 0.0
-    said = []
+    reports = []
     for line in script.stdout:
         if line.startswith("last "):
             last = float(line.split()[1])
             break
-        if line.startswith("signal "):  # it is where it wants to be struck
-            os.kill(script.pid, int(line.split()[1]))
-            continue
-        said.append(json.loads(line))
+        reports.append(json.loads(line))
     try:
         status = script.wait(patience)
     except subprocess.TimeoutExpired:
@@ -46,14 +44,14 @@ def main() -> None:
             left = time.monotonic() - ended
             break
     os.set_blocking(script.stderr.fileno(), False)
-    told = {
+    result = {
         "status": status,
         "took": ended - last if last else None,
         "left": left,
-        "said": said,
+        "reports": reports,
         "stderr": script.stderr.read() or "",
     }
-    print(json.dumps(told))
+    print(json.dumps(result))
     if left is None:
         for pid in pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             os.kill(int(pid), signal.SIGKILL)

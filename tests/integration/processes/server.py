@@ -1,4 +1,7 @@
-"""Serves over every wire until stdin ends, saying where: ``python -m tests.integration.processes.server FOLDER``."""
+"""Serves over every transport until stdin ends: ``python -m tests.integration.processes.server FOLDER``.
+
+Prints the addresses as one line of JSON.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import time
 import trustme
 
 from goplugins import serve
-from tests.integration.processes.plugins import tell
+from tests.integration.processes.plugins import echo
 from tests.servers import Peer, RawServer, ok
 
 
@@ -19,7 +22,7 @@ def answer(peer: Peer) -> None:
         data = request.json.get("data") if request.body else None
         if isinstance(data, dict) and data.get("seconds"):
             time.sleep(data["seconds"])
-        peer.send(ok(request, {"said": data}))
+        peer.send(ok(request, {"request": data}))
 
 
 if __name__ == "__main__":
@@ -30,9 +33,9 @@ if __name__ == "__main__":
     authority.cert_pem.write_to_path(f"{folder}/ca.pem")
     secure = RawServer(answer, tls=context)
     running = {
-        "http": serve.start(tell, "http://127.0.0.1:0", threads=64),
-        "grpc": serve.start(tell, "grpc://127.0.0.1:0", threads=64),
-        "unix": serve.start(tell, f"unix://{folder}/plugin.sock", threads=64),
+        "http": serve.start(echo, "http://127.0.0.1:0", threads=64),
+        "grpc": serve.start(echo, "grpc://127.0.0.1:0", threads=64),
+        "unix": serve.start(echo, f"unix://{folder}/plugin.sock", threads=64),
     }
     where = {name: server.url for name, server in running.items()}
     print(json.dumps({**where, "https": secure.url, "ca": f"{folder}/ca.pem"}), flush=True)

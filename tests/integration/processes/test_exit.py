@@ -1,4 +1,4 @@
-"""Scripts that end in every way there is: at once, with their own status, without a word and without a trace."""
+"""Scripts end at once in every way, with their own status, without output, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ _PREAMBLE = """
 import atexit, gc, json, multiprocessing, os, signal, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from tests.integration.processes.host import *
+from tests.processes import children
+from tests.timing import until
 
 WHERE = json.loads(sys.argv[1])
 HUNG = {"seconds": 5}
 
-def say(told):
-    print(json.dumps(told), flush=True)
+def report(value):
+    print(json.dumps(value), flush=True)
 
 def last():
     print("last", time.monotonic(), flush=True)
 
-def strike(number, seconds=0.1):
-    # From outside, once the main thread is where it is to be struck; its last line is run then, whatever that is.
+def interrupt(number, seconds=0.1):
+    # Sends the signal once the main thread is inside the call that is to be interrupted.
     def work():
         time.sleep(seconds)
         last()
@@ -64,7 +66,7 @@ def hang(manager, *names, way="thread"):
 
 
 class End(NamedTuple):
-    """A script, the status that it has to end with, and what its last words may be."""
+    """A script, the status that it has to end with, and the last line of its stderr."""
 
     script: str
     status: int = 0
@@ -99,7 +101,7 @@ ENDS = {
         """
         manager = made("exec", "http")
         hang(manager, "exec")
-        strike(signal.SIGTERM)
+        interrupt(signal.SIGTERM)
         call(manager, "http", HUNG, 60)
         """,
         -15,
@@ -109,7 +111,7 @@ ENDS = {
         manager = made("exec", "http")
         hang(manager, "exec")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
-        strike(signal.SIGTERM)
+        interrupt(signal.SIGTERM)
         manager.execute("http", HUNG, timeout=60)
         """,
         4,
@@ -117,7 +119,7 @@ ENDS = {
     "SIGINT in a call": End(
         """
         manager = made("exec", "http")
-        strike(signal.SIGINT)
+        interrupt(signal.SIGINT)
         manager.execute("exec", HUNG, timeout=60)
         """,
         -2,
@@ -126,7 +128,7 @@ ENDS = {
     "SIGINT in a gRPC call": End(
         """
         manager = made("grpc")
-        strike(signal.SIGINT)
+        interrupt(signal.SIGINT)
         manager.execute("grpc", HUNG, timeout=60)
         """,
         -2,
@@ -135,7 +137,7 @@ ENDS = {
     "SIGINT in a batch": End(
         """
         manager = made("exec", "http")
-        strike(signal.SIGINT, 0.3)
+        interrupt(signal.SIGINT, 0.3)
         for value in manager.map("http", (HUNG for _ in range(1000)), timeout=60):
             pass
         """,
@@ -145,7 +147,7 @@ ENDS = {
     "SIGINT in a batch, out of order, within with": End(
         """
         with made("exec", "http") as manager:
-            strike(signal.SIGINT, 0.3)
+            interrupt(signal.SIGINT, 0.3)
             for result in manager.map_results("exec", (HUNG for _ in range(1000)), timeout=60, ordered=False):
                 pass
         """,
@@ -156,7 +158,7 @@ ENDS = {
         """
         manager = made("exec", "http")
         future = manager.submit("http", HUNG, timeout=60)
-        strike(signal.SIGINT)
+        interrupt(signal.SIGINT)
         future.result()
         """,
         -2,
@@ -186,7 +188,7 @@ ENDS = {
         if pid == 0:
             hang(manager, "exec", "http")
             os._exit(5)
-        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5)
+        report(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5)
         last()
     """),
     "sys.exit in a child": End("""
@@ -200,7 +202,7 @@ ENDS = {
             last_line = time.monotonic()
             atexit.register(lambda: None)
             sys.exit(6)
-        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6)
+        report(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6)
         last()
     """),
     "a child that outlives its parent": End("""
@@ -221,7 +223,7 @@ ENDS = {
         process = context.Process(target=work)
         process.start()
         process.join(3)
-        say(process.exitcode == 0)
+        report(process.exitcode == 0)
         last()
     """),
     "hung exec plugin, abandoned": End("""
@@ -277,7 +279,7 @@ ENDS = {
     """),
     "a call at exit": End("""
         manager = made("exec", "http", "grpc")
-        atexit.register(lambda: say([call(manager, name) for name in ("http", "grpc")]))
+        atexit.register(lambda: report([call(manager, name) for name in ("http", "grpc")]))
         last()
     """),
     "busy daemon threads": End("""
@@ -298,7 +300,7 @@ ENDS = {
     "an abandoned batch": End("""
         manager = made("exec", "http")
         results = manager.map("http", [1, *[HUNG] * 99], timeout=60)
-        say(next(results)["said"] == 1)
+        report(next(results)["request"] == 1)
         last()
     """),
     "watching": End("""
@@ -312,7 +314,7 @@ ENDS = {
         time.sleep(0.1)
         last()
     """),
-    "looking at a plugin that hangs": End("""
+    "checking a plugin that hangs": End("""
         import socket
         listener = socket.create_server(("127.0.0.1", 0))
         manager = Manager()
@@ -330,7 +332,7 @@ ENDS = {
         manager = made("hedged")
         manager._registry.plugins["hedged"].hedger.policy.record(0.01)
         hang(manager, "hedged")
-        say(manager.metrics().active_requests == 1)
+        report(manager.metrics().active_requests == 1)
         last()
     """),
     "shutdown twice": End("""
@@ -382,9 +384,9 @@ def end(script: str, where: dict[str, str]) -> Any:
 
 @pytest.fixture(scope="session")
 def usual() -> float:
-    """Seconds that a script takes to end here which has loaded the same packages and made no manager.
+    """Seconds that a script takes to end which has loaded the same packages and made no manager.
 
-    A tenth of a second on a machine that has time; when it has not, ends take as many times longer.
+    A tenth of a second on an idle machine; on a busy one, all ends take as many times longer.
     """
     return min(end("import goplugins.manager.manager, grpc, requests\nlast()", {})["took"] for _ in range(2))
 
@@ -394,22 +396,22 @@ def test_a_script_ends(name, where, usual):
     expected = ENDS[name]
     limit = max(1.0, 8 * usual)
     for _ in range(3):
-        told = end(expected.script, where)
-        last_words = told["stderr"].strip().splitlines()[-1:] or [""]
-        assert told["status"] == expected.status, told["stderr"]
-        assert last_words == [expected.stderr], told["stderr"]
-        assert all(said in (True, [1, 1]) for said in told["said"])
-        assert told["left"] is not None, "it has left processes behind"
-        assert told["left"] < 2 + limit
-        if told["took"] < limit:
+        result = end(expected.script, where)
+        last_line = result["stderr"].strip().splitlines()[-1:] or [""]
+        assert result["status"] == expected.status, result["stderr"]
+        assert last_line == [expected.stderr], result["stderr"]
+        assert all(value in (True, [1, 1]) for value in result["reports"])
+        assert result["left"] is not None, "it has left processes behind"
+        assert result["left"] < 2 + limit
+        if result["took"] < limit:
             return
-    pytest.fail(f"it took {told['took']:.2f} s to end")
+    pytest.fail(f"it took {result['took']:.2f} s to end")
 
 
 @pytest.mark.processes
-def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
-    """Threads, connections, processes; the scheduler's thread leaves when it has had nothing to do for a while."""
-    told = run("""
+def test_a_manager_without_references_leaves_nothing_behind(run):
+    """No threads, connections, processes; the scheduler's thread ends once it has been idle for a while."""
+    reports = run("""
     from goplugins.runtime.scheduler import get_scheduler
 
     def held():
@@ -425,13 +427,13 @@ def test_a_manager_that_nobody_has_any_more_leaves_nothing_behind(run):
     next(results)
     batch = manager.bind("http")
     batch(1)
-    say([threading.active_count() > 5, held() > 10, len(children())])
+    report([threading.active_count() > 5, held() > 10, len(children())])
     del manager, results, batch
     end = time.monotonic() + 10
-    # The process's own: the keeper's pipe to itself, and the guardian's.
+    # Kept by the process: the pipe that wakes the supervisor, and that of the orphan guard.
     while time.monotonic() < end and (threading.active_count() > 1 or held() > at_first + 3):
         gc.collect()  # again and again: a worker that was within a call held the manager, too
         time.sleep(0.01)
-    say([[thread.name for thread in threading.enumerate()], held() - at_first, len(children())])
+    report([[thread.name for thread in threading.enumerate()], held() - at_first, len(children())])
     """)
-    assert told == [[True, True, 2], [["MainThread"], 3, 1]]
+    assert reports == [[True, True, 2], [["MainThread"], 3, 1]]

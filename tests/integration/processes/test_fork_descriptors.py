@@ -1,4 +1,4 @@
-"""Parent and child share no socket and no pipe: the one's close would else be hidden by the other's."""
+"""Parent and child share no socket and no pipe: else a peer would not notice that one of them closed it."""
 
 from __future__ import annotations
 
@@ -19,46 +19,47 @@ _SETUP = """
 """
 
 
-def test_after_calls_on_all_wires(run):
-    told = run(
+def test_after_calls_over_all_transports(run):
+    reports = run(
         _SETUP
         + """
     parents = ours()
-    say(len(parents) > 10)
-    say(told_by_child(lambda: [shared(parents), call_all(manager, 2), shared(parents), len(ours() - parents) > 10]))
-    say([sorted(parents - ours()), call_all(manager, 3)])
+    report(len(parents) > 10)
+    report(in_child(lambda: [shared(parents), call_all(manager, 2), shared(parents), len(ours() - parents) > 10]))
+    report([sorted(parents - ours()), call_all(manager, 3)])
     """
     )
-    assert told == [True, [[], 2, [], True], [[], 3]]
+    assert reports == [True, [[], 2, [], True], [[], 3]]
 
 
 def test_while_other_threads_are_inside_calls(run):
-    told = run(
+    reports = run(
         _SETUP
         + """
-    threads = [threading.Thread(target=call, args=(manager, name, {"seconds": 0.7})) for name in NAMES for _ in "ab"]
+    threads = [threading.Thread(target=call, args=(manager, name, {"seconds": 1.0})) for name in NAMES for _ in "ab"]
     for thread in threads:
         thread.start()
-    time.sleep(0.3)
+    until(lambda: manager.metrics().active_requests >= len(threads))
+    time.sleep(0.2)  # for the last of them to be sent
     parents = ours()
-    say(told_by_child(lambda: [shared(parents), call_all(manager, 2), shared(parents)]))
+    report(in_child(lambda: [shared(parents), call_all(manager, 2), shared(parents)]))
     for thread in threads:
         thread.join()
     """
     )
-    assert told == [[[], 2, []]]
+    assert reports == [[[], 2, []]]
 
 
 def test_while_other_threads_are_connecting(run):
-    """Nobody has these connections yet: only the threads that open them know of them."""
-    told = run(
+    """No pool has these connections yet: only the threads that open them refer to them."""
+    reports = run(
         _SETUP
         + """
     def full(listener, address):
         listener.bind(address)
         listener.listen(0)
         waiting = []
-        for _ in range(3):  # nobody takes them: the next one has to wait
+        for _ in range(3):  # they fill the queue, so the next connection has to wait
             waiting.append(socket.socket(listener.family))
             waiting[-1].setblocking(False)
             waiting[-1].connect_ex(listener.getsockname())
@@ -85,17 +86,17 @@ def test_while_other_threads_are_connecting(run):
     threads = [threading.Thread(target=call, args=(other, name, 1, 1.0)) for name in names]
     for thread in threads:
         thread.start()
-    time.sleep(0.4)
+    until(lambda: len(ours() - before) >= 5)
     parents = ours() - before
-    say(len(parents))
-    say(told_by_child(lambda: [shared(parents), call_all(manager, 2)], leave=os._exit))
+    report(len(parents))
+    report(in_child(lambda: [shared(parents), call_all(manager, 2)], leave=os._exit))
     for thread in threads:
         thread.join()
-    say(len(ours() & parents))
-    os._exit(0)  # or Python would complain of the sockets here that nobody has closed
+    report(len(ours() & parents))
+    os._exit(0)  # or Python would warn of the sockets that are open here
     """
     )
-    connecting, child, left = told
+    connecting, child, left = reports
     assert connecting >= 5
     assert child == [[], 2]
     assert left == 0

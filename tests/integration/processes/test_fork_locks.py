@@ -28,8 +28,8 @@ _SETUP = """
 @pytest.mark.processes
 @pytest.mark.parametrize("part", range(PARTS))
 def test_forks_while_another_thread_holds_a_lock(run, part, tmp_path):
-    """One lock after the other, found in whatever the manager and the package's modules refer to."""
-    told = run(
+    """One lock after the other, of all that can be reached from the manager and the package's modules."""
+    reports = run(
         _SETUP.format(folder=str(tmp_path))
         + f"""
     found = find()
@@ -39,27 +39,27 @@ def test_forks_while_another_thread_holds_a_lock(run, part, tmp_path):
 
     for name in sorted(found)[{part}::{PARTS}]:
         with locks.held(found[name]):
-            told = told_by_child(child, leave=os._exit, patience=3)
-        say([name, told, call_all(manager, 3)])
+            result = in_child(child, leave=os._exit, patience=3)
+        report([name, result, call_all(manager, 3)])
     """
     )
-    assert {name: rest for name, *rest in told if rest != [2, 3]} == {}
-    assert len(told) > 8
+    assert {name: results for name, *results in reports if results != [2, 3]} == {}
+    assert len(reports) > 8
 
 
 @pytest.mark.processes
-def test_no_lock_of_a_childs_is_held(run, tmp_path):
-    """Those that its first calls do not need are found held here: another thread of the parent has them all."""
-    told = run(
+def test_no_lock_is_held_in_a_child(run, tmp_path):
+    """Another thread of the parent holds all locks at the fork, also those that the child's first calls do not need."""
+    reports = run(
         _SETUP.format(folder=str(tmp_path))
         + """
     found = find()
     with locks.held([lock for name in found for lock in found[name]]):
-        say(told_by_child(lambda: [len(threading.enumerate()), locks.stuck(find())], leave=os._exit))
-    say(call_all(manager, 3))
+        report(in_child(lambda: [len(threading.enumerate()), locks.stuck(find())], leave=os._exit))
+    report(call_all(manager, 3))
     """
     )
-    assert told == [[1, []], 3]
+    assert reports == [[1, []], 3]
 
 
 def test_the_search_finds_the_locks_of_every_package(run):
@@ -68,7 +68,7 @@ def test_the_search_finds_the_locks_of_every_package(run):
     from tests.integration.processes import locks
     manager = everything(WHERE)
     call_all(manager)
-    say(sorted(locks.find([manager, *locks.package_globals()])))
+    report(sorted(locks.find([manager, *locks.package_globals()])))
     """)
     packages = {name.split(".")[1] for name in names if name.startswith("goplugins.")}
     assert packages >= {"manager", "pipeline", "resilience", "runtime", "transports"}

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_pool_of_processes(run, method, tmp_path):
-    told = run(f"""
+    reports = run(f"""
     from concurrent.futures import ProcessPoolExecutor
 
     path = {str(tmp_path)!r} + "/plugins.json"
@@ -25,38 +25,38 @@ def test_a_pool_of_processes(run, method, tmp_path):
     quotes = manager.bind("http")
 
     with ProcessPoolExecutor(2, multiprocessing.get_context({method!r})) as pool:
-        say([answer["said"] for answer in pool.map(quotes, range(20))])
-        say(pool.submit(manager.execute, "unix", 1).result()["said"])
-        say(pool.submit(quotes.result, 2).result().value["said"])
+        report([answer["request"] for answer in pool.map(quotes, range(20))])
+        report(pool.submit(manager.execute, "unix", 1).result()["request"])
+        report(pool.submit(quotes.result, 2).result().value["request"])
         # Each worker has made one manager, whatever came.
-        say(sum(pool.submit(manager.metrics).result().requests_total > 1 for _ in range(4)) > 0)
+        report(sum(pool.submit(manager.metrics).result().requests_total > 1 for _ in range(4)) > 0)
         # What goes wrong there comes back as what it is, and the pool lives.
         os.unlink(path)
-        for name in ("http", "nobody"):
+        for name in ("http", "unknown"):
             try:
-                say(pool.submit(manager.execute, name, 1).result()["said"])
+                report(pool.submit(manager.execute, name, 1).result()["request"])
             except PluginError as error:
-                say(type(error).__name__)
+                report(type(error).__name__)
     with ProcessPoolExecutor(1, multiprocessing.get_context({method!r})) as pool:
         try:
             pool.submit(quotes, 1).result()
         except PluginError as error:
-            say(type(error).__name__)
+            report(type(error).__name__)
         with open(path, "w") as file:
             json.dump(wanted, file)
-        say(pool.submit(quotes, 1).result()["said"])
-        manager.register(__import__("tests.integration.processes.plugins", fromlist=["tell"]).tell, name="tell")
+        report(pool.submit(quotes, 1).result()["request"])
+        manager.register(__import__("tests.integration.processes.plugins", fromlist=["echo"]).echo, name="echo")
         try:
             pool.submit(quotes, 1).result()
         except TypeError as error:
-            say("registered in code (tell)" in str(error))
+            report("registered in code (echo)" in str(error))
     """)
-    assert told == [list(range(20)), 1, 2, True, 1, "PluginNotFoundError", "ConfigFileError", 1, True]
+    assert reports == [list(range(20)), 1, 2, True, 1, "PluginNotFoundError", "ConfigFileError", 1, True]
 
 
 def test_a_queue_between_forked_processes(run):
     """A child has inherited the manager, and finds it again by what comes through the queue."""
-    told = run("""
+    reports = run("""
     manager = everything(WHERE)
     context = multiprocessing.get_context("fork")
     tasks, answers = context.SimpleQueue(), context.SimpleQueue()
@@ -66,7 +66,7 @@ def test_a_queue_between_forked_processes(run):
     process = context.Process(target=work)
     process.start()
     tasks.put(manager)
-    say(answers.get())
+    report(answers.get())
     process.join()
     """)
-    assert told == [[True, 2]]
+    assert reports == [[True, 2]]

@@ -22,7 +22,6 @@ from tests.timing import until
 PLUGINS = """
 import time
 from goplugins import serve
-from tests.timing import until
 
 @serve.plugin(name="napper", version="1.0.0")
 def nap(request: float) -> str:
