@@ -83,20 +83,20 @@ class _Threads(Executor):
     Args:
         calls: maximum calls executed at once.
         waiting: maximum calls that wait.
-        most: maximum tasks that grpc submits at a time.
+        tasks: maximum tasks that grpc submits at a time.
     """
 
-    def __init__(self, calls: int, waiting: int, most: int) -> None:
-        self._most = calls + waiting
-        self._calls = WorkerPool("goplugins-grpc", calls, max_queued=most)
-        self._beside = WorkerPool("goplugins-grpc-aside", _HEALTH_THREADS, max_queued=most)
+    def __init__(self, calls: int, waiting: int, tasks: int) -> None:
+        self._max_calls = calls + waiting
+        self._calls = WorkerPool("goplugins-grpc", calls, max_queued=tasks)
+        self._beside = WorkerPool("goplugins-grpc-health", _HEALTH_THREADS, max_queued=tasks)
         self._lock = threading.Lock()
         self._count = 0
 
     @property
     def full(self) -> bool:
         """Whether no more calls may wait."""
-        return self._count >= self._most
+        return self._count >= self._max_calls
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs a task of grpc's, which has the method among its arguments."""
@@ -175,8 +175,8 @@ class Server:
             raise InvalidArgumentError(f"expected a function with @serve.plugin, got {type(plugin).__name__}")
         grpc = load()
         service = Service(plugin, Guard(auth, clock=clock), clock)
-        most = threads + 2 * _MAX_WAITING  # calls, and as many other tasks while calls are refused
-        self._threads = _Threads(threads, _MAX_WAITING, most)
+        tasks = threads + 2 * _MAX_WAITING  # calls, and as many other tasks while calls are refused
+        self._threads = _Threads(threads, _MAX_WAITING, tasks)
         self._stopped = False
         self._lock = threading.Lock()
         self._grace: float | None = None
@@ -189,7 +189,7 @@ class Server:
                 ("grpc.max_receive_message_length", max_request_bytes),
                 ("grpc.max_send_message_length", -1),
             ),
-            maximum_concurrent_rpcs=most,
+            maximum_concurrent_rpcs=tasks,
         )
         self.port = self._bind(address, tls)
 

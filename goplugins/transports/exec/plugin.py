@@ -23,8 +23,6 @@ from goplugins.transports.exec.process import Handle
 from goplugins.transports.interface import Sender
 from goplugins.transports.line_client import LineClient
 
-__all__ = ["ExecPlugin", "ExecPluginFactory"]
-
 
 class ExecPlugin(Sender):
     """A plugin that runs as a subprocess, started at the first call; used by many threads at once.

@@ -79,19 +79,19 @@ def spawn(
     supervisor.open()
     with supervisor.without_fork():
         supervisor.check_not_exiting()
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            stdin_theirs, stdin = _pipe(theirs, ours)
-            stdout, stdout_theirs = _pipe(ours, theirs)
-            stderr, stderr_theirs = _pipe(ours, theirs)
+        with contextlib.ExitStack() as parent_ends, contextlib.ExitStack() as child_ends:
+            child_stdin, stdin = _pipe(child_ends, parent_ends)
+            stdout, child_stdout = _pipe(parent_ends, child_ends)
+            stderr, child_stderr = _pipe(parent_ends, child_ends)
             for descriptor in (stdin, stdout, stderr):
                 os.set_blocking(descriptor, False)
             # No preexec_fn: it would run Python code between fork and exec, where other threads' locks may be held.
             popen = popen_class()(
                 arguments.argv,
                 executable=path,
-                stdin=stdin_theirs,
-                stdout=stdout_theirs,
-                stderr=stderr_theirs,
+                stdin=child_stdin,
+                stdout=child_stdout,
+                stderr=child_stderr,
                 env=env,
                 cwd=arguments.work_dir,
                 pass_fds=inherited,
@@ -110,7 +110,7 @@ def spawn(
                 scrub=scrub,
                 on_reaped=on_reaped,
             )
-            ours.pop_all()  # from here on the process closes them
+            parent_ends.pop_all()  # from here on the process closes them
         try:
             supervisor.orphan_guard.protect(process.pid)
             _limit(process.pid, arguments.limits)

@@ -16,7 +16,7 @@ class HealthChecker:
     """Checks the health of one plugin.
 
     PluginService's own method is called first, since its reply has more than one bit; then the standard health
-    service. A plugin that has neither, and says so, is healthy: it answers.
+    service. A plugin that reports both as unimplemented is healthy: it answers.
 
     Args:
         send: makes a call outside of the plugin's policies: method, request, deadline. Raises a PluginError.

@@ -34,8 +34,6 @@ from goplugins.transports.interface import Sender
 from goplugins.transports.reconnect import Attempt as CallAttempt, HealthAttempt, may_reconnect
 from goplugins.transports.resolver import Address
 
-__all__ = ["GRPCPlugin", "GRPCPluginFactory"]
-
 _INFO_TIMEOUT = 2.0
 
 

@@ -16,6 +16,7 @@ import os, signal, subprocess, sys, threading, time
 from goplugins.config import PluginConfig
 from goplugins.errors import PluginError
 from goplugins.transports.grpc import GRPCPlugin
+from goplugins.transports.grpc.fork_support import FORK_GUARD
 from tests.integration.grpc.conftest import call
 from tests.servers import free_port
 
@@ -62,6 +63,12 @@ def fork(function):
         os.waitpid(pid, 0)
         return "HUNG"
     return os.read(read, 65536).decode() or f"ended with {os.waitstatus_to_exitcode(ended[1])}"
+
+def wait_for_calls(count):
+    end = time.monotonic() + 10
+    while FORK_GUARD.calls < count:
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 def finish():
     server.kill()
@@ -112,8 +119,7 @@ def test_fork_waits_for_a_call_in_flight():
     done = []
     thread = threading.Thread(target=lambda: done.append(outcome(plugin, "short")))
     thread.start()
-    time.sleep(0.1)
-    started = time.monotonic()
+    wait_for_calls(1)
     print(fork(outcome))
     thread.join()
     print(done, outcome())
@@ -157,7 +163,7 @@ def test_a_child_forked_during_a_long_call_refuses_calls_with_a_reason(calls):
     threads = [threading.Thread(target=lambda: done.append(outcome(plugin, "long", timeout=5))) for _ in range({calls})]
     for thread in threads:
         thread.start()
-    time.sleep(0.2)
+    wait_for_calls({calls})
     started = time.monotonic()
     print(fork(lambda: (round(time.monotonic() - started), outcome(), plugin.health(1).status.value)))
     for thread in threads:
