@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,17 @@ def pool_of(plugin: GuardedPlugin) -> Any:
 
 
 def connected(ports: Mapping[str, set[str]]) -> Counter[str]:
-    """The number of connections to the servers of each transport, whose ports are hexadecimal."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    fields = (line.split(None, 4) for line in lines)
-    remote = Counter(port for _, _, to, state, _ in fields if state == "01" and (port := to[-4:]))  # established
+    """How many connections this process has open to the servers of each wire, whose ports are hexadecimal."""
+    links = []
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{entry}"))
+    inodes = {link.removeprefix("socket:[").rstrip("]") for link in links if link.startswith("socket:[")}
+    remote: Counter[str] = Counter()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "01" and fields[9] in inodes:  # established, and of this process
+            remote[fields[2][-4:]] += 1
     return Counter({wire: sum(remote[port] for port in both) for wire, both in ports.items()})
 
 
@@ -196,10 +204,10 @@ def storm(endpoints: dict[str, list[str]], reloads: int, seed: int, seconds: flo
                 held = partial(wires_open, present)
                 gone = [pool for plugin in ever - present if (pool := pool_of(plugin)) is not None]
                 # No call is in flight any more, but perhaps a health check of the old plugin.
-                eventually(lambda gone=gone: not any(pool.open for pool in gone), 5)
-                eventually(lambda held=held: all(n <= held(wire) for wire, n in connected(ports).items()), 5)
+                eventually(lambda gone=gone: not any(pool.open for pool in gone), 20)
+                eventually(lambda held=held: all(n <= held(wire) for wire, n in connected(ports).items()), 20)
                 # Processes end asynchronously.
-                eventually(lambda held=held: len(children(PROGRAM) - before) <= held("exec"), 10)
+                eventually(lambda held=held: len(children(PROGRAM) - before) <= held("exec"), 20)
                 ever &= present
                 assert callers.errors == []
                 if time.monotonic() > end:
