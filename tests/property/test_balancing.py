@@ -1,4 +1,4 @@
-"""Whatever happens to a group: who is well comes back, nobody who must not be called is, and counts stay right."""
+"""Random histories of a group: healthy members return, ineligible ones are not called, counts stay right."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.unit.balancing.fakes import STRATEGIES, FakeMember, Group, refused
 NAMES = st.sampled_from("abcdef")
 
 
-class Life(RuleBasedStateMachine):
-    """A group through good and bad times."""
+class History(RuleBasedStateMachine):
+    """A random history of a group."""
 
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
@@ -35,25 +35,25 @@ class Life(RuleBasedStateMachine):
     def member(self, name: str) -> FakeMember | None:
         return next((member for member in self.group.members if member.name == name), None)
 
-    # --- what happens ----------------------------------------------------------------------------------------------
+    # --- rules ------------------------------------------------------------------------------------------------------
 
-    @rule(name=NAMES, kind=st.sampled_from(["fails", "throttles", "is well"]), told=st.booleans())
-    def behaves(self, name: str, kind: str, told: bool) -> None:
+    @rule(name=NAMES, kind=st.sampled_from(["fails", "throttles", "succeeds"]), notified=st.booleans())
+    def behaves(self, name: str, kind: str, notified: bool) -> None:
         if member := self.member(name):
-            member.error = {"fails": refused, "throttles": lambda: PluginThrottledError("429"), "is well": None}[kind]
+            member.error = {"fails": refused, "throttles": lambda: PluginThrottledError("429"), "succeeds": None}[kind]
 
-    @rule(name=NAMES, seconds=st.sampled_from([0.0, 0.5, 20.0, math.inf]), told=st.booleans())
-    def breaker_opens(self, name: str, seconds: float, told: bool) -> None:
+    @rule(name=NAMES, seconds=st.sampled_from([0.0, 0.5, 20.0, math.inf]), notified=st.booleans())
+    def breaker_opens(self, name: str, seconds: float, notified: bool) -> None:
         if member := self.member(name):
             member.open_until = self.group.clock.monotonic() + seconds
-            if told:
+            if notified:
                 member.notify()
 
-    @rule(name=NAMES, status=st.sampled_from(list(PluginStatus)), told=st.booleans())
-    def health_changes(self, name: str, status: PluginStatus, told: bool) -> None:
+    @rule(name=NAMES, status=st.sampled_from(list(PluginStatus)), notified=st.booleans())
+    def health_changes(self, name: str, status: PluginStatus, notified: bool) -> None:
         if member := self.member(name):
             member.health_status = status
-            if told:
+            if notified:
                 member.notify()
 
     @rule(name=NAMES, is_open=st.booleans())
@@ -68,14 +68,14 @@ class Life(RuleBasedStateMachine):
             (self.disabled.discard if enabled else self.disabled.add)(name)
 
     @rule(name=NAMES, weight=st.integers(1, 5), priority=st.integers(-1, 1))
-    def member_comes(self, name: str, weight: int, priority: int) -> None:
+    def member_is_added(self, name: str, weight: int, priority: int) -> None:
         if not self.member(name):
             self.group.members.append(FakeMember(name, self.group.clock))
             self.group.balancer.add_plugin(self.group[name], weight=weight, priority=priority)
 
     @rule(name=NAMES)
     @precondition(lambda self: len(self.group.members) > 1)
-    def member_goes(self, name: str) -> None:
+    def member_is_removed(self, name: str) -> None:
         if member := self.member(name):
             self.group.balancer.remove_plugin(name)
             self.group.members.remove(member)
@@ -111,25 +111,25 @@ class Life(RuleBasedStateMachine):
             assert not served[0].retry_after()
 
     def check_refusal(self) -> None:
-        """Nobody who could have been called was refused to a call, but for a probe under way or an ejection."""
+        """A call was refused only because no member was eligible."""
         assert not any(found.eligible for found in self.group.balancer.explain().members)
 
-    # --- what always holds -----------------------------------------------------------------------------------------
+    # --- invariants ------------------------------------------------------------------------------------------------
 
     @invariant()
-    def nobody_is_counted_in(self) -> None:
+    def no_call_is_counted(self) -> None:
         if hasattr(self, "group"):
             assert {stats.active_connections for stats in self.group.balancer.stats().values()} <= {0}
             assert self.group.balancer._dispatcher._traffic.active == 0
 
     @invariant()
-    def who_must_not_be_called_is_not_eligible(self) -> None:
+    def disabled_members_are_not_eligible(self) -> None:
         if hasattr(self, "group"):
             assert not self.group.eligible() & self.disabled
 
     @rule()
-    def all_is_well_again_and_everybody_comes_back(self) -> None:
-        """No state is for ever: with time and calls, without any news, every member is ready and gets its calls."""
+    def all_members_recover(self) -> None:
+        """No condition is permanent: with time and calls, without notifications, every member becomes ready."""
         group = self.group
         for member in group.members:
             member.error = None
@@ -153,8 +153,8 @@ class Life(RuleBasedStateMachine):
         assert set(group.states().values()) <= {"ready"}, str(group.balancer.explain())
 
 
-Life.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestLife = Life.TestCase
+History.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestHistory = History.TestCase
 
 
 @settings(max_examples=25, deadline=None)
@@ -163,7 +163,7 @@ TestLife = Life.TestCase
     weights=st.lists(st.integers(1, 5), min_size=12, max_size=12),
     gone=st.integers(0, 11),
 )
-def test_removing_any_member_moves_its_keys_only_and_adding_it_again_takes_the_same(
+def test_removing_a_member_moves_only_its_keys_and_adding_it_again_restores_them(
     count: int, weights: list[int], gone: int
 ) -> None:
     group = Group(count, "consistent-hash", weights=weights, slow_start=0.0)
@@ -187,7 +187,7 @@ def test_removing_any_member_moves_its_keys_only_and_adding_it_again_takes_the_s
     count=st.integers(1, 8),
     steps=st.lists(st.tuples(st.sampled_from(["call", "slow", "fail"]), st.integers(0, 7)), max_size=60),
 )
-def test_a_lazy_choice_is_the_choice_of_one_who_looks_at_all(strategy: str, count: int, steps: list[Any]) -> None:
+def test_the_lazy_heap_picks_the_minimum_over_all_members(strategy: str, count: int, steps: list[Any]) -> None:
     """The heaps of least-connections and least-latency against a plain minimum."""
     if not strategy.startswith("least"):
         strategy = "least-latency"

@@ -1,4 +1,4 @@
-"""A group of real servers, killed and started again while calls go on."""
+"""A group of real servers that are killed and restarted during calls."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Traffic:
                 with self._lock:
                     self.served[done.pid] += 1
 
-    def go_on(self, calls: int) -> None:
+    def wait_for(self, calls: int) -> None:
         goal = self.served.total() + calls
         until(lambda: self.served.total() >= goal, 60)
 
@@ -86,28 +86,28 @@ class Traffic:
 
 
 def name_of(server: Listening) -> str:
-    """What the member is called whose calls go there."""
+    """The name of the member for a server."""
     return f"p@{server.config['endpoint'].removeprefix('http://').rstrip('/')}"
 
 
 def roll(servers: list[Listening], traffic: Traffic) -> dict[str, list[PluginError]]:
-    """Each is killed and started again in turn; the failures of each one's time, by its name."""
+    """Kills and restarts each server in turn; returns the failures of each period by member name."""
     failures: dict[str, list[PluginError]] = {}
-    traffic.go_on(200)
+    traffic.wait_for(200)
     for server in servers:
         before = len(traffic.failures)
         server.kill()
-        traffic.go_on(150)
+        traffic.wait_for(150)
         failures[name_of(server)] = traffic.failures[before:]
         server.start()
-        traffic.go_on(150)
+        traffic.wait_for(150)
     until(lambda: len(traffic.served) == 2 * len(servers), 30)  # each process of each server
     traffic.stop()
     return failures
 
 
 @pytest.mark.processes
-def test_a_rolling_kill_costs_no_idempotent_call(servers: Any) -> None:
+def test_a_rolling_kill_fails_no_idempotent_call(servers: Any) -> None:
     group = servers(5)
     with connect(group) as manager:
         traffic = Traffic(manager, idempotent=True)
@@ -117,23 +117,25 @@ def test_a_rolling_kill_costs_no_idempotent_call(servers: Any) -> None:
 
 
 @pytest.mark.processes
-def test_a_rolling_kill_costs_only_the_calls_in_flight_where_twice_would_be_wrong(servers: Any, tmp_path: Path) -> None:
+def test_a_rolling_kill_fails_only_calls_in_flight_that_are_not_idempotent(servers: Any, tmp_path: Path) -> None:
     group, ledger = servers(5), tmp_path / "ledger"
     with connect(group) as manager:
         traffic = Traffic(manager, idempotent=False, ledger=str(ledger))
         failures = roll(group, traffic)
-        assert sum(len(found) for found in failures.values()) == len(traffic.failures), "somebody failed by himself"
+        assert sum(len(found) for found in failures.values()) == len(traffic.failures), "failures outside of the kills"
         for victim, found in failures.items():
-            # A process that dies closes its door last: each thread may have begun one more call meanwhile.
+            # A dying process closes its listener last: each thread may have begun one more call meanwhile.
             assert len(found) <= 2 * THREADS
             assert {type(error) for error in found} <= {ConnectionLostError}
             assert {(error.plugin, error.details["member"]) for error in found} <= {("p", victim)}
-            assert all(victim in str(error) and "before" in error.message for error in found), "it says whose reply"
+            assert all(victim in str(error) and "before" in error.message for error in found), (
+                "the error names the member"
+            )
         times = Counter(line.split()[0] for line in lines_of(ledger))
         assert [request for request, count in times.items() if count > 1] == []
 
 
-def test_with_all_down_calls_are_refused_at_once_and_go_on_soon_after_the_first_is_back(servers: Any) -> None:
+def test_with_all_servers_down_calls_are_refused_at_once_and_succeed_soon_after_the_first_returns(servers: Any) -> None:
     group = servers(3)
     with connect(group, retry={"max_retries": 0}) as manager:
         assert manager.execute("p", Task(value=1)).value == 1
@@ -152,7 +154,7 @@ def test_with_all_down_calls_are_refused_at_once_and_go_on_soon_after_the_first_
 
         until(refused, 20)
         best = min(_seconds_of(manager) for _ in range(50))
-        assert best < 0.001, "the figure of the benchmark is 0.1 ms; this machine may be busy"
+        assert best < 0.001, "the benchmark has 0.1 ms; this machine may be busy"
         error = refusals[-1]
         assert error.retry_after is not None
         assert error.retry_after <= 2.0
@@ -161,10 +163,10 @@ def test_with_all_down_calls_are_refused_at_once_and_go_on_soon_after_the_first_
         group[1].start()
         back = time.monotonic()
         until(lambda: _works(manager), 10)
-        assert time.monotonic() - back < 1.0  # one health interval, its jitter, and a look
+        assert time.monotonic() - back < 1.0  # a health interval, its jitter and a check
 
 
-def test_traffic_is_back_within_one_health_interval_though_breakers_stay_open_for_long(servers: Any) -> None:
+def test_traffic_returns_within_one_health_interval_despite_a_long_recovery_timeout(servers: Any) -> None:
     group = servers(3)
     breaker = {"recovery_timeout": 60, "failure_threshold": 2, "min_request_threshold": 1}
     with connect(group, retry={"max_retries": 0}, circuit_breaker=breaker) as manager:
@@ -175,31 +177,31 @@ def test_traffic_is_back_within_one_health_interval_though_breakers_stay_open_fo
         group[2].start()
         back = time.monotonic()
         until(lambda: _works(manager), 10)
-        assert time.monotonic() - back < 1.0  # an interval of 0.5 s, its jitter, and a look
+        assert time.monotonic() - back < 1.0  # an interval of 0.5 s, its jitter and a check
 
 
-def test_health_is_true_within_one_interval_and_its_changes_are_told(servers: Any) -> None:
+def test_health_is_updated_within_one_interval_and_its_changes_are_events(servers: Any) -> None:
     group = servers(2)
-    heard: list[HealthChanged] = []
+    seen: list[HealthChanged] = []
     with connect(group, health_check={"interval": 0.4, "timeout": 1.0, "failure_limit": 1}) as manager:
-        gone, well = map(name_of, group)
-        manager.subscribe(heard.append, HealthChanged)
+        killed, running = map(name_of, group)
+        manager.subscribe(seen.append, HealthChanged)
         assert {status.status for status in manager.list_plugins().values()} == {PluginStatus.UNKNOWN}
         assert {status.status for status in manager.health().values()} == {PluginStatus.HEALTHY}
         group[0].kill()
         down = time.monotonic()
-        until(lambda: manager.health()[gone].status is PluginStatus.OFFLINE, 10)
-        assert time.monotonic() - down < 0.9  # an interval, its jitter, and a look
-        assert manager.health()[well].status is PluginStatus.HEALTHY
+        until(lambda: manager.health()[killed].status is PluginStatus.OFFLINE, 10)
+        assert time.monotonic() - down < 0.9  # an interval, its jitter and a check
+        assert manager.health()[running].status is PluginStatus.HEALTHY
         overall = manager.overall_health()
-        assert (overall.status, gone in overall.message) == (PluginStatus.DEGRADED, True)
+        assert (overall.status, killed in overall.message) == (PluginStatus.DEGRADED, True)
         group[0].start()
         up = time.monotonic()
-        until(lambda: manager.health()[gone].status is PluginStatus.HEALTHY, 10)
+        until(lambda: manager.health()[killed].status is PluginStatus.HEALTHY, 10)
         assert time.monotonic() - up < 0.9
         until(lambda: manager.overall_health().status is PluginStatus.HEALTHY, 10)
-    of_gone = [(change.old, change.new) for change in heard if change.plugin == gone]
-    assert of_gone == [
+    of_killed = [(change.old, change.new) for change in seen if change.plugin == killed]
+    assert of_killed == [
         (PluginStatus.UNKNOWN, PluginStatus.HEALTHY),
         (PluginStatus.HEALTHY, PluginStatus.OFFLINE),
         (PluginStatus.OFFLINE, PluginStatus.HEALTHY),

@@ -1,4 +1,4 @@
-"""Groups, hedges, bulkheads, caches, fallbacks and reloads at once, through a manager."""
+"""Groups combined with hedges, bulkheads, caches, fallbacks and reloads, through a manager."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ HEDGE = {"enabled": True, "delay": "30ms"}
 
 
 class Instance:
-    """A server that answers with its name; slow, or out of order, when told to."""
+    """A server that answers with its name; ``hold`` delays it, ``fails`` makes it reply with 503."""
 
     def __init__(self, name: str, stack: ExitStack) -> None:
         self.name = name
         self.hold = threading.Event()
         self.hold.set()
         self.fails = False
-        self.asked = threading.Event()
+        self.called = threading.Event()
         self.server = stack.enter_context(RawServer(self._serve))
         stack.callback(self.hold.set)
         self.url = f"http://127.0.0.1:{self.server.port}"
 
     def _serve(self, peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
-            self.asked.set()
+            self.called.set()
             self.hold.wait(10)
             peer.send(http_reply(status="503 Service Unavailable") if self.fails else ok(request, self.name))
 
@@ -55,7 +55,7 @@ def plugin(name: str, url: str, **sections: Any) -> dict[str, Any]:
 
 
 def group(pair: dict[str, Instance], stack: ExitStack, *, own: dict[str, Any] | None = None, **fields: Any) -> Any:
-    """A manager with the group "g", whose member "a" is preferred where the strategy goes by priority."""
+    """A manager with the group "g", whose member "a" is preferred by the strategy "priority"."""
     members = [{"name": "a", "priority": 2}, {"name": "b", "priority": 1}]
     balancer = {"name": "g", "members": members, "slow_start": 0, "retry": RETRY, **fields}
     plugins = [plugin(name, each.url, **(own or {})) for name, each in pair.items()]
@@ -69,7 +69,7 @@ def endpoints(*instances: Instance, **sections: Any) -> dict[str, Any]:
     return {"log_level": "error", "plugins": [{**own, "endpoints": [each.url for each in instances]}]}
 
 
-def under_way(manager: Manager[str, str]) -> int:
+def in_flight(manager: Manager[str, str]) -> int:
     found = manager.explain("g").group
     assert found is not None
     return sum(member.active for member in found.members)
@@ -87,7 +87,7 @@ def in_a_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
 
 @pytest.mark.parametrize("strategy", ["priority", "consistent-hash", "least-connections", "round-robin"])
 def test_the_second_attempt_goes_to_another_member(strategy: str, pair: dict[str, Instance], stack: ExitStack) -> None:
-    # Where no worker has sent the first attempt by then, there is no second one: time enough on a busy machine.
+    # Long enough for a busy machine: without a sent first attempt there is no second one.
     manager = group(pair, stack, strategy=strategy, hedge={"enabled": True, "delay": "200ms"})
     owner = manager.execute_result("g", "x", key="k").member
     for late in (owner, *({"a", "b"} - {owner})):
@@ -99,7 +99,7 @@ def test_the_second_attempt_goes_to_another_member(strategy: str, pair: dict[str
 
 
 @pytest.mark.parametrize("strategy", ["priority", "consistent-hash"])
-def test_a_retry_of_a_call_that_may_be_hedged_goes_to_another_member(
+def test_a_retry_of_a_hedgeable_call_goes_to_another_member(
     strategy: str, pair: dict[str, Instance], stack: ExitStack
 ) -> None:
     manager = group(pair, stack, strategy=strategy, hedge=HEDGE)
@@ -109,9 +109,7 @@ def test_a_retry_of_a_call_that_may_be_hedged_goes_to_another_member(
     assert (result.member, result.attempts) == (*({"a", "b"} - {owner}), 2)
 
 
-def test_who_keeps_the_errors_of_hedged_calls_keeps_no_worker_from_others(
-    pair: dict[str, Instance], stack: ExitStack
-) -> None:
+def test_kept_errors_of_hedged_calls_hold_no_workers(pair: dict[str, Instance], stack: ExitStack) -> None:
     manager = stack.enter_context(Manager(str, str))
     retry = {"idempotent": True, "max_retries": 0}
     hedged = plugin("p", pair["a"].url, retry=retry, hedge=HEDGE)
@@ -141,21 +139,21 @@ def test_who_keeps_the_errors_of_hedged_calls_keeps_no_worker_from_others(
     ],
     ids=["bulkhead", "limiter"],
 )
-def test_an_attempt_that_lost_waits_no_longer_for_a_place_or_a_token(
+def test_a_losing_attempt_stops_waiting_for_a_slot_or_a_token(
     guard: dict[str, Any], pair: dict[str, Instance], stack: ExitStack
 ) -> None:
     manager = group(pair, stack, own=guard, strategy="priority", hedge=HEDGE, request_timeout=30)
     if "bulkhead" in guard:
         pair["a"].hold.clear()
         manager.submit("a", "x")
-        assert pair["a"].asked.wait(5)
+        assert pair["a"].called.wait(5)
     else:
         manager.execute("a", "x")
     assert manager.execute("g", "x") == "b"
     end = time.monotonic() + 0.3
-    while under_way(manager) and time.monotonic() < end:
+    while in_flight(manager) and time.monotonic() < end:
         time.sleep(0.005)
-    left = under_way(manager)
+    left = in_flight(manager)
     pair["a"].hold.set()
     assert left == 0
 
@@ -163,14 +161,14 @@ def test_an_attempt_that_lost_waits_no_longer_for_a_place_or_a_token(
 # --- reloads ---------------------------------------------------------------------------------------------------------
 
 
-def test_calls_that_wait_in_a_group_find_its_members_though_both_were_taken_out(stack: ExitStack) -> None:
+def test_waiting_calls_of_a_removed_group_reach_its_removed_members(stack: ExitStack) -> None:
     old, new = Instance("old", stack), Instance("new", stack)
     bulkhead = {"max_concurrent": 1, "max_waiting": 10}
     manager = stack.enter_context(Manager(str, str))
     manager.load_from_config(endpoints(old, bulkhead=bulkhead))
     old.hold.clear()
     futures = [manager.submit("g", "x", timeout=5)]
-    assert old.asked.wait(5)
+    assert old.called.wait(5)
     futures += [manager.submit("g", "x", timeout=5) for _ in range(4)]
     threading.Timer(0.2, old.hold.set).start()
     manager.reload_config(endpoints(new, bulkhead=bulkhead))
@@ -178,7 +176,7 @@ def test_calls_that_wait_in_a_group_find_its_members_though_both_were_taken_out(
     assert manager.execute("g", "x") == "new"
 
 
-def test_a_call_of_a_group_that_was_taken_out_is_tried_again_at_its_other_member(stack: ExitStack) -> None:
+def test_a_call_of_a_removed_group_is_retried_on_its_other_member(stack: ExitStack) -> None:
     one, two, new = (Instance(name, stack) for name in ("one", "two", "new"))
     manager = stack.enter_context(Manager(str, str))
     manager.load_from_config(endpoints(one, two))
@@ -186,9 +184,9 @@ def test_a_call_of_a_group_that_was_taken_out_is_tried_again_at_its_other_member
     one.hold.clear()
     two.hold.clear()
     thread, results = in_a_thread(lambda: manager.execute_result("g", "x", timeout=5))
-    while not (one.asked.is_set() or two.asked.is_set()):
+    while not (one.called.is_set() or two.called.is_set()):
         time.sleep(0.001)
-    first, second = (one, two) if one.asked.is_set() else (two, one)
+    first, second = (one, two) if one.called.is_set() else (two, one)
     second.fails = False
     second.hold.set()
     threading.Timer(0.1, first.hold.set).start()
@@ -197,13 +195,11 @@ def test_a_call_of_a_group_that_was_taken_out_is_tried_again_at_its_other_member
     assert (results[0].value, results[0].attempts) == (second.name, 2)
 
 
-def test_a_group_that_stays_sends_nobody_to_a_member_that_was_taken_out(
-    pair: dict[str, Instance], stack: ExitStack
-) -> None:
+def test_a_group_sends_no_calls_to_a_removed_member(pair: dict[str, Instance], stack: ExitStack) -> None:
     manager = group(pair, stack, strategy="priority")
     pair["a"].hold.clear()
     thread, results = in_a_thread(lambda: manager.execute("a", "x", timeout=5))
-    assert pair["a"].asked.wait(5)
+    assert pair["a"].called.wait(5)
     leaving, _ = in_a_thread(lambda: manager.unregister("a", drain_timeout=5.0))
     while "a" in manager.list_plugins():
         time.sleep(0.001)
@@ -216,7 +212,7 @@ def test_a_group_that_stays_sends_nobody_to_a_member_that_was_taken_out(
 
 @pytest.mark.parametrize("kind", ["plugin", "group"])
 @pytest.mark.parametrize("way", ["execute", "submit", "map"])
-def test_who_still_waits_for_a_place_when_the_drain_is_over_is_served_by_the_successor(
+def test_a_call_that_waits_for_a_slot_after_the_drain_is_served_by_the_successor(
     kind: str, way: str, stack: ExitStack
 ) -> None:
     old, new = Instance("old", stack), Instance("new", stack)
@@ -231,7 +227,7 @@ def test_who_still_waits_for_a_place_when_the_drain_is_over_is_served_by_the_suc
     manager.load_from_config(config(old))
     old.hold.clear()
     stuck = manager.submit("g", "x", timeout=5)
-    assert old.asked.wait(5)
+    assert old.called.wait(5)
     ways: dict[str, Callable[[], Any]] = {
         "execute": lambda: manager.execute("g", "x", timeout=5),
         "submit": lambda: manager.submit("g", "x", timeout=5).result(5),
@@ -254,9 +250,7 @@ def test_who_still_waits_for_a_place_when_the_drain_is_over_is_served_by_the_suc
 
 
 @pytest.mark.parametrize("idempotent", [False, True])
-def test_a_call_that_fails_leaves_no_work_for_the_collector(
-    idempotent: bool, pair: dict[str, Instance], stack: ExitStack
-) -> None:
+def test_a_failed_call_leaves_no_garbage_cycles(idempotent: bool, pair: dict[str, Instance], stack: ExitStack) -> None:
     retry = {"idempotent": idempotent, "max_retries": 0}
     cache = {"ttl": "1s"} if idempotent else None
     layers = {"retry": retry, "bulkhead": {"max_concurrent": 3}, "cache": cache, "hedge": HEDGE}
@@ -273,6 +267,6 @@ def test_a_call_that_fails_leaves_no_work_for_the_collector(
     gc.disable()
     try:
         cost(3)
-        assert cost(50) < 50  # the threads of the server and of the pools may leave a little
+        assert cost(50) < 50  # threads of the server and the pools may leave a few
     finally:
         gc.enable()

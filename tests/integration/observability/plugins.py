@@ -1,4 +1,4 @@
-"""A plugin that tells which trace it is in; run as a program it is an exec plugin with the SDK loaded."""
+"""A plugin that returns the trace context of its call; as a program it runs with the SDK loaded."""
 
 from __future__ import annotations
 

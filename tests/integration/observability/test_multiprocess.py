@@ -1,4 +1,4 @@
-"""prometheus_client's multi-process mode: what four forked workers have counted adds up exactly."""
+"""prometheus_client's multi-process mode: the counts of four forked workers add up exactly."""
 
 from __future__ import annotations
 

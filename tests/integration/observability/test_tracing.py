@@ -1,4 +1,4 @@
-"""One trace from the view to the plugin, over every wire, with its attempts; an abandoned hedge, too."""
+"""One trace from the view to the plugin, over every transport, with its attempts and abandoned hedges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def exporter(monkeypatch):
 
 @pytest.fixture
 def served(request, tmp_path):
-    """The configuration of the plugin on a wire."""
+    """The configuration of the plugin on a transport."""
     wire = request.param
     if wire == "python":
         yield {"transport": "python", "endpoint": "tests.integration.observability.plugins:where"}
@@ -82,7 +82,7 @@ def test_one_trace_from_the_view_to_the_plugin(served, exporter, request):
     assert answer["sent"].split("-")[1:3] == list(ids)
     (event,) = client.events
     assert (event.name, event.attributes["goplugins.outcome"]) == ("attempt", "ok")
-    if request.node.callspec.params["served"] != "exec":  # whose spans are in its own process
+    if request.node.callspec.params["served"] != "exec":  # its spans are in another process
         (server,) = by_kind(exporter, "SERVER")
         assert server.context.trace_id == client.context.trace_id
         assert server.parent.span_id == client.context.span_id
@@ -128,7 +128,7 @@ def test_a_failed_call_is_a_failed_span(exporter):
 
 @pytest.mark.parametrize("served", ["python"], indirect=True)
 @pytest.mark.parametrize("way", ["submit", "map"])
-def test_the_trace_crosses_into_workers(served, exporter, way):
+def test_the_trace_is_propagated_to_workers(served, exporter, way):
     with manager_of(served) as manager:
         instrument(manager, metrics=False)
         with trace.get_tracer("view").start_as_current_span("job") as job:
@@ -142,7 +142,7 @@ def test_the_trace_crosses_into_workers(served, exporter, way):
 
 
 @pytest.mark.parametrize("served", ["python"], indirect=True)
-def test_by_configuration_a_share_is_traced_and_what_began_before_is_followed(served, exporter):
+def test_configured_tracing_samples_new_traces_and_follows_existing_ones(served, exporter):
     observability = {"tracing_enabled": True, "tracing_sample_rate": 0.25}
     with manager_of(served, observability=observability) as manager:
         manager._lifecycle.observers._rng.seed(7)
@@ -156,11 +156,11 @@ def test_by_configuration_a_share_is_traced_and_what_began_before_is_followed(se
         assert len(by_kind(exporter, "CLIENT")) == begun + 20
         manager.reload_config({"plugins": [{"name": "where", **served}]})
         manager.execute("where", {})
-        assert len(by_kind(exporter, "CLIENT")) == begun + 20, "switched off"
+        assert len(by_kind(exporter, "CLIENT")) == begun + 20, "disabled"
 
 
 @pytest.mark.parametrize("served", ["http"], indirect=True)
-def test_a_trace_that_is_not_sampled_is_told_to_the_plugin(served, exporter):
+def test_the_sampling_decision_is_propagated(served, exporter):
     with manager_of(served) as manager:
         instrument(manager, metrics=False)
         context = trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(0))

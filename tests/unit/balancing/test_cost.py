@@ -1,4 +1,4 @@
-"""What a pick and a refusal cost: as much with many members as with few, and little when all are down."""
+"""The cost of a pick and of a refusal: the same with many members, and low when all are down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OURS = os.path.dirname(goplugins.__file__)
 
 
 def best_time(function: Callable[[], object], times: int = 5) -> float:
-    """Seconds of this thread's own time: the best of several."""
+    """CPU seconds of this thread, the best of several runs."""
     best = float("inf")
     for _ in range(times):
         started = time.thread_time()
@@ -32,10 +32,9 @@ def best_time(function: Callable[[], object], times: int = 5) -> float:
 
 
 class Load:
-    """So many calls are under way per member; with each step one begins, and any one of the others ends.
+    """Several calls per member are in flight; with each step one begins, and a random one ends.
 
-    The two halves of the balancer's ``send``, which returns only when the call is over. Answers take their time, each
-    another one.
+    Runs the two halves of the balancer's ``send``, which returns only at the end of a call.
     """
 
     def __init__(self, strategy: str, members: int, per_member: int = 5) -> None:
@@ -43,7 +42,7 @@ class Load:
         self.dispatcher = self.group.balancer._dispatcher
         self.random = random.Random(3)
         self.number = 0
-        self.under_way = [self.begin() for _ in range(members * per_member)]
+        self.in_flight = [self.begin() for _ in range(members * per_member)]
 
     def begin(self) -> tuple[Any, MemberState, float]:
         self.number += 1
@@ -58,9 +57,9 @@ class Load:
 
     def step(self) -> None:
         begun = self.begin()
-        place = int(self.random.random() * len(self.under_way))
-        call, state, started = self.under_way[place]
-        self.under_way[place] = begun
+        place = int(self.random.random() * len(self.in_flight))
+        call, state, started = self.in_flight[place]
+        self.in_flight[place] = begun
         self.group.clock.advance(0.001)
         with self.dispatcher.lock:
             state.active -= 1
@@ -69,7 +68,7 @@ class Load:
 
 
 def lines_run(function: Callable[[], object], times: int) -> float:
-    """Lines of the package that one call of ``function`` runs, on average. Says nothing of work within C code."""
+    """Lines of the package that one call of ``function`` runs, on average. Work within C code is not included."""
     lines = 0
 
     def inside(frame: FrameType, event: str, arg: Any) -> Any:
@@ -91,13 +90,13 @@ def lines_run(function: Callable[[], object], times: int) -> float:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_under_load_a_call_runs_about_as_many_lines_with_a_thousand_members_as_with_ten(strategy: str) -> None:
+def test_under_load_a_call_runs_as_many_lines_with_1000_members_as_with_10(strategy: str) -> None:
     costs = []
     for members in (10, 1000):
         load = Load(strategy, members)
         for _ in range(2 * members):
             load.step()
-        costs.append(lines_run(load.step, 4 * members))  # as many as it takes for all that comes round now and then
+        costs.append(lines_run(load.step, 4 * members))  # enough for periodic work to be included
     assert costs[1] <= 1.5 * costs[0], f"lines: {costs}"
 
 
@@ -128,16 +127,16 @@ def cost_under_load(strategy: str, count: int) -> float:
 
 @pytest.mark.parametrize("cost", [cost_of_picking, cost_under_load])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_picking_among_a_thousand_costs_at_most_twice_as_much_as_among_ten(
+def test_a_pick_among_1000_members_costs_at_most_twice_as_much_as_among_10(
     strategy: str, cost: Callable[[str, int], float]
 ) -> None:
-    # A machine that is busy elsewhere may spoil one measurement; a pick that walks all members spoils all.
+    # A busy machine may spoil one measurement; a pick that visits all members spoils all.
     ratios = []
     for _ in range(4):
         ratios.append(cost(strategy, 1000) / cost(strategy, 10))
         if ratios[-1] <= 2:
             return
-    pytest.fail(f"times as much: {ratios}")
+    pytest.fail(f"ratios: {ratios}")
 
 
 def test_a_refusal_by_all_breakers_takes_microseconds() -> None:
@@ -152,5 +151,5 @@ def test_a_refusal_by_all_breakers_takes_microseconds() -> None:
         for _ in range(20):
             group.try_send()
 
-    # A third of that on an idle machine. One that is busy elsewhere may spoil many, not all of them.
+    # A third of that on an idle machine. A busy one may spoil many measurements, not all.
     assert best_time(refusals, 30) / 20 < 100e-6

@@ -1,4 +1,4 @@
-"""Who gets how many calls, under every strategy."""
+"""How strategies distribute calls."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_weights_are_kept_within_one_percent(strategy: str, weights: tuple[int, 
     assert shares(picks) == pytest.approx(wanted, abs=0.01)
 
 
-def test_random_gives_everybody_the_same_whatever_the_weights() -> None:
+def test_random_ignores_weights() -> None:
     group = Group(4, "random", weights=(9, 1, 1, 1))
     picks = Counter(group.balancer.select_plugin().name for _ in range(PICKS))
     assert shares(picks) == pytest.approx(dict.fromkeys("abcd", 0.25), abs=0.01)
 
 
-def test_priority_goes_by_weight_within_the_best_tier() -> None:
+def test_priority_distributes_by_weight_within_the_highest_tier() -> None:
     group = Group(2, "priority", weights=(3, 1))
     group.balancer.add_plugin(FakeMember("backup", group.clock), priority=-1)
     picks = Counter(group.balancer.select_plugin().name for _ in range(PICKS))
@@ -56,7 +56,7 @@ def test_priority_goes_by_weight_within_the_best_tier() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_calls_that_are_counted_in_and_out_go_round_as_well(strategy: str) -> None:
+def test_every_member_gets_calls_one_after_the_other(strategy: str) -> None:
     group = Group(4, strategy)
     for member in group.members:
         member.latency = 0.02
@@ -70,10 +70,10 @@ def test_round_robin_is_smooth() -> None:
     group = Group(3, weights=(5, 1, 1))
     order = "".join(group.balancer.select_plugin().name for _ in range(70))
     assert Counter(order) == {"a": 50, "b": 10, "c": 10}
-    assert all("a" in order[start : start + 3] for start in range(68))  # never two others and one more in a row
+    assert all("a" in order[start : start + 3] for start in range(68))  # never three others in a row
 
 
-def test_processes_begin_at_different_places() -> None:
+def test_processes_begin_with_different_members() -> None:
     firsts = set()
     for seed in range(20):
         balancer: LoadBalancer[Any, Any] = LoadBalancer("group", rng=random.Random(seed))
@@ -87,7 +87,7 @@ def test_processes_begin_at_different_places() -> None:
 
 
 def held(group: Group, counts: dict[str, int]) -> list[threading.Thread]:
-    """Has so many calls under way on each member until the test sets ``group.release``."""
+    """Keeps so many calls in flight on each member until the test sets ``group.release``."""
     group.release = threading.Event()  # type: ignore[attr-defined]
     entered = threading.Semaphore(0)
 
@@ -107,13 +107,13 @@ def held(group: Group, counts: dict[str, int]) -> list[threading.Thread]:
     return threads
 
 
-def let_go(group: Group, threads: list[threading.Thread]) -> None:
+def release_all(group: Group, threads: list[threading.Thread]) -> None:
     group.release.set()  # type: ignore[attr-defined]
     for thread in threads:
         thread.join(10)
 
 
-def test_least_connections_goes_where_the_fewest_calls_are_under_way_per_weight() -> None:
+def test_least_connections_picks_the_fewest_calls_in_flight_per_weight() -> None:
     group = Group(3, "least-connections", weights=(1, 1, 4))
     threads = held(group, {"a": 1, "b": 2, "c": 3})
     try:
@@ -121,7 +121,7 @@ def test_least_connections_goes_where_the_fewest_calls_are_under_way_per_weight(
         more = held_more = group.balancer.stats()["c"].active_connections
         assert more == held_more == 3
     finally:
-        let_go(group, threads)
+        release_all(group, threads)
     assert {group.send() for _ in range(12)} == {"a", "b", "c"}
 
 
@@ -135,7 +135,7 @@ def test_a_slow_member_gets_less_than_a_fifth_of_a_fair_share(strategy: str) -> 
 
 
 @pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
-def test_a_slower_answer_counts_at_once_and_is_forgotten_slowly(strategy: str) -> None:
+def test_a_slower_answer_counts_at_once_and_decays_slowly(strategy: str) -> None:
     group = Group(2, strategy)
     for member in group.members:
         member.latency = 0.02
@@ -147,13 +147,13 @@ def test_a_slower_answer_counts_at_once_and_is_forgotten_slowly(strategy: str) -
     group.send(preferences=("a",))
     assert group.balancer.explain().members[0].latency == pytest.approx(1.0, abs=0.01)
     assert group.count(100)["a"] == 0
-    group.clock.advance(60.0)  # who is not called decays as everybody: now only a new sample tells
+    group.clock.advance(60.0)  # all latencies decay alike: only a new sample changes the order
     group.send(preferences=("b",))
     assert group.count(100)["a"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
-def test_one_that_failed_at_first_is_taken_for_slow_only_until_it_answers(strategy: str) -> None:
+def test_a_member_that_failed_first_counts_as_slow_until_it_answers(strategy: str) -> None:
     group = Group(4, strategy)
     for member in group.members:
         member.latency = 0.02
@@ -167,7 +167,7 @@ def test_one_that_failed_at_first_is_taken_for_slow_only_until_it_answers(strate
 
 
 @pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
-def test_a_newcomer_gets_one_call_until_its_latency_is_known(strategy: str) -> None:
+def test_a_new_member_gets_one_call_until_its_latency_is_known(strategy: str) -> None:
     group = Group(3, strategy)
     for member in group.members:
         member.latency = 0.02
@@ -181,11 +181,11 @@ def test_a_newcomer_gets_one_call_until_its_latency_is_known(strategy: str) -> N
     try:
         assert "new" not in {group.balancer.select_plugin().name for _ in range(100)}
     finally:
-        let_go(group, threads)
+        release_all(group, threads)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_member_that_fails_fast_ends_with_its_probes_only(strategy: str) -> None:
+def test_a_member_that_fails_fast_is_ejected_and_then_only_probed(strategy: str) -> None:
     group = Group(4, strategy)
     for member in group.members:
         member.latency = 0.02
@@ -203,7 +203,7 @@ def test_a_member_that_fails_fast_ends_with_its_probes_only(strategy: str) -> No
 
 
 @pytest.mark.parametrize("strategy", ["least-latency", "p2c"])
-def test_where_nobody_may_be_ejected_failing_fast_still_attracts_nobody(strategy: str) -> None:
+def test_without_ejection_failing_fast_attracts_no_calls(strategy: str) -> None:
     group = Group(4, strategy, ejection_failures=1_000_000)
     for member in group.members:
         member.latency = 0.02
@@ -212,7 +212,7 @@ def test_where_nobody_may_be_ejected_failing_fast_still_attracts_nobody(strategy
 
 
 @pytest.mark.parametrize("strategy", ["least-connections", "least-latency"])
-def test_who_was_passed_over_for_one_call_is_there_for_the_next(strategy: str) -> None:
+def test_members_excluded_for_one_call_are_picked_for_the_next(strategy: str) -> None:
     group = Group(4, strategy)
     for _ in range(20):
         retry = group.call()
@@ -243,7 +243,7 @@ def test_known_fault_consistent_hash_removing_one_of_ten_moves_only_its_keys() -
     assert set(after.values()) == {*"abcefghij"}
 
 
-def test_adding_one_takes_only_what_it_then_has() -> None:
+def test_a_new_member_takes_only_its_own_keys() -> None:
     group = Group(10, "consistent-hash")
     before = owners(group)
     group.balancer.add_plugin(FakeMember("new", group.clock))
@@ -254,7 +254,7 @@ def test_adding_one_takes_only_what_it_then_has() -> None:
     assert 600 < len(moved) < 1200
 
 
-def test_a_member_that_was_away_gets_its_own_keys_back_and_nobody_elses_moved() -> None:
+def test_a_member_that_returns_gets_exactly_its_own_keys_back() -> None:
     group = Group(10, "consistent-hash")
     before = owners(group)
     group.balancer.disable_plugin("d")
@@ -281,7 +281,7 @@ print(json.dumps([balancer.select_plugin(ExecutionContext(key=f"k{n}")).name for
 """
 
 
-def test_every_process_agrees_whatever_its_hash_seed_and_the_order_of_members() -> None:
+def test_all_processes_agree_regardless_of_hash_seed_and_order_of_members() -> None:
     answers = []
     names = [f"search-{number}" for number in range(10)]
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
@@ -299,13 +299,13 @@ def test_every_process_agrees_whatever_its_hash_seed_and_the_order_of_members() 
 
 
 @pytest.mark.parametrize("pattern", ["user-{}", "{}", "{:08d}", "/a/b/{}.html", "{}@example.org", "x" * 40 + "{}"])
-def test_keys_spread_whatever_they_look_like(pattern: str) -> None:
+def test_similar_keys_are_spread_evenly(pattern: str) -> None:
     buckets = Counter(hash_key(pattern.format(number)) >> 56 for number in range(25_600))
     chi_square = sum((buckets[place] - 100) ** 2 / 100 for place in range(256))
-    assert chi_square < 400  # 255 expected; 400 is beyond any chance
+    assert chi_square < 400  # 255 expected; 400 practically never occurs
 
 
-def test_calls_without_a_key_go_anywhere() -> None:
+def test_calls_without_a_key_go_to_all_members() -> None:
     group = Group(4, "consistent-hash")
     assert set(group.count(200)) == {*"abcd"}
 
@@ -343,7 +343,7 @@ def test_bounded_load_holds_under_32_threads() -> None:
     assert {each.active_connections for each in group.balancer.stats().values()} == {0}
 
 
-def test_bounded_load_holds_whenever_32_threads_come_and_go() -> None:
+def test_bounded_load_holds_while_32_threads_make_calls() -> None:
     group = Group(8, "consistent-hash")
     lock = threading.Lock()
     under_way: Counter[str] = Counter()
@@ -385,7 +385,7 @@ def test_four_calls_at_once_stay_with_the_owner_of_their_key() -> None:
         threads += held_again(group, owner)
         assert group.balancer.select_plugin(ExecutionContext(key="k")).name != owner
     finally:
-        let_go(group, threads)
+        release_all(group, threads)
 
 
 def held_again(group: Group, name: str) -> list[threading.Thread]:
@@ -415,21 +415,21 @@ def on_backup(group: Group, **options: Any) -> float:
     return sum(name.startswith("backup") for name in picks) / len(picks)
 
 
-def test_the_best_tier_keeps_all_while_it_is_strong_enough_and_spills_as_it_weakens() -> None:
+def test_a_tier_keeps_all_calls_until_it_weakens_and_then_spills_over() -> None:
     group = tiers(10, 2)
     assert on_backup(group) == 0
     for name in "abc":
-        group.balancer.disable_plugin(name)  # not weaker: an operator made it smaller
+        group.balancer.disable_plugin(name)  # disabled members do not weaken the tier
     assert on_backup(group) == 0
     for name in "abc":
         group.balancer.enable_plugin(name)
     group.clock.advance(60)
-    for spilt, name in zip((0, 0, 0.02, 0.16, 0.3, 0.44, 0.58, 0.72, 0.86, 1), "abcdefghij", strict=True):
+    for spilled, name in zip((0, 0, 0.02, 0.16, 0.3, 0.44, 0.58, 0.72, 0.86, 1), "abcdefghij", strict=True):
         group.eject(name)
-        assert on_backup(group) == pytest.approx(spilt, abs=0.02)
+        assert on_backup(group) == pytest.approx(spilled, abs=0.02)
 
 
-def test_an_urgent_call_stays_with_the_best_tier() -> None:
+def test_urgent_calls_stay_with_the_highest_tier() -> None:
     group = tiers(4, 2)
     group.eject("a", "b")
     assert on_backup(group) == pytest.approx(0.3, abs=0.03)
@@ -442,11 +442,11 @@ def test_two_weak_tiers_share_all_the_traffic() -> None:
     assert on_backup(group) == pytest.approx(0.5, abs=0.03)
 
 
-# --- nobody ----------------------------------------------------------------------------------------------------------
+# --- no eligible member ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_with_nobody_to_pick_from_the_error_says_so(strategy: str) -> None:
+def test_without_eligible_members_the_error_says_so(strategy: str) -> None:
     group = Group(2, strategy)
     for name in "ab":
         group.balancer.disable_plugin(name)

@@ -1,4 +1,4 @@
-"""The stream of events: nobody listens, nobody pays; a listener that raises or sleeps harms nobody."""
+"""The event stream: no cost without sinks; a listener that raises or blocks affects no caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Listener:
             self.done.set()
 
 
-def test_events_come_in_their_order_on_one_thread_of_its_own():
+def test_events_are_delivered_in_order_on_one_thread():
     stream, listener = EventStream(), Listener(1000)
     with stream.subscribe(listener):
         for number in range(1000):
@@ -55,7 +55,7 @@ def test_without_subscribers_there_are_no_sinks_and_no_thread():
     assert (stream.calls, stream.changes) == ((), ())
 
 
-def test_only_the_kinds_that_were_asked_for():
+def test_only_the_requested_kinds_are_delivered():
     stream, listener = EventStream(), Listener(1)
     change = HealthChanged("a", 0.0, PluginStatus.HEALTHY, PluginStatus.OFFLINE)
     with stream.subscribe(listener, (HealthChanged,)):
@@ -65,7 +65,7 @@ def test_only_the_kinds_that_were_asked_for():
     assert listener.events == [change]
 
 
-def test_a_listener_that_raises_is_told_of_the_next_event(caplog):
+def test_a_listener_that_raises_receives_the_next_event(caplog):
     stream, listener = EventStream(), Listener(2)
 
     def failing(each):
@@ -79,7 +79,7 @@ def test_a_listener_that_raises_is_told_of_the_next_event(caplog):
     assert "an event listener failed" in caplog.text
 
 
-def test_a_sink_that_raises_harms_neither_the_others_nor_the_caller(caplog):
+def test_a_sink_that_raises_affects_neither_other_sinks_nor_the_caller(caplog):
     stream, seen = EventStream(), []
 
     def failing(each):
@@ -94,7 +94,7 @@ def test_a_sink_that_raises_harms_neither_the_others_nor_the_caller(caplog):
     assert caplog.text.count("an event sink failed") == 2
 
 
-def test_a_listener_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted(caplog):
+def test_a_blocking_listener_delays_no_publisher_and_dropped_events_are_counted(caplog):
     stream, go, listener = EventStream(), threading.Event(), Listener(11)
 
     def hanging(each):
@@ -117,7 +117,7 @@ def test_a_listener_that_hangs_keeps_nobody_waiting_and_what_is_lost_is_counted(
     assert [each.at for each in listener.events] == list(range(11)), "the oldest are kept"
 
 
-def test_closing_waits_for_what_was_emitted_before_and_takes_nothing_more():
+def test_close_delivers_queued_events_and_accepts_no_more():
     stream, listener = EventStream(), Listener(1)
 
     def slowly(each):
@@ -133,7 +133,7 @@ def test_closing_waits_for_what_was_emitted_before_and_takes_nothing_more():
     subscription.close()
 
 
-def test_a_listener_may_end_its_own_subscription():
+def test_a_listener_may_close_its_own_subscription():
     stream, ended = EventStream(), threading.Event()
 
     def once(each):
@@ -146,7 +146,7 @@ def test_a_listener_may_end_its_own_subscription():
     assert (stream.calls, stream.changes) == ((), ())
 
 
-def test_closing_does_not_wait_for_a_hung_listener_beyond_its_time():
+def test_close_waits_for_a_blocking_listener_only_until_its_timeout():
     stream, go = EventStream(), threading.Event()
     subscription = stream.subscribe(lambda each: go.wait(10))
     publish(stream.changes, event(1))
@@ -156,7 +156,7 @@ def test_closing_does_not_wait_for_a_hung_listener_beyond_its_time():
     go.set()
 
 
-def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkeypatch):
+def test_an_idle_thread_ends_and_the_next_event_starts_another(monkeypatch):
     monkeypatch.setattr("goplugins.observability.event_stream._IDLE_SECONDS", 0.01)
     stream, listener = EventStream(), Listener(1)
     with stream.subscribe(listener) as subscription:
@@ -171,7 +171,7 @@ def test_a_thread_without_events_leaves_and_the_next_event_starts_another(monkey
             assert subscription._thread is None
 
 
-def test_no_event_is_stranded_when_it_comes_as_the_thread_leaves(monkeypatch):
+def test_an_event_published_while_the_thread_ends_is_delivered(monkeypatch):
     monkeypatch.setattr("goplugins.observability.event_stream._IDLE_SECONDS", 0.0005)
     stream, listener = EventStream(), Listener(400)
     with stream.subscribe(listener):
@@ -201,7 +201,7 @@ def test_a_child_process_receives_only_its_own_events():
     assert run(fork_with_a_listener) == [True, [2.0]]
 
 
-def test_a_forgotten_stream_is_collected():
+def test_an_unreferenced_stream_is_collected():
     stream = EventStream()
     gone = weakref.ref(stream)
     stream.subscribe(print)
@@ -218,6 +218,6 @@ def test_a_forgotten_stream_is_collected():
         (print, (), 0, "buffer"),
     ],
 )
-def test_what_makes_no_sense_is_refused(listener, kinds, buffer, text):
+def test_wrong_arguments_are_refused(listener, kinds, buffer, text):
     with pytest.raises(InvalidArgumentError, match=text):
         EventStream().subscribe(listener, kinds, buffer=buffer)

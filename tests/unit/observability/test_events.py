@@ -1,4 +1,4 @@
-"""What a manager tells of: each thing that happens once, with what is true of it."""
+"""The events of a manager: each occurrence once, with the right attributes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POLICIES = PluginConfig(
 
 
 class Flaky:
-    """Fails as often as it is told to."""
+    """Fails as often as ``failures`` says."""
 
     def __init__(self):
         self.failures = 0
@@ -53,7 +53,7 @@ class Flaky:
     def execute(self, request, context):
         if self.failures:
             self.failures -= 1
-            raise PluginConnectionError("nobody there")
+            raise PluginConnectionError("connection refused")
         if request == "mistake":
             raise PluginRequestError("not like that")
         if request == "stop":
@@ -106,14 +106,14 @@ def test_each_failed_attempt_and_then_the_call(manager, plugin, events):
     assert (call.attempts, call.error) == (3, None)
 
 
-def test_a_call_that_fails_tells_its_error(manager, events):
+def test_the_event_of_a_failed_call_has_its_error(manager, events):
     with pytest.raises(PluginRequestError) as raised:
         manager.execute("flaky", "mistake")
     (call,) = of(CallFinished, events)
     assert call.error is raised.value
 
 
-def test_a_call_that_the_host_ends_is_told_of_too(manager, events):
+def test_a_call_that_the_host_interrupts_has_an_event(manager, events):
     with pytest.raises(KeyboardInterrupt):
         manager.execute("flaky", "stop")
     (call,) = of(CallFinished, events)
@@ -136,14 +136,14 @@ def test_a_refusal_is_a_call_without_attempts(manager, plugin, events):
     assert (call.attempts, type(call.error)) == (0, CircuitBreakerOpenError)
 
 
-def test_plugins_that_come_and_go(manager, plugin, events):
+def test_plugins_that_are_added_and_removed(manager, plugin, events):
     manager.register(plugin, name="other")
     manager.unregister("other")
     (added,), (removed,) = of(PluginAdded, events), of(PluginRemoved, events)
     assert (added.plugin, added.from_config, removed.plugin) == ("other", False, "other")
 
 
-def test_reloads_well_or_not(manager, events):
+def test_successful_and_failed_reloads(manager, events):
     report = manager.reload_config(CONFIG)
     with pytest.raises(ConfigError) as raised:
         manager.reload_config({"plugins": []})
@@ -156,13 +156,13 @@ def test_a_change_of_health(manager, events):
     manager.health()  # its health() raises
     end = time.monotonic() + 10
     while not any(event.plugin == "flaky" for event in of(HealthChanged, events)) and time.monotonic() < end:
-        time.sleep(0.005)  # the status is there a moment before the event
+        time.sleep(0.005)  # the event follows the status
     (change,) = (event for event in of(HealthChanged, events) if event.plugin == "flaky")
     assert (change.plugin, change.old, change.new) == ("flaky", PluginStatus.UNKNOWN, PluginStatus.UNHEALTHY)
     assert "NotImplementedError" in change.message
 
 
-def test_the_part_of_a_member_is_told_apart_from_the_call():
+def test_the_part_of_a_member_has_an_event_of_its_own():
     @serve.plugin(name="a")
     def answer(request: str) -> str:
         return request
@@ -187,7 +187,7 @@ def echo(request: str) -> str:
     return request
 
 
-def test_subscribers_are_told_and_shutdown_waits_for_them():
+def test_shutdown_waits_until_subscribers_have_received_all_events():
     manager, seen = Manager(str, str), []
     manager.register(echo)
     subscription = manager.subscribe(seen.append, CallFinished)

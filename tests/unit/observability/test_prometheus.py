@@ -1,12 +1,9 @@
-"""What Prometheus reads is what happened, call by call: its own parser reads it, and the numbers are compared."""
+"""Prometheus metrics, read back by the parser of prometheus_client."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,7 +20,7 @@ from goplugins import (
     RateLimitConfig,
 )
 from goplugins.contrib.prometheus import export
-from goplugins.errors import ConfigError, PluginError, RateLimitExceededError
+from goplugins.errors import PluginError, RateLimitExceededError
 
 
 class Plugin:
@@ -91,7 +88,7 @@ def call(manager, name, times):
             manager.execute(name, "hello")
 
 
-def test_the_numbers_are_those_of_what_happened(manager, plugin, registry):
+def test_calls_attempts_and_breakers_are_counted(manager, plugin, registry):
     export(manager, registry=registry)
     call(manager, "search", 40)
     plugin.error = PluginRequestError("no")
@@ -115,7 +112,7 @@ def test_the_numbers_are_those_of_what_happened(manager, plugin, registry):
     assert value(values, "goplugins_calls_in_flight") == 0
 
 
-def test_what_is_refused_by_the_limiter(registry):
+def test_refusals_of_the_limiter_are_counted(registry):
     with Manager() as manager:
         limit = RateLimitConfig(enabled=True, requests_per_second=0.001, burst_size=3)
         manager.register(Plugin(), PluginConfig(name="slow", rate_limit=limit))
@@ -129,7 +126,7 @@ def test_what_is_refused_by_the_limiter(registry):
         assert value(values, "goplugins_calls_total", outcome="refused") == 1
 
 
-def test_looking_twice_counts_nothing_twice(manager, plugin, registry):
+def test_collecting_twice_counts_nothing_twice(manager, plugin, registry):
     export(manager, registry=registry)
     plugin.error = PluginConnectionError("gone")
     call(manager, "search", 9)
@@ -147,7 +144,7 @@ def test_two_managers_share_a_registry_and_add_up(registry):
         manager.shutdown()
 
 
-def test_managers_with_names_are_told_apart(registry):
+def test_named_managers_have_separate_series(registry):
     for name, times in (("web", 3), ("jobs", 4)):
         manager = Manager()
         manager.register(Plugin(), PluginConfig(name="search"))
@@ -159,7 +156,7 @@ def test_managers_with_names_are_told_apart(registry):
     assert value(values, "goplugins_calls_total", manager="jobs") == 4
 
 
-def test_labels_of_a_plugin_become_labels_where_they_are_named(manager, registry):
+def test_selected_labels_of_a_plugin_become_labels_of_metrics(manager, registry):
     export(manager, registry=registry, labels=["team", "cost-centre", "none"])
     call(manager, "search", 2)
     values = read(registry)
@@ -168,13 +165,13 @@ def test_labels_of_a_plugin_become_labels_where_they_are_named(manager, registry
         export(manager, registry=registry, labels=["team"])
 
 
-def test_an_exemplar_names_the_trace(manager, registry):
+def test_exemplars_have_the_trace_id(manager, registry):
     export(manager, registry=registry, trace_id=lambda: "4bf92f3577b34da6a3ce929d0e0e4736")
     call(manager, "search", 1)
     assert '# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"}' in openmetrics(registry).decode()
 
 
-def test_a_plugin_that_is_gone_is_shown_once_more_and_then_forgotten(manager, registry):
+def test_a_removed_plugin_is_exported_once_more_and_then_forgotten(manager, registry):
     export(manager, registry=registry)
     for number in range(50):
         name = f"temporary-{number}"
@@ -186,7 +183,7 @@ def test_a_plugin_that_is_gone_is_shown_once_more_and_then_forgotten(manager, re
     assert "temporary" not in generate_latest(registry).decode()
 
 
-def test_a_manager_that_was_forgotten_is_not_kept(registry):
+def test_an_unreferenced_manager_is_not_kept_alive(registry):
     manager = Manager()
     manager.register(Plugin(), PluginConfig(name="search"))
     export(manager, registry=registry)
@@ -196,7 +193,7 @@ def test_a_manager_that_was_forgotten_is_not_kept(registry):
     assert value(read(registry), "goplugins_calls_total") == 3
 
 
-def test_names_follow_the_guide(manager, plugin, registry):
+def test_metric_names_follow_the_prometheus_guide(manager, plugin, registry):
     export(manager, registry=registry)
     call(manager, "search", 1)
     plugin.error = PluginConnectionError("gone")
@@ -207,84 +204,3 @@ def test_names_follow_the_guide(manager, plugin, registry):
         assert family.name.startswith("goplugins_")
         assert family.documentation.endswith(".")
         assert not family.name.endswith(("_ms", "_milliseconds"))
-
-
-def fetch(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
-        return reply.read().decode()
-
-
-CONFIG = {"plugins": [{"name": "echo", "transport": "python", "endpoint": f"{__name__}:echo"}]}
-
-
-def echo(request: str) -> str:
-    return request
-
-
-def test_metrics_port_serves_from_the_first_call_to_the_shutdown():
-    manager = Manager(str, str)
-    manager.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "one"}})
-    observers = manager._lifecycle.observers
-    assert observers.metrics_port is None
-    manager.execute("echo", "hello")
-    port = observers.metrics_port
-    assert 'one_calls_total{manager="",outcome="ok",plugin="echo",source="plugin"} 1.0' in fetch(port)
-    manager.shutdown()
-    with pytest.raises(urllib.error.URLError):
-        fetch(port)
-
-
-def test_a_reload_moves_the_port():
-    with Manager(str, str) as manager:
-        manager.load_from_config(CONFIG)
-        manager.execute("echo", "hello")
-        observers = manager._lifecycle.observers
-        assert observers.metrics_port is None
-        manager.reload_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "two"}})
-        first = observers.metrics_port
-        assert "two_calls" in fetch(first)
-        manager.reload_config(CONFIG)
-        assert observers.metrics_port is None
-        with pytest.raises(urllib.error.URLError):
-            fetch(first)
-
-
-def test_a_port_that_is_taken_fails_no_call_and_is_taken_over(caplog):
-    with Manager(str, str) as first, Manager(str, str) as second:
-        first.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "three"}})
-        first.execute("echo", "hello")
-        port = first._lifecycle.observers.metrics_port
-        second.load_from_config({**CONFIG, "metrics_port": port, "observability": {"metrics_prefix": "three"}})
-        assert second.execute("echo", "hello") == "hello"
-        assert "is taken" in caplog.text
-        assert "PROMETHEUS_MULTIPROC_DIR" in caplog.text
-        first.shutdown()
-        second._lifecycle.observers.tick()
-        assert second._lifecycle.observers.metrics_port == port
-        assert "three_calls" in fetch(port)
-
-
-def test_a_forgotten_manager_gives_its_port_back():
-    manager = Manager(str, str)
-    manager.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "four"}})
-    manager.execute("echo", "hello")
-    port = manager._lifecycle.observers.metrics_port
-    del manager
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        gc.collect()
-        try:
-            fetch(port)
-        except (urllib.error.URLError, ConnectionError):
-            return
-        time.sleep(0.1)
-    pytest.fail("the port is still open")
-
-
-def test_metrics_that_need_a_package_that_is_missing(monkeypatch):
-    import importlib.util
-
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "prometheus_client" else found(name))
-    with pytest.raises(ConfigError, match=r"metrics_port.*goplugins\[prometheus\]"):
-        Manager(str, str).load_from_config({**CONFIG, "metrics_port": 9090})

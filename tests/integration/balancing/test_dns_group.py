@@ -1,4 +1,4 @@
-"""A host name with several addresses: real servers on 127.0.0.2, 127.0.0.3, ..., and names that a test makes up."""
+"""A host name with several addresses: real servers on 127.0.0.2, 127.0.0.3, ..., behind a fake resolver."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ HOST = "search.test"
 
 
 class Names:
-    """What names stand for, in place of the system's resolver."""
+    """A fake of the system's resolver."""
 
     def __init__(self) -> None:
         self.addresses: list[str] = []
         self.down = False
-        self.asked = 0
+        self.lookups = 0
         self._real = socket.getaddrinfo
 
     def getaddrinfo(self, host: Any, port: Any, *args: Any, **options: Any) -> Any:
         if host != HOST:
             return self._real(host, port, *args, **options)
-        self.asked += 1
+        self.lookups += 1
         if self.down or not self.addresses:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
@@ -53,7 +53,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 class Instances:
-    """Servers at addresses of their own, all on one port; each answers with its address."""
+    """Servers at several addresses and one port; each answers with its address."""
 
     def __init__(self, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
         self.port = free_port()
@@ -132,7 +132,7 @@ def _exists(fd: str) -> bool:
 # --- it is called as the host --------------------------------------------------------------------------------------
 
 
-def test_each_address_gets_its_share_and_sees_the_hosts_name(names: Names, instances: Instances) -> None:
+def test_each_address_gets_its_share_under_the_hosts_name(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3", "127.0.0.4")
     names.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     with connect(instances.port) as manager:
@@ -144,7 +144,7 @@ def test_each_address_gets_its_share_and_sees_the_hosts_name(names: Names, insta
         assert result.member == f"p@{result.value}:{instances.port}"
 
 
-def test_members_are_told_by_name(names: Names, instances: Instances) -> None:
+def test_members_are_listed_by_name(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3")
     names.addresses = ["127.0.0.2", "127.0.0.3"]
     with connect(instances.port, health_check={"enabled": True, "interval": 0.1}) as manager:
@@ -164,10 +164,10 @@ def test_members_are_told_by_name(names: Names, instances: Instances) -> None:
         names.addresses = ["127.0.0.3"]
         until(lambda: spread_of(manager, 2) == {"127.0.0.3": 2}, 10)
         until(lambda: set(manager.list_plugins()) == {"p", f"p@127.0.0.3:{instances.port}"}, 10)
-        assert manager.metrics().requests_total >= total + 2, "what a member has counted stays in the total"
+        assert manager.metrics().requests_total >= total + 2, "counts of removed members stay in the total"
 
 
-def test_a_certificate_for_the_name_is_held_against_each_address(names: Names, tmp_path: Path) -> None:
+def test_the_certificate_of_each_address_is_verified_for_the_hosts_name(names: Names, tmp_path: Path) -> None:
     authority = trustme.CA()
     ca_file = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
@@ -203,7 +203,7 @@ def refused_for_its_certificate(manager: Manager[str, str]) -> bool:
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-def test_grpc_goes_to_each_address_by_the_hosts_name(names: Names, tmp_path: Path, secure: bool) -> None:
+def test_grpc_calls_each_address_under_the_hosts_name(names: Names, tmp_path: Path, secure: bool) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued = authority.issue_cert(HOST)
@@ -238,7 +238,7 @@ def grpc_instance(address: str, port: int, tls: ServerTLS | None) -> Any:
 # --- it follows ----------------------------------------------------------------------------------------------------
 
 
-def test_under_traffic_no_call_is_lost_when_the_answer_changes(names: Names, instances: Instances) -> None:
+def test_no_call_fails_when_the_addresses_change(names: Names, instances: Instances) -> None:
     instances.seconds = 0.002
     instances.start("127.0.0.2", "127.0.0.3")
     names.addresses = ["127.0.0.2", "127.0.0.3"]
@@ -266,7 +266,7 @@ def test_under_traffic_no_call_is_lost_when_the_answer_changes(names: Names, ins
         threads = in_threads(8, work)
         try:
             until(lambda: served_only_by("127.0.0.2", "127.0.0.3"), 20)
-            # One joins; one leaves with notice; one dies without; then all at once.
+            # One is added; one is removed; one is removed after its end; then all change.
             instances.start("127.0.0.4")
             names.addresses = ["127.0.0.4", "127.0.0.3", "127.0.0.2"]
             until(lambda: served_only_by("127.0.0.2", "127.0.0.3", "127.0.0.4"), 20)
@@ -286,32 +286,32 @@ def test_under_traffic_no_call_is_lost_when_the_answer_changes(names: Names, ins
         assert manager.metrics().plugins["p"].active_requests == 0
 
 
-def test_a_service_that_has_moved_is_found_by_the_call_that_finds_it_gone(names: Names, instances: Instances) -> None:
+def test_a_call_that_can_not_connect_finds_the_services_new_address(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2")
     names.addresses = ["127.0.0.2"]
     with connect(instances.port, options={"resolve_interval": 60}) as manager:
         assert manager.execute("p", "x") == "127.0.0.2"
-        time.sleep(1.0)  # no sooner is a name looked up again
+        time.sleep(1.0)  # the minimum pause between two lookups
         instances.stop("127.0.0.2")
         instances.start("127.0.0.3")
         names.addresses = ["127.0.0.3"]
         assert manager.execute("p", "x", idempotent=True) == "127.0.0.3"
-        assert names.asked == 2
+        assert names.lookups == 2
 
 
-def test_without_an_answer_the_members_stay(names: Names, instances: Instances) -> None:
+def test_failed_lookups_keep_the_members(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3")
     names.addresses = ["127.0.0.2", "127.0.0.3"]
     with connect(instances.port) as manager:
         spread_of(manager, 2)
         names.down = True
-        asked = names.asked
+        lookups = names.lookups
 
-        def still_asks() -> bool:
+        def has_resolved_again() -> bool:
             assert spread_of(manager, 10) == {"127.0.0.2": 5, "127.0.0.3": 5}
-            return names.asked > asked + 2
+            return names.lookups > lookups + 2
 
-        until(still_asks, 10)
+        until(has_resolved_again, 10)
         assert "Temporary failure in name resolution" in str(manager.explain("p"))
         names.down = False
         names.addresses = ["127.0.0.3"]
@@ -319,7 +319,7 @@ def test_without_an_answer_the_members_stay(names: Names, instances: Instances) 
         assert "Temporary failure" not in str(manager.explain("p"))
 
 
-def test_a_name_without_an_address_is_told_in_time(names: Names) -> None:
+def test_a_name_without_an_address_raises_within_the_timeout(names: Names) -> None:
     with connect(1) as manager:
         with pytest.raises(NameResolutionError, match="Temporary failure") as caught:
             manager.execute("p", "x", timeout=2)
@@ -333,7 +333,7 @@ def test_a_name_without_an_address_is_told_in_time(names: Names) -> None:
 # --- it leaves nothing behind --------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_after_the_end(names: Names, instances: Instances) -> None:
+def test_shutdown_leaves_no_tasks_and_no_sockets(names: Names, instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3", "127.0.0.4")
     names.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     until(lambda: instances.open_now == 0, 10)
@@ -394,7 +394,7 @@ def fork_with_members(port: int) -> Any:
         return in_child(child), sorted(spread_of(manager, 10))
 
 
-def test_a_forked_child_calls_the_members_and_goes_on_following(instances: Instances) -> None:
+def test_a_forked_child_calls_the_members_and_follows_the_addresses(instances: Instances) -> None:
     instances.start("127.0.0.2", "127.0.0.3")
     both = ["127.0.0.2", "127.0.0.3"]
     assert run(fork_with_members, instances.port) == [both, both]
