@@ -1,4 +1,4 @@
-"""A bounded pool of connections: last in first out, fair to those who wait, and never a lock held over I/O."""
+"""A bounded pool of connections: last in, first out; waiting callers are served in order; no lock is held over I/O."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["ConnectionPool", "Lease"]
 C = TypeVar("C")
 
 
-class _Place(Generic[C]):
-    """Room for one connection. The pool counts places by weak references only.
+class _Slot(Generic[C]):
+    """A slot for one connection. The pool counts slots by weak references only.
 
-    So whoever is interrupted at any moment (Ctrl-C, a worker's time limit) and loses a place gives it back by losing
-    it: no code path, however unlikely, can leave the pool a place smaller, or a connection open.
+    A caller that is interrupted at any line (Ctrl-C, a worker's time limit) and drops its reference to a slot thereby
+    returns it: no interrupt can make the pool smaller, or leave a connection open.
     """
 
-    __slots__ = ("__weakref__", "_abandon", "age", "connection", "since")
+    __slots__ = ("__weakref__", "_abandon", "connection", "generation", "idle_since")
 
     def __init__(self, abandon: Callable[[C], None]) -> None:
         self._abandon = abandon
-        self.age = 0
+        self.generation = 0
         self.connection: C | None = None
-        self.since = 0.0
+        self.idle_since = 0.0
 
     def __del__(self) -> None:
         connection = getattr(self, "connection", None)  # an interrupt may have broken into __init__
@@ -41,49 +41,45 @@ class _Place(Generic[C]):
 
 
 class Lease(Generic[C]):
-    """A connection on loan. ``reused`` tells one that has carried an exchange before from a new one."""
+    """A connection in use by one caller. ``reused``: whether it completed an exchange before."""
 
-    __slots__ = ("connection", "epoch", "place", "reused")
+    __slots__ = ("connection", "epoch", "reused", "slot")
 
-    def __init__(self, place: _Place[C], connection: C, reused: bool, epoch: int) -> None:
-        self.place: _Place[C] | None = place
+    def __init__(self, slot: _Slot[C], connection: C, reused: bool, epoch: int) -> None:
+        self.slot: _Slot[C] | None = slot
         self.connection = connection
         self.reused = reused
         self.epoch = epoch
 
 
-class _Waiter(Generic[C]):
-    """A caller in the queue. It is woken with a place, with or without a connection in it, or to look around."""
+class _QueuedCaller:
+    """A caller in the queue. It is woken with a slot, with or without a connection, or to check the pool's state."""
 
-    __slots__ = ("closed", "wakeup")
+    __slots__ = ("closed", "waiter")
 
     def __init__(self) -> None:
-        self.wakeup = Waiter()
+        self.waiter = Waiter()
         self.closed = False
-
-    def serve(self, place: _Place[C]) -> None:
-        """Hands a place over: in one step, so that no interrupt leaves a caller asleep that has been served."""
-        self.wakeup.set(place)
 
 
 class ConnectionPool(Generic[C]):
-    """At most ``max_connections`` connections, idle ones and those in use taken together.
+    """At most ``max_connections`` connections, idle and in use together.
 
     Args:
         connect: opens a connection before the deadline, or raises.
         close: closes a connection; must not raise.
-        is_dead: whether an idle connection can't be used any more (closed by the peer, or bytes left over). Called
+        is_dead: whether an idle connection can't be used any more (closed by the peer, or unexpected bytes). Called
             before each use, so it must be cheap and never block.
         drop: closes a connection's descriptors without any other effect, in a forked child; ``close`` by default.
-        abandon: what becomes of a connection whose place an interrupt took away; runs in a finaliser, so it takes no
-            lock. ``drop`` by default.
-        max_connections: how many may be open.
-        max_idle: how many are kept when not in use.
-        idle_timeout: seconds after which an unused connection is not used again.
-        clock: measures idle time and does the waiting.
+        abandon: disposes of a connection whose slot was lost by an interrupt. Runs in a finaliser, so it must not take
+            a lock. ``drop`` by default.
+        max_connections: bound on open connections.
+        max_idle: bound on idle connections.
+        idle_timeout: seconds after which an idle connection is not used again.
+        clock: measures idle time and waits.
 
-    Every place that becomes free goes to the longest waiting caller first, so whenever somebody waits there is
-    neither an idle connection nor a free place, and a newcomer can't overtake.
+    A slot that becomes free goes to the caller that has waited longest. So while callers wait there is neither an
+    idle connection nor a free slot, and a new caller can't overtake them.
     """
 
     def __init__(
@@ -110,21 +106,21 @@ class ConnectionPool(Generic[C]):
         self._clock = clock
         self._now = clock.monotonic
         self._epoch = 0
-        self._age = 0
+        self._generation = 0
         self._closed = False
         self._reset()
         register_forkable(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._idle: deque[_Place[C]] = deque()
-        self._places: dict[int, weakref.ref[_Place[C]]] = {}
-        self._waiters: deque[_Waiter[C]] = deque()
+        self._idle: deque[_Slot[C]] = deque()
+        self._slots: dict[int, weakref.ref[_Slot[C]]] = {}
+        self._queue: deque[_QueuedCaller] = deque()
 
-    # --- taking ------------------------------------------------------------------------------------------------
+    # --- acquiring ---------------------------------------------------------------------------------------------
 
     def acquire(self, deadline: Deadline) -> Lease[C]:
-        """A connection, the most recently used one if any is idle; waits for a place no longer than the deadline.
+        """A connection, the most recently used one if any is idle; waits for one until the deadline.
 
         Raises:
             PluginClosedError: the pool was closed.
@@ -145,273 +141,277 @@ class ConnectionPool(Generic[C]):
         return lease
 
     def try_acquire(self, deadline: Deadline) -> Lease[C] | None:
-        """Like :meth:`acquire`, but None at once where that would wait for a place. Connecting may take its time."""
+        """Like :meth:`acquire`, but None where that would wait for a connection in use. It may connect, however."""
         with self._lock:
             if self._closed:
                 raise PluginClosedError("the plugin is closed")
             if self._idle:
-                place = self._idle.pop()
-            elif len(self._places) < self.max_connections:
-                place = self._new_place()
+                slot = self._idle.pop()
+            elif len(self._slots) < self.max_connections:
+                slot = self._new_slot()
             else:
                 return None
-        idle = place.connection
+        idle = slot.connection
         try:
-            if idle is not None and self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
-                return Lease(place, idle, True, self._epoch)
+            if idle is not None and self._now() - slot.idle_since <= self.idle_timeout and not self._is_dead(idle):
+                return Lease(slot, idle, True, self._epoch)
         except BaseException:
-            self._put_back(place, reusable=False)
+            self._put_back(slot, reusable=False)
             raise
-        return self._settle(place, deadline)
+        return self._make_lease(slot, deadline)
 
-    def _new_place(self) -> _Place[C]:
+    def _new_slot(self) -> _Slot[C]:
         """Expects the lock."""
-        place: _Place[C] = _Place(self._abandon)
-        places, waiters, key = self._places, self._waiters, id(place)
+        slot: _Slot[C] = _Slot(self._abandon)
+        slots, callers, key = self._slots, self._queue, id(slot)
 
         def lost(_: object) -> None:
-            # On any thread, at any point: nothing here needs the lock.
-            places.pop(key, None)
-            for waiter in list(waiters):
-                waiter.wakeup.set()
+            # Runs on any thread at any point, so it must not take the lock.
+            slots.pop(key, None)
+            for caller in list(callers):
+                caller.waiter.set()
 
-        places[key] = weakref.ref(place, lost)
-        return place
+        slots[key] = weakref.ref(slot, lost)
+        return slot
 
     def _wait(self, deadline: Deadline) -> Lease[C]:
-        waiter: _Waiter[C] = _Waiter()
+        caller: _QueuedCaller = _QueuedCaller()
         with self._lock:
-            # A place may have become free since try_acquire looked; nobody else would hand it over.
-            queued = not self._closed and not self._idle and len(self._places) >= self.max_connections
+            # A slot may have become free since try_acquire; no other caller would pass it on.
+            queued = not self._closed and not self._idle and len(self._slots) >= self.max_connections
             if queued:
-                self._waiters.append(waiter)
+                self._queue.append(caller)
         if not queued:
             return self.acquire(deadline)
         try:
-            place = self._await_place(waiter, deadline)
+            slot = self._await_slot(caller, deadline)
         except BaseException:
-            self._leave_queue(waiter)
+            self._leave_queue(caller)
             raise
-        if place is None:
-            if waiter.closed:
+        if slot is None:
+            if caller.closed:
                 raise PluginClosedError("the plugin was closed while this call waited for a connection")
             raise SaturatedError(f"no free connection before the deadline: all {self.max_connections} were in use")
-        place.since = self._now()
-        return self._settle(place, deadline)
+        slot.idle_since = self._now()
+        return self._make_lease(slot, deadline)
 
-    def _await_place(self, waiter: _Waiter[C], deadline: Deadline) -> _Place[C] | None:
-        """The place that a queued waiter gets; None once the pool is closed or the time is over."""
+    def _await_slot(self, caller: _QueuedCaller, deadline: Deadline) -> _Slot[C] | None:
+        """The slot for a queued caller; None once the pool is closed or the deadline has passed."""
         while True:
-            wait = partial(self._clock.wait, waiter.wakeup, max(deadline.remaining(), 0.0))
+            wait = partial(self._clock.wait, caller.waiter, max(deadline.remaining(), 0.0))
             if deadline.cancellation is None:
                 wait()
             else:
-                deadline.cancellation.guard(waiter.wakeup.set, wait)
+                deadline.cancellation.guard(caller.waiter.set, wait)
             with self._lock:
-                # Handed over, perhaps in the very moment of giving up: it is ours either way.
-                place: _Place[C] | None = waiter.wakeup.take()
-                if place is None and not waiter.closed and len(self._places) < self.max_connections:
-                    place = self._new_place()  # another's place was lost
-                if place is not None or waiter.closed or deadline.remaining() <= 0:
-                    self._withdraw(waiter)
-                    return place
+                # A slot may have been passed at the moment of the timeout; it is used in either case.
+                slot: _Slot[C] | None = caller.waiter.take()
+                if slot is None and not caller.closed and len(self._slots) < self.max_connections:
+                    slot = self._new_slot()  # another caller's slot was lost
+                if slot is not None or caller.closed or deadline.remaining() <= 0:
+                    self._withdraw(caller)
+                    return slot
 
-    def _withdraw(self, waiter: _Waiter[C]) -> None:
-        """Takes a waiter out of the queue. Expects the lock."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+    def _withdraw(self, caller: _QueuedCaller) -> None:
+        """Removes a caller from the queue. Expects the lock."""
+        if caller in self._queue:
+            self._queue.remove(caller)
 
-    def _leave_queue(self, waiter: _Waiter[C]) -> None:
-        """Gives up for a caller that was interrupted, and passes on what it may have been handed. Takes the lock."""
+    def _leave_queue(self, caller: _QueuedCaller) -> None:
+        """Removes an interrupted caller, and passes on a slot that it may have got. Takes the lock."""
         with self._lock:
-            self._withdraw(waiter)
-        place = waiter.wakeup.take()
-        if place is not None:
-            self._put_back(place, reusable=place.connection is not None)
+            self._withdraw(caller)
+        slot = caller.waiter.take()
+        if slot is not None:
+            self._put_back(slot, reusable=slot.connection is not None)
 
-    def _settle(self, place: _Place[C], deadline: Deadline) -> Lease[C]:
-        """Turns a place, with or without an idle connection in it, into a lease. Expects no lock."""
+    def _make_lease(self, slot: _Slot[C], deadline: Deadline) -> Lease[C]:
+        """Makes a lease of a slot with or without an idle connection. Expects no lock."""
         epoch = self._epoch
-        while (idle := place.connection) is not None or self._idle:
+        while (idle := slot.connection) is not None or self._idle:
             try:
-                if idle is not None and self._now() - place.since <= self.idle_timeout and not self._is_dead(idle):
-                    return Lease(place, idle, True, epoch)
-                place.connection = None
+                if idle is not None and self._now() - slot.idle_since <= self.idle_timeout and not self._is_dead(idle):
+                    return Lease(slot, idle, True, epoch)
+                slot.connection = None
                 if idle is not None:
                     self._close(idle)
             except BaseException:
-                self._put_back(place, reusable=False)
+                self._put_back(slot, reusable=False)
                 raise
             with self._lock:
                 if not self._idle:
                     break
-                # Two places, one of them empty. No waiter wants it: there is an idle connection.
-                self._places.pop(id(place), None)
-                place = self._idle.pop()
-        return self._connect_into(place, deadline, epoch)
+                # Two slots, one of them empty. No caller waits for it: there is an idle connection.
+                self._slots.pop(id(slot), None)
+                slot = self._idle.pop()
+        return self._connect_into(slot, deadline, epoch)
 
-    def _connect_into(self, place: _Place[C], deadline: Deadline, epoch: int) -> Lease[C]:
-        place.age = self._age  # before it connects: what is renewed meanwhile, it may not have seen
+    def _connect_into(self, slot: _Slot[C], deadline: Deadline, epoch: int) -> Lease[C]:
+        slot.generation = (
+            self._generation
+        )  # before it connects: a renewal meanwhile may come too late for this connection
         try:
             connection = self._connect(deadline)
         except BaseException:
             if epoch == self._epoch:
-                self._free(place)
+                self._free(slot)
             raise
-        place.connection = connection
-        return Lease(place, connection, False, epoch)
+        slot.connection = connection
+        return Lease(slot, connection, False, epoch)
 
     def renew(self, lease: Lease[C], deadline: Deadline) -> Lease[C]:
-        """Closes the lease's connection and opens a new one in its place, without going through the queue.
+        """Closes the lease's connection and opens a new one in the same slot, without waiting in the queue.
 
-        The old lease is void afterwards, also when this raises what ``connect`` raised.
+        The old lease can't be used afterwards, also when this raises what ``connect`` raised.
         """
-        place, lease.place = lease.place, None
-        if place is None:
-            raise PluginClosedError("the connection was given back already")
-        place.connection = None
+        slot, lease.slot = lease.slot, None
+        if slot is None:
+            raise PluginClosedError("the connection was released already")
+        slot.connection = None
         try:
             self._close(lease.connection)
         except BaseException:
-            self._free(place)
+            self._free(slot)
             raise
-        return self._connect_into(place, deadline, lease.epoch)
+        return self._connect_into(slot, deadline, lease.epoch)
 
-    # --- giving back -------------------------------------------------------------------------------------------
+    # --- releasing ---------------------------------------------------------------------------------------------
 
     def release(self, lease: Lease[C], *, reusable: bool) -> None:
-        """Gives the connection back, to be used again or closed. A lease from before a fork is only closed."""
-        place, lease.place = lease.place, None
-        if reusable and place is not None and lease.epoch == self._epoch:
+        """Releases the connection, to be used again or closed. A lease from before a fork is only closed."""
+        slot, lease.slot = lease.slot, None
+        if reusable and slot is not None and lease.epoch == self._epoch:
             with self._lock:
-                busy = self._closed or self._waiters or len(self._idle) >= self.max_idle
-                if not busy and place.age == self._age and place.connection is not None:
-                    place.since = self._now()
-                    self._idle.append(place)
+                busy = self._closed or self._queue or len(self._idle) >= self.max_idle
+                if not busy and slot.generation == self._generation and slot.connection is not None:
+                    slot.idle_since = self._now()
+                    self._idle.append(slot)
                     return
         if lease.epoch != self._epoch:
             self._drop(lease.connection)
-        elif place is not None:
-            self._put_back(place, reusable=reusable)
+        elif slot is not None:
+            self._put_back(slot, reusable=reusable)
 
-    def _put_back(self, place: _Place[C], *, reusable: bool) -> None:
-        if not reusable or place.connection is None:
-            self._discard(place)
+    def _put_back(self, slot: _Slot[C], *, reusable: bool) -> None:
+        if not reusable or slot.connection is None:
+            self._discard(slot)
             return
         with self._lock:
-            if place.age != self._age:
-                surplus = None  # it was opened in a way that has changed
+            if slot.generation != self._generation:
+                excess = None  # opened with settings that have changed
             elif self._closed:
-                surplus = place
-            elif self._waiters:
-                self._serve(place)
+                excess = slot
+            elif self._queue:
+                self._serve(slot)
                 return
             else:
-                place.since = self._now()
-                self._idle.append(place)
+                slot.idle_since = self._now()
+                self._idle.append(slot)
                 if len(self._idle) <= self.max_idle:
                     return
-                surplus = self._idle.popleft()  # the one unused for longest
-            if surplus is not None:
-                self._places.pop(id(surplus), None)
-        if surplus is None:
-            self._discard(place)
+                excess = self._idle.popleft()  # the one idle for longest
+            if excess is not None:
+                self._slots.pop(id(excess), None)
+        if excess is None:
+            self._discard(slot)
         else:
-            self._close_all([surplus])
+            self._close_all([excess])
 
-    def _discard(self, place: _Place[C]) -> None:
-        """Closes what is in a place and gives the place on, or up. Expects no lock."""
-        connection, place.connection = place.connection, None
+    def _discard(self, slot: _Slot[C]) -> None:
+        """Closes a slot's connection and frees the slot. Expects no lock."""
+        connection, slot.connection = slot.connection, None
         try:
             if connection is not None:
                 self._close(connection)
         finally:
-            self._free(place)
+            self._free(slot)
 
-    def _serve(self, place: _Place[C]) -> None:
-        """Hands a place to the first waiter. Expects the lock."""
-        self._waiters[0].serve(place)  # and then takes it off: one that nobody knows of any more would sleep on
-        self._waiters.popleft()
+    def _serve(self, slot: _Slot[C]) -> None:
+        """Passes a slot to the first caller in the queue. Expects the lock."""
+        # Passes the slot and wakes the caller in one step, before the caller leaves the queue: no interrupt in between
+        # may lose either of them.
+        self._queue[0].waiter.set(slot)
+        self._queue.popleft()
 
-    def _free(self, place: _Place[C]) -> None:
-        """Hands an empty place to the first waiter, or gives it up. Takes the lock."""
+    def _free(self, slot: _Slot[C]) -> None:
+        """Passes an empty slot to the first caller in the queue, or removes it. Takes the lock."""
         with self._lock:
-            if self._waiters:
-                self._serve(place)
+            if self._queue:
+                self._serve(slot)
             else:
-                self._places.pop(id(place), None)
+                self._slots.pop(id(slot), None)
 
     # --- maintenance ------------------------------------------------------------------------------------------------
 
     def sweep(self) -> int:
-        """Closes idle connections older than ``idle_timeout``, for a scheduler; returns how many."""
+        """Closes connections that were idle for longer than ``idle_timeout``; returns their number."""
         limit = self._now() - self.idle_timeout
         expired = []
         with self._lock:
-            while self._idle and self._idle[0].since < limit:
+            while self._idle and self._idle[0].idle_since < limit:
                 expired.append(self._idle.popleft())
-                self._places.pop(id(expired[-1]), None)
+                self._slots.pop(id(expired[-1]), None)
         return self._close_all(expired)
 
     def renew_all(self) -> None:
-        """Uses no connection again that was opened, or begun to be, before now: the way to open them has changed.
+        """Uses no connection again that was opened, or being opened, before now: connection settings have changed.
 
-        Idle ones are closed at once, those in use when they are given back. Nobody is refused.
+        Idle connections are closed at once, those in use when they are released. No caller is rejected.
         """
         with self._lock:
-            self._age += 1
+            self._generation += 1
             idle = list(self._idle)
             self._idle.clear()
-            for place in idle:
-                self._places.pop(id(place), None)
+            for slot in idle:
+                self._slots.pop(id(slot), None)
         self._close_all(idle)
 
     def close(self) -> None:
-        """Refuses new callers, wakes those who wait, closes idle connections now and those in use when given back."""
+        """Rejects new and waiting callers; closes idle connections now and those in use when they are released."""
         with self._lock:
             self._closed = True
             idle = list(self._idle)
-            waiters = list(self._waiters)
+            callers = list(self._queue)
             self._idle.clear()
-            self._waiters.clear()
-            for place in idle:
-                self._places.pop(id(place), None)
-            for waiter in waiters:
-                waiter.closed = True
-        for waiter in waiters:
-            waiter.wakeup.set()
+            self._queue.clear()
+            for slot in idle:
+                self._slots.pop(id(slot), None)
+            for caller in callers:
+                caller.closed = True
+        for caller in callers:
+            caller.waiter.set()
         self._close_all(idle)
 
-    def _close_all(self, places: Iterable[_Place[C]]) -> int:
+    def _close_all(self, slots: Iterable[_Slot[C]]) -> int:
         count = 0
-        for place in places:
-            connection, place.connection = place.connection, None
+        for slot in slots:
+            connection, slot.connection = slot.connection, None
             if connection is not None:
                 self._close(connection)
                 count += 1
         return count
 
     def after_fork_in_child(self) -> None:
-        """Forgets all connections, closing this process's descriptors of them; the parent goes on with them."""
-        places = [place for reference in list(self._places.values()) if (place := reference()) is not None]
+        """Forgets all connections and closes this process's descriptors; the parent continues to use them."""
+        slots = [slot for reference in list(self._slots.values()) if (slot := reference()) is not None]
         self._epoch += 1
         self._reset()
-        for place in places:
-            connection, place.connection = place.connection, None
+        for slot in slots:
+            connection, slot.connection = slot.connection, None
             if connection is not None:
                 self._drop(connection)
 
     @property
     def open(self) -> int:
-        """Connections open or being opened."""
-        return len(self._places)
+        """Number of connections open or being opened."""
+        return len(self._slots)
 
     @property
     def idle(self) -> int:
-        """Connections that nobody uses."""
+        """Number of idle connections."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """Callers in the queue."""
-        return len(self._waiters)
+        """Number of callers in the queue."""
+        return len(self._queue)

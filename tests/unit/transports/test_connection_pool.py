@@ -11,7 +11,7 @@ from goplugins.errors import PluginClosedError, PluginConnectionError, Saturated
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
-from goplugins.transports.connection_pool import ConnectionPool, Lease, _Waiter
+from goplugins.transports.connection_pool import ConnectionPool, Lease, _QueuedCaller
 from tests.interrupts import alarms_interrupt
 
 
@@ -317,14 +317,14 @@ def test_a_waiter_that_was_handed_two_places_keeps_one():
     """An interrupt in another thread may leave it in the queue after it was served."""
     bench = Bench(max_connections=2)
     held = [bench.acquire(), bench.acquire()]
-    waiter = _Waiter()
-    bench.pool._waiters.append(waiter)
+    caller = _QueuedCaller()
+    bench.pool._queue.append(caller)
     bench.pool.release(held[0], reusable=True)
-    bench.pool._waiters.append(waiter)
+    bench.pool._queue.append(caller)
     bench.pool.release(held[1], reusable=True)
-    place = waiter.wakeup.take()
-    del waiter
-    assert place.connection is held[0].connection
+    slot = caller.waiter.take()
+    del caller
+    assert slot.connection is held[0].connection
     assert (bench.pool.open, held[1].connection.dropped) == (1, 1)
 
 
@@ -365,7 +365,7 @@ def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
 def test_a_place_handed_to_a_waiter_that_is_gone_is_free_again():
     bench = Bench(max_connections=1)
     lease = bench.acquire()
-    bench.pool._waiters.append(_Waiter())
+    bench.pool._queue.append(_QueuedCaller())
     bench.pool.release(lease, reusable=True)
     assert bench.pool.open == 0
 

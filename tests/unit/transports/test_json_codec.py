@@ -292,7 +292,7 @@ Here = attrs.make_class("Point", ["x", "y"])
         (float, "1.5", "expected a float, got a str"),
         (Point, Twin(1.0), "expected a Point, got a Twin"),
         (Point, None, "expected a Point, got a NoneType"),
-        (Point, Here(1, 2), "expected a tests.unit.core.test_codec.Point, got an? .*Point"),
+        (Point, Here(1, 2), "expected a tests.unit.transports.test_json_codec.Point, got an? .*Point"),
         (None, 1, "expected a None, got an int"),
         (list, (1,), "expected a list, got a tuple"),
     ],
