@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from goplugins import errors
 from goplugins.errors import PluginError
 
-__all__ = ["CAUSED_BY_CALLER", "code_of_error", "is_failure", "kind_of_code", "kind_of_error"]
-
 CAUSED_BY_CALLER = frozenset({"rejected", "argument", "interrupted"})
 """The plugin answered no, the caller made a mistake, or the host interrupted the call."""
 

@@ -16,8 +16,6 @@ from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["Column", "Failure", "History", "Minute", "Rate"]
-
 T = TypeVar("T")
 
 COLUMNS = 60

@@ -18,8 +18,6 @@ from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.observability.spans import Span
 
-__all__ = ["OpenTelemetryMetrics", "OpenTelemetryTracing"]
-
 _KINDS = {"client": SpanKind.CLIENT, "server": SpanKind.SERVER}
 
 

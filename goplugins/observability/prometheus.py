@@ -27,8 +27,6 @@ from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
 
-__all__ = ["PrometheusExporter", "PrometheusFamilies", "Source", "is_multiprocess"]
-
 _COUNTED = {
     "refusals_breaker": "refused_circuit_breaker",
     "refusals_rate_limit": "refused_rate_limit",

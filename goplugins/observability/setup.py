@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from goplugins.observability.metrics_server import MetricsServer
     from goplugins.observability.prometheus import PrometheusExporter
 
-__all__ = ["Observers", "problems_of"]
-
 _INTERVAL = 5.0
 """Seconds between two exports of gauges in multi-process mode, and between two attempts to open the metrics port."""
 

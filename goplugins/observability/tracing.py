@@ -17,8 +17,6 @@ from goplugins.observability.events import AttemptFinished, Event
 from goplugins.observability.spans import Span, TracingProvider, call_attributes
 from goplugins.runtime.call import Call
 
-__all__ = ["Tracer", "serving_span"]
-
 logger = logging.getLogger("goplugins.tracing")
 
 Make = Callable[[str, Call], Any]
