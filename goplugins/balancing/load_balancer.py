@@ -258,11 +258,11 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         call = Call(
             request,
             self._codec,
-            Deadline.after(context.timeout or guard.request_timeout, self._clock),
+            Deadline.after(context.timeout or guard.pipeline.request_timeout, self._clock),
             context.request_id or uuid.uuid4().hex,
             headers=context.headers,
             metadata=context.metadata,
-            idempotent=guard.idempotent if context.idempotent is None else context.idempotent,
+            idempotent=guard.pipeline.idempotent if context.idempotent is None else context.idempotent,
             max_retries=context.max_retries,
             key=context.key,
             priority=context.priority,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
-from goplugins.pipeline.attempts import Watcher
+from goplugins.pipeline.attempts import Checker
 from goplugins.runtime.call import Call
 
 
@@ -26,7 +26,7 @@ class Member(Protocol):
         ...
 
     @property
-    def watcher(self) -> Watcher | None:
+    def checker(self) -> Checker | None:
         """Its periodic health checks; None if it has none."""
         ...
 

@@ -10,7 +10,7 @@ from typing import Any
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
 from goplugins.models.results import HealthStatus
-from goplugins.pipeline.attempts import Watcher
+from goplugins.pipeline.attempts import Checker
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.call import Call
@@ -48,10 +48,10 @@ class NamedMember:
         return "" if plugin is None else plugin.endpoint
 
     @property
-    def watcher(self) -> Watcher | None:
+    def checker(self) -> Checker | None:
         """See :class:`goplugins.balancing.Member`."""
         plugin = self.plugin
-        return None if plugin is None else plugin.watcher
+        return None if plugin is None else plugin.checker
 
     def call_as_member(self, call: Call) -> Any:
         """See :class:`goplugins.balancing.Member`."""

@@ -70,8 +70,8 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
     """Explains the member's condition. Expects the group's lock, and that no evaluation is due."""
     what, reason, next_try = describe_condition(state, now, slow_start)
     if state.condition is _BREAKER_OPEN and not reason:
-        watcher = state.member.watcher
-        if watcher is not None and watcher.is_running:
+        checker = state.member.checker
+        if checker is not None and checker.is_running:
             reason = "a successful health check ends it early"
     return MemberExplanation(
         name=state.name,
@@ -141,11 +141,11 @@ def _describe(state: MemberState, condition: Condition, now: float) -> tuple[str
 
 def _describe_offline(member: Member) -> tuple[str, float | None]:
     """Why the member is offline, and the seconds until its next health check."""
-    reason, watcher = "until a successful health check", member.watcher
-    if watcher is None:
+    reason, checker = "until a successful health check", member.checker
+    if checker is None:
         return reason, None
-    message = watcher.status.message
-    return f"{reason}; last check: {message}" if message else reason, watcher.next_check
+    message = checker.status.message
+    return f"{reason}; last check: {message}" if message else reason, checker.next_check
 
 
 def _endpoint(member: Member) -> str:

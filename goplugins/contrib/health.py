@@ -61,7 +61,7 @@ def _reason(view: PluginState) -> str:
     judged = standing(view)
     if judged.severity == "down":
         return judged.word
-    checker: Any = view.plugin.attempts.watcher
+    checker: Any = view.plugin.checker
     is_checked = getattr(checker, "enabled", False)
     if is_checked and view.explanation.group is None and view.explanation.health.status is PluginStatus.UNKNOWN:
         return "not checked yet"

@@ -16,6 +16,7 @@ from goplugins.health.check_run import CheckRun, HasHealth, check_health, timed_
 from goplugins.health.probe_pool import Job, ProbePool, shared_probe_pool
 from goplugins.health.status_record import HealthRecord
 from goplugins.models.results import HealthStatus
+from goplugins.resilience.counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
@@ -55,6 +56,7 @@ class HealthChecker:
         scheduler: starts the regular checks; by default the process's.
         submit: runs checks: a pool's ``submit``. By default a few workers that all checkers of the process share.
         rng: the source of the interval's jitter (+-10 %).
+        counts: take the checks and their failures; by default counts of its own.
 
     Raises:
         InvalidConfigError: interval, timeout or failure_limit is not more than 0.
@@ -79,6 +81,7 @@ class HealthChecker:
         scheduler: Scheduler | None = None,
         submit: Callable[[Job], object] | None = None,
         rng: random.Random | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.name = name
         self._plugin = plugin
@@ -90,7 +93,8 @@ class HealthChecker:
         self._pool: ProbePool | None = None
         self._rng = rng
         self._lock = threading.Lock()
-        self._record = HealthRecord()
+        self._counts = Counts() if counts is None else counts
+        self._record = HealthRecord(self._counts)
         self._notifying = False
         self._running = False
         self._task: ScheduledTask | None = None
@@ -120,12 +124,12 @@ class HealthChecker:
     @property
     def failures_total(self) -> int:
         """Failed checks in all."""
-        return self._record.failures_total
+        return self._counts.health_check_failures.total
 
     @property
     def checks_total(self) -> int:
         """Checks in all."""
-        return self._record.checks_total
+        return self._counts.health_checks.total
 
     @property
     def enabled(self) -> bool:

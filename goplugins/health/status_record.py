@@ -9,6 +9,7 @@ import attrs
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, Replay, Verdict
 from goplugins.models.results import HealthStatus
+from goplugins.resilience.counts import Counts
 
 _GOOD = (PluginStatus.HEALTHY, PluginStatus.DEGRADED)
 
@@ -18,18 +19,16 @@ class HealthRecord:
     """A status with the counts that it follows from. The caller of a method that changes it holds the owner's lock.
 
     Attributes:
+        counts: take the checks and their failures.
         status: the current status.
         failures: failed checks in a row.
-        failures_total: failed checks in all.
-        checks_total: checks in all.
         unreached: calls in a row that did not reach the plugin.
         changes: the statuses before and after each change that has not been reported yet.
     """
 
+    counts: Counts
     status: HealthStatus = attrs.field(factory=HealthStatus)
     failures: int = 0
-    failures_total: int = 0
-    checks_total: int = 0
     unreached: int = 0
     changes: collections.deque[tuple[HealthStatus, HealthStatus]] = attrs.field(factory=collections.deque)
     _before_calls: HealthStatus | None = None  # the status before failed calls set it to OFFLINE
@@ -50,12 +49,12 @@ class HealthRecord:
         """
         status, message = result.status, result.message
         self._before_calls = None
-        self.checks_total += 1
+        self.counts.health_checks.add()
         if status in _GOOD:
             self.failures = self.unreached = 0
         else:
             self.failures += 1
-            self.failures_total += 1
+            self.counts.health_check_failures.add()
             status = PluginStatus.UNHEALTHY
             # A failure never improves an OFFLINE status, whether checks or calls had set it.
             if self.failures >= limit or self.status.status is PluginStatus.OFFLINE:

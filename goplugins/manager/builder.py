@@ -16,7 +16,8 @@ from goplugins.manager.factories import Factories, with_path
 from goplugins.manager.maintenance import Maintenance
 from goplugins.models.plugin import Plugin
 from goplugins.observability.event_stream import EventStream
-from goplugins.pipeline.plugin import Forward, GuardedPlugin
+from goplugins.pipeline.attempts import Forward
+from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
@@ -132,6 +133,7 @@ class Builder:
             hedge_pool=self._pool_for(config),
             forward=self._forward,
             events=self._events,
+            counts=self._maintenance.counts_of(config.name),
         )
 
     def _pool_for(self, config: PluginConfig) -> WorkerPool | None:

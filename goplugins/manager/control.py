@@ -119,7 +119,7 @@ def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
         PluginNotFoundError: no plugin of that name.
     """
     plugin = manager._ready().inventory.find(name)
-    breaker = plugin.policies.breaker
+    breaker = plugin.pipeline.breaker
     breaker.reset()
     _announce(manager, name, "breaker_reset")
     section = plugin.config.circuit_breaker
@@ -135,7 +135,7 @@ def force_open(manager: Manager[Any, Any], name: str) -> None:
         PluginNotFoundError: no plugin of that name.
     """
     plugin = manager._ready().inventory.find(name)
-    plugin.policies.breaker.force_open()
+    plugin.pipeline.breaker.force_open()
     _announce(manager, name, "breaker_forced")
     plugin.notify_changed()
 

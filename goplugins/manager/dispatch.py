@@ -71,12 +71,12 @@ class CallDispatcher:
         """
         if not FORK_MARK[0]:  # forked by C code that runs no hooks of Python
             renew_after_fork()
-        plugin = self._registry.plugins.get(name) or self._registry.get(name)
+        pipeline = (self._registry.plugins.get(name) or self._registry.get(name)).pipeline
         if context is None:
             if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
                 # The common case.
-                deadline = Deadline.after(plugin.request_timeout, self._clock)
-                return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, plugin.idempotent)
+                deadline = Deadline.after(pipeline.request_timeout, self._clock)
+                return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, pipeline.idempotent)
             context = _DEFAULT_CONTEXT
         else:
             _check_context(context)
@@ -85,11 +85,11 @@ class CallDispatcher:
         elif context.timeout is not None:
             timeout = _checked_timeout(context.timeout)
         else:
-            timeout = plugin.request_timeout
+            timeout = pipeline.request_timeout
         if idempotent is None:
             idempotent = context.idempotent
             if idempotent is None:
-                idempotent = plugin.idempotent
+                idempotent = pipeline.idempotent
         sent = context.headers
         if headers:
             _check_mapping(headers)

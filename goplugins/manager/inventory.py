@@ -12,22 +12,21 @@ from goplugins.config.groups import GroupConfig
 from goplugins.enums import TransportType
 from goplugins.manager.maintenance import Maintenance
 from goplugins.models.explanation import Explanation
-from goplugins.models.metrics import ManagerMetrics, PluginMetrics
+from goplugins.models.metrics import ManagerMetrics
 from goplugins.models.results import HealthStatus
 from goplugins.observability.report import ObservabilityReport
 from goplugins.observability.spans import call_attributes, peer_attributes
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import create_rlock
 
 
 class Inventory:
-    """Reads the state of a manager's plugins, and keeps the counts of those that were closed.
+    """Reads the state of a manager's plugins.
 
     Args:
         registry: the plugins.
-        maintenance: has their health, and the members of DNS groups.
+        maintenance: has their health and counts, and the members of DNS groups.
         clock: measures time.
     """
 
@@ -36,24 +35,6 @@ class Inventory:
         self._maintenance = maintenance
         self._clock = clock
         self._made_at = clock.monotonic()
-        self._lock = create_rlock(self)
-        self._removed = PluginMetrics()
-        self._replaced: dict[str, PluginMetrics] = {}  # counts of the predecessors of present plugins
-
-    def forget(self, plugin: GuardedPlugin) -> bool:
-        """Ends a removed plugin's health checks, and adds its counts to the total; True for the first time."""
-        with self._lock:
-            if not self._registry.discard(plugin):
-                return False
-            counts = [attrs.evolve(self._maintenance.forget(plugin), active_requests=0)]
-            name = plugin.name
-            if name in self._replaced:
-                counts.append(self._replaced.pop(name))
-            if name in self._registry.plugins:  # the counts of its successor go on from these
-                self._replaced[name] = PluginMetrics.total(counts)
-            else:
-                self._removed = PluginMetrics.total([self._removed, *counts])
-        return True
 
     def statuses(self) -> dict[str, HealthStatus]:
         """The last known health of all plugins, and of the members of DNS groups."""
@@ -62,16 +43,10 @@ class Inventory:
 
     def metrics(self) -> ManagerMetrics:
         """See :meth:`goplugins.Manager.metrics`."""
-        with self._lock:
-            counts: dict[str, list[PluginMetrics]] = {name: [count] for name, count in self._replaced.items()}
-            names = self._registry.plugins
-            for plugin in self._registry.all:
-                counts.setdefault(plugin.name, []).append(self._maintenance.metrics_of(plugin))
-            members, removed_members = self._maintenance.metrics_of_members()
-            all_counts = (count for each in counts.values() for count in each)
-            total = PluginMetrics.total([self._removed, removed_members, *members.values(), *all_counts])
-        plugins = {name: PluginMetrics.total(counts[name]) for name in names if name in counts}
-        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins={**members, **plugins})
+        counts, total = self._maintenance.metrics()
+        names = (*self._maintenance.members, *self._registry.plugins)
+        plugins = {name: counts[name] for name in names if name in counts}
+        return ManagerMetrics(**attrs.asdict(total, recurse=False), plugins=plugins)
 
     def explain(self, name: str) -> Explanation:
         """See :meth:`goplugins.Manager.explain`."""

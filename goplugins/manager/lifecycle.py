@@ -146,7 +146,7 @@ class Lifecycle:
 
     def _close(self, plugin: GuardedPlugin) -> None:
         """Closes a plugin that was removed and drained, once."""
-        if self.inventory.forget(plugin):
+        if self.maintenance.remove(plugin):
             plugin.close()
             if self.events.changes:
                 publish(self.events.changes, PluginRemoved(plugin.name, self._clock.time()))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import weakref
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
-
-import attrs
 
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.health import HealthChecker, HealthMonitor
@@ -16,9 +15,10 @@ from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import HealthChanged
 from goplugins.observability.setup import Observers
+from goplugins.pipeline.pipeline import resolved
 from goplugins.pipeline.plugin import GuardedPlugin
-from goplugins.pipeline.policies import resolved
 from goplugins.pipeline.registry import Registry
+from goplugins.resilience.counts import Counts
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_rlock
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
@@ -57,7 +57,7 @@ class Maintenance:
         self._lock = create_rlock(self)
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
-        self._removed_members = PluginMetrics()
+        self._removed = PluginMetrics()  # counts of plugins and members that are gone
         self._sweeps: ScheduledTask | None = None
         self._files: ScheduledTask | None = None
         self._host_checked = False
@@ -73,33 +73,40 @@ class Maintenance:
             plugin: may have been watched before.
             seen: its health, if it was checked already.
         """
-        checker = plugin.attempts.watcher
+        checker = plugin.checker
         if not isinstance(checker, HealthChecker):
-            checker = HealthChecker(plugin, resolved(plugin.config.health_check), name=plugin.name, clock=self._clock)
+            config = resolved(plugin.config.health_check)
+            checker = HealthChecker(plugin, config, name=plugin.name, clock=self._clock, counts=plugin.counts)
         if seen is not None:
             checker.set_status(seen)
         with self._lock:
             self._checkers[plugin.name] = checker
             started = self._sweeps is not None and not self._closed
-        plugin.attempts.watcher = checker
-        plugin.on_first_call = _weakly(self.start)
+        plugin.watch_with(checker, _weakly(self.start))
         if started:
             self._follow_files()
             # Without a free thread, or at shutdown, the next start() adds it.
             with contextlib.suppress(PluginClosedError, SaturatedError):
                 self.monitor.add_checker(plugin.name, checker)
 
-    def forget(self, plugin: GuardedPlugin) -> PluginMetrics:
-        """Ends the plugin's health checks, unless a successor of its name has replaced them; returns its counts."""
-        counts = self.metrics_of(plugin)
+    def remove(self, plugin: GuardedPlugin) -> bool:
+        """Forgets a removed plugin without calls in flight; its counts stay in the total. True for the first time."""
         with self._lock:
-            last = self._checkers.get(plugin.name) is plugin.attempts.watcher
+            if not self._registry.discard(plugin):
+                return False
+            self._remove_counts(plugin)
+        self.forget(plugin)
+        return True
+
+    def forget(self, plugin: GuardedPlugin) -> None:
+        """Ends the plugin's health checks, unless a successor of its name has replaced them."""
+        with self._lock:
+            last = self._checkers.get(plugin.name) is plugin.checker
             if last:
                 self._checkers.pop(plugin.name, None)
             closed = self._closed
         if last and not closed:
             self.monitor.remove_checker(plugin.name)
-        return counts
 
     # --- members of DNS groups, which are in no registry --------------------------------------------------------
 
@@ -120,8 +127,7 @@ class Maintenance:
         """Forgets a member that was closed; its counts stay in the total."""
         with self._lock:
             if self._members.pop(id(member), None) is not None:
-                counts = attrs.evolve(self.metrics_of(member), active_requests=0)
-                self._removed_members = PluginMetrics.total([self._removed_members, counts])
+                self._remove_counts(member)
         self.stop_watching(member)
 
     @property
@@ -130,17 +136,37 @@ class Maintenance:
         with self._lock:
             return {member.name: member for member in self._members.values()}
 
-    def metrics_of_members(self) -> tuple[dict[str, PluginMetrics], PluginMetrics]:
-        """The counts of each member, and the sum of those that were removed."""
-        with self._lock:
-            counts: dict[str, list[PluginMetrics]] = {}
-            for member in self._members.values():
-                counts.setdefault(member.name, []).append(self.metrics_of(member))
-            return {name: PluginMetrics.total(each) for name, each in counts.items()}, self._removed_members
-
     def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """As :meth:`every`, on threads for methods that may block for some seconds."""
         return get_scheduler().schedule(method, interval, first=first, submit=self._lookup_pool.submit)
+
+    # --- counts ----------------------------------------------------------------------------------------------------
+
+    def counts_of(self, name: str) -> Counts:
+        """The counts for a new plugin: its predecessor's, if one of its name is there or still has calls in flight."""
+        found = self._registry.plugins.get(name) or self._registry.find_draining(name)
+        if found is None:
+            with self._lock:
+                found = next((member for member in self._members.values() if member.name == name), None)
+        return Counts() if found is None else found.counts
+
+    def metrics(self) -> tuple[dict[str, PluginMetrics], PluginMetrics]:
+        """The metrics of all plugins and members by name, and the total, which includes those that are gone."""
+        with self._lock:
+            plugins = self._all()
+            in_flight = collections.Counter[str]()
+            for plugin in plugins:
+                in_flight[plugin.name] += plugin.tracker.in_flight
+            found = {plugin.name: plugin.counts.metrics(in_flight[plugin.name]) for plugin in plugins}
+            return found, PluginMetrics.total([self._removed, *found.values()])
+
+    def _all(self) -> list[GuardedPlugin]:
+        return [*self._registry.all, *self._members.values()]
+
+    def _remove_counts(self, plugin: GuardedPlugin) -> None:
+        """Adds the counts to those of removed plugins, unless a successor goes on with them. Expects the lock."""
+        if all(other.counts is not plugin.counts for other in self._all()):
+            self._removed = PluginMetrics.total([self._removed, plugin.counts.take()])
 
     # --- periodic work -------------------------------------------------------------------------------------------
 
@@ -185,13 +211,6 @@ class Maintenance:
     def status_of(self, name: str) -> HealthStatus:
         """The result of the last health check."""
         return self.monitor.get_status(name) or HealthStatus()
-
-    def metrics_of(self, plugin: GuardedPlugin) -> PluginMetrics:
-        """The plugin's counts, those of its health checks included."""
-        checker = plugin.attempts.watcher
-        if not isinstance(checker, HealthChecker):
-            return plugin.metrics()
-        return plugin.metrics(checker.checks_total, checker.failures_total)
 
     def shutdown(self, timeout: float) -> None:
         """Ends it all; waits at most ``timeout`` seconds for running health checks."""

@@ -11,8 +11,8 @@ from goplugins.enums import PluginStatus
 from goplugins.errors import ReloadError
 from goplugins.health.check_run import check_health
 from goplugins.models.results import HealthStatus
+from goplugins.pipeline.pipeline import resolved
 from goplugins.pipeline.plugin import GuardedPlugin
-from goplugins.pipeline.policies import resolved
 from goplugins.runtime.workers import WorkerPool
 
 _MOST_WORKERS = 16

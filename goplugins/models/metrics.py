@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -71,57 +71,62 @@ class Latencies:
         return Latencies(_added(part.counts for part in parts))
 
 
+def _count(label: str = "", series: str = "") -> Any:
+    """A count, with the label that it has in the dashboard and the name of its exported series; "" for none."""
+    return attrs.field(default=0, metadata={"label": label, "series": series})
+
+
 @attrs.frozen
 class PluginMetrics:
     """One plugin's counts since it was added. Durations are seconds.
 
     Attributes:
-        requests_total: calls that have ended, however.
-        requests_success: those that were answered, by the plugin or in its place.
-        requests_failure: those that raised.
+        requests_total: calls that have ended, with a value or an error.
+        requests_success: calls that returned a value, of the plugin or in its place.
+        requests_failure: calls that raised.
         request_duration: of all ended calls together.
         attempts_total: attempts that were sent, hedges included.
-        active_requests: calls under way.
+        active_requests: calls in flight.
         circuit_breaker_trips: how often the breaker opened.
-        health_checks: looks at its health.
-        health_check_failures: looks that found it ill.
+        health_checks: health checks.
+        health_check_failures: health checks that failed.
         refused_rate_limit: attempts that the limiter refused.
         refused_circuit_breaker: attempts that the breaker refused.
-        refused_bulkhead: calls that found no room.
-        retry_budget_exhausted: replays that the budget refused.
+        refused_bulkhead: calls that got no slot.
+        retry_budget_exhausted: retries that the budget refused.
         hedges_sent: second attempts beside a late first one.
-        hedges_won: those of them that gave the answer.
-        cache_hits: answers that had been kept.
-        cache_misses: idempotent calls for which none had been kept.
-        cache_coalesced: calls that got the answer to an identical one under way.
-        stale_answers: old answers in place of failures.
+        hedges_won: hedges that gave the answer.
+        cache_hits: answers from the cache.
+        cache_misses: idempotent calls whose answer was not in the cache.
+        cache_coalesced: calls that got the answer to an identical call in flight.
+        stale_answers: expired answers from the cache in place of failures.
         fallback_answers: answers of the fallback.
         fallback_failures: calls that failed, and whose fallback failed as well.
-        latencies: how long the calls took that were sent, with all their attempts and waits.
+        latencies: durations of the calls that were sent, with all their attempts and waits.
         errors: calls that raised, by their error's code.
     """
 
-    requests_total: int = 0
-    requests_success: int = 0
-    requests_failure: int = 0
+    requests_total: int = _count("calls")
+    requests_success: int = _count("answered")
+    requests_failure: int = _count("raised")
     request_duration: float = 0.0
-    attempts_total: int = 0
+    attempts_total: int = _count("attempts")
     active_requests: int = 0
-    circuit_breaker_trips: int = 0
-    health_checks: int = 0
-    health_check_failures: int = 0
-    refused_rate_limit: int = 0
-    refused_circuit_breaker: int = 0
-    refused_bulkhead: int = 0
-    retry_budget_exhausted: int = 0
-    hedges_sent: int = 0
-    hedges_won: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    cache_coalesced: int = 0
-    stale_answers: int = 0
-    fallback_answers: int = 0
-    fallback_failures: int = 0
+    circuit_breaker_trips: int = _count("breaker trips")
+    health_checks: int = _count(series="health_checks")
+    health_check_failures: int = _count("health checks failed", "health_check_failures")
+    refused_rate_limit: int = _count("refused by rate limit", "refusals_rate_limit")
+    refused_circuit_breaker: int = _count("refused by breaker", "refusals_breaker")
+    refused_bulkhead: int = _count("refused by bulkhead", "refusals_bulkhead")
+    retry_budget_exhausted: int = _count("retry budget exhausted", "retry_budget_exhausted")
+    hedges_sent: int = _count("hedges sent", "hedges")
+    hedges_won: int = _count("hedges won", "hedges_won")
+    cache_hits: int = _count("cache hits", "cache_hits")
+    cache_misses: int = _count("cache misses", "cache_misses")
+    cache_coalesced: int = _count(series="cache_coalesced")
+    stale_answers: int = _count("stale answers")
+    fallback_answers: int = _count("fallback answers")
+    fallback_failures: int = _count("fallback failures")
     latencies: Latencies = attrs.field(factory=Latencies)
     errors: Mapping[str, int] = attrs.field(factory=dict)
 

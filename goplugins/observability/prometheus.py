@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import attrs
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.registry import Collector
 from prometheus_client.values import ValueClass
@@ -28,19 +29,9 @@ from goplugins.observability.events import BreakerChanged, CallFinished, Event, 
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
 
 _COUNTED = {
-    "refusals_breaker": "refused_circuit_breaker",
-    "refusals_rate_limit": "refused_rate_limit",
-    "refusals_bulkhead": "refused_bulkhead",
-    "retry_budget_exhausted": "retry_budget_exhausted",
-    "hedges": "hedges_sent",
-    "hedges_won": "hedges_won",
-    "cache_hits": "cache_hits",
-    "cache_misses": "cache_misses",
-    "cache_coalesced": "cache_coalesced",
-    "health_checks": "health_checks",
-    "health_check_failures": "health_check_failures",
+    field.metadata["series"]: field.name for field in attrs.fields(PluginMetrics) if field.metadata.get("series")
 }
-"""Counters that are read off a plugin's counts, and the field of each."""
+"""Counters that are read from a plugin's counts, and the field of each."""
 
 
 class Source(Protocol):

@@ -1,8 +1,12 @@
-"""One attempt at a plugin under its breaker and limiter, and what its outcome says about the plugin."""
+"""The innermost layer of a pipeline: single attempts under breaker and limiter."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any, Protocol
+
+import attrs
 
 from goplugins.config.plugin_sections import HealthCheckConfig
 from goplugins.enums import CircuitBreakerState
@@ -18,22 +22,27 @@ from goplugins.errors import (
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import AttemptFinished
-from goplugins.pipeline.policies import Policies
+from goplugins.resilience.circuit_breaker import CircuitBreaker
+from goplugins.resilience.counts import Counts
 from goplugins.resilience.permits import Permit, SharedPermit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock, Event
-from goplugins.runtime.counter import Counter
 from goplugins.transports.interface import Sender
 
-__all__ = ["Attempts", "Watcher"]
+Run = Callable[[Call], Any]
+"""Makes a call, or an attempt of it: what a layer wraps, and what it becomes by that."""
 
-_SHORTEST_LOOK = 0.25
-"""Seconds between two looks at a plugin whose breaker is open, at least."""
+Forward = Callable[[str, Call], Any]
+"""Makes a call of another plugin, by its name and under its own policies."""
 
 
-class Watcher(Protocol):
-    """Who wants to know how calls ended; a :class:`~goplugins.health.HealthChecker`."""
+_SHORTEST_INTERVAL = 0.25
+"""Seconds between two health checks while the breaker is open, at least."""
+
+
+class Checker(Protocol):
+    """The plugin's health checker (:class:`~goplugins.HealthChecker`), which takes the outcomes of calls as well."""
 
     @property
     def status(self) -> HealthStatus: ...
@@ -47,68 +56,94 @@ class Watcher(Protocol):
     def reconfigure(self, config: HealthCheckConfig, /) -> None: ...
 
 
-class Attempts:
-    """Makes attempts at one plugin.
-
-    Args:
-        sender: the wire.
-        clock: measures.
-        name: the plugin's.
-        events: is told how attempts ended.
+class AttemptHistory:
+    """What a plugin's attempts have shown so far.
 
     Attributes:
-        sender: the wire; may be replaced while attempts are under way, which end where they began.
-        policies: see :class:`~goplugins.pipeline.policies.Policies`; set before the first attempt.
-        watcher: is told of failures, and of the first success after one.
-        closing: set when the plugin closes; ends a wait for the limiter.
+        usual_latency: moving average of successful attempts, in seconds; 0 before the first.
+        suspected: a failure was reported to the checker, and no success since.
+        checker: receives failures, and the first success after one.
     """
 
-    policies: Policies
+    __slots__ = ("checker", "suspected", "usual_latency")
 
-    def __init__(self, sender: Sender, clock: Clock, name: str = "", events: EventStream | None = None) -> None:
-        self.sender = sender
-        self._name = name
-        self._events = EventStream() if events is None else events
-        self._time = clock.time
-        self.watcher: Watcher | None = None
-        self.closing = Event()
-        self._refused_by_breaker = Counter()
-        self._refused_by_limiter = Counter()
-        self._now = clock.monotonic
-        self._is_suspect = False  # the watcher was told of a failure and not yet of a success
-        self._usual_latency = 0.0
+    def __init__(self) -> None:
+        self.usual_latency = 0.0
+        self.suspected = False
+        self.checker: Checker | None = None
 
-    @property
-    def refused_by_breaker(self) -> int:
-        """Attempts that the breaker refused."""
-        return self._refused_by_breaker.total
+    def was_fair(self, elapsed: float) -> bool:
+        """Whether an attempt that timed out after ``elapsed`` seconds had enough time to count against the plugin."""
+        return is_fair_timeout(elapsed, self.usual_latency)
 
-    @property
-    def refused_by_limiter(self) -> int:
-        """Attempts that the limiter refused."""
-        return self._refused_by_limiter.total
+    def breaker_changed(self, new: CircuitBreakerState, recovery_timeout: float) -> None:
+        """Has an open breaker's plugin checked more often: no call finds out that it is back."""
+        if self.checker is not None:
+            closed = new is CircuitBreakerState.CLOSED
+            self.checker.shorten_interval(None if closed else max(recovery_timeout, _SHORTEST_INTERVAL))
 
-    def make(self, call: Call) -> Any:
-        """One attempt, in the order that semantics demands: breaker, token, permit, send, record.
+
+@attrs.frozen(eq=False)
+class Shared:
+    """What all pipelines of one plugin share, whatever their configuration.
+
+    Attributes:
+        name: the plugin's name.
+        clock: measures and waits.
+        rng: draws jitter.
+        events: receives attempts and calls that have ended.
+        counts: of the plugin's name.
+        forward: calls another plugin, for a fallback.
+        on_transition: called with a breaker's old and new state.
+        on_replaced_error: called with each error that an answer of cache or fallback hides from the caller.
+        closing: set when the plugin closes; ends waits for a token, a slot or a retry.
+        history: of the plugin's attempts.
+    """
+
+    name: str
+    clock: Clock
+    rng: random.Random
+    events: EventStream
+    counts: Counts
+    forward: Forward
+    on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object]
+    on_replaced_error: Callable[[Call, PluginError], object]
+    closing: Event = attrs.field(factory=Event)
+    history: AttemptHistory = attrs.field(factory=AttemptHistory)
+
+
+class Attempt:
+    """The innermost layer: one attempt with a permit of the breaker and a token of the limiter."""
+
+    __slots__ = ("_breaker", "_limiter", "_now", "_sender", "_shared")
+
+    def __init__(self, sender: Sender, breaker: CircuitBreaker, limiter: RateLimiter | None, shared: Shared) -> None:
+        self._sender = sender
+        self._breaker = breaker
+        self._limiter = limiter
+        self._shared = shared
+        self._now = shared.clock.monotonic
+
+    def run(self, call: Call) -> Any:
+        """Makes the attempt: peek at the breaker, token, permit, send, record.
 
         Raises:
-            PluginError: what went wrong, whether refused here or by the plugin.
+            PluginError: refused on this side, or failed.
         """
         deadline = call.deadline
         started = self._now()
         if deadline.at <= started:
             raise PluginTimeoutError("the deadline passed before anything was sent")
-        policies = self.policies
-        breaker = policies.breaker
-        # One that is closed has a permit for all to share, as a rule, and then refuses nobody.
+        breaker = self._breaker
+        # A closed breaker has, as a rule, one permit that all calls share, and refuses none.
         refusal = breaker.refusal() if breaker.shared_permit is None else None
         if refusal is not None:
-            self._refused_by_breaker.add()
+            self._shared.counts.refused_circuit_breaker.add()
             try:
-                raise refusal  # few frames from the caller: a dead plugin has to cost no more than a live one
+                raise refusal  # few frames from the caller: a call of a dead plugin must cost no more than another
             finally:
                 del refusal  # its traceback holds this frame: no work for the collector
-        limiter = policies.limiter
+        limiter = self._limiter
         if limiter is not None and not limiter.allow():
             self._wait_for_token(limiter, call)
             started = self._now()
@@ -118,30 +153,31 @@ class Attempts:
             if limiter is not None:
                 limiter.refund()
             if isinstance(exc, CircuitBreakerOpenError):
-                self._refused_by_breaker.add()
+                self._shared.counts.refused_circuit_breaker.add()
             raise
         return self._send(permit, call, started)
 
     def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
-        # Who still waits when the plugin is replaced goes to its successor.
+        # A call that is still waiting when the plugin is replaced goes to the successor.
         admitted, call.admitted = call.admitted, False
         try:
-            limiter.acquire(call.deadline, call.max_wait, closing=self.closing)
+            limiter.acquire(call.deadline, call.max_wait, closing=self._shared.closing)
         except RateLimitExceededError:
-            self._refused_by_limiter.add()
+            self._shared.counts.refused_rate_limit.add()
             raise
         call.admitted = admitted
 
     def _send(self, permit: Permit, call: Call, started: float) -> Any:
         """The rest of an attempt that was admitted at ``started``. The permit is settled exactly once."""
         call.attempts += 1
+        shared = self._shared
         try:
-            value = self.sender.send(call)
+            value = self._sender.send(call)
         except PluginError as error:
             elapsed = self._now() - started
-            self._record(permit, error, call, elapsed)
-            if self._events.failed_attempts and not error.unsent:
-                self._tell(call, elapsed, error)
+            self._record_failure(permit, error, call, elapsed)
+            if shared.events.failed_attempts and not error.unsent:
+                self._emit(call, elapsed, error)
             if permit.is_probe and type(error) is PluginTimeoutError:
                 raise CircuitBreakerTimeoutError(
                     f"probing for the circuit breaker: {error.message}", details=error.details
@@ -151,45 +187,38 @@ class Attempts:
             permit.ignore()
             raise
         elapsed = self._now() - started
-        usual = self._usual_latency
-        self._usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
+        history = shared.history
+        usual = history.usual_latency
+        history.usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
         if type(permit) is SharedPermit:
             permit.successes.add()
         else:
             permit.success(elapsed)
-        if self._is_suspect and self.watcher is not None:
-            self._is_suspect = False
-            self.watcher.report_success()
-        if self._events.attempts:
-            self._tell(call, elapsed, None)
+        if history.suspected and history.checker is not None:
+            history.suspected = False
+            history.checker.report_success()
+        if shared.events.attempts:
+            self._emit(call, elapsed, None)
         return value
 
-    def _tell(self, call: Call, elapsed: float, error: PluginError | None) -> None:
-        sinks = self._events.attempts if error is None else self._events.failed_attempts
+    def _emit(self, call: Call, elapsed: float, error: PluginError | None) -> None:
+        shared = self._shared
+        sinks = shared.events.attempts if error is None else shared.events.failed_attempts
         member = call.member if error is None else error.plugin or ""
-        number, name = call.attempts, self._name
-        publish(sinks, AttemptFinished(name, self._time(), call.request_id, number, elapsed, error, member))
+        at = shared.clock.time()
+        publish(sinks, AttemptFinished(shared.name, at, call.request_id, call.attempts, elapsed, error, member))
 
-    def _record(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
+    def _record_failure(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
         if error.unsent:
             call.attempts -= 1
+        history = self._shared.history
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)
-        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not self.was_fair(elapsed)):
+        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not history.was_fair(elapsed)):
             permit.ignore()
         else:
             permit.failure(elapsed)
-            if self.watcher is not None:
-                self._is_suspect = True
-                self.watcher.report_failure(error)
-
-    def was_fair(self, elapsed: float) -> bool:
-        """Whether a plugin that timed out had time enough for it to be the plugin's fault."""
-        return is_fair_timeout(elapsed, self._usual_latency)
-
-    def breaker_changed(self, _: CircuitBreakerState, new: CircuitBreakerState) -> None:
-        """The breaker's listener. No call finds out that a plugin is back while it keeps them away: looks have to."""
-        if self.watcher is not None:
-            recovery = self.policies.breaker.recovery_timeout
-            self.watcher.shorten_interval(None if new is CircuitBreakerState.CLOSED else max(recovery, _SHORTEST_LOOK))
+            if history.checker is not None:
+                history.suspected = True
+                history.checker.report_failure(error)

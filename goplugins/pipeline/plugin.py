@@ -1,4 +1,4 @@
-"""One guarded plugin: a sender behind its gate and policies. The middle hop of every call."""
+"""One guarded plugin: a sender behind an in-flight tracker and a pipeline of policies. The middle hop of every call."""
 
 from __future__ import annotations
 
@@ -7,77 +7,65 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from goplugins.config import BulkheadConfig, PluginConfig
-from goplugins.config.schema import same_value
+import attrs
+
+from goplugins.config import PluginConfig
 from goplugins.enums import CircuitBreakerState, PluginStatus
 from goplugins.errors import (
+    CircuitBreakerOpenError,
     PluginClosedError,
     PluginError,
     PluginInternalError,
     PluginNotFoundError,
-    Replay,
     belongs_to_host,
     redact_url,
 )
-from goplugins.models.explanation import Explanation
+from goplugins.models.explanation import Explanation, GroupExplanation
 from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import BreakerChanged, CallFinished
-from goplugins.pipeline.attempts import Attempts, Watcher
-from goplugins.pipeline.policies import Policies, resolved
-from goplugins.pipeline.statistics import counted, explain
-from goplugins.resilience.bulkhead import Bulkhead, load_signal
-from goplugins.resilience.hedge_policy import HedgePolicy
+from goplugins.pipeline.attempts import Checker, Forward, Run, Shared
+from goplugins.pipeline.pipeline import Pipeline, resolved
+from goplugins.resilience.counts import Counts
 from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
 from goplugins.runtime.callbacks import run_callback
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
+from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.scheduler import get_scheduler
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import Sender
 
-__all__ = ["Forward", "GuardedPlugin"]
-
-if TYPE_CHECKING:
-    from goplugins.pipeline.cache_and_fallback import Answers
-    from goplugins.pipeline.hedging import Hedger
-
 logger = logging.getLogger("goplugins.plugin")
 
 
-Forward = Callable[[str, Call], Any]
-"""Makes a call of another plugin, by its name and under its own policies."""
-
-
-_NO_BULKHEAD = BulkheadConfig(max_concurrent=1_000_000_000)
-
-
-def _nobody(name: str, call: Call) -> Any:
+def _no_forward(name: str, call: Call) -> Any:
     raise PluginNotFoundError("there is no manager to find it", plugin=name)
 
 
 class GuardedPlugin:
-    """A plugin with everything between a call and its wire.
+    """A plugin with everything between a call and its sender.
 
     Args:
-        sender: the wire, or an adapted object.
+        sender: makes the attempts: a transport, or an adapted object.
         plugin: what ``get_plugin`` shows.
-        config: resolved: no field is None.
-        hedge_pool: runs hedged attempts; none are made without.
+        config: resolved: no field is None that has a default.
+        from_config: whether a configuration file owns it (a reload may replace it then) or code does.
+        clock: measures and waits.
+        rng: draws jitter.
+        hedge_pool: runs hedged attempts; without it there are none.
         forward: makes a call of another plugin, for a fallback.
-        events: is told of what happens.
-        from_config: whether a configuration file owns it (a reload then may replace it) or code does.
+        events: receives what happens.
+        counts: of the plugin's name; a plugin that replaces another one gets those of its predecessor.
 
     Attributes:
-        attempts: the wire and the policies of single attempts.
-        budget_exhausted: replays that the budget refused.
-        hedges_before: sent and won by hedgers that were replaced.
-        on_first_call: runs before the first call, in every process: background work starts by need.
-        superseded: another one has taken its place, and makes the calls that it has not admitted.
+        pipeline: the policies; a reload replaces it in one assignment.
+        tracker: the calls in flight.
+        on_first_call: runs before the first call in every process: background work starts when it is needed.
+        superseded: another plugin has taken its place, and makes the calls that this one has not admitted.
+        last_error: when the last call failed that was sent, and its code and message.
     """
 
     def __init__(
@@ -92,77 +80,74 @@ class GuardedPlugin:
         hedge_pool: WorkerPool | None = None,
         forward: Forward | None = None,
         events: EventStream | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.name = config.name
-        self.config = config
         self.plugin = plugin
         self.from_config = from_config
         self.endpoint = redact_url(config.endpoint or config.executable or "")
-        self.request_timeout: float = resolved(resolved(config.connection).request_timeout)
-        self.idempotent: bool = resolved(resolved(config.retry).idempotent)
-        self._rng = rng = rng or random.Random()  # noqa: S311 - only jitter
+        self.clock = clock
         self.events = EventStream() if events is None else events
-        self.attempts = Attempts(sender, clock, config.name, self.events)
-        self.attempts.policies = Policies.of(config, clock=clock, rng=rng, on_transition=self._breaker_changed)
-        self.tracker = InFlightTracker()
+        self.counts = Counts() if counts is None else counts
+        self.tracker = InFlightTracker(self.counts)
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], object] | None = None
         self.superseded = False
-        self.clock = clock
         self._now = clock.monotonic
-        self._time = clock.time
-        self.budget_exhausted = 0
-        self.bulkhead: Bulkhead | None = None
-        self.hedger: Hedger | None = None
-        self.answers: Answers | None = None
-        self.hedges_before = (0, 0)
-        self._forward = forward or _nobody
-        self._inside: Callable[[Call], Any]
-        self._once: Callable[[Call], Any]
-        self._answer: Callable[[Call], Any]
-        self._layers(None, config, hedge_pool)
         self._listeners: list[Callable[[], object]] = []
+        self._shared = Shared(
+            name=config.name,
+            clock=clock,
+            rng=rng or random.Random(),  # noqa: S311 - only jitter
+            events=self.events,
+            counts=self.counts,
+            forward=forward or _no_forward,
+            on_transition=self._breaker_changed,
+            on_replaced_error=self._record_replaced_error,
+        )
+        self.pipeline = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool)
+
+    @property
+    def config(self) -> PluginConfig:
+        """The present configuration, resolved."""
+        return self.pipeline.config
 
     @property
     def sender(self) -> Sender:
-        """The wire."""
-        return self.attempts.sender
+        """Makes the attempts; may inject faults."""
+        return self.pipeline.sender
 
     @property
     def wire(self) -> Sender:
-        """The wire itself, without injected faults."""
-        return self.sender.wire
-
-    @property
-    def policies(self) -> Policies:
-        """What guards the attempts."""
-        return self.attempts.policies
+        """The sender without injected faults."""
+        return self.pipeline.sender.wire
 
     # --- a call ------------------------------------------------------------------------------------------------
 
-    def call(self, call: Call, run: Callable[[Call], Any] | None = None) -> Any:
-        """The whole call: one attempt, and where that fails, replays as far as the policies allow.
+    def call(self, call: Call, run: Run | None = None) -> Any:
+        """The whole call: one attempt, and where that fails, retries as far as the policies allow.
 
         Args:
-            call: what to ask, and by when.
-            run: what to do once inside, instead.
+            call: what to send, and its deadline.
+            run: what to do once the call is counted in, instead of the pipeline's ``run``.
 
         Raises:
-            PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass as they are.
+            PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass unchanged.
         """
         if self.on_first_call is not None:
-            self._wake_up()
+            self._run_first_call_hook()
         started = self._now()
         ok: bool | None = False
         code = ""
+        pipeline = self.pipeline
         try:
             self.tracker.enter(call)
             call.admitted = True
-            self.attempts.sender.prepare(call)
-            value = self._answer(call) if run is None else run(call)
+            pipeline.sender.prepare(call)
+            value = pipeline.run(call) if run is None else run(call)
             ok = True
             if self.events.calls:
-                self._tell(call, started, None, run)
+                self._emit(call, started, None, run)
             return value
         except PluginError as error:
             if self.superseded and not call.admitted and isinstance(error, PluginClosedError):
@@ -170,175 +155,47 @@ class GuardedPlugin:
                 raise  # it has not failed: the successor makes it
             code = error.code
             self._annotate(error, call, started)
-            self._tell(call, started, error, run)
+            self._emit(call, started, error, run)
             raise
         except BaseException as exc:
             if ok:
-                raise  # an interrupt, and the call is told of already
+                raise  # an interrupt after the call's event was emitted
             if not isinstance(exc, Exception) or belongs_to_host(exc):
                 code = type(exc).__name__
-                self._tell(call, started, exc, run)
+                self._emit(call, started, exc, run)
                 raise
             fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
             code = fault.code
             self._annotate(fault, call, started)
-            self._tell(call, started, fault, run)
+            self._emit(call, started, fault, run)
             raise fault from exc
         finally:
             try:
                 if call.inside:
                     self.tracker.leave(ok, self._now() - started, call.attempts, call, code)
             except BaseException:
-                # An interrupt in the very act of leaving. Leaving again counts for nothing if the first got through.
+                # An interrupt within leave(). Leaving again counts for nothing if the first got through.
                 self.tracker.leave(ok, self._now() - started, call.attempts, call, code)
                 raise
 
     def call_as_member(self, call: Call, *, nested: bool = False) -> Any:
-        """One attempt under this plugin's own gate and policies, for the group of which it is a member.
+        """One attempt under this plugin's own tracker, bulkhead, breaker and limiter, for a group.
 
-        ``call`` learns what the plugin sent beside the data; its attempts are counted by whoever makes it.
+        ``call`` gets the reply's metadata; its attempts are counted by the group.
 
         Args:
-            call: what the group was asked.
-            nested: the group had let it in before both were taken out: this plugin's closed gate is no bar.
+            call: the group's call.
+            nested: the group had admitted it before both were removed: this plugin admits it, although closed.
 
         Raises:
-            PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be asked.
+            PluginError: what went wrong. With ``attempts`` 0 nothing was sent, and another member may be tried.
         """
-        leg = call.copy_for_attempt(call.deadline)
-        leg.nested = nested
-        value = self.call(leg, self._once)
-        call.adopt_result(leg)
+        attempt = call.copy_for_attempt(call.deadline)
+        attempt.nested = nested
+        value = self.call(attempt, self.pipeline.run_as_member)
+        call.adopt_result(attempt)
         call.member = self.name
         return value
-
-    def _run(self, call: Call) -> Any:
-        attempts = self.attempts
-        try:
-            hedger = self.hedger  # a reload may take it away
-            value = attempts.make(call) if hedger is None else hedger(call, attempts.make)
-        except PluginError as error:
-            if call.attempts:
-                attempts.policies.budget.deposit()
-            if error.replay is Replay.NEVER:
-                raise  # most refusals end here, and must stay as cheap as a call
-            return self._replay(call, error)
-        attempts.policies.budget.deposit()
-        return value
-
-    def _run_within(self, bulkhead: Bulkhead, run: Callable[[Call], Any], call: Call) -> Any:
-        """``run`` while holding a place in the bulkhead, which learns from it how many the plugin can serve."""
-        call.admitted = False  # who still waits when the plugin is replaced goes to its successor
-        place = bulkhead.acquire(call.deadline, closing=self.attempts.closing)
-        call.admitted = True
-        ok: bool | None = None
-        started = self._now()
-        try:
-            value = run(call)
-            # With replays the time is mostly backoff, and says nothing of the plugin.
-            ok = True if call.attempts == 1 else None
-            return value
-        except BaseException as exc:
-            if call.attempts and (not isinstance(exc, TimeoutError) or self.attempts.was_fair(self._now() - started)):
-                ok = load_signal(exc)
-            raise
-        finally:
-            try:
-                bulkhead.release(place, self._now() - started, ok)
-            except BaseException:
-                bulkhead.release(place)  # counts for nothing if the first time got through
-                raise
-
-    def _run_inside(self, call: Call) -> Any:
-        return self._inside(call)
-
-    # --- what is around the attempts -----------------------------------------------------------------------------
-
-    def _layers(self, old: PluginConfig | None, new: PluginConfig, hedge_pool: WorkerPool | None) -> None:
-        """Puts around the attempts what the configuration asks for; what it does not ask for costs nothing."""
-        self._inside, self._once = self._run, self.attempts.make
-        if new.bulkhead is not None:
-            if self.bulkhead is None:
-                self.bulkhead = Bulkhead(new.bulkhead, clock=self.clock, name=self.name)
-            else:
-                self.bulkhead.configure(new.bulkhead)
-            self._inside = partial(self._run_within, self.bulkhead, self._run)
-            self._once = partial(self._run_within, self.bulkhead, self.attempts.make)
-        elif self.bulkhead is not None:  # its counts stay, and who waits for a place gets in
-            self.bulkhead.configure(_NO_BULKHEAD)
-        if old is None or new.hedge != old.hedge:
-            self._hedge(new, hedge_pool)
-        if old is not None and new.cache == old.cache and same_value(new.fallback, old.fallback):
-            if new.cache is None and new.fallback is None:
-                self._answer = self._inside
-            return
-        self._answer = self._inside
-        if new.cache is not None or new.fallback is not None:
-            from goplugins.pipeline.cache_and_fallback import Answers, layered
-
-            self.answers = self.answers or Answers()
-            self._answer = layered(
-                self._run_inside,
-                new,
-                forward=self._forward,
-                counts=self.answers,
-                clock=self.clock,
-                note=self._note,
-            )
-
-    def _hedge(self, config: PluginConfig, pool: WorkerPool | None) -> None:
-        before, self.hedger = self.hedger, None
-        if before is not None:
-            self.hedges_before = (self.hedges_before[0] + before.sent, self.hedges_before[1] + before.won)
-        if config.hedge is not None and config.hedge.enabled and pool is not None:
-            from goplugins.pipeline.hedging import Hedger
-
-            policy = HedgePolicy(config.hedge, clock=self.clock)
-            self.hedger = Hedger(policy, pool, self.policies.budget, self.clock)
-
-    def reconfigure(self, config: PluginConfig, *, hedge_pool: WorkerPool | None = None) -> None:
-        """Goes by the policies of another configuration from now on. The wire is not touched, counts and states stay.
-
-        Args:
-            config: resolved; the same in all that the wire and its connections depend on.
-            hedge_pool: runs hedged attempts; none are made without.
-        """
-        old = self.config
-        self.attempts.policies = self.policies.adapted(config, clock=self.clock, rng=self._rng)
-        self.request_timeout = resolved(resolved(config.connection).request_timeout)
-        self.idempotent = resolved(resolved(config.retry).idempotent)
-        self._layers(old, config, hedge_pool)
-        if config.chaos != old.chaos:
-            from goplugins.transports.chaos import ChaosSender, with_chaos
-
-            before = self.sender
-            self.attempts.sender = with_chaos(self.wire, config, clock=self.clock)
-            if isinstance(before, ChaosSender):
-                before.end()  # delayed attempts continue now
-        if self.attempts.watcher is not None and config.health_check != old.health_check:
-            self.attempts.watcher.reconfigure(resolved(config.health_check))
-        self.config = config
-        self.notify_changed()
-
-    def _replay(self, call: Call, error: PluginError) -> Any:
-        def exhausted() -> None:
-            self.budget_exhausted += 1
-
-        policies = self.policies
-        try:
-            return policies.retry.run(
-                error,
-                lambda: self.attempts.make(call),
-                idempotent=call.idempotent,
-                max_retries=call.max_retries,
-                deadline=call.deadline,
-                budget=policies.budget,
-                clock=self.clock,
-                closing=self.attempts.closing,
-                on_budget_exhausted=exhausted,
-            )
-        finally:
-            del error  # its traceback holds this frame: no work for the collector
 
     def _annotate(self, error: PluginError, call: Call, started: float) -> None:
         error.elapsed = self._now() - started
@@ -350,47 +207,84 @@ class GuardedPlugin:
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
 
-    def _tell(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
+    def _emit(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
         sinks = self.events.calls if error is None else self.events.failed_calls
         if sinks:
-            at, elapsed = self._time(), self._now() - started
+            at, elapsed = self.clock.time(), self._now() - started
             sent, as_member = call.attempts, run is not None
             publish(
                 sinks,
                 CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member),
             )
 
-    def _note(self, call: Call, error: PluginError) -> None:
-        """For who answers in the plugin's place: the error is told although nobody sees it."""
+    def _record_replaced_error(self, call: Call, error: PluginError) -> None:
         self._annotate(error, call, self._now() - error.elapsed)
 
-    def _wake_up(self) -> None:
-        wake, self.on_first_call = self.on_first_call, None
-        if wake is not None:
-            wake()
+    def _run_first_call_hook(self) -> None:
+        hook, self.on_first_call = self.on_first_call, None
+        if hook is not None:
+            hook()
+
+    # --- policies ----------------------------------------------------------------------------------------------
+
+    def reconfigure(
+        self, config: PluginConfig, *, hedge_pool: WorkerPool | None = None, keep: Pipeline | None = None
+    ) -> None:
+        """Swaps in a pipeline with the policies of another configuration. The sender's connections are not touched.
+
+        Calls in flight end on the pipeline that they began with.
+
+        Args:
+            config: resolved; the same in all that the sender and its connections depend on.
+            hedge_pool: runs hedged attempts.
+            keep: the pipeline whose policies keep their state; by default the present one.
+
+        Raises:
+            ConfigError: a fallback that can't be used; nothing has changed then.
+        """
+        before = self.pipeline
+        sender = before.sender
+        if config.chaos != before.config.chaos:
+            from goplugins.transports.chaos import with_chaos
+
+            sender = with_chaos(sender.wire, config, clock=self.clock)
+        after = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool, keep=keep or before)
+        self.pipeline = after
+        before.release(after)
+        if sender is not before.sender:
+            from goplugins.transports.chaos import ChaosSender
+
+            if isinstance(before.sender, ChaosSender):
+                before.sender.end()  # delayed attempts continue now
+        if self.checker is not None and config.health_check != before.config.health_check:
+            self.checker.reconfigure(resolved(config.health_check))
+        self.notify_changed()
+
+    def replace_sender(self, sender: Sender) -> None:
+        """Makes further calls through another sender, which wraps the present one or was wrapped by it."""
+        self.pipeline = attrs.evolve(self.pipeline, sender=sender)
 
     # --- as a member of a group ----------------------------------------------------------------------------------
 
-    @property
-    def watcher(self) -> Watcher | None:
-        """Its periodic health checks; None without."""
-        return self.attempts.watcher
-
     def admits(self) -> bool:
-        """Whether its breaker would admit a call now and its gate is open. Calls nobody."""
-        return not self.tracker.closed and self.policies.breaker.retry_after() <= 0
+        """Whether it accepts calls, and its breaker would admit one now. Sends nothing."""
+        return not self.tracker.closed and self.pipeline.breaker.retry_after() <= 0
 
     def retry_after(self) -> float:
         """Seconds until its breaker admits a call at the latest; 0 if it does now, infinite while forced open."""
-        return self.policies.breaker.retry_after()
+        return self.pipeline.breaker.retry_after()
 
     def status(self) -> PluginStatus:
-        """Its health as last seen; asks nobody."""
-        watcher = self.attempts.watcher
-        return PluginStatus.UNKNOWN if watcher is None else watcher.status.status
+        """The result of the last health check."""
+        checker = self.checker
+        return PluginStatus.UNKNOWN if checker is None else checker.status.status
 
     def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
-        """Has ``callback`` called, outside all locks, when breaker, health or gate have changed; returns its end."""
+        """Has ``callback`` called, outside all locks, after changes of breaker, health or tracker.
+
+        Returns:
+            A function that ends the subscription.
+        """
         self._listeners.append(callback)
 
         def unsubscribe() -> None:
@@ -400,24 +294,35 @@ class GuardedPlugin:
         return unsubscribe
 
     def notify_changed(self) -> None:
-        """Tells those who subscribed."""
+        """Calls the subscribers."""
         for callback in tuple(self._listeners):
             run_callback(callback)
 
     def _breaker_changed(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
-        self.attempts.breaker_changed(old, new)
+        breaker = self.pipeline.breaker
+        self._shared.history.breaker_changed(new, breaker.recovery_timeout)
         if self.events.changes:
-            again = self.policies.breaker.retry_after()
-            publish(self.events.changes, BreakerChanged(self.name, self.clock.time(), old, new, again))
+            event = BreakerChanged(self.name, self.clock.time(), old, new, breaker.retry_after())
+            publish(self.events.changes, event)
         self.notify_changed()
 
     # --- state -------------------------------------------------------------------------------------------------
 
+    @property
+    def checker(self) -> Checker | None:
+        """The plugin's health checker, once it is watched."""
+        return self._shared.history.checker
+
+    def watch_with(self, checker: Checker, on_first_call: Callable[[], object]) -> None:
+        """Has a checker take the outcomes of calls from now on, and ``on_first_call`` run before the next call."""
+        self._shared.history.checker = checker
+        self.on_first_call = on_first_call
+
     def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health, outside the policies. A good answer ends an open breaker's waiting time."""
+        """Checks the plugin's health, outside the policies. A good result ends the waiting time of an open breaker."""
         status = self.sender.health(timeout)
         if status.status is PluginStatus.HEALTHY:
-            breaker = self.policies.breaker
+            breaker = self.pipeline.breaker
             if breaker.state is not CircuitBreakerState.CLOSED:
                 breaker.probe_succeeded()
                 self.notify_changed()
@@ -427,23 +332,62 @@ class GuardedPlugin:
         """Closes connections that were idle for too long."""
         self.wire.sweep()
 
-    def metrics(self, health_checks: int = 0, health_check_failures: int = 0) -> PluginMetrics:
-        """The counts so far."""
-        return counted(self, health_checks, health_check_failures)
+    def metrics(self) -> PluginMetrics:
+        """The counts of the plugin's name so far."""
+        return self.counts.metrics(self.tracker.in_flight)
 
     def explain(self, health: HealthStatus) -> Explanation:
-        """Why it would or would not take a call now."""
-        return explain(self, health)
+        """Whether it would admit a call now, and why not.
+
+        Args:
+            health: the result of the last health check.
+        """
+        pipeline = self.pipeline
+        tokens = None if pipeline.limiter is None else pipeline.limiter.tokens
+        group = self.wire.explain()
+        reason = self._refusal(pipeline, tokens, group)
+        when, last_error = self.last_error or (None, "")
+        return Explanation(
+            name=self.name,
+            admits=not reason,
+            reason=reason,
+            endpoint=self.endpoint,
+            breaker=pipeline.breaker.state,
+            health=health,
+            tokens=tokens,
+            in_flight=self.tracker.in_flight,
+            last_error=last_error,
+            last_error_ago=None if when is None else self._now() - when,
+            annotations=pipeline.config.annotations or {},
+            chaos=pipeline.sender.chaos,
+            group=group,
+        )
+
+    def _refusal(self, pipeline: Pipeline, tokens: float | None, group: GroupExplanation | None) -> str:
+        """Why it would refuse a call now; empty if it would not."""
+        if self.tracker.closed:
+            return "it is closed"
+        try:
+            pipeline.breaker.check()
+        except CircuitBreakerOpenError as refusal:
+            return refusal.message
+        if tokens is not None and tokens < 1 and not resolved(pipeline.config.rate_limit).max_wait:
+            return "its rate limiter has no token"
+        if pipeline.bulkhead is not None and pipeline.bulkhead.is_full:
+            return f"its bulkhead is full: {pipeline.bulkhead.in_use} calls at once"
+        if group is not None and not any(member.eligible for member in group.members):
+            return "none of its members does" if group.members else group.resolution or "it has no members"
+        return ""
 
     # --- end ---------------------------------------------------------------------------------------------------
 
     def drain_and_close(self, timeout: float, reason: str = "it was removed") -> bool:
-        """Refuses new calls, waits for those in flight at most ``timeout`` seconds, then closes the wire.
+        """Rejects new calls, waits for those in flight at most ``timeout`` seconds, then closes the sender.
 
-        A call on this very stack is not waited for: the last call out closes.
+        A call on the caller's own stack is not waited for: the last call to end closes.
 
         Returns:
-            True if no call was left behind.
+            True if all calls have ended.
         """
         self.reject_calls(reason)
         drained = self.drain(timeout)
@@ -451,38 +395,39 @@ class GuardedPlugin:
         return drained
 
     def reject_calls(self, reason: str) -> None:
-        """Lets no new call in, and wakes those that wait for a retry or a token."""
+        """Rejects new calls, and ends the waits of admitted ones for a retry, a token or a slot."""
         self.tracker.close(f"plugin {self.name!r}: {reason}")
-        self.attempts.closing.set()
-        if self.policies.limiter is not None:
-            self.policies.limiter.wake()
-        if self.bulkhead is not None:
-            self.bulkhead.wake()
+        self._shared.closing.set()
+        pipeline = self.pipeline
+        if pipeline.limiter is not None:
+            pipeline.limiter.wake()
+        if pipeline.bulkhead is not None:
+            pipeline.bulkhead.wake()
         self.notify_changed()
 
     def stop_accepting(self, reason: str = "another has taken its place") -> int:
-        """Lets no new call in, as :meth:`reject_calls`, but leaves those inside to their retries and waits.
+        """Rejects new calls, as :meth:`reject_calls`, but lets admitted ones wait and retry.
 
         Returns:
-            How many calls of other threads are inside.
+            How many calls of other threads are in flight.
         """
         self.tracker.close(f"plugin {self.name!r}: {reason}")
         self.notify_changed()
         return self.tracker.in_flight - self.tracker.holds(threading.get_ident())
 
     def drain(self, timeout: float) -> bool:
-        """Waits for the calls in flight, save those on this stack, at most ``timeout`` seconds; True if all are out."""
+        """Waits at most ``timeout`` seconds for calls in flight, save those on this stack; True if all have ended."""
         drained = self.tracker.drain(timeout, self.clock)
         if not drained:
             logger.warning("%s: calls are still in flight after %.1f s", self.name, timeout)
         return drained
 
     def close(self) -> None:
-        """Closes the wire: now, or with the last call out if that is on this very stack."""
-        if not self.tracker.drain(0.0, self.clock, on_empty=self._close_wire):
-            self._close_wire()
+        """Closes the sender: now, or at the end of the last call if that is on the caller's own stack."""
+        if not self.tracker.drain(0.0, self.clock, on_empty=self._close_sender):
+            self._close_sender()
 
-    def _close_wire(self) -> None:
+    def _close_sender(self) -> None:
         try:
             self.sender.close()
         except Exception as exc:
@@ -491,10 +436,9 @@ class GuardedPlugin:
             logger.exception("%s: could not be closed cleanly", self.name)
 
     def after_fork_in_child(self) -> None:
-        """A fresh event: its lock may have been held. Policies, gate and sender are renewed on their own."""
-        closing = Event()
-        if self.attempts.closing.is_set():
-            closing.set()
-        self.attempts.closing = closing
-        # Not here: a child that only execs makes no call, and needs no thread.
-        self.on_first_call = self.on_first_call or (lambda: get_scheduler().ensure_thread())
+        """Has the scheduler's thread started by the next call: a child that only execs needs none."""
+        self.on_first_call = self.on_first_call or _ensure_scheduler
+
+
+def _ensure_scheduler() -> None:
+    get_scheduler().ensure_thread()

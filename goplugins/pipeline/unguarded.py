@@ -38,8 +38,8 @@ class UnguardedPlugin(Generic[Req, Resp]):
             self.sender,
             request,
             context,
-            timeout=guarded.request_timeout,
-            idempotent=guarded.idempotent,
+            timeout=guarded.pipeline.request_timeout,
+            idempotent=guarded.pipeline.idempotent,
             clock=guarded.clock,
             codec=self._codec,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from goplugins.resilience.bulkhead import Bulkhead
 from goplugins.resilience.circuit_breaker import CircuitBreaker
 from goplugins.resilience.hedge_policy import HedgePolicy
-from goplugins.resilience.in_flight import InFlightSnapshot, InFlightTracker
+from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.resilience.permits import Permit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.resilience.retry import RetryPolicy
@@ -15,7 +15,6 @@ __all__ = [
     "Bulkhead",
     "CircuitBreaker",
     "HedgePolicy",
-    "InFlightSnapshot",
     "InFlightTracker",
     "Permit",
     "RateLimiter",

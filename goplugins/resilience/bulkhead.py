@@ -19,6 +19,7 @@ from goplugins.errors import (
 )
 from goplugins.resilience.adaptive_limit import AdaptiveLimit
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
+from goplugins.runtime.counter import Counter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
@@ -101,6 +102,7 @@ class Bulkhead:
         config: limits and waiting; a field that is None has its default, and ``max_concurrent`` has none.
         clock: where the time comes from, and what waits.
         name: the plugin's, for errors.
+        refused: counts the callers that got no slot; by default a counter of its own.
 
     Raises:
         InvalidArgumentError: no limit, or one below 1; a lower limit above the upper one; a negative wait.
@@ -116,13 +118,15 @@ nobody may wait
     (0, 1)
     """
 
-    def __init__(self, config: BulkheadConfig, *, clock: Clock = SYSTEM_CLOCK, name: str = "") -> None:
+    def __init__(
+        self, config: BulkheadConfig, *, clock: Clock = SYSTEM_CLOCK, name: str = "", refused: Counter | None = None
+    ) -> None:
         self.clock = clock
         self.name = name
         self._now = clock.monotonic
         self._adaptive: AdaptiveLimit | None = None
         self._closed = False
-        self._refused = 0
+        self._refused = Counter() if refused is None else refused
         self._epoch = 0
         self._reset()
         self._use(config)
@@ -230,8 +234,7 @@ nobody may wait
             self._serve()
 
     def _refusal(self, reason: str) -> BulkheadFullError:
-        with self._lock:
-            self._refused += 1
+        self._refused.add()
         limit = self._limit
         return BulkheadFullError(
             f"its limit of {limit} calls at once is reached, and {reason}",
@@ -335,7 +338,7 @@ nobody may wait
     @property
     def refused(self) -> int:
         """How many callers were refused for want of a place, at once or after waiting."""
-        return self._refused
+        return self._refused.total
 
     def after_fork_in_child(self) -> None:
         """A fresh lock, nobody inside and nobody waiting: the parent's calls go on in the parent."""

@@ -29,15 +29,14 @@ class Origin(enum.Enum):
 
 
 class _Entry(Generic[V]):
-    """An answer with its times."""
+    """A response, with the time at which it was stored."""
 
-    __slots__ = ("fresh_until", "kept_until", "size", "value")
+    __slots__ = ("size", "stored_at", "value")
 
-    def __init__(self, value: V, size: int, fresh_until: float, kept_until: float) -> None:
+    def __init__(self, value: V, size: int, stored_at: float) -> None:
         self.value: Final = value
         self.size: Final = size
-        self.fresh_until: Final = fresh_until
-        self.kept_until: Final = kept_until
+        self.stored_at: Final = stored_at
 
 
 class _Caller(Generic[V]):
@@ -110,15 +109,9 @@ class ResponseCache(Generic[V]):
         size_of: Callable[[V], int] | None = None,
         max_size: int | None = None,
     ) -> None:
-        ttl, entries = config.ttl, setting(config, _DEFAULTS, "max_entries")
-        stale: float = setting(config, _DEFAULTS, "stale_if_error")
-        if ttl is None or not ttl > 0 or not stale >= 0 or entries < 1 or (max_size is not None and max_size < 1):
-            raise InvalidArgumentError(
-                f"cache: expected a ttl above 0, stale_if_error of 0 or more and bounds of 1 or more, got {config}"
-            )
-        self._ttl: Final = ttl
-        self._stale: Final = stale
-        self._max_entries: Final[int] = entries
+        if max_size is not None and max_size < 1:
+            raise InvalidArgumentError(f"cache: expected a max_size of 1 or more, got {max_size}")
+        self._use(config)
         self._size_of = size_of
         self._max_size = max_size
         self._clock = clock
@@ -140,7 +133,7 @@ class ResponseCache(Generic[V]):
         """The answer if it may stand in for a failed call: for ``stale_if_error`` seconds after its ``ttl``."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is None or self._now() >= entry.kept_until:
+            if entry is None or self._now() >= self._expiry(entry):
                 return None
             self._entries.move_to_end(key)
             return entry.value
@@ -185,6 +178,28 @@ class ResponseCache(Generic[V]):
         return made, Origin.CALL
 
     # --- maintenance ------------------------------------------------------------------------------------------------
+
+    def configure(self, config: CacheConfig) -> None:
+        """Applies another configuration, also to the entries that are there. Takes the lock.
+
+        Raises:
+            InvalidArgumentError: as for the class; nothing has changed then.
+        """
+        with self._lock:
+            self._use(config)
+            self._evict()
+
+    def _use(self, config: CacheConfig) -> None:
+        ttl, entries = config.ttl, setting(config, _DEFAULTS, "max_entries")
+        stale: float = setting(config, _DEFAULTS, "stale_if_error")
+        if ttl is None or not ttl > 0 or not stale >= 0 or entries < 1:
+            raise InvalidArgumentError(
+                f"cache: expected a ttl above 0, stale_if_error of 0 or more and bounds of 1 or more, got {config}"
+            )
+        # No call, hence no interrupt, between these lines.
+        self._ttl = ttl
+        self._stale = stale
+        self._max_entries: int = entries
 
     def clear(self) -> None:
         """Forgets all answers; those that are under way reach who waits for them, and are not kept. Takes the lock."""
@@ -304,7 +319,7 @@ class ResponseCache(Generic[V]):
 
     def _fresh(self, key: Hashable) -> V | None:
         entry = self._entries.get(key)
-        if entry is None or self._now() >= entry.fresh_until:
+        if entry is None or self._now() >= entry.stored_at + self._ttl:
             return None
         self._entries.move_to_end(key)
         return entry.value
@@ -320,20 +335,27 @@ class ResponseCache(Generic[V]):
         most = self._max_size
         if most is not None and size > most:
             return
-        fresh_until = now + self._ttl
-        entry = _Entry(value, size, fresh_until, fresh_until + self._stale)
+        entry = _Entry(value, size, now)
         entries[key] = entry
         self._size += size
         # What is good for nothing any more goes on the way, as far as it is the next to leave.
         for oldest, old in _first_two(entries):
-            if now >= old.kept_until:
+            if now >= self._expiry(old):
                 del entries[oldest]
                 self._size -= old.size
+        self._evict()
+
+    def _evict(self) -> None:
+        entries, most = self._entries, self._max_size
         while len(entries) > self._max_entries or (most is not None and self._size > most):
             oldest = next(iter(entries))
             old = entries[oldest]
             del entries[oldest]
             self._size -= old.size
+
+    def _expiry(self, entry: _Entry[V]) -> float:
+        """When the entry can no longer replace a failed call."""
+        return entry.stored_at + self._ttl + self._stale
 
 
 def _first_two(entries: OrderedDict[Hashable, _Entry[V]]) -> list[tuple[Hashable, _Entry[V]]]:

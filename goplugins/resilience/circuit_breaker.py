@@ -63,6 +63,7 @@ class CircuitBreaker:
         name: the plugin's, for errors.
         on_transition: called with the old and the new state after each change, outside the lock. It may come late
             under contention; what it raises is logged.
+        trips: counts how often outcomes have opened it; by default a counter of its own.
 
     >>> from types import SimpleNamespace
     >>> from goplugins.testing import ManualClock
@@ -89,6 +90,7 @@ class CircuitBreaker:
         rng: random.Random | None = None,
         name: str = "",
         on_transition: Callable[[CircuitBreakerState, CircuitBreakerState], object] | None = None,
+        trips: Counter | None = None,
     ) -> None:
         self.clock = clock
         self.name = name
@@ -110,7 +112,7 @@ class CircuitBreaker:
         self._streak = 0  # trips in a row, without having closed in between
         self._opened_at = 0.0
         self._open_until = 0.0
-        self._trips = 0
+        self._trips = Counter() if trips is None else trips
         self._requests = self._successes = self._failures = 0
         self._last_failure = 0.0
         self._admitted = Counter()  # requests that took no lock
@@ -231,7 +233,7 @@ class CircuitBreaker:
     @property
     def trips(self) -> int:
         """How often it has opened because of outcomes; never goes back, not even by :meth:`reset`."""
-        return self._trips
+        return self._trips.total
 
     def stats(self) -> CircuitBreakerStats:
         """The counts since the last :meth:`reset`: requests admitted, and the outcomes that counted."""
@@ -428,8 +430,8 @@ class CircuitBreaker:
         self._opened_at = now
         self._open_until = now + self._rules.open_time(streak, self._rng)
         self._enter(_OPEN)
-        self._trips += 1
         self._streak = streak
+        self._trips.add()
 
     def _take_in(self) -> None:
         """Counts what was counted without the lock. A success in between ends a row of failures."""

@@ -43,19 +43,26 @@ class HedgePolicy:
     """
 
     def __init__(self, config: HedgeConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._fixed: float | None = config.delay if getattr(config, "delay", None) is not None else None
-        self._share: float = setting(config, DEFAULT_HEDGE, "percentile")
-        self._least: float = setting(config, DEFAULT_HEDGE, "min_delay")
-        # With fewer, the quantile would be their very slowest one, whatever that was.
-        rest = max(1.0 - self._share, 1.0 / _MOST)
-        self._enough = max(_FEWEST, math.ceil(1.0 / rest - 1e-9))
         self._now = clock.monotonic
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, float]] = deque()  # when it ended, how long it took
         self._sorted: list[float] = []
         self._usual: float | None = None
         self._until = -math.inf  # when the newest one is too old to count
+        self.configure(config)
         register_forkable(self)
+
+    def configure(self, config: HedgeConfig) -> None:
+        """Applies another configuration; the latencies that are known stay. Takes the lock."""
+        fixed: float | None = getattr(config, "delay", None)
+        share: float = setting(config, DEFAULT_HEDGE, "percentile")
+        least: float = setting(config, DEFAULT_HEDGE, "min_delay")
+        # With fewer, the quantile would be their very slowest one, whatever that was.
+        rest = max(1.0 - share, 1.0 / _MOST)
+        with self._lock:
+            self._fixed, self._share, self._least = fixed, share, least
+            self._enough = max(_FEWEST, math.ceil(1.0 / rest - 1e-9))
+            self._usual = self._quantile()
 
     def delay(self) -> float | None:
         """Seconds after which a call without an answer is late; None while too little is known. Takes no lock."""
@@ -81,9 +88,12 @@ class HedgePolicy:
             recent.append((now, seconds))
             insort(ordered, seconds)
             self._until = now + _SECONDS
-            count = len(ordered)
-            enough = count >= self._enough
-            self._usual = ordered[min(int(count * self._share), count - 1)] if enough else None
+            self._usual = self._quantile()
+
+    def _quantile(self) -> float | None:
+        """The configured quantile of the known latencies; None for too few. Expects the lock."""
+        count = len(self._sorted)
+        return self._sorted[min(int(count * self._share), count - 1)] if count >= self._enough else None
 
     def after_fork_in_child(self) -> None:
         """A fresh lock, and nothing known: the parent may have been about to change it."""

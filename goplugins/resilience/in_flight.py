@@ -7,42 +7,18 @@ no call can slip in between "closed" and "empty".
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import attrs
-
 from goplugins.errors import PluginClosedError
-from goplugins.models.metrics import Latencies, bucket_of
+from goplugins.models.metrics import bucket_of
+from goplugins.resilience.counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
     from goplugins.runtime.call import Call
-
-
-@attrs.frozen
-class InFlightSnapshot:
-    """A gate's counts at one moment.
-
-    Attributes:
-        in_flight: calls inside now.
-        succeeded: calls that ended well.
-        failed: calls that ended otherwise.
-        duration: seconds of all ended calls together.
-        attempts: attempts of all ended calls together.
-        latencies: how long the ended calls took that had been sent.
-        errors: how many calls ended with which error code.
-    """
-
-    in_flight: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    duration: float = 0.0
-    attempts: int = 0
-    latencies: Latencies = attrs.field(factory=Latencies)
-    errors: Mapping[str, int] = attrs.field(factory=dict)
 
 
 class InFlightTracker:
@@ -64,18 +40,12 @@ class InFlightTracker:
     goplugins.errors.PluginClosedError: [PLUGIN_1207] it was replaced
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, counts: Counts | None = None) -> None:
+        self.counts = Counts() if counts is None else counts
         self._inside: dict[int, int] = {}  # thread ident -> how many calls deep
         self._in_flight = 0
         self._expected = 0  # admitted, and waiting for a worker
-        self._succeeded = 0
-        self._failed = 0
         self._transferred = 0
-        self._attempts = 0
-        self._duration = 0.0
-        self._latencies: dict[int, int] = {}
-        self._errors: dict[str, int] = {}
         self._reason: str | None = None
         self._drains: list[tuple[int, Waiter]] = []  # threads that wait for the others to leave
         self._on_empty: list[Callable[[], object]] = []
@@ -93,7 +63,7 @@ class InFlightTracker:
         """
         # Looked up at each call: gevent may replace it after this module was imported.
         thread = threading.get_ident()
-        with self._lock:
+        with self.counts.lock:
             depth = self._inside.get(thread, 0)
             reason = self._reason
             if reason is None or depth or (call is not None and (call.expected or call.nested)):
@@ -115,7 +85,7 @@ class InFlightTracker:
         Raises:
             PluginClosedError: the gate is closed, and why.
         """
-        with self._lock:
+        with self.counts.lock:
             if self._reason is not None:
                 raise PluginClosedError(self._reason)
             self._expected += 1
@@ -123,7 +93,7 @@ class InFlightTracker:
 
     def cancel_admission(self, call: Call) -> None:
         """The call will not come: its task was cancelled. Harmless for one that has come."""
-        with self._lock:
+        with self.counts.lock:
             if call.expected:
                 call.expected = False
                 if self._expected:
@@ -145,7 +115,8 @@ class InFlightTracker:
         """
         thread = threading.get_ident()
         bucket = bucket_of(elapsed) if attempts else 0
-        with self._lock:
+        counts = self.counts
+        with counts.lock:
             depth = self._inside.get(thread, 0)
             if depth and (call is None or call.inside):
                 # No call, hence no interrupt, between these lines.
@@ -157,21 +128,21 @@ class InFlightTracker:
                 if call is not None:
                     call.inside = False
                 if ok:
-                    self._succeeded += 1
+                    counts.succeeded += 1
                 elif ok is None:
                     self._transferred += 1
                     elapsed, attempts = 0.0, 0
                 else:
-                    self._failed += 1
+                    counts.failed += 1
                     if code:
-                        self._errors[code] = self._errors[code] + 1 if code in self._errors else 1
-                self._duration += elapsed
+                        counts.errors[code] = counts.errors[code] + 1 if code in counts.errors else 1
+                counts.duration += elapsed
                 if attempts:
-                    self._attempts += attempts
+                    counts.attempts += attempts
                     try:
-                        self._latencies[bucket] += 1
+                        counts.latencies[bucket] += 1
                     except KeyError:
-                        self._latencies[bucket] = 1
+                        counts.latencies[bucket] = 1
         if self._drains or self._on_empty:
             self._announce()
 
@@ -184,7 +155,7 @@ class InFlightTracker:
         Returns:
             True if this closed the gate; False if it was closed before, then ``reason`` is ignored.
         """
-        with self._lock:
+        with self.counts.lock:
             if self._reason is not None:
                 return False
             self._reason = reason
@@ -211,7 +182,7 @@ class InFlightTracker:
         drain = (thread, Waiter())
         waiting = False
         try:
-            with self._lock:
+            with self.counts.lock:
                 waiting = self._others(thread) > 0
                 if waiting:
                     self._drains.append(drain)
@@ -219,9 +190,9 @@ class InFlightTracker:
                 clock.wait(drain[1], timeout)
         finally:
             if waiting:
-                with self._lock:
+                with self.counts.lock:
                     self._drains = [other for other in self._drains if other is not drain]
-        with self._lock:
+        with self.counts.lock:
             # The event, not the count: a gate that is not closed may have filled again since the lull.
             if waiting and not drain[1].is_set() and self._others(thread) > 0:
                 return False
@@ -249,23 +220,8 @@ class InFlightTracker:
         """True once :meth:`close` was called."""
         return self._reason is not None
 
-    def snapshot(self) -> InFlightSnapshot:
-        """The counts, consistent with each other. Takes the lock."""
-        with self._lock:
-            latencies = Latencies(self._latencies.copy())
-            return InFlightSnapshot(
-                self._in_flight,
-                self._succeeded,
-                self._failed,
-                self._duration,
-                self._attempts,
-                latencies,
-                self._errors.copy(),
-            )
-
     def after_fork_in_child(self) -> None:
-        """A fresh lock and nobody inside: the parent's calls go on in the parent. Counts of ended calls stay."""
-        self._lock = threading.Lock()
+        """No call is in flight: the parent's calls go on in the parent. Counts of ended calls stay."""
         self._inside = {}
         self._in_flight = 0
         self._expected = 0
@@ -281,7 +237,7 @@ class InFlightTracker:
 
         It goes by who is inside now, so it may be called at any time, and again after an interrupt.
         """
-        with self._lock:
+        with self.counts.lock:
             drained = [wakeup for thread, wakeup in self._drains if self._others(thread) == 0]
         for wakeup in drained:
             wakeup.set()
@@ -292,7 +248,7 @@ class InFlightTracker:
         """Runs one callback, once, unless an interrupt breaks in; False if none is due."""
         callback = None
         try:
-            with self._lock:
+            with self.counts.lock:
                 if self._in_flight or self._expected or not self._on_empty:
                     return False
                 callback = self._on_empty[0]
@@ -300,7 +256,7 @@ class InFlightTracker:
             run_callback(callback)
         except BaseException:
             if callback is not None:
-                with self._lock:
+                with self.counts.lock:
                     self._on_empty.append(callback)
             raise
         return True

@@ -8,10 +8,6 @@ from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 from goplugins.errors import PluginError, Verdict
-from goplugins.runtime.clock import Clock
-from goplugins.runtime.deadline import Deadline
-
-__all__ = ["AttemptCancelledError", "CancellableDeadline", "Cancellation"]
 
 T = TypeVar("T")
 
@@ -94,13 +90,3 @@ class Cancellation:
             if self._stop is not None:
                 self._stop()
                 self._stop = None  # only now: an interrupt may have broken in, and the next cancel makes up for it
-
-
-class CancellableDeadline(Deadline):
-    """A deadline that may come early. It goes wherever an attempt may wait, so that a cancel finds it anywhere."""
-
-    __slots__ = ("cancellation",)
-
-    def __init__(self, at: float, clock: Clock, cancellation: Cancellation) -> None:
-        super().__init__(at, clock)
-        self.cancellation = cancellation

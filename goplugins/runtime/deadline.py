@@ -6,15 +6,12 @@ import threading
 import weakref
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.cancellation import Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 
-if TYPE_CHECKING:
-    from goplugins.runtime.cancellation import Cancellation
-
-__all__ = ["Deadline", "deadline"]
+__all__ = ["CancellableDeadline", "Deadline", "deadline"]
 
 _new = object.__new__
 
@@ -61,6 +58,16 @@ class Deadline:
 
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"
+
+
+class CancellableDeadline(Deadline):
+    """A deadline that may come early. It goes wherever an attempt may wait, so that a cancel finds it anywhere."""
+
+    __slots__ = ("cancellation",)
+
+    def __init__(self, at: float, clock: Clock, cancellation: Cancellation) -> None:
+        super().__init__(at, clock)
+        self.cancellation = cancellation
 
 
 class _Enclosing:

@@ -32,18 +32,18 @@ class _Layers:
         self._lock = create_lock(self)
 
     def add(self, plugin: GuardedPlugin, config: ChaosConfig) -> ChaosSender:
-        """Adds a new outermost layer, which the next attempt goes through. Takes the lock."""
+        """Adds a new outermost layer, which the next call goes through. Takes the lock."""
         with self._lock:
-            layer = ChaosSender(plugin.attempts.sender, config, plugin.config, clock=plugin.clock)
-            plugin.attempts.sender = layer
+            layer = ChaosSender(plugin.sender, config, plugin.config, clock=plugin.clock)
+            plugin.replace_sender(layer)
             return layer
 
     def remove(self, plugin: GuardedPlugin, layer: ChaosSender) -> None:
         """Removes a layer, also from below others. Takes the lock."""
         with self._lock:
-            above: Any = plugin.attempts.sender
+            above: Any = plugin.sender
             if above is layer:
-                plugin.attempts.sender = layer.wrapped
+                plugin.replace_sender(layer.wrapped)
                 return
             while isinstance(above, ChaosSender):
                 if above.wrapped is layer:

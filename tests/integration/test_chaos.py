@@ -216,7 +216,7 @@ def test_after_the_block_the_wire_is_as_it_was(wire):
                     outcomes.append(manager.execute("p", "hello", timeout=5))
                 except PluginConnectionError as error:
                     outcomes.append(error.code)
-                manager._registry.get("p").policies.breaker.reset()
+                manager._registry.get("p").pipeline.breaker.reset()
         counts = chaos.counts
         assert manager._registry.get("p").sender is before
         assert manager.execute("p", "hello") == "ok"

@@ -32,7 +32,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 from goplugins.testing import ManualClock
 from goplugins.transports.json_codec import codec_for
-from tests.unit.core.fakes import FakeSender, plugin_config
+from tests.unit.pipeline.fakes import FakeSender, plugin_config
 
 MARGIN = 0.005  # no backoff ends nearer to the deadline than this
 
@@ -129,7 +129,7 @@ class World:
         config = plugin_config(**sections)
         self.retry = config.retry
         self.plugin = GuardedPlugin(self.wire, self.wire, config, clock=self.clock, rng=random.Random(1))
-        self.budget = self.plugin.policies.budget
+        self.budget = self.plugin.pipeline.budget
         self.calls: list[float] = []
         self.extra: list[float] = []  # attempts beyond the first of a call
         for _ in range(spent):

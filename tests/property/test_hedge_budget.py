@@ -76,4 +76,4 @@ def test_hedges_and_retries_together_stay_under_the_law(steps: list[tuple[str, A
             made = bisect_right(extra, end) - bisect_left(extra, begin)
             paid = bisect_right(calls, end) - bisect_left(calls, begin - 10)
             assert made <= ratio * paid + 10 * (end - begin + 10) + 1e-3
-    assert hedger.sent <= len(extra)
+    assert hedger.counts.metrics().hedges_sent <= len(extra)

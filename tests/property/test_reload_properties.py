@@ -78,10 +78,9 @@ def state(harness: Harness) -> dict[str, Any]:
     """All that calls depend on, without counts and measurements."""
     found: dict[str, Any] = {"": sorted(harness.manager._registry.disabled)}
     for name, plugin in harness.manager._registry.plugins.items():
-        policies, checker = plugin.policies, plugin.attempts.watcher
+        policies, checker = plugin.pipeline, plugin.checker
         limiter, retry, budget = policies.limiter, policies.retry, policies.budget
-        bulkhead = plugin.bulkhead if plugin.config.bulkhead is not None else None
-        layers = plugin._answer
+        bulkhead = policies.bulkhead
         found[name] = {
             "config": {field.name: getattr(plugin.config, field.name) for field in fields_of(type(plugin.config))},
             "wire": None if isinstance(plugin.config, GroupConfig) else wired(plugin.plugin.config),
@@ -89,12 +88,22 @@ def state(harness: Harness) -> dict[str, Any]:
             "budget": budget._deposit,
             "breaker": (attrs.asdict(policies.breaker._rules), policies.breaker._mode),
             "limiter": None if limiter is None else (limiter._rate, limiter._burst, limiter._max_wait),
-            "timeout": (plugin.request_timeout, plugin.idempotent),
+            "timeout": (plugin.pipeline.request_timeout, plugin.pipeline.idempotent),
             "bulkhead": None if bulkhead is None else (bulkhead._adaptive is None, bulkhead._max_waiting),
             "checks": (checker._enabled, checker._configured_interval, checker._timeout, checker._failure_limit),
             "chaos": getattr(plugin.sender, "chaos", ""),
-            "layers": (type(layers).__name__, type(getattr(layers, "_run", None)).__name__),
+            "layers": (layers(policies.run), layers(policies.run_as_member)),
         }
+    return found
+
+
+def layers(run: Any) -> list[str]:
+    """The classes of a pipeline's layers, outermost first."""
+    found = []
+    while run is not None:
+        layer = run.__self__
+        found.append(type(layer).__name__)
+        run = getattr(layer, "_inner", None)
     return found
 
 

@@ -146,12 +146,12 @@ class GateMachine(RuleBasedStateMachine):
     def agrees_with_the_model(self):
         if not hasattr(self, "gate"):
             return
-        counts = self.gate.snapshot()
-        assert counts.in_flight == self.gate.in_flight == len(self.calls)
-        assert counts.succeeded == sum(ok for ok, _, _ in self.outcomes)
-        assert counts.failed == sum(not ok for ok, _, _ in self.outcomes)
-        assert counts.duration == sum(elapsed for _, elapsed, _ in self.outcomes)
-        assert counts.attempts == sum(attempts for _, _, attempts in self.outcomes)
+        counts = self.gate.counts.metrics()
+        assert self.gate.in_flight == len(self.calls)
+        assert counts.requests_success == sum(ok for ok, _, _ in self.outcomes)
+        assert counts.requests_failure == sum(not ok for ok, _, _ in self.outcomes)
+        assert counts.request_duration == sum(elapsed for _, elapsed, _ in self.outcomes)
+        assert counts.attempts_total == sum(attempts for _, _, attempts in self.outcomes)
         assert self.gate.closed is self.closed
         assert self.emptied == self.expected_emptied, "each callback runs once, when the last one is out"
         for thread in (1, 2, 3):

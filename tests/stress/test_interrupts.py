@@ -16,7 +16,7 @@ from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlight
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline, deadline
 from tests.interrupts import alarms_interrupt, interrupted
-from tests.unit.core.fakes import FakeSender, guarded, make_call
+from tests.unit.pipeline.fakes import FakeSender, guarded, make_call
 
 CLOSED = CircuitBreakerState.CLOSED
 
@@ -176,8 +176,8 @@ def a_plugin():
 
 def has_nothing_left(plugin):
     assert plugin.tracker.in_flight == 0
-    assert not plugin.policies.limiter._waiters
-    assert plugin.policies.breaker.state is CLOSED
+    assert not plugin.pipeline.limiter._waiters
+    assert plugin.pipeline.breaker.state is CLOSED
     assert plugin.call(make_call(SYSTEM_CLOCK, timeout=5.0, max_wait=5.0)) == "ok"
     return True
 

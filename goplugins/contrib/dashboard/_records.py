@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from goplugins.enums import CircuitBreakerState
 from goplugins.manager.control import PluginState, has_configured_members, is_forced_open
 from goplugins.manager.standing import Standing, standing
 from goplugins.models.explanation import MemberExplanation
-from goplugins.models.metrics import Latencies, bounds_of
+from goplugins.models.metrics import Latencies, PluginMetrics, bounds_of
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged
 from goplugins.observability.history import Column, History, Minute
@@ -163,31 +165,13 @@ def _limiter(view: PluginState) -> dict[str, Any] | None:
 
 
 def _bulkhead(view: PluginState) -> dict[str, Any] | None:
-    bulkhead = view.plugin.bulkhead
-    if bulkhead is None or view.plugin.config.bulkhead is None:
+    bulkhead = view.plugin.pipeline.bulkhead
+    if bulkhead is None:
         return None
     return {"used": bulkhead.in_use, "limit": bulkhead.limit, "waiting": bulkhead.waiting}
 
 
-_COUNTED = {
-    "calls": "requests_total",
-    "answered": "requests_success",
-    "raised": "requests_failure",
-    "attempts": "attempts_total",
-    "breaker trips": "circuit_breaker_trips",
-    "health checks failed": "health_check_failures",
-    "refused by rate limit": "refused_rate_limit",
-    "refused by breaker": "refused_circuit_breaker",
-    "refused by bulkhead": "refused_bulkhead",
-    "retry budget exhausted": "retry_budget_exhausted",
-    "hedges sent": "hedges_sent",
-    "hedges won": "hedges_won",
-    "cache hits": "cache_hits",
-    "cache misses": "cache_misses",
-    "stale answers": "stale_answers",
-    "fallback answers": "fallback_answers",
-    "fallback failures": "fallback_failures",
-}
+_COUNTED = {field.metadata["label"]: field.name for field in attrs.fields(PluginMetrics) if field.metadata.get("label")}
 _ALWAYS = 4
 
 

@@ -16,12 +16,10 @@ from typing import Any
 import pytest
 
 from goplugins.config import HedgeConfig, ManagerConfig, PluginConfig
-from goplugins.pipeline.attempts import Attempts
 from goplugins.pipeline.hedging import Hedger, hedge_pool
-from goplugins.pipeline.policies import Policies
+from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.resilience import HedgePolicy
 from goplugins.runtime.call import Call
-from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.http import HTTPPlugin
@@ -117,16 +115,17 @@ PLUGINS: dict[str, Any] = {"http": HTTPPlugin, "unix": UnixSocketPlugin, "grpc":
 
 
 class Hedged:
-    """One guarded plugin, as far as hedging goes."""
+    """A hedger over the attempts of one guarded plugin."""
 
     def __init__(self, wire: str, endpoint: str, hedge: HedgeConfig, **sections: Any) -> None:
         config = PluginConfig.from_mapping({"name": "p", "transport": wire, "endpoint": endpoint, **sections})
         config = ManagerConfig().resolve(config)
         self.plugin = PLUGINS[wire](config)
-        self.attempts = Attempts(self.plugin, SYSTEM_CLOCK)
-        self.attempts.policies = Policies.of(config, clock=SYSTEM_CLOCK, rng=random.Random(1))
         self.pool = hedge_pool()
-        self.budget = self.attempts.policies.budget
+        guarded = GuardedPlugin(self.plugin, self.plugin, config, hedge_pool=self.pool, rng=random.Random(1))
+        self.attempt = guarded.pipeline.run_as_member
+        self.breaker = guarded.pipeline.breaker
+        self.budget = guarded.pipeline.budget
         self.hedger = Hedger(HedgePolicy(hedge), self.pool, self.budget)
         self._ids = itertools.count()
 
@@ -138,9 +137,19 @@ class Hedged:
     def call(self, value: Any, timeout: float = 5.0) -> Any:
         call = self.new_call(value, timeout)
         try:
-            return self.hedger(call, self.attempts.make)
+            return self.hedger(call, self.attempt)
         finally:
             self.budget.deposit()
+
+    @property
+    def sent(self) -> int:
+        """Hedges that were sent."""
+        return self.hedger.counts.metrics().hedges_sent
+
+    @property
+    def won(self) -> int:
+        """Hedges that gave the answer."""
+        return self.hedger.counts.metrics().hedges_won
 
     @property
     def places(self) -> int:

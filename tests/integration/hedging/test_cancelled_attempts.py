@@ -12,9 +12,9 @@ import pytest
 
 from goplugins.config import ConnectionConfig, PluginConfig
 from goplugins.runtime.call import Call
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.transports.http import HTTPPlugin
 from goplugins.transports.json_codec import codec_for
 from tests.integration.hedging.conftest import WIRES, Hedged, Service

@@ -37,14 +37,14 @@ def test_one_slow_reply_out_of_thirty_hurts_no_more(
 ) -> None:
     service = serve(wire, lambda number: 0.25 if number % 30 == 29 else 0.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig())
-    plain = latencies(90, lambda number: hedged.attempts.make(hedged.new_call(number)))
+    plain = latencies(90, lambda number: hedged.attempt(hedged.new_call(number)))
     assert plain[-3] >= 0.25
     for number in range(25):  # it learns
         assert hedged.call(number) == number
     faster = latencies(120, hedged.call)
     assert faster[-2] < 0.2
-    assert hedged.hedger.won >= 3
-    assert hedged.hedger.sent <= 30
+    assert hedged.won >= 3
+    assert hedged.sent <= 30
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -82,21 +82,21 @@ def test_a_loser_says_nothing_of_the_plugin(
     # Its second attempts come late enough for the server's threads to have taken note of the first.
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05), circuit_breaker=breaker_config)
     for number in range(2):  # connects: of two attempts that wait for one connection, either may be the first over it
-        hedged.attempts.make(hedged.new_call(number))
+        hedged.attempt(hedged.new_call(number))
     for number in range(10):
         assert hedged.call(number) == number
         hedged.settle()  # the next one begins with an even number
-    breaker = hedged.attempts.policies.breaker
+    breaker = hedged.breaker
     assert breaker.state is CircuitBreakerState.CLOSED
     assert breaker.stats().failure_count == 0
-    assert hedged.hedger.won == 10
+    assert hedged.won == 10
 
 
 def test_a_probe_that_lost_gives_its_permit_back(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
     breaker_config = {"success_threshold": 2, "recovery_timeout": "10ms", "failure_threshold": 1}
     hedged = make("http", service.endpoint, circuit_breaker={**breaker_config, "min_request_threshold": 1})
-    breaker = hedged.attempts.policies.breaker
+    breaker = hedged.breaker
     for round_ in range(5):
         permit = breaker.acquire()
         permit.failure()
@@ -127,10 +127,10 @@ def test_a_thousand_hedged_calls_leave_nothing_behind(
         for done in [callers.submit(work, worker) for worker in range(4)]:
             done.result()
     hedged.settle()
-    assert hedged.hedger.sent > 100
-    assert hedged.hedger.won > 50
+    assert hedged.sent > 100
+    assert hedged.won > 50
     assert hedged.pool.threads <= 16  # two for each caller, and losers that are about to end
-    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+    assert hedged.breaker.stats().failure_count == 0
     gc.collect()
     # The server's side of at most so many kept connections is in this process, too.
     assert len(os.listdir("/proc/self/fd")) <= before + 2 * 16
@@ -160,9 +160,9 @@ def test_cancels_at_random_moments_hit_nobody_else(
         for done in [callers.submit(work, worker) for worker in range(4)]:
             done.result()
     hedged.settle()
-    assert hedged.hedger.sent > 200
-    assert 0 < hedged.hedger.won < hedged.hedger.sent
-    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+    assert hedged.sent > 200
+    assert 0 < hedged.won < hedged.sent
+    assert hedged.breaker.stats().failure_count == 0
 
 
 # --- interrupts and forks ------------------------------------------------------------------------------------------
@@ -179,10 +179,10 @@ def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
         for _ in range(60):
             call = hedged.new_call("x", timeout=20.0)
             after = rng.choice([0.05, rng.random() * 0.01 + 1e-4])
-            assert struck(after, partial(hedged.hedger, call, hedged.attempts.make), again=0.25)
+            assert struck(after, partial(hedged.hedger, call, hedged.attempt), again=0.25)
             assert call.attempts <= 2
     hedged.settle()  # long before the deadlines
-    assert hedged.attempts.policies.breaker.stats().failure_count == 0
+    assert hedged.breaker.stats().failure_count == 0
     service.slowness = lambda _: 0.0
     assert hedged.call("well") == "well"
 
@@ -191,7 +191,7 @@ def fork_with_a_hedger(endpoint: str) -> Any:
     hedged = Hedged("http", endpoint, HedgeConfig(delay=0.05))
     first = hedged.call("parent")
     hedged.settle()
-    child = in_child(lambda: [hedged.call("child"), hedged.hedger.won, hedged.pool.threads])
+    child = in_child(lambda: [hedged.call("child"), hedged.won, hedged.pool.threads])
     again = hedged.call("parent again")
     hedged.close()
     return first, child, again

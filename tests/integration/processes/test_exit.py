@@ -330,7 +330,7 @@ ENDS = {
     """),
     "both attempts of a hedged call hang": End("""
         manager = made("hedged")
-        manager._registry.plugins["hedged"].hedger.policy.record(0.01)
+        manager._registry.plugins["hedged"].pipeline.hedger.policy.record(0.01)
         hang(manager, "hedged")
         report(manager.metrics().active_requests == 1)
         last()

@@ -81,7 +81,7 @@ def test_while_other_threads_are_connecting(run):
         plugin("hedged", "http", f"http://{host}:{port}/x", retry=once, hedge=hedge),
     ]})
     names = ["tcp", "session", "tls", "unix", "hedged"]
-    other._registry.plugins["hedged"].hedger.policy.record(0.01)
+    other._registry.plugins["hedged"].pipeline.hedger.policy.record(0.01)
     before = ours()
     threads = [threading.Thread(target=call, args=(other, name, 1, 1.0)) for name in names]
     for thread in threads:

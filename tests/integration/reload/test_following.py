@@ -206,7 +206,7 @@ def test_a_plugin_that_can_not_start_leaves_all_others_unchanged(
         for name in ("http", "grpc", "unix", "exec"):
             assert manager.execute(name, name) == name
         registry = manager._registry
-        before = {name: (plugin, plugin.wire, plugin.policies.retry) for name, plugin in registry.plugins.items()}
+        before = {name: (plugin, plugin.wire, plugin.pipeline.retry) for name, plugin in registry.plugins.items()}
         processes = children(PROGRAM)
         assert processes
         third = {"name": "third", **BROKEN[wire]()}
@@ -214,7 +214,7 @@ def test_a_plugin_that_can_not_start_leaves_all_others_unchanged(
         with pytest.raises((ReloadError, ValueError)) as caught:
             manager.reload_config({"plugins": [*changed[:2], third, *changed[2:]]}, strategy)
         assert "third" in str(caught.value) or "plugins[2]" in str(caught.value)
-        after = {name: (plugin, plugin.wire, plugin.policies.retry) for name, plugin in registry.plugins.items()}
+        after = {name: (plugin, plugin.wire, plugin.pipeline.retry) for name, plugin in registry.plugins.items()}
         assert after.keys() == before.keys()
         for name, parts in before.items():
             assert all(now is then for now, then in zip(after[name], parts, strict=True))

@@ -17,7 +17,7 @@ from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream
-from goplugins.pipeline.attempts import Watcher
+from goplugins.pipeline.attempts import Checker
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.scheduler import Scheduler
@@ -42,7 +42,7 @@ class FakeMember:
         self.gate_open = True
         self.health_status = PluginStatus.UNKNOWN
         self.endpoint = ""
-        self.watcher: Watcher | None = None
+        self.checker: Checker | None = None
         self.callbacks: list[Callable[[], object]] = []
         self.calls = 0
 
@@ -200,5 +200,5 @@ def watched(group: Group, name: str) -> HealthChecker:
         scheduler=Scheduler(clock=group.clock, threaded=False),
         submit=lambda job: job(),
     )
-    group[name].watcher = checker
+    group[name].checker = checker
     return checker

@@ -35,8 +35,7 @@ from goplugins import (
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
 from goplugins.testing import ManualClock
-
-from .fakes import FakeSender, Latch
+from tests.unit.pipeline.fakes import FakeSender, Latch
 
 
 @attrs.frozen

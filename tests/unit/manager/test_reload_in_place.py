@@ -33,7 +33,7 @@ def test_a_rate_limit(harness: Harness) -> None:
     change(harness)
     for _ in range(50):
         harness.call("a")
-    assert plugin.policies.limiter is None
+    assert plugin.pipeline.limiter is None
     assert harness.manager.metrics().plugins["a"].refused_rate_limit == 2
 
 
@@ -41,7 +41,7 @@ def test_calls_waiting_for_a_token_go_on_when_the_limit_is_removed(harness: Harn
     harness.load(a={"rate_limit": {"enabled": True, "burst_size": 1, "requests_per_second": 0.1, "max_wait": 60}})
     harness.call("a")
     thread, results = harness.in_background(lambda: harness.call("a", timeout=60))
-    while not harness.guarded("a").policies.limiter._waiters:
+    while not harness.guarded("a").pipeline.limiter._waiters:
         time.sleep(0.001)
     change(harness)
     thread.join(5)
@@ -55,7 +55,7 @@ def test_calls_waiting_for_a_slot_go_on_when_the_bulkhead_is_removed(harness: Ha
     first = harness.in_background(lambda: harness.call("a"))
     assert wire.entered.acquire(timeout=10)
     second = harness.in_background(lambda: harness.call("a"))
-    while not harness.guarded("a").bulkhead.waiting:
+    while not harness.guarded("a").pipeline.bulkhead.waiting:
         time.sleep(0.001)
     with pytest.raises(BulkheadFullError):
         harness.call("a")
@@ -67,7 +67,7 @@ def test_calls_waiting_for_a_slot_go_on_when_the_bulkhead_is_removed(harness: Ha
         assert results == [["a", "m:a"]]
     assert harness.manager.metrics().plugins["a"].refused_bulkhead == 1
     change(harness, bulkhead={"max_concurrent": 1})
-    assert harness.guarded("a").bulkhead.limit == 1
+    assert harness.guarded("a").pipeline.bulkhead.limit == 1
     assert harness.call("a")
 
 
@@ -80,14 +80,17 @@ def test_cached_answers_stay_while_other_policies_change(harness: Harness) -> No
     change(harness, **cached, circuit_breaker={"failure_threshold": 2})
     harness.call("a")
     assert len(wire.sent) == 1
-    change(harness, cache={"ttl": 61}, retry={"idempotent": True})
+    change(harness, cache={"ttl": 61, "max_entries": 5, "stale_if_error": 10}, retry={"idempotent": True})
+    harness.call("a")
+    assert len(wire.sent) == 1
+    change(harness, cache={"ttl": 61, "vary_headers": ["X-Tenant"]}, retry={"idempotent": True})
     harness.call("a")
     assert len(wire.sent) == 2
     change(harness, retry={"idempotent": True})
     harness.call("a")
     harness.call("a")
     assert len(wire.sent) == 4
-    assert harness.manager.metrics().plugins["a"].requests_total == 5
+    assert harness.manager.metrics().plugins["a"].requests_total == 6
 
 
 def test_a_fallback_value_of_another_type(harness: Harness) -> None:
@@ -121,7 +124,7 @@ def test_hedging_and_its_counts(harness: Harness) -> None:
     assert harness.call("a") == "ok"
     assert harness.manager.metrics().plugins["a"].hedges_sent == 1
     change(harness, **remote, retry={"idempotent": True})
-    assert plugin.hedger is None
+    assert plugin.pipeline.hedger is None
     assert harness.manager.metrics().plugins["a"].hedges_sent == 1
 
 
@@ -153,7 +156,7 @@ def test_a_breaker_keeps_its_state(harness: Harness) -> None:
     change(harness, circuit_breaker={"failure_threshold": 3, "min_request_threshold": 1, "recovery_timeout": 5})
     with pytest.raises(PluginUnavailableError):
         harness.call("a", timeout=1)
-    assert plugin.policies.breaker.state == "open"
+    assert plugin.pipeline.breaker.state == "open"
 
 
 def test_timeouts_and_retries(harness: Harness) -> None:
@@ -176,9 +179,9 @@ def test_timeouts_and_retries(harness: Harness) -> None:
 def test_health_checks(harness: Harness) -> None:
     harness.load(a={})
     harness.call("a")
-    checker = harness.guarded("a").attempts.watcher
+    checker = harness.guarded("a").checker
     change(harness, health_check={"enabled": False})
-    assert harness.guarded("a").attempts.watcher is checker
+    assert harness.guarded("a").checker is checker
     assert not checker.is_running
     change(harness, health_check={"interval": 77})
     assert checker.is_running

@@ -144,7 +144,7 @@ def test_policies_of_a_group_change_in_place(harness: Harness) -> None:
     report = harness.manager.reload_config(config(group, a="m:v1"))
     assert report.updated == ("g",)
     assert [str(change) for change in report.diff.updated[0].changes] == ["retry.max_retries: 1 -> 4"]
-    assert harness.guarded("g").policies.retry.max_retries == 4
+    assert harness.guarded("g").pipeline.retry.max_retries == 4
 
 
 def test_the_log_level_follows_the_configuration(harness: Harness) -> None:
@@ -210,7 +210,7 @@ def test_a_failed_plugin_undoes_the_reload(harness: Harness, strategy: str, end:
     assert caught.value.plugin == "c"
     assert list(caught.value.details["plugins"]) == ["c"]
     assert {name: harness.guarded(name) for name in harness.manager.list_plugins()} == before
-    assert harness.guarded("b").policies.retry.max_retries == 1
+    assert harness.guarded("b").pipeline.retry.max_retries == 1
     for name in before:
         assert harness.call(name)
     assert all(not plugin.plugin.closed for plugin in before.values())
@@ -431,7 +431,7 @@ def test_waiting_calls_go_to_the_successor(harness: Harness, policy: dict[str, A
     assert late == ["late"]
     metrics = harness.manager.metrics()
     assert metrics.requests_failure == 0
-    assert metrics.requests_success == 3  # and the one left behind
+    assert metrics.requests_success == 4  # the call that was left behind counts, too, once it has ended
     harness.manager.shutdown(1)  # delivers all events
     assert [event.error for event in events] == [None] * 4
 
@@ -687,13 +687,17 @@ def test_known_fault_policy_changes_were_logged_and_dropped(harness: Harness) ->
     )
     assert report.updated == ("a",)
     plugin = harness.guarded("a")
-    assert (plugin.policies.retry.max_retries, plugin.idempotent, plugin.request_timeout) == (8, True, 7)
+    assert (plugin.pipeline.retry.max_retries, plugin.pipeline.idempotent, plugin.pipeline.request_timeout) == (
+        8,
+        True,
+        7,
+    )
     assert harness.manager.metrics().plugins["a"].requests_total == 1
     harness.call("a")
     plugin.plugin.on_send = _fail
     with pytest.raises(PluginUnavailableError):
         harness.call("a", idempotent=False)
-    assert plugin.policies.breaker.state == "open"
+    assert plugin.pipeline.breaker.state == "open"
 
 
 def _fail(call: Any) -> Any:
@@ -741,9 +745,9 @@ def test_errors_of_a_plugin_pass(harness: Harness) -> None:
 
 def test_a_breaker_that_is_forced_open_stays_so(harness: Harness) -> None:
     harness.load(a="m:v1")
-    harness.guarded("a").policies.breaker.force_open()
+    harness.guarded("a").pipeline.breaker.force_open()
     harness.reload(a={"endpoint": "m:v1", "circuit_breaker": {"failure_threshold": 9}})
-    assert harness.guarded("a").policies.breaker.state == "open"
+    assert harness.guarded("a").pipeline.breaker.state == "open"
     assert CircuitBreakerConfig().failure_threshold is None
 
 

@@ -15,8 +15,8 @@ from goplugins.errors import (
     PluginTimeoutError,
 )
 from goplugins.resilience import Bulkhead
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.testing import ManualClock
 
 

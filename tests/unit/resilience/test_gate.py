@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from goplugins.errors import PluginClosedError
-from goplugins.models.metrics import Latencies, bucket_of
-from goplugins.resilience import InFlightSnapshot, InFlightTracker
+from goplugins.models.metrics import Latencies, PluginMetrics, bucket_of
+from goplugins.resilience import InFlightTracker
 from goplugins.testing import ManualClock
 from tests.processes import in_child, run
 
@@ -44,14 +44,21 @@ def test_counts_calls_and_outcomes(gate):
     gate.leave(True, 0.5, 1)
     gate.leave(False, 1.5, 3)
     latencies = Latencies({bucket_of(0.5): 1, bucket_of(1.5): 1})
-    assert gate.snapshot() == InFlightSnapshot(0, succeeded=1, failed=1, duration=2.0, attempts=4, latencies=latencies)
+    assert gate.counts.metrics() == PluginMetrics(
+        requests_total=2,
+        requests_success=1,
+        requests_failure=1,
+        request_duration=2.0,
+        attempts_total=4,
+        latencies=latencies,
+    )
 
 
 def test_what_was_refused_here_says_nothing_of_latency(gate):
     gate.enter()
     gate.leave(False, 0.000_02, 0)
-    assert gate.snapshot().failed == 1
-    assert len(gate.snapshot().latencies) == 0
+    assert gate.counts.metrics().requests_failure == 1
+    assert len(gate.counts.metrics().latencies) == 0
 
 
 def test_a_closed_gate_refuses_with_its_reason(gate):
@@ -62,7 +69,7 @@ def test_a_closed_gate_refuses_with_its_reason(gate):
     for _ in range(2):
         with pytest.raises(PluginClosedError, match="it was removed"):
             gate.enter()
-    assert gate.snapshot() == InFlightSnapshot()
+    assert gate.counts.metrics() == PluginMetrics()
 
 
 def test_nested_calls_of_admitted_calls_are_admitted(gate):
@@ -200,10 +207,9 @@ def test_no_call_slips_in_between_closed_and_empty():
 def test_after_a_fork_the_child_ignores_the_exits_of_the_parents_calls(gate):
     other = Inside(gate)
     gate.enter()
-    gate._lock.acquire()
     gate.after_fork_in_child()
     gate.leave(True, 0.0, 1)
-    assert gate.snapshot() == InFlightSnapshot()
+    assert gate.counts.metrics() == PluginMetrics()
     gate.close("x")
     assert gate.drain(30.0, ManualClock(auto_advance=False))
     other.end()
@@ -222,7 +228,7 @@ def fork_with_calls_in_flight():
     found = in_child(child)
     gate.leave(True, 0.0, 1)
     other.end()
-    return found, gate.snapshot().succeeded
+    return found, gate.counts.metrics().requests_success
 
 
 def test_a_fork_renews_the_tracker():

@@ -136,7 +136,7 @@ def test_holds_a_thread_as_long_as_a_call_of_it_is_inside():
     assert gate.holds(here)
     gate.leave(False, 0.0, 1)
     assert not gate.holds(here)
-    assert gate.snapshot().failed == 1
+    assert gate.counts.metrics().requests_failure == 1
 
 
 def test_a_child_can_drain_anew():
@@ -213,7 +213,7 @@ def test_what_an_interrupt_broke_off_is_done_by_who_comes_next():
     assert done == ["begun", "begun", "closed"]
     gate.leave(True, 0.0, 1, call)
     assert done == ["begun", "begun", "closed"]
-    assert gate.snapshot().succeeded == 1
+    assert gate.counts.metrics().requests_success == 1
 
 
 def test_failures_are_counted_by_their_codes():
@@ -223,7 +223,7 @@ def test_failures_are_counted_by_their_codes():
         gate.leave(False, 0.0, 1, None, code)
     gate.enter()
     gate.leave(True, 0.0, 1, None, "C")
-    found = gate.snapshot()
+    found = gate.counts.metrics()
     assert found.errors == {"A": 2, "B": 1}
     gate.enter()
     gate.leave(False, 0.0, 1, None, "B")
@@ -236,12 +236,18 @@ def test_a_call_that_goes_on_elsewhere_counts_there_alone():
         gate.enter()
         gate.leave(None, 0.5, 2, None, "CODE")
         assert gate.transferred == number
-    found = gate.snapshot()
-    assert (found.in_flight, found.succeeded, found.failed, found.attempts, found.duration) == (0, 0, 0, 0, 0.0)
+    found = gate.counts.metrics()
+    assert (
+        gate.in_flight,
+        found.requests_success,
+        found.requests_failure,
+        found.attempts_total,
+        found.request_duration,
+    ) == (0, 0, 0, 0, 0.0)
     assert (found.errors, sum(found.latencies.counts.values())) == ({}, 0)
     gate.enter()
     gate.leave(True, 0.5, 2)
-    assert (gate.transferred, gate.snapshot().succeeded, gate.snapshot().attempts) == (3, 1, 2)
+    assert (gate.transferred, gate.counts.metrics().requests_success, gate.counts.metrics().attempts_total) == (3, 1, 2)
 
 
 def test_latencies_are_counted_of_what_was_sent():
@@ -249,4 +255,4 @@ def test_latencies_are_counted_of_what_was_sent():
     for elapsed, attempts in ((0.010, 1), (0.010, 2), (0.5, 1), (0.0001, 0)):  # the last was refused here
         gate.enter()
         gate.leave(True, elapsed, attempts)
-    assert gate.snapshot().latencies.counts == {bucket_of(0.010): 2, bucket_of(0.5): 1}
+    assert gate.counts.metrics().latencies.counts == {bucket_of(0.010): 2, bucket_of(0.5): 1}

@@ -274,10 +274,10 @@ def test_a_gates_counts_are_of_the_same_calls(ok):
         gate.leave(ok, 0.25, 1, None)  # of nobody
 
         def check():
-            found = gate.snapshot()
-            ended = found.succeeded + found.failed
-            assert found.in_flight == 0
-            assert (found.attempts, found.duration, sum(found.latencies.counts.values())) == (
+            found = gate.counts.metrics()
+            ended = found.requests_success + found.requests_failure
+            assert gate.in_flight == 0
+            assert (found.attempts_total, found.request_duration, sum(found.latencies.counts.values())) == (
                 ended,
                 0.25 * ended,
                 ended,

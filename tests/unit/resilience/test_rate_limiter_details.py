@@ -9,7 +9,8 @@ import pytest
 
 from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
 from goplugins.resilience import RateLimiter
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline
 from goplugins.testing import ManualClock
 
 

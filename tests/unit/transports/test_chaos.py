@@ -28,12 +28,12 @@ from goplugins.errors import (
     Replay,
     SaturatedError,
 )
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.chaos import ChaosSender, with_chaos
 from goplugins.transports.interface import Sender
-from tests.unit.core.fakes import FakeSender, guarded, make_call, plugin_config
+from tests.unit.pipeline.fakes import FakeSender, guarded, make_call, plugin_config
 
 UNSENT, SENT = ("error", "refuse"), ("reset", "garbage", "hang")
 
@@ -370,7 +370,7 @@ def behind_policies(wire, clock, *, retry=None, failures=4, **chaos):
         retry={"random_jitter": False, "max_retries": 2, **(retry or {})},
         circuit_breaker={"failure_threshold": failures},
     )
-    plugin.attempts.sender = sender(wire, clock, **chaos)
+    plugin.replace_sender(sender(wire, clock, **chaos))
     return plugin
 
 

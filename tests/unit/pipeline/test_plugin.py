@@ -25,7 +25,8 @@ from goplugins.errors import (
     SaturatedError,
     UnserializableRequestError,
 )
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline
 from goplugins.testing import ManualClock
 
 from .fakes import FakeSender, Latch, guarded, make_call
@@ -119,7 +120,7 @@ def test_an_expired_deadline_makes_no_attempt_and_harms_nobody():
         plugin.call(call)
     assert caught.value.attempts == 0
     assert sender.sent == []
-    assert plugin.policies.breaker.state is CircuitBreakerState.CLOSED
+    assert plugin.pipeline.breaker.state is CircuitBreakerState.CLOSED
 
 
 def test_the_breaker_opens_on_failures_and_a_local_refusal_is_cheap_and_counted():
@@ -159,7 +160,7 @@ def test_known_fault_five_cancellations_by_callers_opened_the_breaker(error):
     for _ in range(20):
         with pytest.raises(type(error)):
             plugin.call(make_call(clock))
-    assert plugin.policies.breaker.state is CircuitBreakerState.CLOSED
+    assert plugin.pipeline.breaker.state is CircuitBreakerState.CLOSED
 
 
 @pytest.mark.parametrize(("took", "state"), [(0.05, "closed"), (0.15, "open")])
@@ -173,7 +174,7 @@ def test_a_timeout_counts_only_if_the_plugin_had_time(took, state):
     plugin = guarded(FakeSender(late), clock, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
     with pytest.raises(PluginTimeoutError):
         plugin.call(make_call(clock))
-    assert plugin.policies.breaker.state == state
+    assert plugin.pipeline.breaker.state == state
 
 
 def test_a_timeout_of_twice_the_usual_latency_counts_though_it_was_short():
@@ -193,7 +194,7 @@ def test_a_timeout_of_twice_the_usual_latency_counts_though_it_was_short():
         plugin.call(make_call(clock))
     with pytest.raises(PluginTimeoutError):
         plugin.call(make_call(clock))
-    assert plugin.policies.breaker.state is CircuitBreakerState.OPEN
+    assert plugin.pipeline.breaker.state is CircuitBreakerState.OPEN
 
 
 def test_a_probe_that_times_out_says_that_it_was_one():
@@ -210,7 +211,7 @@ def test_a_probe_that_times_out_says_that_it_was_one():
     clock.advance(30.0)
     with pytest.raises(CircuitBreakerTimeoutError):
         plugin.call(make_call(clock))
-    assert plugin.policies.breaker.state is CircuitBreakerState.OPEN
+    assert plugin.pipeline.breaker.state is CircuitBreakerState.OPEN
 
 
 def test_a_replay_that_is_refused_locally_raises_the_last_real_error():
@@ -250,11 +251,11 @@ def test_a_lost_permit_gives_its_token_back():
     )
     with pytest.raises(HTTPTransportError):
         plugin.call(make_call(clock))
-    breaker = plugin.policies.breaker
+    breaker = plugin.pipeline.breaker
     breaker.check = lambda: None  # lost between the look and the permit
     with pytest.raises(CircuitBreakerOpenError):
         plugin.call(make_call(clock))
-    assert plugin.policies.limiter.tokens == pytest.approx(4.0)
+    assert plugin.pipeline.limiter.tokens == pytest.approx(4.0)
 
 
 def test_the_budget_ends_a_storm_of_retries():
@@ -276,7 +277,7 @@ def test_what_can_not_be_sent_costs_no_token_and_no_attempt():
     with pytest.raises(UnserializableRequestError) as caught:
         plugin.call(call)
     assert caught.value.attempts == 0
-    assert plugin.policies.limiter.tokens == 3
+    assert plugin.pipeline.limiter.tokens == 3
 
 
 def test_a_fault_of_ours_is_a_plugin_error_that_says_so_and_a_hosts_exception_passes():
@@ -386,7 +387,7 @@ def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
     limit = {"enabled": True, "requests_per_second": 1.0, "burst_size": 1, "max_wait": 60.0}
     narrow = {"bulkhead": {"max_concurrent": 1, "max_waiting": 5}} if waits_for == "a place" else {"rate_limit": limit}
     plugin = guarded(sender, clock, **narrow)
-    held = plugin.bulkhead.acquire() if plugin.bulkhead else plugin.call(make_call(clock))
+    held = plugin.pipeline.bulkhead.acquire() if plugin.pipeline.bulkhead else plugin.call(make_call(clock))
     call = make_call(clock).copy_for_attempt(CancellableDeadline(clock.monotonic() + 30.0, clock, lost))
     call.payload = b'"request"'
 
@@ -403,12 +404,12 @@ def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
     loser.join(10)
     assert caught
     assert (plugin.tracker.in_flight, len(sender.sent)) == (0, sent)
-    if plugin.bulkhead:
-        assert (plugin.bulkhead.waiting, plugin.bulkhead.in_use) == (0, 1)
-        plugin.bulkhead.release(held)
-        assert plugin.bulkhead.in_use == 0
+    if plugin.pipeline.bulkhead:
+        assert (plugin.pipeline.bulkhead.waiting, plugin.pipeline.bulkhead.in_use) == (0, 1)
+        plugin.pipeline.bulkhead.release(held)
+        assert plugin.pipeline.bulkhead.in_use == 0
     else:
-        assert not plugin.policies.limiter._waiters
-        assert plugin.policies.limiter.tokens == 0.0
+        assert not plugin.pipeline.limiter._waiters
+        assert plugin.pipeline.limiter.tokens == 0.0
         clock.advance(1.0)
     assert plugin.call(make_call(clock)) == "ok"

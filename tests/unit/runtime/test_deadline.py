@@ -66,7 +66,7 @@ def test_a_block_is_entered_once():
     assert caught.value.message == "deadline: a block can be entered once; make another one"
 
 
-def test_a_block_is_over_at_its_end_although_somebody_keeps_it():
+def test_a_block_is_over_at_its_end_although_it_is_still_referenced():
     clock = ManualClock()
     kept = deadline(1.0, clock=clock)
     with kept:

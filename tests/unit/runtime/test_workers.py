@@ -103,7 +103,7 @@ def test_a_cancelled_task_does_not_run():
     assert ran == []
 
 
-def test_shutdown_finishes_what_was_queued_unless_told_to_cancel():
+def test_shutdown_finishes_queued_tasks_unless_it_cancels_them():
     gate = threading.Event()
     pool = WorkerPool("t", 1, 10)
     pool.submit(gate.wait, 5)

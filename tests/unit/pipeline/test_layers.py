@@ -193,7 +193,7 @@ def test_who_waits_for_a_place_when_the_plugin_is_replaced_is_served_by_the_succ
     waiting = threading.Thread(target=wait)
     waiting.start()
     old = manager._registry.get("p")
-    while old.bulkhead.waiting < 1:
+    while old.pipeline.bulkhead.waiting < 1:
         time.sleep(0.001)
     successor = Service()
     config = old.config

@@ -7,9 +7,9 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import pytest
 
-from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.errors import (
     CircuitBreakerOpenError,
     InvalidConfigError,
@@ -20,43 +20,43 @@ from goplugins.errors import (
     PluginUnavailableError,
     RateLimitExceededError,
 )
-from goplugins.pipeline.cache_and_fallback import AnswerCounts, Answers, layered
+from goplugins.pipeline.pipeline import Pipeline, RetryLayer
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.json_codec import codec_for
 
+from .fakes import make_shared, plugin_config
+
 CACHE = {"ttl": 10.0, "stale_if_error": 60.0}
 
 
 class Plugin:
-    """Answers from a script, behind its layers: an exception is raised, a callable is called, all else returned."""
+    """Answers from a script, behind cache and fallback: an exception is raised, a callable called, all else returned.
 
-    def __init__(self, *script, clock=None, forward=None, balancer=False, **sections):
+    Single attempts, and no breaker.
+    """
+
+    wire = property(lambda self: self)
+
+    def __init__(self, *script, clock=None, forward=None, **sections):
         self.clock = clock or ManualClock()
         self.script = list(script)
         self.calls = []
         self.left = []
-        self.counts = Answers()
-        self.noted = []
-        if balancer:
-            config = LoadBalancerConfig(name="main", **sections)
-        else:
-            raw = PluginConfig.from_mapping({"name": "main", "transport": "python", **sections})
-            config = ManagerConfig().resolve(raw)
-        self.answer = layered(
-            self.run,
-            config,
-            clock=self.clock,
-            forward=forward or (lambda name, call: f"from {name}"),
-            counts=self.counts,
-            note=lambda call, error: self.noted.append(error),
+        self.replaced = []
+        sections = {"retry": {"max_retries": 0}, "circuit_breaker": {"enabled": False}, **sections}
+        config = plugin_config("main", **sections)
+        more = {} if forward is None else {"forward": forward}
+        self.shared = make_shared(
+            self.clock, "main", on_replaced_error=lambda call, error: self.replaced.append(error), **more
         )
+        self.pipeline = Pipeline.build(config, self, self.shared)
+        self.answer = self.pipeline.run
 
-    def run(self, call):
+    def send(self, call):
         self.calls.append(call)
         self.left.append(call.deadline.remaining())
-        call.attempts += 1
         step = self.script.pop(0) if self.script else "answer"
         if isinstance(step, BaseException):
             raise step
@@ -75,17 +75,19 @@ class Plugin:
         return self.answer(call), call.source
 
     def counted(self):
-        counts = self.counts.snapshot()
-        return {name: getattr(counts, name) for name in AnswerCounts.__slots__ if getattr(counts, name, 0)}
+        counts = attrs.asdict(self.shared.counts.metrics(), recurse=False)
+        return {
+            name: count for name, count in counts.items() if count and name.startswith(("cache", "stale", "fallback"))
+        }
 
 
 def down(text="down"):
     return PluginUnavailableError(text)
 
 
-def test_what_is_not_configured_costs_nothing():
+def test_layers_that_are_not_configured_do_not_exist():
     plugin = Plugin()
-    assert plugin.answer == plugin.run
+    assert isinstance(plugin.answer.__self__, RetryLayer)
 
 
 # --- cache ---------------------------------------------------------------------------------------------------------
@@ -142,15 +144,6 @@ def test_the_answers_circumstances_are_kept_with_it():
     assert (call.member, call.reply_metadata) == ("member-2", {"rows": "3"})
 
 
-def test_clear_empties_it_with_and_without_a_fallback():
-    for sections in ({}, {"fallback": {"value": 0}}):
-        plugin = Plugin("old", "new", cache=CACHE, **sections)
-        plugin.ask()
-        plugin.answer.clear()
-        assert plugin.ask() == ("new", "plugin")
-    Plugin(fallback={"value": 0}).answer.clear()  # nothing to empty
-
-
 def test_answers_that_can_not_be_copied_are_given_and_not_kept_and_the_log_says_so_once(caplog):
     plugin = Plugin(*[threading.Lock() for _ in range(3)], cache=CACHE)
     sources = [plugin.ask()[1] for _ in range(3)]
@@ -178,7 +171,7 @@ def test_identical_concurrent_calls_are_one_request():
     assert len(plugin.calls) == 1
     assert sorted(source for _, source in outcomes) == ["cache"] * 19 + ["plugin"]
     assert len({id(answer) for answer, _ in outcomes}) == 20, "each has its own"
-    assert plugin.counted() == {"cache_misses": 20, "coalesced": 19}
+    assert plugin.counted() == {"cache_misses": 20, "cache_coalesced": 19}
 
 
 # --- old answers ---------------------------------------------------------------------------------------------------
@@ -195,9 +188,9 @@ def test_an_old_answer_stands_in_when_the_plugin_could_not_serve(error):
     plugin.clock.advance(11.0)
     call = plugin.start()
     assert plugin.answer(call) == "old"
-    assert (call.source, call.attempts) == ("stale", 1)
-    assert plugin.noted == [error]
-    assert plugin.counted() == {"cache_misses": 2, "stale": 1}
+    assert call.source == "stale"
+    assert plugin.replaced == [error]
+    assert plugin.counted() == {"cache_misses": 2, "stale_answers": 1}
 
 
 @pytest.mark.parametrize(
@@ -211,7 +204,7 @@ def test_an_old_answer_never_hides_the_callers_own_mistake(error):
     plugin.clock.advance(11.0)
     with pytest.raises(type(error)):
         plugin.ask()
-    assert plugin.noted == []
+    assert plugin.replaced == []
 
 
 def test_an_old_answer_never_hides_the_callers_own_cancellation():
@@ -248,8 +241,8 @@ def test_the_fallback_answers_when_the_plugin_could_not():
     plugin = Plugin("answer", down(), fallback={"value": "static"})
     assert plugin.ask() == ("answer", "plugin")
     assert plugin.ask() == ("static", "fallback")
-    assert plugin.counted() == {"fallbacks": 1}
-    assert [error.message for error in plugin.noted] == ["down"]
+    assert plugin.counted() == {"fallback_answers": 1}
+    assert [error.message for error in plugin.replaced] == ["down"]
 
 
 def test_the_fallback_applies_to_calls_that_are_not_idempotent_as_well():
@@ -387,7 +380,7 @@ def test_a_fallback_that_says_no_has_answered():
         plugin.answer(call)
     assert caught.value.__cause__ is error
     assert call.source == "fallback"
-    assert plugin.counted() == {"fallbacks": 1}
+    assert plugin.counted() == {"fallback_answers": 1}
 
 
 def test_an_interrupt_in_the_fallback_passes():
@@ -417,17 +410,6 @@ def test_two_plugins_that_stand_in_for_each_other_end_with_the_first_ones_error(
     assert "second" in caught.value.details["fallback"]
 
 
-def test_a_group_may_have_a_fallback():
-    plugin = Plugin(
-        down(),
-        balancer=True,
-        fallback=ManagerConfig.from_mapping({"load_balancers": [{"name": "main", "fallback": {"value": "static"}}]})
-        .load_balancers[0]
-        .fallback,
-    )
-    assert plugin.ask() == ("static", "fallback")
-
-
 @pytest.mark.parametrize("sections", [{"cache": CACHE}, {"fallback": {"plugin": "backup"}}], ids=str)
 def test_an_error_that_passes_the_layers_leaves_nothing_for_the_garbage_collector(sections, caplog):
     made = []
@@ -451,7 +433,7 @@ def test_an_error_that_passes_the_layers_leaves_nothing_for_the_garbage_collecto
     try:
         with contextlib.suppress(WatchedError):
             plugin.answer(call)
-        plugin.noted.clear()
+        plugin.replaced.clear()
         assert made[0]() is None
     finally:
         gc.enable()
@@ -470,12 +452,12 @@ def messages(caplog):
         (
             {"fallback": {"plugin": "backup"}},
             "main: could not serve, plugin 'backup' answers instead: TRANSPORT_1305 down",
-            "main: answers again; its fallback stood in for 50 calls in 49.0 s",
+            "main: answers again; its fallback answered 50 calls in 49.0 s",
         ),
         (
             {"cache": {"ttl": 0.5, "stale_if_error": 600.0}},
-            "main: could not serve, old answers from the cache stand in: TRANSPORT_1305 down",
-            "main: answers again; the cache stood in for 50 calls in 49.0 s",
+            "main: could not serve, expired answers from the cache are used: TRANSPORT_1305 down",
+            "main: answers again; the cache answered 50 calls in 49.0 s",
         ),
     ],
     ids=["fallback", "stale"],

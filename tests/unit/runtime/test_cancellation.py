@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from goplugins.errors import Replay, Verdict
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from tests.processes import in_child, run
 
 

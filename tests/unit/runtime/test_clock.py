@@ -79,8 +79,8 @@ def test_nothing_of_before_ends_a_wait(before):
     assert sleeper.wakes()
 
 
-def test_a_thread_that_wakes_it_late_ends_no_later_wait():
-    """One that lost the processor in the middle of set(), and somebody took its gift meanwhile."""
+def test_a_late_release_of_an_earlier_set_ends_no_later_wait():
+    """A thread that lost the processor within set(); its item was taken meanwhile."""
     waiter, began = Waiter(), time.monotonic()
     late = threading.Timer(0.01, waiter._asleep.release)
     late.start()
@@ -121,7 +121,7 @@ def test_the_shortest_waits_end_on_a_busy_machine():
 
 
 @pytest.mark.parametrize("gift", [None, "a place"])
-def test_an_interrupt_in_the_act_of_waking_leaves_nobody_asleep_with_a_gift(gift):
+def test_an_interrupt_within_set_leaves_no_thread_asleep_beside_an_item(gift):
     for number in range(20):
         waiter = Waiter()
         sleeper = Sleeper(waiter)
@@ -148,10 +148,10 @@ def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
     assert number >= 4
 
 
-def test_a_bell_wakes_all_who_wait():
-    bell = Event()
-    sleepers = [Sleeper(bell) for _ in range(3)]
-    assert not bell.wait(0.001)
-    bell.set()
+def test_an_event_wakes_all_threads():
+    event = Event()
+    sleepers = [Sleeper(event) for _ in range(3)]
+    assert not event.wait(0.001)
+    event.set()
     assert all(sleeper.wakes() for sleeper in sleepers)
-    assert bell.wait(30.0)
+    assert event.wait(30.0)

@@ -1,6 +1,5 @@
-"""One attempt: what it tells breaker, limiter and health of its end."""
+"""Single attempts: what their outcome reports to breaker, limiter and health checker."""
 
-import random
 import sys
 import threading
 
@@ -19,42 +18,41 @@ from goplugins.errors import (
     RateLimitExceededError,
     SaturatedError,
 )
-from goplugins.pipeline.attempts import Attempts
-from goplugins.pipeline.policies import Policies
 from goplugins.testing import ManualClock
 
-from .fakes import FakeSender, guarded, make_call, plugin_config
+from .fakes import FakeSender, guarded, make_call
 
 EAGER = {"failure_threshold": 1, "min_request_threshold": 1, "success_threshold": 1}
 ONCE = {"max_retries": 0, "random_jitter": False}
 
 
-class Watcher:
-    """Notes what it is told."""
+class Checker:
+    """A health checker that records what is reported to it."""
 
     status = None
 
     def __init__(self):
-        self.told = []
+        self.reports = []
 
     def report_success(self):
-        self.told.append("well")
+        self.reports.append("success")
 
     def report_failure(self, error):
-        self.told.append(error)
+        self.reports.append(error)
 
     def shorten_interval(self, interval):
-        self.told.append(("shorten_interval", interval))
+        self.reports.append(("shorten_interval", interval))
 
 
 class Plugin:
-    """A guarded plugin whose attempts take what the test says."""
+    """A guarded plugin whose attempts take as long as the test says."""
 
     def __init__(self, start=500.0, **sections):
         self.clock = ManualClock(start)
         self.sender = FakeSender()
         self.guarded = guarded(self.sender, self.clock, **({"retry": ONCE} | sections))
-        self.watcher = self.guarded.attempts.watcher = Watcher()
+        self.checker = Checker()
+        self.guarded.watch_with(self.checker, lambda: None)
 
     def attempt(self, outcome="ok", takes=0.0, **options):
         def step(call):
@@ -73,7 +71,7 @@ class Plugin:
 
     @property
     def breaker(self):
-        return self.guarded.policies.breaker
+        return self.guarded.pipeline.breaker
 
 
 def until(condition):
@@ -81,53 +79,53 @@ def until(condition):
         if condition():
             return
         threading.Event().wait(0.001)
-    raise AssertionError("it did not come to pass")
+    raise AssertionError("the condition was never met")
 
 
-# --- what health is told ----------------------------------------------------------------------------------------
+# --- reports to the health checker ------------------------------------------------------------------------------
 
 
-def test_health_is_told_of_failures_and_of_the_first_success_after_one():
+def test_failures_are_reported_and_the_first_success_after_one():
     plugin = Plugin(circuit_breaker={"enabled": False})
     plugin.attempt()
-    assert plugin.watcher.told == []
+    assert plugin.checker.reports == []
     first, second = PluginConnectionError("refused"), HTTPTransportError("500")
     plugin.fails(first)
     plugin.fails(second)
-    assert plugin.watcher.told == [first, second]
+    assert plugin.checker.reports == [first, second]
     plugin.attempt()
     plugin.attempt()
-    assert plugin.watcher.told == [first, second, "well"]
+    assert plugin.checker.reports == [first, second, "success"]
 
 
-def test_health_is_not_told_of_what_says_nothing_of_the_plugin():
+def test_outcomes_that_say_nothing_of_the_plugin_are_not_reported():
     plugin = Plugin(circuit_breaker={"enabled": False})
     plugin.fails(PluginRequestError("404"))
     plugin.fails(PluginTimeoutError("late"), takes=0.01)
     plugin.attempt()
-    assert plugin.watcher.told == []
+    assert plugin.checker.reports == []
 
 
-def test_without_a_watcher_nothing_is_told_and_nothing_fails():
+def test_attempts_without_a_checker():
     plugin = Plugin(circuit_breaker=EAGER)
-    plugin.guarded.attempts.watcher = None
+    plugin.guarded.watch_with(None, lambda: None)
     plugin.fails(HTTPTransportError("500"))
     assert plugin.breaker.state is CircuitBreakerState.OPEN
     plugin.clock.advance(30.0)
     assert plugin.attempt() == "ok"
 
 
-@pytest.mark.parametrize(("recovery", "looks_every"), [(30.0, 30.0), (0.25, 0.25), (0.1, 0.25)])
-def test_a_plugin_whose_breaker_is_open_is_looked_at_more_often(recovery, looks_every):
+@pytest.mark.parametrize(("recovery", "interval"), [(30.0, 30.0), (0.25, 0.25), (0.1, 0.25)])
+def test_a_plugin_whose_breaker_is_open_is_checked_more_often(recovery, interval):
     plugin = Plugin(circuit_breaker=EAGER | {"recovery_timeout": recovery})
     error = plugin.fails(HTTPTransportError("500"))
-    assert plugin.watcher.told == [("shorten_interval", looks_every), error]
+    assert plugin.checker.reports == [("shorten_interval", interval), error]
     plugin.clock.advance(recovery)
     plugin.attempt()
-    assert plugin.watcher.told[2:] == [("shorten_interval", looks_every), ("shorten_interval", None), "well"]
+    assert plugin.checker.reports[2:] == [("shorten_interval", interval), ("shorten_interval", None), "success"]
 
 
-# --- a timeout that was not the plugin's fault --------------------------------------------------------------------
+# --- timeouts that do not count against the plugin --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("took", "counts"), [(0.0999, False), (0.1, True)])
@@ -152,7 +150,7 @@ def test_a_timeout_counts_from_twice_the_usual_latency_on(took, counts):
     assert (plugin.breaker.state is CircuitBreakerState.OPEN) is counts
 
 
-def test_the_first_answer_is_what_is_usual():
+def test_the_first_answer_is_the_usual_latency():
     plugin = Plugin(circuit_breaker=EAGER)
     plugin.attempt(takes=0.04)
     plugin.fails(PluginTimeoutError("late"), takes=0.06)
@@ -192,7 +190,7 @@ def half_open(plugin):
     plugin.clock.advance(30.0)
 
 
-def test_a_probe_that_timed_out_says_so_and_keeps_what_was_known():
+def test_a_timeout_of_a_probe_is_an_error_of_its_own_with_the_same_details():
     plugin = Plugin(circuit_breaker=EAGER)
     half_open(plugin)
     late = PluginTimeoutError("no whole reply", details={"sent": True})
@@ -203,7 +201,7 @@ def test_a_probe_that_timed_out_says_so_and_keeps_what_was_known():
     assert caught.value.__cause__ is late
 
 
-def test_other_failures_of_probes_and_other_timeouts_stay_what_they_are():
+def test_other_failures_of_probes_and_other_timeouts_are_raised_unchanged():
     plugin = Plugin(circuit_breaker=EAGER)
     half_open(plugin)
     refused = PluginConnectionError("refused")
@@ -214,7 +212,7 @@ def test_other_failures_of_probes_and_other_timeouts_stay_what_they_are():
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_a_probe_gives_up_its_place_at_the_calls_own_deadline(limited):
+def test_a_probe_releases_its_permit_at_the_calls_own_deadline(limited):
     limit = {"rate_limit": {"enabled": True, "requests_per_second": 1000, "burst_size": 9}} if limited else {}
     plugin = Plugin(circuit_breaker=EAGER, **limit)
     half_open(plugin)
@@ -235,7 +233,7 @@ def test_a_probe_gives_up_its_place_at_the_calls_own_deadline(limited):
 
 
 @pytest.mark.parametrize("outcome", ["ok", HTTPTransportError("500"), PluginRequestError("404")], ids=str)
-def test_the_breaker_learns_how_long_each_attempt_took(outcome):
+def test_the_breaker_records_how_long_each_attempt_took(outcome):
     slow = {"failure_threshold": 99, "min_request_threshold": 3, "slow_call_duration": 1.0, "slow_call_rate": 1.0}
     for takes, state in ((0.5, CircuitBreakerState.CLOSED), (1.0, CircuitBreakerState.OPEN)):
         plugin = Plugin(circuit_breaker=slow)
@@ -247,30 +245,19 @@ def test_the_breaker_learns_how_long_each_attempt_took(outcome):
         assert plugin.breaker.state is state
 
 
-def test_attempts_are_made_without_anybody_listening():
-    clock, sender = ManualClock(), FakeSender()
-    attempts = Attempts(sender, clock)
-    attempts.policies = Policies.of(plugin_config(), clock=clock, rng=random.Random(1))
-    assert attempts.make(make_call(clock)) == "ok"
-    sender.script.append(PluginRequestError("404"))
-    with pytest.raises(PluginRequestError):
-        attempts.make(make_call(clock))
-    assert (attempts.refused_by_breaker, attempts.refused_by_limiter) == (0, 0)
-
-
 # --- events -------------------------------------------------------------------------------------------------------
 
 
-def told(plugin, **wanted):
+def attached(plugin, **wanted):
     events = []
     plugin.guarded.events.attach(events.append, calls="none", changes=False, **wanted)
     return events
 
 
-def test_each_attempt_that_was_sent_is_told_of_with_its_number_time_and_end():
+def test_each_attempt_that_was_sent_emits_an_event_with_number_time_and_outcome():
     retry = {"max_retries": 3, "random_jitter": False, "initial_interval": 1.0, "max_interval": 1.0}
     plugin = Plugin(retry=retry)
-    events = told(plugin)
+    events = attached(plugin)
     refused = PluginConnectionError("refused")
     plugin.sender.script.extend([refused, refused])
     plugin.attempt(takes=0.25)
@@ -282,9 +269,9 @@ def test_each_attempt_that_was_sent_is_told_of_with_its_number_time_and_end():
     assert [event.at - plugin.clock.time() for event in events] == [-2.25, -1.25, 0.0]
 
 
-def test_who_wants_failed_attempts_is_told_of_no_others_and_of_none_that_was_not_sent():
+def test_a_sink_of_failed_attempts_gets_no_others_and_none_that_was_not_sent():
     plugin = Plugin(circuit_breaker={"enabled": False})
-    events = told(plugin, attempts="failed")
+    events = attached(plugin, attempts="failed")
     plugin.attempt()
     for unsent in (SaturatedError("pool"), PluginClosedError("closed"), RateLimitExceededError("limit")):
         plugin.fails(unsent)
@@ -293,9 +280,9 @@ def test_who_wants_failed_attempts_is_told_of_no_others_and_of_none_that_was_not
     assert [(event.attempt, event.elapsed, event.error) for event in events] == [(1, 0.5, late), (1, 0.0, no)]
 
 
-def test_an_event_names_the_member_that_was_asked():
+def test_an_event_names_the_member():
     plugin = Plugin(circuit_breaker={"enabled": False})
-    events = told(plugin)
+    events = attached(plugin)
 
     def by_a_member(call):
         call.member = "a"
@@ -327,20 +314,20 @@ def test_refusals_are_counted():
 
 
 @pytest.mark.parametrize("limited", [False, True])
-def test_a_permit_lost_between_the_look_and_the_entry_counts_as_refused_and_costs_no_token(limited):
+def test_a_permit_lost_between_peek_and_entry_counts_as_refused_and_costs_no_token(limited):
     limit = {"rate_limit": {"enabled": True, "requests_per_second": 0.001, "burst_size": 9}} if limited else {}
     plugin = Plugin(circuit_breaker=EAGER, **limit)
     plugin.fails(HTTPTransportError("500"))
-    plugin.breaker.refusal = lambda: None  # as if it had opened just after the look
+    plugin.breaker.refusal = lambda: None  # as if it had opened just after the peek
     for _ in range(2):
         with pytest.raises(CircuitBreakerOpenError):
             plugin.guarded.call(make_call(plugin.clock))
     assert plugin.guarded.metrics().refused_circuit_breaker == 2
     if limited:
-        assert plugin.guarded.policies.limiter.tokens == 8.0
+        assert plugin.guarded.pipeline.limiter.tokens == 8.0
 
 
-def test_a_deadline_that_is_over_sends_nothing_and_says_so():
+def test_a_call_whose_deadline_has_passed_is_not_sent():
     plugin = Plugin()
     call = make_call(plugin.clock, timeout=2.0)
     plugin.clock.advance(2.0)
@@ -379,7 +366,7 @@ def test_closing_ends_the_wait_for_a_token():
 
 
 class Factory:
-    """Hands out senders that answer with their endpoint."""
+    """Creates senders that answer with their endpoint."""
 
     def __init__(self):
         self.made = {}
@@ -406,7 +393,7 @@ def reloaded(endpoint, **sections):
     ids=["plain", "bulkhead", "hedge", "cache"],
 )
 @pytest.mark.parametrize("way", ["execute", "submit", "map"])
-def test_who_still_waits_for_a_token_when_the_drain_is_over_is_served_by_the_successor(way, sections):
+def test_a_call_that_still_waits_for_a_token_after_the_drain_is_made_by_the_successor(way, sections):
     factory, answers = Factory(), []
     with Manager() as manager:
         manager.register_factory("fake", factory)
@@ -419,7 +406,7 @@ def test_who_still_waits_for_a_token_when_the_drain_is_over_is_served_by_the_suc
         }
         waiting = threading.Thread(target=lambda: answers.append(ways[way]()))
         waiting.start()
-        limiter = manager._registry.get("p").policies.limiter
+        limiter = manager._registry.get("p").pipeline.limiter
         until(lambda: limiter.tokens < 0)
         manager.reload_config(reloaded("new", **sections), options=ReloadOptions(drain_timeout=0.01))
         waiting.join(10)
@@ -428,11 +415,11 @@ def test_who_still_waits_for_a_token_when_the_drain_is_over_is_served_by_the_suc
 
 
 @pytest.mark.parametrize("max_wait", [60.0, 0.0])
-def test_only_who_still_waits_for_its_token_may_go_to_a_successor(max_wait):
+def test_a_call_counts_as_not_admitted_while_it_waits_for_its_token(max_wait):
     limit = {"enabled": True, "requests_per_second": 1, "burst_size": 1, "max_wait": max_wait}
     plugin, seen = Plugin(rate_limit=limit), []
     plugin.attempt()
-    limiter, acquire = plugin.guarded.policies.limiter, plugin.guarded.policies.limiter.acquire
+    limiter, acquire = plugin.guarded.pipeline.limiter, plugin.guarded.pipeline.limiter.acquire
 
     def waiting(*args, **kwargs):
         seen.append(call.admitted)
@@ -449,7 +436,7 @@ def test_only_who_still_waits_for_its_token_may_go_to_a_successor(max_wait):
     assert seen == [False]
 
 
-def test_who_waits_for_a_token_when_the_plugin_is_removed_is_told_that_it_is_closed():
+def test_a_call_that_waits_for_a_token_when_the_plugin_is_removed_is_refused():
     caught = []
     with Manager() as manager:
         manager.register_factory("fake", Factory())
@@ -463,14 +450,14 @@ def test_who_waits_for_a_token_when_the_plugin_is_removed_is_told_that_it_is_clo
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        limiter = manager._registry.get("p").policies.limiter
+        limiter = manager._registry.get("p").pipeline.limiter
         until(lambda: limiter.tokens < 0)
         manager.unregister("p", drain_timeout=0.01)
         waiting.join(10)
     assert caught[0].message == "it was closed while the call waited for the rate limit"
 
 
-def test_a_replay_that_waits_for_a_token_when_the_plugin_is_replaced_ends_with_what_the_plugin_said():
+def test_a_retry_that_waits_for_a_token_when_the_plugin_is_replaced_ends_with_the_plugins_error():
     caught = []
     retry = {"idempotent": True, "max_retries": 3, "initial_interval": 0.001}
     with Manager() as manager:
@@ -487,7 +474,7 @@ def test_a_replay_that_waits_for_a_token_when_the_plugin_is_replaced_ends_with_w
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        limiter = manager._registry.get("p").policies.limiter
+        limiter = manager._registry.get("p").pipeline.limiter
         until(lambda: limiter.tokens < 0)
         manager.reload_config(reloaded("new"), options=ReloadOptions(drain_timeout=0.01))
         waiting.join(10)
@@ -522,7 +509,7 @@ def with_another_in_between(number, work, other, within):
     return left < 0
 
 
-@pytest.mark.parametrize("refused", ["by the breaker at the look", "by the breaker at the entry", "by the limiter"])
+@pytest.mark.parametrize("refused", ["by the breaker at the peek", "by the breaker at the entry", "by the limiter"])
 def test_a_refusal_is_counted_whatever_another_thread_does_at_the_same_moment(refused):
     plugin = Plugin(circuit_breaker=EAGER, rate_limit={"enabled": True, "requests_per_second": 0.001, "burst_size": 1})
     if refused == "by the limiter":
@@ -530,18 +517,21 @@ def test_a_refusal_is_counted_whatever_another_thread_does_at_the_same_moment(re
     else:
         plugin.breaker.force_open()
     if refused == "by the breaker at the entry":
-        plugin.breaker.refusal = lambda: None  # as if it had opened just after the look
-    attempts = plugin.guarded.attempts
+        plugin.breaker.refusal = lambda: None  # as if it had opened just after the peek
+    attempt = plugin.guarded.pipeline.run_as_member
 
-    def ask():
+    def make_attempt():
         with pytest.raises((CircuitBreakerOpenError, RateLimitExceededError)):
-            attempts.make(make_call(plugin.clock))
+            attempt(make_call(plugin.clock))
+
+    def refused_so_far():
+        counts = plugin.guarded.metrics()
+        return counts.refused_circuit_breaker + counts.refused_rate_limit
 
     number, more = 0, True
     while more:
-        before = attempts.refused_by_breaker + attempts.refused_by_limiter
-        more = with_another_in_between(number, ask, ask, "goplugins/pipeline/attempts.py")
-        asked = 1 + more
-        assert attempts.refused_by_breaker + attempts.refused_by_limiter - before == asked, f"bytecode {number}"
+        before = refused_so_far()
+        more = with_another_in_between(number, make_attempt, make_attempt, "goplugins/pipeline/attempts.py")
+        assert refused_so_far() - before == 1 + more, f"bytecode {number}"
         number += 1
     assert number > 20

@@ -1,4 +1,4 @@
-"""Workers that are kept free for tasks which must not wait."""
+"""Worker slots: workers that are reserved for tasks which must not wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pool():
 
 
 def taken(pool: WorkerPool) -> int:
-    """Seats that nobody could have now."""
+    """Slots that can't be reserved now."""
     free = 0
     held: list[WorkerSlot] = []
     while slots := pool.reserve(1):
@@ -35,10 +35,10 @@ def test_as_many_as_there_are_workers(pool: WorkerPool) -> None:
     assert pool.reserve(3) == []
     assert len(pool.reserve(2)) == 2
     del first
-    assert pool.threads == 0  # a slot is a promise, no thread
+    assert pool.threads == 0  # a slot reserves a worker, and starts none
 
 
-def test_a_task_on_a_seat_runs_at_once_however_many_run_already(pool: WorkerPool) -> None:
+def test_a_task_with_a_slot_runs_at_once_however_many_run_already(pool: WorkerPool) -> None:
     release, started = threading.Event(), threading.Barrier(5)
 
     def work() -> None:
@@ -53,7 +53,7 @@ def test_a_task_on_a_seat_runs_at_once_however_many_run_already(pool: WorkerPool
     release.set()
 
 
-def test_the_seat_is_back_when_the_task_has_run(pool: WorkerPool) -> None:
+def test_a_slot_is_released_when_its_task_has_run(pool: WorkerPool) -> None:
     for _ in range(50):
         over = threading.Event()
         for turn in range(4):
@@ -66,7 +66,7 @@ def test_the_seat_is_back_when_the_task_has_run(pool: WorkerPool) -> None:
     assert pool.threads <= 4
 
 
-def test_a_task_that_fails_gives_its_seat_back_and_says_that_it_is_over(pool: WorkerPool) -> None:
+def test_a_task_that_fails_releases_its_slot_and_reports_its_end(pool: WorkerPool) -> None:
     over = threading.Event()
     pool.submit_to(pool.reserve(1).pop(), lambda: 1 / 0, over.set)
     assert over.wait(10)
@@ -74,8 +74,8 @@ def test_a_task_that_fails_gives_its_seat_back_and_says_that_it_is_over(pool: Wo
     assert taken(pool) == 0
 
 
-def test_seats_that_are_lost_come_back(pool: WorkerPool) -> None:
-    assert len(pool.reserve(4)) == 4  # and nobody holds them
+def test_slots_that_are_lost_are_released(pool: WorkerPool) -> None:
+    assert len(pool.reserve(4)) == 4  # no reference is kept
     assert taken(pool) == 0
 
 

@@ -20,7 +20,7 @@ from tests.processes import in_child, run
 
 
 class Owner:
-    """Counts its runs, and has a pool of its own that works when told to."""
+    """Counts its runs, and has a pool whose tasks the test runs."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -218,7 +218,7 @@ def test_a_full_pool_skips_one_time_only(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_a_broken_pool_harms_nobody_else(
+def test_a_broken_pool_harms_no_other_task(
     scheduler: Scheduler, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def closed(job: Callable[[], object]) -> None:

@@ -1,4 +1,4 @@
-"""A sender that does what a test tells it, and ways to put it behind policies."""
+"""A scripted sender, and ways to put it behind policies."""
 
 import random
 import threading
@@ -10,7 +10,10 @@ from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.enums import PluginStatus
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
+from goplugins.observability.event_stream import EventStream
+from goplugins.pipeline.attempts import Shared
 from goplugins.pipeline.plugin import GuardedPlugin
+from goplugins.resilience.counts import Counts
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
@@ -60,6 +63,15 @@ def plugin_config(name="fake", **sections):
 def guarded(sender, clock=None, **sections):
     sections.setdefault("retry", {"random_jitter": False})
     return GuardedPlugin(sender, sender, plugin_config(**sections), clock=clock or ManualClock(), rng=random.Random(1))
+
+
+def make_shared(clock=None, name="fake", **fields):
+    """What the pipelines of one plugin share."""
+    fields.setdefault("forward", lambda name, call: f"from {name}")
+    fields.setdefault("on_transition", lambda old, new: None)
+    fields.setdefault("on_replaced_error", lambda call, error: None)
+    clock, rng = clock or ManualClock(), random.Random(1)
+    return Shared(name=name, clock=clock, rng=rng, events=EventStream(), counts=Counts(), **fields)
 
 
 def make_call(clock, timeout=30.0, **options):
