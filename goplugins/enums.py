@@ -1,4 +1,4 @@
-"""Enumerations of the public API: lower-case string values, and the integers of the Go library are accepted."""
+"""Enumerations of the public API. Values are lower-case strings; the integers of the Go library are accepted, too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
 
 
 class _GoEnum(enum.StrEnum):
-    """A string enum that also accepts Go's integer, which is the place of the member: ``PluginStatus(1)``."""
+    """A string enum that also accepts Go's integer, which is the index of the member: ``PluginStatus(1)``."""
 
     @classmethod
     def _missing_(cls, value: object) -> _GoEnum | None:
@@ -40,7 +40,7 @@ class TransportType(_GoEnum):
 
 
 class AuthMethod(_GoEnum):
-    """How a call proves who it comes from."""
+    """How calls are authenticated."""
 
     NONE = "none"
     API_KEY = "api-key"
@@ -51,7 +51,7 @@ class AuthMethod(_GoEnum):
 
 
 class PluginStatus(_GoEnum):
-    """A plugin's health; UNKNOWN until somebody looked."""
+    """A plugin's health; UNKNOWN before the first health check."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
@@ -61,7 +61,7 @@ class PluginStatus(_GoEnum):
 
 
 class CircuitBreakerState(_GoEnum):
-    """CLOSED admits, OPEN refuses, HALF_OPEN probes."""
+    """CLOSED admits calls, OPEN refuses them, HALF_OPEN admits a few as probes."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -69,7 +69,7 @@ class CircuitBreakerState(_GoEnum):
 
 
 class LoadBalancingStrategy(_GoEnum):
-    """How a balancer picks the member for a call."""
+    """How a load balancer picks the member for a call."""
 
     ROUND_ROBIN = "round-robin"
     RANDOM = "random"
@@ -82,7 +82,7 @@ class LoadBalancingStrategy(_GoEnum):
 
 
 class ReloadStrategy(_GoEnum):
-    """How a changed configuration takes effect."""
+    """How a reload replaces changed plugins."""
 
     RECREATE = "recreate"
     GRACEFUL = "graceful"

@@ -7,24 +7,22 @@ from collections.abc import Mapping
 
 from goplugins.errors import InvalidHeaderError
 
-__all__ = ["check_headers"]
-
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: a token
 
 
-_BREAKS_A_LINE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
-    """Refuses header names and values that are not text or would break out of their line.
+    """Checks header names and values: strings without line breaks and control characters.
 
     Raises:
-        InvalidHeaderError: names the header; never its value, which may be a secret.
+        InvalidHeaderError: one is not valid; the message has its name but not its value, which may be a secret.
     """
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidHeaderError(f"{where}: {name!r} is not a header name")
+            raise InvalidHeaderError(f"{where}: {name!r} is not a valid header name")
         if not isinstance(value, str):
             raise InvalidHeaderError(f"{where}[{name!r}]: expected a string, got {type(value).__name__}")
-        if _BREAKS_A_LINE.search(value):
-            raise InvalidHeaderError(f"{where}[{name!r}]: the value holds a line break or control character")
+        if _CONTROL.search(value):
+            raise InvalidHeaderError(f"{where}[{name!r}]: the value contains a line break or a control character")

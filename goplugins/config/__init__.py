@@ -1,4 +1,4 @@
-"""The configuration of managers and plugins: frozen values with the field names of the Go library's JSON."""
+"""The configuration of managers and plugins: frozen values, with the field names of the Go library's JSON."""
 
 from __future__ import annotations
 

@@ -30,17 +30,6 @@ from goplugins.errors import (
 )
 from goplugins.headers import check_headers
 
-__all__ = [
-    "AuthConfig",
-    "auth_headers",
-    "basic_credentials",
-    "check_auth",
-    "check_auth_files",
-    "files_of",
-    "is_header",
-    "validate_auth",
-]
-
 _TLS = frozenset({TransportType.HTTPS, TransportType.GRPC_TLS})
 _GRPC = frozenset({TransportType.GRPC, TransportType.GRPC_TLS})
 

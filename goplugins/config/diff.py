@@ -1,4 +1,4 @@
-"""What two configurations differ in: every field, each with its path, and no secret in any text."""
+"""The differences of two configurations: every field with its path, secrets masked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.problems import counted
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
 
-__all__ = ["Change", "PluginDiff", "PluginUpdate", "changes_between", "diff_of", "update_of"]
+__all__ = ["Change", "PluginDiff", "PluginUpdate"]
 
 _LONGEST = 80
 _IN_PLACE = frozenset(
@@ -34,22 +34,22 @@ _IN_PLACE = frozenset(
         "retry",
     }
 )
-"""Fields of a plugin that its connections know nothing of."""
+"""Fields of a plugin that do not affect its connections."""
 
 _OF_GROUPS = frozenset({"bulkhead", "cache", "fallback", "hedge", "rate_limit", "request_timeout", "retry"})
-"""Fields of a group's ``balancer`` that its own policies come from; they stand in its configuration a second time."""
+"""Fields of a group's ``balancer`` that are also fields of the group's own configuration."""
 
 _NOTHING: Any = object()
 
 
 @attrs.frozen
 class Change:
-    """One field that differs.
+    """A field that differs.
 
     Attributes:
-        path: the field's, such as ``retry.max_retries``.
-        old: its value before, as text, with secrets masked.
-        new: its value after.
+        path: path of the field, such as ``retry.max_retries``.
+        old: the old value as text, with secrets masked.
+        new: the new value.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Change:
 
     @property
     def in_place(self) -> bool:
-        """Whether a plugin can take it over as it runs, with its connections."""
+        """Whether the change can be applied to a running plugin, which keeps its connections."""
         if self.path in {"connection.request_timeout", "health_check.endpoint"}:
             return self.path == "connection.request_timeout"
         first, _, rest = self.path.partition(".")
@@ -70,14 +70,14 @@ class Change:
 
 @attrs.frozen
 class PluginUpdate:
-    """A plugin or a group that is there before and after, and differs.
+    """A plugin or group whose configuration differs.
 
     Attributes:
-        name: the plugin's.
-        old_config: what it goes by now, with its defaults.
-        new_config: what it shall go by.
+        name: name of the plugin or group.
+        old_config: the old configuration with its defaults.
+        new_config: the new configuration with its defaults.
         changes: the fields that differ.
-        in_place: whether it takes them over as it runs; else another one takes its place.
+        in_place: whether the running plugin is changed; else it is replaced by a new one.
     """
 
     name: str
@@ -93,14 +93,14 @@ class PluginUpdate:
 
 @attrs.frozen
 class PluginDiff:
-    """What a new configuration changes. ``print`` it; true if there is anything.
+    """The differences of two configurations. ``str()`` shows them; false if there are none.
 
     Attributes:
-        added: plugins and groups that are new.
-        updated: those that differ.
-        removed: names that are gone.
-        unchanged: names with nothing to do.
-        settings: fields beside plugins and groups that differ.
+        added: new plugins and groups.
+        updated: plugins and groups that differ.
+        removed: names of removed plugins and groups.
+        unchanged: names of plugins and groups without a difference.
+        settings: further fields that differ.
 
     >>> from goplugins import ManagerConfig
     >>> def config(port, retries):
@@ -122,7 +122,7 @@ class PluginDiff:
 
     @classmethod
     def between(cls, old: ManagerConfig, new: ManagerConfig) -> PluginDiff:
-        """The difference of two configurations, each with its defaults filled in."""
+        """The differences of two configurations, with their defaults filled in."""
         return diff_of(old.with_defaults(), new.with_defaults())
 
     def __bool__(self) -> bool:
@@ -137,7 +137,7 @@ class PluginDiff:
 
 
 def diff_of(old: ManagerConfig, new: ManagerConfig) -> PluginDiff:
-    """The difference of two resolved configurations."""
+    """The differences of two configurations with their defaults."""
     before, after = _named(old), _named(new)
     updated, unchanged = [], []
     for name, config in after.items():
@@ -171,15 +171,15 @@ def update_of(old: Any, new: Any) -> PluginUpdate | None:
     if not changes:
         return None
     changes = tuple(dict.fromkeys(map(_of_instance, changes)))
-    told_twice = [c for c in changes if c.path.startswith("balancer.") and c.in_place]
-    if len(told_twice) < len(changes):
-        changes = tuple(change for change in changes if change not in told_twice)
+    repeated = [c for c in changes if c.path.startswith("balancer.") and c.in_place]
+    if len(repeated) < len(changes):
+        changes = tuple(change for change in changes if change not in repeated)
     in_place = isinstance(new, PluginConfig) and all(change.in_place for change in changes)
     return PluginUpdate(new.name, old, new, changes, in_place)
 
 
 def _of_instance(change: Change) -> Change:
-    """What differs in the configuration of a group's members is told as the plugin's own, since it was written so."""
+    """A change of the members' configuration, with the path that it has in the plugin's configuration."""
     return attrs.evolve(change, path=change.path.removeprefix("instance."))
 
 
@@ -189,7 +189,7 @@ def _named(config: ManagerConfig) -> dict[str, PluginConfig | LoadBalancerConfig
 
 
 def _described(config: PluginConfig | LoadBalancerConfig) -> str:
-    """What it is, on part of a line."""
+    """A short description."""
     if isinstance(config, LoadBalancerConfig):
         return f"group of {counted(config.members, 'member')}, {config.strategy}"
     off = "" if config.enabled in {None, True} else ", not enabled"
@@ -242,7 +242,7 @@ def _masked(value: Any, field: Field) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value on part of a line."""
+    """A value as short text."""
     if value is None or value is UNSET:
         return "unset"
     if attrs.has(type(value)):

@@ -6,8 +6,6 @@ import re
 
 from goplugins.errors import InvalidArgumentError
 
-__all__ = ["format_go_duration", "parse_duration"]
-
 # Both spellings of the micro sign (U+00B5 and the Greek mu, U+03BC), as Go takes them.
 _UNITS = {
     "ns": 1,
@@ -23,14 +21,14 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m
 _WHOLE = re.compile(rf"[-+]?(?:{_PART.pattern})+")
 _NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+")
 _MAX_NANOSECONDS = 2**63 - 1
-_MAX_DIGITS = 40  # beyond any duration; keeps a hostile text from costing quadratic time
+_MAX_DIGITS = 40  # more than any duration needs; int() takes quadratic time for long texts
 
 
 def parse_duration(text: str) -> float:
     """Seconds of a duration in Go's notation: numbers with units h, m, s, ms, us (or µs) and ns.
 
     Raises:
-        InvalidArgumentError: not a duration; says what to write instead. It is a :class:`ValueError`, too.
+        InvalidArgumentError: the text is not a duration. The error is a :class:`ValueError`, too.
 
     >>> parse_duration("1m30s"), parse_duration("100ms"), parse_duration("1.5h"), parse_duration("-1us")
     (90.0, 0.1, 5400.0, -1e-06)
@@ -41,7 +39,7 @@ def parse_duration(text: str) -> float:
         if len(text) <= _MAX_DIGITS and _NUMBER.fullmatch(text):
             raise InvalidArgumentError(f'{text!r} has no unit: write "{text}s" for seconds, or {text} without quotes')
         raise InvalidArgumentError(
-            f'{text[:_MAX_DIGITS]!r} is no duration: write one such as "30s", "1m30s" or "100ms"'
+            f'{text[:_MAX_DIGITS]!r} is not a duration: write one such as "30s", "1m30s" or "100ms"'
         )
     total = 0
     for number, unit in _PART.findall(text):
@@ -57,9 +55,9 @@ def parse_duration(text: str) -> float:
 
 
 def format_go_duration(seconds: float) -> str:
-    """What Go's ``Duration.String`` writes for this duration, rounded to nanoseconds.
+    """The text that Go's ``Duration.String`` returns for this duration, rounded to nanoseconds.
 
-    A duration longer than Go can hold (292 years, infinity included) becomes the longest one that it can.
+    A duration longer than Go's limit of 292 years, such as infinity, becomes that limit.
 
     Raises:
         InvalidArgumentError: ``seconds`` is not a number.
@@ -67,8 +65,8 @@ def format_go_duration(seconds: float) -> str:
     >>> format_go_duration(1.5), format_go_duration(90), format_go_duration(0.1), format_go_duration(0)
     ('1.5s', '1m30s', '100ms', '0s')
     """
-    # The envelope's `timeout` is made for every attempt: the usual ranges come first, with one format and no helper.
-    # Their upper ends keep clear of values that would round up into the next unit.
+    # Hot path: every attempt sends its timeout. The two common ranges need one format() and no other call.
+    # Their upper ends exclude values that would be rounded up to the next unit.
     if 1.0 <= seconds < 59.999:
         text = f"{seconds:.9f}".rstrip("0")
         return text + "s" if text[-1] != "." else text[:-1] + "s"
@@ -79,12 +77,12 @@ def format_go_duration(seconds: float) -> str:
 
 
 def _format_any(seconds: float) -> str:
-    if seconds != seconds:  # noqa: PLR0124 - NaN is the one number that differs from itself
+    if seconds != seconds:  # noqa: PLR0124 - NaN is the only number that is not equal to itself
         raise InvalidArgumentError("a duration can't be NaN")
     if abs(seconds) >= _MAX_NANOSECONDS / 1e9:
         nanoseconds = _MAX_NANOSECONDS if seconds > 0 else -_MAX_NANOSECONDS
     else:
-        # In integers: the product of two floats may be one nanosecond off from 50 days on.
+        # With integers: from 50 days on, the product of two floats may be wrong by a nanosecond.
         numerator, denominator = seconds.as_integer_ratio()
         nanoseconds = (2 * numerator * 10**9 + denominator) // (2 * denominator)
     if nanoseconds == 0:

@@ -24,8 +24,6 @@ from goplugins.errors import (
     MissingSocketPathError,
 )
 
-__all__ = ["DEFAULT_PORTS", "Endpoint", "check_endpoint", "check_health_endpoint"]
-
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 """The port of a URL that names none, by its scheme."""
 
@@ -96,7 +94,7 @@ class Endpoint:
 
     @property
     def host_to_look_up(self) -> tuple[str, int] | None:
-        """Host name and port for a lookup; None if there are none, or gRPC itself looks the host up (``dns:...``)."""
+        """Host name and port for a lookup; None if there are none, or gRPC resolves the name (``dns:...``)."""
         port = self.effective_port
         if not self.host or port is None or (self.scheme and self.scheme not in DEFAULT_PORTS):
             return None

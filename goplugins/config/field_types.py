@@ -1,8 +1,8 @@
-"""What a single field may hold: rules that stand in the annotations of the configuration classes.
+"""Values that a field accepts: rules in the annotations of the configuration classes.
 
-One rule reads a value from a file, checks one made in code, and writes the message and the fix for a wrong one.
-No message repeats a text value: any text may be a secret that went to the wrong field. Short texts in fields for
-numbers, switches and choices are repeated, unless they came from a variable.
+A rule reads a value of a file, checks a value set in code, and has the message and the fix for a wrong one. Messages do
+not repeat texts, which may be secrets in the wrong field, with one exception: short texts in fields for numbers,
+switches and choices, unless they came from a variable.
 """
 
 from __future__ import annotations
@@ -21,30 +21,14 @@ from goplugins.config.masking import Masked, mask_environment, mask_options, mas
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import ConfigError, InvalidConfigError, UnsupportedAuthMethodError, UnsupportedTransportError
 
-__all__ = [
-    "MAX_SECONDS",
-    "Choice",
-    "Duration",
-    "ExpandedText",
-    "Flag",
-    "Function",
-    "Member",
-    "Rule",
-    "Text",
-    "Whole",
-    "describe",
-    "near_name",
-    "rule_for",
-]
-
 MAX_SECONDS = 366 * 86400.0
-"""The longest duration that a configuration may hold, a year: what is longer is a duration of Go, in nanoseconds."""
+"""The longest duration in a configuration, a year. A larger number is probably a Go duration in nanoseconds."""
 
 _NANOSECONDS = 1_000_000_000
 
 
 class ExpandedText(str):
-    """A string that was wholly one ``${VAR}``: the only text that may become a number, a switch or a duration."""
+    """The value of a text that was one ``${VAR}``: unlike other texts, it may be read as a number or a switch."""
 
     __slots__ = ("template",)
     template: str
@@ -56,19 +40,23 @@ class ExpandedText(str):
 
 
 class Rule(Protocol):
-    """Reads one value; ``text`` is True where values come from a file, so that "30s" is a duration."""
+    """Reads one value."""
 
     def read(self, value: object, *, text: bool) -> Any:
-        """The value as the field holds it.
+        """The value for the field.
+
+        Args:
+            value: a plain value.
+            text: the value comes from a file, where a text such as "30s" is a duration.
 
         Raises:
-            ConfigError: without a path, which the caller adds.
+            ConfigError: the value is not accepted. The error has no path; the caller adds it.
         """
         ...
 
 
 def describe(value: object) -> str:
-    """A wrong value, as a message may show it: short scalars as they are, all else by its kind."""
+    """A wrong value as text for a message: short scalars as they are, others as the name of their kind."""
     if isinstance(value, ExpandedText):
         return f"the value of {value.template}" if value else f"the empty value of {value.template}"
     if value is None or isinstance(value, bool):
@@ -93,7 +81,7 @@ _KINDS: dict[type[Any], str] = {
 
 
 def kind_of(value: object) -> str:
-    """The kind of a value, in a file's own words."""
+    """The kind of a value, in the terms of configuration files."""
     if value is None:
         return "null"
     for kind, name in _KINDS.items():  # bool before int, its base
@@ -103,7 +91,7 @@ def kind_of(value: object) -> str:
 
 
 def near_name(name: object, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
+    """The known name that is most similar to ``name``; None if none is similar."""
     folded = {item.casefold(): item for item in known}
     found = difflib.get_close_matches(str(name).casefold().replace("-", "_"), folded, n=1, cutoff=0.6)
     found = found or difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.6)
@@ -120,7 +108,7 @@ def _unquoted(value: object, fix: str) -> str:
 
 @attrs.frozen
 class Flag:
-    """true or false, and nothing that merely looks like it."""
+    """true or false; no other value, such as 1 or "yes"."""
 
     def read(self, value: object, *, text: bool) -> bool:
         if isinstance(value, bool):
@@ -135,7 +123,7 @@ class Flag:
 
 @attrs.frozen
 class Whole:
-    """An integer from ``low`` to ``high``; a boolean is none."""
+    """An integer from ``low`` to ``high``; a boolean is not accepted."""
 
     low: int | None = None
     high: int | None = None
@@ -158,11 +146,11 @@ class Whole:
 
 @attrs.frozen
 class Real:
-    """A finite number; an integer will do, a boolean won't."""
+    """A finite number; an integer is accepted, a boolean is not."""
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False  # ``low`` itself is too little
+    above: bool = False  # ``low`` itself is not accepted
 
     def read(self, value: object, *, text: bool) -> float:
         number = value
@@ -178,15 +166,14 @@ class Real:
         return float(number)
 
     def _admits(self, number: float) -> bool:
-        # An integer too large for a float must not get as far as float(): the bound of 1e300 stands for it.
+        # float() fails for integers above 1.8e308: 1e300 is the limit for all numbers.
         enough = number > self.low if self.above else number >= self.low
         return enough and number <= self.high and abs(number) < 1e300
 
     def _range(self) -> str:
         if self.high != math.inf:
-            return (
-                f" above {self.low:g}, {self.high:g} at most" if self.above else f" from {self.low:g} to {self.high:g}"
-            )
+            low = f"above {self.low:g} and at most" if self.above else f"from {self.low:g} to"
+            return f" {low} {self.high:g}"
         if self.low == -math.inf:
             return " that is finite"
         return f" {'greater than' if self.above else 'of at least'} {self.low:g}"
@@ -208,16 +195,16 @@ class Duration:
         if number > MAX_SECONDS:
             _refuse("a duration of a year at most", value, self._shorter(number))
         enough = number >= 0 if self.zero else number > 0
-        if not enough:  # nor is NaN
+        if not enough:  # also for NaN
             limit = "of 0 or more" if self.zero else "longer than 0"
             _refuse(f"a duration {limit}", value, f"write seconds {limit}")
         return float(number)
 
     @staticmethod
     def _shorter(number: float) -> str:
-        """What to write instead of a number that is too large; from the Go library it is nanoseconds."""
+        """The fix for a number that is too large, and probably the Go library's nanoseconds."""
         if not isinstance(number, int) or number > MAX_SECONDS * _NANOSECONDS:
-            return f"write seconds, {MAX_SECONDS:.0f} at most"
+            return f"write at most {MAX_SECONDS:.0f} seconds"
         return (
             f"write {number / _NANOSECONDS:g} if these are nanoseconds of the Go library; "
             "ManagerConfig.from_go_json and `goplugins config import-go` read a whole file of them"
@@ -227,7 +214,7 @@ class Duration:
     def _parse(value: str) -> float:
         if isinstance(value, ExpandedText):
             try:
-                return float(value)  # a variable has no way to say that it is a number
+                return float(value)  # the value of a variable is always a text
             except ValueError:
                 pass
         try:
@@ -246,7 +233,7 @@ class Duration:
 
 @attrs.frozen
 class Text:
-    """A string; with ``pattern``, one that matches it wholly, called ``what``."""
+    """A string; with ``pattern``, one that matches it completely, named ``what`` in messages."""
 
     pattern: str = ""
     what: str = "a string"
@@ -259,7 +246,7 @@ class Text:
                 fix = "put the value in quotes"
             raise InvalidConfigError(f"expected a string, got {kind_of(value)}", fix=fix)
         if self.pattern and not re.fullmatch(self.pattern, value):
-            raise InvalidConfigError(f"expected {self.what}, got a string of another form", fix=fix)
+            raise InvalidConfigError(f"expected {self.what}, got a string that is not one", fix=fix)
         return str(value)
 
 
@@ -279,7 +266,7 @@ class Choice:
 
 @attrs.frozen
 class Member:
-    """A member of an enum by its value, or by the integer that Go writes for it."""
+    """A member of an enum, by its value or by the integer of the Go library."""
 
     kind: type[enum.Enum]
     error: type[ConfigError] = InvalidConfigError
@@ -296,7 +283,7 @@ class Member:
 
 @attrs.frozen
 class Function:
-    """A callable: something that only code can set."""
+    """A callable, which only code can set."""
 
     def read(self, value: object, *, text: bool) -> Callable[..., Any]:
         if callable(value):
@@ -306,11 +293,11 @@ class Function:
 
 @attrs.frozen
 class Instance:
-    """An object with certain methods: something that only code can set.
+    """An object with certain methods, which only code can set.
 
     Attributes:
-        what: what it is, for the text of a refusal.
-        methods: those that it must have.
+        what: name of such an object in messages.
+        methods: methods that the object must have.
     """
 
     what: str
@@ -320,7 +307,7 @@ class Instance:
         missing = [name for name in self.methods if not callable(getattr(value, name, None))]
         if not missing:
             return value
-        lack = f", which lacks {', '.join(missing)}()" if not isinstance(value, str | int | float | dict | list) else ""
+        lack = f" without {', '.join(missing)}()" if not isinstance(value, str | int | float | dict | list) else ""
         found = f"expected a {self.what}, got {kind_of(value)}{lack}"
         raise InvalidConfigError(found, fix="set it in code, or leave it out")
 
@@ -333,7 +320,7 @@ _BY_TYPE: dict[type, Rule] = {bool: Flag(), int: Whole(), float: Real(), str: Te
 
 
 def rule_for(kind: Any) -> Rule | None:
-    """The rule of an annotation: the one that it carries, else its type's own; None for tables and lists."""
+    """The rule of an annotation: the one in its metadata, else that of its type; None for tables and lists."""
     for extra in getattr(kind, "__metadata__", ()):
         if not isinstance(extra, Masked):
             rule: Rule = extra
@@ -347,7 +334,7 @@ def rule_for(kind: Any) -> Rule | None:
     return None
 
 
-# The annotations of the configuration classes. A `| None` beside one means: left out, inherit.
+# The annotations of the configuration classes. ``| None`` is added where a field can be left out.
 Count = Annotated[int, Whole(low=0)]
 Positive = Annotated[int, Whole(low=1)]
 Port = Annotated[int, Whole(low=0, high=65535)]
@@ -359,8 +346,8 @@ Rate = Annotated[float, Real(low=0, above=True)]
 Seconds = Annotated[float, Duration()]
 SecondsOrZero = Annotated[float, Duration(zero=True)]
 LogLevel = Annotated[str, Choice(("debug", "info", "warn", "warning", "error", "critical"))]
-MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a metric name's beginning", "goplugins")]
-LabelName = Annotated[str, Text(r"[A-Za-z_][A-Za-z0-9_.\-/]*", "a label's name", "team")]
+MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a prefix of metric names", "goplugins")]
+LabelName = Annotated[str, Text(r"[A-Za-z_][A-Za-z0-9_.\-/]*", "a label name", "team")]
 Collector = Annotated[
     Any,
     Instance("metrics collector", ("increment_counter", "set_gauge", "record_histogram")),

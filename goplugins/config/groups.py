@@ -1,4 +1,4 @@
-"""Groups as plugins: a balanced group, and a plugin with several endpoints, become what a manager can build."""
+"""Groups as plugins: load-balanced groups and plugins with several addresses in the shape that a manager builds."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionCon
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
 from goplugins.enums import TransportType
 
-__all__ = ["GROUP_KIND", "DnsGroupConfig", "GroupConfig", "spread"]
-
 GROUP_KIND = "group"
-"""The ``type`` of a group's configuration. There is no factory of this name: a group is made of other plugins."""
+"""The ``type`` of a group's configuration. There is no such factory: a group consists of other plugins."""
 
 
 @attrs.frozen(kw_only=True, repr=False)
 class GroupConfig(PluginConfig):
-    """A group in the shape of a plugin: what its calls go by, and how it shares them out.
+    """A group in the shape of a plugin: the policies of its calls, and how they are distributed.
 
     Attributes:
         balancer: members and strategy.
@@ -35,10 +33,10 @@ class GroupConfig(PluginConfig):
 
 @attrs.frozen(kw_only=True, repr=False)
 class DnsGroupConfig(GroupConfig):
-    """A group whose members are the addresses of one host, as they are found.
+    """A group whose members are the addresses of one host, which is looked up regularly.
 
     Attributes:
-        instance: each member's configuration, but for its name.
+        instance: configuration of each member, without the member's name.
     """
 
     instance: PluginConfig | Unset = UNSET
@@ -47,24 +45,24 @@ class DnsGroupConfig(GroupConfig):
 
 
 def spread(resolved: ManagerConfig) -> ManagerConfig:
-    """The configuration with nothing but plugins: each endpoint is one, and each group, after its members.
+    """A configuration in which each endpoint and each group is a plugin, groups after their members.
 
     Args:
-        resolved: nothing in it is left to inherit, and it is right.
+        resolved: a valid configuration with its defaults.
     """
     plugins: list[PluginConfig] = []
     for plugin in resolved.plugins:
         if plugin.endpoints:
             plugins += _instances(plugin, resolved)
         else:
-            plugins.append(_expanded(plugin, resolved) if is_dns_group(plugin) else plugin)
+            plugins.append(_dns_group(plugin, resolved) if is_dns_group(plugin) else plugin)
     for balancer in resolved.load_balancers:
         plugins.append(_group(balancer, resolved))
     return attrs.evolve(resolved, plugins=plugins, load_balancers=())
 
 
 def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[PluginConfig]:
-    """One plugin for each endpoint, with a breaker and looks of its own, and the group, which has all else."""
+    """A plugin for each endpoint, with its own breaker and health checks, and the group, with all other policies."""
     members = []
     transport = plugin.transport or TransportType.HTTP
     for endpoint in plugin.endpoints:
@@ -74,8 +72,8 @@ def _instances(plugin: PluginConfig, resolved: ManagerConfig) -> Iterator[Plugin
     yield _group_of(plugin, members, resolved)
 
 
-def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> DnsGroupConfig:
-    """The group of a plugin whose addresses are yet to be found."""
+def _dns_group(plugin: PluginConfig, resolved: ManagerConfig) -> DnsGroupConfig:
+    """The group of a plugin whose host is looked up."""
     group = as_mapping(_group_of(plugin, (), resolved))
     own = {name: value for name, value in plugin.options.items() if not name.startswith("resolve")}
     instance = attrs.evolve(_instance(plugin), options=own)
@@ -83,7 +81,7 @@ def _expanded(plugin: PluginConfig, resolved: ManagerConfig) -> DnsGroupConfig:
 
 
 def _instance(plugin: PluginConfig) -> PluginConfig:
-    """The plugin without what its group has in its stead."""
+    """The plugin without the policies that its group has."""
     return attrs.evolve(
         plugin,
         endpoints=(),
@@ -97,7 +95,7 @@ def _instance(plugin: PluginConfig) -> PluginConfig:
 
 
 def _group_of(plugin: PluginConfig, members: Iterable[LoadBalancerMember], resolved: ManagerConfig) -> GroupConfig:
-    """What shares the calls of a plugin out among its instances."""
+    """The group that distributes the calls of a plugin among its instances."""
     balancer = attrs.evolve(
         plugin.balancing or LoadBalancerConfig(),
         name=plugin.name,
@@ -115,7 +113,7 @@ def _group_of(plugin: PluginConfig, members: Iterable[LoadBalancerMember], resol
 
 
 def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig:
-    """The group has no breaker, since its members have theirs, and no looks: its health is what theirs is."""
+    """A group's configuration. Breaker and health checks are those of the members, so the group has none."""
     config = GroupConfig(
         name=balancer.name,
         type=GROUP_KIND,

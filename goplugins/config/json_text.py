@@ -11,14 +11,12 @@ from goplugins.config.problems import Problems, raise_for, shown_key
 from goplugins.config.schema import shown
 from goplugins.errors import ConfigSyntaxError, InvalidConfigError
 
-__all__ = ["decode_text", "dump_json", "parse_json"]
-
 
 def decode_text(data: str | bytes, source: str) -> str:
-    """Text of UTF-8 bytes, with or without a byte order mark.
+    """The text of UTF-8 bytes, without a byte order mark.
 
     Raises:
-        ConfigSyntaxError: other bytes.
+        ConfigSyntaxError: the bytes are not UTF-8.
     """
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
@@ -30,12 +28,14 @@ def decode_text(data: str | bytes, source: str) -> str:
 
 
 def parse_json(data: str | bytes, source: str) -> Any:
-    """The value of a JSON text. No message repeats the text, which may hold secrets.
+    """The value of a JSON text.
 
-    The errors have no cause: it would hold the whole text and carry it into tracebacks and pickles.
+    No message repeats the text, which may contain secrets. The errors have no cause, since a JSONDecodeError contains
+    the whole text.
 
     Raises:
-        ConfigSyntaxError: not JSON, NaN or infinity, or an object with a key twice; with line and column.
+        ConfigSyntaxError: the text is not JSON, contains NaN or infinity, or has a duplicate key; with line
+            and column.
     """
     text = decode_text(data, source)
     try:
@@ -60,7 +60,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _NotPlainJSONError(f"one object has the key {shown_key(twice[0])!r} more than once", "keep one of them")
+        raise _NotPlainJSONError(
+            f"the key {shown_key(twice[0])!r} occurs more than once in an object", "keep one of them"
+        )
     return result
 
 
@@ -69,10 +71,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def dump_json(config: object, *, include_secrets: bool) -> str:
-    """A configuration as JSON text of two-space indent, without what was left out.
+    """A configuration as JSON text, indented by two spaces, without fields that are left out.
 
     Raises:
-        InvalidConfigError: a value that JSON can't hold.
+        InvalidConfigError: a value can't be written as JSON.
     """
     values = shown(config, secrets=include_secrets)
     found = Problems()
@@ -91,7 +93,7 @@ def _check(value: object, problems: Problems) -> None:
         for index, item in enumerate(value):
             _check(item, problems.below(index))
     elif isinstance(value, float) and not math.isfinite(value):
-        problems.add(InvalidConfigError, "JSON has no such number", "write a finite number")
+        problems.add(InvalidConfigError, "is a number that JSON can't hold", "write a finite number")
     elif not (value is None or isinstance(value, str | int | float)):
         message = f"a value of type {type(value).__name__} can't be written as JSON"
         problems.add(InvalidConfigError, message, "leave it out, or set it in code only")

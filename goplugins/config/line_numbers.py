@@ -1,4 +1,4 @@
-"""On which line of a file each setting stands."""
+"""The line of a file on which each setting is written."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from goplugins.config.json_text import decode_text, parse_json
 from goplugins.config.problems import Path
 from goplugins.errors import ConfigSyntaxError
 
-__all__ = ["line_at", "lines_of"]
-
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+')
 
 
@@ -22,8 +20,8 @@ def lines_of(data: bytes, name: str) -> dict[Path, int]:
     r"""The line of every table, list and value, from 1, by its path; nothing for a text that can't be read.
 
     Args:
-        data: what the file holds.
-        name: the file's, which says whether it is JSON, TOML or YAML.
+        data: content of the file.
+        name: name of the file, with the suffix of JSON, TOML or YAML.
 
     >>> lines_of(b'{"a": 1,\n "b": [2,\n  3]}', "c.json")
     {('a',): 1, ('b',): 2, ('b', 0): 2, ('b', 1): 3}
@@ -36,11 +34,11 @@ def lines_of(data: bytes, name: str) -> dict[Path, int]:
     try:
         return dict(find(decode_text(data, name)))
     except (ConfigSyntaxError, tomllib.TOMLDecodeError, RecursionError, ImportError):
-        return {}  # whoever reads the values says what is wrong
+        return {}  # reported when the values are read
 
 
 def line_at(lines: Mapping[Path, int], path: Path) -> int:
-    """The line of ``path``, else that of the nearest thing around it; 0 if there is none."""
+    """The line of ``path``, else of the innermost table or list around it; 0 if there is none."""
     for length in range(len(path), 0, -1):
         if path[:length] in lines:
             return lines[path[:length]]
@@ -54,7 +52,7 @@ def _in_yaml(text: str) -> Iterator[tuple[Path, int]]:
 
 
 def _in_json(text: str) -> Iterator[tuple[Path, int]]:
-    parse_json(text, "")  # so that what follows may take it for good
+    parse_json(text, "")  # the code below needs a valid text
     starts = [match.start() for match in re.finditer("\n", text)]
     tokens = _JSON_TOKEN.finditer(text)
 
@@ -73,7 +71,7 @@ def _in_json(text: str) -> Iterator[tuple[Path, int]]:
 
 
 def _in_toml(text: str) -> Iterator[tuple[Path, int]]:
-    """Statement by statement: the parser itself says what each one sets."""
+    """Parses each statement alone, which shows the paths that it sets."""
     table: Path = ()
     counts: dict[Path, int] = {}
     statement, start = "", 0
@@ -82,7 +80,7 @@ def _in_toml(text: str) -> Iterator[tuple[Path, int]]:
         try:
             values = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
-            continue  # it goes on with the next line
+            continue  # the statement continues on the next line
         if statement.lstrip().startswith("["):
             table = _toml_table(values, counts)
             yield table, start
@@ -92,7 +90,7 @@ def _in_toml(text: str) -> Iterator[tuple[Path, int]]:
 
 
 def _toml_table(values: Any, counts: dict[Path, int]) -> Path:
-    """The table that a header opens; a list of tables goes on with its last one."""
+    """The path of the table that a header opens; in a list of tables, of its last item."""
     path: Path = ()
     while values:
         (key, values), *_ = values.items()

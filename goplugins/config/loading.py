@@ -9,8 +9,6 @@ from typing import Any
 from goplugins.config.manager import Extension, FurtherCheck, ManagerConfig, load
 from goplugins.errors import ConfigError
 
-__all__ = ["FurtherCheck", "load_config", "load_resolved"]
-
 
 def load_config(
     source: ManagerConfig | Mapping[str, Any] | str | os.PathLike[str], *, environ: Mapping[str, str] | None = None

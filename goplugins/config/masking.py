@@ -1,4 +1,4 @@
-"""What may be shown of a configuration: the one place that knows how each kind of secret is hidden."""
+"""Masking of secrets in texts that may be shown: one function for each kind of field."""
 
 from __future__ import annotations
 
@@ -8,17 +8,6 @@ from typing import Any
 
 import attrs
 
-__all__ = [
-    "MASK",
-    "Masked",
-    "mask_environment",
-    "mask_options",
-    "mask_text",
-    "mask_url",
-    "mask_urls",
-    "mask_values",
-]
-
 MASK = "***"
 
 _USER_INFO = re.compile(r"(?<=//)[^/?#]*@|^[^/?#]*@(?=[^/?#])")
@@ -27,18 +16,18 @@ _SECRET_NAME = re.compile(r"pass|secret|token|credential|api.?key|private", re.I
 
 @attrs.frozen
 class Masked:
-    """Marks a field, in its annotation, as one that holds secrets; ``mask`` makes the form that may be shown."""
+    """Marks a field that contains secrets, in its annotation; ``mask`` returns the value that may be shown."""
 
     mask: Callable[[Any], Any]
 
 
 def mask_text(value: object) -> object:
-    """All of it, save that it is empty."""
+    """The whole value, unless it is empty."""
     return MASK if value else value
 
 
 def mask_values(value: object) -> object:
-    """The values of a mapping; its keys stay."""
+    """The values of a mapping, not its keys."""
     return {key: mask_text(item) for key, item in value.items()} if isinstance(value, Mapping) else mask_text(value)
 
 
@@ -52,7 +41,7 @@ def mask_environment(value: object) -> object:
 
 
 def mask_url(value: object) -> object:
-    """User info and query of an address; an abstract socket (``@name``) and a path stay as they are.
+    """User info and query of a URL; an abstract socket (``@name``) and a path are not changed.
 
     >>> mask_url("https://me:pw@host/path?key=1")
     'https://***@host/path?***'
@@ -70,7 +59,7 @@ def mask_urls(value: object) -> object:
 
 
 def mask_options(value: object) -> object:
-    """Options whose names sound secret, and user info in their URLs, at any depth."""
+    """Options with names such as ``password`` or ``token``, and user info in URLs, at any depth."""
     if isinstance(value, Mapping):
         return {
             key: mask_text(item) if isinstance(key, str) and _SECRET_NAME.search(key) else mask_options(item)

@@ -1,7 +1,7 @@
-"""The sections of one plugin's configuration. Field names are those of the Go library's JSON.
+"""The sections of a plugin's configuration, with the field names of the Go library's JSON.
 
-In every section a field left out is None: the plugin inherits it, field by field, from the manager's ``default_*``
-section, and that one from the production defaults below. Durations are seconds.
+A field that is left out is None. The plugin inherits it from the manager's ``default_*`` section, or else from the
+production defaults below. Durations are seconds.
 """
 
 from __future__ import annotations
@@ -26,41 +26,21 @@ from goplugins.config.field_types import (
 from goplugins.config.schema import UNSET, as_texts, sparse_repr
 from goplugins.config.sizes import Bytes
 
-__all__ = [
-    "DEFAULT_BULKHEAD",
-    "DEFAULT_CACHE",
-    "DEFAULT_CIRCUIT_BREAKER",
-    "DEFAULT_CONNECTION",
-    "DEFAULT_HEALTH_CHECK",
-    "DEFAULT_HEDGE",
-    "DEFAULT_RATE_LIMIT",
-    "DEFAULT_RETRY",
-    "BulkheadConfig",
-    "CacheConfig",
-    "CircuitBreakerConfig",
-    "ConnectionConfig",
-    "FallbackConfig",
-    "HealthCheckConfig",
-    "HedgeConfig",
-    "RateLimitConfig",
-    "RetryConfig",
-]
-
 
 @attrs.frozen(kw_only=True, repr=False)
 class RetryConfig:
-    """When and how often a failed attempt is made again.
+    """Retries of failed attempts.
 
-    The wait before replay n is ``min(initial_interval * multiplier ** (n - 1), max_interval)``.
+    The wait before retry n is ``min(initial_interval * multiplier ** (n - 1), max_interval)``.
 
     Attributes:
-        max_retries: replays after the first attempt.
-        initial_interval: seconds before the first replay.
-        max_interval: the longest wait, in seconds; caps the first one, too.
-        multiplier: growth of the wait from one replay to the next.
-        random_jitter: varies each wait by up to 10 % either way.
-        idempotent: doing it twice does no harm, so that failures after sending may be replayed, too.
-        budget_ratio: replays and hedges that may be made per call, on average over the last seconds; 0 to 1.
+        max_retries: retries after the first attempt.
+        initial_interval: seconds before the first retry.
+        max_interval: the longest wait, in seconds, also before the first retry.
+        multiplier: factor by which the wait grows with each retry.
+        random_jitter: varies each wait by up to 10 % in both directions.
+        idempotent: repeating a call has no further effect, so that failures after sending are retried, too.
+        budget_ratio: retries and hedged attempts per call, on average over the last seconds; 0 to 1.
     """
 
     max_retries: Count | None = None
@@ -76,21 +56,21 @@ class RetryConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class CircuitBreakerConfig:
-    """When a failing plugin is left alone, and how it is tried again.
+    """When the circuit to a failing plugin opens, and how it closes again.
 
     Attributes:
-        enabled: without it every call goes out.
-        failure_threshold: failures in a row that open the circuit.
-        recovery_timeout: seconds that it stays open the first time.
-        min_request_threshold: calls since it last closed before it may open.
-        success_threshold: successes that close it, and probes that may be under way at once.
-        max_recovery_timeout: the longest that it stays open when probes keep failing; each trip in a row doubles
-            the time. 8 times ``recovery_timeout`` (three doublings) when left out, and never less than it.
-        window: seconds that the two rates below look back.
-        failure_rate: share of failed calls that opens it, too; no such rule when left out.
+        enabled: if false, no call is refused.
+        failure_threshold: consecutive failures that open the circuit.
+        recovery_timeout: seconds for which the circuit stays open the first time.
+        min_request_threshold: calls since the circuit last closed before it can open.
+        success_threshold: successes that close the circuit, and limit of concurrent probes.
+        max_recovery_timeout: longest time for which the circuit stays open when probes keep failing; each trip in a
+            row doubles the time. 8 times ``recovery_timeout`` (three doublings) when left out, and never less than it.
+        window: seconds over which the two rates below are measured.
+        failure_rate: share of failed calls that opens the circuit, too; not used when left out.
         slow_call_duration: seconds from which a call counts as slow.
-        slow_call_rate: share of slow calls that opens it, too; no such rule when left out.
-        metrics_only: records and reports, but refuses nothing.
+        slow_call_rate: share of slow calls that opens the circuit, too; not used when left out.
+        metrics_only: counts and reports, but refuses no call.
     """
 
     enabled: bool | None = None
@@ -110,15 +90,15 @@ class CircuitBreakerConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class HealthCheckConfig:
-    """How a plugin's health is looked at.
+    """Regular health checks of a plugin.
 
     Attributes:
-        enabled: whether it is looked at without being asked.
-        interval: seconds between two looks.
-        timeout: seconds that one look may take.
-        failure_limit: failed looks in a row that make the plugin OFFLINE.
-        endpoint: where to look; the plugin's own address when left out. On HTTP a text that starts with ``/`` is a
-            path on the plugin's host.
+        enabled: whether the plugin is checked regularly.
+        interval: seconds between two checks.
+        timeout: seconds for one check.
+        failure_limit: consecutive failed checks that make the plugin OFFLINE.
+        endpoint: address of the health endpoint; derived from the plugin's own when left out. On HTTP a text that
+            starts with ``/`` is a path on the plugin's host.
     """
 
     enabled: bool | None = None
@@ -132,17 +112,17 @@ class HealthCheckConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class ConnectionConfig:
-    """The connections to a plugin and their times.
+    """The connections to a plugin, and timeouts.
 
     Attributes:
-        max_connections: connections (or processes) open at once; further callers wait within their deadlines.
-        max_idle_connections: how many of them are kept when idle; what exceeds ``max_connections`` has no effect.
-        idle_timeout: seconds after which an idle one is closed.
-        connection_timeout: seconds for connecting, TLS included.
-        request_timeout: seconds for a whole call, where neither the call nor its context says.
-        keep_alive: whether a connection serves more than one call.
-        disable_compression: asks for replies that are not compressed.
-        max_response_bytes: the largest reply, in bytes, once decompressed; in files also text such as "4 MiB".
+        max_connections: limit of open connections (or processes); further calls wait within their deadlines.
+        max_idle_connections: limit of idle connections that are kept; at most ``max_connections``.
+        idle_timeout: seconds after which an idle connection is closed.
+        connection_timeout: seconds for connecting, TLS handshake included.
+        request_timeout: seconds for a whole call, if neither the call nor its context has a timeout.
+        keep_alive: whether a connection is used for more than one call.
+        disable_compression: requests replies that are not compressed.
+        max_response_bytes: size limit of a reply in bytes, after decompression; in files also text such as "4 MiB".
     """
 
     max_connections: Positive | None = None
@@ -159,14 +139,14 @@ class ConnectionConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class RateLimitConfig:
-    """How many attempts this side makes at most: a token bucket.
+    """Limit of the rate of attempts: a token bucket.
 
     Attributes:
-        enabled: without it there is no limit.
-        requests_per_second: tokens that come back per ``time_window``.
-        burst_size: tokens that the bucket holds.
-        time_window: seconds in which ``requests_per_second`` tokens come back; 1 makes the name true.
-        max_wait: seconds that a call may wait for its token; 0 refuses at once.
+        enabled: if false, there is no limit.
+        requests_per_second: tokens that are added per ``time_window``.
+        burst_size: capacity of the bucket in tokens.
+        time_window: seconds in which ``requests_per_second`` tokens are added; 1 as the name says.
+        max_wait: seconds that a call may wait for a token; 0 refuses it at once.
     """
 
     enabled: bool | None = None
@@ -180,15 +160,15 @@ class RateLimitConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class BulkheadConfig:
-    """How many calls of a plugin may be under way at once. A plugin without this section has no such limit.
+    """Limit of concurrent calls of a plugin. A plugin without this section has no limit.
 
     Attributes:
-        max_concurrent: calls under way at once, attempts, backoff and waits included; required.
-        max_waiting: further calls that may wait for their turn; 0 refuses them at once.
+        max_concurrent: limit of concurrent calls; a call counts until it ends, retries and waits included. Required.
+        max_waiting: further calls that may wait for a slot; 0 refuses them at once.
         max_wait: seconds that a call may wait; until its deadline when left out.
-        adaptive: moves the limit between ``min_concurrent`` and ``max_concurrent``, down while calls queue up in
-            the plugin.
-        min_concurrent: an adaptive limit never falls below this.
+        adaptive: adjusts the limit between ``min_concurrent`` and ``max_concurrent``, downwards while calls queue up
+            in the plugin.
+        min_concurrent: lower bound of an adaptive limit.
     """
 
     max_concurrent: Positive | None = None
@@ -202,14 +182,14 @@ class BulkheadConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class FallbackConfig:
-    """What answers when the plugin could not: exactly one of ``plugin``, ``value`` and ``function``.
+    """The answer when the plugin can't give one: exactly one of ``plugin``, ``value`` and ``function``.
 
     Attributes:
-        plugin: another plugin's name.
-        value: a static answer, which may be null.
+        plugin: name of another plugin.
+        value: a constant answer, which may be null.
         function: called with the request and the error; only in code.
-        on: further cases in which to use it: ``rate-limit``.
-        reserve: seconds of the deadline kept back for the fallback.
+        on: further errors for which the fallback answers: ``rate-limit``.
+        reserve: seconds of the deadline that are reserved for the fallback.
     """
 
     plugin: str = ""
@@ -223,13 +203,13 @@ class FallbackConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class CacheConfig:
-    """Answers kept in memory, for idempotent calls only. A plugin without this section keeps none.
+    """Cache of answers in memory, for idempotent calls only. A plugin without this section has no cache.
 
     Attributes:
-        ttl: seconds that an answer is good for; required.
-        max_entries: answers kept; the least recently used leaves first.
-        stale_if_error: seconds beyond ``ttl`` in which an answer may stand in for a failed call.
-        vary_headers: call headers that are part of an answer's key.
+        ttl: seconds for which an answer is valid; required.
+        max_entries: limit of cached answers; the least recently used one is evicted.
+        stale_if_error: seconds beyond ``ttl`` in which an answer is used if the call fails.
+        vary_headers: call headers that are part of the cache key.
     """
 
     ttl: Seconds | None = None
@@ -242,13 +222,13 @@ class CacheConfig:
 
 @attrs.frozen(kw_only=True, repr=False)
 class HedgeConfig:
-    """A second attempt for idempotent calls that take unusually long; whichever answers first counts.
+    """A second attempt for idempotent calls that take unusually long; the first answer counts.
 
     Attributes:
-        enabled: without it there are none.
-        delay: seconds after which the second attempt is sent; by ``percentile`` when left out.
-        percentile: the share of recent calls that were answered before a call counts as late.
-        min_delay: seconds before which no second attempt is sent, however fast the recent calls were.
+        enabled: if false, there is no second attempt.
+        delay: seconds after which the second attempt is sent; follows from ``percentile`` when left out.
+        percentile: the second attempt is sent after the time in which this share of recent calls was answered.
+        min_delay: the second attempt is never sent before these seconds.
     """
 
     enabled: bool | None = None
@@ -259,7 +239,7 @@ class HedgeConfig:
     __repr__ = sparse_repr
 
 
-# The production defaults. Those of the Go library, then those of fields that it lacks.
+# The production defaults. Fields that the Go library has, too, have its defaults.
 DEFAULT_RETRY = RetryConfig(
     max_retries=3,
     initial_interval=0.1,
@@ -293,5 +273,5 @@ DEFAULT_RATE_LIMIT = RateLimitConfig(
 )
 DEFAULT_CACHE = CacheConfig(max_entries=1024, stale_if_error=0.0)
 DEFAULT_HEDGE = HedgeConfig(enabled=False, percentile=0.95, min_delay=0.01)
-# Only where the section is there: max_concurrent has no default, and max_wait none but the deadline.
+# For plugins that have the section: max_concurrent is required, and without max_wait a call waits until its deadline.
 DEFAULT_BULKHEAD = BulkheadConfig(max_waiting=0, adaptive=False, min_concurrent=1)

@@ -1,4 +1,4 @@
-"""Collecting problems, each with its path, so that a configuration is refused once and not once per mistake."""
+"""Collecting problems, each with its path, so that all problems of a configuration are reported at once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,6 @@ from typing import TypeAlias
 from goplugins.config.field_types import near_name
 from goplugins.errors import ConfigError, InvalidConfigError, MissingEndpointError, MissingSocketPathError
 
-__all__ = [
-    "Path",
-    "Problem",
-    "Problems",
-    "counted",
-    "independent",
-    "path_parts",
-    "path_text",
-    "raise_for",
-    "shown_key",
-    "unknown_fix",
-    "untouched",
-]
-
 _KEY_END = re.compile(r"[\s:=]")
 _LONGEST_KEY = 40
 
@@ -31,7 +17,7 @@ Problem: TypeAlias = tuple[Path, ConfigError]
 
 
 def path_text(path: Iterable[str | int]) -> str:
-    """The path as messages show it.
+    """The path as text.
 
     >>> path_text(("plugins", 2, "labels", "a/b"))
     "plugins[2].labels['a/b']"
@@ -52,7 +38,7 @@ _PART = re.compile(r"\[([0-9]+)\]|\['([^']*)'\]|([^.\[]+)")
 
 
 def path_parts(text: str) -> Path:
-    """The path of a message: what :func:`path_text` wrote, as far as it can be told.
+    """The path of a text that :func:`path_text` returned; keys with brackets or dots are not restored.
 
     >>> path_parts("plugins[2].auth.token")
     ('plugins', 2, 'auth', 'token')
@@ -61,7 +47,7 @@ def path_parts(text: str) -> Path:
 
 
 def counted(items: Sized, what: str) -> str:
-    """How many there are of what.
+    """The number of items with their name.
 
     >>> counted(["a"], "plugin"), counted([], "plugin")
     ('1 plugin', '0 plugins')
@@ -70,13 +56,13 @@ def counted(items: Sized, what: str) -> str:
 
 
 def shown_key(key: str) -> str:
-    """A key as a message may show it: where a mark went missing, its value is in the key, and may be a secret."""
+    """A key for a message, without what follows a space, colon or equals sign: it may be a secret value."""
     name = _KEY_END.split(key, maxsplit=1)[0][:_LONGEST_KEY]
     return key if name == key else f"{name}..."
 
 
 def unknown_fix(key: str, known: Collection[str], what: str) -> str:
-    """What to write instead of a key that is none of ``known``, which are called ``what``."""
+    """The fix for a key that is none of ``known``, which are called ``what``."""
     if not known:
         return f"leave it out: there are no {what} here"
     name = shown_key(key).removesuffix("...")
@@ -90,7 +76,7 @@ def unknown_fix(key: str, known: Collection[str], what: str) -> str:
 
 
 class Problems:
-    """A growing list of problems below one path; parts of a configuration get a view with a longer path."""
+    """A list of problems, and the path of the part of a configuration that is being checked."""
 
     __slots__ = ("base", "found")
 
@@ -99,11 +85,11 @@ class Problems:
         self.found: list[Problem] = [] if found is None else found
 
     def below(self, *path: str | int) -> Problems:
-        """The same list, for problems of the part at ``path``."""
+        """The same list, for the part at ``path``."""
         return Problems(self.base + path, self.found)
 
     def add(self, error: type[ConfigError], message: str, fix: str, *path: str | int) -> None:
-        """Notes one problem of the field at ``path``."""
+        """Adds a problem of the field at ``path``."""
         where = self.base + path
         self.found.append((where, error(message, path=path_text(where), fix=fix)))
 
@@ -119,7 +105,7 @@ def untouched(problems: Iterable[Problem], paths: Iterable[Path]) -> list[Proble
     ]
 
 
-_JUDGED_BESIDE: Mapping[str, tuple[str, ...]] = {
+_CHECKED_TOGETHER: Mapping[str, tuple[str, ...]] = {
     "adaptive": ("min_concurrent",),
     "delay": ("latency",),
     "endpoints": ("endpoint", "balancing"),
@@ -134,27 +120,27 @@ _JUDGED_BESIDE: Mapping[str, tuple[str, ...]] = {
 
 
 def independent(problems: Iterable[Problem], wrong: Iterable[Path]) -> list[Problem]:
-    """The problems of fields that could be judged: not of what stands beside a field that can't be read.
+    """The problems that do not follow from fields that can't be read.
 
-    A field of ``wrong`` counts as left out while the others are judged, which may make something of them that they
-    are not: an address is "missing" where ``endpoints`` is no list.
+    While the other fields are checked, a field of ``wrong`` is left out, which can cause further problems: an endpoint
+    would be "missing" because ``endpoints`` is not a list.
     """
     beside = {
         (*path[:index], other)
         for path in wrong
         for index, step in enumerate(path)
-        for other in _JUDGED_BESIDE.get(str(step), ())
+        for other in _CHECKED_TOGETHER.get(str(step), ())
     }
     return [(path, error) for path, error in problems if path not in beside or _is_own(path, error)]
 
 
 def _is_own(path: Path, error: ConfigError) -> bool:
-    """Whether it is wrong in itself: of an address, anything but that there is none."""
+    """Whether the field itself is wrong: for an endpoint, any problem but a missing one."""
     return path[-1] == "endpoint" and not isinstance(error, MissingEndpointError | MissingSocketPathError)
 
 
 def raise_for(problems: Sequence[Problem], source: str) -> None:
-    """Raises for the problems, if there are any; those of one plugin stand together."""
+    """Raises for the problems, if there are any, sorted by plugin."""
     if not problems:
         return
     errors = [error for _, error in sorted(problems, key=_place)]

@@ -1,4 +1,4 @@
-"""Sizes in bytes: a whole number, in files also text such as ``"4 MiB"``."""
+"""Sizes in bytes: an integer, in files also text such as ``"4 MiB"``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import attrs
 from goplugins.config.field_types import ExpandedText, Whole, describe
 from goplugins.errors import InvalidConfigError
 
-__all__ = ["Bytes", "Size", "parse_size"]
-
 _STEPS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KkMGT]?)(i?)B|([KMGT])i)")
 _MOST_CHARACTERS = 40
@@ -20,10 +18,10 @@ _MOST_CHARACTERS = 40
 def parse_size(text: str) -> int:
     """Bytes of a size: a number with B, kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB (powers of 1024).
 
-    ``Ki``, ``Mi``, ``Gi`` and ``Ti`` will do for the latter, as in Kubernetes.
+    ``Ki``, ``Mi``, ``Gi`` and ``Ti`` are accepted, too, as in Kubernetes.
 
     Raises:
-        ValueError: it is none, or no whole number of bytes.
+        ValueError: the text is not a size, or not a whole number of bytes.
 
     >>> parse_size("4 MiB"), parse_size("64kB"), parse_size("1.5GiB"), parse_size("512 B"), parse_size("1Gi")
     (4194304, 64000, 1610612736, 512, 1073741824)

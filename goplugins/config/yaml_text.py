@@ -1,4 +1,4 @@
-"""YAML text to plain values. Imported only when a YAML file is read: PyYAML is an extra."""
+"""YAML text to plain values. Imported only when a YAML file is read, since PyYAML is an optional dependency."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ from yaml.constructor import ConstructorError
 from goplugins.config.problems import Path, shown_key
 from goplugins.errors import ConfigSyntaxError
 
-__all__ = ["parse_yaml", "yaml_lines"]
-
-
-_MOST_ALIASED = 1_000_000
+_MAX_ALIASED = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe values only, keys as they are written, no key twice, and aliases that come to an end."""
+    """Only safe values, keys as they are written, no duplicate keys, and no alias of a value within itself."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             sizes: dict[int, int] = {}
-            # What is shared counts once where it is written, and again for each alias.
-            if _measure(node, sizes) - len(sizes) > _MOST_ALIASED:
-                message = f"the aliases stand for more than {_MOST_ALIASED:,} values"
+            # An anchored value counts once where it is written, and once more for each alias.
+            if _measure(node, sizes) - len(sizes) > _MAX_ALIASED:
+                message = f"the aliases expand to more than {_MAX_ALIASED:,} values"
                 raise ComposerError(None, None, message, node.start_mark)
         return node
 
@@ -36,21 +33,21 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
-            # YAML 1.1 takes a key such as `on` for true; here every key is a name.
+            # YAML 1.1 reads a key such as `on` as true; here every key is a string.
             key.tag = "tag:yaml.org,2002:str"
             if key.value in seen:
                 mark = key.start_mark
-                message = f"the key {shown_key(key.value)!r} is there twice"
+                message = f"the key {shown_key(key.value)!r} occurs more than once"
                 raise ConstructorError(None, None, message, mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
 def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many values ``node`` stands for, all aliases followed; ``sizes`` keeps what is known by identity."""
+    """The number of values in ``node``, with all aliases expanded; ``sizes`` caches it by the node's identity."""
     size = sizes.get(id(node))
     if size is None:
-        sizes[id(node)] = 0  # while it is being measured
+        sizes[id(node)] = 0  # marks a node that is being counted
         parts: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
@@ -58,18 +55,18 @@ def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
             parts = node.value
         size = sizes[id(node)] = 1 + sum(_measure(part, sizes) for part in parts)
     elif size == 0:
-        raise ComposerError(None, None, "an anchor holds an alias of itself", node.start_mark)
+        raise ComposerError(None, None, "an anchor contains an alias of itself", node.start_mark)
     return size
 
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text.
 
-    The errors have no cause: it would show lines of the text, secrets included, in a traceback.
+    The errors have no cause, since it would show lines of the text, secrets included, in a traceback.
 
     Raises:
-        ConfigSyntaxError: not YAML, not safe, more than one document, a key twice, or aliases without end; with line
-            and column.
+        ConfigSyntaxError: the text is not YAML, or contains an unsafe tag, a second document, a duplicate key, or an
+            alias within its own anchor; with line and column.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
@@ -79,15 +76,15 @@ def parse_yaml(text: str, source: str) -> Any:
         message = f"{place}{exc.problem or exc.context or 'not YAML'}"
         raise ConfigSyntaxError(message, path=source, fix="correct the YAML there") from None
     except yaml.YAMLError:
-        raise ConfigSyntaxError("not YAML", path=source, fix="take out characters that YAML can't hold") from None
-    except (ValueError, RecursionError):  # a date that is none, nesting without end
+        raise ConfigSyntaxError("not YAML", path=source, fix="remove control characters") from None
+    except (ValueError, RecursionError):  # an invalid date; too deep nesting
         raise ConfigSyntaxError(
-            "not YAML that can be read", path=source, fix="put dates in quotes, nest less"
+            "has an invalid date, or is nested too deeply", path=source, fix="put dates in quotes, nest less"
         ) from None
 
 
 def yaml_lines(text: str) -> Iterator[tuple[Path, int]]:
-    """Every path of a YAML text with its line, from 1; nothing for a text that :func:`parse_yaml` refuses."""
+    """Every path of a YAML text with its line, from 1; nothing for a text that :func:`parse_yaml` does not accept."""
     try:
         node = yaml.compose(text, _Loader)
     except (yaml.YAMLError, ValueError):
@@ -98,7 +95,7 @@ def yaml_lines(text: str) -> Iterator[tuple[Path, int]]:
 def _node_lines(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
     if isinstance(node, yaml.MappingNode):
         merged = [part for part in node.value if part[0].tag == "tag:yaml.org,2002:merge"]
-        for _, value in merged:  # first, so that a key of the table's own comes over it
+        for _, value in merged:  # first, so that the table's own keys override them
             for each in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
                 yield from _node_lines(each, path)
         for key, value in node.value:

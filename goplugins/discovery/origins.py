@@ -13,7 +13,8 @@ from goplugins.config import ManagerConfig
 from goplugins.config.environment import override
 from goplugins.config.files import read_file
 from goplugins.config.line_numbers import lines_of
-from goplugins.config.loading import FurtherCheck, load_resolved
+from goplugins.config.loading import load_resolved
+from goplugins.config.manager import FurtherCheck
 from goplugins.config.problems import Path as FieldPath, Problems, path_text
 from goplugins.config.schema import UNSET, as_mapping, fields_of, plain
 from goplugins.discovery import DiscoveredPlugin, Discovery, DiscoveryReport

@@ -11,8 +11,7 @@ import attrs
 from goplugins.config import DiscoveryConfig, ManagerConfig
 from goplugins.config.conversion import check_types
 from goplugins.config.environment import plugin_variables
-from goplugins.config.loading import FurtherCheck
-from goplugins.config.manager import file_problems, semantic_problems
+from goplugins.config.manager import FurtherCheck, file_problems, semantic_problems
 from goplugins.config.problems import Problem, path_text
 from goplugins.discovery.directories import scan_directory, signature_of
 from goplugins.discovery.manifest import read_plugin

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.config.loading import FurtherCheck
+from goplugins.config.manager import FurtherCheck
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.observability.setup import problems_of
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock

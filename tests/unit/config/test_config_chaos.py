@@ -85,7 +85,7 @@ def test_chaos_has_to_be_asked_for():
         ({"error": 0.5, "delay": 1}, "chaos.latency", "is required with delay"),
         ({"hang": 0.5, "status": 503}, "chaos.error", "is required with status"),
         ({"hang": 0.5, "retry_after": 1}, "chaos.error", "is required with retry_after"),
-        ({"error": 0.5, "retry_after": 1}, "chaos.status", "retry_after needs 429 or 503"),
+        ({"error": 0.5, "retry_after": 1}, "chaos.status", "must be 429 or 503 with retry_after"),
     ],
 )
 def test_a_rehearsal_that_would_not_take_place_is_refused(chaos, path, message):

@@ -109,7 +109,7 @@ def test_nanoseconds_of_go_are_recognised(number: int, seconds: str) -> None:
 def test_other_long_durations(value: object) -> None:
     text = told(connection={"request_timeout": value})["connection.request_timeout"]
     assert text.startswith("expected a duration of a year at most, got ")
-    assert text.endswith("(write seconds, 31622400 at most)")
+    assert text.endswith("(write at most 31622400 seconds)")
 
 
 def test_the_file_that_the_go_library_wrote_says_so_at_each_duration() -> None:

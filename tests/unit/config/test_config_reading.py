@@ -116,10 +116,10 @@ def test_an_unknown_field_is_told_the_near_name() -> None:
         ("default_connection", "request_timeout", 1e12, "expected a duration of a year at most, got 1000000000000.0"),
         ("default_connection", "max_connections", 0, "expected an integer of 1 or more, got 0"),
         ("default_circuit_breaker", "failure_threshold", 0, "expected an integer of 1 or more, got 0"),
-        ("default_circuit_breaker", "failure_rate", 0, "expected a number above 0, 1 at most, got 0"),
+        ("default_circuit_breaker", "failure_rate", 0, "expected a number above 0 and at most 1, got 0"),
         ("default_rate_limit", "requests_per_second", 0, "expected a number greater than 0, got 0"),
         ("default_health_check", "endpoint", 5, "expected a string, got a number"),
-        ("observability", "metrics_prefix", "1x", "expected a metric name's beginning, got a string of another form"),
+        ("observability", "metrics_prefix", "1x", "expected a prefix of metric names, got a string that is not one"),
         ("discovery", "directories", "/opt", "expected a list, got a string"),
         ("discovery", "directories", {"a": 1}, "expected a list, got a table"),
     ],
@@ -247,7 +247,7 @@ def test_known_options_are_read_and_unknown_ones_left_for_validate() -> None:
 
 def test_json_is_read_strictly() -> None:
     for text, message in [
-        ('{"log_level": "info", "log_level": "debug"}', "the key 'log_level' more than once"),
+        ('{"log_level": "info", "log_level": "debug"}', "the key 'log_level' occurs more than once"),
         ('{"default_retry": {"multiplier": NaN}}', "NaN is not JSON"),
         ('{"log_level":\n  info}', "line 2, column 3"),
         ("[" * 100_000, "nested too deeply"),

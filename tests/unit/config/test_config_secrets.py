@@ -116,6 +116,6 @@ def test_a_key_with_a_value_in_it_does_not_show_the_value(tmp_path: Path, text: 
 
 
 def test_a_json_key_that_is_there_twice_does_not_show_a_value_in_it() -> None:
-    with pytest.raises(ConfigError, match=r"'token\.\.\.' more than once") as caught:
+    with pytest.raises(ConfigError, match=r"'token\.\.\.' occurs more than once") as caught:
         ManagerConfig.from_json('{"token:s3cr3t": 1, "token:s3cr3t": 2}')
     assert "s3cr3t" not in str(caught.value)
