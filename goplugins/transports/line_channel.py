@@ -64,15 +64,6 @@ class LineBuffer:
         self._searched = 0
         return line
 
-    def start(self, length: int) -> bytes:
-        """A copy of the first ``length`` bytes, which stay in the buffer."""
-        return bytes(self.held[:length])
-
-    def clear(self) -> None:
-        """Drops everything."""
-        self.held.clear()
-        self._searched = 0
-
     def __len__(self) -> int:
         return len(self.held)
 
