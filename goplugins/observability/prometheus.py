@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -21,9 +21,8 @@ from prometheus_client.values import ValueClass
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
-from goplugins.models.explanation import Explanation
-from goplugins.models.metrics import ManagerMetrics, PluginMetrics
-from goplugins.observability.common_metrics import STATES
+from goplugins.models.metrics import PluginMetrics
+from goplugins.observability.common_metrics import STATES, PluginSource
 from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
@@ -32,14 +31,6 @@ _COUNTED = {
     field.metadata["series"]: field.name for field in attrs.fields(PluginMetrics) if field.metadata.get("series")
 }
 """Counters that are read from a plugin's counts, and the field of each."""
-
-
-class Source(Protocol):
-    """Where states are looked up: a manager's inside."""
-
-    def metrics(self) -> ManagerMetrics: ...
-    def explain(self, name: str, /) -> Explanation: ...
-    def labels_of(self, name: str, /) -> Mapping[str, str]: ...
 
 
 def is_multiprocess() -> bool:
@@ -192,7 +183,7 @@ class PrometheusExporter:
 
     def __init__(
         self,
-        source: Source,
+        source: PluginSource,
         *,
         registry: CollectorRegistry = REGISTRY,
         prefix: str = "goplugins",
