@@ -1,4 +1,4 @@
-"""What servers are started with: says what it finds out about them, and calls a plugin that hangs."""
+"""The application of the servers under test: reports what it detects of its server, and calls a plugin that hangs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ manager.load_from_config(json.loads(os.environ["APPLICATION_CONFIG"]))
 
 
 def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    said: dict[str, Any] = {"pid": os.getpid()}
+    result: dict[str, Any] = {"pid": os.getpid()}
     if environ["PATH_INFO"] == "/host":
         found = host_here()
-        said |= {name: getattr(found, name) for name in ("name", "workers", "threads", "gevent", "fork_hooks")}
-        said["room"] = server_limit()
+        result |= {name: getattr(found, name) for name in ("name", "workers", "threads", "gevent", "fork_hooks")}
+        result["limit"] = server_limit()
     else:
         try:
             manager.execute("p", environ["PATH_INFO"].strip("/"))
         except PluginTimeoutError as error:
-            said["error"] = str(error)
+            result["error"] = str(error)
     start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(said).encode()]
+    return [json.dumps(result).encode()]
 
 
 application = answer if "APPLICATION_BARE" in os.environ else PluginCalls(answer)

@@ -1,9 +1,10 @@
-"""The tasks of the worker under test; its broker and its results are folders."""
+"""A Celery application whose broker and results are folders, for a worker and for the test that sends the tasks."""
 
 from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from celery import Celery
@@ -12,23 +13,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from goplugins import Manager, serve
 from goplugins.contrib.celery import PluginTask, install
 
-folder = os.environ["WORKER_FOLDER"]
-
-app = Celery("tasks", broker="filesystem://", backend=f"file://{folder}/results")
-app.conf.update(
-    broker_connection_retry_on_startup=True,
-    broker_transport_options={
-        "data_folder_in": f"{folder}/queue",
-        "data_folder_out": f"{folder}/queue",
-        "control_folder": f"{folder}/control",
-    },
-    worker_hijack_root_logger=False,
-)
-
 
 @serve.plugin(name="sleepy")
 def sleepy(request: float) -> str:
-    time.sleep(request)  # in this process: it is told its deadline, and can't be stopped
+    time.sleep(request)  # it runs in the caller's process, so no deadline stops it
     return "awake"
 
 
@@ -36,28 +24,43 @@ def setup(manager: Manager[Any, Any]) -> None:
     manager.register(sleepy)
 
 
-plugins = install(app, config=f"{folder}/plugins.json", setup=setup)
-
-
 class QuickTask(PluginTask):
     abstract = True
     retry_backoff = 0.1
 
 
-@app.task(soft_time_limit=2, time_limit=10)
-def hang() -> Any:
-    return plugins.execute("hanging", "hang")
+def make(folder: str) -> SimpleNamespace:
+    """An application over the folders in ``folder``, and its tasks."""
+    app = Celery("tasks", broker="filesystem://", backend=f"file://{folder}/results", set_as_current=False)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "data_folder_in": f"{folder}/queue",
+            "data_folder_out": f"{folder}/queue",
+            "control_folder": f"{folder}/control",
+        },
+        worker_hijack_root_logger=False,
+    )
+    plugins = install(app, config=f"{folder}/plugins.json", setup=setup)
+
+    @app.task(soft_time_limit=2, time_limit=10)
+    def hang() -> Any:
+        return plugins.execute("hanging", "hang")
+
+    @app.task(soft_time_limit=1, time_limit=10)
+    def oversleep() -> str:
+        try:
+            plugins.execute("sleepy", 8.0)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "slept"
+
+    @app.task(base=QuickTask, bind=True, max_retries=3)
+    def busy(self: Any) -> list[Any]:
+        return [plugins.execute("hanging", "busy", idempotent=False), self.request.retries]
+
+    return SimpleNamespace(app=app, hang=hang, oversleep=oversleep, busy=busy)
 
 
-@app.task(soft_time_limit=1, time_limit=10)
-def oversleep() -> str:
-    try:
-        plugins.execute("sleepy", 8.0)
-    except SoftTimeLimitExceeded:
-        return "cleaned up"
-    return "slept"
-
-
-@app.task(base=QuickTask, bind=True, max_retries=3)
-def busy(self: Any) -> list[Any]:
-    return [plugins.execute("hanging", "busy", idempotent=False), self.request.retries]
+if "WORKER_FOLDER" in os.environ:  # the worker: celery -A tests.integration.contrib.tasks
+    app = make(os.environ["WORKER_FOLDER"]).app

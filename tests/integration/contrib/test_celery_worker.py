@@ -1,4 +1,4 @@
-"""A real prefork worker: its time limits, its retries, and typed errors that come back as JSON."""
+"""A real prefork worker: time limits, retries, and errors whose classes survive JSON."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from goplugins import PluginTimeoutError
+from tests.integration.contrib.tasks import make
 from tests.servers import Peer, RawServer, http_reply, ok
 
 pytestmark = pytest.mark.hosts
@@ -22,18 +23,18 @@ pytestmark = pytest.mark.hosts
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class Moody:
-    """Hangs, answers, or is busy twice before it answers."""
+class Behaviour:
+    """Hangs, replies, or refuses two calls before it replies, as the request says."""
 
     def __init__(self) -> None:
         self.refused = 0
 
     def __call__(self, peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
-            wish = request.json["data"]
-            if wish == "hang":
+            data = request.json["data"]
+            if data == "hang":
                 peer.hang()
-            elif wish == "busy" and self.refused < 2:
+            elif data == "busy" and self.refused < 2:
                 self.refused += 1
                 peer.send(http_reply({"error": "busy"}, "503 Service Unavailable", {"Retry-After": "1"}))
             else:
@@ -45,7 +46,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("worker")
     for name in ("queue", "control", "results"):
         (folder / name).mkdir()
-    with RawServer(Moody()) as server:
+    with RawServer(Behaviour()) as server:
         plugin = {"name": "hanging", "transport": "http", "endpoint": server.url, "retry": {"max_retries": 0}}
         config = {"plugins": [plugin], "default_health_check": {"enabled": False}}
         (folder / "plugins.json").write_text(json.dumps(config))
@@ -54,11 +55,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         command = [sys.executable, "-m", "celery", "-A", "tests.integration.contrib.tasks", "worker", *options]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ)
-        os.environ["WORKER_FOLDER"] = str(folder)
         try:
-            from tests.integration.contrib import tasks as found
-
-            yield found
+            yield make(str(folder))
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -66,7 +64,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            del os.environ["WORKER_FOLDER"]
 
 
 def test_a_hanging_call_ends_before_the_tasks_limit_and_its_error_comes_back(tasks: Any) -> None:
@@ -78,13 +75,13 @@ def test_a_hanging_call_ends_before_the_tasks_limit_and_its_error_comes_back(tas
     assert error.attempts == 1
 
 
-def test_a_soft_limit_passes_through_a_call_and_the_worker_goes_on(tasks: Any) -> None:
+def test_a_soft_limit_is_raised_in_a_call_and_the_worker_goes_on(tasks: Any) -> None:
     started = time.monotonic()
     assert tasks.oversleep.delay().get(timeout=40, interval=0.05) == "cleaned up"
     assert time.monotonic() - started < 8
 
 
-def test_a_busy_plugin_is_asked_again_when_it_said(tasks: Any) -> None:
+def test_a_busy_plugin_is_called_again_after_its_retry_after(tasks: Any) -> None:
     started = time.monotonic()
     assert tasks.busy.delay().get(timeout=40, interval=0.05) == ["ok", 2]
     assert time.monotonic() - started >= 2

@@ -1,4 +1,4 @@
-"""Requests to real applications over a real server: when their plugin hangs, the call ends before the request."""
+"""Real applications behind a real server: when the plugin hangs, the call ends before the request."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.unit.contrib import project
 Application = Callable[..., Iterable[bytes]]
 
 
-class Quiet(WSGIRequestHandler):
+class SilentHandler(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
 
 @contextmanager
 def served(application: Any) -> Iterator[Callable[..., tuple[int, dict[str, str], Any]]]:
-    """Serves an application; yields a function that asks it."""
-    server = make_server("127.0.0.1", 0, application, handler_class=Quiet)
+    """Serves an application; yields a function that sends a request."""
+    server = make_server("127.0.0.1", 0, application, handler_class=SilentHandler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
 
@@ -54,7 +54,7 @@ def served(application: Any) -> Iterator[Callable[..., tuple[int, dict[str, str]
 
 
 def answer_or_hang(peer: Peer) -> None:
-    """Hangs if it is asked to; else says under which id, key and time it was called."""
+    """Hangs if the request says so; else replies with the id, key and timeout that it received."""
     while (request := peer.read_request()) is not None:
         if request.json["data"] == "hang":
             peer.hang()
@@ -97,9 +97,9 @@ def plain(config: Any) -> Iterator[Any]:
     manager.load_from_config(config)
 
     def application(environ: Any, start_response: Any) -> list[bytes]:
-        status, said = answer(lambda text: manager.execute("p", text), environ["PATH_INFO"])
-        start_response(f"{status} Said", [("Content-Type", "application/json")])
-        return [json.dumps(said).encode()]
+        status, result = answer(lambda text: manager.execute("p", text), environ["PATH_INFO"])
+        start_response(f"{status} Result", [("Content-Type", "application/json")])
+        return [json.dumps(result).encode()]
 
     with manager, served(PluginCalls(application, timeout=5)) as asks:
         yield asks
@@ -113,8 +113,8 @@ def flask(config: Any) -> Iterator[Any]:
 
     @app.get("/<what>")
     def view(what: str) -> Any:
-        status, said = answer(lambda text: current_plugins.execute("p", text), what)
-        return (said, status)
+        status, result = answer(lambda text: current_plugins.execute("p", text), what)
+        return (result, status)
 
     with served(app) as asks:
         yield asks
@@ -132,8 +132,8 @@ def django(config: Any) -> Iterator[Any]:
     from goplugins.contrib.django import plugins, reset
 
     def view(request: Any, what: str) -> JsonResponse:
-        status, said = answer(lambda text: plugins.execute("p", text), what)
-        return JsonResponse(said, status=status, safe=False)
+        status, result = answer(lambda text: plugins.execute("p", text), what)
+        return JsonResponse(result, status=status, safe=False)
 
     class Urls:
         urlpatterns = (path("<what>", view),)
@@ -146,9 +146,9 @@ def django(config: Any) -> Iterator[Any]:
 
 def test_a_hanging_plugin_does_not_outlive_its_request(ask: Any, plugin: RawServer) -> None:
     started = time.monotonic()
-    status, headers, said = ask("/hang", X_Request_Timeout="300ms", X_Request_ID="order-7")
+    status, headers, result = ask("/hang", X_Request_Timeout="300ms", X_Request_ID="order-7")
     took = time.monotonic() - started
-    assert status == 504, said
+    assert status == 504, result
     assert headers["X-Request-ID"] == "order-7"
     assert 0.25 < took < 1.0
     sent = plugin.requests[0]
@@ -159,9 +159,9 @@ def test_a_hanging_plugin_does_not_outlive_its_request(ask: Any, plugin: RawServ
 def test_two_calls_of_a_request_share_its_id_and_nothing_else(ask: Any) -> None:
     status, headers, (first, second) = ask("/twice", X_Request_ID="order-7", grpc_timeout="2S")
     assert (status, headers["X-Request-ID"]) == (200, "order-7")
-    for said in (first, second):
-        assert said["x-request-id"].startswith("order-7.")
-        assert said["timeout"] == "2s" or said["timeout"].startswith("1.")
+    for result in (first, second):
+        assert result["x-request-id"].startswith("order-7.")
+        assert result["timeout"] == "2s" or result["timeout"].startswith("1.")
     # A plugin that remembers the key of the first call must not take the second for the same.
     assert first["idempotency-key"] != second["idempotency-key"]
     assert first["x-request-id"] != second["x-request-id"]

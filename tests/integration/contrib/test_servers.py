@@ -1,4 +1,4 @@
-"""Under real servers: their limits are found out, calls end before them, and what hurts is said once a worker."""
+"""Under real servers: their limits are detected, calls end before them, and each worker logs its problems once."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def uwsgi(*options: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("options", "room"),
+    ("options", "limit"),
     [
         (("--timeout", "20"), 18.0),
         (("--timeout", "20", "--preload"), 18.0),
@@ -120,52 +120,52 @@ def uwsgi(*options: str) -> list[str]:
         (("--timeout", "0"), None),
     ],
 )
-def test_gunicorns_limit(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], room: float | None) -> None:
+def test_gunicorns_limit(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], limit: float | None) -> None:
     with started(tmp_path, hanging.url, *gunicorn(*options)) as server:
-        said = server.ask("/host")
-    assert (said["name"], said["workers"], said["room"]) == ("gunicorn", 2, room)
+        result = server.ask("/host")
+    assert (result["name"], result["workers"], result["limit"]) == ("gunicorn", 2, limit)
 
 
 def test_gunicorns_limit_in_its_configuration(tmp_path: Path, hanging: RawServer) -> None:
     path = tmp_path / "gunicorn.conf.py"
     path.write_text("timeout = 10\n")
     with started(tmp_path, hanging.url, *gunicorn("-c", str(path))) as server:
-        assert server.ask("/host")["room"] == 9
+        assert server.ask("/host")["limit"] == 9
 
 
 def test_a_call_ends_before_gunicorn_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *gunicorn("--timeout", "2", "--workers", "1")) as server:
         before = server.ask("/host")["pid"]
         begin = time.monotonic()
-        said = server.ask("/hang")
+        result = server.ask("/hang")
         took = time.monotonic() - begin
-        assert "error" in said
+        assert "error" in result
         assert 1.5 < took < 2.0
-        assert server.ask("/host")["pid"] == before == said["pid"]
+        assert server.ask("/host")["pid"] == before == result["pid"]
     log = server.log.read_text()
     assert "WORKER TIMEOUT" not in log
     assert "goplugins.doctor" not in log
-    assert "timeout-above-worker" not in log  # nothing hurts here
+    assert "timeout-above-worker" not in log  # there is no problem here
 
 
 def threads_by_default() -> bool:
-    said = subprocess.run([uwsgi()[0], "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(map(int, said.strip().partition("-")[0].split("."))) >= (2, 0, 27)
+    result = subprocess.run([uwsgi()[0], "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, result.strip().partition("-")[0].split("."))) >= (2, 0, 27)
 
 
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        (("--harakiri", "21"), {"room": 18.0, "fork_hooks": False}),
-        (("--enable-threads", "--lazy-apps"), {"room": None, "threads": True, "fork_hooks": True}),
-        (("--threads", "2", "--py-call-uwsgi-fork-hooks"), {"room": None, "threads": True, "fork_hooks": True}),
+        (("--harakiri", "21"), {"limit": 18.0, "fork_hooks": False}),
+        (("--enable-threads", "--lazy-apps"), {"limit": None, "threads": True, "fork_hooks": True}),
+        (("--threads", "2", "--py-call-uwsgi-fork-hooks"), {"limit": None, "threads": True, "fork_hooks": True}),
     ],
 )
 def test_uwsgis_facts(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], facts: dict[str, Any]) -> None:
     with started(tmp_path, hanging.url, *uwsgi(*options)) as server:
-        said = server.ask("/host")
-    assert (said["name"], said["workers"]) == ("uwsgi", 2)
-    assert {name: said[name] for name in facts} == facts
+        result = server.ask("/host")
+    assert (result["name"], result["workers"]) == ("uwsgi", 2)
+    assert {name: result[name] for name in facts} == facts
 
 
 def test_a_call_ends_before_uwsgi_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
@@ -175,14 +175,16 @@ def test_a_call_ends_before_uwsgi_ends_the_worker(tmp_path: Path, hanging: RawSe
     assert "HARAKIRI" not in server.log.read_text().replace("have enabled harakiri", "")
 
 
-def test_what_hurts_is_told_once_a_worker(tmp_path: Path, hanging: RawServer) -> None:
+def test_each_worker_logs_a_problem_once(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3")) as server:
         pids = {server.ask("/hang")["pid"] for _ in range(3)}
-    # From 2.0.27 on it has threads without being asked.
+    # From 2.0.27 on it has threads by default.
     assert server.log.read_text().count("[uwsgi-threads]") == (0 if threads_by_default() else len(pids))
 
 
-def test_a_bare_application_is_told_that_its_calls_outlive_the_worker(tmp_path: Path, hanging: RawServer) -> None:
+def test_without_request_limits_a_worker_logs_that_calls_outlive_it(
+    tmp_path: Path, hanging: RawServer
+) -> None:
     with started(tmp_path, hanging.url, *gunicorn("--timeout", "5", "--workers", "1"), APPLICATION_BARE="1") as server:
         for _ in range(2):
             assert "error" not in server.ask("/echo")
