@@ -12,7 +12,7 @@ __all__ = ["Stopwatch", "time_limit", "until"]
 TRIES = 3
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> None:
+def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "the condition is true") -> None:
     """Returns as soon as ``condition()`` is true. Use this to wait for another thread or process, not a sleep.
 
     Raises:
@@ -20,7 +20,7 @@ def until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it")
     """
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
         time.sleep(0.002)
 
 

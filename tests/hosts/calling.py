@@ -1,8 +1,8 @@
-"""What every application under test does: it has one manager a process, made, loaded and called at import.
+"""The part that all applications under test share: one manager a process, made, loaded and called at import.
 
-It keeps a ledger: a line as each call begins and one as it ends, so that no call can be lost unseen. The environment
-says the rest: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is how many calls to make of
-each plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its hook.
+Each call writes a line to a ledger when it begins and when it ends, so that a lost call is noticed. Environment
+variables: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is the number of calls of each
+plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its gevent hook.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def _note(*words: object) -> None:
 def call(
     plugin: str, number: str, *, seconds: float = 0.0, refuse: bool = False, timeout: float = 10.0
 ) -> dict[str, Any]:
-    """Makes one call, and says in which process, what came of it, and how long it took."""
+    """Makes one call; returns process id, error if there is one, and duration in seconds."""
     value = zlib.crc32(number.encode())
     _note(number, plugin, "begins")
     started, error = time.monotonic(), ""
     try:
         answer = _bound[plugin](Ask(value, seconds, refuse), timeout=timeout)
         if answer.value != value * 2:
-            error = f"somebody else's answer: {answer.value}, not {value * 2}"
+            error = f"the reply of another call: {answer.value}, not {value * 2}"
     except PluginError as exc:
         error = f"{type(exc).__name__}: {exc} (cause: {exc.__cause__!r})"
     took = time.monotonic() - started
@@ -64,7 +64,7 @@ def call(
 
 
 def sockets() -> dict[str, Any]:
-    """This process, and its sockets that lead to a plugin, as /proc names them: ``socket:[4711]``."""
+    """This process's id, and its sockets that are connected to a plugin, as in /proc: ``socket:[4711]``."""
     ports, paths = set(), set()
     for plugin in json.loads(Path(CONFIG).read_text())["plugins"]:
         for endpoint in (plugin.get("endpoint", ""), *plugin.get("endpoints", ())):
@@ -90,7 +90,7 @@ def sockets() -> dict[str, Any]:
 
 
 def longest_gap(plugin: str) -> float:
-    """Under gevent: the longest time, in seconds, for which a call of one second kept another greenlet waiting."""
+    """Longest time, in seconds, for which a call of one second blocked another greenlet; for gevent workers."""
     import gevent  # type: ignore[import-untyped]
 
     ticks = [time.monotonic()]
@@ -110,7 +110,7 @@ def longest_gap(plugin: str) -> float:
 
 
 def answer(path: str, query: str) -> Any:
-    """What a web application answers: to ``/call/<plugin>/<number>``, ``/sockets``, ``/gap/<plugin>``, ``/ping``."""
+    """Reply of a web application to ``/call/<plugin>/<number>``, ``/sockets``, ``/gap/<plugin>``, ``/ping``."""
     what, *words = path.strip("/").split("/")
     options = parse_qs(query)
     if what == "call":
@@ -124,7 +124,7 @@ def answer(path: str, query: str) -> Any:
 
 
 def prepare(manager: Manager[Any, Any]) -> None:
-    """Makes the calls that were asked for; at import, as some applications do."""
+    """Makes ``HOSTS_IMPORT_CALLS`` calls of each plugin; at import, as some applications do."""
     if os.environ.get("HOSTS_GEVENT"):
         from grpc.experimental import gevent
 

@@ -1,4 +1,4 @@
-"""Each test runs in each host. A host is started once and serves all tests; the last one ends it."""
+"""Each test runs with each server. A server is started once for all its tests; the last one ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.hosts.hosts import HOSTS, Host
 from tests.hosts.processes import adopt_orphans
 from tests.hosts.servers import PluginServers
 
-# Applications: only a host can import them.
+# Applications: only their server can import them.
 collect_ignore = [
     "calling.py",
     "django_app.py",
@@ -28,7 +28,7 @@ collect_ignore = [
 
 
 def only(condition: Callable[[type[Host]], bool]) -> Callable[[Any], Any]:
-    """For tests that not every host can pass."""
+    """For tests that apply to some servers only."""
 
     def mark(test: Any) -> Any:
         test.only = condition
@@ -40,7 +40,7 @@ def only(condition: Callable[[type[Host]], bool]) -> Callable[[Any], Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
         condition = getattr(metafunc.function, "only", lambda _: True)
-        # One group each: with several workers, a host's tests still come one after the other.
+        # One xdist group for each: a server's tests run one after the other, in the same worker.
         hosts = [
             pytest.param(host, id=host.name, marks=pytest.mark.xdist_group(host.name))
             for host in HOSTS
@@ -56,7 +56,7 @@ def _missing(kind: type[Host]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """A short path: sockets lie in it."""
+    """A short path, as the sockets in it need."""
     with tempfile.TemporaryDirectory(prefix="gp-") as path:
         yield Path(path)
 

@@ -1,4 +1,4 @@
-"""The servers that applications run in: how each is started, told to restart, and ended."""
+"""The servers that applications run in: how each is started, reloaded and stopped."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from urllib.parse import urlencode
 
 import attrs
 
-from tests.hosts.processes import descendants, until
+from tests.hosts.processes import descendants
 from tests.hosts.servers import ROOT
 from tests.servers import free_port
+from tests.timing import until
 
 __all__ = [
     "HOSTS",
@@ -41,7 +42,7 @@ __all__ = [
 
 @attrs.frozen
 class Job:
-    """One call that the application is to make."""
+    """One call for the application to make."""
 
     plugin: str
     number: str
@@ -52,7 +53,7 @@ class Job:
 
 @attrs.frozen
 class Outcome:
-    """What the application said of a call; ``lost`` says why there is no answer at all."""
+    """Outcome of a call as the application reported it; ``lost`` is set if no reply came."""
 
     job: Job
     pid: int = 0
@@ -61,13 +62,13 @@ class Outcome:
     lost: str = ""
 
 
-_COMPLAINT = re.compile(
+_PROBLEM = re.compile(
     r"Traceback|Error\b|Exception ignored|SIG(SEGV|ABRT|KILL|BUS)|signal (6|9|11)\b|TIMEOUT|WorkerLost|lost!|plugin '"
 )
 
 
 _SETTLED = 2.5
-"""Seconds: a gevent worker looks once a second whether its calls are up, and a new one needs a second to start."""
+"""Seconds: a gevent worker compares its number of calls once a second, and a new one needs a second to start."""
 
 
 class Host:
@@ -75,14 +76,14 @@ class Host:
 
     name: ClassVar[str] = "?"
     imports: ClassVar[bool] = False
-    """Whether the application is loaded, and calls, before the workers are forked."""
+    """Whether the application is imported, and makes calls, before the workers are forked."""
     packages: ClassVar[tuple[str, ...]] = ()
     programs: ClassVar[tuple[str, ...]] = ()
-    """What it needs: Python packages, and programs of the system."""
+    """Python packages and programs that it needs."""
     hung: ClassVar[float] = 20.0
     """Seconds after which a call that has ten at most counts as hung."""
-    may_turn_away: ClassVar[int] = 0
-    """Requests in a test that it may lose by itself: before they come to the application."""
+    may_lose: ClassVar[int] = 0
+    """Requests that the server may lose in a test before they reach the application."""
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
         self.folder = folder
@@ -105,7 +106,7 @@ class Host:
 
     @property
     def pid(self) -> int:
-        """The master's."""
+        """Process id of the master."""
         assert self._process is not None
         return self._process.pid
 
@@ -125,41 +126,41 @@ class Host:
         until(ready, 30, "the host answers")
 
     def processes(self) -> set[int]:
-        """All that have come of it, orphans too."""
+        """All its processes, orphans included."""
         return descendants(os.getpid()) - self._before
 
     def reload(self) -> None:
-        """Has the host replace its workers, calls under way or not."""
+        """Makes the server replace its workers while calls are in flight."""
         os.kill(self.pid, signal.SIGHUP)
 
     def stop(self) -> int:
-        """Ends the host as an operator does; its exit code."""
+        """Stops the server as an operator does; returns its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(30)
 
     def kill(self) -> None:
-        """Ends whatever is left."""
+        """Kills all processes that are left."""
         if self._process is not None:
             for pid in self.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
 
-    def complaints(self, since: int) -> list[str]:
-        """Lines of its log, after so many bytes, that no healthy host writes."""
+    def problems(self, since: int) -> list[str]:
+        """Lines of its log after byte ``since`` that report a problem."""
         lines = self.log.read_bytes()[since:].decode(errors="replace").splitlines()
-        return [line for line in lines if _COMPLAINT.search(line)]
+        return [line for line in lines if _PROBLEM.search(line)]
 
     def answers(self) -> bool:
         raise NotImplementedError
 
     def ask(self, path: str, **headers: str) -> Any:
-        """What one worker says."""
+        """Reply of one worker."""
         raise NotImplementedError
 
     def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
-        """Has all calls made, several at once; ``halfway`` is called in the midst of them."""
+        """Makes all calls, several at a time; ``halfway`` is called after half of them."""
         raise NotImplementedError
 
 
@@ -187,11 +188,11 @@ class _Web(Host):
         return str(self.folder / "web.sock")
 
     def stop(self) -> int:
-        """The same, once no process has come or gone for a while.
+        """The same, once no process has started or ended for a while.
 
-        Told to end while a worker is being replaced, both servers were seen to wait for a worker that nobody had told:
-        uWSGI 2.0.30 for ever, with an empty application too when it had reloaded just before (4 of 69 stops); gunicorn
-        for its graceful timeout, with this application under load.
+        While a worker is being replaced, both servers may wait at their stop for a worker that got no signal: uWSGI
+        2.0.30 without end, also with an empty application right after a reload (4 of 69 stops); gunicorn for its
+        graceful timeout, with this application under load.
         """
         found, since = self.processes(), time.monotonic()
 
@@ -202,7 +203,7 @@ class _Web(Host):
                 found, since = processes, now
             return now - since > _SETTLED
 
-        until(settled, 30, "no worker comes or goes")
+        until(settled, 30, "no worker starts or ends")
         return super().stop()
 
     def answers(self) -> bool:
@@ -214,7 +215,7 @@ class _Web(Host):
     def ask(self, path: str, **headers: str) -> Any:
         connection = _Connection(self.socket, self.hung)
         try:
-            # A connection each: which of them a server that leaves may close is a race between client and server.
+            # One connection for each request: when a stopping server closes an idle one is a race with the client.
             connection.request("GET", path, headers={**headers, "Connection": "close"})
             reply = connection.getresponse()
             body = reply.read()
@@ -248,10 +249,10 @@ class _Web(Host):
     def _make(self, job: Job) -> Outcome:
         query = {"seconds": job.seconds, "timeout": job.timeout, **({"refuse": 1} if job.refuse else {})}
         try:
-            said = self.ask(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
+            reply = self.ask(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
         except (OSError, http.client.HTTPException, AssertionError) as error:
             return Outcome(job, lost=repr(error))
-        return Outcome(job, said["pid"], said["error"], said["seconds"])
+        return Outcome(job, reply["pid"], reply["error"], reply["seconds"])
 
 
 class Gunicorn(_Web):
@@ -306,21 +307,21 @@ class Gevent(Gunicorn):
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("pyuwsgi",)
-    # Told to reload, a worker of a single thread ends at once if it is in no request, and that begins some instructions
-    # after it has accepted the connection (2.0.30: gracefully_kill in core/uwsgi.c, wsgi_req_recv in core/utils.c).
-    may_turn_away = 1
+    # At a reload a worker of a single thread ends at once if it has no request, and a request begins some instructions
+    # after its connection was accepted (2.0.30: gracefully_kill in core/uwsgi.c, wsgi_req_recv in core/utils.c).
+    may_lose = 1
 
     def command(self) -> list[str]:
         common = ["--master", "--die-on-term", "--need-app", "--http-socket", self.socket, "--processes", "2"]
         code = ["--virtualenv", sys.prefix, "--chdir", str(ROOT), "--module", self.application]
         # By default no worker is recycled in its first minute.
         recycling = ["--max-requests", "150", "--min-worker-lifetime", "1", "--disable-logging"]
-        # A worker that is told to leave while it loads forgets it: uWSGI waits for a minute by default.
+        # A worker that gets the signal while it loads ignores it; by default uWSGI then waits for a minute.
         recycling += ["--worker-reload-mercy", "8"]
         return [_script("uwsgi"), *common, *code, *recycling, *self.arguments]
 
     def environment(self) -> dict[str, str]:
-        # On HUP the wheel's uWSGI runs the Python that the environment was made from, which knows nothing of it.
+        # On HUP the wheel's uWSGI runs the Python that the environment was made from, without its packages.
         path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
         return {**super().environment(), "PYTHONPATH": path}
 
@@ -355,8 +356,8 @@ class Celery(Host):
     programs = ("redis-server",)
     tasks = "tests.hosts.tasks"
     window = 16
-    # On HUP under load a pool process waits until its parent has taken note of its last results, which that no longer
-    # does: half a minute of Celery's own.
+    # On HUP under load a pool process waits until its parent has read its last results, which it no longer does: half a
+    # minute of Celery's own.
     hung = 60.0
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
@@ -416,10 +417,10 @@ class Celery(Host):
 
     def _collect(self, job: Job, result: Any) -> Outcome:
         try:
-            said = result.get(timeout=self.hung)
+            reply = result.get(timeout=self.hung)
         except Exception as error:
             return Outcome(job, lost=repr(error))
-        return Outcome(job, said["pid"], said["error"], said["seconds"])
+        return Outcome(job, reply["pid"], reply["error"], reply["seconds"])
 
 
 class CeleryPlugins(Celery):
@@ -431,27 +432,21 @@ class Redis:
     """A Redis server on a free port, without persistence."""
 
     def __init__(self, folder: Path) -> None:
-        for _ in range(3):
-            port = free_port()  # another process may take it first
-            command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            self.url = f"redis://127.0.0.1:{port}/0"
-            until(functools.partial(self._is_decided, port), 10, "Redis listens")
-            if self._process.poll() is None:
-                return
-        raise AssertionError("redis-server does not start")
+        port = free_port()
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.url = f"redis://127.0.0.1:{port}/0"
 
-    def _is_decided(self, port: int) -> bool:
-        return self._process.poll() is not None or _listens(port)
+        def listens() -> bool:
+            assert self._process.poll() is None, "redis-server does not start"
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", port)) == 0
+
+        until(listens, 10, "Redis listens")
 
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(10)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 HOSTS: tuple[type[Host], ...] = (

@@ -1,4 +1,4 @@
-"""The plugin that every wire serves, and its types."""
+"""The plugin that is served over every transport, and its types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Answer", "Ask", "twice"]
 
 @attrs.frozen
 class Ask:
-    """``seconds``: how long the answer takes; ``refuse``: the answer is no."""
+    """``seconds``: duration of the call; ``refuse``: the plugin rejects it."""
 
     value: int
     seconds: float = 0.0

@@ -1,21 +1,13 @@
-"""What /proc says of a host's processes."""
+"""Processes of a server, as found in /proc."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["adopt_orphans", "descendants", "links", "names", "until"]
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
+__all__ = ["adopt_orphans", "descendants", "links", "names"]
 
 
 def _parents() -> dict[int, int]:
@@ -33,7 +25,7 @@ def _parents() -> dict[int, int]:
 
 
 def descendants(pid: int) -> set[int]:
-    """The process, its children, theirs, and so on."""
+    """The process and all its descendants."""
     parents = _parents()
     found = {pid} & set(parents)
     while more := {child for child, parent in parents.items() if parent in found} - found:
@@ -42,7 +34,7 @@ def descendants(pid: int) -> set[int]:
 
 
 def adopt_orphans() -> None:
-    """Has processes whose parent ends become this one's children, so that none gets out of sight."""
+    """Makes this process the parent of orphans among its descendants, so that they can be found."""
     subreaper = 36  # PR_SET_CHILD_SUBREAPER
     assert ctypes.CDLL(None).prctl(subreaper, 1, 0, 0, 0) == 0
 

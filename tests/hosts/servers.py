@@ -71,7 +71,7 @@ def _main(folder: Path) -> None:
             {
                 "name": "exec",
                 "transport": "exec",
-                # A host's sys.executable need not be a Python.
+                # In uWSGI sys.executable is not a Python.
                 "executable": sys.executable,
                 "args": ["-m", "goplugins", "serve", "tests.hosts.plugins:twice", "--stdio"],
                 "work_dir": str(ROOT),
@@ -90,7 +90,7 @@ def _main(folder: Path) -> None:
 
 
 class PluginServers:
-    """A process that serves the plugins over all wires.
+    """A process that serves the plugins over all transports.
 
     Attributes:
         plugins: their configuration.

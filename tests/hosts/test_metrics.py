@@ -1,4 +1,4 @@
-"""Prometheus metrics of a gunicorn with four workers: their sum is exact, whichever worker is asked."""
+"""Prometheus metrics of four gunicorn workers: the sum is exact, whichever worker replies."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.hosts.processes import until
 from tests.hosts.servers import ROOT
 from tests.servers import free_port
+from tests.timing import until
 
 CALLS = 1000
 

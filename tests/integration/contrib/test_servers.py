@@ -182,9 +182,7 @@ def test_each_worker_logs_a_problem_once(tmp_path: Path, hanging: RawServer) -> 
     assert server.log.read_text().count("[uwsgi-threads]") == (0 if threads_by_default() else len(pids))
 
 
-def test_without_request_limits_a_worker_logs_that_calls_outlive_it(
-    tmp_path: Path, hanging: RawServer
-) -> None:
+def test_without_request_limits_a_worker_logs_that_calls_outlive_it(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *gunicorn("--timeout", "5", "--workers", "1"), APPLICATION_BARE="1") as server:
         for _ in range(2):
             assert "error" not in server.ask("/echo")
