@@ -19,7 +19,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.resilience.counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, Scheduler, get_scheduler
 
 logger = logging.getLogger("goplugins.health")
@@ -56,7 +56,7 @@ class HealthChecker:
         scheduler: starts the regular checks; by default the process's.
         submit: runs checks: a pool's ``submit``. By default a few workers that all checkers of the process share.
         rng: the source of the interval's jitter (+-10 %).
-        counts: take the checks and their failures; by default counts of its own.
+        counts: counts checks and their failures; by default an object of its own.
 
     Raises:
         InvalidConfigError: interval, timeout or failure_limit is not more than 0.
@@ -92,7 +92,7 @@ class HealthChecker:
         self._custom_submit = submit
         self._pool: ProbePool | None = None
         self._rng = rng
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._counts = Counts() if counts is None else counts
         self._record = HealthRecord(self._counts)
         self._notifying = False
@@ -460,8 +460,7 @@ class HealthChecker:
                 logger.warning("plugin %r: no regular health checks: no thread left for the scheduler", self.name)
 
     def after_fork_in_child(self) -> None:
-        """Renews the locks. The status stays; a check under way was the parent's."""
-        self._lock = threading.Lock()
+        """The status stays; a check under way was the parent's."""
         self._run = None
         self._notifying = False
         stopped = self._done.is_set()

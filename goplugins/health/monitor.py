@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 
@@ -16,7 +15,7 @@ from goplugins.health.probe_pool import ProbePool
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.scheduler import Scheduler
 
 HealthListener = Callable[[str, HealthStatus, HealthStatus], object]
@@ -65,13 +64,12 @@ class HealthMonitor:
         self._clock = clock
         self._scheduler = scheduler
         self._pool = ProbePool(max_workers)
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         # Replaced, never changed: read without the lock.
         self._members: Mapping[str, _Member] = {}
         self._reported: Mapping[str, HealthStatus] = {}  # of names without a checker
         self._listeners: tuple[HealthListener, ...] = ()
         self._closed = False
-        register_forkable(self)
 
     # --- checkers --------------------------------------------------------------------------------------------------
 
@@ -232,10 +230,6 @@ class HealthMonitor:
             if run is not None:
                 run.done.wait(max(0.0, end - SYSTEM_CLOCK.monotonic()))
         self._pool.close()
-
-    def after_fork_in_child(self) -> None:
-        """Renews the lock."""
-        self._lock = threading.Lock()
 
     def _changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
         for listener in self._listeners:

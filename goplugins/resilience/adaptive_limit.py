@@ -92,7 +92,7 @@ class AdaptiveLimit:
         self._draining = False
         self._begin(0)
 
-    def bound(self, low: int, high: int) -> None:
+    def set_bounds(self, low: int, high: int) -> None:
         """Goes by other bounds from now on; what was learned stays."""
         self._low = low
         self._high = high

@@ -1,52 +1,42 @@
-"""The bulkhead: how many calls are inside one plugin at once, so that a slow one can't take every thread."""
+"""Bulkhead: bounds the calls in flight at one plugin, so that a slow plugin can't occupy every thread."""
 
 from __future__ import annotations
 
 import math
-import threading
 import weakref
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from goplugins.config.defaults import setting
-from goplugins.config.plugin_sections import DEFAULT_BULKHEAD
-from goplugins.errors import (
-    BulkheadFullError,
-    InvalidArgumentError,
-    PluginClosedError,
-    PluginError,
-)
+from goplugins.config.defaults import completed
+from goplugins.config.plugin_sections import BulkheadConfig
+from goplugins.errors import BulkheadFullError, InvalidConfigError, PluginClosedError, PluginError
 from goplugins.resilience.adaptive_limit import AdaptiveLimit
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.counter import Counter
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 
-if TYPE_CHECKING:
-    from goplugins.config import BulkheadConfig
-
-
-# A place that an interrupt took away comes back unannounced, since a finaliser may take no lock: whoever waits
-# looks for it this often (seconds). All other places are handed over at once.
-_LOOK = 0.5
+# Seconds between two checks for a slot that an interrupt has freed: a finaliser may take no lock, so it can't hand the
+# slot over. Slots that are released are handed over at once.
+_CHECK_INTERVAL = 0.5
 
 
 def load_signal(error: BaseException | None) -> bool | None:
     """What the end of an attempt says of the plugin's load, as :meth:`Bulkhead.release` takes it.
 
-    True for an answer; False for a timeout, a 429 or a 503; None for any other error, whose time says nothing.
+    True for an answer; False for a timeout, a 429 or a 503; None for any other error, whose duration says nothing.
     """
     if error is None:
         return True
     return False if isinstance(error, PluginError) and error.overload else None
 
 
-class _Token:
-    """What a place stands on. There are never more than the limit says, those in use and those that are free.
+class _Slot:
+    """The right to be in flight. There are never more slots, used and free, than the limit.
 
-    The bulkhead counts them by weak references only: whoever is interrupted at any moment (Ctrl-C, a worker's time
-    limit) and loses a place gives it back by losing it.
+    The bulkhead refers to them weakly: if an interrupt at any moment (Ctrl-C, a worker's time limit) loses a slot, it
+    is garbage collected and thereby returned.
     """
 
     __slots__ = ("__weakref__", "epoch")
@@ -55,18 +45,18 @@ class _Token:
         self.epoch = epoch
 
 
-class Place:
-    """Room for one call. As a context manager it is released at the end of the block, with the block's time."""
+class BulkheadPermit:
+    """Holds a slot for one call. As a context manager it is released at the end of the block, with the block's time."""
 
-    # The token goes from call to call, so it is not what a call gets: one that kept it could give it back twice.
-    __slots__ = ("_begun", "bulkhead", "token")
+    # A slot passes from call to call, so a caller gets this object instead: with the slot it could release twice.
+    __slots__ = ("_started", "bulkhead", "slot")
 
     bulkhead: Bulkhead
-    token: _Token | None
-    _begun: float
+    slot: _Slot | None
+    _started: float
 
     def __enter__(self) -> Self:
-        self._begun = self.bulkhead.clock.monotonic()
+        self._started = self.bulkhead.clock.monotonic()
         return self
 
     def __exit__(
@@ -74,46 +64,46 @@ class Place:
     ) -> None:
         bulkhead = self.bulkhead
         try:
-            bulkhead.release(self, bulkhead.clock.monotonic() - self._begun, load_signal(error))
+            bulkhead.release(self, bulkhead.clock.monotonic() - self._started, load_signal(error))
         except BaseException:
-            bulkhead.release(self)  # nothing, if the first time got through
+            bulkhead.release(self)  # does nothing if the first one was complete
             raise
 
 
-class _Waiter:
-    """A caller in the queue. Once ``served`` it has its token, whatever it does with it."""
+class _QueuedCall:
+    """A call in the queue. Once ``served`` its slot has been handed over, whatever becomes of it."""
 
-    __slots__ = ("served", "token", "wakeup")
+    __slots__ = ("served", "slot", "waiter")
 
     def __init__(self) -> None:
-        self.token: _Token | None = None
+        self.slot: _Slot | None = None
         self.served = False
-        self.wakeup = Waiter()
+        self.waiter = Waiter()
 
 
 class Bulkhead:
-    """Lets at most ``max_concurrent`` calls in at once; ``max_waiting`` more may wait, and are served as they came.
+    """Admits at most ``max_concurrent`` calls at once; ``max_waiting`` more may wait, and are served in order.
 
     With ``adaptive`` the limit moves between ``min_concurrent`` and ``max_concurrent`` with the plugin's latency
     (see :class:`~goplugins.resilience.adaptive_limit.AdaptiveLimit`). Safe to use from many threads; the lock is never
     held over a wait.
 
     Args:
-        config: limits and waiting; a field that is None has its default, and ``max_concurrent`` has none.
-        clock: where the time comes from, and what waits.
-        name: the plugin's, for errors.
-        refused: counts the callers that got no slot; by default a counter of its own.
+        config: limits and waiting; a field that is None has its default, but ``max_concurrent`` has none.
+        clock: the source of time; performs the waits.
+        name: the plugin's name, for errors.
+        refused: counts refused calls; by default a counter of its own.
 
     Raises:
-        InvalidArgumentError: no limit, or one below 1; a lower limit above the upper one; a negative wait.
+        InvalidConfigError: no limit, a lower limit above the upper one, or a value out of range.
 
-    >>> from types import SimpleNamespace
-    >>> bulkhead = Bulkhead(SimpleNamespace(max_concurrent=2), name="geo")
+    >>> from goplugins import BulkheadConfig
+    >>> bulkhead = Bulkhead(BulkheadConfig(max_concurrent=2), name="geo")
     >>> with bulkhead.acquire(), bulkhead.acquire():
     ...     bulkhead.acquire()
     Traceback (most recent call last):
     goplugins.errors.BulkheadFullError: [PLUGIN_1218] plugin 'geo': its limit of 2 calls at once is reached, and \
-nobody may wait
+max_waiting is 0
     >>> bulkhead.in_use, bulkhead.refused
     (0, 1)
     """
@@ -124,113 +114,117 @@ nobody may wait
         self.clock = clock
         self.name = name
         self._now = clock.monotonic
+        self._lock = create_lock(self)
         self._adaptive: AdaptiveLimit | None = None
         self._closed = False
         self._refused = Counter() if refused is None else refused
+        self._limit = 0
         self._epoch = 0
         self._reset()
-        self._use(config)
+        self._configure(config)
         register_forkable(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._tokens: set[weakref.ref[_Token]] = set()
-        # What a lost token does: a C function, which no interrupt can break into as it could into a line of ours.
-        self._gone = self._tokens.discard
-        self._free: list[_Token] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._slots: set[weakref.ref[_Slot]] = set()
+        # The callback for a lost slot is a C function: no interrupt can break into it as into Python code.
+        self._discard = self._slots.discard
+        self._free: list[_Slot] = []
+        self._queue: deque[_QueuedCall] = deque()
 
-    # --- going in ----------------------------------------------------------------------------------------------
+    # --- acquire -----------------------------------------------------------------------------------------------
     #
-    # Taking a free token and giving one back need no lock: a list's pop and append are atomic, and cost a tenth.
-    # No hand-over is lost between them. Who gives back looks for waiters after the token is in the list, and who
-    # waits looks at the list after it stands in the queue; so one of the two sees the other.
+    # Taking and returning a free slot needs no lock: a list's pop and append are atomic, and ten times as fast. No
+    # hand-over is lost between them: release() reads the queue after the slot is in the list, and acquire() reads the
+    # list after the call is in the queue, so that one of the two finds the other.
 
-    def acquire(self, deadline: Deadline | None = None, *, closing: Waitable | None = None) -> Place:
-        """A place, waiting for it where the configuration allows. Takes the lock unless a place is free.
+    def acquire(self, deadline: Deadline | None = None, *, closing: Waitable | None = None) -> BulkheadPermit:
+        """A permit; waits for a slot where the configuration allows. Takes the lock unless a slot is free.
 
         Args:
             deadline: the call's; a wait never passes it.
-            closing: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
+            closing: set when the plugin closes. Call :meth:`wake` after setting it.
 
         Raises:
-            BulkheadFullError: no place was free, and none came in time. ``details`` has ``limit``, ``in_use`` and
-                ``waiting``.
-            PluginClosedError: it was closed, or ``closing`` was set during the wait. Nothing is taken then, nor if
-                anything else (a KeyboardInterrupt, a worker's time limit) breaks into the wait.
+            BulkheadFullError: no slot was free, and none became free in time. ``details`` has ``limit``, ``in_use``
+                and ``waiting``.
+            PluginClosedError: the bulkhead was closed, or ``closing`` was set during the wait. No slot is taken then,
+                nor if any other exception (a KeyboardInterrupt, a worker's time limit) ends the wait.
         """
-        place = Place()
-        place.bulkhead = self
-        if self._free and not self._waiters:
+        permit = BulkheadPermit()
+        permit.bulkhead = self
+        if self._free and not self._queue:
             try:
-                # Nothing comes between these two: what an interrupt takes away before is lost, hence given back.
-                place.token = self._free.pop()
-                return place
+                # No call between the two: a slot that an interrupt takes before the assignment is lost, hence returned.
+                permit.slot = self._free.pop()
+                return permit
             except IndexError:
                 pass  # another thread was faster
-        place.token = None
-        waiter: _Waiter | None = None
+        permit.slot = None
+        queued: _QueuedCall | None = None
         try:
             with self._lock:
                 self._serve()
-                if not self._waiters:
-                    place.token = self._take()
-                if place.token is None and not self._closed and len(self._waiters) < self._max_waiting:
-                    waiter = _Waiter()
-                    self._waiters.append(waiter)
+                if not self._queue:
+                    permit.slot = self._take()
+                if permit.slot is None and not self._closed and len(self._queue) < self._max_waiting:
+                    queued = _QueuedCall()
+                    self._queue.append(queued)
                     self._serve()
-            if place.token is None:
-                place.token = self._wait(waiter, deadline, closing)
+            if permit.slot is None:
+                permit.slot = self._wait(queued, deadline, closing)
         except BaseException:
-            place.token = None  # or the traceback would hold it
-            self._leave(waiter)
+            permit.slot = None  # or the traceback would hold it
+            self._leave_queue(queued)
             raise
-        return place
+        return permit
 
-    def _wait(self, waiter: _Waiter | None, deadline: Deadline | None, closing: Waitable | None) -> _Token:
-        """The token that is handed over. Takes the lock, but not while it waits."""
+    def _wait(self, queued: _QueuedCall | None, deadline: Deadline | None, closing: Waitable | None) -> _Slot:
+        """The slot that is handed over. Takes the lock, but not while it waits."""
         cancellation = None if deadline is None else deadline.cancellation
-        if waiter is None or cancellation is None:
-            self._stand(waiter, deadline, closing)
-        else:  # one of two attempts: it may have lost before it has its place
-            cancellation.guard(waiter.wakeup.set, lambda: self._stand(waiter, deadline, closing))
-        assert waiter is not None  # noqa: S101 - or it was refused
-        token, waiter.token = waiter.token, None
-        assert token is not None  # noqa: S101 - what served means
-        return token
+        if queued is None or cancellation is None:
+            self._wait_until_served(queued, deadline, closing)
+        else:  # a hedged attempt: it may be cancelled during the wait
+            cancellation.guard(queued.waiter.set, lambda: self._wait_until_served(queued, deadline, closing))
+        assert queued is not None  # noqa: S101 - or it was refused
+        slot, queued.slot = queued.slot, None
+        assert slot is not None  # noqa: S101 - it was served
+        return slot
 
-    def _stand(self, waiter: _Waiter | None, deadline: Deadline | None, closing: Waitable | None) -> None:
-        """Until the waiter is served, or its attempt cancelled. Takes the lock, but not while it waits."""
+    def _wait_until_served(
+        self, queued: _QueuedCall | None, deadline: Deadline | None, closing: Waitable | None
+    ) -> None:
+        """Returns when the call has been served or its attempt cancelled. Takes the lock, but not while it waits."""
         cancellation = None if deadline is None else deadline.cancellation
         latest = self._now() + self._max_wait
         if deadline is not None and deadline.at < latest:
             latest = deadline.at
-        while waiter is None or not waiter.served:
+        while queued is None or not queued.served:
             if self._closed or (closing is not None and closing.is_set()):
-                raise PluginClosedError("it was closed before the call had its place", plugin=self.name or None)
-            if waiter is None:
-                raise self._refusal(f"{self.waiting} wait already" if self._max_waiting else "nobody may wait")
-            waiter.wakeup.clear()  # before it looks: a change after the look sets it again
+                message = "it was closed while the call waited for its bulkhead"
+                raise PluginClosedError(message, plugin=self.name or None)
+            if queued is None:
+                raise self._refusal(f"{self.waiting} wait already" if self._max_waiting else "max_waiting is 0")
+            queued.waiter.clear()  # before reading: a later change sets it again
             if cancellation is not None and cancellation.cancelled:
                 return
             left = latest - self._now()
             with self._lock:
                 self._serve()
-                late = left <= 0 and not waiter.served
+                late = left <= 0 and not queued.served
                 if late:
-                    self._waiters.remove(waiter)
+                    self._queue.remove(queued)
             if late:
-                raise self._refusal("no place came free in time")
-            if not waiter.served:
-                self.clock.wait(waiter.wakeup, min(left, _LOOK))
+                raise self._refusal("no slot became free in time")
+            if not queued.served:
+                self.clock.wait(queued.waiter, min(left, _CHECK_INTERVAL))
 
-    def _leave(self, waiter: _Waiter | None) -> None:
-        """Out of the queue; what it may have been handed goes on to the next. Takes the lock."""
+    def _leave_queue(self, queued: _QueuedCall | None) -> None:
+        """Removes a call from the queue; a slot that it was handed goes to the next. Takes the lock."""
         with self._lock:
-            if waiter is not None:
-                waiter.token = None
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            if queued is not None:
+                queued.slot = None
+                if queued in self._queue:
+                    self._queue.remove(queued)
             self._serve()
 
     def _refusal(self, reason: str) -> BulkheadFullError:
@@ -242,34 +236,34 @@ nobody may wait
             details={"limit": limit, "in_use": self.in_use, "waiting": self.waiting},
         )
 
-    # --- going out ---------------------------------------------------------------------------------------------
+    # --- release -----------------------------------------------------------------------------------------------
 
-    def release(self, place: Place, elapsed: float = 0.0, ok: bool | None = None) -> None:
-        """Gives a place back; the longest waiting caller has it next. Takes the lock if somebody waits.
+    def release(self, permit: BulkheadPermit, elapsed: float = 0.0, ok: bool | None = None) -> None:
+        """Returns a slot, which goes to the call that has waited longest. Takes the lock if a call waits.
 
-        A second time counts for nothing, and so does a place from before a fork. So whoever is interrupted in here
-        may simply call it again; if not, the place comes back once nobody, no traceback either, knows of it.
+        A second release does nothing, and neither does that of a permit from before a fork: after an interrupt the
+        caller may release again. If it does not, the slot is returned when the permit is garbage collected.
 
         Args:
-            place: what :meth:`acquire` gave.
+            permit: what :meth:`acquire` returned.
             elapsed: seconds that the plugin took, without waits and backoff.
             ok: True if it answered; False if it was overloaded: timed out, or said so; None for an end that says
                 nothing of its load. Both matter only with ``adaptive``; see :func:`load_signal`.
         """
-        token, place.token = place.token, None
-        if token is None or token.epoch != self._epoch:
+        slot, permit.slot = permit.slot, None
+        if slot is None or slot.epoch != self._epoch:
             return
         try:
             if self._adaptive is not None:
                 self._observe(elapsed, ok)
-            if len(self._tokens) <= self._limit:
-                self._free.append(token)
-            if self._waiters or len(self._tokens) > self._limit:
-                token = None  # unless it is in the list, it goes
+            if len(self._slots) <= self._limit:
+                self._free.append(slot)
+            if self._queue or len(self._slots) > self._limit:
+                slot = None  # unless it is in the list, it is dropped
                 self._settle()
         except BaseException:
-            # An interrupt in the very act: in the list or not, the token is not lost, and nor is who waits for it.
-            token = None
+            # After an interrupt: in the list or not, the slot is not lost, and neither are waiting calls.
+            slot = None
             self._settle()
             raise
 
@@ -280,35 +274,35 @@ nobody may wait
                 self._limit = self._adaptive.limit
 
     def _settle(self) -> None:
-        """Takes the lock."""
+        """Drops free slots beyond the limit and serves the queue. Takes the lock."""
         with self._lock:
-            while len(self._tokens) > self._limit and self._free:
-                self._free.pop()  # and it is gone, unless another thread was faster
+            while len(self._slots) > self._limit and self._free:
+                self._free.pop()  # and it is collected, unless another thread was faster
             self._serve()
 
     # --- state -------------------------------------------------------------------------------------------------
 
     def configure(self, config: BulkheadConfig) -> None:
-        """Goes by another configuration from now on. Takes the lock.
+        """Applies another configuration. Takes the lock.
 
-        Nobody is thrown out: where the limit fell, places are not given again until fewer are in use. Who waits goes
-        on waiting as before.
+        Calls in flight are not affected: if the limit fell, slots are not given again until fewer are in use. Waiting
+        calls go on waiting.
 
         Raises:
-            InvalidArgumentError: as for the class; nothing has changed then.
+            InvalidConfigError: as for the class; nothing has changed then.
         """
         with self._lock:
-            self._use(config)
+            self._configure(config)
         self._settle()
 
     def wake(self) -> None:
-        """Has every waiter look at the clock and at its ``closing`` event again. Takes the lock."""
+        """Makes every waiting call read the clock and its ``closing`` event again. Takes the lock."""
         with self._lock:
-            for waiter in self._waiters:
-                waiter.wakeup.set()
+            for queued in self._queue:
+                queued.waiter.set()
 
     def close(self) -> None:
-        """Lets nobody in any more; who waits is refused with a PluginClosedError. Calls inside are not touched."""
+        """Refuses new calls; waiting calls fail with a PluginClosedError. Calls in flight are not affected."""
         with self._lock:
             self._closed = True
             self._limit = 0
@@ -317,85 +311,80 @@ nobody may wait
 
     @property
     def limit(self) -> int:
-        """How many may be inside now; 0 once closed."""
+        """How many calls may be in flight; 0 once closed."""
         return self._limit
 
     @property
     def in_use(self) -> int:
-        """How many places are taken."""
-        return max(0, len(self._tokens) - len(self._free))
+        """The number of slots in use."""
+        return max(0, len(self._slots) - len(self._free))
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for a place."""
-        return len(self._waiters)
+        """The number of calls that wait for a slot."""
+        return len(self._queue)
 
     @property
     def is_full(self) -> bool:
-        """Whether the next caller would be refused."""
+        """Whether the next call would be refused."""
         return self.in_use >= self._limit and self.waiting >= self._max_waiting
 
     @property
     def refused(self) -> int:
-        """How many callers were refused for want of a place, at once or after waiting."""
+        """The number of calls that were refused for lack of a slot, at once or after waiting."""
         return self._refused.total
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, nobody inside and nobody waiting: the parent's calls go on in the parent."""
+        """Forgets the parent's calls, in flight and waiting."""
         self._epoch += 1
         self._reset()
 
-    # --- what follows expects the lock ------------------------------------------------------------------------
+    # --- internal; the caller holds the lock -------------------------------------------------------------------
 
-    def _use(self, config: BulkheadConfig) -> None:
-        high: int | None = setting(config, DEFAULT_BULKHEAD, "max_concurrent")
-        low: int = setting(config, DEFAULT_BULKHEAD, "min_concurrent")
-        adaptive: bool = setting(config, DEFAULT_BULKHEAD, "adaptive")
-        max_waiting: int = setting(config, DEFAULT_BULKHEAD, "max_waiting")
-        max_wait: float | None = setting(config, DEFAULT_BULKHEAD, "max_wait")
-        wait = math.inf if max_wait is None else max_wait
+    def _configure(self, config: BulkheadConfig) -> None:
+        settings = completed(config)
+        high, low, adaptive = settings.max_concurrent, settings.min_concurrent, settings.adaptive
         if high is None:
-            raise InvalidArgumentError("bulkhead: max_concurrent is missing; say how many calls may be inside at once")
-        if not (1 <= low <= high or (high >= 1 and not adaptive)) or max_waiting < 0 or not wait >= 0:
-            raise InvalidArgumentError(
-                f"bulkhead: expected 1 <= min_concurrent <= max_concurrent and waits of 0 or more, got {low}, {high}, "
-                f"{max_waiting}, {max_wait}"
-            )
-        self._max_waiting = max_waiting
-        self._max_wait = wait
+            fix = "set how many calls may be in flight at once"
+            raise InvalidConfigError("is missing", path="max_concurrent", fix=fix, source="BulkheadConfig")
+        if adaptive and low > high:
+            message, fix = "is more than max_concurrent", f"set at most {high}"
+            raise InvalidConfigError(message, path="min_concurrent", fix=fix, source="BulkheadConfig")
+        self._max_waiting: int = settings.max_waiting
+        self._max_wait: float = math.inf if settings.max_wait is None else settings.max_wait
         if not adaptive:
             self._adaptive = None
         elif self._adaptive is None:
             self._adaptive = AdaptiveLimit(low, high)
         else:
-            self._adaptive.bound(low, high)
+            self._adaptive.set_bounds(low, high)
         self._limit = 0 if self._closed else high if self._adaptive is None else self._adaptive.limit
 
     def _serve(self) -> None:
-        """Hands tokens to those who wait, first come first. Repeated after an interrupt, it goes on where it was."""
-        waiters = self._waiters
-        while waiters:
-            waiter = waiters[0]
-            if not waiter.served:
-                waiter.token = self._take()
-                if waiter.token is None:
+        """Hands slots to waiting calls, first come first served. After an interrupt, another call completes it."""
+        queue = self._queue
+        while queue:
+            queued = queue[0]
+            if not queued.served:
+                queued.slot = self._take()
+                if queued.slot is None:
                     return
-                waiter.served = True  # no call, hence no interrupt, before this line
-            waiter.wakeup.set()
-            waiters.popleft()
+                queued.served = True  # no call, hence no interrupt, before this line
+            queued.waiter.set()
+            queue.popleft()
 
-    def _take(self) -> _Token | None:
-        """A free token, or a new one while there are fewer than the limit says."""
+    def _take(self) -> _Slot | None:
+        """A free slot, or a new one while there are fewer than the limit."""
         try:
             return self._free.pop()
         except IndexError:
             pass
-        if len(self._tokens) >= self._limit:
+        if len(self._slots) >= self._limit:
             return None
-        token = _Token(self._epoch)
+        slot = _Slot(self._epoch)
         try:
-            self._tokens.add(weakref.ref(token, self._gone))
+            self._slots.add(weakref.ref(slot, self._discard))
         except BaseException:
-            del token  # or the traceback would hold it
+            del slot  # or the traceback would hold it
             raise
-        return token
+        return slot

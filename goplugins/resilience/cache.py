@@ -1,4 +1,4 @@
-"""The answer cache: answers kept for a while, and one call in place of many identical ones at the same moment."""
+"""Response cache with single-flight execution: identical concurrent calls make one request."""
 
 from __future__ import annotations
 
@@ -6,96 +6,91 @@ import enum
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from goplugins.config.defaults import setting
+import attrs
+
+from goplugins.config.defaults import completed
 from goplugins.config.plugin_sections import CacheConfig
-from goplugins.errors import InvalidArgumentError, PluginError, PluginTimeoutError
+from goplugins.errors import InvalidArgumentError, InvalidConfigError, PluginError, PluginTimeoutError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 
 V = TypeVar("V")
 
-_DEFAULTS = CacheConfig(max_entries=1024, stale_if_error=0.0)
-
 
 class Origin(enum.Enum):
-    """Where an answer comes from."""
+    """Where a response comes from."""
 
-    CALL = "call"  # by this call's own request
-    CACHE = "cache"  # by an earlier call's
-    COALESCED = "coalesced"  # by that of an identical call, which was under way
+    CALL = "call"  # this call's own request
+    CACHE = "cache"  # the cache
+    COALESCED = "coalesced"  # the request of an identical concurrent call
 
 
+@attrs.frozen(eq=False)
 class _Entry(Generic[V]):
-    """A response, with the time at which it was stored."""
+    """A response with its size, and when it was stored, on the clock's monotonic scale."""
 
-    __slots__ = ("size", "stored_at", "value")
-
-    def __init__(self, value: V, size: int, stored_at: float) -> None:
-        self.value: Final = value
-        self.size: Final = size
-        self.stored_at: Final = stored_at
+    value: V
+    size: int
+    stored_at: float
 
 
+@attrs.define(eq=False)
 class _Caller(Generic[V]):
-    """One call that is part of a flight, or about to be."""
+    """A call that takes part in an execution, or is about to."""
 
-    __slots__ = ("deadline", "flight", "thread", "wakeup")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self.deadline: Final = deadline
-        self.thread: Final = threading.get_ident()
-        self.wakeup: Final = Waiter()
-        self.flight: _Flight[V] | None = None
+    deadline: Deadline
+    execution: _Execution[V] | None = None
+    waiter: Waiter = attrs.field(factory=Waiter)
+    thread: int = attrs.field(factory=lambda: threading.get_ident())  # noqa: PLW0108 - gevent may replace it
 
 
-class _Flight(Generic[V]):
-    """A request under way, with the one who makes it and those who wait for its answer.
+@attrs.define(eq=False)
+class _Execution(Generic[V]):
+    """A request in flight: its leader, which makes it, and the callers that wait for its response.
 
-    Nobody leads from the moment that a leader gives up until the first of the others to look takes over.
+    It has no leader from the time when one fails until the first waiting caller to wake up becomes the leader.
     """
 
-    __slots__ = ("answer", "failure", "key", "leader", "over", "waiters")
-
-    def __init__(self, key: Hashable, leader: _Caller[V]) -> None:
-        self.key: Final = key
-        self.leader: _Caller[V] | None = leader
-        self.waiters: dict[_Caller[V], None] = {}  # in the order in which they came; nobody joins or leaves once over
-        self.over = False
-        self.answer: V | None = None  # None once over: there is one, but it can't be shared
-        self.failure = ""  # the last leader's
+    key: Hashable
+    leader: _Caller[V] | None
+    waiting: dict[_Caller[V], None] = attrs.field(factory=dict)  # in order of arrival; unchanged once done
+    done: bool = False
+    response: V | None = None  # None once done: there is one, but it can't be shared
+    failure: str = ""  # the last leader's error
 
 
 class ResponseCache(Generic[V]):
-    """Answers by key, each good for ``ttl`` seconds; identical calls at the same moment make one request.
+    """Responses by key, each fresh for ``ttl`` seconds; identical concurrent calls make one request.
 
-    While a request is under way, further calls with its key wait for the answer, each until its own deadline. When
-    the one that makes the request fails, or is interrupted, one of the others tries in its place. Errors are never
-    kept. The least recently used answers leave first. Safe to use from many threads; the lock is never held over a
-    request or a wait.
+    While a request is in flight, further calls with its key wait for the response, each until its own deadline. If
+    the leader, which makes the request, fails or is interrupted, one of the waiting callers becomes the leader. Errors
+    are never cached. The least recently used responses are evicted first. Safe to use from many threads; the lock is
+    never held over a request or a wait.
 
-    A forked child keeps the answers and forgets the requests: those are the parent's.
+    A forked child keeps the responses and forgets requests in flight, which are the parent's.
 
     Args:
-        config: how long and how many; a field that is None has its default, but ``ttl`` has none.
-        clock: where the time comes from, and what waits.
-        size_of: the size of an answer, in any unit. It must not fail.
-        max_size: how much all answers together may take, in that unit; a larger one is not kept at all. No limit
-            when None.
+        config: times and number of entries; a field that is None has its default, but ``ttl`` has none.
+        clock: the source of time; performs the waits.
+        size_of: the size of a response, in any unit. It must not fail.
+        max_size: the maximum size of all responses together, in that unit; a larger one is not cached. None for no
+            limit.
 
     Raises:
-        InvalidArgumentError: no ``ttl`` or one of 0 or less, or a bound below 1.
+        InvalidConfigError: no ``ttl``, or a value out of range.
+        InvalidArgumentError: ``max_size`` is less than 1.
 
     >>> from goplugins.config import CacheConfig
     >>> from goplugins.testing import ManualClock
     >>> clock = ManualClock()
     >>> cache = ResponseCache(CacheConfig(ttl=60.0), clock=clock)
-    >>> cache.fetch("key", lambda: "an answer", Deadline.after(1.0, clock))
-    ('an answer', <Origin.CALL: 'call'>)
+    >>> cache.fetch("key", lambda: "a response", Deadline.after(1.0, clock))
+    ('a response', <Origin.CALL: 'call'>)
     >>> cache.get("key")
-    'an answer'
+    'a response'
     >>> clock.advance(60.0)
     >>> cache.get("key") is None
     True
@@ -110,27 +105,27 @@ class ResponseCache(Generic[V]):
         max_size: int | None = None,
     ) -> None:
         if max_size is not None and max_size < 1:
-            raise InvalidArgumentError(f"cache: expected a max_size of 1 or more, got {max_size}")
-        self._use(config)
+            raise InvalidArgumentError(f"max_size: expected 1 or more, got {max_size!r}")
+        self._configure(config)
         self._size_of = size_of
         self._max_size = max_size
         self._clock = clock
         self._now = clock.monotonic
-        self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()  # the least recently used first
+        self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()  # least recently used first
         self._size = 0
-        self._flights: dict[Hashable, _Flight[V]] = {}
-        self._lock = threading.Lock()
+        self._executions: dict[Hashable, _Execution[V]] = {}
+        self._lock = create_lock(self)
         register_forkable(self)
 
-    # --- asking ------------------------------------------------------------------------------------------------
+    # --- lookup ------------------------------------------------------------------------------------------------
 
     def get(self, key: Hashable) -> V | None:
-        """The answer, if there is one that is fresh. Takes the lock."""
+        """The response, if there is a fresh one. Takes the lock."""
         with self._lock:
             return self._fresh(key)
 
     def stale(self, key: Hashable) -> V | None:
-        """The answer if it may stand in for a failed call: for ``stale_if_error`` seconds after its ``ttl``."""
+        """The response to a failed call: one that expired less than ``stale_if_error`` seconds ago. Takes the lock."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or self._now() >= self._expiry(entry):
@@ -139,39 +134,40 @@ class ResponseCache(Generic[V]):
             return entry.value
 
     def fetch(self, key: Hashable, make: Callable[[], V | None], deadline: Deadline) -> tuple[V | None, Origin]:
-        """The answer that is kept, or that an identical call is about to get, or else what ``make`` returns.
+        """The cached response, or that of an identical concurrent call, or else the return value of ``make``.
 
-        A call within ``make``, on the same thread and with the same key, doesn't wait for itself: it makes its own.
+        A call within ``make``, on the same thread and with the same key, does not wait for itself: it makes its own
+        request.
 
         Args:
-            key: what tells one question from another.
-            make: makes the request. None means that the answer is for its own call only: it is neither kept nor
-                shared, and those who waited for it ask each for themselves.
-            deadline: until when to wait for somebody else's answer. ``make`` has to keep to it by itself.
+            key: identifies the request.
+            make: makes the request. It returns None for a response that can't be shared: that is neither cached nor
+                shared, and each waiting caller makes its own request.
+            deadline: bounds the wait for another call's response. ``make`` has to observe it by itself.
 
         Raises:
-            PluginTimeoutError: no answer from the identical call in time; ``details`` may have the ``last_error`` of
-                those who tried meanwhile.
-            BaseException: what ``make`` raised.
+            PluginTimeoutError: no response from the identical call in time; ``details`` may have the ``last_error`` of
+                its leaders.
+            BaseException: the exception of ``make``.
         """
         caller: _Caller[V] = _Caller(deadline)
         try:
-            kept = self._join(key, caller)
-            if kept is not None:
-                return kept, Origin.CACHE
-            flight = caller.flight
-            if flight is None:
+            cached = self._join(key, caller)
+            if cached is not None:
+                return cached, Origin.CACHE
+            execution = caller.execution
+            if execution is None:
                 return make(), Origin.CALL
-            if flight.leader is not caller and self._follow(flight, caller):
-                answer = flight.answer
-                return (make(), Origin.CALL) if answer is None else (answer, Origin.COALESCED)
+            if execution.leader is not caller and self._wait(execution, caller):
+                response = execution.response
+                return (make(), Origin.CALL) if response is None else (response, Origin.COALESCED)
             made = make()
-            self._land(flight, made)
+            self._complete(execution, made)
         except BaseException as exc:
             try:
                 self._leave(caller, exc)
             except BaseException:
-                # An interrupt in the very act of leaving: somebody may still wait to be woken.
+                # An interrupt while leaving: a waiting caller may not have been woken yet.
                 self._leave(caller, exc)
                 raise
             raise
@@ -180,142 +176,139 @@ class ResponseCache(Generic[V]):
     # --- maintenance ------------------------------------------------------------------------------------------------
 
     def configure(self, config: CacheConfig) -> None:
-        """Applies another configuration, also to the entries that are there. Takes the lock.
+        """Applies another configuration, also to cached responses. Takes the lock.
 
         Raises:
-            InvalidArgumentError: as for the class; nothing has changed then.
+            InvalidConfigError: as for the class; nothing has changed then.
         """
         with self._lock:
-            self._use(config)
+            self._configure(config)
             self._evict()
 
-    def _use(self, config: CacheConfig) -> None:
-        ttl, entries = config.ttl, setting(config, _DEFAULTS, "max_entries")
-        stale: float = setting(config, _DEFAULTS, "stale_if_error")
-        if ttl is None or not ttl > 0 or not stale >= 0 or entries < 1:
-            raise InvalidArgumentError(
-                f"cache: expected a ttl above 0, stale_if_error of 0 or more and bounds of 1 or more, got {config}"
-            )
+    def _configure(self, config: CacheConfig) -> None:
+        settings = completed(config)
+        if settings.ttl is None:
+            fix = "set the seconds for which a response is fresh"
+            raise InvalidConfigError("is missing", path="ttl", fix=fix, source="CacheConfig")
         # No call, hence no interrupt, between these lines.
-        self._ttl = ttl
-        self._stale = stale
-        self._max_entries: int = entries
+        self._ttl: float = settings.ttl
+        self._stale: float = settings.stale_if_error
+        self._max_entries: int = settings.max_entries
 
     def clear(self) -> None:
-        """Forgets all answers; those that are under way reach who waits for them, and are not kept. Takes the lock."""
+        """Removes all responses. Those in flight still reach the callers that wait for them, but are not cached."""
         with self._lock:
             self._entries = OrderedDict()
             self._size = 0
-            self._flights = {}
+            self._executions = {}
 
     def __len__(self) -> int:
-        """How many answers are kept, fresh or not."""
+        """The number of cached responses, fresh or not."""
         return len(self._entries)
 
     @property
     def size(self) -> int:
-        """What they take together, in units of ``size_of``."""
+        """Their total size, in units of ``size_of``."""
         return self._size
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for an identical one. Takes the lock."""
+        """The number of calls that wait for an identical one. Takes the lock."""
         with self._lock:
-            return sum(len(flight.waiters) for flight in self._flights.values())
+            return sum(len(execution.waiting) for execution in self._executions.values())
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock and no request under way. The size is counted anew: another thread may have been at it."""
-        self._lock = threading.Lock()
-        self._flights = {}
+        """Forgets requests in flight. The size is computed again: another thread may have been changing it."""
+        self._executions = {}
         self._size = sum(entry.size for entry in self._entries.values())
 
-    # --- a flight ----------------------------------------------------------------------------------------------
+    # --- single-flight execution ---------------------------------------------------------------------------------
 
     def _join(self, key: Hashable, caller: _Caller[V]) -> V | None:
-        """Finds the caller its place: in ``caller.flight``, as leader or among the waiters. Takes the lock.
+        """The cached response; otherwise sets ``caller.execution``, as leader or waiting caller. Takes the lock.
 
-        None where a call of this very thread leads. Interrupts come with calls: between what belongs together here
-        there is none.
+        ``caller.execution`` stays None if this very thread leads the execution. Interrupts come with calls: there is
+        none between assignments that belong together.
         """
         with self._lock:
-            kept = self._fresh(key)
-            if kept is not None:
-                return kept
-            flight = self._flights.get(key)
-            if flight is None:
-                flight = _Flight(key, caller)
-                caller.flight = flight
-                self._flights[key] = flight
+            cached = self._fresh(key)
+            if cached is not None:
+                return cached
+            execution = self._executions.get(key)
+            if execution is None:
+                execution = _Execution(key, caller)
+                caller.execution = execution
+                self._executions[key] = execution
                 return None
-            leader, now = flight.leader, self._now()
+            leader, now = execution.leader, self._now()
             if leader is None or leader.deadline.at <= now:
-                # Nobody, or one who is overdue: a function that ignores its deadline must not block a key for good.
-                caller.flight = flight
-                flight.leader = caller
+                # A leader past its deadline is replaced: a function that ignores it must not block the key permanently.
+                caller.execution = execution
+                execution.leader = caller
             elif leader.thread != caller.thread:
-                caller.flight = flight
-                flight.waiters[caller] = None
+                caller.execution = execution
+                execution.waiting[caller] = None
         return None
 
-    def _follow(self, flight: _Flight[V], caller: _Caller[V]) -> bool:
-        """Waits; True once the flight is over, False if it is the caller's now to lead. Takes the lock."""
+    def _wait(self, execution: _Execution[V], caller: _Caller[V]) -> bool:
+        """Waits; True once the execution is done, False if the caller has become its leader. Takes the lock."""
         deadline = caller.deadline
         while True:
-            self._clock.wait(caller.wakeup, max(deadline.remaining(), 0.0))
+            self._clock.wait(caller.waiter, max(deadline.remaining(), 0.0))
             with self._lock:
-                if flight.over:
+                if execution.done:
                     return True
                 if deadline.remaining() <= 0:
-                    details = {"last_error": flight.failure} if flight.failure else None
-                    message = "waited in vain for the answer to an identical call that was under way"
+                    details = {"last_error": execution.failure} if execution.failure else None
+                    message = "timed out waiting for the response to an identical call in flight"
                     raise PluginTimeoutError(message, details=details)
-                if flight.leader is None:
-                    flight.waiters.pop(caller, None)
-                    flight.leader = caller
+                if execution.leader is None:
+                    execution.waiting.pop(caller, None)
+                    execution.leader = caller
                     return False
-                caller.wakeup.clear()  # somebody else was quicker
+                caller.waiter.clear()  # another caller was faster
 
-    def _land(self, flight: _Flight[V], answer: V | None) -> None:
-        """Keeps the answer and tells those who wait. Takes the lock."""
-        size = 0 if answer is None or self._size_of is None else self._size_of(answer)
+    def _complete(self, execution: _Execution[V], response: V | None) -> None:
+        """Caches the response and wakes the waiting callers. Takes the lock."""
+        size = 0 if response is None or self._size_of is None else self._size_of(response)
         with self._lock:
-            counts = self._flights.get(flight.key) is flight  # it wasn't cleared meanwhile
-            if not flight.over:
-                flight.answer = answer
-                flight.over = True
-            if counts:
-                del self._flights[flight.key]
-                if answer is not None:
-                    self._keep(flight.key, answer, size)
-        _wake(flight.waiters)
+            current = self._executions.get(execution.key) is execution  # the cache was not cleared meanwhile
+            if not execution.done:
+                execution.response = response
+                execution.done = True
+            if current:
+                del self._executions[execution.key]
+                if response is not None:
+                    self._store(execution.key, response, size)
+        _wake(execution.waiting)
 
     def _leave(self, caller: _Caller[V], error: BaseException) -> None:
-        """Goes, whatever the caller's part was; one who led leaves it to the next. May be repeated. Takes the lock."""
-        flight = caller.flight
-        if flight is None:
+        """Removes a failed caller; if it was the leader, another takes over. May be repeated. Takes the lock."""
+        execution = caller.execution
+        if execution is None:
             return
         with self._lock:
-            over = flight.over
-            if not over:
-                flight.waiters.pop(caller, None)
-                if flight.leader is caller:
-                    flight.leader = None
+            done = execution.done
+            if not done:
+                execution.waiting.pop(caller, None)
+                if execution.leader is caller:
+                    execution.leader = None
                     if isinstance(error, PluginError):
-                        flight.failure = f"{error.code} {error.message}"
-                if flight.leader is None:
-                    self._call_next(flight)
-        if over:  # an interrupt while those who wait were being told
-            _wake(flight.waiters)
+                        execution.failure = f"{error.code} {error.message}"
+                if execution.leader is None:
+                    self._wake_successor(execution)
+        if done:  # an interrupt while waiting callers were being woken
+            _wake(execution.waiting)
 
-    def _call_next(self, flight: _Flight[V]) -> None:
-        """Wakes the first of those who wait, who may lead if nobody else has begun to. Expects the lock."""
-        for heir in flight.waiters:
-            heir.wakeup.set()
+    def _wake_successor(self, execution: _Execution[V]) -> None:
+        """Wakes the first waiting caller, which becomes the leader if there is none. The caller holds the lock."""
+        for successor in execution.waiting:
+            successor.waiter.set()
             return
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
+        if self._executions.get(execution.key) is execution:
+            del self._executions[execution.key]
 
-    # --- what is kept; all of it expects the lock -----------------------------------------------------------------
+    # --- entries; the caller holds the lock ------------------------------------------------------------------------
 
     def _fresh(self, key: Hashable) -> V | None:
         entry = self._entries.get(key)
@@ -324,12 +317,12 @@ class ResponseCache(Generic[V]):
         self._entries.move_to_end(key)
         return entry.value
 
-    def _keep(self, key: Hashable, value: V, size: int) -> None:
+    def _store(self, key: Hashable, value: V, size: int) -> None:
         now = self._now()
         entries = self._entries
         before = entries.get(key)
         if before is not None:
-            # Statements, not calls: no interrupt comes between an entry's coming or going and its size's.
+            # Statements, not calls: no interrupt comes between a change of the entries and that of their size.
             del entries[key]
             self._size -= before.size
         most = self._max_size
@@ -338,7 +331,7 @@ class ResponseCache(Generic[V]):
         entry = _Entry(value, size, now)
         entries[key] = entry
         self._size += size
-        # What is good for nothing any more goes on the way, as far as it is the next to leave.
+        # Expired entries are removed, as far as they are the next to be evicted.
         for oldest, old in _first_two(entries):
             if now >= self._expiry(old):
                 del entries[oldest]
@@ -346,6 +339,7 @@ class ResponseCache(Generic[V]):
         self._evict()
 
     def _evict(self) -> None:
+        """Removes the least recently used entries beyond the bounds."""
         entries, most = self._entries, self._max_size
         while len(entries) > self._max_entries or (most is not None and self._size > most):
             oldest = next(iter(entries))
@@ -362,7 +356,7 @@ def _first_two(entries: OrderedDict[Hashable, _Entry[V]]) -> list[tuple[Hashable
     return [item for item, _ in zip(entries.items(), range(2), strict=False)]
 
 
-def _wake(waiters: dict[_Caller[V], None]) -> None:
-    """Tells all. Harmless when repeated."""
-    for caller in waiters:
-        caller.wakeup.set()
+def _wake(waiting: dict[_Caller[V], None]) -> None:
+    """Wakes all callers. Harmless when repeated."""
+    for caller in waiting:
+        caller.waiter.set()

@@ -1,11 +1,10 @@
-"""The circuit breaker: a plugin that keeps failing is left alone for a while, then probed by a few calls."""
+"""Circuit breaker: refuses calls to a plugin that keeps failing, then admits a few probes."""
 
 from __future__ import annotations
 
 import enum
 import math
 import random
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from goplugins.resilience.rolling_window import RollingWindow
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.counter import Counter
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 
 if TYPE_CHECKING:
     from goplugins.config import CircuitBreakerConfig
@@ -29,17 +28,17 @@ _CLOSED = CircuitBreakerState.CLOSED
 _OPEN = CircuitBreakerState.OPEN
 _HALF_OPEN = CircuitBreakerState.HALF_OPEN
 
-# Callers of allow_request() that never record would pile permits up; beyond this the oldest is forgotten.
+# Callers of allow_request() that never record an outcome would accumulate permits; beyond this the oldest is dropped.
 _MAX_ANONYMOUS = 4096
 
 
 class _Mode(enum.Enum):
     NORMAL = "normal"
-    DISABLED = "disabled"  # stays CLOSED, counts only
+    DISABLED = "disabled"  # stays CLOSED and only counts
     FORCED = "forced"  # stays OPEN
 
 
-# Members of an enum are dear to look up in Python 3.11, and these are looked up at each call.
+# Reading an enum's member as an attribute is slow in Python 3.11, and these are read at each call.
 _NORMAL = _Mode.NORMAL
 _DISABLED = _Mode.DISABLED
 _FORCED = _Mode.FORCED
@@ -48,27 +47,30 @@ _FORCED = _Mode.FORCED
 class CircuitBreaker:
     """Refuses calls to a plugin that keeps failing. Safe to use from many threads.
 
-    CLOSED admits all. It opens after ``failure_threshold`` failures in a row (once ``min_request_threshold`` calls
-    have ended since it last closed) or, where configured, when over the last ``window`` seconds the share of
+    CLOSED admits all calls. It opens after ``failure_threshold`` failures in a row (once ``min_request_threshold``
+    calls have ended since it last closed) or, where configured, when over the last ``window`` seconds the share of
     failures reaches ``failure_rate`` or that of slow calls ``slow_call_rate``. OPEN refuses for
     ``recovery_timeout``, twice as long at each further trip in a row up to ``max_recovery_timeout``. The next
-    request makes it HALF_OPEN: at most ``success_threshold`` probes at a time are let through; as many successes
-    close it, one failure opens it again. An outcome of a call that was admitted before the last change of state
-    changes nothing.
+    request makes it HALF_OPEN: at most ``success_threshold`` probes at a time are admitted; as many successes
+    close it, one failure opens it again. The outcome of a call that was admitted before the last state change is
+    ignored.
 
     Args:
         config: thresholds and times; a field that is None has its default.
-        clock: where the time comes from.
-        rng: draws the jitter of repeated open times.
-        name: the plugin's, for errors.
+        clock: the source of time.
+        rng: the source of the jitter of repeated open times.
+        name: the plugin's name, for errors.
         on_transition: called with the old and the new state after each change, outside the lock. It may come late
-            under contention; what it raises is logged.
+            under contention; its exceptions are logged.
         trips: counts how often outcomes have opened it; by default a counter of its own.
 
-    >>> from types import SimpleNamespace
+    Raises:
+        InvalidConfigError: a threshold or time out of range.
+
+    >>> from goplugins import CircuitBreakerConfig
     >>> from goplugins.testing import ManualClock
     >>> clock = ManualClock()
-    >>> breaker = CircuitBreaker(SimpleNamespace(failure_threshold=3, recovery_timeout=30.0), clock=clock)
+    >>> breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=3, recovery_timeout=30.0), clock=clock)
     >>> for _ in range(3):
     ...     breaker.acquire().failure()
     >>> breaker.acquire()
@@ -95,28 +97,28 @@ class CircuitBreaker:
         self.clock = clock
         self.name = name
         self._now = clock.monotonic
-        # The system's generator needs no reseeding in forked workers, which would all draw the same jitter.
+        # The system's generator: forked workers would all draw the same jitter from an inherited one.
         self._rng = rng or random.SystemRandom()
         self._on_transition = on_transition
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._rules = BreakerRules.of(config)
         self._mode = _NORMAL if self._rules.enabled else _DISABLED
         self._window = self._rules.new_window()
         self._state = _CLOSED
-        self._generation = 0  # goes up at each change of state: outcomes of older permits say nothing of the new one
-        self._calls = 0  # ended since the breaker last closed
+        self._generation = 0  # incremented at each state change: outcomes of older permits are ignored
+        self._calls = 0  # calls that have ended since it last closed
         self._consecutive = 0  # failures in a row
-        self._probes: list[Permit] = []  # in flight while HALF_OPEN
+        self._probes: list[Permit] = []  # probe slots in use while HALF_OPEN
         self._probe_successes = 0
         self._anonymous: deque[Permit] = deque(maxlen=_MAX_ANONYMOUS)
-        self._streak = 0  # trips in a row, without having closed in between
+        self._streak = 0  # trips in a row, without closing in between
         self._opened_at = 0.0
         self._open_until = 0.0
         self._trips = Counter() if trips is None else trips
         self._requests = self._successes = self._failures = 0
         self._last_failure = 0.0
-        self._admitted = Counter()  # requests that took no lock
-        # Public: whoever sees one knows, without a call, that nobody is refused.
+        self._admitted = Counter()  # requests admitted without the lock, not yet counted
+        # Public: while it is not None every call is admitted, which a caller can read without a method call.
         self.shared_permit = self._new_shared_permit(_CLOSED, 0, self._window)
         register_forkable(self)
 
@@ -126,11 +128,11 @@ class CircuitBreaker:
         """Admits one call, which must settle the permit. Takes the lock.
 
         Args:
-            expires_at: the call's deadline on the clock's monotonic scale. A probe that has not settled by then
-                gives up its place; without a deadline, after ``recovery_timeout``.
+            expires_at: the call's deadline on the clock's monotonic scale, at which an unsettled probe loses its slot;
+                without a deadline, after ``recovery_timeout``.
 
         Raises:
-            CircuitBreakerOpenError: refused; ``retry_after`` says when a call is admitted again at the latest.
+            CircuitBreakerOpenError: refused; ``retry_after`` has the seconds until a call is admitted at the latest.
         """
         permit = self._admit(expires_at)
         if isinstance(permit, Permit):
@@ -138,7 +140,7 @@ class CircuitBreaker:
         raise self._refusal(*permit)
 
     def enter(self, expires_at: float | None = None) -> Permit:
-        """:meth:`acquire` for a caller that settles exactly once, whatever happens; without the lock while closed.
+        """:meth:`acquire` for a caller that settles exactly once, whatever happens; takes no lock while closed.
 
         Raises:
             CircuitBreakerOpenError: as :meth:`acquire`.
@@ -156,9 +158,9 @@ class CircuitBreaker:
             if generation != self._generation:
                 return
             old = self._state
-            self._apply(permit, succeeded, duration)
+            self._count(permit, succeeded, duration)
             new = self._state
-        self._tell(old, new)
+        self._notify(old, new)
 
     def _settle_shared(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
         """Counts a failure of a call that :meth:`enter` admitted while closed. Takes the lock."""
@@ -166,15 +168,15 @@ class CircuitBreaker:
             if permit is not self.shared_permit:
                 return  # its closed period has ended
             old = self._state
-            self._apply(permit, succeeded, duration)
+            self._count(permit, succeeded, duration)
             new = self._state
-        self._tell(old, new)
+        self._notify(old, new)
 
     def check(self) -> None:
         """Raises what :meth:`acquire` would raise now, taking and changing nothing.
 
         Raises:
-            CircuitBreakerOpenError: open and not yet due, or half-open and all its places are taken.
+            CircuitBreakerOpenError: open and not yet due, or half-open with all probe slots in use.
         """
         refusal = self.refusal()
         if refusal is not None:
@@ -184,36 +186,36 @@ class CircuitBreaker:
                 del refusal  # its traceback holds this frame: no work for the collector
 
     def refusal(self) -> CircuitBreakerOpenError | None:
-        """What :meth:`check` would raise, without raising it; None if a call would be admitted."""
+        """The error that :meth:`check` would raise; None if a call would be admitted."""
         state = self._state
         if state is _CLOSED:
             return None
         if state is _OPEN and self._mode is _NORMAL and not self._rules.metrics_only:
-            left = self._open_until - self._now()  # most refusals; each fact is read once, so no lock is needed
+            left = self._open_until - self._now()  # most refusals; each attribute is read once, so no lock is needed
         else:
             with self._lock:
                 state = self._state
-                left = self._wait_left(self._now())
+                left = self._seconds_left(self._now())
         return self._refusal(state, left) if left > 0 else None
 
     def retry_after(self) -> float:
-        """Seconds until a call is admitted at the latest; 0 if one is now, infinite while it is forced open."""
+        """Seconds until a call is admitted at the latest; 0 if one is admitted now, infinite while forced open."""
         if self._state is _CLOSED:
             return 0.0
         with self._lock:
-            return self._wait_left(self._now())
+            return self._seconds_left(self._now())
 
     # --- the reference's interface -----------------------------------------------------------------------------
 
     def allow_request(self) -> bool:
-        """Admits one call without a permit to hold; its outcome goes to :meth:`record_success` or `record_failure`.
+        """Admits one call without a permit; report its outcome by :meth:`record_success` or :meth:`record_failure`.
 
-        An outcome that does not come within ``recovery_timeout`` is not waited for.
+        An outcome that is not reported within ``recovery_timeout`` is ignored.
         """
         return isinstance(self._admit(None, anonymous=True), Permit)
 
     def record_success(self) -> None:
-        """Settles the oldest call that :meth:`allow_request` admitted in the present state; without one, nothing."""
+        """Settles the oldest unsettled call that :meth:`allow_request` admitted in the current state, if any."""
         self._record(succeeded=True)
 
     def record_failure(self) -> None:
@@ -222,7 +224,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> CircuitBreakerState:
-        """The state. OPEN whose time is over still reads OPEN: only the next request makes it HALF_OPEN."""
+        """The state. It stays OPEN when the open time has passed: only the next request makes it HALF_OPEN."""
         return self._state
 
     @property
@@ -232,17 +234,17 @@ class CircuitBreaker:
 
     @property
     def trips(self) -> int:
-        """How often it has opened because of outcomes; never goes back, not even by :meth:`reset`."""
+        """How often outcomes have opened it, in all; :meth:`reset` does not clear it."""
         return self._trips.total
 
     def stats(self) -> CircuitBreakerStats:
-        """The counts since the last :meth:`reset`: requests admitted, and the outcomes that counted."""
+        """The counts since the last :meth:`reset`: admitted requests, successes and failures."""
         with self._lock:
-            self._take_in()
+            self._collect()
             return CircuitBreakerStats(self._state, self._failures, self._successes, self._requests, self._last_failure)
 
     def reset(self) -> None:
-        """Closes it and clears the counts; ends :meth:`force_open`, but not :meth:`disable`."""
+        """Closes the breaker and clears the counts; ends :meth:`force_open`, but not :meth:`disable`."""
         with self._lock:
             old = self._state
             self._enter(_CLOSED)
@@ -251,43 +253,46 @@ class CircuitBreaker:
             self._admitted.take()
             self._requests = self._successes = self._failures = 0
             self._last_failure = 0.0
-        self._tell(old, _CLOSED)
+        self._notify(old, _CLOSED)
 
     # --- the operator's interface ------------------------------------------------------------------------------
 
     def force_open(self) -> None:
-        """Refuses every call until :meth:`enable` or :meth:`reset` (with ``metrics_only``, still none)."""
+        """Refuses every call until :meth:`enable` or :meth:`reset`; with ``metrics_only`` it still refuses none."""
         self._override(_FORCED, _OPEN)
 
     def disable(self) -> None:
-        """Admits every call until :meth:`enable`; counts, but changes no state."""
+        """Admits every call until :meth:`enable`; outcomes are counted, but change no state."""
         self._override(_DISABLED, _CLOSED)
 
     def enable(self) -> None:
-        """Ends :meth:`disable`, ``enabled: false`` and :meth:`force_open`: closed, and back to the rules."""
+        """Ends :meth:`disable`, ``enabled: false`` and :meth:`force_open`: closes it and applies the rules again."""
         if self._mode is not _NORMAL:
             self._override(_NORMAL, _CLOSED)
 
     def probe_succeeded(self) -> None:
-        """An active health probe found the plugin well: the open time is over, the next request may try it."""
+        """A health check succeeded: ends the open time, so that the next request becomes a probe."""
         with self._lock:
             if self._state is _OPEN and self._mode is _NORMAL:
                 self._open_until = min(self._open_until, self._now())
 
     def configure(self, config: CircuitBreakerConfig) -> None:
-        """Goes by another configuration from now on, keeping state and counts.
+        """Applies another configuration; state and counts stay.
 
-        A changed ``enabled`` takes effect as :meth:`enable` and :meth:`disable` do, unless it is forced open; a
-        shorter ``recovery_timeout`` also for the open time under way.
+        A changed ``enabled`` takes effect as :meth:`enable` or :meth:`disable`, unless the breaker is forced open. A
+        shorter ``recovery_timeout`` also shortens the current open time.
+
+        Raises:
+            InvalidConfigError: a threshold or time out of range; nothing has changed then.
         """
         rules = BreakerRules.of(config)
         with self._lock:
             old = self._state
             before = self._rules
             window = rules.new_window()
-            # A rule or a width changed: the old buckets do not fit.
+            # The buckets of another rule or width can't be kept.
             if rules.window != before.window or (window is None) != (self._window is None):
-                self._take_in()
+                self._collect()
                 shared = self._new_shared_permit(old, self._generation, window)
                 self._window, self.shared_permit = window, shared
             if rules.enabled != before.enabled and self._mode is not _FORCED:
@@ -297,31 +302,30 @@ class CircuitBreaker:
             if self._state is _OPEN and self._mode is _NORMAL:
                 self._open_until = min(self._open_until, self._opened_at + rules.open_time(self._streak, self._rng))
             new = self._state
-        self._tell(old, new)
+        self._notify(old, new)
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, and no call under way: the parent's permits count in the parent. The state stays."""
-        self._lock = threading.Lock()
-        self._take_in()
+        """Forgets calls in flight, which are the parent's. The state stays."""
+        self._collect()
         self._generation += 1
         self.shared_permit = self._new_shared_permit(self._state, self._generation, self._window)
         self._probes = []
         self._probe_successes = 0
         self._anonymous.clear()
 
-    # --- inside: what follows expects the lock, unless it says otherwise ---------------------------------------
+    # --- internal; the caller holds the lock, unless stated otherwise ------------------------------------------
 
     def _admit(
         self, expires_at: float | None, *, anonymous: bool = False
     ) -> Permit | tuple[CircuitBreakerState, float]:
-        """Takes the lock: the long way of :meth:`acquire`. A permit, or why not: the state and the seconds left."""
+        """A permit, or the state and the seconds until the next one. Takes the lock."""
         with self._lock:
             old = self._state
             now = self._now()
             if old is _OPEN and self._mode is _NORMAL and now >= self._open_until:
                 self._enter(_HALF_OPEN)
             new = self._state
-            left = self._wait_left(now)
+            left = self._seconds_left(now)
             permit = None
             if left <= 0:
                 self._requests += 1
@@ -329,20 +333,20 @@ class CircuitBreaker:
                     expires_at = now + self._rules.recovery_timeout
                 permit = self._permit(expires_at)
                 if anonymous:
-                    self._forget_expired(now)
+                    self._drop_expired(now)
                     self._anonymous.append(permit)
-        self._tell(old, new)
+        self._notify(old, new)
         return permit or (new, left)
 
     def _permit(self, expires_at: float) -> Permit:
-        # With metrics_only more calls come than there are places; only the places are kept track of.
+        # With metrics_only more calls are admitted than there are probe slots; only the slots are tracked.
         if self._state is _HALF_OPEN and len(self._probes) < self._rules.success_threshold:
             probe = ProbePermit(self._settle, self.clock, self._generation, expires_at)
             self._probes.append(probe)
             return probe
         return Permit(self._settle, self.clock, self._generation, expires_at)
 
-    def _wait_left(self, now: float) -> float:
+    def _seconds_left(self, now: float) -> float:
         if self._state is _CLOSED or self._rules.metrics_only:
             return 0.0
         if self._mode is _FORCED:
@@ -357,10 +361,10 @@ class CircuitBreaker:
         return min(map(_expiry, self._probes)) - now
 
     def _refusal(self, state: CircuitBreakerState, left: float) -> CircuitBreakerOpenError:
-        """Needs no lock."""
+        """The error for a refused call. Needs no lock."""
         if left == math.inf:
             return CircuitBreakerOpenError("circuit breaker is held open by force_open()", plugin=self.name or None)
-        where = "half-open and its probes are under way" if state is _HALF_OPEN else "open"
+        where = "half-open and all its probes are in flight" if state is _HALF_OPEN else "open"
         return CircuitBreakerOpenError(
             f"circuit breaker is {where}, next call admitted in {left:.3f} s",
             plugin=self.name or None,
@@ -370,28 +374,28 @@ class CircuitBreaker:
     def _record(self, *, succeeded: bool) -> None:
         """Takes the lock."""
         with self._lock:
-            self._forget_expired(self._now())
+            self._drop_expired(self._now())
             if not self._anonymous:
                 return
             old = self._state
             permit = self._anonymous.popleft()
             permit.generation = SETTLED
-            self._apply(permit, succeeded, None)
+            self._count(permit, succeeded, None)
             new = self._state
-        self._tell(old, new)
+        self._notify(old, new)
 
-    def _forget_expired(self, now: float) -> None:
+    def _drop_expired(self, now: float) -> None:
         anonymous = self._anonymous
         while anonymous and _expiry(anonymous[0]) <= now:
             anonymous.popleft()
 
-    def _apply(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
-        """Counts an outcome of the present generation and changes the state where a rule says so."""
+    def _count(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
+        """Counts an outcome of the current generation and changes the state where a rule requires it."""
         if permit.is_probe and permit in self._probes:
             self._probes.remove(permit)
         if succeeded is None:
             return
-        self._take_in()
+        self._collect()
         self._calls += 1
         if succeeded:
             self._successes += 1
@@ -403,11 +407,11 @@ class CircuitBreaker:
         if self._mode is not _NORMAL:
             return
         if self._state is _CLOSED:
-            self._judge(succeeded, duration)
+            self._evaluate(succeeded, duration)
         elif self._state is _HALF_OPEN:
-            self._judge_probe(succeeded)
+            self._evaluate_probe(succeeded)
 
-    def _judge(self, succeeded: bool, duration: float | None) -> None:
+    def _evaluate(self, succeeded: bool, duration: float | None) -> None:
         rules = self._rules
         now = self._now()
         if self._window is not None:
@@ -416,7 +420,7 @@ class CircuitBreaker:
         if in_a_row or (self._window is not None and rules.rates_exceeded(self._window)):
             self._trip(now)
 
-    def _judge_probe(self, succeeded: bool) -> None:
+    def _evaluate_probe(self, succeeded: bool) -> None:
         if not succeeded:
             self._trip(self._now())
             return
@@ -426,15 +430,15 @@ class CircuitBreaker:
 
     def _trip(self, now: float) -> None:
         streak = self._streak + 1
-        # What these two say means nothing until it is open.
+        # These two have no effect before the state is OPEN.
         self._opened_at = now
         self._open_until = now + self._rules.open_time(streak, self._rng)
         self._enter(_OPEN)
-        self._streak = streak
         self._trips.add()
+        self._streak = streak
 
-    def _take_in(self) -> None:
-        """Counts what was counted without the lock. A success in between ends a row of failures."""
+    def _collect(self) -> None:
+        """Adds what was counted without the lock. A success among it ends a row of failures."""
         self._requests += self._admitted.take()
         fresh = 0 if self.shared_permit is None else self.shared_permit.successes.take()
         if fresh:
@@ -445,19 +449,19 @@ class CircuitBreaker:
     def _new_shared_permit(
         self, state: CircuitBreakerState, generation: int, window: RollingWindow | None
     ) -> SharedPermit | None:
-        """What calls share from now on; None where each outcome is to be looked at."""
+        """The permit that calls share from now on; None where each outcome has to be judged."""
         return (
             SharedPermit(self._settle_shared, self.clock, generation) if state is _CLOSED and window is None else None
         )
 
     def _enter(self, state: CircuitBreakerState) -> None:
-        """Changes the state: wholly, or where an interrupt (Ctrl-C, a worker's time limit) breaks in, not at all."""
-        self._take_in()
+        """Changes the state as a whole, or not at all if an interrupt (Ctrl-C, a worker's time limit) raises."""
+        self._collect()
         generation = self._generation + 1
         window = None if self._window is None else self._window.emptied()
         shared = self._new_shared_permit(state, generation, window)
         anonymous: deque[Permit] = deque(maxlen=_MAX_ANONYMOUS)
-        # No call, hence no interrupt, from here on to the caller's next one.
+        # No call, hence no interrupt, between here and the caller's next one.
         self._state = state
         self._generation = generation
         self.shared_permit = shared
@@ -474,10 +478,10 @@ class CircuitBreaker:
             old = self._state
             self._enter(state)
             self._mode = mode
-        self._tell(old, state)
+        self._notify(old, state)
 
-    def _tell(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
-        """Outside the lock."""
+    def _notify(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
+        """Calls ``on_transition`` after a change. The caller does not hold the lock."""
         if new is not old and self._on_transition is not None:
             run_callback(self._on_transition, old, new)
 

@@ -1,4 +1,4 @@
-"""The fallback: what answers in place of a plugin that could not, and when."""
+"""Fallback: another plugin, a static value or a function that answers when a plugin could not serve a call."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from goplugins.runtime.deadline import Deadline, deadline as deadline_block
 
 Forward = Callable[[str, Call], Any]
 
-_SHORTEST = 1e-6  # seconds; a deadline block is never of 0
+_MIN_SECONDS = 1e-6  # a deadline block admits no 0
 
 
 def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
-    """Whether the call failed because the plugin could not serve it, and not by anybody's mistake or will.
+    """Whether the call failed because the plugin could not serve it.
 
-    True for timeouts, failed connections, 5xx, replies that are none, an open breaker, no place and no member. False
-    for what the plugin refused (4xx, business errors), for arguments that can't be used, for a plugin or manager that
-    was closed, and for anything that is no :class:`~goplugins.errors.PluginError`.
+    True for timeouts, failed connections, 5xx, broken replies, an open breaker, a full bulkhead and a group without an
+    available member. False for what the plugin rejected (4xx, business errors), for invalid arguments, for a closed
+    plugin or manager, and for any exception that is no :class:`~goplugins.errors.PluginError`.
 
     Args:
-        error: what the call raised.
-        on: ``"rate-limit"`` makes it True for refusals of the rate limiter and for a plugin's 429 as well.
+        error: the exception of the call.
+        on: with ``"rate-limit"`` it is also True for refusals of the rate limiter and for a plugin's 429.
 
     >>> from goplugins.errors import PluginRequestError, RateLimitExceededError
     >>> could_not_serve(PluginTimeoutError()), could_not_serve(PluginRequestError())
@@ -45,25 +45,25 @@ def could_not_serve(error: BaseException, on: Collection[str] = ()) -> bool:
 
 
 def deadline_less_reserve(deadline: Deadline, reserve: float) -> Deadline:
-    """The deadline less the ``reserve`` seconds kept back for the fallback: at most half of what is left.
+    """The deadline less the ``reserve`` seconds for the fallback, which are at most half of the remaining time.
 
-    A call with little time still asks the plugin first, which is the better answer.
+    So a call with little time still goes to the plugin first, whose answer is the better one.
     """
     kept = min(reserve, deadline.remaining() / 2)
     return Deadline(deadline.at - kept, deadline.clock) if kept > 0 else deadline
 
 
 class Fallback:
-    """What answers in the place of one plugin: another plugin, a static value, or a function.
+    """The fallback of one plugin: another plugin, a static value, or a function.
 
     Args:
         config: which of them; exactly one.
-        name: the plugin's that it stands in for.
-        forward: makes a call of another plugin, under that plugin's own policies.
-        clock: measures the time that a function has.
+        name: the name of the plugin whose fallback it is.
+        forward: calls another plugin, under that plugin's own policies.
+        clock: measures the deadline of a function.
 
     Raises:
-        InvalidConfigError: a value made in code that can't be copied.
+        InvalidConfigError: a value set in code that can't be copied.
     """
 
     def __init__(self, config: FallbackConfig, name: str, forward: Forward, clock: Clock) -> None:
@@ -85,10 +85,10 @@ class Fallback:
         return "a static value" if self._function is None else "a function"
 
     def check(self, codec: Codec) -> None:
-        """Refuses a static value that is no answer of the call's response type: before it is needed.
+        """Checks that a static value fits the call's response type, before it is needed.
 
         Raises:
-            InvalidConfigError: says what does not fit.
+            InvalidConfigError: it does not; the message says where.
         """
         if self._value is UNSET or codec is self._checked:
             return
@@ -102,34 +102,34 @@ class Fallback:
         self._checked = codec
 
     def answer(self, call: Call, error: PluginError) -> Any:
-        """The answer in the plugin's stead; notes in ``call`` who gave it.
+        """The fallback's answer; sets ``call.member`` to the other plugin's, if one answered.
 
         Args:
-            call: the one that failed, its whole deadline restored.
-            error: how it failed.
+            call: the call that failed, its whole deadline restored.
+            error: its error.
 
         Raises:
-            PluginExecutionError: the other plugin, or the function, said no: that is an answer, too.
-            Exception: the fallback failed as well, with this.
+            PluginExecutionError: the other plugin, or the function, rejected the call: that is an answer, too.
+            Exception: the error with which the fallback failed.
         """
         if self._plugin:
-            return self._ask_plugin(call)
+            return self._call_plugin(call)
         if self._function is not None:
-            # Calls of other plugins that it makes keep to the deadline by this; its own work can't be interrupted.
-            with deadline_block(max(call.deadline.remaining(), _SHORTEST), clock=self._clock):
+            # Bounds the plugin calls that the function makes; its own work can't be interrupted.
+            with deadline_block(max(call.deadline.remaining(), _MIN_SECONDS), clock=self._clock):
                 return self._function(call.request, error)
         return self._static(call.codec)
 
-    def _ask_plugin(self, call: Call) -> Any:
-        way = (*call.through, self.name)
-        if self._plugin in way:
-            raise InvalidConfigError(f"fallbacks go in a circle: {' -> '.join([*way, self._plugin])}", path="fallback")
+    def _call_plugin(self, call: Call) -> Any:
+        path = (*call.through, self.name)
+        if self._plugin in path:
+            raise InvalidConfigError(f"fallbacks go in a circle: {' -> '.join([*path, self._plugin])}", path="fallback")
         if call.deadline.remaining() <= 0:
-            raise PluginTimeoutError("no time was left for it: fallback.reserve keeps some back")
+            raise PluginTimeoutError("no time was left for the fallback; set fallback.reserve to keep some back")
         other = call.copy_for_attempt(call.deadline)
         other.payload = b""
         other.reconnected = False
-        other.through = way
+        other.through = path
         value = self._forward(self._plugin, other)
         call.adopt_result(other)
         call.member = other.member or self._plugin
@@ -144,11 +144,11 @@ class Fallback:
                 raise self._refusal(f"a {type(self._value).__name__} can't be copied for each caller") from None
 
     def _static(self, codec: Codec) -> Any:
-        """Made anew for each call: callers may do with it what they like."""
+        """A new object for each call, which the caller may change."""
         if self._copies is not None:
             return self._copies.copy()
         return codec.decode(json.loads(self._text or "null"))
 
     def _refusal(self, message: str) -> InvalidConfigError:
-        fix = "write an answer as the plugin would give it"
+        fix = "write a value of the type of the plugin's answers"
         return InvalidConfigError(message, path="fallback.value", fix=fix, source=f"plugin {self.name!r}")

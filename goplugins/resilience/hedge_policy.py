@@ -1,39 +1,40 @@
-"""When a call has been under way for so long that a second attempt is worth its price."""
+"""Hedge policy: after how many seconds without an answer a second attempt is sent."""
 
 from __future__ import annotations
 
 import math
-import threading
 from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING
 
-from goplugins.config.defaults import setting
-from goplugins.config.plugin_sections import DEFAULT_HEDGE
+from goplugins.config.defaults import completed
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 
 if TYPE_CHECKING:
     from goplugins.config import HedgeConfig
 
 
-_MOST = 512  # latencies that are remembered ...
-_SECONDS = 60.0  # ... and for how long
-_FEWEST = 20  # that it takes to speak of a usual latency
+_MAX_SAMPLES = 512
+_MAX_AGE = 60.0  # seconds
+_MIN_SAMPLES = 20
 
 
 class HedgePolicy:
-    """Knows how long answers usually take, and so when one is late.
+    """Computes the hedging delay from recent latencies.
 
-    It goes by the latest 512 answers of the last minute: their exact quantile, kept up to date in constant time and
-    space. Safe to use from many threads.
+    The delay is the exact quantile of the latest answers, at most 512 of the last minute, updated in constant time
+    and space. Safe to use from many threads.
 
     Args:
         config: a field that is None has its default.
-        clock: measures age.
+        clock: the source of time.
 
-    >>> from types import SimpleNamespace
-    >>> policy = HedgePolicy(SimpleNamespace(percentile=0.95))
+    Raises:
+        InvalidConfigError: a share or time out of range.
+
+    >>> from goplugins import HedgeConfig
+    >>> policy = HedgePolicy(HedgeConfig(percentile=0.95))
     >>> print(policy.delay())
     None
     >>> for milliseconds in range(1, 101):
@@ -44,60 +45,65 @@ class HedgePolicy:
 
     def __init__(self, config: HedgeConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._now = clock.monotonic
-        self._lock = threading.Lock()
-        self._recent: deque[tuple[float, float]] = deque()  # when it ended, how long it took
+        self._lock = create_lock(self)
+        self._recent: deque[tuple[float, float]] = deque()  # when each call ended, and its latency
         self._sorted: list[float] = []
-        self._usual: float | None = None
-        self._until = -math.inf  # when the newest one is too old to count
+        self._quantile: float | None = None
+        self._until = -math.inf  # when the newest sample expires
         self.configure(config)
         register_forkable(self)
 
     def configure(self, config: HedgeConfig) -> None:
-        """Applies another configuration; the latencies that are known stay. Takes the lock."""
-        fixed: float | None = getattr(config, "delay", None)
-        share: float = setting(config, DEFAULT_HEDGE, "percentile")
-        least: float = setting(config, DEFAULT_HEDGE, "min_delay")
-        # With fewer, the quantile would be their very slowest one, whatever that was.
-        rest = max(1.0 - share, 1.0 / _MOST)
+        """Applies another configuration; the samples stay. Takes the lock.
+
+        Raises:
+            InvalidConfigError: as for the class; nothing has changed then.
+        """
+        settings = completed(config)
+        # With fewer samples the quantile would be the slowest of them.
+        rest = max(1.0 - settings.percentile, 1.0 / _MAX_SAMPLES)
+        min_samples = max(_MIN_SAMPLES, math.ceil(1.0 / rest - 1e-9))
         with self._lock:
-            self._fixed, self._share, self._least = fixed, share, least
-            self._enough = max(_FEWEST, math.ceil(1.0 / rest - 1e-9))
-            self._usual = self._quantile()
+            self._fixed: float | None = settings.delay
+            self._share: float = settings.percentile
+            self._min_delay: float = settings.min_delay
+            self._min_samples: int = min_samples
+            self._update()
 
     def delay(self) -> float | None:
-        """Seconds after which a call without an answer is late; None while too little is known. Takes no lock."""
+        """Seconds after which to send a second attempt; None while there are too few samples. Takes no lock."""
         if self._fixed is not None:
             return self._fixed
-        usual = self._usual
-        if usual is None or self._now() > self._until:
+        quantile = self._quantile
+        if quantile is None or self._now() > self._until:
             return None
-        return max(usual, self._least)
+        return max(quantile, self._min_delay)
 
     def record(self, seconds: float) -> None:
-        """Takes in how long a call took until it was answered, by whichever attempt. Takes the lock."""
+        """Adds the latency of an answered call, whichever attempt was answered. Takes the lock."""
         if self._fixed is not None:
             return
         with self._lock:
             now = self._now()
             recent, ordered = self._recent, self._sorted
-            if len(recent) != len(ordered):  # an interrupt left the last one half done
+            if len(recent) != len(ordered):  # an interrupt broke off the last update
                 ordered[:] = sorted(took for _, took in recent)
-            oldest = now - _SECONDS
-            while recent and (len(recent) >= _MOST or recent[0][0] < oldest):
+            oldest = now - _MAX_AGE
+            while recent and (len(recent) >= _MAX_SAMPLES or recent[0][0] < oldest):
                 del ordered[bisect_left(ordered, recent.popleft()[1])]
             recent.append((now, seconds))
             insort(ordered, seconds)
-            self._until = now + _SECONDS
-            self._usual = self._quantile()
+            self._until = now + _MAX_AGE
+            self._update()
 
-    def _quantile(self) -> float | None:
-        """The configured quantile of the known latencies; None for too few. Expects the lock."""
+    def _update(self) -> None:
+        """Computes the quantile of the samples; None for too few. The caller holds the lock."""
         count = len(self._sorted)
-        return self._sorted[min(int(count * self._share), count - 1)] if count >= self._enough else None
+        enough = count >= self._min_samples
+        self._quantile = self._sorted[min(int(count * self._share), count - 1)] if enough else None
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock, and nothing known: the parent may have been about to change it."""
-        self._lock = threading.Lock()
+        """Drops all samples: another thread of the parent may have been changing them."""
         self._recent = deque()
         self._sorted = []
-        self._usual = None
+        self._quantile = None

@@ -1,7 +1,7 @@
-"""The gate of a plugin: who is inside, whether it still lets anybody in, and how the calls went.
+"""In-flight tracker: counts a plugin's calls in flight and their results, and rejects new calls once closed.
 
-The count, the closed flag that guards it and the metrics share one lock, so that a call costs two acquisitions and
-no call can slip in between "closed" and "empty".
+The count of calls in flight, the closed flag and the plugin's counts share one lock, so that a call costs two
+acquisitions and no call can enter between "closed" and "drained".
 """
 
 from __future__ import annotations
@@ -22,46 +22,49 @@ if TYPE_CHECKING:
 
 
 class InFlightTracker:
-    """Counts calls in and out, refuses new ones once closed, and knows when the last one is out.
+    """Counts calls as they enter and leave, rejects new calls once closed, and waits for the last call to leave.
 
-    A call enters and leaves on one thread. A thread that is inside already may enter again after the gate was
-    closed: what was admitted may finish, nested calls included.
+    A call enters and leaves on one thread. A thread with a call in flight may enter again after the tracker was
+    closed, so that an admitted call can end, its nested calls included.
 
-    >>> gate = InFlightTracker()
-    >>> gate.enter()
-    >>> gate.close("it was replaced")
+    Args:
+        counts: counts the results of calls; by default an object of its own.
+
+    >>> tracker = InFlightTracker()
+    >>> tracker.enter()
+    >>> tracker.close("it was replaced")
     True
-    >>> gate.drain(5.0, on_empty=lambda: print("last one out"))  # the one inside is this very thread
+    >>> tracker.drain(5.0, on_empty=lambda: print("no call in flight"))  # does not wait for this thread's own call
     True
-    >>> gate.leave(ok=True, elapsed=0.25, attempts=1)
-    last one out
-    >>> gate.enter()
+    >>> tracker.leave(ok=True, elapsed=0.25, attempts=1)
+    no call in flight
+    >>> tracker.enter()
     Traceback (most recent call last):
     goplugins.errors.PluginClosedError: [PLUGIN_1207] it was replaced
     """
 
     def __init__(self, counts: Counts | None = None) -> None:
         self.counts = Counts() if counts is None else counts
-        self._inside: dict[int, int] = {}  # thread ident -> how many calls deep
+        self._inside: dict[int, int] = {}  # thread ident -> its calls in flight
         self._in_flight = 0
-        self._expected = 0  # admitted, and waiting for a worker
+        self._expected = 0  # admitted calls that wait for a worker
         self._transferred = 0
         self._reason: str | None = None
-        self._drains: list[tuple[int, Waiter]] = []  # threads that wait for the others to leave
+        self._drains: list[tuple[int, Waiter]] = []  # threads that wait for the calls of others to leave
         self._on_empty: list[Callable[[], object]] = []
         register_forkable(self)
 
     def enter(self, call: Call | None = None) -> None:
-        """Counts one call in. Takes the lock.
+        """Counts a call that enters. Takes the lock.
 
         Args:
-            call: remembers that the call is inside. An interrupt (Ctrl-C, a task's time limit) may hit right
-                after the count, and only the call itself can then tell that it has to leave.
+            call: its ``inside`` is set. If an interrupt (Ctrl-C, a task's time limit) hits right after the count, the
+                caller can see by it that the call has to leave.
 
         Raises:
-            PluginClosedError: the gate is closed, and why.
+            PluginClosedError: the tracker is closed, with the reason.
         """
-        # Looked up at each call: gevent may replace it after this module was imported.
+        # Read from the module at each call: gevent may replace it after this module was imported.
         thread = threading.get_ident()
         with self.counts.lock:
             depth = self._inside.get(thread, 0)
@@ -74,16 +77,16 @@ class InFlightTracker:
                     call.inside = True
                     if call.expected:
                         call.expected = False
-                        if self._expected:  # or it was expected before a fork
+                        if self._expected:  # 0 if it was expected before a fork
                             self._expected -= 1
                 return
         raise PluginClosedError(reason)
 
     def admit(self, call: Call) -> None:
-        """Admits a call that will enter later, on another thread: what is queued is not lost when the gate closes.
+        """Admits a call that will enter later, on another thread, even if the tracker has been closed by then.
 
         Raises:
-            PluginClosedError: the gate is closed, and why.
+            PluginClosedError: the tracker is closed, with the reason.
         """
         with self.counts.lock:
             if self._reason is not None:
@@ -92,26 +95,26 @@ class InFlightTracker:
             call.expected = True
 
     def cancel_admission(self, call: Call) -> None:
-        """The call will not come: its task was cancelled. Harmless for one that has come."""
+        """Withdraws an admitted call whose task was cancelled. Does nothing for a call that has entered."""
         with self.counts.lock:
             if call.expected:
                 call.expected = False
                 if self._expected:
                     self._expected -= 1
-        self._announce()
+        self._notify()
 
     def leave(self, ok: bool | None, elapsed: float, attempts: int, call: Call | None = None, code: str = "") -> None:
-        """Counts one call out, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
+        """Counts a call that leaves, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
-        After a fork the child ignores the exits of calls that had entered in the parent. With a ``call``, who is
-        interrupted in here calls it again: it goes on where it was.
+        A forked child ignores calls that had entered in the parent. With a ``call`` it may be called again after an
+        interrupt, and continues where it was.
 
         Args:
-            ok: True if the call ended well; None if it has not ended but goes on elsewhere, where it will count.
-            elapsed: how long it took, in seconds.
-            attempts: how many attempts it made.
-            call: what the call entered with; leaving a second time with it counts for nothing.
-            code: what the call failed with.
+            ok: True if the call succeeded; None if it was transferred to another plugin, which counts its result.
+            elapsed: the call's duration in seconds.
+            attempts: the number of its attempts.
+            call: the call that entered; leaving a second time with it is not counted.
+            code: the code of the error that the call failed with.
         """
         thread = threading.get_ident()
         bucket = bucket_of(elapsed) if attempts else 0
@@ -144,16 +147,16 @@ class InFlightTracker:
                     except KeyError:
                         counts.latencies[bucket] = 1
         if self._drains or self._on_empty:
-            self._announce()
+            self._notify()
 
     def close(self, reason: str) -> bool:
-        """Lets nobody in any more, save threads that are inside. Takes the lock.
+        """Rejects new calls from now on, save those of threads with a call in flight. Takes the lock.
 
         Args:
-            reason: the message for those who come too late.
+            reason: the message of the error for rejected calls.
 
         Returns:
-            True if this closed the gate; False if it was closed before, then ``reason`` is ignored.
+            True if this closed the tracker; False if it was closed before, then ``reason`` is ignored.
         """
         with self.counts.lock:
             if self._reason is not None:
@@ -164,19 +167,18 @@ class InFlightTracker:
     def drain(
         self, timeout: float, clock: Clock = SYSTEM_CLOCK, *, on_empty: Callable[[], object] | None = None
     ) -> bool:
-        """Waits until all calls are out, save those on the caller's own stack, which wait for this to return.
+        """Waits until all calls have left, save those on this thread's own stack, which wait for this to return.
 
-        It returns at the moment when the last call leaves. Close the gate first, or it waits for a lull.
+        Close the tracker first, or new calls may enter meanwhile.
 
         Args:
             timeout: seconds to wait at most.
-            clock: whose seconds.
-            on_empty: runs once nobody at all is inside, outside the lock: here, or where the caller's own stack
-                has calls inside, when the last of them leaves. Not at all if this returns False. What it raises is
-                logged.
+            clock: performs the wait.
+            on_empty: called outside the lock once no call at all is in flight: here or, if this thread has calls in
+                flight, when the last of them leaves. Not called if this returns False. Its exceptions are logged.
 
         Returns:
-            True if nobody else is inside; False if somebody still is after ``timeout``.
+            True if no other thread has a call in flight; False if one still has after ``timeout``.
         """
         thread = threading.get_ident()
         drain = (thread, Waiter())
@@ -193,26 +195,26 @@ class InFlightTracker:
                 with self.counts.lock:
                     self._drains = [other for other in self._drains if other is not drain]
         with self.counts.lock:
-            # The event, not the count: a gate that is not closed may have filled again since the lull.
+            # The event, not the count: if the tracker is not closed, calls may have entered since it was set.
             if waiting and not drain[1].is_set() and self._others(thread) > 0:
                 return False
             if on_empty is not None:
                 self._on_empty.append(on_empty)
-        self._announce()
+        self._notify()
         return True
 
     @property
     def in_flight(self) -> int:
-        """How many calls are inside."""
+        """The number of calls in flight."""
         return self._in_flight
 
     @property
     def transferred(self) -> int:
-        """How many calls went on elsewhere."""
+        """The number of calls that were transferred to another plugin."""
         return self._transferred
 
     def holds(self, thread: int) -> bool:
-        """Whether a call of that thread is inside."""
+        """Whether that thread has a call in flight."""
         return thread in self._inside
 
     @property
@@ -221,7 +223,7 @@ class InFlightTracker:
         return self._reason is not None
 
     def after_fork_in_child(self) -> None:
-        """No call is in flight: the parent's calls go on in the parent. Counts of ended calls stay."""
+        """Forgets the parent's calls in flight. The counts of ended calls stay."""
         self._inside = {}
         self._in_flight = 0
         self._expected = 0
@@ -229,23 +231,23 @@ class InFlightTracker:
         self._on_empty = []
 
     def _others(self, thread: int) -> int:
-        """How many calls other threads have inside or on the way. The lock is held."""
+        """The number of calls of other threads, in flight or admitted. The caller holds the lock."""
         return self._in_flight + self._expected - self._inside.get(thread, 0)
 
-    def _announce(self) -> None:
-        """Tells those who wait for others to leave, and runs what is to run once nobody is inside. Takes the lock.
+    def _notify(self) -> None:
+        """Wakes drains that are complete, and runs ``on_empty`` callbacks if no call is in flight. Takes the lock.
 
-        It goes by who is inside now, so it may be called at any time, and again after an interrupt.
+        It reads the current counts, so it may be called at any time, and again after an interrupt.
         """
         with self.counts.lock:
-            drained = [wakeup for thread, wakeup in self._drains if self._others(thread) == 0]
-        for wakeup in drained:
-            wakeup.set()
+            drained = [waiter for thread, waiter in self._drains if self._others(thread) == 0]
+        for waiter in drained:
+            waiter.set()
         while self._run_next():
             pass
 
     def _run_next(self) -> bool:
-        """Runs one callback, once, unless an interrupt breaks in; False if none is due."""
+        """Runs one callback, which is queued again after an interrupt; False if none is due."""
         callback = None
         try:
             with self.counts.lock:

@@ -1,27 +1,20 @@
-"""The rate limiter: a token bucket in which a caller may reserve the next token and wait for it."""
+"""Rate limiter: a token bucket in which callers can reserve the next token and wait for it."""
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
-
-from goplugins.config.defaults import setting
-from goplugins.config.plugin_sections import DEFAULT_RATE_LIMIT
-from goplugins.errors import InvalidArgumentError, PluginClosedError, RateLimitExceededError
+from goplugins.config.defaults import completed
+from goplugins.config.plugin_sections import RateLimitConfig
+from goplugins.errors import PluginClosedError, RateLimitExceededError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 
-if TYPE_CHECKING:
-    from goplugins.config import RateLimitConfig
-
-
-# A wait of exactly retry_after must do, although the sum of two floats may come out a hair below 1.
+# After a wait of exactly retry_after there must be a token, although the sum of two floats may be slightly below 1.
 _WHOLE = 1.0 - 1e-9
 
 
 class _Waiter:
-    """One reservation: its token is paid for (the bucket went below zero) and comes at ``due``, by ``latest``."""
+    """A reservation: its token is already taken (the bucket is below zero), and due at ``due``, at ``latest``."""
 
     __slots__ = ("due", "latest", "retimed")
 
@@ -31,19 +24,19 @@ class _Waiter:
 
 
 class RateLimiter:
-    """Lets ``burst_size`` attempts through at once and ``requests_per_second`` per ``time_window`` after that.
+    """Admits ``burst_size`` attempts at once and ``requests_per_second`` per ``time_window`` after that.
 
-    Where a caller may wait, it reserves the earliest token at once, so callers are served in the order in which
-    they came and nobody, :meth:`allow` neither, overtakes. Safe to use from many threads; the lock is never held
-    over a wait.
+    A caller that may wait reserves the earliest token at once, so tokens go to callers in the order of their arrival;
+    :meth:`allow` does not overtake them either. Safe to use from many threads; the lock is never held over a wait.
 
     Args:
-        config: rate, burst and waiting; a field that is None has its default. Only ``enabled=False`` admits all.
-        clock: where the time comes from, and what waits.
-        name: the plugin's, for errors.
+        config: rate, burst and waiting; a field that is None has its default, save ``enabled``: only False switches
+            the limit off.
+        clock: the source of time; performs the waits.
+        name: the plugin's name, for errors.
 
     Raises:
-        InvalidArgumentError: a rate or window of 0 or less, or a burst below 1.
+        InvalidConfigError: a rate, burst or time out of range.
 
     >>> from goplugins import RateLimitConfig
     >>> from goplugins.testing import ManualClock
@@ -60,18 +53,18 @@ class RateLimiter:
         self.clock = clock
         self.name = name
         self._now = clock.monotonic
-        self._lock = threading.Lock()
-        self._use(config)
-        self._tokens = self._burst  # below zero by as many as are reserved
-        self._at = self._now()  # when the tokens were last counted
+        self._lock = create_lock(self)
+        self._configure(config)
+        self._tokens = self._burst  # below zero by the number of reserved tokens
+        self._at = self._now()  # when the tokens were last computed
         self._waiters: dict[_Waiter, None] = {}  # in the order of their reservations
         register_forkable(self)
 
     def allow(self) -> bool:
-        """Takes a token if there is one; never waits. Takes the lock."""
+        """Takes a token if there is one, without waiting. Takes the lock."""
         with self._lock:
             now = self._now()
-            # As in _refill, without its call and that of min(): half the cost of the whole.
+            # As _refill(), inline and without min(), which would double the cost.
             tokens = self._tokens + (now - self._at) * self._rate
             if tokens > self._burst:  # noqa: PLR1730
                 tokens = self._burst
@@ -85,18 +78,18 @@ class RateLimiter:
     def acquire(
         self, deadline: Deadline | None = None, max_wait: float | None = None, closing: Waitable | None = None
     ) -> None:
-        """Takes a token, waiting for it if it comes in time. Takes the lock, but not while it waits.
+        """Takes a token; waits for it if it is due in time. Takes the lock, but not while it waits.
 
         Args:
-            deadline: the call's; a token must come before it.
+            deadline: the call's; the token must be due before it.
             max_wait: seconds to wait at most; None for the configured ``max_wait``.
-            closing: set when the plugin closes. Whoever sets it calls :meth:`wake` next.
+            closing: set when the plugin closes. Call :meth:`wake` after setting it.
 
         Raises:
-            RateLimitExceededError: the token would come too late; raised at once, ``retry_after`` says when one is
-                free. After a change of rate also out of a wait.
-            PluginClosedError: ``closing`` was set during the wait. The token is given back, as it is when anything
-                else (a KeyboardInterrupt, a worker's time limit) breaks into the wait.
+            RateLimitExceededError: the token would be due too late. Raised at once, or during a wait after a change of
+                the rate; ``retry_after`` has the seconds until a token is free.
+            PluginClosedError: ``closing`` was set during the wait. The token is returned, as it is when any other
+                exception (a KeyboardInterrupt, a worker's time limit) ends the wait.
         """
         if self.allow():
             return
@@ -123,33 +116,33 @@ class RateLimiter:
             raise self._refusal(wait)
 
     def refund(self) -> None:
-        """Gives back a token that was not used, such as when the breaker refused after all. Takes the lock.
+        """Returns a token whose attempt was not made, since the breaker refused it. Takes the lock.
 
-        The waiters move up by one token.
+        Each waiting caller's token is due earlier by one token's time.
         """
         with self._lock:
             self._refill()
-            self._give_back(list(self._waiters))
+            self._return_token(list(self._waiters))
 
     def set_rate(self, config: RateLimitConfig) -> None:
-        """Goes by another configuration from now on, keeping tokens and reservations. Takes the lock.
+        """Applies another configuration; tokens and reservations stay. Takes the lock.
 
-        The waiters' times change with the rate; one whose token would now come too late is refused.
+        The due times of waiting callers change with the rate; a caller whose token is now due too late is refused.
 
         Raises:
-            InvalidArgumentError: as for the class; nothing has changed then.
+            InvalidConfigError: as for the class; nothing has changed then.
         """
         with self._lock:
             now = self._refill()
             before = self._rate
-            self._use(config)
+            self._configure(config)
             self._tokens = min(self._tokens, self._burst)
             for waiter in self._waiters:
                 waiter.due = now + max(0.0, waiter.due - now) * before / self._rate if self._enabled else now
         self.wake()
 
     def wake(self) -> None:
-        """Has every waiter look at the clock and at its ``closing`` event again."""
+        """Makes every waiting caller read the clock and its ``closing`` event again."""
         with self._lock:
             waiters = list(self._waiters)
         for waiter in waiters:
@@ -157,52 +150,49 @@ class RateLimiter:
 
     @property
     def tokens(self) -> float:
-        """The tokens in the bucket now; below zero by those reserved beyond it."""
+        """The tokens in the bucket; negative if tokens are reserved in advance."""
         with self._lock:
             self._refill()
             return self._tokens
 
     def after_fork_in_child(self) -> None:
-        """A fresh lock; the reservations of the parent's threads go back, since nobody waits for them here."""
-        self._lock = threading.Lock()
+        """Returns the tokens that the parent's threads have reserved."""
         self._tokens += len(self._waiters)
         self._waiters = {}
 
-    # --- what follows expects the lock, unless it says otherwise -----------------------------------------------
+    # --- internal; the caller holds the lock, unless stated otherwise --------------------------------------------
 
-    def _use(self, config: RateLimitConfig) -> None:
-        rate: float = setting(config, DEFAULT_RATE_LIMIT, "requests_per_second")
-        window: float = setting(config, DEFAULT_RATE_LIMIT, "time_window")
-        burst: float = setting(config, DEFAULT_RATE_LIMIT, "burst_size")
-        if not (rate > 0 and window > 0 and burst >= 1):
-            raise InvalidArgumentError(
-                f"rate limit: expected rate and window above 0 and a burst of 1 or more, got {rate}, {window}, {burst}"
-            )
-        burst = float(burst)
-        max_wait: float = setting(config, DEFAULT_RATE_LIMIT, "max_wait")
-        # Who makes a limiter wants one: None is on here, although a configuration has it off by default.
-        enabled: bool = getattr(config, "enabled", None) is not False
+    def _configure(self, config: RateLimitConfig) -> None:
+        settings = completed(config)
+        rate: float = settings.requests_per_second / settings.time_window
+        burst = float(settings.burst_size)
+        max_wait: float = settings.max_wait
+        # False by default in a configuration; but a limiter that is constructed is meant to limit.
+        enabled = config.enabled is not False
         # No call, hence no interrupt, between these.
-        self._rate = rate / window
+        self._rate = rate
         self._burst = burst
         self._max_wait = max_wait
         self._enabled = enabled
 
     def _refill(self) -> float:
-        """Counts what has come since; returns the present moment, read under the lock so that it never goes back."""
+        """Adds the tokens due since the last time; returns the time, read under the lock so that it never decreases."""
         now = self._now()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
         return now
 
-    def _give_back(self, behind: list[_Waiter]) -> None:
-        """Returns one token, which those ``behind`` it get: each moves up by one. The next refill caps it."""
+    def _return_token(self, behind: list[_Waiter]) -> None:
+        """Returns one token to the waiters ``behind`` it: each is due one token's time earlier.
+
+        The next refill caps the bucket.
+        """
         self._tokens += 1.0
         for waiter in behind:
             waiter.due -= 1.0 / self._rate
             waiter.retimed.set()
 
-    # --- outside the lock --------------------------------------------------------------------------------------
+    # --- internal; the caller does not hold the lock -------------------------------------------------------------
 
     def _wait(self, waiter: _Waiter, deadline: Deadline | None, closing: Waitable | None) -> None:
         cancellation = None if deadline is None else deadline.cancellation
@@ -215,13 +205,13 @@ class RateLimiter:
 
         if cancellation is None:
             wait()
-        else:  # one of two attempts: it may have lost before it has its token
+        else:  # a hedged attempt: it may be cancelled during the wait
             cancellation.guard(waiter.retimed.set, wait)
         with self._lock:
             self._waiters.pop(waiter, None)
 
     def _seconds_left(self, waiter: _Waiter, closing: Waitable | None) -> float:
-        waiter.retimed.clear()  # before it looks: a change after the look sets it again
+        waiter.retimed.clear()  # before reading: a later change sets it again
         if closing is not None and closing.is_set():
             raise PluginClosedError("it was closed while the call waited for the rate limit", plugin=self.name or None)
         left = waiter.due - self._now()
@@ -235,7 +225,7 @@ class RateLimiter:
             if waiter in self._waiters:
                 del self._waiters[waiter]
                 self._refill()
-                self._give_back(waiters[waiters.index(waiter) + 1 :])
+                self._return_token(waiters[waiters.index(waiter) + 1 :])
 
     def _refusal(self, wait: float) -> RateLimitExceededError:
         return RateLimitExceededError(

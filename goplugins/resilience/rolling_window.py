@@ -1,4 +1,4 @@
-"""How many calls, failures and slow calls there were of late, in constant time and space."""
+"""Counts of calls, failures and slow calls over the last seconds, in constant time and space."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _BUCKETS = 10
 
 
 class RollingWindow:
-    """Counts over the last ``seconds``, in a ring of buckets; forgets a bucket, a tenth of the window, at a time.
+    """Counts over the last ``seconds``, in a ring of ten buckets of which the oldest expires as a whole.
 
-    Not locked: whoever owns it holds a lock.
+    Not thread-safe: its owner's lock is held.
 
     >>> window = RollingWindow(10.0)
     >>> window.record(0.0, failed=True, slow=False)
@@ -30,16 +30,16 @@ class RollingWindow:
         self._ring = [[0, 0, 0] for _ in range(_BUCKETS)]
 
     def emptied(self) -> RollingWindow:
-        """One of the same width that holds nothing."""
+        """An empty window of the same width."""
         return RollingWindow(self._seconds)
 
     def record(self, now: float, *, failed: bool, slow: bool) -> None:
         """Counts one call that ended at ``now``; a ``now`` before the newest bucket counts there."""
         tick = int(now / self._width)
         if tick > self._tick:
-            self._forget(min(tick - self._tick, _BUCKETS))
+            self._expire(min(tick - self._tick, _BUCKETS))
             self._tick = tick
-        # No call, hence no interrupt, from here on: the sums are those of the buckets.
+        # No call, hence no interrupt, from here on: the totals equal the sums of the buckets.
         bucket = self._ring[self._tick % _BUCKETS]
         self.calls += 1
         bucket[0] += 1
@@ -50,7 +50,7 @@ class RollingWindow:
             self.slow += 1
             bucket[2] += 1
 
-    def _forget(self, count: int) -> None:
+    def _expire(self, count: int) -> None:
         for old in range(self._tick + 1, self._tick + 1 + count):
             bucket = self._ring[old % _BUCKETS]
             self.calls -= bucket[0]

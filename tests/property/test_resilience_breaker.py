@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 
+import attrs
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from goplugins.config import CircuitBreakerConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.resilience import CircuitBreaker
@@ -126,7 +127,7 @@ class Model:
 
 
 configs = st.builds(
-    SimpleNamespace,
+    CircuitBreakerConfig,
     failure_threshold=st.sampled_from([1, 2, 3, 4, 50]),
     min_request_threshold=st.integers(1, 6),
     success_threshold=st.integers(1, 3),
@@ -276,7 +277,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(config=configs)
     def configure(self, config):
         had_window, model = self.model.has_window, self.model
-        config.metrics_only = self.config.metrics_only  # it decides who is kept track of at all
+        config = attrs.evolve(config, metrics_only=self.config.metrics_only)  # it decides which calls are tracked
         self.breaker.configure(config)
         self.config = model.config = config
         if model.has_window != had_window:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from types import SimpleNamespace
 
 import hypothesis.strategies as st
 from hypothesis import given
 
+from goplugins.config import RateLimitConfig
 from goplugins.errors import RateLimitExceededError
 from goplugins.resilience import RateLimiter
 from goplugins.testing import ManualClock
@@ -25,7 +25,7 @@ STEPS = st.lists(
 
 
 def config(rate, burst):
-    return SimpleNamespace(enabled=True, requests_per_second=rate, burst_size=burst)
+    return RateLimitConfig(enabled=True, requests_per_second=rate, burst_size=burst)
 
 
 @given(steps=STEPS, rate=st.sampled_from([1, 2, 8, 32]), burst=st.integers(1, 8))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from fractions import Fraction
-from types import SimpleNamespace
 
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from goplugins.config import RateLimitConfig
 from goplugins.errors import PluginClosedError, RateLimitExceededError
 from goplugins.resilience import RateLimiter
 from goplugins.testing import ManualClock
@@ -53,7 +53,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.taken = 0  # tokens that could be given back
 
     def config(self):
-        return SimpleNamespace(enabled=True, requests_per_second=int(self.rate), burst_size=self.burst)
+        return RateLimitConfig(enabled=True, requests_per_second=int(self.rate), burst_size=self.burst)
 
     @property
     def free(self):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from types import SimpleNamespace
 
 import pytest
 
+from goplugins.config import CircuitBreakerConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.resilience import CircuitBreaker
@@ -52,7 +52,7 @@ class Crowd:
 def test_exactly_as_many_probes_as_there_are_places_every_time(way, places, due, scaled):
     rounds = scaled(10, 1000)
     clock = ManualClock(start=1000.0)
-    config = SimpleNamespace(
+    config = CircuitBreakerConfig(
         failure_threshold=1, min_request_threshold=1, success_threshold=places, recovery_timeout=30.0
     )
     breaker = CircuitBreaker(config, clock=clock)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from goplugins.config import BulkheadConfig, CircuitBreakerConfig, HedgeConfig, RateLimitConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
 from goplugins.resilience import Bulkhead, CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
@@ -52,7 +53,9 @@ def closes_by_time_and_successes(breaker, clock):
 @pytest.mark.parametrize("way", ["acquire", "enter"])
 def test_a_breaker_loses_no_place_and_never_wedges(way, scaled):
     clock = PlainClock()
-    config = SimpleNamespace(failure_threshold=3, min_request_threshold=1, success_threshold=2, recovery_timeout=1.0)
+    config = CircuitBreakerConfig(
+        failure_threshold=3, min_request_threshold=1, success_threshold=2, recovery_timeout=1.0
+    )
     breaker = CircuitBreaker(config, clock=clock, rng=random.Random(1))
     ask, dice = getattr(breaker, way), random.Random(2)
 
@@ -77,7 +80,7 @@ def test_a_breaker_loses_no_place_and_never_wedges(way, scaled):
 
 
 def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
-    limiter = RateLimiter(SimpleNamespace(enabled=True, requests_per_second=500, burst_size=3, max_wait=0.05))
+    limiter = RateLimiter(RateLimitConfig(enabled=True, requests_per_second=500, burst_size=3, max_wait=0.05))
 
     def call():
         with contextlib.suppress(PluginError):
@@ -138,7 +141,7 @@ def test_a_budget_mints_nothing_and_is_whole_again(scaled):
 
 def test_a_hedge_policy_goes_on_knowing_what_is_usual(scaled):
     clock, dice = PlainClock(), random.Random(4)
-    policy = HedgePolicy(SimpleNamespace(percentile=0.9, min_delay=0.0), clock=clock)
+    policy = HedgePolicy(HedgeConfig(percentile=0.9, min_delay=0.0), clock=clock)
 
     def call():
         clock.advance(0.5)
@@ -152,7 +155,7 @@ def test_a_hedge_policy_goes_on_knowing_what_is_usual(scaled):
 
 
 def test_a_bulkhead_has_all_its_places_again(scaled):
-    bulkhead = Bulkhead(SimpleNamespace(max_concurrent=3, max_waiting=4, max_wait=0.02))
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=3, max_waiting=4, max_wait=0.02))
 
     def call():
         with contextlib.suppress(PluginError), bulkhead.acquire():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from types import SimpleNamespace
 
 import pytest
 
+from goplugins.config import RateLimitConfig
 from goplugins.errors import RateLimitExceededError
 from goplugins.resilience import RateLimiter, RetryBudget
 from goplugins.runtime.clock import SYSTEM_CLOCK
@@ -52,7 +52,7 @@ def most_beyond(grants, rate):
 def test_tokens_in_any_interval_never_exceed_rate_times_interval_plus_burst(rate, burst, scaled):
     clock = Watch()
     limiter = RateLimiter(
-        SimpleNamespace(enabled=True, requests_per_second=rate, burst_size=burst, max_wait=0.05), clock=clock
+        RateLimitConfig(enabled=True, requests_per_second=rate, burst_size=burst, max_wait=0.05), clock=clock
     )
     end = clock.monotonic() + scaled(0.5, 8.0)
 

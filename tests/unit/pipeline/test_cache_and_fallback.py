@@ -394,7 +394,7 @@ def test_an_interrupt_in_the_fallback_passes():
 
 def test_a_static_value_of_the_wrong_type_is_found_while_the_plugin_still_works():
     plugin = Plugin("answer", fallback={"value": 3})
-    with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is no str"):
+    with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is not a str"):
         plugin.ask(codec=codec_for(str, str))
     assert plugin.calls == []
 

@@ -150,9 +150,9 @@ def test_latency_and_failures_together():
 def test_it_keeps_within_its_bounds():
     fed = settled(low=8).window(9.0, 9, failed=4)
     assert (fed.limit.limit, fed.value) == (8, 8.0)
-    fed.limit.bound(3, 5)
+    fed.limit.set_bounds(3, 5)
     assert fed.limit.limit == 5
-    fed.limit.bound(6, 20)
+    fed.limit.set_bounds(6, 20)
     assert fed.limit.limit == 6
 
 

@@ -56,7 +56,7 @@ def join(others, pool, cache, count):
     """Adds callers that wait for the key's leader."""
     for _ in range(count):
         others.append(pool.submit(cache.fetch, "key", lambda: "answer", Deadline.after(LONG)))
-    wait_until(lambda: sum(len(flight.waiters) for flight in cache._flights.values()) >= count)
+    wait_until(lambda: sum(len(each.waiting) for each in cache._executions.values()) >= count)
 
 
 def test_asking_alone():

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +10,7 @@ from goplugins.config.plugin_sections import CircuitBreakerConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import (
     CircuitBreakerOpenError,
-    InvalidArgumentError,
+    InvalidConfigError,
     PluginConnectionError,
     PluginExecutionError,
     PluginThrottledError,
@@ -32,7 +31,7 @@ def make(clock, **fields):
     on_transition = fields.pop("on_transition", None)
     defaults = {"failure_threshold": 3, "recovery_timeout": 30.0, "min_request_threshold": 1, "success_threshold": 2}
     return CircuitBreaker(
-        SimpleNamespace(**(defaults | fields)),
+        CircuitBreakerConfig(**(defaults | fields)),
         clock=clock,
         rng=random.Random(7),
         name="auth",
@@ -618,17 +617,17 @@ def test_metrics_only_records_and_never_refuses(clock):
 def test_configure_keeps_the_state_and_goes_by_the_new_rules(clock):
     breaker = make(clock)
     trip(breaker)
-    breaker.configure(SimpleNamespace(failure_threshold=1, recovery_timeout=10.0, success_threshold=1))
+    breaker.configure(CircuitBreakerConfig(failure_threshold=1, recovery_timeout=10.0, success_threshold=1))
     assert breaker.state is OPEN
     assert breaker.retry_after() == 10.0
     clock.advance(10.0)
     breaker.acquire().success()
     assert breaker.state is CLOSED
-    breaker.configure(SimpleNamespace(enabled=False))
+    breaker.configure(CircuitBreakerConfig(enabled=False))
     for _ in range(10):
         breaker.acquire().failure()
     assert breaker.state is CLOSED
-    breaker.configure(SimpleNamespace(failure_threshold=100, min_request_threshold=2, failure_rate=1.0))
+    breaker.configure(CircuitBreakerConfig(failure_threshold=100, min_request_threshold=2, failure_rate=1.0))
     trip(breaker, 2)
 
 
@@ -661,7 +660,6 @@ def test_a_failing_listener_is_logged_and_harms_no_call(clock, caplog):
 def test_after_a_fork_the_childs_breaker_owes_nothing_to_the_parents_calls(clock):
     breaker = make(clock, success_threshold=1)
     probe = half_open(breaker, clock)
-    breaker._lock.acquire()  # as another thread of the parent may have
     breaker.after_fork_in_child()
     probe.failure()
     assert breaker.state is HALF_OPEN
@@ -673,7 +671,7 @@ def test_after_a_fork_the_childs_breaker_owes_nothing_to_the_parents_calls(clock
     "field", ["failure_threshold", "success_threshold", "min_request_threshold", "recovery_timeout"]
 )
 def test_thresholds_and_times_of_nothing_are_refused(field):
-    with pytest.raises(InvalidArgumentError, match=field):
+    with pytest.raises(InvalidConfigError, match=field):
         CircuitBreaker(CircuitBreakerConfig(**{field: 0}))
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 
 import pytest
 
+from goplugins.config import CircuitBreakerConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.resilience import CircuitBreaker
@@ -40,7 +40,7 @@ def make(clock, heard):
             "success_threshold": 1,
         }
         return CircuitBreaker(
-            SimpleNamespace(**(defaults | fields)),
+            CircuitBreakerConfig(**(defaults | fields)),
             clock=clock,
             rng=NoJitter(),
             name=name,
@@ -88,7 +88,7 @@ def test_listeners_hear_of_overrides(make, heard):
 def test_listeners_hear_of_a_configuration_that_switches_it_off(make, heard):
     breaker = make()
     trip(breaker)
-    breaker.configure(SimpleNamespace(enabled=False))
+    breaker.configure(CircuitBreakerConfig(enabled=False))
     assert heard == [(CLOSED, OPEN), (OPEN, CLOSED)]
 
 
@@ -112,7 +112,10 @@ def test_each_refusal_says_why_and_whose_breaker_it_is(make, clock, how):
     clock.advance(0.5)
     breaker.acquire(clock.monotonic() + 0.25)
     refusal = refusal_of(breaker, how)
-    assert refusal.message == "circuit breaker is half-open and its probes are under way, next call admitted in 0.250 s"
+    assert (
+        refusal.message
+        == "circuit breaker is half-open and all its probes are in flight, next call admitted in 0.250 s"
+    )
     assert (refusal.plugin, refusal.retry_after) == ("auth", 0.25)
     breaker.force_open()
     refusal = refusal_of(breaker, how)
@@ -168,16 +171,16 @@ def test_a_shorter_recovery_time_holds_for_the_repeated_trip_under_way(make, clo
     trip(breaker)
     clock.advance(30.0)
     breaker.acquire().failure()
-    breaker.configure(SimpleNamespace(recovery_timeout=10.0))
+    breaker.configure(CircuitBreakerConfig(recovery_timeout=10.0))
     assert breaker.retry_after() == 20.0
-    breaker.configure(SimpleNamespace(recovery_timeout=500.0))
+    breaker.configure(CircuitBreakerConfig(recovery_timeout=500.0))
     assert breaker.retry_after() == 20.0, "a longer one does not"
 
 
 def test_a_new_configuration_leaves_a_breaker_that_is_held_open_alone(make, clock):
     breaker = make()
     breaker.force_open()
-    breaker.configure(SimpleNamespace(enabled=False))
+    breaker.configure(CircuitBreakerConfig(enabled=False))
     assert breaker.state is OPEN
     breaker.enable()
     assert breaker.state is CLOSED
@@ -244,7 +247,7 @@ def test_outcomes_without_a_duration_are_not_slow(make):
 def test_calls_share_one_permit_again_after_each_change(make, clock):
     breaker = make(failure_rate=0.5)
     assert breaker.enter() is not breaker.enter(), "with a window each outcome is looked at"
-    breaker.configure(SimpleNamespace(success_threshold=1))
+    breaker.configure(CircuitBreakerConfig(success_threshold=1))
     assert breaker.enter() is breaker.enter()
     trip(breaker)
     clock.advance(30.0)
@@ -260,7 +263,7 @@ def test_with_a_rate_rule_calls_that_enter_the_cheap_way_are_looked_at_too(make,
     rules = {"failure_threshold": 100, "min_request_threshold": 4, "failure_rate": 0.5, "success_threshold": 1}
     breaker = make() if since == "a configuration" else make(**rules)
     if since == "a configuration":
-        breaker.configure(SimpleNamespace(**rules))
+        breaker.configure(CircuitBreakerConfig(**rules))
     elif since == "a fork":
         breaker.after_fork_in_child()
     elif since == "it closed again":
@@ -277,7 +280,9 @@ def test_a_configuration_with_the_same_rules_keeps_what_was_counted(make, clock)
     breaker = make(failure_threshold=100, min_request_threshold=4, window=100.0, failure_rate=0.5)
     for _ in range(3):
         breaker.acquire().failure()
-    breaker.configure(SimpleNamespace(failure_threshold=100, min_request_threshold=4, window=100.0, failure_rate=0.75))
+    breaker.configure(
+        CircuitBreakerConfig(failure_threshold=100, min_request_threshold=4, window=100.0, failure_rate=0.75)
+    )
     breaker.acquire().failure()
     assert breaker.state is OPEN
 
@@ -286,7 +291,9 @@ def test_another_width_of_the_window_begins_anew(make):
     breaker = make(failure_threshold=100, min_request_threshold=4, window=100.0, failure_rate=0.5)
     for _ in range(3):
         breaker.acquire().failure()
-    breaker.configure(SimpleNamespace(failure_threshold=100, min_request_threshold=4, window=50.0, failure_rate=0.5))
+    breaker.configure(
+        CircuitBreakerConfig(failure_threshold=100, min_request_threshold=4, window=50.0, failure_rate=0.5)
+    )
     breaker.acquire().failure()
     assert breaker.state is CLOSED
 

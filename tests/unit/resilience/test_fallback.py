@@ -160,7 +160,7 @@ def test_another_plugin_is_not_asked_when_no_time_is_left():
     call = make_call(clock, timeout=1.0)
     clock.advance(1.0)
     fallback = fallback_of(lambda name, call: pytest.fail("it was asked"), plugin="backup")
-    with pytest.raises(PluginTimeoutError, match=r"fallback\.reserve keeps some back"):
+    with pytest.raises(PluginTimeoutError, match=r"set fallback\.reserve to keep some back"):
         fallback.answer(call, ERROR)
 
 
@@ -197,7 +197,7 @@ def test_a_value_that_counts_as_false_is_a_value(value):
 
 def test_a_static_value_of_the_wrong_type_is_an_error_of_the_configuration_before_it_is_needed():
     fallback = fallback_of(value={"user": "guest", "roles": "reader"})
-    with pytest.raises(InvalidConfigError, match="it is no Answer: expected a list, got a string") as caught:
+    with pytest.raises(InvalidConfigError, match="it is not an Answer: expected a list, got a string") as caught:
         fallback.check(codec_for(str, Answer))
     assert caught.value.path == "fallback.value"
     assert "plugin 'main'" in str(caught.value)

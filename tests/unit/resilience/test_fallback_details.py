@@ -43,7 +43,7 @@ def test_a_value_that_is_no_answer_is_refused_with_a_remedy():
         make(value={"user": 7}).check(codec_for(str, Answer))
     text = str(caught.value)
     assert "it is" in text or "data.user" in text
-    assert "write an answer as the plugin would give it" in text
+    assert "write a value of the type of the plugin's answers" in text
     assert "fallback.value" in text
     assert "'shop'" in text
 
@@ -88,7 +88,7 @@ def test_another_plugin_is_asked_as_long_as_there_is_any_time(left, asked):
         call.deadline.clock.advance(1.0)
         with pytest.raises(PluginTimeoutError) as caught:
             fallback.answer(call, PluginUnavailableError("503"))
-        assert caught.value.message == "no time was left for it: fallback.reserve keeps some back"
+        assert caught.value.message == "no time was left for the fallback; set fallback.reserve to keep some back"
     else:
         assert fallback.answer(call, PluginUnavailableError("503")) == "answer"
     assert names == ["backup"] * asked

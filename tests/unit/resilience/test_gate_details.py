@@ -45,7 +45,7 @@ def test_a_drain_whose_time_is_up_just_as_the_last_call_leaves_is_a_success(monk
             return False  # its time is up
 
     # The call is out, and has not come to tell those who wait.
-    monkeypatch.setattr(InFlightTracker, "_announce", lambda gate: None)
+    monkeypatch.setattr(InFlightTracker, "_notify", lambda gate: None)
     assert gate.drain(1.0, Clock())
     gate.leave(True, 0.0, 1)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from goplugins.config import CacheConfig
+from goplugins.config import CacheConfig, CircuitBreakerConfig, HedgeConfig, RateLimitConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
 from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
@@ -110,7 +110,7 @@ RATE = RULES | {"failure_threshold": 99, "min_request_threshold": 2, "failure_ra
 
 def new_breaker(**rules: Any) -> tuple[CircuitBreaker, PlainClock]:
     clock = PlainClock()
-    return CircuitBreaker(SimpleNamespace(**(rules or RULES)), clock=clock, rng=random.Random(1)), clock
+    return CircuitBreaker(CircuitBreakerConfig(**(rules or RULES)), clock=clock, rng=random.Random(1)), clock
 
 
 def fail(breaker: CircuitBreaker, times: int = 2) -> None:
@@ -183,8 +183,8 @@ def nothing(breaker: CircuitBreaker, clock: PlainClock) -> None: ...
         (opened, lambda breaker, clock: breaker.probe_succeeded()),
         (nothing, lambda breaker, clock: breaker.stats()),
         (opened, lambda breaker, clock: breaker.check()),
-        (opened, lambda breaker, clock: breaker.configure(SimpleNamespace(**RULES, failure_rate=0.5, window=9.0))),
-        (nothing, lambda breaker, clock: breaker.configure(SimpleNamespace(**RULES))),
+        (opened, lambda breaker, clock: breaker.configure(CircuitBreakerConfig(**RULES, failure_rate=0.5, window=9.0))),
+        (nothing, lambda breaker, clock: breaker.configure(CircuitBreakerConfig(**RULES))),
     ],
     ids=[
         "trip", "trip of many", "anonymous", "first probe", "failed probe", "ignored probe", "last probe",
@@ -228,7 +228,7 @@ def test_what_an_operator_says_holds_wholly_or_not_at_all(way):
         breaker, clock = new_breaker()
         if way == "enable":
             breaker.force_open()
-        disabled = SimpleNamespace(**RULES, enabled=False)
+        disabled = CircuitBreakerConfig(**RULES, enabled=False)
         work = getattr(breaker, way) if way != "configure" else lambda: breaker.configure(disabled)
 
         def check():
@@ -383,7 +383,7 @@ def test_a_limiter_goes_by_one_configuration():
 
     def scenario():
         clock = PlainClock()
-        limiter = RateLimiter(SimpleNamespace(**slow), clock=clock)
+        limiter = RateLimiter(RateLimitConfig(**slow), clock=clock)
 
         def check():
             clock.advance(60.0)
@@ -393,7 +393,7 @@ def test_a_limiter_goes_by_one_configuration():
             clock.advance(1.0)
             assert (burst, limiter.tokens, limiter._max_wait) in {(1, 1.0, 0.0), (5, 5.0, 2.0)}
 
-        return lambda: limiter.set_rate(SimpleNamespace(**fast)), check
+        return lambda: limiter.set_rate(RateLimitConfig(**fast)), check
 
     assert every_chance(scenario) >= 3
 
@@ -401,7 +401,7 @@ def test_a_limiter_goes_by_one_configuration():
 def test_a_token_is_taken_once_or_not_at_all():
     def scenario():
         clock = PlainClock()
-        limiter = RateLimiter(SimpleNamespace(requests_per_second=1.0, burst_size=3, max_wait=0.0), clock=clock)
+        limiter = RateLimiter(RateLimitConfig(requests_per_second=1.0, burst_size=3, max_wait=0.0), clock=clock)
 
         def work():
             limiter.acquire()
@@ -421,7 +421,7 @@ def test_a_token_is_taken_once_or_not_at_all():
 def test_a_hedge_policy_knows_what_is_usual():
     def scenario():
         clock = PlainClock()
-        policy = HedgePolicy(SimpleNamespace(percentile=0.9, min_delay=0.0), clock=clock)
+        policy = HedgePolicy(HedgeConfig(percentile=0.9, min_delay=0.0), clock=clock)
         for number in range(30):
             policy.record(float(number))
         clock.advance(59.0)

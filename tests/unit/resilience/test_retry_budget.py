@@ -122,10 +122,3 @@ def test_threads_together_withdraw_no_more_than_there_is(clock):
     for thread in threads:
         thread.join()
     assert sum(taken) + drained(budget) == 100 + 4000
-
-
-def test_after_a_fork_the_lock_is_free(clock):
-    budget = RetryBudget(clock=clock)
-    budget._lock.acquire()
-    budget.after_fork_in_child()
-    assert budget.withdraw()

@@ -13,13 +13,13 @@ from goplugins.resilience import retry
 
 PROGRAM = """
 import sys
-from types import SimpleNamespace
 
 from goplugins.errors import PluginConnectionError
+from goplugins import RetryConfig
 from goplugins.resilience import RetryPolicy
 from tests.interrupts import interrupted_at
 
-policy = RetryPolicy(SimpleNamespace(max_retries=1, initial_interval=0.001))
+policy = RetryPolicy(RetryConfig(max_retries=1, initial_interval=0.001))
 
 
 def retry():

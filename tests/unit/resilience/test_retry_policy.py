@@ -9,7 +9,6 @@ import threading
 import traceback
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 
@@ -49,7 +48,7 @@ def make(**fields):
         "multiplier": 2.0,
         "random_jitter": False,
     }
-    return RetryPolicy(SimpleNamespace(**(defaults | fields)), rng=random.Random(3))
+    return RetryPolicy(RetryConfig(**(defaults | fields)), rng=random.Random(3))
 
 
 class Attempts:
@@ -141,13 +140,8 @@ def test_known_fault_a_refused_connection_or_a_503_was_never_retried(clock):
 
 def test_replays_with_backoff_until_one_succeeds(clock):
     attempt = Attempts(clock, refused(1), refused(2), {"answer": 42})
-    seen = []
-    value = make().run(
-        refused(0), attempt, clock=clock, on_replay=lambda number, error: seen.append((number, error.message))
-    )
-    assert value == {"answer": 42}
+    assert make().run(refused(0), attempt, clock=clock) == {"answer": 42}
     assert attempt.at == [0.1, 0.3, 0.7]
-    assert seen == [(1, "refused 0"), (2, "refused 1"), (3, "refused 2")]
 
 
 def test_none_is_a_value_like_any_other(clock):
@@ -366,11 +360,11 @@ def test_one_policy_serves_many_calls_at_once():
 def test_tenacity_is_imported_only_when_a_replay_is_due():
     code = """
 import sys
-from types import SimpleNamespace
 from goplugins.errors import PluginExecutionError
+from goplugins import RetryConfig
 from goplugins.resilience import RetryPolicy
 try:
-    RetryPolicy(SimpleNamespace()).run(PluginExecutionError("no"), lambda: None)
+    RetryPolicy(RetryConfig()).run(PluginExecutionError("no"), lambda: None)
 except PluginExecutionError:
     pass
 assert "tenacity" not in sys.modules

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from types import SimpleNamespace
 
 import pytest
 
+from goplugins.config import RetryConfig
 from goplugins.errors import PluginConnectionError, PluginExecutionError, PluginUnavailableError
 from goplugins.resilience import RetryPolicy
 from goplugins.runtime.callbacks import run_callback
 from goplugins.testing import ManualClock
 
-CALM = SimpleNamespace(initial_interval=0.125, random_jitter=False)
+CALM = RetryConfig(initial_interval=0.125, random_jitter=False)
 
 
 class Remaining:
@@ -31,7 +31,7 @@ def never():
 
 
 def test_a_policy_of_its_own_draws_its_own_jitter():
-    delays = {RetryPolicy(SimpleNamespace(initial_interval=1.0)).delay(1) for _ in range(20)}
+    delays = {RetryPolicy(RetryConfig(initial_interval=1.0)).delay(1) for _ in range(20)}
     assert len(delays) > 1
     assert all(0.9 <= delay <= 1.1 for delay in delays)
 
