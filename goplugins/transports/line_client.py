@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from goplugins.config.credentials import AuthConfig, auth_headers
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTypeError, TransportError
+from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
@@ -17,6 +18,7 @@ from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credentials import PluginCredentials
 from goplugins.transports.envelope import error_text, metadata_of
 from goplugins.transports.health_status import CheckResult, run_check, status_of_word
+from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 from goplugins.transports.line_messages import RequestLines, parse_reply, reply_error, reply_value
 from goplugins.transports.reconnect import ExchangeConnection, Exchanges
@@ -29,11 +31,11 @@ _INFO_TIMEOUT = 5.0
 C = TypeVar("C", bound=ExchangeConnection)
 
 
-class LineClient(Generic[C]):
-    """Makes calls to one plugin, one line each way.
+class LineClient(Sender, Generic[C]):
+    """A sender over connections that exchange one JSON message for another, such as lines.
 
     Args:
-        pool: its connections.
+        pool: its connections. A request passed to them ends with a line break.
         settings: of the plugin.
         credentials: sent in the headers of every line.
         info: what the configuration says of the plugin.
@@ -59,7 +61,9 @@ class LineClient(Generic[C]):
         self._endpoint = endpoint
         self._error = error
         self._exchanges = Exchanges(pool, keep_alive=settings.connection.keep_alive is not False, errors=(PluginError,))
+        self._settings = settings
         self._credentials = credentials
+        self.watches_credentials = credentials.watched
         self._use(credentials.auth)
 
     def _use(self, auth: AuthConfig) -> None:
@@ -67,14 +71,17 @@ class LineClient(Generic[C]):
         self._lines = RequestLines(headers)
         self._credentials.protect(auth, headers)
 
-    def renew_credentials(self) -> None:
-        """Sends the new token from now on if the token file has changed."""
-        self._credentials.renew(self._use)
-
     # --- calls -------------------------------------------------------------------------------------------------
 
+    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
+        """One attempt with plain JSON values, outside the policies.
+
+        Raises:
+            PluginError: the attempt failed.
+        """
+        return self._settings.execute(self, request, context)
+
     def prepare(self, call: Call) -> None:
-        """Encodes the request as JSON, and rejects headers that can't be sent."""
         self._lines.check(call)
         call.payload = call.codec.encode(call.request)
 
@@ -91,6 +98,19 @@ class LineClient(Generic[C]):
             error.endpoint = self._endpoint
             self._credentials.scrub_error(error)
             raise
+
+    # --- maintenance -------------------------------------------------------------------------------------------
+
+    def renew_credentials(self) -> None:
+        """Sends the new token from now on if the token file has changed."""
+        self._credentials.renew(self._use)
+
+    def sweep(self) -> None:
+        self.pool.sweep()
+
+    def close(self) -> None:
+        """Closes idle connections now, and those in use as their calls end; later calls are rejected."""
+        self.pool.close()
 
     # --- health and info ---------------------------------------------------------------------------------------
 

@@ -180,8 +180,8 @@ class UnixSocketPlugin(Sender):
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._settings = settings = TransportSettings.of(config, clock)
-        self._endpoint = config.endpoint
+        settings = TransportSettings.of(config, clock)
+        self._name, self._endpoint = config.name, config.endpoint
         connection = settings.connection
         pool: ConnectionPool[UnixConnection] = ConnectionPool(
             _Connector(config.endpoint, settings).connect,
@@ -203,7 +203,7 @@ class UnixSocketPlugin(Sender):
             endpoint=config.endpoint,
             error=UnixTransportError,
         )
-        self.watches_credentials = credentials.watched
+        self.watches_credentials = self._client.watches_credentials
         # Runs before the collector reaches the sockets, which would warn that they were not closed.
         weakref.finalize(self, pool.close).atexit = False
 
@@ -226,10 +226,10 @@ class UnixSocketPlugin(Sender):
 
     def close(self) -> None:
         """Closes idle connections now, and those in use as their calls end; later calls are rejected."""
-        self._client.pool.close()
+        self._client.close()
 
     def sweep(self) -> None:
-        self._client.pool.sweep()
+        self._client.sweep()
 
     def renew_credentials(self) -> None:
         self._client.renew_credentials()
@@ -242,10 +242,10 @@ class UnixSocketPlugin(Sender):
         Raises:
             PluginError: the attempt failed.
         """
-        return self._settings.execute(self, request, context)
+        return self._client.execute(request, context)
 
     def __repr__(self) -> str:
-        return f"<UnixSocketPlugin {self._settings.name!r} at {self._endpoint}>"
+        return f"<UnixSocketPlugin {self._name!r} at {self._endpoint}>"
 
 
 class UnixSocketPluginFactory(TransportFactory[UnixSocketPlugin]):

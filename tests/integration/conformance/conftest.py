@@ -1,4 +1,4 @@
-"""Servers over every wire, and managers that call them with all policies at work."""
+"""Servers over every wire, and managers that call them with all policies enabled."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import pytest
 
 from goplugins import Manager
 from tests.integration.conformance.plugins import Done, Task, lines_of
-from tests.integration.conformance.wires import WIRES, Server, Wire
-from tests.marks import sample
+from tests.integration.conformance.wires import WIRES, Server, Wire, manager_of
 
 REMOTE = [wire for wire in WIRES if wire.remote]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test runs over each wire; one marked ``remote`` only over those that lead to another process."""
+    """Each test runs over each wire; one marked ``remote`` only over those to another process."""
     if "wire" in metafunc.fixturenames:
         wires = REMOTE if getattr(metafunc.function, "remote", False) else WIRES
-        if getattr(metafunc.function, "slow", False):
-            wires = sample(wires, wires[:1], pytest.mark.processes)
-        metafunc.parametrize("wire", wires, ids=lambda wire: wire.name, scope="session")
+        others = [pytest.mark.processes] if getattr(metafunc.function, "slow", False) else []
+        parameters = [wires[0], *(wire.marked(*others) for wire in wires[1:])]
+        metafunc.parametrize("wire", parameters, ids=lambda wire: wire.name, scope="session")
 
 
 def slow(test: Any) -> Any:
@@ -36,7 +35,7 @@ def slow(test: Any) -> Any:
 
 
 def remote(test: Any) -> Any:
-    """For tests of what only a plugin in another process can do, or suffer."""
+    """For tests that need a plugin in another process."""
     test.remote = True
     return test
 
@@ -61,7 +60,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Callable[[Wire, str], Server]]:
-    """Servers that no test harms, started when first needed."""
+    """Servers shared by all tests, started when first needed."""
     servers, known = Servers(), {}
 
     def find(wire: Wire, plugin: str) -> Server:
@@ -84,19 +83,17 @@ def start(wire: Wire) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def connect(wire: Wire, shared: Callable[[Wire, str], Server]) -> Iterator[Callable[..., Manager[Any, Any]]]:
-    """Makes managers that know one plugin, ``p``: by default the shared worker.
+    """Creates managers of one plugin, ``p``: by default the shared worker.
 
-    Its policies are at work; the keywords are sections of its configuration.
+    Its policies are enabled; the keywords are sections of its configuration.
     """
     managers: list[Manager[Any, Any]] = []
 
     def build(server: Server | str = "worker", *types: Any, **sections: Any) -> Manager[Any, Any]:
         if isinstance(server, str):
             server = shared(wire, server)
-        manager: Manager[Any, Any] = Manager(*(types or (Task, Done)))
-        managers.append(manager)
-        manager.load_from_config(configuration(server, **sections))
-        return manager
+        managers.append(manager_of(configuration(server, **sections), *(types or (Task, Done))))
+        return managers[-1]
 
     yield build
     for manager in managers:
@@ -120,13 +117,13 @@ def configuration(server: Server, **sections: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
-    """Where the worker notes each execution."""
+    """The file to which the worker appends each execution."""
     return tmp_path / "ledger"
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """A file that the worker can wait for; there at the latest when the test ends."""
+    """A file that the worker can wait for; created at the latest when the test ends."""
     path = tmp_path / "gate"
     yield path
     path.touch()
@@ -135,7 +132,7 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.005)
 
 
@@ -144,7 +141,7 @@ def executions(ledger: Path) -> int:
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> list[threading.Thread]:
-    """Runs ``work(0)``, ``work(1)``, ... side by side."""
+    """Runs ``work(0)``, ``work(1)``, ... on threads."""
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()

@@ -1,6 +1,6 @@
-"""A program that calls a plugin, and tells what became of itself: ``... host WHAT CONFIGURATION``.
+"""A program that calls a plugin and prints its findings as JSON: ``... host WHAT CONFIGURATION``.
 
-It runs in a process of its own, where nothing else comes and goes.
+It runs in a process of its own, without other tests' threads, descriptors and children.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from goplugins import Manager, PluginError
+from tests.integration.conformance import wires
 from tests.integration.conformance.plugins import Done, Task, lines_of
 from tests.processes import children
 
 
 def manager_of(configuration: dict[str, Any]) -> Manager[Task, Done]:
-    manager = Manager(Task, Done)
-    manager.load_from_config(configuration)
-    return manager
+    return wires.manager_of(configuration, Task, Done)
 
 
 # --- forks -----------------------------------------------------------------------------------------------------
 
 
-def told_by_child(function: Callable[[], Any]) -> Any:
-    """What ``function`` returns in a forked child, which then ends in the ordinary way."""
+def result_of_child(function: Callable[[], Any]) -> Any:
+    """The result of ``function`` in a forked child, which then exits normally."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         try:
-            told = function()
+            result = function()
         except Exception as error:  # and not the SystemExit of a child of its own
-            told = repr(error)
-        os.write(writer, json.dumps(told).encode())
+            result = repr(error)
+        os.write(writer, json.dumps(result).encode())
         os.close(writer)
         sys.exit(0)
     os.close(writer)
@@ -61,19 +60,19 @@ def fork(configuration: dict[str, Any]) -> Any:
     def calls(first: int) -> list[Any]:
         return [*(call(first + number) for number in range(3)), manager.metrics().active_requests]
 
-    told = {
+    results = {
         "parent first": calls(0),
-        "fresh child": told_by_child(lambda: call(5, fresh)),
-        "child": told_by_child(lambda: calls(10)),
+        "fresh child": result_of_child(lambda: call(5, fresh)),
+        "child": result_of_child(lambda: calls(10)),
         "parent again": calls(20),
-        "grandchild": told_by_child(lambda: [call(30), told_by_child(lambda: calls(40)), call(31)]),
-        "child that closes": told_by_child(lambda: manager.shutdown(5)),
-        "children's health": told_by_child(lambda: manager.health()["p"].status),
+        "grandchild": result_of_child(lambda: [call(30), result_of_child(lambda: calls(40)), call(31)]),
+        "child that closes": result_of_child(lambda: manager.shutdown(5)),
+        "children's health": result_of_child(lambda: manager.health()["p"].status),
         "parent last": calls(50),
     }
     manager.shutdown(5)
     fresh.shutdown(5)
-    return told
+    return results
 
 
 # --- leaks -----------------------------------------------------------------------------------------------------
@@ -86,7 +85,7 @@ def held() -> tuple[int, int, int]:
 
 
 def settled(goal: tuple[int, ...] = (0, 0, 0), patience: float = 0.5) -> tuple[int, int, int]:
-    """What is held once it is no more than the goal, or has not changed for ``patience`` seconds."""
+    """What is open once it is no more than the goal, or has not changed for ``patience`` seconds."""
     found, since = held(), time.monotonic()
     while time.monotonic() < since + patience and not all(map(int.__le__, found, goal)):
         time.sleep(0.02)
@@ -115,7 +114,7 @@ def interrupted(manager: Manager[Task, Done], folder: str) -> None:
 
 
 def use(configuration: dict[str, Any], folder: str) -> None:
-    """A manager's life with all that can happen in it."""
+    """Creates a manager, makes calls that succeed and fail in every way, and shuts it down."""
 
     def failing(**arguments: Any) -> None:
         try:
@@ -135,15 +134,15 @@ def use(configuration: dict[str, Any], folder: str) -> None:
         manager.execute("p", Task())
 
 
-_LIVES = 3
+_MANAGERS = 3
 
 
 def leaks(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What is held after some lives, beside what was held after the first."""
+    """What is open after several managers, and what was open after the first one."""
     with tempfile.TemporaryDirectory() as folder:
         use(configuration, folder)
         before = settled()
-        for _ in range(1, _LIVES):
+        for _ in range(1, _MANAGERS):
             use(configuration, folder)
         return {"before": before, "after": settled(before, patience=3.0)}
 

@@ -1,4 +1,4 @@
-"""The plugins that every wire serves. Module-level, so that another process can import them."""
+"""The plugins that every wire serves, at module level, so that another process can import them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from goplugins import ExecutionContext, serve
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-@serve.plugin(name="echo", version="1.2.3", description="gives back what it gets", capabilities=["execute"])
+@serve.plugin(name="echo", version="1.2.3", description="returns its request", capabilities=["execute"])
 def echo(request: Any) -> Any:
     return request
 
@@ -66,16 +66,16 @@ def orders(order: Order) -> Receipt:
 
 @attrs.frozen
 class Task:
-    """What the worker is to do.
+    """A request to the worker.
 
     Attributes:
-        do: the name of one of the functions below.
-        value: comes back.
-        seconds: it takes at least that long.
-        ledger: a file to which each execution adds a line: whoever ran it, and in which process.
-        until: it waits for this file to appear.
-        times: how often it fails before it does not.
-        wait: the seconds after which it wants to be asked again, where it is not available.
+        do: name of one of the functions below.
+        value: returned.
+        seconds: minimum duration.
+        ledger: file to which each execution appends a line: request, key, timeout and process.
+        until: file whose appearance the worker waits for.
+        times: number of failures before it succeeds.
+        wait: ``retry_after`` of an unavailable worker, in seconds.
     """
 
     do: str = "answer"
@@ -107,7 +107,7 @@ def lines_of(ledger: os.PathLike[str] | str) -> list[str]:
 
 
 def _note(task: Task, context: ExecutionContext) -> int:
-    """Writes the execution down; how many there have been."""
+    """Appends the execution to the ledger; returns the number of executions."""
     if not task.ledger:
         return 0
     key = next((value for name, value in context.headers.items() if name.lower() == "idempotency-key"), "")
@@ -153,7 +153,7 @@ def _context(task: Task, context: ExecutionContext) -> Any:
     }
 
 
-_DEEDS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
+_ACTIONS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
     "answer": _answer,
     "reject": _reject,
     "crash": _crash,
@@ -163,7 +163,7 @@ _DEEDS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
     "context": _context,
 }
 
-_LONGEST_WAIT = 20.0
+_MAX_WAIT = 20.0
 
 
 def work(task: Task, context: ExecutionContext) -> Done:
@@ -171,12 +171,12 @@ def work(task: Task, context: ExecutionContext) -> Done:
     number = _note(task, context)
     if task.seconds:
         time.sleep(task.seconds)
-    while task.until and not os.path.exists(task.until) and time.monotonic() < started + _LONGEST_WAIT:
+    while task.until and not os.path.exists(task.until) and time.monotonic() < started + _MAX_WAIT:
         time.sleep(0.005)
-    deed = _DEEDS[task.do] if number <= task.times else _answer
-    return Done(deed(task, context), os.getpid(), started, time.monotonic())
+    action = _ACTIONS[task.do] if number <= task.times else _answer
+    return Done(action(task, context), os.getpid(), started, time.monotonic())
 
 
-worker = serve.plugin(name="worker", version="1.2.3", description="does as it is told")(work)
+worker = serve.plugin(name="worker", version="1.2.3", description="executes a task")(work)
 ailing = serve.plugin(name="ailing", health=lambda: "the disk is full")(work)
 tired = serve.plugin(name="tired", health=lambda: "degraded")(work)

@@ -1,4 +1,4 @@
-"""What a plugin and a caller can do wrong has one error each, whatever the wire."""
+"""Each mistake of a plugin or a caller is the same error on every wire."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from goplugins import (
     UnserializableRequestError,
 )
 from goplugins.errors import InvalidHeaderError, TransportError
-from tests.integration.conformance.conftest import executions, remote
+from tests.integration.conformance.conftest import executions, remote, slow
 from tests.integration.conformance.plugins import Done, Task, lines_of
 
 TOUCHY = {"failure_threshold": 1, "min_request_threshold": 1}
-"""A breaker that opens with the first failure: what leaves it closed counts as none."""
+"""A breaker that opens with the first failure."""
 
 
-# --- the plugin says no --------------------------------------------------------------------------------------------
+# --- business errors -----------------------------------------------------------------------------------------------
 
 
 def test_business_error_has_text_code_and_metadata_and_is_no_failure(connect, ledger):
@@ -67,7 +67,7 @@ def test_exceptions_within_the_plugin_open_the_breaker(connect):
     assert manager.explain("p").breaker == "open"
 
 
-# --- the plugin says not now ---------------------------------------------------------------------------------------
+# --- an unavailable plugin ------------------------------------------------------------------------------------------
 
 
 def test_unavailable_with_a_time_is_replayed_for_any_call(connect, ledger):
@@ -105,7 +105,7 @@ def test_attempts_end_with_max_retries(connect, ledger):
     assert (executions(ledger), caught.value.attempts) == (3, 3)
 
 
-# --- what does not fit ---------------------------------------------------------------------------------------------
+# --- types and sizes ------------------------------------------------------------------------------------------------
 
 
 def test_request_that_does_not_fit_names_the_field(connect, ledger):
@@ -168,7 +168,7 @@ def test_reply_that_is_too_large(connect, ledger):
     assert manager.execute("p", Task(value=1)).value == 1
 
 
-# --- who asks ------------------------------------------------------------------------------------------------------
+# --- credentials ------------------------------------------------------------------------------------------------------
 
 CREDENTIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bearer": ({"method": "bearer", "token": "s3cret-token"}, {"token": "wrong-token"}),
@@ -182,15 +182,26 @@ CREDENTIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @remote
-@pytest.mark.parametrize("method", CREDENTIALS)
-def test_credentials(connect, start, ledger, method):
+def test_credentials(connect, start, ledger):
+    check_credentials(connect, start, ledger, "bearer")
+
+
+@slow
+@remote
+@pytest.mark.parametrize("method", sorted(set(CREDENTIALS) - {"bearer"}))
+def test_credentials_of_another_method(connect, start, ledger, method):
+    check_credentials(connect, start, ledger, method)
+
+
+def check_credentials(connect, start, ledger, method):
+    """Calls with the right, wrong and no credentials."""
     right, difference = CREDENTIALS[method]
     server = start(**right)
     welcome = connect(server, auth=right)
     assert welcome.execute("p", Task(value=1)).value == 1
     assert welcome.health()["p"].status == "healthy"
     seen = welcome.execute("p", Task(do="context")).value["headers"]
-    assert not [value for value in seen.values() if "s3cret" in value], "the function sees the caller's credentials"
+    assert not [value for value in seen.values() if "s3cret" in value], "the credentials reach the function"
     for auth in ({**right, **difference}, {"method": "none"}):
         stranger = connect(server, auth=auth, circuit_breaker=TOUCHY, health_check={"failure_limit": 5})
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""What a manager says of a plugin's health, and of who it is."""
+"""Health and info of a plugin, as its manager reports them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_health_is_what_the_plugin_says(connect, plugin, status, message):
     assert 0 <= found.response_time < 10
     assert manager.list_plugins()["p"].status == status
     assert manager.overall_health().status == status
-    # A plugin is refused by its breaker, never by what it says of its health.
+    # Calls are rejected by the breaker, never because of the health status.
     assert manager.execute("p", Task(value=1)).value == 1
 
 
@@ -71,10 +71,10 @@ def test_no_free_connection_is_no_verdict(connect, gate, ledger):
 def test_info(connect, wire):
     manager = connect("echo", Any, Any)
     found = manager.get_plugin("p").info()
-    if not wire.tells_info:
+    if not wire.has_info:
         assert found.name == "p"
         return
-    assert (found.name, found.version, found.description) == ("echo", "1.2.3", "gives back what it gets")
+    assert (found.name, found.version, found.description) == ("echo", "1.2.3", "returns its request")
     assert list(found.capabilities) == ["execute"]
     assert isinstance(found, PluginInfo)
     assert manager.execute("p", 1) == 1

@@ -59,7 +59,7 @@ def test_enclosing_deadline_bounds_the_call(connect, gate):
             manager.execute("p", Task(until=str(gate)), timeout=10)
 
 
-def test_timeout_is_replayed_by_nobody_once_the_deadline_has_passed(connect, ledger, gate):
+def test_timeout_is_not_retried_after_the_deadline(connect, ledger, gate):
     manager = connect()
     manager.execute("p", Task())
     with pytest.raises(PluginTimeoutError) as caught:

@@ -1,4 +1,4 @@
-"""The caller's own process: its forks, and what it holds once a manager is gone."""
+"""The caller's own process: its forks, and what stays open after a manager was shut down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.integration.conformance.wires import ROOT
 
 
 def run(what: str, config: dict[str, Any]) -> Any:
-    """What the program in ``host.py`` says."""
+    """The output of the program in ``host.py``."""
     command = [sys.executable, "-m", "tests.integration.conformance.host", what, json.dumps(config)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
@@ -22,8 +22,8 @@ def run(what: str, config: dict[str, Any]) -> Any:
 
 @slow
 def test_forked_children_call_and_their_parent_goes_on(wire, shared):
-    told = run("fork", configuration(shared(wire, "worker")))
-    assert told == {
+    found = run("fork", configuration(shared(wire, "worker")))
+    assert found == {
         "parent first": [0, 1, 2, 0],
         "fresh child": 5,
         "child": [10, 11, 12, 0],
@@ -37,8 +37,8 @@ def test_forked_children_call_and_their_parent_goes_on(wire, shared):
 
 @slow
 def test_nothing_is_left_behind(wire, shared):
-    """Descriptors, threads and processes, after calls that went well, badly, nowhere, and were interrupted."""
+    """Descriptors, threads and processes, after calls that succeeded, failed, timed out and were interrupted."""
     connection = {"max_connections": 4, "max_idle_connections": 4}
-    told = run("leaks", configuration(shared(wire, "worker"), connection=connection))
-    before, after = told["before"], told["after"]
-    assert [now for then, now in zip(before, after, strict=True) if now > then] == [], told
+    found = run("leaks", configuration(shared(wire, "worker"), connection=connection))
+    before, after = found["before"], found["after"]
+    assert [now for then, now in zip(before, after, strict=True) if now > then] == [], found

@@ -1,4 +1,4 @@
-"""A plugin that dies in the middle of traffic, and one that comes back."""
+"""A plugin that is killed and restarted while it is called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Traffic:
         self.answered = 0
         self.pids: set[int] = set()
         self.failures: list[PluginError] = []
-        self.times: list[tuple[float, float]] = []  # when the calls that failed began and ended
+        self.times: list[tuple[float, float]] = []  # start and end of the calls that failed
         self._manager, self._ledger, self._idempotent = manager, str(ledger), idempotent
         self._stop = threading.Event()
         self._threads = in_threads(THREADS, self._work)
@@ -63,7 +63,7 @@ def traffic(connect: Callable[..., Manager[Any, Any]], ledger: Path) -> Iterator
         manager = connect(
             server,
             connection={"max_connections": THREADS, "max_idle_connections": THREADS},
-            # What stands in the way of getting through: in production one chooses, here nothing may fail.
+            # Limits that would let calls fail; here none may.
             retry={"max_retries": 1000, "initial_interval": 0.02, "max_interval": 0.2, "budget_ratio": 1.0},
             circuit_breaker={"enabled": False},
         )
@@ -76,7 +76,7 @@ def traffic(connect: Callable[..., Manager[Any, Any]], ledger: Path) -> Iterator
 
 
 def restart(server: Any, traffic: Traffic) -> list[tuple[float, float]]:
-    """Twice, with calls before, meanwhile and after. From when to when the plugin was dying."""
+    """Restarts the plugin twice, with calls before, meanwhile and after. Returns start and end of each kill."""
     deaths = []
     for _ in range(2):
         traffic.go_on()
@@ -106,7 +106,7 @@ def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, le
     server = start()
     calls = traffic(server, idempotent=False)
     deaths = restart(server, calls)
-    # A process that dies closes its door last: each thread may have begun one more call meanwhile.
+    # A killed process closes its listening socket last: each thread may have begun one more call meanwhile.
     assert len(calls.failures) <= 2 * THREADS * len(deaths)
     for begun, ended in calls.times:
         assert any(begun < dead + 0.1 and ended > dying for dying, dead in deaths)
@@ -155,7 +155,7 @@ def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(s
 @pytest.mark.processes
 @remote
 def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
-    # The circuit has opened four times in a row and would stay open for 1.6 s: a health check has to end that.
+    # The breaker has opened four times in a row and would stay open for 1.6 s, unless a health check closes it.
     server = start()
     manager = connect(
         server,
@@ -181,5 +181,5 @@ def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
             return False
 
     until(works)
-    # A program that may be started again is not there yet: its interpreter takes a second of its own.
+    # The program has to be started first, which takes up to a second.
     assert time.monotonic() - back < (3.0 if server.config["transport"] == "exec" else 1.0)

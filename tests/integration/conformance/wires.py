@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["WIRES", "Server", "Wire"]
+import pytest
+
+from examples.custom_transport.transport import FramedFactory
+from goplugins import Manager
+
+__all__ = ["WIRES", "Server", "Wire", "manager_of"]
 
 Auth = Mapping[str, Any]
 
@@ -25,6 +30,14 @@ ROOT = str(Path(__file__).resolve().parents[3])
 
 def _command(plugin: str, url: str, auth: Auth) -> list[str]:
     return [sys.executable, "-m", "tests.integration.conformance.server", plugin, url, json.dumps(auth)]
+
+
+def manager_of(configuration: Mapping[str, Any], *types: Any) -> Manager[Any, Any]:
+    """A manager that has loaded a configuration, with the transport of examples/custom_transport."""
+    manager: Manager[Any, Any] = Manager(*types)
+    manager.register_factory("framed", FramedFactory())
+    manager.load_from_config(configuration)
+    return manager
 
 
 class Server(Protocol):
@@ -37,11 +50,11 @@ class Server(Protocol):
     config: dict[str, Any]
 
     def start(self) -> None:
-        """Serves, again where it was before."""
+        """Serves, at the same address as before."""
         ...
 
     def kill(self) -> None:
-        """Ends it without a warning, calls under way and all."""
+        """Kills it, with all calls in flight."""
         ...
 
 
@@ -61,11 +74,16 @@ class Listening:
             command = _command(self._plugin, self._url, self._auth)
             self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self._process.stdout is not None
-        said = self._process.stdout.readline()
-        assert said.startswith("listening on "), self._log.read_text()
-        transport, endpoint = self._url.partition(":")[0], said.split()[-1]
-        self._url = endpoint if "://" in endpoint else f"{transport}://{endpoint}"  # with the port it has got
-        self.config = {"transport": transport, "endpoint": endpoint, "options": self._options}
+        line = self._process.stdout.readline()
+        assert line.startswith("listening on "), self._log.read_text()
+        scheme, endpoint = self._url.partition(":")[0], line.split()[-1]
+        self.config = {"transport": scheme, "endpoint": endpoint, "options": self._options}
+        if scheme == "framed":
+            self.config |= {"type": "framed", "transport": "unix"}
+        elif "://" in endpoint:
+            self._url = endpoint  # with the port that the system has chosen
+        else:
+            self._url = f"{scheme}://{endpoint}"
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -75,13 +93,13 @@ class Listening:
 
 
 class Program:
-    """A program that the plugin starts by itself, any number of times."""
+    """A program that the transport starts, any number of times."""
 
     def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
         self._pids = folder / "pids"
         self._script = folder / "plugin"
         command = shlex.join(_command(plugin, "stdio:", auth))
-        # The directory's name, as the last argument, marks our processes.
+        # The directory's name, as the last argument, identifies our processes.
         self._mark = str(folder)
         self._release: Callable[[], object] = lambda: None
         self._script.write_text(f"#!/bin/sh\necho $$ >> {self._pids}\nexec {command} {self._mark}\n")
@@ -93,7 +111,7 @@ class Program:
         self._release()
 
     def kill(self) -> None:
-        # Busy, as while a new version is being written: worth another attempt, unlike what may not be executed.
+        # The file is busy (ETXTBSY), which is retried, unlike a file without permission to execute.
         self._release()
         self._release = weakref.finalize(self, os.close, os.open(self._script, os.O_WRONLY))
         numbers = self._pids.read_text().split() if self._pids.exists() else []
@@ -105,7 +123,7 @@ class Program:
             time.sleep(0.001)
 
     def _is_ours(self, number: str) -> bool:
-        """Whether it is alive, and not another one that has got its number."""
+        """Whether the process is alive, and its id not reused by another one."""
         try:
             return self._mark in Path(f"/proc/{number}/cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -113,7 +131,7 @@ class Program:
 
 
 class Imported:
-    """A plugin in this process. Nobody can kill it."""
+    """A plugin in this process, which can't be killed."""
 
     def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
         endpoint = f"tests.integration.conformance.plugins:{plugin}"
@@ -134,23 +152,31 @@ class Wire:
     """One transport, both sides.
 
     Attributes:
-        serve: starts a server for a plugin by its name, which expects credentials if there are any, in an empty
+        serve: starts a server for a plugin by its name, which requires credentials if there are any, in an empty
             directory.
-        remote: whether the plugin runs in another process, so that it can die, be strange and be refused.
-        tells_info: whether the plugin can be asked who it is.
+        remote: whether the plugin runs in another process, which can be killed and can require credentials.
+        has_info: whether the wire has a request for the plugin's info.
+        rare: whether `make processes` runs it and `make test` does not.
     """
 
     name: str
     serve: Callable[[str, Auth, Path], Server]
     remote: bool = True
-    tells_info: bool = True
+    has_info: bool = True
+    rare: bool = False
+
+    def marked(self, *marks: pytest.MarkDecorator) -> Any:
+        """This wire as a parameter."""
+        return pytest.param(self, marks=[*marks, pytest.mark.processes] if self.rare else marks)
 
 
 WIRES = (
-    Wire("http", listening("http://127.0.0.1:0"), tells_info=False),
-    Wire("http-requests", listening("http://127.0.0.1:0", engine="requests"), tells_info=False),
+    Wire("http", listening("http://127.0.0.1:0"), has_info=False),
+    # Its engine is tested in the HTTP folder as well.
+    Wire("http-requests", listening("http://127.0.0.1:0", engine="requests"), has_info=False, rare=True),
     Wire("grpc", listening("grpc://127.0.0.1:0")),
     Wire("unix", listening("unix://{folder}/plugin.sock")),
+    Wire("framed", listening("framed:{folder}/plugin.sock")),
     Wire("exec", Program),
     Wire("python", Imported, remote=False),
 )

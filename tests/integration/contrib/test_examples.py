@@ -34,6 +34,12 @@ SAID = {
         "quote.delay('NOPE') -> PluginExecutionError",
         "quote.delay('SLOW') -> PluginTimeoutError",
     ],
+    "custom_transport": [
+        "shout('hello') -> HELLO",
+        "health -> healthy",
+        "shout(1) -> [TRANSPORT_1306] plugin 'shout': the request was refused: expected a string",
+        "after a restart: AGAIN, attempts: 1",
+    ],
     "batch": [
         "first run:  0 were done before, 200 called, 0 failed",
         "second run: 200 were done before, 301 called, 1 failed",
