@@ -17,6 +17,7 @@ from goplugins.manager.maintenance import Maintenance
 from goplugins.models.plugin import Plugin
 from goplugins.observability.event_stream import EventStream
 from goplugins.pipeline.attempts import Forward
+from goplugins.pipeline.pipeline import Pipeline
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
@@ -158,9 +159,15 @@ class Builder:
         except ConfigError as error:
             raise with_path(error, f"plugins[{index}]")  # noqa: B904 - the same error
 
-    def adapt(self, plugin: GuardedPlugin, config: PluginConfig) -> None:
-        """Applies the policies of another configuration, resolved, to a running plugin."""
-        plugin.reconfigure(config, hedge_pool=self._pool_for(config))
+    def adapt(self, plugin: GuardedPlugin, config: PluginConfig, keep: Pipeline | None = None) -> None:
+        """Applies the policies of another configuration, resolved, to a running plugin.
+
+        Args:
+            plugin: whose policies change.
+            config: the new configuration.
+            keep: an earlier pipeline to return to, with what its policies remember.
+        """
+        plugin.reconfigure(config, hedge_pool=self._pool_for(config), keep=keep)
         plugin.wire.reconfigure(config)
 
     def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:

@@ -12,6 +12,7 @@ from goplugins.errors import PluginError, ReloadError, belongs_to_host
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reload_check import check_all
 from goplugins.manager.reload_plan import ReloadPlan
+from goplugins.pipeline.pipeline import Pipeline
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock
@@ -72,7 +73,7 @@ class ReloadRun:
         self._disabled = lifecycle.registry.disabled
         self._new: list[GuardedPlugin] = []  # in the registry already
         self._old: list[GuardedPlugin] = []  # replaced or removed
-        self._adapted: list[tuple[GuardedPlugin, PluginConfig]] = []  # with their former configuration
+        self._adapted: list[tuple[GuardedPlugin, Pipeline]] = []  # with their former pipelines
 
     def execute(self) -> None:
         """Runs all steps.
@@ -138,12 +139,12 @@ class ReloadRun:
 
     def _adapt(self) -> None:
         for plugin, config in self._plan.adapt:
-            self._adapted.append((plugin, plugin.config))
+            self._adapted.append((plugin, plugin.pipeline))
             self._builder.adapt(plugin, config)
 
     def _roll_back(self) -> None:
-        for plugin, config in reversed(self._adapted):
-            self._builder.adapt(plugin, config)
+        for plugin, pipeline in reversed(self._adapted):
+            self._builder.adapt(plugin, pipeline.config, keep=pipeline)
         if not self._options.rollback_on_failure:
             self.leaving = self._old  # the batches that succeeded stay
             return
