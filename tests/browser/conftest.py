@@ -1,4 +1,4 @@
-"""Headless Chromium, as the distribution has it, and pages for it to look at."""
+"""The distribution's headless Chromium, and servers of pages for it."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Browser:
-    """A browser with what the tests ask of it again and again."""
+    """A browser, and what the tests do with it repeatedly."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a function body returns."""
+        """Result of a function body."""
         return self.driver.execute_script(script, *arguments)
 
     def command(self, name: str, **options: Any) -> Any:
-        """One of Chromium's own."""
+        """Result of a command of the Chrome DevTools Protocol."""
         return self.driver.execute_cdp_cmd(name, options)
 
     def wait(self, script: str, *arguments: Any, timeout: float = 10.0) -> Any:
-        """What the function body returns as soon as that is something; fails after ``timeout`` seconds."""
+        """Result of the function body as soon as it is true; fails after ``timeout`` seconds."""
         end = time.monotonic() + timeout
         while not (found := self.run(script, *arguments)):
             assert time.monotonic() < end, f"not within {timeout} s: {script}"
@@ -74,8 +74,8 @@ class Browser:
         wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
         self.command("Emulation.setEmulatedMedia", features=wanted)
 
-    def complaints(self) -> list[str]:
-        """What the browser has logged since it was last asked: violations of the policy, errors of scripts."""
+    def logged(self) -> list[str]:
+        """Messages that the browser has logged since the last call: violations of the policy, errors of scripts."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def row(self, name: str) -> str:

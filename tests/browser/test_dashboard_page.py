@@ -75,20 +75,22 @@ def manager():
 
 @pytest.fixture
 def everything(manager):
-    """Plugins in every state, a group, long names, limits, a breaker with a past."""
-    well, ill, dead, odd = Mood("well"), Mood("ill"), Mood("dead"), Mood(LONG)
+    """Plugins in every state, a group, long names, limits, a breaker that has opened before."""
+    working, failing, dead, odd = Mood("working"), Mood("failing"), Mood("dead"), Mood(LONG)
     limit = RateLimitConfig(enabled=True, requests_per_second=0.1, burst_size=50)
-    manager.register(well, PluginConfig(rate_limit=limit, annotations={"runbook": "https://wiki.example.com/" + LONG}))
-    for plugin in (ill, dead, odd):
+    manager.register(
+        working, PluginConfig(rate_limit=limit, annotations={"runbook": "https://wiki.example.com/" + LONG})
+    )
+    for plugin in (failing, dead, odd):
         manager.register(plugin, ONCE)
     members = [Mood(f"member-{number}.{'search' * 12}.example.com:8443") for number in range(3)]
     group = LoadBalancer("search", members=members)
     manager.register(group)
     group.disable_plugin(members[2].name)
-    ill.status = PluginStatus.DEGRADED
+    failing.status = PluginStatus.DEGRADED
     for plugin in (dead, odd):
         plugin.fail(f"no route to {LONG * 3}")
-    for name in ("well", "ill", "dead", LONG, "search"):
+    for name in ("working", "failing", "dead", LONG, "search"):
         call(manager, name, 6)
     manager.health()
     return manager
@@ -185,7 +187,7 @@ def test_trouble_comes_first_and_the_filter_finds_names_states_and_annotations(b
         )
 
     assert names("DEAD") == ["dead"]
-    assert names("runbook") == ["well"]
+    assert names("runbook") == ["working"]
     assert names("down no-such") == []
     assert browser.run("return document.querySelector('#empty').textContent") == "No plugin matches the filter."
 
@@ -215,7 +217,7 @@ def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, s
     assert browser.run("return document.body.textContent.split(arguments[0]).length", ATTACK) > 8
     assert browser.run("return window.hit") is None
     assert browser.run("return [document.scripts.length, document.images.length]") == [1, 0]
-    assert browser.complaints() == []
+    assert browser.logged() == []
 
 
 def test_were_there_markup_the_policy_would_stop_it(browser, show, manager):
@@ -230,16 +232,16 @@ def test_were_there_markup_the_policy_would_stop_it(browser, show, manager):
     )
     browser.wait("return performance.now() > 0")
     time.sleep(0.3)
-    assert any("violates" in each and "img-src" in each for each in browser.complaints())
+    assert any("violates" in each and "img-src" in each for each in browser.logged())
 
 
-def test_the_page_asks_nobody_but_its_own_server(browser, show, everything):
+def test_the_page_sends_requests_to_its_own_server_only(browser, show, everything):
     url = show(dashboard.wsgi(everything))
     browser.open(url)
     open_all(browser)
-    asked = browser.run("return performance.getEntriesByType('resource').map((each) => each.name)")
-    assert len(asked) >= 8
-    assert {urlsplit(each).netloc for each in asked} == {urlsplit(url).netloc}
+    requested = browser.run("return performance.getEntriesByType('resource').map((each) => each.name)")
+    assert len(requested) >= 8
+    assert {urlsplit(each).netloc for each in requested} == {urlsplit(url).netloc}
 
 
 # --- buttons ---------------------------------------------------------------------------------------------------------
@@ -317,7 +319,7 @@ def test_another_sites_page_can_press_nothing(browser, show, manager):
         return [b"<p>win a prize</p>"]
 
     browser.open(show(evil).replace("127.0.0.1", "localhost"), live=False)
-    wish = json.dumps({"plugin": "auth"})
+    body = json.dumps({"plugin": "auth"})
     script = """
     const [url, body, done] = arguments;
     const ways = [
@@ -328,7 +330,7 @@ def test_another_sites_page_can_press_nothing(browser, show, manager):
     Promise.allSettled(ways.map((way) => fetch(url, {method: 'POST', credentials: 'include', body, ...way})))
       .then((all) => done(all.map((each) => each.status === 'fulfilled' ? each.value.type : 'refused')));
     """
-    answers = browser.driver.execute_async_script(script, target + "actions/disable", wish)
+    answers = browser.driver.execute_async_script(script, target + "actions/disable", body)
     assert answers == ["refused"] * 3
     browser.run(
         "const form = document.createElement('form'); form.method = 'post'; form.enctype = 'text/plain';"
@@ -351,10 +353,10 @@ def test_the_page_is_shown_in_no_frame(browser, show, manager):
 
     browser.open(show(framing), live=False)
     time.sleep(0.5)
-    assert any("frame-ancestors" in each or "X-Frame-Options" in each for each in browser.complaints())
+    assert any("frame-ancestors" in each or "X-Frame-Options" in each for each in browser.logged())
 
 
-# --- for everybody ---------------------------------------------------------------------------------------------------
+# --- accessibility ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [320, 390, 700, 1000, 1280, 1920])
@@ -414,7 +416,7 @@ def test_keys_alone_reach_everything_and_the_focus_is_seen(browser, show, everyt
     seen = walk(40)
     stops = [(name, tag) for name, tag, *_ in seen]
     assert [tag for _, tag in stops[:3]] == ["A", "BUTTON", "INPUT"]
-    assert [name for name, tag in stops if tag == "SUMMARY" and name] == [LONG, "dead", "ill", "search", "well"]
+    assert [name for name, tag in stops if tag == "SUMMARY" and name] == [LONG, "dead", "failing", "search", "working"]
     assert [each for each in seen if each[1] != "BODY" and not each[3]] == []
     assert [each for each in seen if each[1] != "BODY" and not each[4]] == []
     browser.run(f"{browser.row('search')}.querySelector('summary').focus()")

@@ -1,4 +1,4 @@
-"""The how-to pages run: their code in order, page by page, in an empty folder, with the output that they show."""
+"""The code of each how-to page runs in an empty folder, in the order of the page, and prints what the page shows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SECONDS = re.compile(r"\b\d+\.\d(?= s\b)")
 
 
 def program_of(page: Path, folder: Path) -> tuple[str, str]:
-    """The page's Python as one program, and what it is to print; blocks under a file's name are written there.
+    """The page's Python as one program, and its expected output. Blocks under a file's name are written to that file.
 
-    A function that a block tests with is called where the text says so: "`name()` prints".
+    Where the text says "`name()` prints", a call of that function is added.
     """
     program, output, last = [], [], 0
     text = page.read_text()
@@ -38,19 +38,27 @@ def program_of(page: Path, folder: Path) -> tuple[str, str]:
     return "\n".join(program), "".join(output)
 
 
+def run(folder: Path) -> str:
+    command = [sys.executable, "-W", "error", "page.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_the_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> None:
-    program, output = program_of(page, tmp_path)
+    """Seconds in the output may be a little more than shown, on a busy machine in two of three runs a lot more."""
+    program, shown = program_of(page, tmp_path)
     (tmp_path / "page.py").write_text(program)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert _SECONDS.sub("#", done.stdout) == _SECONDS.sub("#", output)
-    for shown, measured in zip(_SECONDS.findall(output), _SECONDS.findall(done.stdout), strict=True):
-        assert float(shown) <= float(measured) <= float(shown) + 0.3, "what a busy machine adds"
+    late: list[str] = []
+    for _ in range(3):
+        printed = run(tmp_path)
+        assert _SECONDS.sub("#", printed) == _SECONDS.sub("#", shown)
+        late = [
+            f"{seconds} s instead of {expected} s"
+            for expected, seconds in zip(_SECONDS.findall(shown), _SECONDS.findall(printed), strict=True)
+            if not float(expected) <= float(seconds) <= float(expected) + 0.3
+        ]
+        if not late:
+            return
+    pytest.fail(", ".join(late))

@@ -1,4 +1,4 @@
-"""What the Go library got wrong over the wire and no transport's own tests show; docs/known-faults.md has them all."""
+"""Faults of the Go library that no transport's own tests show; docs/known-faults.md lists all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.processes import in_child, run
 from tests.servers import Peer, RawServer, http_reply, ok
 
 
-def answering(*replies: bytes) -> Callable[[Peer], None]:
+def replying(*replies: bytes) -> Callable[[Peer], None]:
     """Sends these, one a request over all connections, and then good answers."""
     left = list(replies)
 
@@ -32,7 +32,7 @@ def manager_for(server: RawServer, **sections: Any) -> Manager[Any, Any]:
 
 
 def test_known_fault_the_manager_ignored_the_configured_breaker() -> None:
-    broken = answering(*[http_reply("", "500 Oops")] * 9)
+    broken = replying(*[http_reply("", "500 Oops")] * 9)
     breaker = {"failure_threshold": 2, "min_request_threshold": 1, "recovery_timeout": "45s"}
     with RawServer(broken) as server, manager_for(server, circuit_breaker=breaker) as manager:
         for _ in range(2):
@@ -47,7 +47,7 @@ def test_known_fault_the_manager_ignored_the_configured_breaker() -> None:
 
 def test_known_fault_a_503_was_never_retried() -> None:
     busy = http_reply("", "503 Busy", {"Retry-After": "0"})
-    with RawServer(answering(busy, busy)) as server, manager_for(server) as manager:
+    with RawServer(replying(busy, busy)) as server, manager_for(server) as manager:
         result = manager.execute_result("p", 1)
         assert (result.value, result.attempts) == ("ok", 3)
         assert len(server.requests) == 3
@@ -58,7 +58,7 @@ def test_known_fault_a_503_was_never_retried() -> None:
 )
 def test_known_fault_the_error_said_four_attempts_when_there_was_one(status, error, hits) -> None:
     retry = {"max_retries": 2, "initial_interval": "1ms"}
-    with RawServer(answering(*[http_reply("", status)] * 9)) as server, manager_for(server, retry=retry) as manager:
+    with RawServer(replying(*[http_reply("", status)] * 9)) as server, manager_for(server, retry=retry) as manager:
         with pytest.raises(error) as caught:
             manager.execute("p", 1)
         assert caught.value.attempts == len(server.requests) == hits

@@ -1,4 +1,4 @@
-"""The README's example does what the README says, run as a newcomer would: saved to a file and started."""
+"""The README's example, saved to a file and run, prints what the README shows."""
 
 from __future__ import annotations
 

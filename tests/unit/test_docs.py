@@ -1,4 +1,4 @@
-"""The pages tell the truth where a machine can tell: links lead somewhere, code compiles, settings load."""
+"""The pages are right as far as a machine can check: links have targets, code compiles, configurations load."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+def test_links_within_the_repository_have_targets(page: Path) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", _prose(page)):
         if re.match(r"[a-z]+:", target):
@@ -136,13 +136,13 @@ def _table(class_name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("class_name", SECTIONS)
-def test_every_field_is_described_and_none_that_is_not_there(class_name: str) -> None:
+def test_the_tables_have_exactly_the_fields_of_the_classes(class_name: str) -> None:
     config = importlib.import_module("goplugins.config")
     assert sorted(_table(class_name)) == sorted(field.name for field in attrs.fields(getattr(config, class_name)))
 
 
 @pytest.mark.parametrize(("class_name", "section"), [(name, path) for name, path in SECTIONS.items() if path])
-def test_the_defaults_are_those_that_apply(class_name: str, section: str) -> None:
+def test_the_defaults_in_the_tables_are_those_of_the_classes(class_name: str, section: str) -> None:
     defaults = getattr(ManagerConfig(), section)
     for name, written in _table(class_name).items():
         value = getattr(defaults, name)
@@ -156,11 +156,11 @@ def test_every_error_has_its_row() -> None:
     """Code and class of each, once, in docs/errors.md."""
     page = (ROOT / "docs/errors.md").read_text()
     rows = re.findall(r"^\| ([A-Z]+_[0-9]{4}) \| ([^|]+) \|", page, flags=re.MULTILINE)
-    told = [(name, code) for code, names in rows for name in re.findall(r"`(\w+)`", names)]
+    documented = [(name, code) for code, names in rows for name in re.findall(r"`(\w+)`", names)]
     classes = importlib.import_module("goplugins.errors")
     kinds = (getattr(classes, name) for name in classes.__all__)
     errors = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, classes.PluginError)}
-    assert sorted(told) == sorted((kind.__name__, kind.code) for kind in errors - {classes.PluginError})
+    assert sorted(documented) == sorted((kind.__name__, kind.code) for kind in errors - {classes.PluginError})
 
 
 def _number(written: str) -> float:

@@ -100,7 +100,7 @@ def test_values_are_those_of_the_go_library(rows: list[Row]) -> None:
             assert str(resolve(row.python)) == row.note[3:].partition("`")[0], row.go
 
 
-def test_the_check_itself_tells_a_wrong_name() -> None:
+def test_the_check_finds_a_wrong_name() -> None:
     assert resolve("goplugins.errors.PluginNotFoundError.code") == "PLUGIN_1201"
     assert resolve("goplugins.models.context.ExecutionContext.timeout").name == "timeout"
     with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""``import goplugins`` costs a host nothing but the import: no thread, no open file, no heavy package, no output."""
+"""``import goplugins`` starts no thread, opens no file, loads no heavy package and prints nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/known-faults.md promises a test for each fault: they are there."""
+"""Each fault of docs/known-faults.md has the test that the page names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of the house: names and docstrings of what is public, sizes, and imports that go one way."""
+"""Public names and their docstrings, sizes of modules and functions, and the clock that modules must not read."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _undocumented(label: str, thing: Any) -> Iterator[str]:
         if name.startswith("_") or _is_attrs_field(thing, name):
             continue
         function = _function_of(member)
-        # inspect.getdoc looks at base classes too: an override that keeps the promise needs no second text.
+        # inspect.getdoc finds the text of a base class, too: an override of the same meaning needs none.
         if function is not None and not inspect.getdoc(getattr(thing, name, None)) and not inspect.getdoc(function):
             yield f"{label}.{name}"
 
