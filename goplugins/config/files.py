@@ -11,29 +11,32 @@ from goplugins.config.json_text import decode_text, parse_json
 from goplugins.errors import ConfigFileError, ConfigSyntaxError
 
 
-def read_file(path: str | os.PathLike[str]) -> Any:
-    """The plain values of a configuration file.
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of a configuration file.
 
     Raises:
         ConfigFileError: the file is missing, unreadable, or of an unknown kind.
-        ConfigSyntaxError: it is not valid JSON, TOML or YAML, as its name says; with line and column.
     """
     name = os.fspath(path)
     if "\n" in name or name.lstrip().startswith(("{", "[")):
         # The text of a file was passed instead of its path. It may contain secrets: no message may repeat it.
         fix = "write the path of a file, or read JSON text by ManagerConfig.from_json"
         raise ConfigFileError("expected a file's path, got a text", path="configuration", fix=fix)
-    parse = _parser(name)
+    _parser(name)
     try:
-        data = Path(name).read_bytes()
+        return Path(name).read_bytes()
     except OSError as exc:
         state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
         raise ConfigFileError(state, path=name, fix="write the path of a file that this process can read") from exc
-    return parse(data, name)
 
 
 def parse_file(data: bytes, name: str) -> Any:
-    """The plain values of a configuration file's content; raises as :func:`read_file` does."""
+    """The plain values of a configuration file's content.
+
+    Raises:
+        ConfigFileError: the suffix of ``name`` is unknown.
+        ConfigSyntaxError: the content is not valid JSON, TOML or YAML, as the suffix says; with line and column.
+    """
     return _parser(name)(data, name)
 
 

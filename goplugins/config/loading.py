@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Set as AbstractSet
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from goplugins.config.manager import Extension, FurtherCheck, ManagerConfig, load
-from goplugins.errors import ConfigError
 
 
 def load_config(
@@ -67,11 +66,8 @@ def load_resolved(
     return load(
         source,
         os.environ if environ is None else environ,
-        further=further or _no_check,
+        check_files=True,
+        further=further,
         registered=registered,
         extend=extend,
     ).resolved
-
-
-def _no_check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterable[ConfigError]:
-    return ()

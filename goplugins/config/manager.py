@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -34,6 +34,9 @@ from goplugins.config.problems import Problem, Problems, independent, path_parts
 from goplugins.config.references import Names
 from goplugins.config.schema import as_mappings, as_tuple, merge, sparse_repr
 from goplugins.errors import ConfigError, InvalidConfigError, NoPluginsConfiguredError
+
+if TYPE_CHECKING:
+    from goplugins.config.environment import Override
 
 
 def _plugins(value: Iterable[PluginConfig]) -> tuple[PluginConfig, ...]:
@@ -279,51 +282,71 @@ Extension: TypeAlias = Callable[[ManagerConfig], ManagerConfig]
 
 
 @attrs.frozen
+class Source:
+    """Where a configuration comes from.
+
+    Attributes:
+        name: the file's path, or ``configuration``.
+        values: plain values, with overrides applied and ``${VAR}`` as it is.
+        data: the content of the file; None if the source is not a file.
+        overrides: the variables that set a field of the file.
+    """
+
+    name: str
+    values: Any
+    data: bytes | None = None
+    overrides: tuple[Override, ...] = ()
+
+
+@attrs.frozen
 class Loaded:
-    """A configuration as it was written, and with its defaults."""
+    """A configuration as it was written, the same with its defaults, and its source."""
 
     config: ManagerConfig
     resolved: ManagerConfig
+    source: Source
 
 
 def load(
     source: object,
     environ: Mapping[str, str],
     *,
+    check_files: bool = False,
     further: FurtherCheck | None = None,
     registered: Collection[str] | None = None,
     extend: Extension | None = None,
 ) -> Loaded:
-    """Reads, expands and validates a configuration; with ``further``, its files are checked, too.
+    """Reads, expands and validates a configuration, and reports all problems at once.
 
-    See :func:`goplugins.config.loading.load_config` and :func:`goplugins.config.loading.load_resolved`.
+    See :func:`goplugins.config.loading.load_config` and, with ``check_files``,
+    :func:`goplugins.config.loading.load_resolved`.
     """
-    from goplugins.config.environment import expand, override
+    from goplugins.config.environment import expand
 
     problems = Problems()
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
     try:
-        values = _values(source)
-        if isinstance(source, str | os.PathLike):
-            values, _ = override(ManagerConfig, values, environ, problems)
-        values = expand(values, environ, problems)
-        loaded, found = _judge(values, problems.found, further, registered, extend)
+        read = _read_source(source, name, environ, problems)
+        values = expand(read.values, environ, problems)
+        config, resolved, found = _judge(values, problems.found, check_files, further, registered, extend)
     except RecursionError:
         message, fix = "contains itself, or is nested too deeply", "write each value where it is used"
         raise InvalidConfigError(message, path=name, fix=fix) from None
     raise_for(found, name)
-    assert loaded is not None  # noqa: S101 - no problems
-    return loaded
+    assert config is not None and resolved is not None  # noqa: S101, PT018 - no problems
+    return Loaded(config, resolved, read)
 
 
-def _values(source: object) -> Any:
-    """The plain values of a source."""
+def _read_source(source: object, name: str, environ: Mapping[str, str], problems: Problems) -> Source:
     if isinstance(source, ManagerConfig | Mapping):
-        return as_mappings(source)
+        return Source(name, as_mappings(source))
     if isinstance(source, str | os.PathLike):
-        from goplugins.config.files import read_file
+        from goplugins.config.environment import override
+        from goplugins.config.files import parse_file, read_file
 
-        return read_file(source)
+        data = read_file(source)
+        values, overrides = override(ManagerConfig, parse_file(data, name), environ, problems)
+        return Source(name, values, data, overrides)
     message = f"expected a configuration, got a value of type {type(source).__name__}"
     fix = "put it under plugins:" if isinstance(source, list) else "pass a ManagerConfig, a mapping, or a file's path"
     raise InvalidConfigError(message, path="configuration", fix=fix)
@@ -332,10 +355,11 @@ def _values(source: object) -> Any:
 def _judge(
     values: Any,
     unset: Sequence[Problem],
+    check_files: bool,
     further: FurtherCheck | None,
     registered: Collection[str] | None,
     extend: Extension | None,
-) -> tuple[Loaded | None, list[Problem]]:
+) -> tuple[ManagerConfig | None, ManagerConfig | None, list[Problem]]:
     from goplugins.config.conversion import read, read_without
 
     config, found = read(ManagerConfig, values)
@@ -345,7 +369,7 @@ def _judge(
         # The other fields are checked all the same, so that all problems are reported at once.
         config = read_without(ManagerConfig, values, wrong)
     if config is None:
-        return None, problems
+        return None, None, problems
     if config.discovery.enabled:
         if extend is not None and not problems:
             config = extend(config)
@@ -353,12 +377,12 @@ def _judge(
             registered = None  # discovery may find further plugins
     resolved = config.with_defaults()
     later = semantic_problems(config, resolved, registered)
-    if further is not None:
+    if check_files:
         later += file_problems(resolved)
     problems += independent(untouched(later, wrong), wrong)
     if further is not None:
         problems += _further_problems(resolved, problems, further)
-    return Loaded(config, resolved), problems
+    return config, resolved, problems
 
 
 def _further_problems(config: ManagerConfig, known: Sequence[Problem], further: FurtherCheck) -> list[Problem]:

@@ -10,12 +10,9 @@ from typing import Any, cast
 import attrs
 
 from goplugins.config import ManagerConfig
-from goplugins.config.environment import override
-from goplugins.config.files import read_file
 from goplugins.config.line_numbers import lines_of
-from goplugins.config.loading import load_resolved
-from goplugins.config.manager import FurtherCheck
-from goplugins.config.problems import Path as FieldPath, Problems, path_text
+from goplugins.config.manager import FurtherCheck, Source, load
+from goplugins.config.problems import Path as FieldPath, path_text
 from goplugins.config.schema import UNSET, as_mapping, fields_of, plain
 from goplugins.discovery import DiscoveredPlugin, Discovery, DiscoveryReport
 
@@ -90,11 +87,12 @@ def load_with_origins(
         reports.append(Discovery(config, environ=environ, registered=registered, check=check).scan())
         return reports[-1].added_to(config)
 
-    resolved = load_resolved(source, environ=environ, further=check, registered=registered, extend=extend)
-    if isinstance(source, str | os.PathLike):
-        marks = _marks_of_file(os.fspath(source), environ)
-    else:
+    loaded = load(source, environ, check_files=True, further=check, registered=registered, extend=extend)
+    resolved = loaded.resolved
+    if loaded.source.data is None:
         marks = dict.fromkeys(_written(source), "code")
+    else:
+        marks = _marks_of_file(loaded.source, loaded.source.data)
     report = reports[0] if reports else None
     if report is not None:
         first = len(resolved.plugins) - len(report.found)
@@ -103,13 +101,11 @@ def load_with_origins(
     return resolved, _origins(resolved, marks, report)
 
 
-def _marks_of_file(name: str, environ: Mapping[str, str]) -> _Marks:
-    marks = {path: f"{name}:{line}" for path, line in lines_of(Path(name).read_bytes(), name).items()}
-    values, overrides = override(ManagerConfig, read_file(name), environ, Problems())
-    if not marks:
-        marks = dict.fromkeys(_written(values), name)
-    for each in overrides:
-        _replace(marks, each.path, f"environment {each.variable}", _at(values, each.path))
+def _marks_of_file(source: Source, data: bytes) -> _Marks:
+    marks = {path: f"{source.name}:{line}" for path, line in lines_of(data, source.name).items()}
+    marks = marks or dict.fromkeys(_written(source.values), source.name)
+    for each in source.overrides:
+        _replace(marks, each.path, f"environment {each.variable}", _at(source.values, each.path))
     return marks
 
 
