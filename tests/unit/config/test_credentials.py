@@ -1,15 +1,156 @@
-"""Credentials as headers."""
+"""Credentials: what each method needs, and what can be sent."""
 
 from __future__ import annotations
 
-from goplugins.config import AuthConfig
+from pathlib import Path
+
+import attrs
+import pytest
+
+from goplugins import errors
+from goplugins.config import (
+    AuthConfig,
+    ManagerConfig,
+    PluginConfig,
+)
 from goplugins.config.credentials import auth_headers
+from goplugins.enums import AuthMethod
+from goplugins.errors import (
+    AuthConfigError,
+    InvalidConfigError,
+)
+from tests.unit.config.helpers import GOOD, codes_of, problems_of
 
 
-def test_auth_headers():
+def test_credentials_over_plaintext_transports_are_allowed_as_in_go() -> None:
+    for auth in (
+        AuthConfig(method="bearer", token="t"),
+        AuthConfig(method="basic", username="u", password="p"),
+        AuthConfig(method="api-key", api_key="k"),
+    ):
+        assert codes_of(attrs.evolve(GOOD, auth=auth)) == {}
+
+
+@pytest.mark.parametrize(
+    ("auth", "expected"),
+    [
+        (AuthConfig(), {}),
+        (AuthConfig(method="none"), {}),
+        (AuthConfig(method="none", token="kept for later"), {}),
+        (AuthConfig(ca_file="ca.pem"), {}),
+        (AuthConfig(method="api-key"), {"api_key": "AUTH_1101"}),
+        (AuthConfig(method="bearer"), {"token": "AUTH_1102"}),
+        (AuthConfig(method="basic"), {"username": "AUTH_1103", "password": "AUTH_1103"}),
+        (AuthConfig(method="basic", username="u"), {"password": "AUTH_1103"}),
+        (AuthConfig(method="mtls", cert_file="c"), {"key_file": "AUTH_1104"}),
+        (AuthConfig(method="mtls", cert_file="c", key_file="k"), {}),
+        (AuthConfig(method="voodoo"), {"method": "AUTH_1105"}),
+        (AuthConfig(token="t"), {"method": "AUTH_1105"}),
+        (AuthConfig(method="custom"), {"headers": "AUTH_1100"}),
+        (AuthConfig(method="custom", headers={"X-Key": "v"}), {}),
+        (AuthConfig(method="custom", headers={"X Key": "v"}), {"headers": "AUTH_1100"}),
+        (AuthConfig(method="custom", headers={"X-Key": "v\r\nY: w"}), {"headers.X-Key": "AUTH_1100"}),
+        (AuthConfig(method="bearer", token="t\n"), {"token": "AUTH_1100"}),
+        (AuthConfig(method="bearer", token=" t"), {"token": "AUTH_1100"}),
+        (AuthConfig(method="bearer", token="日本"), {"token": "AUTH_1100"}),
+        (AuthConfig(method="basic", username="a:b", password="p"), {"username": "AUTH_1100"}),
+        (AuthConfig(method="basic", username="ü", password="日本 "), {}),
+        (AuthConfig(method="custom", headers={"X": 5}), {"headers.X": "PLUGIN_1012"}),  # type: ignore[dict-item]
+    ],
+)
+def test_credentials(auth: AuthConfig, expected: dict[str, str]) -> None:
+    assert codes_of(auth) == expected
+
+
+def test_messages_never_repeat_a_header_value() -> None:
+    found = problems_of(AuthConfig(method="custom", headers={"X": "hunter2\r\n", "hunter2 : ": "x"}, token="hunter2\n"))
+    assert len(found) == 3
+    assert "hunter2" not in "".join(map(str, found.values()))
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc", "unix", "exec", "python"])
+def test_mtls_needs_a_transport_with_tls(transport: str) -> None:
+    auth = AuthConfig(method="mtls", cert_file="c", key_file="k")
+    plugin = PluginConfig(name="a", transport=transport, auth=auth)
+    assert codes_of(plugin)["auth.method"] == "AUTH_1100"
+    for good in ("https", "grpc-tls"):
+        assert "auth.method" not in codes_of(attrs.evolve(plugin, transport=good))
+
+
+def test_grpc_metadata_is_ascii() -> None:
+    plugin = PluginConfig(name="a", transport="grpc", endpoint="h:1", auth=AuthConfig(method="bearer", token="é"))
+    assert codes_of(plugin) == {"auth.token": "AUTH_1100"}
+    assert codes_of(attrs.evolve(GOOD, auth=AuthConfig(method="bearer", token="é"))) == {}
+
+
+def test_files_are_checked_by_check_files_only(tmp_path: Path) -> None:
+    there = tmp_path / "cert.pem"
+    there.write_text("PEM")
+    auth = AuthConfig(method="mtls", cert_file=str(there), key_file=str(tmp_path / "none"), ca_file=str(tmp_path))
+    plugin = PluginConfig(name="a", transport="https", endpoint="https://host", auth=auth)
+    off = attrs.evolve(plugin, name="off", enabled=False)
+    config = ManagerConfig(plugins=[plugin, off])
+    config.validate()
+    with pytest.raises(errors.InvalidConfigError) as caught:
+        config.check_files()
+    found = {problem.path: problem for problem in caught.value.problems}
+    assert set(found) == {"plugins[0].auth.key_file", "plugins[0].auth.ca_file"}
+    assert all(isinstance(problem, errors.InvalidCertificateError) and problem.fix for problem in found.values())
+    with pytest.raises(errors.InvalidCertificateError, match="does not exist"):
+        attrs.evolve(plugin, auth=AuthConfig(ca_file=str(tmp_path / "none"))).check_files()
+    attrs.evolve(plugin, auth=AuthConfig(ca_file=str(there))).check_files()
+
+
+def test_an_auth_section_alone_is_read_and_validated() -> None:
+    assert AuthConfig.from_mapping({"method": "bearer", "token": "t"}) == AuthConfig(
+        method=AuthMethod.BEARER, token="t"
+    )
+    with pytest.raises(InvalidConfigError, match=r"tokn: unknown field \(did you mean 'token'\?\)"):
+        AuthConfig.from_mapping({"tokn": "t"})
+
+
+def resolved(plugin: PluginConfig, **defaults: object) -> PluginConfig:
+    return ManagerConfig(plugins=[plugin], **defaults).with_defaults().plugins[0]
+
+
+def test_credentials_without_a_method_do_not_become_method_none() -> None:
+    plugin = resolved(PluginConfig(auth=AuthConfig(token="t")))
+    assert plugin.auth == AuthConfig(token="t")
+    assert resolved(PluginConfig(auth=AuthConfig(ca_file="ca"))).auth == AuthConfig(
+        method=AuthMethod.NONE, ca_file="ca"
+    )
+
+
+def test_headers_of_each_method() -> None:
     assert auth_headers(AuthConfig()) == {}
     assert auth_headers(AuthConfig(method="api-key", api_key="k")) == {"X-API-Key": "k"}
-    assert auth_headers(AuthConfig(method="bearer", token="t", headers={"authorization": "x", "A": "b"})) == {
-        "Authorization": "Bearer t",
-        "A": "b",
+    assert auth_headers(AuthConfig(method="basic", username="zo\xeb", password="\u20ac")) == {
+        "Authorization": "Basic em/Dqzrigqw="
     }
+    assert auth_headers(AuthConfig(method="custom", headers={"X-Team": "a"})) == {"X-Team": "a"}
+    bearer = AuthConfig(method="bearer", token="t", headers={"authorization": "x", "A": "b"})
+    assert auth_headers(bearer) == {"Authorization": "Bearer t", "A": "b"}
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        AuthConfig(token="t"),
+        AuthConfig(method="bearer"),
+        AuthConfig(method="bearer", token_file="/run/token"),  # not read yet
+        AuthConfig(method="basic", username="u"),
+        AuthConfig(method="api-key", api_key="k\n"),
+        AuthConfig(method="oauth"),  # type: ignore[arg-type]
+    ],
+)
+def test_headers_need_valid_credentials(auth: AuthConfig) -> None:
+    with pytest.raises(AuthConfigError) as caught:
+        auth_headers(auth)
+    assert caught.value.path.startswith("auth.")
+
+
+def test_headers_in_ascii() -> None:
+    auth = AuthConfig(method="bearer", token="t\xf6ken")
+    assert auth_headers(auth)["Authorization"] == "Bearer t\xf6ken"
+    with pytest.raises(AuthConfigError, match="outside ASCII"):
+        auth_headers(auth, "ascii")

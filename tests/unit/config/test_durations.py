@@ -49,7 +49,7 @@ def test_the_edges_of_units_and_of_go_s_range(seconds: float, text: str) -> None
     assert format_go_duration(seconds) == text
 
 
-def test_nan_is_no_duration() -> None:
+def test_nan_is_not_a_duration() -> None:
     with pytest.raises(InvalidArgumentError, match="NaN"):
         format_go_duration(math.nan)
 
@@ -80,7 +80,7 @@ def test_refuses_what_go_refuses(text: str) -> None:
         parse_duration(text)
 
 
-def test_a_number_without_unit_is_told_its_fix() -> None:
+def test_a_number_without_unit_gets_a_fix() -> None:
     with pytest.raises(InvalidArgumentError, match=r'write "30s" for seconds, or 30 without quotes'):
         parse_duration("30")
 

@@ -22,12 +22,12 @@ def problems_of(**chaos):
     return {problem.path: problem.message for problem in caught.value.problems}
 
 
-def test_a_plugin_has_no_chaos_unless_asked():
+def test_chaos_is_off_by_default():
     assert PluginConfig(name="search").chaos is None
     assert ManagerConfig().resolve(PluginConfig(name="search")).chaos is None
 
 
-def test_durations_are_read_as_everywhere():
+def test_delays_are_durations():
     chaos = plugin(enabled=True, latency=0.2, delay=["100ms", 2], error=0.1, status=503, retry_after="1s").chaos
     assert chaos == ChaosConfig(enabled=True, latency=0.2, delay=(0.1, 2.0), error=0.1, status=503, retry_after=1.0)
 
@@ -57,20 +57,20 @@ def test_a_section_survives_json():
         ({"probability": 0.1}, "probability"),
     ],
 )
-def test_what_no_field_can_hold_is_refused_by_its_name(chaos, path):
+def test_wrong_values_are_reported(chaos, path):
     with pytest.raises(InvalidConfigError) as caught:
         plugin(enabled=True, **chaos)
     assert [problem.path for problem in caught.value.problems] == [f"chaos.{path}"]
 
 
 @pytest.mark.parametrize("value", ["1s", True, (1, "2"), [-1, 1]])
-def test_in_code_a_wrong_delay_is_named_by_validate(value):
+def test_a_wrong_delay_set_in_code_is_reported_by_validate(value):
     with pytest.raises(ConfigError) as caught:
         ChaosConfig(enabled=True, latency=1, delay=value).validate()
     assert caught.value.problems[0].path == "delay"
 
 
-def test_chaos_has_to_be_asked_for():
+def test_enabled_is_required():
     assert list(problems_of(error=0.1)) == ["chaos.enabled"]
     plugin(error=0.1, enabled=False).validate()
 
@@ -88,13 +88,13 @@ def test_chaos_has_to_be_asked_for():
         ({"error": 0.5, "retry_after": 1}, "chaos.status", "must be 429 or 503 with retry_after"),
     ],
 )
-def test_a_rehearsal_that_would_not_take_place_is_refused(chaos, path, message):
+def test_a_section_without_effect_is_refused(chaos, path, message):
     found = problems_of(enabled=True, **chaos)
     assert message in found[path]
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
-def test_shares_may_add_up_to_all(shares):
+def test_the_sum_of_shares_may_be_1(shares):
     error, reset, hang = shares
     plugin(enabled=True, error=error, reset=reset, hang=hang, latency=1.0, delay=1).validate()
 

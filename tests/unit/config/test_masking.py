@@ -36,7 +36,7 @@ FULL = ManagerConfig(
 )
 
 
-def test_repr_hides_every_secret_and_names_what_is_set() -> None:
+def test_repr_masks_secrets() -> None:
     text = repr(FULL) + str(FULL) + repr(FULL.plugins[0].auth)
     assert SECRET not in text
     assert "https://***@host/p?***" in text
@@ -45,18 +45,18 @@ def test_repr_hides_every_secret_and_names_what_is_set() -> None:
     assert "PASSWORD=***" in text
 
 
-def test_repr_says_only_what_was_set() -> None:
+def test_repr_shows_only_fields_that_are_set() -> None:
     assert repr(RetryConfig(max_retries=1)) == "RetryConfig(max_retries=1)"
     assert repr(ManagerConfig()) == "ManagerConfig()"
 
 
-def test_repr_of_a_wrongly_made_value_works() -> None:
+def test_repr_of_an_invalid_value() -> None:
     values: dict[str, Any] = {"name": 5, "auth": AuthConfig(headers="x", token=5), "env": "x", "options": []}  # type: ignore[arg-type]
     expected = "PluginConfig(name=5, env='***', auth=AuthConfig(token='***', headers='***'), options=[])"
     assert repr(PluginConfig(**values)) == expected
 
 
-def test_to_json_masks_unless_asked() -> None:
+def test_to_json_masks_secrets_by_default() -> None:
     masked = FULL.to_json()
     assert SECRET not in masked
     assert json.loads(masked)["plugins"][0]["auth"]["token"] == "***"
@@ -64,14 +64,14 @@ def test_to_json_masks_unless_asked() -> None:
     assert ManagerConfig.from_json(whole) == FULL
 
 
-def test_a_masked_text_is_refused_when_it_comes_back() -> None:
+def test_masked_json_can_not_be_loaded() -> None:
     with pytest.raises(ConfigError) as caught:
         ManagerConfig.from_json(FULL.to_json()).validate()
     text = str(caught.value)
     assert "plugins[0].auth.token: is ***, the placeholder of a secret that was masked" in text
 
 
-def test_to_json_refuses_what_only_code_can_hold() -> None:
+def test_to_json_refuses_values_that_only_code_can_set() -> None:
     with pytest.raises(InvalidConfigError) as caught:
         ManagerConfig(
             plugins=[
@@ -102,7 +102,7 @@ def test_to_json_refuses_what_only_code_can_hold() -> None:
         ("auth: {token:s3cr3t, token:s3cr3t}", "", "correct the YAML"),
     ],
 )
-def test_a_key_with_a_value_in_it_does_not_show_the_value(tmp_path: Path, text: str, path: str, fix: str) -> None:
+def test_messages_do_not_show_a_value_in_a_key(tmp_path: Path, text: str, path: str, fix: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(f"plugins:\n- {{name: a, transport: http, endpoint: 'http://h', {text}}}\n")
     with pytest.raises(ConfigError) as caught:
@@ -111,11 +111,11 @@ def test_a_key_with_a_value_in_it_does_not_show_the_value(tmp_path: Path, text: 
     assert path in [problem.path for problem in problems] or not path
     assert fix in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value))
-    for told in (str(caught.value), shown, repr(pickle.dumps(caught.value)), repr(caught.value.args)):
-        assert "s3cr3t" not in told
+    for text in (str(caught.value), shown, repr(pickle.dumps(caught.value)), repr(caught.value.args)):
+        assert "s3cr3t" not in text
 
 
-def test_a_json_key_that_is_there_twice_does_not_show_a_value_in_it() -> None:
+def test_a_duplicate_json_key_does_not_show_a_value_in_it() -> None:
     with pytest.raises(ConfigError, match=r"'token\.\.\.' occurs more than once") as caught:
         ManagerConfig.from_json('{"token:s3cr3t": 1, "token:s3cr3t": 2}')
     assert "s3cr3t" not in str(caught.value)

@@ -103,11 +103,11 @@ def test_toml() -> None:
     ("name", "text"),
     [("c.json", "{"), ("c.json", ""), ("c.yaml", "a: ["), ("c.yaml", ""), ("c.toml", "a = "), ("c.ini", "a = 1")],
 )
-def test_a_text_that_can_not_be_read_has_no_lines(name: str, text: str) -> None:
+def test_an_invalid_text_has_no_lines(name: str, text: str) -> None:
     assert lines_of(text.encode(), name) == {}
 
 
-def test_the_nearest_line_stands_for_what_is_not_there() -> None:
+def test_a_missing_path_has_the_line_of_its_parent() -> None:
     lines = lines_of(YAML.encode(), "c.yaml")
     assert line_at(lines, ("plugins", 0, "retry", "multiplier")) == 6
     assert line_at(lines, ("plugins", 0, "endpoint")) == 5
@@ -128,7 +128,7 @@ _VALUES = st.recursive(
 
 
 @given(st.dictionaries(_TEXTS, _VALUES, max_size=3))
-def test_every_path_of_json_has_the_line_that_it_stands_on(values: dict[str, Any]) -> None:
+def test_every_path_of_json_has_its_line(values: dict[str, Any]) -> None:
     text = json.dumps(values, indent=1, ensure_ascii=False)
     lines = lines_of(text.encode(), "c.json")
     assert set(lines) == paths(values)

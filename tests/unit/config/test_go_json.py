@@ -95,14 +95,14 @@ def test_with_its_defaults_filled_in() -> None:
         idle_timeout=30.0,
         connection_timeout=10.0,
         request_timeout=1.5,
-        keep_alive=True,  # `false` was Go's way to leave it out
+        keep_alive=True,  # false means left out
         disable_compression=False,
         max_response_bytes=4 * 1024 * 1024,
     )
     assert second.retry is not None
-    assert second.retry.random_jitter is False  # a switch in a section that says something
+    assert second.retry.random_jitter is False  # false in a section that is not left out
     assert third.circuit_breaker is not None
-    assert third.circuit_breaker.enabled is True  # an all-zero section says nothing
+    assert third.circuit_breaker.enabled is True  # a section of zeros is left out
 
 
 def test_its_round_trip_through_our_own_json() -> None:
@@ -110,7 +110,7 @@ def test_its_round_trip_through_our_own_json() -> None:
     assert ManagerConfig.from_json(config.to_json(include_secrets=True)) == config
 
 
-def test_an_option_that_nothing_reads_is_named_by_validate() -> None:
+def test_an_unknown_option_is_reported_by_validate() -> None:
     with pytest.raises(InvalidConfigError) as caught:
         ManagerConfig.from_go_json(VECTOR.read_text()).validate()
     assert caught.value.path == "plugins[2].options.batch"

@@ -1,3 +1,5 @@
+"""Defaults: of the production, of the manager, and what follows from other fields."""
+
 from __future__ import annotations
 
 import attrs
@@ -18,7 +20,10 @@ from goplugins.config import (
     ReloadOptions,
     RetryConfig,
 )
+from goplugins.config.defaults import completed
+from goplugins.config.plugin_sections import DEFAULT_RETRY
 from goplugins.enums import AuthMethod, ReloadStrategy, TransportType
+from goplugins.errors import ConfigError
 
 
 def resolved(plugin: PluginConfig, **defaults: object) -> PluginConfig:
@@ -70,7 +75,7 @@ def test_the_production_defaults() -> None:
     )
 
 
-def test_a_plugin_that_says_nothing_gets_everything() -> None:
+def test_a_plugin_without_sections_inherits_all_of_them() -> None:
     plugin = resolved(PluginConfig(name="a", transport="https"))
     assert plugin == PluginConfig(
         name="a",
@@ -110,7 +115,7 @@ def test_known_fault_an_omitted_auth_was_refused() -> None:
     config.with_defaults().validate()
 
 
-def test_fields_are_inherited_one_by_one() -> None:
+def test_fields_are_inherited_individually() -> None:
     plugin = resolved(
         PluginConfig(retry=RetryConfig(max_retries=0, random_jitter=False)),
         default_retry=RetryConfig(max_retries=7, initial_interval=0.5),
@@ -126,7 +131,7 @@ def test_fields_are_inherited_one_by_one() -> None:
     )
 
 
-def test_defaults_twice_are_defaults_once() -> None:
+def test_with_defaults_is_idempotent() -> None:
     config = ManagerConfig(
         log_level="debug",
         plugins=[
@@ -144,7 +149,7 @@ def test_defaults_twice_are_defaults_once() -> None:
     assert config.observability == ObservabilityConfig(log_level="debug")
 
 
-def test_a_plugin_from_elsewhere_is_resolved_alike() -> None:
+def test_resolve_gives_a_further_plugin_the_same_defaults() -> None:
     config = ManagerConfig(default_retry=RetryConfig(max_retries=9))
     plugin = PluginConfig(name="a", transport="http")
     expected = attrs.evolve(config, plugins=[plugin]).with_defaults().plugins[0]
@@ -162,20 +167,20 @@ def test_a_plugin_from_elsewhere_is_resolved_alike() -> None:
         (CircuitBreakerConfig(), 240.0),
     ],
 )
-def test_the_longest_recovery_follows_from_the_first(breaker: CircuitBreakerConfig, longest: float) -> None:
+def test_max_recovery_timeout_follows_from_recovery_timeout(breaker: CircuitBreakerConfig, longest: float) -> None:
     found = resolved(PluginConfig(circuit_breaker=breaker)).circuit_breaker
     assert found is not None
     assert found.max_recovery_timeout == longest
 
 
-def test_the_longest_recovery_of_a_default_does_not_follow_from_another_plugin_s_first() -> None:
+def test_max_recovery_timeout_follows_from_the_plugin_s_own_recovery_timeout() -> None:
     config = ManagerConfig().with_defaults()
     plugin = config.resolve(PluginConfig(circuit_breaker=CircuitBreakerConfig(recovery_timeout=100.0)))
     assert plugin.circuit_breaker is not None
     assert plugin.circuit_breaker.max_recovery_timeout == 800.0
 
 
-def test_a_group_inherits_retries_and_time_but_no_limit() -> None:
+def test_a_group_inherits_retries_and_timeout_but_no_limit() -> None:
     config = ManagerConfig(
         default_rate_limit=RateLimitConfig(enabled=True),
         default_connection=ConnectionConfig(request_timeout=3.0),
@@ -192,16 +197,22 @@ def test_a_group_inherits_retries_and_time_but_no_limit() -> None:
     assert (first.rate_limit.enabled, second.rate_limit.enabled) == (False, True)
 
 
-def test_a_static_answer_of_null_stays_one() -> None:
+def test_a_fallback_value_of_null_is_kept() -> None:
     for value in (None, 0, {}):
         assert resolved(PluginConfig(fallback=FallbackConfig(value=value))).fallback == FallbackConfig(
             value=value, reserve=0.0
         )
 
 
-def test_credentials_without_a_method_do_not_become_no_authentication() -> None:
-    plugin = resolved(PluginConfig(auth=AuthConfig(token="t")))
-    assert plugin.auth == AuthConfig(token="t")
-    assert resolved(PluginConfig(auth=AuthConfig(ca_file="ca"))).auth == AuthConfig(
-        method=AuthMethod.NONE, ca_file="ca"
-    )
+def test_completed_sections() -> None:
+    assert completed(RetryConfig(max_retries=5)) == attrs.evolve(DEFAULT_RETRY, max_retries=5)
+    assert completed(CircuitBreakerConfig(recovery_timeout=2.0)).max_recovery_timeout == 16.0
+    assert completed(CacheConfig()).ttl is None
+    assert completed(CacheConfig()).max_entries == 1024
+
+
+def test_completed_checks_values() -> None:
+    with pytest.raises(ConfigError) as caught:
+        completed(RetryConfig(max_retries=-1, multiplier="2"))  # type: ignore[arg-type]
+    assert [problem.path for problem in caught.value.problems] == ["max_retries", "multiplier"]
+    assert "RetryConfig" in str(caught.value)
