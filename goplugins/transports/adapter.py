@@ -20,8 +20,6 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.transports.interface import Sender
 
-__all__ = ["PluginAdapter", "as_sender"]
-
 _MIN_TIMEOUT = 1e-6
 """Seconds: a timeout is never 0."""
 

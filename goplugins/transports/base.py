@@ -17,8 +17,6 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.transports.interface import Sender
 from goplugins.transports.single_call import single_call
 
-__all__ = ["TransportFactory", "TransportSettings"]
-
 P = TypeVar("P", bound=Sender)
 
 

@@ -41,8 +41,6 @@ from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.transports.health_status import failed_check
 from goplugins.transports.interface import Sender
 
-__all__ = ["ChaosSender", "with_chaos"]
-
 logger = logging.getLogger("goplugins.chaos")
 
 _UNSENT = frozenset({"error", "refuse"})

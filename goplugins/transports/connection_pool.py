@@ -14,8 +14,6 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["ConnectionPool", "Lease"]
-
 C = TypeVar("C")
 
 

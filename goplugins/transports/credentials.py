@@ -13,8 +13,6 @@ from goplugins.errors import ConfigError, MissingBearerTokenError, PluginError
 from goplugins.runtime.clock import Clock
 from goplugins.transports.watched_files import WatchedFiles
 
-__all__ = ["PluginCredentials"]
-
 logger = logging.getLogger("goplugins.transports")
 
 _SETTLE = 0.3

@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 from goplugins.runtime.call import Call
 
-__all__ = ["check_request_id", "decode_data", "dump_texts", "error_text", "parse_object", "parse_value"]
-
 MAX_ERROR_TEXT = 4096
 """Characters that are kept of a plugin's own error text, which appears in messages and logs."""
 

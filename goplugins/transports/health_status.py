@@ -17,8 +17,6 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["CheckResult", "failed_check", "run_check", "status_of_word"]
-
 _MAX_MESSAGE = 500
 """Characters."""
 
@@ -72,7 +70,7 @@ def run_check(
     started = clock.monotonic()
     metadata: Mapping[str, str] = {}
     try:
-        # Not Deadline.after(): an enclosing deadline of the caller must not make a plugin look dead.
+        # Not Deadline.after(): an enclosing deadline of the caller must not make a plugin appear dead.
         status, message, metadata = check(Deadline(started + timeout, clock))
     except PluginError as error:
         status, message = failed_check(error)

@@ -10,8 +10,6 @@ from typing import Any
 
 from goplugins.errors import ConfigError, InvalidConfigError
 
-__all__ = ["named_object"]
-
 
 def named_object(target: str, group: str = "") -> Any:
     """The object named by ``target``; imports its module.

@@ -30,8 +30,6 @@ from goplugins.errors import InvalidArgumentError, ReplyTypeError, Unserializabl
 from goplugins.runtime.call import Codec
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
 
-__all__ = ["JSONCodec", "codec_for", "explain_mismatch", "structurer_for"]
-
 
 class _MismatchError(TypeError):
     """A value of another kind; the message names both kinds, where cattrs names only the field's type."""

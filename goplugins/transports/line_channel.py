@@ -17,8 +17,6 @@ from goplugins.errors import (
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["LineBuffer", "LineChannel"]
-
 _CHUNK = 65536
 """Bytes per read; for much larger ones the allocator requests memory from the system each time."""
 

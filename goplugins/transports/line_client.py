@@ -23,8 +23,6 @@ from goplugins.transports.json_codec import codec_for
 from goplugins.transports.line_messages import RequestLines, parse_reply, reply_error, reply_value
 from goplugins.transports.reconnect import ExchangeConnection, Exchanges
 
-__all__ = ["LineClient"]
-
 _INFO_TIMEOUT = 5.0
 """Seconds."""
 

@@ -30,8 +30,6 @@ from goplugins.transports.envelope import (
     parse_object,
 )
 
-__all__ = ["RequestLines", "parse_reply", "reply_error", "reply_value"]
-
 _MAX_RETRY_AFTER = 86400.0
 """Seconds."""
 

@@ -8,8 +8,6 @@ from typing import Any
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
 
-__all__ = ["ProtobufJSONCodec", "is_message_type"]
-
 _NOT_OBJECTS = frozenset(
     f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "struct", "timestamp", "wrappers")
 )

@@ -10,8 +10,6 @@ from goplugins.errors import PluginError, belongs_to_host
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 
-__all__ = ["Attempt", "ExchangeConnection", "Exchanges", "HealthAttempt", "may_reconnect"]
-
 R = TypeVar("R")
 
 

@@ -14,8 +14,6 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["Address", "FixedResolver", "Resolver", "ThreadedResolver", "literal_address"]
-
 Address = tuple[socket.AddressFamily, Any]
 """A family and its argument for ``socket.connect``."""
 

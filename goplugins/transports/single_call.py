@@ -13,8 +13,6 @@ from goplugins.runtime.fork import FORK_MARK, renew_after_fork
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 
-__all__ = ["single_call"]
-
 
 def single_call(
     sender: Sender,

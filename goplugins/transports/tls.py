@@ -14,8 +14,6 @@ from goplugins.errors import InvalidCertificateError
 if TYPE_CHECKING:
     from goplugins.config import AuthConfig
 
-__all__ = ["client_context"]
-
 
 def client_context(auth: AuthConfig, *, ca_file: str = "") -> ssl.SSLContext:
     """The context for connections to a plugin. Must not be modified: plugins with the same settings share it.

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 from goplugins.runtime.clock import Clock
 
-__all__ = ["WatchedFiles"]
-
 _RECENT = 2.0
 """Seconds. A file read so shortly after it was written may be written again with the same time stamp."""
 

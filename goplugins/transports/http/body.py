@@ -8,8 +8,6 @@ from typing import Protocol
 
 from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
 
-__all__ = ["check_encoding", "collect"]
-
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _GZIP_NAMES = ("gzip", "x-gzip")
 
@@ -28,7 +26,7 @@ def check_encoding(encoding: str) -> str:
     """The normalised Content-Encoding; empty for none.
 
     Raises:
-        BadReplyError: one that was not asked for.
+        BadReplyError: an encoding that the request did not accept.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
@@ -37,7 +35,7 @@ def check_encoding(encoding: str) -> str:
         return "gzip"
     if encoding == "deflate":
         return encoding
-    raise BadReplyError(f"the reply's Content-Encoding is {encoding[:40]!r}, which was not asked for")
+    raise BadReplyError(f"the reply's Content-Encoding is {encoding[:40]!r}, which the request did not accept")
 
 
 def collect(chunks: Iterable[bytes], encoding: str, limit: int) -> bytes:

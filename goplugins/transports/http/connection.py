@@ -23,8 +23,6 @@ from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
 from goplugins.transports.http.parser import FastPathParser, ReplyParser
 from goplugins.transports.http.urllib3_connection import drop_socket, shut_down
 
-__all__ = ["Connection"]
-
 _CHUNK = 65536
 _MAX_POLL = 86_400_000.0
 """Milliseconds: poll() takes a C int. A longer deadline is waited for in several steps."""

@@ -12,8 +12,6 @@ from goplugins.transports.http.target import Target
 from goplugins.transports.http.urllib3_connection import PluginConnection, TLSConnection
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["Connector"]
-
 
 class Connector:
     """Opens connections.

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from goplugins.runtime.deadline import Deadline
     from goplugins.transports.http.request import RequestWriter
 
-__all__ = ["FRAMING_ALLOWANCE", "Engine", "HTTPReply", "Headers", "ReadReply", "pool_for", "unread"]
 
 FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""

@@ -25,8 +25,6 @@ from goplugins.errors import (
 )
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["LIBRARY_ERRORS", "connect_error", "exchange_error", "is_gone"]
-
 LIBRARY_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
 """What the system and the libraries above it may raise. ValueError: http.client's for malformed numbers."""
 

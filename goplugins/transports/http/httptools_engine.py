@@ -17,8 +17,6 @@ from goplugins.transports.http.target import Target
 from goplugins.transports.reconnect import Exchanges, HealthAttempt
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["HttptoolsEngine"]
-
 
 class HttptoolsEngine:
     """Exchanges over pooled connections. See :class:`goplugins.transports.http.engine.Engine` for its methods.

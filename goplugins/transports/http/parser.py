@@ -20,7 +20,6 @@ from goplugins.transports.http.engine import Headers, HTTPReply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FastPathParser", "ReplyParser"]
 
 _MOST_HEADERS = 101
 """Trailers included; the start of each message counts as one, since there may be interim replies."""
@@ -276,7 +275,7 @@ class ReplyParser:
     def on_message_complete(self) -> None:
         if self._status >= 200:
             self._done = True
-            # The parser knows only now; HTTP/1.0 has no chunks, so a chunked reply of it is not trusted.
+            # Available only now. HTTP/1.0 has no chunks, so a chunked reply of it is not trusted.
             self.keep_alive = self._parser.should_keep_alive() and (
                 b"transfer-encoding" not in self._headers or self._parser.get_http_version() == "1.1"
             )

@@ -35,8 +35,6 @@ from goplugins.transports.tls import client_context
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["HTTPPlugin", "HTTPPluginFactory"]
-
 
 class HTTPPlugin(Sender):
     """A plugin behind HTTP or HTTPS. Connects with the first call; used by many threads at once.

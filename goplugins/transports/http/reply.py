@@ -26,8 +26,6 @@ from goplugins.transports.envelope import check_request_id, error_text, metadata
 from goplugins.transports.health_status import CheckResult, status_of_word
 from goplugins.transports.http.engine import HTTPReply
 
-__all__ = ["health_result", "parse_retry_after", "read_envelope", "status_error"]
-
 _SNIPPET = 200
 """Characters of a text that is not an envelope's."""
 

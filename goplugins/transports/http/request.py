@@ -14,8 +14,6 @@ from goplugins.runtime.call import Call
 from goplugins.transports.envelope import dump_texts
 from goplugins.transports.http.target import Target
 
-__all__ = ["RequestWriter"]
-
 _ENVELOPE_START = '{"data":'
 _START_LENGTH = len(_ENVELOPE_START)
 _HOST_TEXT = re.compile(r"[!-~]+")

@@ -39,8 +39,6 @@ from goplugins.transports.http.urllib3_connection import DeadlineSocket, PluginC
 from goplugins.transports.reconnect import Attempt, Exchanges, HealthAttempt
 from goplugins.transports.resolver import Resolver
 
-__all__ = ["RequestsEngine"]
-
 _CHUNK = 65536
 
 

@@ -42,8 +42,6 @@ from goplugins.transports.http.engine import HTTPReply, ReadReply, pool_for, unr
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 
-__all__ = ["SessionEngine"]
-
 _CHUNK = 16384
 
 

@@ -17,7 +17,6 @@ from goplugins.errors import InvalidConfigError, InvalidEndpointURLError, redact
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
 
-__all__ = ["Target", "target_of"]
 
 _URL_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?[]@!$&'()*+,;=%")
 
@@ -87,7 +86,7 @@ def _parsed(config: PluginConfig) -> Endpoint:
     transport = TransportType(config.transport or TransportType.HTTP)
     text = config.endpoint or ""
     if text[:6].lower() == "https:":
-        transport = TransportType.HTTPS  # used alone, a plugin may be given a safer URL than its transport asks for
+        transport = TransportType.HTTPS  # a plugin without a manager may have a safer URL than its transport
     endpoint = Endpoint.parse(transport, text)
     if not _URL_CHARACTERS.issuperset(endpoint.path + endpoint.query):
         fix = "percent-encode them"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from goplugins.runtime.cancellation import Cancellation
 
-__all__ = ["DeadlineSocket", "PluginConnection", "TLSConnection", "drop_socket", "open_socket", "shut_down"]
 
 _JOIN_LIMIT = 65536
 """Bytes up to which head and body are copied together into one packet."""
