@@ -14,6 +14,7 @@ import attrs
 from goplugins.balancing.dns_refresh import DnsRefresh
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import LoadBalancerConfig, PluginConfig
+from goplugins.config.credentials import files_of
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.groups import DnsGroupConfig
 from goplugins.config.transport_options import DEFAULT_RESOLVE_INTERVAL
@@ -112,7 +113,7 @@ class DnsGroup(Sender):
             raise ValueError("the endpoint has no host and port to look up")
         host, port = endpoint.host_to_look_up
         self.name = config.name
-        self.watches_credentials = _has_files(config.instance)
+        self.watches_credentials = bool(files_of(config.instance.auth))
         self._instance = config.instance
         self._build = build
         self._owner = owner
@@ -350,8 +351,3 @@ def _suggests_stale_addresses(error: PluginError) -> bool:
     if isinstance(error, NoAvailablePluginsError | CircuitBreakerOpenError):
         return True
     return isinstance(error, PluginConnectionError) and not isinstance(error, ConnectionLostError)
-
-
-def _has_files(config: PluginConfig) -> bool:
-    auth = config.auth
-    return auth is not None and bool(auth.cert_file or auth.key_file or auth.ca_file or auth.token_file)

@@ -125,9 +125,3 @@ def resolve_auth(auth: AuthConfig | None) -> AuthConfig:
 def resolve_fallback(fallback: FallbackConfig | None) -> FallbackConfig | None:
     """Fills in ``reserve``. Not :func:`merge`: ``value`` may be None, as an answer."""
     return fallback if fallback is None or fallback.reserve is not None else attrs.evolve(fallback, reserve=0.0)
-
-
-def setting(config: object, defaults: object, name: str) -> Any:
-    """The field's value; that of ``defaults`` if it is None or missing."""
-    value = getattr(config, name, None)
-    return getattr(defaults, name) if value is None else value

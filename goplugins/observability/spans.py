@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+from goplugins.config.endpoints import Endpoint
 from goplugins.enums import SpanStatusCode, TransportType
+from goplugins.errors import ConfigError
 
 __all__ = ["Span", "TracingProvider", "call_attributes", "peer_attributes"]
-
-_DEFAULT_PORTS = {TransportType.HTTP: 80, TransportType.HTTPS: 443}
 
 
 class Span(Protocol):
@@ -83,33 +82,17 @@ def peer_attributes(transport: TransportType, endpoint: str) -> Mapping[str, str
     >>> dict(peer_attributes(TransportType.UNIX, "/run/search.sock"))
     {'server.address': '/run/search.sock', 'network.transport': 'unix'}
     """
-    if transport in {TransportType.PYTHON, TransportType.EXECUTABLE}:
-        return {"network.transport": "pipe"} if transport is TransportType.EXECUTABLE else {}
-    if transport is TransportType.UNIX:
-        return _socket(endpoint)
-    if transport in _DEFAULT_PORTS:
-        return _host(endpoint, _DEFAULT_PORTS[transport])
-    scheme, _, rest = endpoint.partition(":")  # a gRPC target URI
-    if scheme in {"unix", "unix-abstract"} and not rest.isdigit():
-        return _socket(rest.removeprefix("//"))
-    if scheme in {"dns", "ipv4", "ipv6"} and not rest.isdigit():
-        return _host("//" + rest.rpartition("/")[2])
-    return _host(f"//{endpoint}")
-
-
-def _socket(path: str) -> Mapping[str, str | int]:
-    return {"server.address": path, "network.transport": "unix"} if path else {}
-
-
-def _host(url: str, default_port: int | None = None) -> Mapping[str, str | int]:
+    if transport is TransportType.EXECUTABLE:
+        return {"network.transport": "pipe"}
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or default_port
-    except ValueError:  # several addresses, or a scheme of a custom gRPC resolver
+        parsed = Endpoint.parse(transport, endpoint)
+    except ConfigError:  # an endpoint of a custom factory
         return {}
-    if not host:
+    if parsed.socket_path:
+        return {"server.address": parsed.socket_path, "network.transport": "unix"}
+    if not parsed.host:
         return {}
-    found: dict[str, str | int] = {"server.address": host, "network.transport": "tcp"}
-    if port is not None:
-        found["server.port"] = port
+    found: dict[str, str | int] = {"server.address": parsed.host, "network.transport": "tcp"}
+    if parsed.effective_port is not None:
+        found["server.port"] = parsed.effective_port
     return found
