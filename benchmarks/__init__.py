@@ -1,4 +1,5 @@
-"""What a call costs, beside named peers: ``make bench``, or ``python -m benchmarks --help``.
+"""Benchmarks of a call against named peers: ``make bench``, or ``python -m benchmarks --help``.
 
-A row is one small function in ``benchmarks/groups``; ``harness`` measures, ``report`` tells. See docs/performance.md.
+A row is one small function in ``benchmarks/groups``; ``harness`` measures the rows, ``report`` prints them. See
+docs/performance.md.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures, prints tables and ratios, writes JSON. It judges nothing and never fails."""
+"""``python -m benchmarks``: measures, prints tables and ratios, writes JSON. A missed target is no failure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ _GROUP_SECONDS, _QUICK_SECONDS = 15.0, 2.0
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="group", help=f"default: {' '.join(g.name for g in GROUPS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: 2 s a group, and less certain")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 s instead of 15 s per group: fewer rounds, less precise"
+    )
     parser.add_argument("--json", type=Path, default=_RESULTS, metavar="FILE", help="default: benchmarks/results.json")
-    parser.add_argument("--seed", type=int, default=None, help="of the order within rounds")
-    parser.add_argument("--docs", action="store_true", help="write the tables and the plot of docs/performance.md, too")
-    parser.add_argument("--profile", metavar="ROW", help="no table: a profile of the rows whose name contains this")
+    parser.add_argument("--seed", type=int, default=None, help="seed of the random order of rows within a round")
+    parser.add_argument("--docs", action="store_true", help="also write the tables and the plot of docs/performance.md")
+    parser.add_argument(
+        "--profile", metavar="ROW", help="profile the rows whose name contains ROW instead of measuring"
+    )
     arguments = parser.parse_args()
     chosen = [group for group in GROUPS if not arguments.groups or group.name in arguments.groups]
     if not chosen:
-        parser.error(f"no such group; there are {', '.join(group.name for group in GROUPS)}")
+        parser.error(f"unknown group; available: {', '.join(group.name for group in GROUPS)}")
     if arguments.profile:
         for group in chosen:
             _profile(group, arguments.profile)
@@ -43,7 +47,7 @@ def main() -> None:
 
 
 def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) -> tuple[dict[str, Any], list[Result]]:
-    """Measures, prints and writes all but the page; returns what the page tells."""
+    """Measures the groups, prints the report and writes the JSON file; returns what the page is made from."""
     about = {**machine(), "plan": {"group": plan.group, "batch": plan.batch}}
     started = time.perf_counter()
     results: list[Result] = []
@@ -52,7 +56,7 @@ def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) ->
         sys.stderr.write(f"{group.name} ...\n")
         try:
             results.append(group.measure(plan, rng))
-        except Exception as exc:  # noqa: BLE001 - the other groups still tell something
+        except Exception as exc:  # noqa: BLE001 - the other groups are still measured
             failed[group.name] = f"{type(exc).__name__}: {exc}"
     about["load_after"] = load()
     about["seconds"] = round(time.perf_counter() - started, 1)
@@ -65,7 +69,7 @@ def _measure(groups: list[Group], plan: Plan, rng: random.Random, path: Path) ->
 
 
 def _profile(group: Group, wanted: str) -> None:
-    """Where the time of a row goes; the profiler's own cost inflates what consists of many small calls."""
+    """Prints a profile of each matching row; the profiler's overhead inflates code made of many small calls."""
     import cProfile
     import pstats
 

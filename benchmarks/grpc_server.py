@@ -1,4 +1,4 @@
-"""The server of the gRPC rows, in a process of its own: grpcio's, with one method and little to do in it."""
+"""Server process of the gRPC rows: a grpcio server with one method that does little work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> None:
     server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    sys.stdin.read()  # ends with whoever started it
+    sys.stdin.read()  # returns when the parent process ends
     server.stop(None)
 
 

@@ -17,7 +17,7 @@ import attrs
 __all__ = ["Call", "Group", "Measured", "Plan", "Ratio", "Result", "compare", "pinned", "quantile"]
 
 Call = Callable[[], object]
-"""What is timed: one operation, such as one call."""
+"""The timed operation, such as one call."""
 
 _FEWEST_ROUNDS = 5
 _MOST_ROUNDS = 200
@@ -29,8 +29,8 @@ class Plan:
     """How long to measure. All times are seconds.
 
     Attributes:
-        group: for the rounds of one group.
-        batch: for one row in one round.
+        group: for all rounds of one group.
+        batch: for one sample, which is one row in one round.
     """
 
     group: float
@@ -39,15 +39,15 @@ class Plan:
 
 @attrs.frozen
 class Ratio:
-    """One line of the table of targets: the median of row ``of`` over that of row ``to``.
+    """One line of the table of targets: the median of row ``of`` divided by the median of row ``to``.
 
     Attributes:
-        what: for the reader.
-        of: a row's name.
-        to: the peer's.
-        target: what issue or design asks for; None where the ratio is told for information only.
-        over: a row whose median is taken off both sides first, such as the start of a bare interpreter.
-        at_least: True where more is better, such as calls per second.
+        what: the text in the table.
+        of: the name of a row.
+        to: the name of the peer's row.
+        target: the ratio to reach; None if the ratio is printed for information only.
+        over: a row whose median is subtracted from both sides first, such as the start of an empty interpreter.
+        at_least: True if higher is better, as for calls per second.
     """
 
     what: str
@@ -60,7 +60,7 @@ class Ratio:
 
 @attrs.frozen
 class Measured:
-    """One row's samples: one for each round, in the group's unit."""
+    """Samples of one row: one per round, in the group's unit."""
 
     name: str
     samples: Sequence[float]
@@ -72,7 +72,7 @@ class Measured:
 
 @attrs.frozen
 class Result:
-    """A group's rows as measured. ``missing`` says for a row why it was not; ``noise`` is the reference's spread."""
+    """Measured rows of a group. ``missing``: unmeasured rows and why; ``noise``: the spread of the reference loop."""
 
     group: Group
     rows: dict[str, Measured]
@@ -86,18 +86,18 @@ class Group:
     """Rows that share an environment and are measured against each other.
 
     Attributes:
-        name: for the command line.
-        title: for the reader.
-        environment: gives what rows are built with, such as a running server.
-        unit: of a sample.
-        pinned: whether this process, and with it the servers that it starts, keeps to one CPU.
-        clock: ``time.perf_counter``, or ``time.thread_time`` for what never waits: then other processes on the
-            machine disturb less.
-        scale: from the clock's seconds to ``unit``.
-        timing: what the clock tells, for the reader.
-        sampler: how a row's one sample is taken, where timing a batch of calls is not it.
-        rounds: how many at most.
-        notes: further lines of Markdown for below the table.
+        name: the argument on the command line.
+        title: the heading in the report.
+        environment: context manager of what all rows use, such as a running server.
+        unit: the unit of a sample.
+        pinned: whether this process and the servers that it starts run on one CPU.
+        clock: ``time.perf_counter``, or ``time.thread_time`` for code that never waits, since CPU time is less
+            disturbed by other processes of the machine.
+        scale: factor from the clock's seconds to ``unit``.
+        timing: name of what the clock measures, for the report.
+        sampler: takes one sample of a row, if a sample is not the time of a batch of calls.
+        rounds: maximum number of rounds.
+        notes: further lines of Markdown, printed below the table.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Group:
     rows: dict[str, Callable[[Any], AbstractContextManager[Any]]] = attrs.field(factory=dict)
 
     def row(self, name: str) -> Callable[[Callable[[Any], Iterator[Any]]], Callable[[Any], Iterator[Any]]]:
-        """Adds a row: a generator function that takes the environment, sets up, yields what is timed, and cleans up."""
+        """Adds a row: a generator function that takes the environment, sets up, yields the timed call, cleans up."""
 
         def add(function: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
             self.rows[name] = contextlib.contextmanager(function)
@@ -124,7 +124,7 @@ class Group:
         return add
 
     def measure(self, plan: Plan, rng: random.Random) -> Result:
-        """Builds the rows, then takes one sample of each per round, in a new order each time, until time is up."""
+        """Sets up the rows, then takes one sample of each per round, in random order, until the time is over."""
         started = time.perf_counter()
         missing: dict[str, str] = {}
         with ExitStack() as stack:
@@ -136,8 +136,8 @@ class Group:
                 try:
                     subject = stack.enter_context(make(environment))
                     subjects[name] = self._sample(subject, plan)
-                    subjects[name]()  # connects, fills caches, and shows what does not work
-                except Exception as exc:  # noqa: BLE001 - one row that can't be measured must not cost the others
+                    subjects[name]()  # connects, fills caches, fails early
+                except Exception as exc:  # noqa: BLE001 - one row that can't be measured must not stop the others
                     subjects.pop(name, None)
                     missing[name] = f"{type(exc).__name__}: {exc}"
             if self.sampler is None:
@@ -158,17 +158,17 @@ class Group:
 def _rounds(
     subjects: dict[str, Callable[[], float]], missing: dict[str, str], plan: Plan, rng: random.Random, most: int
 ) -> dict[str, list[float]]:
-    """One sample of each subject per round. A subject that fails leaves; the other rounds go on without it."""
+    """One sample of each subject per round. A subject that fails is removed; the others are measured on."""
     samples: dict[str, list[float]] = {name: [] for name in subjects}
     gc.collect()
-    gc.freeze()  # what is set up is not looked through again and again
+    gc.freeze()  # the collector skips all objects of the set-up
     try:
         end = time.perf_counter() + plan.group
         for number in range(most):
             if number >= _FEWEST_ROUNDS and time.perf_counter() > end:
                 break
             for name in rng.sample(list(subjects), len(subjects)):
-                gc.collect()  # nobody pays for what the one before left
+                gc.collect()  # so that no row collects the garbage of the row before
                 try:
                     samples[name].append(subjects[name]())
                 except Exception as exc:  # noqa: BLE001 - see above
@@ -180,10 +180,10 @@ def _rounds(
 
 
 def _calibrate(call: Call, seconds: float, clock: Callable[[], float]) -> int:
-    """How many calls make up ``seconds``; also the warm-up.
+    """The number of calls that take about ``seconds``; also the warm-up.
 
-    Neither what only the first call has to do nor one interruption may pass for the usual: with a batch of two calls
-    it would be cold caches that are measured.
+    The first call is not timed, and the shorter of two timings counts: a slow first call or one interruption would
+    make the batch too small, and a batch of two calls measures cold caches.
     """
     call()
     count = 1
@@ -203,7 +203,7 @@ def _time(call: Call, count: int, clock: Callable[[], float]) -> float:
 
 
 def _reference() -> int:
-    """The same work in every round: that its time varies is the machine's doing."""
+    """The same work in every round: its time varies only with the load of the machine."""
     return sum(number * number for number in range(200))
 
 
@@ -215,7 +215,7 @@ def _spread(samples: Sequence[float] | None) -> float | None:
 
 
 def quantile(samples: Sequence[float], share: float) -> float:
-    """The nearest sample."""
+    """The sample nearest to the quantile ``share``."""
     return sorted(samples)[round(share * (len(samples) - 1))]
 
 
@@ -245,12 +245,12 @@ def compare(result: Result, ratio: Ratio) -> tuple[float, float, float] | None:
 
 @contextlib.contextmanager
 def pinned() -> Generator[None, None, None]:
-    """Keeps this process and those that it starts within the block to one CPU, where the system can do that."""
+    """Runs this process and those started within the block on one CPU, if the system supports that."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})  # the first one tends to serve the interrupts
+    os.sched_setaffinity(0, {max(before)})  # the first CPU tends to handle the interrupts
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.memory_probe WHAT``: how many KiB of memory one of many takes, in a process of its own."""
+"""``python -m benchmarks.memory_probe WHAT``: KiB of memory per plugin or connection, measured in a new process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["PROBES"]
 _PLUGINS, _CONNECTIONS = 400, 200
 
 Probe = Callable[[contextlib.ExitStack], Iterator[int]]
-"""Yields when the first of its kind is there, and again, with the number of the others, when they are."""
+"""Yields once the first object exists, and again, with their number, once the others exist."""
 
 PROBES: dict[str, Probe] = {}
 
@@ -33,7 +33,7 @@ def _probe(name: str) -> Callable[[Probe], Probe]:
 
 
 def resident() -> float:
-    """KiB that this process has in memory."""
+    """Resident memory of this process, in KiB."""
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
@@ -83,7 +83,7 @@ def _(stack: contextlib.ExitStack) -> Iterator[int]:
 
     stack.enter_context(httpx.Client())
     yield 0
-    for _ in range(_PLUGINS // 10):  # each loads all authorities' certificates
+    for _ in range(_PLUGINS // 10):  # each loads the certificates of all authorities
         stack.enter_context(httpx.Client())
     yield _PLUGINS // 10
 
@@ -91,16 +91,16 @@ def _(stack: contextlib.ExitStack) -> Iterator[int]:
 # --- connections ---------------------------------------------------------------------------------------------------
 
 
-def _held(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
-    """Connections of a plugin's pool, each used once."""
+def _idle(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
+    """Idle connections in the pool of a plugin, each used once."""
     from goplugins.runtime.call import Call
     from goplugins.runtime.deadline import Deadline
     from goplugins.transports.json_codec import codec_for
 
     bound = stack.enter_context(http_manager(server, max_connections=500, max_idle_connections=500))
     bound(question_of(server.size))
-    engine: Any = bound._dispatcher._registry.plugins["peer"].sender._engine  # type: ignore[attr-defined]
-    writer = bound._dispatcher._registry.plugins["peer"].sender._request  # type: ignore[attr-defined]
+    plugin: Any = bound._dispatcher._registry.plugins["peer"].sender
+    engine, writer = plugin._engine, plugin._writer
     call = Call(None, codec_for(), Deadline.after(60.0), "r")
     call.payload = b"{}"
     yield 0
@@ -114,15 +114,15 @@ def _held(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
 
 @_probe("goplugins: an idle HTTP connection")
 def _(stack: contextlib.ExitStack) -> Iterator[int]:
-    yield from _held(stack.enter_context(running_server(64)), stack)
+    yield from _idle(stack.enter_context(running_server(64)), stack)
 
 
 @_probe("goplugins: an idle HTTPS connection")
 def _(stack: contextlib.ExitStack) -> Iterator[int]:
-    yield from _held(stack.enter_context(running_server(64, tls=True)), stack)
+    yield from _idle(stack.enter_context(running_server(64, tls=True)), stack)
 
 
-def _of_urllib3(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
+def _idle_urllib3(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
     pool = stack.enter_context(urllib3_pool(server, maxsize=500))
     body = json.dumps(envelope_of(question_of(server.size))).encode()
 
@@ -142,12 +142,12 @@ def _of_urllib3(server: Server, stack: contextlib.ExitStack) -> Iterator[int]:
 
 @_probe("urllib3: an idle HTTP connection")
 def _(stack: contextlib.ExitStack) -> Iterator[int]:
-    yield from _of_urllib3(stack.enter_context(running_server(64)), stack)
+    yield from _idle_urllib3(stack.enter_context(running_server(64)), stack)
 
 
 @_probe("urllib3: an idle HTTPS connection")
 def _(stack: contextlib.ExitStack) -> Iterator[int]:
-    yield from _of_urllib3(stack.enter_context(running_server(64, tls=True)), stack)
+    yield from _idle_urllib3(stack.enter_context(running_server(64, tls=True)), stack)
 
 
 def main() -> None:
@@ -158,7 +158,7 @@ def main() -> None:
         count = next(steps)
         sys.stdout.write(f"{(resident() - before) / count}\n")
         sys.stdout.flush()
-        os._exit(0)  # nobody has to wait until all is tidied up
+        os._exit(0)  # skips the clean-up of hundreds of objects
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What travels: one request and one answer, of a given size as JSON."""
+"""The request and the answer of all benchmarks; their size is that of their JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer_of(size: int) -> Answer:
 
 
 def answer_json(size: int) -> bytes:
-    """What a server sends as ``data``."""
+    """The ``data`` field of a server's answer."""
     return _compact(answer_of(size)).encode()
 
 

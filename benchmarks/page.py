@@ -1,4 +1,4 @@
-"""The part of docs/performance.md that a run writes, and the plot beside it."""
+"""Writes the results of a run into docs/performance.md, and its plot beside the page."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _BEGIN, _END = "<!-- what follows is written by make bench -->\n", "<!-- up to h
 
 
 def write_page(about: dict[str, Any], results: Sequence[Result], page: Path = PAGE) -> None:
-    """Puts this run in the place of the last one.
+    """Replaces the results of the last run by those of this run.
 
     Raises:
-        ValueError: the page has lost the marks between which the run stands.
+        ValueError: the page lacks the two marks around the results.
     """
     before, begun, rest = page.read_text().partition(_BEGIN)
     _, ended, after = rest.partition(_END)
     if not (begun and ended):
-        raise ValueError(f"{page} has no {_BEGIN.strip()} and {_END.strip()}")
+        raise ValueError(f"{page} lacks the mark {_BEGIN.strip()} or {_END.strip()}")
     plot = page.with_suffix(".svg")
     plot.write_text(as_svg(_charts(results)))
     lines = [

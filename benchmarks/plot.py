@@ -1,4 +1,4 @@
-"""The figures of a run as one SVG, written by hand: no plotting library, and it reads on light and dark pages."""
+"""Bar and line charts of a run as one SVG, without a plotting library; readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WIDTH, _MARGIN, _LABELS = 902, 24, 372
 _BAR, _GAP = 20, 8
 _PLOT = 240
 _OURS, _OTHERS = "#1769aa", "#9aa5b1"
-_INK = "#57606a"  # is seen on white and on black
+_INK = "#57606a"  # visible on white and on black
 
 
 @attrs.frozen
 class Bars:
-    """A value for each name; the first is ours."""
+    """A bar for each name; the first is that of goplugins."""
 
     title: str
     unit: str
@@ -28,11 +28,11 @@ class Bars:
 
 @attrs.frozen
 class Lines:
-    """Values over the same places; the first line is ours."""
+    """Lines over the same x values; the first is that of goplugins."""
 
     title: str
-    places: Sequence[int]
-    place: str
+    x_values: Sequence[int]
+    x_label: str
     values: Mapping[str, Sequence[float]]
 
 
@@ -65,12 +65,12 @@ def _number(value: float) -> str:
 
 def _bars(chart: Bars, top: float) -> Iterator[str]:
     yield _title(f"{chart.title} ({chart.unit}; shorter is better)", top)
-    room = _WIDTH - _LABELS - 90
+    longest = _WIDTH - _LABELS - 90
     most = max(chart.values.values(), default=1.0)
-    for place, (name, value) in enumerate(chart.values.items()):
-        y = top + 34 + place * (_BAR + _GAP)
-        width = room * value / most
-        color = _OTHERS if place else _OURS
+    for number, (name, value) in enumerate(chart.values.items()):
+        y = top + 34 + number * (_BAR + _GAP)
+        width = longest * value / most
+        color = _OTHERS if number else _OURS
         yield f'<text x="{_LABELS - 8}" y="{y + 15:.0f}" text-anchor="end">{escape(name)}</text>'
         yield f'<rect x="{_LABELS}" y="{y:.0f}" width="{width:.1f}" height="{_BAR}" rx="2" fill="{color}"/>'
         yield f'<text x="{_LABELS + width + 6:.1f}" y="{y + 15:.0f}">{_number(value)}</text>'
@@ -80,14 +80,17 @@ def _lines(chart: Lines, top: float) -> Iterator[str]:
     yield _title(f"{chart.title} (more is better)", top)
     left, bottom, right = _MARGIN + 50, top + 34 + _PLOT, _WIDTH - 192
     most = _round_up(max((max(line) for line in chart.values.values()), default=1.0))
-    columns = [left + 30 + (right - left - 60) * n / max(1, len(chart.places) - 1) for n in range(len(chart.places))]
+    columns = [
+        left + 30 + (right - left - 60) * n / max(1, len(chart.x_values) - 1) for n in range(len(chart.x_values))
+    ]
     for step in range(5):
         y = bottom - _PLOT * step / 4
         yield f'<line x1="{left}" y1="{y:.0f}" x2="{right}" y2="{y:.0f}" stroke="{_INK}" stroke-opacity="0.25"/>'
         yield f'<text x="{left - 6}" y="{y + 4:.0f}" text-anchor="end">{_number(most * step / 4)}</text>'
-    for x, place in zip(columns, chart.places, strict=True):
-        yield f'<text x="{x:.0f}" y="{bottom + 20:.0f}" text-anchor="middle">{place}</text>'
-    yield f'<text x="{(left + right) / 2:.0f}" y="{bottom + 40:.0f}" text-anchor="middle">{escape(chart.place)}</text>'
+    for x, x_value in zip(columns, chart.x_values, strict=True):
+        yield f'<text x="{x:.0f}" y="{bottom + 20:.0f}" text-anchor="middle">{x_value}</text>'
+    middle = (left + right) / 2
+    yield f'<text x="{middle:.0f}" y="{bottom + 40:.0f}" text-anchor="middle">{escape(chart.x_label)}</text>'
     for number, (name, line) in enumerate(chart.values.items()):
         color = _OTHERS if number else _OURS
         points = [(x, bottom - _PLOT * value / most) for x, value in zip(columns, line, strict=True)]
@@ -98,6 +101,6 @@ def _lines(chart: Lines, top: float) -> Iterator[str]:
 
 
 def _round_up(value: float) -> float:
-    """The next one of 1, 2, 2.5, 5 times a power of ten."""
+    """The next larger one of 1, 2, 2.5, 4, 5 times a power of ten: the upper end of the axis."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 2.5, 4, 5, 10) if value <= step * power)

@@ -1,4 +1,4 @@
-"""A plugin program with as little of its own to do as possible: a line in, a line out, until its input ends."""
+"""Plugin program with minimal work of its own: answers each line on stdin with a line on stdout, until stdin ends."""
 
 from __future__ import annotations
 

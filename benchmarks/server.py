@@ -1,10 +1,10 @@
-"""A small server in a process of its own, with as little of its own to do as possible: clients are measured.
+"""Server process of the benchmarks, with minimal work of its own, since clients are measured.
 
-``POST`` over TCP, perhaps with TLS, answers with an envelope whose data has ``size`` bytes; a line over a Unix socket
-with a line. A request's id comes back in the answer, as real servers do it. It serves until its standard input ends,
-so it can't outlive who started it.
+A ``POST`` over TCP, optionally with TLS, is answered with an envelope whose data has ``size`` bytes, a line over a Unix
+socket with a line. The answer carries the id of the request, as with real servers. The process ends when its standard
+input does, so it can't outlive its parent.
 
-One loop over epoll and plain sockets: what the server takes longer is added to every row, and hides what is to be seen.
+One loop over epoll and plain sockets: time spent in the server is added to every row and hides differences of clients.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _CHUNK = 262144
 _NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Answer = Callable[[bytes], tuple[bytes, int] | None]
-"""The answer to the first request in what has come, and where that ends; None if it is not whole yet."""
+"""The answer to the first request in the received bytes, and the end of that request; None if it is incomplete."""
 
 
 @attrs.frozen
 class Server:
-    """Where a server answers.
+    """Addresses of a running server.
 
     Attributes:
-        size: bytes of data in its answers, and what its clients send.
-        ca_file: what vouches for it over TLS.
+        size: bytes of data in its answers and in the requests of its clients.
+        ca_file: certificate of its authority for TLS; empty without TLS.
         unix: the path of its Unix socket.
     """
 
@@ -62,7 +62,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(size: int, *, tls: bool = False) -> Generator[Server, None, None]:
-    """A server process, on the CPUs that this process has now."""
+    """Starts a server process; it inherits the CPU affinity of this process."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gp-")))
         unix = str(folder / "socket")
@@ -75,7 +75,7 @@ def running_server(size: int, *, tls: bool = False) -> Generator[Server, None, N
 
 
 def _certificates(folder: Path) -> tuple[str, str]:
-    """Files: the authority's certificate; the server's certificate with its key."""
+    """Paths of the authority's certificate, and of the server's certificate with its key."""
     import trustme
 
     authority = trustme.CA()
@@ -93,7 +93,7 @@ class HTTPAnswers:
     def __init__(self, size: int) -> None:
         self._data = b'{"data":' + answer_json(size)
         self._plain = self._reply(self._data + b"}")
-        self._starts: dict[int, bytes] = {}  # by the length of the request's id
+        self._starts: dict[int, bytes] = {}  # start of the answer by length of the request id
 
     @staticmethod
     def _reply(body: bytes, more: int = 0) -> bytes:
@@ -145,11 +145,11 @@ class _Peer:
         sock.setblocking(False)
         self.sock = sock
         self._answer = answer
-        self._held: list[bytes] = []
-        self._again = isinstance(sock, ssl.SSLSocket)  # what TLS has read already, epoll does not tell
+        self._incomplete: list[bytes] = []
+        self._again = isinstance(sock, ssl.SSLSocket)  # epoll does not report bytes that TLS has already read
 
     def serve(self) -> bool:
-        """Answers what has come; False once the client has gone."""
+        """Answers all received requests; False once the client has closed the connection."""
         while True:
             try:
                 data = self.sock.recv(_CHUNK)
@@ -157,14 +157,14 @@ class _Peer:
                 return True
             if not data:
                 return False
-            if self._held:
-                self._held.append(data)
-                data = b"".join(self._held)
-                self._held.clear()
+            if self._incomplete:
+                self._incomplete.append(data)
+                data = b"".join(self._incomplete)
+                self._incomplete.clear()
             while data:
                 found = self._answer(data)
                 if found is None:
-                    self._held.append(data)
+                    self._incomplete.append(data)
                     break
                 reply, end = found
                 data = data[end:]
@@ -192,7 +192,7 @@ def _serve(size: int, unix: str, context: ssl.SSLContext | None) -> None:
         lines.fileno(): (lines, LineAnswers(size)),
     }
     epoll = select.epoll()
-    for descriptor in (*listeners, sys.stdin.fileno()):  # nothing is ever written there: readable means closed
+    for descriptor in (*listeners, sys.stdin.fileno()):  # stdin gets no data: readable means closed
         epoll.register(descriptor, select.EPOLLIN)
     peers: dict[int, _Peer] = {}
     sys.stdout.write(f"{http.getsockname()[1]}\n")

@@ -1,4 +1,4 @@
-"""The groups, one module each. A new row is a generator function under ``@GROUP.row("name")``."""
+"""The groups of rows, by subject. A new row is a generator function under ``@GROUP.row("name")``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pick costs, by strategy, among 10 members and among 1,000; and a refusal when every breaker is open."""
+"""Load balancing: cost of a pick for each strategy with 10 and 1,000 members, and of a call with all breakers open."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GROUP = Group(
 
 
 class _Member:
-    """Answers at once, or has its breaker open."""
+    """Member that answers at once, or whose breaker is open."""
 
     def __init__(self, name: str, open_for: float = 0.0) -> None:
         self.name = name
@@ -109,9 +109,9 @@ def _add_loaded(strategy: LoadBalancingStrategy, members: int) -> None:
 
 
 class _Load:
-    """Many calls are in flight; with each step one begins, and any one of the others ends.
+    """Keeps many calls in flight; each step starts one call and ends a random other one.
 
-    The two halves of the balancer's ``send``, since that returns only when the call is over.
+    It uses the two halves of the balancer's ``send``, which returns only when the call is over.
     """
 
     def __init__(self, balancer: LoadBalancer[Any, Any], calls: int) -> None:
@@ -136,9 +136,9 @@ class _Load:
     def step(self) -> None:
         begun = self._begin()
         calls, dispatcher = self._under_way, self._dispatcher
-        place = int(self._random() * len(calls))
-        state, started = calls[place]
-        calls[place] = begun
+        index = int(self._random() * len(calls))
+        state, started = calls[index]
+        calls[index] = begun
         with dispatcher.lock:
             state.active -= 1
             state.traffic.active -= 1
@@ -161,7 +161,7 @@ def _(_: object) -> Iterator[Call]:
                 balancer.execute(None, context)
             except PluginError:
                 return
-            raise AssertionError("every breaker was to be open")
+            raise AssertionError("a call got through although every breaker should be open")
 
         yield refused
 

@@ -1,4 +1,4 @@
-"""JSON engines side by side: what they cost, and which values they get right."""
+"""JSON engines: their cost, and which values they read and write correctly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _Pair = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
 
 
 def _ours() -> _Pair:
-    """What goplugins does with a value that cattrs has made plain."""
+    """The JSON codec of goplugins, for a value already unstructured by cattrs."""
     from goplugins.transports.envelope import parse_value
     from goplugins.transports.json_codec import _json_chunks
 
@@ -68,7 +68,7 @@ def _name(what: str, engine: str, payload: str) -> str:
     return f"{what}, {payload}: {engine}"
 
 
-# --- which values come out right -----------------------------------------------------------------------------------
+# --- correctness of values -----------------------------------------------------------------------------------------
 
 _REFUSED = "refused"
 
@@ -97,7 +97,7 @@ _WRITTEN: Sequence[tuple[str, Any, Any]] = (
 def _verdict(work: Callable[[], Any], expected: Any) -> str:
     try:
         found = work()
-    except Exception:  # noqa: BLE001 - whatever an engine refuses with
+    except Exception:  # noqa: BLE001 - each engine has its own errors
         return "right" if expected is _REFUSED else "refuses it"
     if expected is not _REFUSED and type(found) is type(expected) and found == expected:
         return "right"
@@ -105,7 +105,7 @@ def _verdict(work: Callable[[], Any], expected: Any) -> str:
 
 
 def _values() -> Iterator[str]:
-    """A table of what each engine makes of a value; strictly read, what goplugins wants of it."""
+    """Table of values and engines: ``right`` where the result is the one that goplugins requires."""
     engines: dict[str, _Pair] = {}
     for name, make in _ENGINES.items():
         try:

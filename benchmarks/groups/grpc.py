@@ -1,4 +1,4 @@
-"""One call over gRPC beside one through bare grpcio, with the same messages and the same server."""
+"""One call over gRPC, against grpcio without goplugins with the same messages and the same server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.messages import question_of
 
 __all__ = ["GROUPS"]
 
-_BARE = "bare grpcio + json"
+_GRPCIO = "bare grpcio + json"
 
 
 @attrs.frozen
@@ -29,7 +29,7 @@ class _Server:
 
 @contextlib.contextmanager
 def _running(size: int) -> Generator[_Server, None, None]:
-    """A server process, on the CPUs that this process has now."""
+    """Starts a server process; it inherits the CPU affinity of this process."""
     command = [sys.executable, "-m", "benchmarks.grpc_server", str(size)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -44,7 +44,7 @@ def _group(name: str, title: str, size: int, target: float | None) -> Group:
         name=name,
         title=title,
         environment=functools.partial(_running, size),
-        ratios=(Ratio(f"{title}: vs bare grpcio + json", OURS, _BARE, target),),
+        ratios=(Ratio(f"{title}: vs bare grpcio + json", OURS, _GRPCIO, target),),
     )
 
 
@@ -56,7 +56,7 @@ def _ours(server: _Server) -> Iterator[Call]:
         yield call
 
 
-def _bare(server: _Server) -> Iterator[Call]:
+def _grpcio(server: _Server) -> Iterator[Call]:
     import grpc
 
     from goplugins.transports.grpc.messages import EXECUTE, messages
@@ -79,4 +79,4 @@ def _bare(server: _Server) -> Iterator[Call]:
 
 for _one in GROUPS:
     _one.row(OURS)(_ours)
-    _one.row(_BARE)(_bare)
+    _one.row(_GRPCIO)(_grpcio)

@@ -1,4 +1,4 @@
-"""One call over HTTP on a kept connection, beside its peers and a bare socket, against the same server."""
+"""One call over HTTP on a kept-alive connection, against other clients and a raw socket, with the same server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "health_check": {"enabled": False},
     "rate_limit": {"enabled": True, "requests_per_second": 1e9, "burst_size": 1_000_000},
 }
-"""All policies on, none of them in the way."""
+"""All policies on, with limits that no row reaches."""
 
 
 def _group(name: str, title: str, size: int, *, targets: bool) -> Group:
@@ -87,7 +87,7 @@ def _plugin(server: Server) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def bound(**plugin: Any) -> Iterator[BoundPlugin[Question, Answer]]:
-    """A plugin, configured as a service would be."""
+    """A bound plugin of a configured manager."""
     with Manager() as manager:
         manager.load_from_config({"plugins": [{"name": "peer", **plugin, **SETTINGS}], "log_level": "warning"})
         yield manager.bind("peer", Question, Answer)
@@ -95,28 +95,28 @@ def bound(**plugin: Any) -> Iterator[BoundPlugin[Question, Answer]]:
 
 @contextlib.contextmanager
 def executing(size: int, **plugin: Any) -> Iterator[Call]:
-    """What calls the one plugin of a manager, typed."""
+    """A typed call through a manager with one plugin; checks the first answer."""
     with Manager(Question, Answer) as manager:
         manager.load_from_config({"plugins": [{"name": "peer", **plugin, **SETTINGS}], "log_level": "warning"})
         question, execute = question_of(size), manager.execute
         if execute("peer", question) != answer_of(size):
-            raise AssertionError("the answer is not the server's")
+            raise AssertionError("the plugin returned a wrong answer")
         yield lambda: execute("peer", question)
 
 
 def http_manager(server: Server, **connection: Any) -> contextlib.AbstractContextManager[BoundPlugin[Question, Answer]]:
-    """The plugin behind ``server``."""
+    """The plugin at ``server``."""
     return bound(**_plugin(server), connection=connection)
 
 
 def envelope_of(question: Question) -> dict[str, Any]:
-    """What peers send: the same fields, made anew for each call as an application would."""
+    """The request of the other clients: the same fields, built anew for each call as in an application."""
     data = {"user_id": question.user_id, "token": question.token}
     return {"data": data, "request_id": "r", "timeout": "30s"}
 
 
 def urllib3_pool(server: Server, **options: Any) -> Any:
-    """What peers use; nothing but keeping connections is asked of it."""
+    """Connection pool of urllib3, without redirects and retries."""
     import urllib3
 
     if server.ca_file:
@@ -216,7 +216,7 @@ def _(server: Server) -> Iterator[Call]:
     question = question_of(server.size)
     with contextlib.closing(pycurl.Curl()) as curl:
         curl.setopt(pycurl.URL, server.url)
-        # Without the last one it would ask the server whether it may send a large body.
+        # An empty Expect header: otherwise curl waits for "100 Continue" before it sends a large body.
         curl.setopt(pycurl.HTTPHEADER, ["Content-Type: application/json", "Expect:"])
         curl.setopt(pycurl.TIMEOUT, 30)
 

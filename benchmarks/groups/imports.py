@@ -1,4 +1,4 @@
-"""What an import costs a program's start: whole interpreters, one after the other."""
+"""Cost of an import at the start of a program: starts a new interpreter for each sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REQUESTS = "import requests"
 
 
 def _milliseconds(code: str, _: float) -> float:
-    """CPU time of one interpreter, from its start to its end: no other process disturbs that."""
+    """CPU time of one interpreter, from start to exit; less disturbed by other processes than wall time."""
     started = time.perf_counter()
     process = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
     _, status, usage = os.wait4(process, 0)

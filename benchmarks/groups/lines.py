@@ -1,4 +1,4 @@
-"""One call over a Unix socket, and one to a subprocess, beside the bare socket and the bare pipes."""
+"""One call over a Unix socket and one to a subprocess, against the raw socket and the raw pipes."""
 
 from __future__ import annotations
 

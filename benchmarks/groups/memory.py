@@ -1,4 +1,4 @@
-"""What a plugin and a connection take of memory: whole interpreters, one after the other."""
+"""Memory of a plugin and of a connection: starts a new interpreter for each sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _kibibytes(what: str, _: float) -> float:
 
 GROUP = Group(
     name="memory",
-    title="Memory of one more",
+    title="Memory per plugin, client or connection",
     unit="KiB",
     pinned=False,
     timing="resident memory, a mean of 200 to 400",

@@ -1,4 +1,4 @@
-"""What the policies of a call cost: a plugin that does nothing, behind all of them."""
+"""Cost of the policies: calls of a plugin that does nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _QUESTION, _ANSWER = question_of(64), answer_of(64)
 
 
 class _NoOp:
-    """The cheapest plugin there can be."""
+    """Plugin that returns a constant."""
 
     def info(self) -> PluginInfo:
         return PluginInfo("noop")
@@ -123,7 +123,7 @@ def _(_: object) -> Iterator[Call]:
                 manager.execute("noop", _QUESTION)
             except CircuitBreakerOpenError:
                 return
-            raise AssertionError("the breaker was to be open")
+            raise AssertionError("a call got through although the breaker should be open")
 
         yield refused
 

@@ -1,4 +1,4 @@
-"""Calls per second by many threads that share one manager, or one pool."""
+"""Calls per second of many threads that share one manager or one connection pool."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from benchmarks.server import Server, running_server
 __all__ = ["GROUP", "ROWS", "THREADS"]
 
 THREADS = (1, 4, 16, 64)
-_SHARE = 20  # a sample lasts so many times longer than a batch of calls: threads need time to get going
+_BATCHES = 20  # a sample lasts this many times the batch time: threads need time to start
 
 
 @attrs.frozen
-class _Crowd:
+class _Workers:
     call: Call
     threads: int
 
@@ -38,19 +38,19 @@ def _urllib3(threads: int) -> str:
 
 
 ROWS = {"goplugins": [_ours(threads) for threads in THREADS], "urllib3": [_urllib3(threads) for threads in THREADS]}
-"""Who, and its rows, in the order of the threads."""
+"""Names of the rows by library, in the order of THREADS."""
 
 
-def _calls_per_second(crowd: _Crowd, batch: float) -> float:
-    """One sample: all threads start together and call until time is up."""
-    seconds = batch * _SHARE
+def _calls_per_second(workers: _Workers, batch: float) -> float:
+    """One sample: all threads start together and call until the time is over."""
+    seconds = batch * _BATCHES
     counts: list[int] = []
     failures: list[BaseException] = []
-    begin = threading.Barrier(crowd.threads + 1)
+    begin = threading.Barrier(workers.threads + 1)
     over = threading.Event()
 
     def work() -> None:
-        call, is_over, count = crowd.call, over.is_set, 0
+        call, is_over, count = workers.call, over.is_set, 0
         begin.wait()
         try:
             while not is_over():
@@ -60,7 +60,7 @@ def _calls_per_second(crowd: _Crowd, batch: float) -> float:
             failures.append(exc)
         counts.append(count)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(crowd.threads)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers.threads)]
     for thread in threads:
         thread.start()
     begin.wait()
@@ -97,15 +97,15 @@ GROUP = Group(
 
 def _goplugins_row(threads: int) -> None:
     @GROUP.row(_ours(threads))
-    def _(server: Server) -> Iterator[_Crowd]:
+    def _(server: Server) -> Iterator[_Workers]:
         question = question_of(server.size)
         with http_manager(server, max_connections=threads, max_idle_connections=threads) as peer:
-            yield _Crowd(lambda: peer(question), threads)
+            yield _Workers(lambda: peer(question), threads)
 
 
 def _urllib3_row(threads: int) -> None:
     @GROUP.row(_urllib3(threads))
-    def _(server: Server) -> Iterator[_Crowd]:
+    def _(server: Server) -> Iterator[_Workers]:
         question, headers = question_of(server.size), {"Content-Type": "application/json"}
         pool = urllib3_pool(server, maxsize=threads, block=True)
 
@@ -115,7 +115,7 @@ def _urllib3_row(threads: int) -> None:
             return json.loads(reply.data)
 
         with contextlib.closing(pool):
-            yield _Crowd(call, threads)
+            yield _Workers(call, threads)
 
 
 for _threads in THREADS:
