@@ -1,10 +1,10 @@
-"""Text from outside, such as a plugin's error message, made safe for log lines and terminals."""
+"""Text from outside (plugins, proxies, programs, callers), made safe for errors, log lines and terminals."""
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    r"""The text with line breaks, control characters and other unprintable characters escaped.
+    r"""The text with line breaks, control characters, lone surrogates and other unprintable characters escaped.
 
     >>> one_line("refused\nWARNING all is well")
     'refused\\nWARNING all is well'
@@ -19,3 +19,20 @@ def printable(text: object) -> str:
     'red \\x1b[31malert next'
     """
     return one_line(" ".join(str(text).split()))
+
+
+def from_outside(text: str | bytes, limit: int) -> str:
+    r"""A remote text where it becomes an error, a health status or a log line: one line of bounded length.
+
+    Credentials are masked where they are known, before this.
+
+    Args:
+        text: bytes are read as UTF-8, and bytes that are not are escaped.
+        limit: characters of the result at most.
+
+    >>> from_outside("busy\n", 100), from_outside(b"caf\xc3\xa9 \xff\tnext", 100), from_outside("x" * 9, 4)
+    ('busy', 'café \\xff\tnext', 'xxxx')
+    """
+    cut = text[:limit]
+    found = (cut.decode("utf-8", "backslashreplace") if isinstance(cut, bytes) else cut).rstrip()
+    return found[:limit] if found.isprintable() else "\t".join(map(one_line, found.split("\t")))[:limit]

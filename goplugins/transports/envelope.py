@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 from goplugins.runtime.call import Call
+from goplugins.runtime.text import from_outside
 
 MAX_ERROR_TEXT = 4096
 """Characters that are kept of a plugin's own error text, which appears in messages and logs."""
@@ -91,11 +92,11 @@ def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) ->
 
 
 def error_text(envelope: Mapping[str, Any]) -> str:
-    """The plugin's own error text, cut at a limit; empty if the envelope has none."""
+    """The plugin's own error text, cleaned; empty if the envelope has none."""
     error = envelope.get("error")
     if error is None or error == "":
         return ""
-    return (error if isinstance(error, str) else json.dumps(error))[:MAX_ERROR_TEXT]
+    return from_outside(error if isinstance(error, str) else json.dumps(error), MAX_ERROR_TEXT)
 
 
 def metadata_of(envelope: Mapping[str, Any], field: str = "metadata") -> dict[str, str]:

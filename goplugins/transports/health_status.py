@@ -16,6 +16,7 @@ from goplugins.errors import (
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.text import from_outside
 
 _MAX_MESSAGE = 500
 """Characters."""
@@ -80,7 +81,7 @@ def run_check(
         status, message = PluginStatus.UNHEALTHY, f"the health check raised {type(exc).__name__}: {exc}"
     return HealthStatus(
         status=status,
-        message=scrub(message)[:_MAX_MESSAGE],
+        message=from_outside(scrub(message), _MAX_MESSAGE),
         last_check=clock.time(),
         response_time=clock.monotonic() - started,
         metadata={scrub(key): scrub(value) for key, value in metadata.items()},

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from goplugins.runtime.clock import Clock
+from goplugins.runtime.text import from_outside
 
 _MAX_LINE = 4096
 _BURST = 200.0
@@ -98,9 +99,5 @@ class StderrLog:
 
 def _printable(line: bytes) -> str:
     """Text that can't forge other lines of a log."""
-    text = line[:_MAX_LINE].decode("utf-8", "backslashreplace").rstrip()
-    if len(line) > _MAX_LINE:
-        text += " (cut)"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in text)
+    text = from_outside(line, _MAX_LINE)
+    return f"{text} (cut)" if len(line) > _MAX_LINE else text

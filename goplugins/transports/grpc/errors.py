@@ -28,6 +28,7 @@ from goplugins.errors import (
     ReplyTooLargeError,
     TLSError,
 )
+from goplugins.runtime.text import from_outside
 from goplugins.transports.envelope import MAX_ERROR_TEXT
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def translate(failure: grpc.RpcError, attempt: Attempt, scrub: Callable[[str], s
         scrub: removes credentials from a remote text.
     """
     status: str = failure.code().name
-    text: str = (failure.details() or "")[:MAX_ERROR_TEXT]
+    text: str = failure.details() or ""
     error = _classified(status, text, attempt)
-    text = scrub(text)
+    text = from_outside(scrub(text), MAX_ERROR_TEXT)
     if text:
         error.message = f"{error.message}: {text}"
     error.details["status"] = status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -22,6 +21,7 @@ from goplugins.errors import (
     UnexpectedRedirectError,
 )
 from goplugins.runtime.call import Call
+from goplugins.runtime.text import from_outside
 from goplugins.transports.envelope import check_request_id, error_text, metadata_of, parse_object
 from goplugins.transports.health_status import CheckResult, status_of_word
 from goplugins.transports.http.engine import HTTPReply
@@ -116,9 +116,9 @@ def _failure_text(reply: HTTPReply) -> str:
     for field in ("message", "detail", "title"):
         value = fields.get(field)
         if not text and isinstance(value, str):
-            text = value[:_SNIPPET]
+            text = from_outside(value, _SNIPPET)
     if not text and "text/plain" in reply.headers.get("content-type", ""):  # nothing of an HTML page
-        text = re.sub(r"\s+", " ", reply.body[: 4 * _SNIPPET].decode("utf-8", "replace")).strip()[:_SNIPPET]
+        text = from_outside(" ".join(reply.body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
     return text
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from goplugins.errors import ConnectionLostError, PluginError
-from goplugins.runtime.cancellation import AttemptCancelledError, CancellableDeadline, Cancellation
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.reconnect import Exchanges, HealthAttempt, may_reconnect
