@@ -1,4 +1,4 @@
-"""Starts the plugin, calls it for every line of a file, and goes on where it was left when it is started again."""
+"""Starts the plugin and calls it for each line of a text; a second run continues where the first one stopped."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ LINES = [f"line {number}" for number in range(500)] + ["a line that is far too l
 
 @contextmanager
 def plugin() -> Iterator[str]:
-    """The plugin's process; yields its address."""
+    """Runs the plugin in a process; yields its address."""
     command = [sys.executable, "-m", "goplugins", "serve", "words:letters", "--http", "127.0.0.1:0"]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -27,14 +27,14 @@ def plugin() -> Iterator[str]:
 
 
 def run(manager: Manager[str, int], journal: Path, most: int | None = None) -> str:
-    """Calls the plugin for lines that are not in the journal yet; ``most`` of them at most."""
+    """Calls the plugin for the lines that are not in the journal, at most ``most`` of them."""
     done = {json.loads(line)["text"] for line in journal.read_text().splitlines()} if journal.exists() else set()
     waiting = [text for text in LINES if text not in done][:most]
     failed = 0
     with journal.open("a") as file:
 
         def note(text: str, result: CallResult[int]) -> None:
-            # One write a line: several workers come here, and the script may be ended at any moment.
+            # One write per line: several threads call this, and the script may be killed at any moment.
             file.write(json.dumps({"text": text, "letters": result.value if result.ok else None}) + "\n")
             file.flush()
 

@@ -1,4 +1,4 @@
-"""The plugin: counts the letters of a text, and does not like long ones."""
+"""The plugin: counts the letters of a text; rejects texts of more than 20 characters."""
 
 from goplugins import serve
 

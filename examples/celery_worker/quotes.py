@@ -1,4 +1,4 @@
-"""The plugin: a typed function, served by a process of its own."""
+"""The plugin: a typed function, served by its own process."""
 
 import time
 

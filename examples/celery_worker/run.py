@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def plugin() -> Iterator[str]:
-    """The plugin's process; yields its address."""
+    """Runs the plugin in a process; yields its address."""
     command = [sys.executable, "-m", "goplugins", "serve", "quotes:quotes", "--http", "127.0.0.1:0"]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -28,7 +28,7 @@ def plugin() -> Iterator[str]:
 
 @contextmanager
 def worker(log: Path) -> Iterator[None]:
-    """A prefork worker; ``log`` says what it says."""
+    """Runs a prefork worker; its output goes to ``log``."""
     command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2"]
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -54,12 +54,12 @@ def main() -> None:
             for symbol in ("ACME", "NOPE", "SLOW"):
                 result, started = quote.delay(symbol), time.monotonic()
                 try:
-                    said = f"{result.get(timeout=60, interval=0.05)} cents"
+                    outcome = f"{result.get(timeout=60, interval=0.05)} cents"
                 except PluginError as error:
-                    said = f"{type(error).__name__} after {error.elapsed:.1f} s in the worker: {error.message}"
+                    outcome = f"{type(error).__name__} after {error.elapsed:.1f} s in the worker: {error.message}"
                 if symbol == "ACME":
-                    said += f" (the worker was up after {time.monotonic() - started:.0f} s)"
-                print(f"quote.delay({symbol!r}) -> {said}", flush=True)
+                    outcome += f" (worker ready after {time.monotonic() - started:.0f} s)"
+                print(f"quote.delay({symbol!r}) -> {outcome}", flush=True)
 
 
 if __name__ == "__main__":

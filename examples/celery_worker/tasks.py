@@ -1,4 +1,4 @@
-"""The tasks. Broker and results are folders here; set BROKER_URL and RESULT_URL for those of a real deployment."""
+"""The tasks. Broker and result backend are folders; set BROKER_URL and RESULT_URL to use those of a deployment."""
 
 import os
 from pathlib import Path

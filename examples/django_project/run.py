@@ -19,14 +19,14 @@ class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as its base has it
+class SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
 @contextmanager
 def plugin() -> Iterator[str]:
-    """The plugin's process; yields its address."""
+    """Runs the plugin in a process; yields its address."""
     command = [sys.executable, "-m", "goplugins", "serve", "quotes:quotes", "--http", "127.0.0.1:0"]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -47,7 +47,7 @@ def main() -> None:
         sys.path.insert(0, str(HERE))
         from shop.wsgi import application
 
-        server = make_server("127.0.0.1", 0, application, server_class=Server, handler_class=Quiet)
+        server = make_server("127.0.0.1", 0, application, server_class=Server, handler_class=SilentHandler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for path, headers in (
             ("/quote/ACME", {"X-Request-ID": "demo-1"}),

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def plugin() -> Iterator[str]:
-    """The plugin's process; yields its address."""
+    """Runs the plugin in a process; yields its address."""
     command = [sys.executable, "-m", "goplugins", "serve", "quotes:quotes", "--http", "127.0.0.1:0"]
     with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,4 +1,4 @@
-"""The requests and answers of the quickstart's plugins, shared by both sides."""
+"""Request and response classes of the quickstart, used by the plugins and by their caller."""
 
 import attrs
 

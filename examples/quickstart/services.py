@@ -1,4 +1,4 @@
-"""The quickstart's plugins. Each runs as a process of its own: goplugins serve services:auth --http 127.0.0.1:8000"""
+"""The plugins of the quickstart. To start one: goplugins serve services:auth --http 127.0.0.1:8000"""
 
 import itertools
 import time
@@ -7,7 +7,7 @@ from messages import AuthRequest, AuthResponse, QuoteRequest, QuoteResponse
 
 from goplugins import ExecutionContext, serve
 
-requests_seen = itertools.count(1)
+request_numbers = itertools.count(1)
 
 
 @serve.plugin(name="auth", version="1.0.0")
@@ -25,7 +25,7 @@ def slow(request: QuoteRequest) -> QuoteResponse:
 
 @serve.plugin(name="flaky", version="1.0.0")
 def flaky(request: QuoteRequest, context: ExecutionContext) -> QuoteResponse:
-    if next(requests_seen) % 3:
+    if next(request_numbers) % 3:
         raise serve.Unavailable("warming up")
     return QuoteResponse(request.symbol, 12_345)
 

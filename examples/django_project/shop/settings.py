@@ -1,4 +1,4 @@
-"""What a project needs, and what goplugins adds to it: one application, one middleware, one setting."""
+"""Settings of the project; goplugins needs one application, one middleware and one setting."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pages."""
+"""The URLs of the project."""
 
 from django.urls import path
 

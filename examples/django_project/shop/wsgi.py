@@ -1,4 +1,4 @@
-"""The application for servers: ``gunicorn shop.wsgi``."""
+"""The WSGI application: ``gunicorn shop.wsgi``."""
 
 import os
 

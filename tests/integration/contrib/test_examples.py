@@ -1,4 +1,4 @@
-"""The examples run by one command each, from anywhere, and print what happened."""
+"""Each example is started by one command, from any directory, and prints the results of its calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.hosts
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
-SAID = {
+EXPECTED = {
     "flask_app": [
         "GET /quote/ACME {'X-Request-ID': 'demo-1'} -> 200 {\"cents\":12345",
         '-> 422 {"error":"no such symbol: NOPE"}',
@@ -48,8 +48,8 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_the_example_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_example_prints_its_results(name: str, tmp_path: Path) -> None:
     environ = {each: value for each, value in os.environ.items() if not each.endswith("_URL")}
     done = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / name / "run.py")],
@@ -61,11 +61,11 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
         env=environ,
     )
     assert done.returncode == 0, done.stderr
-    for text in SAID[name]:
+    for text in EXPECTED[name]:
         assert text in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_the_example_says_how_it_is_run_for_real(name: str) -> None:
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_readme_names_the_command_of_the_example(name: str) -> None:
     page = (EXAMPLES / name / "README.md").read_text()
     assert f"python examples/{name}/run.py" in page
