@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections import deque
 from types import TracebackType
 from typing import Self
@@ -16,6 +15,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.counter import Counter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.slots import SlotSet
 
 # Seconds between two checks for a slot that an interrupt has freed: a finaliser may take no lock, so it can't hand the
 # slot over. Slots that are released are handed over at once.
@@ -125,9 +125,7 @@ max_waiting is 0
         register_forkable(self)
 
     def _reset(self) -> None:
-        self._slots: set[weakref.ref[_Slot]] = set()
-        # The callback for a lost slot is a C function: no interrupt can break into it as into Python code.
-        self._discard = self._slots.discard
+        self._slots = SlotSet()
         self._free: list[_Slot] = []
         self._queue: deque[_QueuedCall] = deque()
 
@@ -383,7 +381,7 @@ max_waiting is 0
             return None
         slot = _Slot(self._epoch)
         try:
-            self._slots.add(weakref.ref(slot, self._discard))
+            self._slots.hold(slot)
         except BaseException:
             del slot  # or the traceback would hold it
             raise

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.slots import SlotSet
 
 __all__ = ["WorkerPool", "WorkerSlot"]
 
@@ -76,8 +77,7 @@ class _State:
         self.threads: set[threading.Thread] = set()
         self.starting: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
-        # By weak references: no interrupt, wherever it hits, leaves a slot taken that nobody has.
-        self.slots: set[weakref.ref[WorkerSlot]] = set()
+        self.slots = SlotSet()
         self.idle = 0
         self.closed = False
         self.forked = False  # this is a child's copy, and the thread that works on it forked within a task
@@ -142,8 +142,7 @@ class WorkerPool(Executor):
             if state.closed or len(state.slots) + count > self.max_workers:
                 return []
             slots = [WorkerSlot() for _ in range(count)]
-            # What gives them back is no Python code, in which an interrupt would get lost, and with it the slot.
-            state.slots.update([weakref.ref(slot, state.slots.discard) for slot in slots])
+            state.slots.hold(*slots)
         return slots
 
     def submit_to(self, slot: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import attrs
 
 from goplugins.errors import PluginClosedError
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.slots import SlotSet
 from goplugins.transports.grpc.cancellation import StartedCalls, protect_locks, record_calls
 from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 
@@ -39,7 +39,7 @@ class Channel:
     raw: grpc.Channel
     epoch: int
     methods: dict[str, Callable[..., Any]] = attrs.field(factory=dict)
-    active: dict[int, weakref.ref[ActiveCall]] = attrs.field(factory=dict)
+    active: SlotSet = attrs.field(factory=SlotSet)
     started: StartedCalls = attrs.field(factory=dict)
     replies: int = 0
     closing: bool = False
@@ -56,9 +56,7 @@ class Channel:
     def begin_call(self) -> ActiveCall:
         """Counts a call in. Expects the lock."""
         call = ActiveCall(self)
-        active, key = self.active, id(call)
-        # Runs when the call's object is lost, on any thread: a dict's pop is atomic and needs no lock.
-        active[key] = weakref.ref(call, lambda _: active.pop(key, None))
+        self.active.hold(call)
         return call
 
     def is_connected(self) -> bool | None:
@@ -161,7 +159,7 @@ class Channels:
         if channel.epoch != guard.epoch:
             return  # in a child that a signal handler forked within the call
         with guard.lock:
-            channel.active.pop(id(call), None)
+            channel.active.release(call)
             unused = channel.closing and not channel.active
         if unused:
             self._close(channel)

@@ -21,6 +21,7 @@ from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
 from goplugins.runtime.clock import SYSTEM_CLOCK, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.slots import SlotSet
 
 if TYPE_CHECKING:
     import grpc
@@ -59,7 +60,7 @@ class ForkGuard:
         self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
         self._unregistered: set[grpc.Channel] = set()
-        self._closings: dict[int, weakref.ref[_Closing]] = {}
+        self._closings = SlotSet()
         self._reset()
 
     def _reset(self) -> None:
@@ -124,10 +125,8 @@ class ForkGuard:
         """Closes a channel. Takes the lock."""
         with self.lock:
             self._channels.pop(id(channel), None)
-            closing = _Closing()
-            closings, key = self._closings, id(closing)
-            # Removed when this frame ends in any way, as an ActiveCall is.
-            closings[key] = weakref.ref(closing, lambda _: closings.pop(key, None))
+            closing = _Closing()  # until this frame ends, in any way
+            self._closings.hold(closing)
         channel.close()
 
     # --- forks -------------------------------------------------------------------------------------------------
@@ -180,7 +179,7 @@ class ForkGuard:
             )
         self._inherited.extend(channel for channel, _ in self._channels.values())
         self._channels = {}
-        self._closings = {}
+        self._closings = SlotSet()
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
         self._unregistered = set()
