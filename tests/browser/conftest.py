@@ -116,7 +116,7 @@ def browser(chromium: Any) -> Iterator[Browser]:
     browser = Browser(chromium)
     browser.size(1280)
     browser.prefer(color_scheme="light")
-    browser.complaints()
+    browser.logged()
     yield browser
     chromium.get("about:blank")
     chromium.delete_all_cookies()
