@@ -194,7 +194,7 @@ def test_import_go_writes_what_loads_here(
     monkeypatch.setenv("AUTH_SERVICE_AUTH_TOKEN", "tok")
     monkeypatch.setenv("DATA_PROCESSOR_ENV_LOG_LEVEL", "debug")
     ours = ManagerConfig.from_go_json(GO_FILE.read_bytes())
-    del values["plugins"][2]["options"]  # the warning below says that no built-in factory knows it
+    del values["plugins"][2]["options"]  # no built-in factory has this option: see the warning
     assert "plugins[2].options.batch: unknown option" in err
     path = Path(f"imported.{kind}")
     path.write_text(json.dumps(values) if kind == "json" else yaml.safe_dump(values))
