@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,11 +12,15 @@ from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.workers import WorkerPool
 
 Address = tuple[socket.AddressFamily, Any]
 """A family and its argument for ``socket.connect``."""
 
 Job = Callable[[], None]
+
+_MAX_QUEUED = 1024
+"""Lookups that may wait for a thread."""
 
 
 class Resolver(Protocol):
@@ -84,16 +87,15 @@ class ThreadedResolver:
     """Resolves names on helper threads and waits for them within the caller's deadline.
 
     Args:
-        submit: runs a function on another thread, such as ``WorkerPool.submit``; daemon threads of its own by default.
-        max_threads: bound on its own threads; further lookups wait in a queue.
+        submit: runs a function on another thread, such as ``WorkerPool.submit``; by default that of a pool of its own.
+        max_threads: of its own pool; further lookups wait in a queue.
         clock: waits.
     """
 
     def __init__(
         self, submit: Callable[[Job], object] | None = None, *, max_threads: int = 4, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self._submit = submit or self._start
-        self._max_threads = max_threads
+        self._submit = submit or WorkerPool("goplugins-resolve", max_threads, _MAX_QUEUED, inline=False).submit
         self._clock = clock
         self._reset()
         register_forkable(self)
@@ -101,8 +103,6 @@ class ThreadedResolver:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._lookups: dict[tuple[str, int], _Lookup] = {}
-        self._queue: deque[Job] = deque()
-        self._threads = 0
 
     def after_fork_in_child(self) -> None:
         """Forgets lookups, which run in the parent only."""
@@ -151,25 +151,3 @@ class ThreadedResolver:
         with self._lock:
             if self._lookups.get(key) is lookup:
                 del self._lookups[key]
-
-    def _start(self, job: Job) -> None:
-        with self._lock:
-            if self._threads >= self._max_threads:
-                self._queue.append(job)
-                return
-            self._threads += 1
-        try:
-            threading.Thread(target=self._work, args=(job,), name="goplugins-resolve", daemon=True).start()
-        except BaseException:
-            with self._lock:
-                self._threads -= 1
-            raise
-
-    def _work(self, job: Job) -> None:
-        while True:
-            job()
-            with self._lock:
-                if not self._queue:
-                    self._threads -= 1
-                    return
-                job = self._queue.popleft()

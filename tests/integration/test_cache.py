@@ -33,7 +33,7 @@ class Price:
 
 
 class Shop:
-    """A plugin that counts its requests and does what a test tells it to."""
+    """A plugin that counts its requests and whose behaviour a test sets."""
 
     def __init__(self):
         self.requests = 0
@@ -108,11 +108,11 @@ def test_only_idempotent_calls_are_answered_from_it(shop):
         serve.start(shop.plugin, "http://127.0.0.1:0") as server,
         manager_for(server, retry={"max_retries": 0}) as manager,
     ):
-        sources = [manager.execute_result("shop", "pen", idempotent=wish).source for wish in (None, True, True, False)]
+        sources = [manager.execute_result("shop", "pen", idempotent=each).source for each in (None, True, True, False)]
     assert sources == ["plugin", "plugin", "cache", "plugin"]
 
 
-def test_key_and_named_headers_tell_calls_apart(shop):
+def test_key_and_named_headers_distinguish_calls(shop):
     cache = {**CACHE, "vary_headers": ["Accept-Language"]}
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server, manager_for(server, cache=cache) as manager:
         for _ in range(2):
@@ -143,7 +143,7 @@ def test_old_answers_stand_in_while_the_server_is_away_and_go_when_it_is_back(sh
         assert [(result.source, result.value) for result in results] == [("stale", Price("pen", ["a"]))] * 10
         assert "PLUGIN_1205" in manager.explain("shop").last_error, "it shows what the answers hide"
         with pytest.raises(CircuitBreakerOpenError):
-            manager.execute("shop", "never asked before")
+            manager.execute("shop", "a new request")
         assert manager.metrics().stale_answers == 10
 
 

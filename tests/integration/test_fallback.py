@@ -91,7 +91,7 @@ def test_another_plugin_answers_for_one_that_is_down(backup_url):
         result = manager.execute_result("shop", "pen")
         assert result.value == Price("pen", 120)
         assert (result.source, result.member, result.metadata) == ("fallback", "backup", {"age": "1 d"})
-        assert result.attempts == 1, "of the plugin that was asked"
+        assert result.attempts == 1, "attempts of the plugin that was called"
         metrics = manager.metrics()
         assert metrics.plugins["shop"].fallback_answers == 1
         assert metrics.plugins["shop"].requests_success == 1
@@ -115,7 +115,7 @@ def test_without_a_reserve_a_timeout_leaves_the_other_plugin_no_time_and_the_err
         with manager_of(main, plugin("backup", backup_url)) as manager:
             with pytest.raises(PluginTimeoutError) as caught:
                 manager.execute("shop", "pen", timeout=0.2)
-            assert "fallback.reserve keeps some back" in caught.value.details["fallback"]
+            assert "set fallback.reserve to keep some back" in caught.value.details["fallback"]
             assert caught.value.plugin == "shop"
 
 
@@ -296,7 +296,7 @@ def test_so_is_a_cache_without_a_ttl():
 
 def test_a_static_value_of_the_wrong_type_is_found_at_the_first_call_not_at_the_first_failure(shop_url):
     with manager_of(plugin("shop", shop_url, fallback={"value": {"item": "x", "cents": "free"}})) as manager:
-        with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is no Price: .*cents") as caught:
+        with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is not a Price: .*cents") as caught:
             manager.execute("shop", "pen")
         assert manager.metrics().attempts_total == 0
         assert caught.value.plugin == "shop"

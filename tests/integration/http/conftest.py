@@ -35,7 +35,7 @@ def serve() -> Iterator[Callable[..., RawServer]]:
 
 @pytest.fixture(params=["fast", "requests"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """What carries the exchanges: every test of this directory runs over both engines."""
+    """The engine: every test of this directory runs over both."""
     return str(request.param)
 
 
@@ -81,7 +81,7 @@ def call(plugin: HTTPPlugin, value: Any = None, timeout: float = 2.0, **fields: 
 
 
 def failure(plugin: HTTPPlugin, **fields: Any) -> PluginError:
-    """The error of a call that has to fail; for other threads."""
+    """The error of a call that must fail; for other threads."""
     with pytest.raises(PluginError) as caught:
         call(plugin, **fields)
     return caught.value
@@ -101,7 +101,7 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def server_context(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
-    """TLS for a server whose certificate is for ``name``, and perhaps expired, or asks for one in return."""
+    """TLS for a server with a certificate for ``name``, perhaps expired, perhaps requiring one of the client."""
 
     def make_context(
         name: str = "127.0.0.1", *, expired: bool = False, client_authority: trustme.CA | None = None

@@ -1,4 +1,4 @@
-"""How connections are used, given back, replaced and let go."""
+"""Use, release, replacement and end of connections."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tests.timing import time_limit
 
 
 def one_call_each(peer: Peer) -> None:
-    """Hangs up after each answer without saying so, like a server whose idle time is short."""
+    """Closes after each reply without notice, like a server with a short idle timeout."""
     if (request := peer.read_request()) is not None:
         peer.send(ok(request))
 
 
 def answer_once_then_die_on_request(peer: Peer) -> None:
-    """The second request on a connection is read and never answered."""
+    """Reads the second request of a connection and closes without a reply."""
     if (request := peer.read_request()) is not None:
         peer.send(ok(request))
         peer.read_request()
 
 
-def test_connection_is_used_again(serve, make):
+def test_connections_are_reused(serve, make):
     server = serve()
     plugin = make(server.url)
     for _ in range(5):
@@ -50,7 +50,7 @@ def test_connection_is_used_again(serve, make):
     assert server.connections == 1
 
 
-def test_keep_alive_off_means_a_connection_a_call(serve, make):
+def test_without_keep_alive_each_call_opens_a_connection(serve, make):
     server = serve()
     plugin = make(server.url, keep_alive=False)
     for _ in range(3):
@@ -60,7 +60,7 @@ def test_keep_alive_off_means_a_connection_a_call(serve, make):
     assert plugin._engine.pool.open == 0
 
 
-def test_server_that_says_close_is_believed(serve, make):
+def test_connection_close_of_the_server_closes_the_connection(serve, make):
     def handler(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             peer.send(ok(request).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
@@ -80,7 +80,7 @@ def test_reply_that_ends_with_the_connection(serve, make):
     assert call(make(serve(handler).url)) == "old"
 
 
-def test_dead_idle_connection_is_noticed_before_use(serve, make):
+def test_dead_idle_connection_is_replaced_before_use(serve, make):
     server = serve(one_call_each)
     plugin = make(server.url)
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_dead_idle_connection_is_noticed_before_use(serve, make):
 
 
 class TestSilentReconnect:
-    def test_once_for_an_idempotent_call(self, serve, make):
+    def test_an_idempotent_call_reconnects_once(self, serve, make):
         server = serve(answer_once_then_die_on_request)
         plugin = make(server.url)
         assert call(plugin) == "ok"
@@ -101,7 +101,7 @@ class TestSilentReconnect:
         assert server.connections == 2
         assert len(server.requests) == 3
 
-    def test_not_for_a_call_that_may_have_been_acted_on(self, serve, make):
+    def test_a_call_that_may_have_been_executed_does_not_reconnect(self, serve, make):
         server = serve(answer_once_then_die_on_request)
         plugin = make(server.url)
         assert call(plugin) == "ok"
@@ -109,13 +109,13 @@ class TestSilentReconnect:
             call(plugin)
         assert len(server.requests) == 2
 
-    def test_not_on_a_new_connection(self, serve, make):
+    def test_no_reconnect_after_a_new_connection_failed(self, serve, make):
         server = serve(lambda peer: peer.read_request() and None)
         with pytest.raises(ConnectionLostError):
             call(make(server.url), idempotent=True)
         assert len(server.requests) == 1
 
-    def test_not_twice_in_one_call(self, serve, make):
+    def test_no_second_reconnect_in_one_call(self, serve, make):
         server = serve(answer_once_then_die_on_request)
         plugin = make(server.url)
         made = Call(None, codec_for(), Deadline.after(2), "req-1", idempotent=True)
@@ -123,9 +123,9 @@ class TestSilentReconnect:
         assert plugin.send(made) == "ok"
         assert plugin.send(made) == "ok"  # the second attempt of one call reconnects
         with pytest.raises(ConnectionLostError):
-            plugin.send(made)  # and the third has used that up
+            plugin.send(made)  # the third attempt must not
 
-    def test_not_once_the_reply_has_begun(self, serve, make):
+    def test_no_reconnect_once_the_reply_has_begun(self, serve, make):
         def handler(peer: Peer) -> None:
             if (request := peer.read_request()) is not None:
                 peer.send(ok(request))
@@ -140,7 +140,7 @@ class TestSilentReconnect:
         assert caught.value.code == "PLUGIN_1213"
         assert len(server.requests) == 2
 
-    def test_not_after_a_timeout(self, serve, make):
+    def test_no_reconnect_after_a_timeout(self, serve, make):
         def handler(peer: Peer) -> None:
             if (request := peer.read_request()) is not None:
                 peer.send(ok(request))
@@ -170,7 +170,7 @@ def test_known_fault_51_connections_where_5_were_allowed(serve, make):
     assert plugin._engine.pool.idle <= 2
 
 
-def test_no_free_connection_is_a_typed_refusal_at_the_deadline(serve, make):
+def test_no_free_connection_is_a_saturated_error_at_the_deadline(serve, make):
     server = serve(lambda peer: peer.read_request() and peer.hang())
     plugin = make(server.url, max_connections=1)
     with ThreadPoolExecutor(1) as threads:
@@ -185,7 +185,7 @@ def test_no_free_connection_is_a_typed_refusal_at_the_deadline(serve, make):
     assert len(server.requests) == 1
 
 
-def test_close_refuses_later_calls_and_lets_those_in_flight_end(serve, make):
+def test_close_rejects_later_calls_and_calls_in_flight_finish(serve, make):
     release = threading.Event()
 
     def handler(peer: Peer) -> None:
@@ -237,8 +237,8 @@ def test_no_descriptor_leaks(serve, make):
     assert descriptors() <= before
 
 
-def test_two_addresses_share_the_time(serve, make):
-    """A first address that swallows packets leaves time for the second."""
+def test_two_addresses_share_the_remaining_time(serve, make):
+    """A first address that drops packets leaves time for the second."""
     import socket
 
     server = serve()
@@ -274,7 +274,7 @@ def test_hanging_name_resolution_ends_at_the_deadline(make, monkeypatch):
     release.set()
 
 
-def test_name_that_is_no_name(make):
+def test_invalid_host_name(make):
     with pytest.raises(NameResolutionError):
         call(make("http://" + "x" * 70 + ".example/x"))
 
@@ -340,7 +340,7 @@ class TestProxy:
         assert [request.path for request in requests] == ["/p", "/p"]
         assert "proxy-authorization" not in requests[0].headers
 
-    def test_proxy_that_refuses_or_drips(self, serve, make):
+    def test_proxy_that_refuses_or_is_slow(self, serve, make):
         from goplugins.errors import PluginConnectionError
 
         refusing = serve(lambda peer: peer.read_request() and peer.send(b"HTTP/1.1 407 Auth\r\n\r\n"))
@@ -353,7 +353,7 @@ class TestProxy:
             with stopwatch, pytest.raises(PluginTimeoutError):
                 call(plugin, timeout=0.3)
 
-    def test_environment_is_used_only_when_trusted(self, serve, make, monkeypatch):
+    def test_environment_is_used_only_with_trust_env(self, serve, make, monkeypatch):
         proxy, server = serve(), serve()
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.delenv("no_proxy", raising=False)

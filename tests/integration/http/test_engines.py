@@ -1,4 +1,4 @@
-"""Which engine carries the exchanges, and what is special about each."""
+"""The choice of the engine, and what is special about each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def config_of(endpoint: str, options: dict | None = None, **connection) -> Plugi
     ("options", "engine"),
     [({}, "HttptoolsEngine"), ({"engine": "fast"}, "HttptoolsEngine"), ({"engine": "requests"}, "RequestsEngine")],
 )
-def test_the_fast_engine_is_the_usual_one(options, engine):
+def test_the_fast_engine_is_the_default(options, engine):
     plugin = HTTPPlugin(config_of("http://127.0.0.1:1/x", options))
     assert type(plugin._engine).__name__ == engine
 
@@ -96,7 +96,7 @@ class TestFast:
         assert call(plugin, value, timeout=30) == value
         assert call(plugin, "y", timeout=5) == "y"
 
-    def test_headers_of_a_call_can_not_break_out_even_unchecked(self, serve, make):
+    def test_header_injection_is_impossible_even_without_prepare(self, serve, make):
         from goplugins.runtime.call import Call
         from goplugins.runtime.deadline import Deadline
         from goplugins.transports.json_codec import codec_for
@@ -113,13 +113,13 @@ class TestFast:
                 plugin.send(made)
 
     @pytest.mark.parametrize("endpoint", ["http://a b/x", "http://a\x01b/x", "http://\u2603\u2603..x/x"])
-    def test_host_that_can_not_stand_in_a_header(self, endpoint):
+    def test_host_with_characters_that_no_header_can_have(self, endpoint):
         with pytest.raises(InvalidEndpointURLError):
             HTTPPlugin(config_of(endpoint))
 
     def test_a_process_forked_past_python_uses_connections_of_its_own(self, serve, make, monkeypatch):
-        """By a mark: the hooks of os.fork() are not run for every kind of fork."""
-        monkeypatch.setattr(fork, "_forkables", {})  # of this process nothing else was forked
+        """By FORK_MARK: a fork in C code runs no hooks of os.fork()."""
+        monkeypatch.setattr(fork, "_forkables", {})  # nothing else of this process was forked
         server = serve()
         plugin = make(server.url)
         assert plugin.execute(1) == "ok"
@@ -127,20 +127,20 @@ class TestFast:
         assert plugin.execute(1) == "ok"
         assert server.connections == 2
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-    def test_a_system_that_counts_bytes_otherwise_costs_no_connection(self, serve, make):
-        """What it tells is only believed where there is nothing to read; else the connection is looked at by poll()."""
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has TCP_INFO")
+    def test_a_system_that_counts_bytes_differently_keeps_its_connections(self, serve, make):
+        """TCP_INFO decides only if nothing can be read; otherwise poll() does."""
         server = serve()
         plugin = make(server.url)
         assert call(plugin) == "ok"
         wire = plugin._engine.pool._idle[0].connection
-        told = wire._tcp_info()
-        wire._tcp_info = lambda: bytes(len(told))
+        size = len(wire._tcp_info())
+        wire._tcp_info = lambda: bytes(size)
         assert [call(plugin), call(plugin)] == ["ok", "ok"]
         assert server.connections == 1
         assert wire._tcp_info is None
 
-    def test_a_system_that_tells_nothing(self, serve, make, monkeypatch):
+    def test_a_system_without_tcp_info(self, serve, make, monkeypatch):
         monkeypatch.delattr("socket.TCP_INFO", raising=False)
         server = serve()
         plugin = make(server.url)
@@ -150,7 +150,7 @@ class TestFast:
         assert call(plugin) == "ok"
         assert server.connections == 2
 
-    def test_a_used_up_connection_leaves_nothing_to_the_garbage_collector(self, serve, make):
+    def test_a_closed_connection_leaves_no_reference_cycles(self, serve, make):
         import gc
 
         plugin = make(serve().url, keep_alive=False)
@@ -164,8 +164,8 @@ class TestFast:
         finally:
             gc.enable()
 
-    def test_a_call_that_ran_out_of_time_leaves_nothing_to_the_garbage_collector(self, serve, make):
-        """Its frames would keep request and answer until a collection, and overload is when there are most of them."""
+    def test_a_call_that_timed_out_leaves_no_reference_cycles(self, serve, make):
+        """Its frames would keep request and reply until a collection, and under overload there are many of them."""
         import gc
 
         over = threading.Event()
@@ -175,7 +175,7 @@ class TestFast:
         gc.disable()
         try:
             for _ in range(5):
-                with contextlib.suppress(PluginTimeoutError):  # pytest.raises() makes cycles of its own
+                with contextlib.suppress(PluginTimeoutError):  # pytest.raises() makes reference cycles
                     call(plugin, timeout=0.05)
             assert not [found for found in gc.get_objects() if type(found) is Connection]
         finally:
@@ -184,7 +184,7 @@ class TestFast:
 
 
 class Recorded(BaseAdapter):
-    """An adapter that makes its own replies."""
+    """An adapter that creates its replies."""
 
     def __init__(self, body: bytes, status: int = 200) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Recorded(BaseAdapter):
         pass
 
 
-class TestHandedSession:
+class TestGivenSession:
     @pytest.fixture
     def session(self):
         with requests.Session() as session:
@@ -209,12 +209,12 @@ class TestHandedSession:
             yield session
 
     @pytest.fixture
-    def hand(self, session):
+    def given(self, session):
         return lambda endpoint, **connection: HTTPPlugin(config_of(endpoint, **connection), session=session)
 
-    def test_carries_calls_and_looks_at_health(self, serve, hand):
+    def test_calls_and_health_checks(self, serve, given):
         server = serve()
-        plugin = hand(server.url)
+        plugin = given(server.url)
         assert [call(plugin, {"a": 1}), call(plugin)] == ["ok", "ok"]
         assert plugin.health(2).status is PluginStatus.HEALTHY
         assert server.connections == 1
@@ -223,18 +223,18 @@ class TestHandedSession:
         assert first.headers["x-request-id"] == "req-1"
         assert first.headers["user-agent"].startswith("goplugins-python/")
 
-    def test_its_adapters_answer(self, session, hand):
+    def test_adapters_of_the_session_are_used(self, session, given):
         adapter = Recorded(b'{"data": "recorded"}')
         session.mount("http://plugin.example/", adapter)
-        assert call(hand("http://plugin.example/p")) == "recorded"
+        assert call(given("http://plugin.example/p")) == "recorded"
         assert adapter.requests[0].url == "http://plugin.example/p"
 
-    def test_what_stands_in_for_its_adapter_is_asked(self, hand, monkeypatch):
-        """As the `responses` package does it."""
+    def test_a_patched_adapter_is_used(self, given, monkeypatch):
+        """As the `responses` package does."""
         monkeypatch.setattr(HTTPAdapter, "send", lambda self, request, **_: Recorded(b'{"data": 7}').send(request))
-        assert call(hand("http://plugin.example/p")) == 7
+        assert call(given("http://plugin.example/p")) == 7
 
-    def test_its_authentication_signs(self, serve, session, hand):
+    def test_authentication_of_the_session_is_used(self, serve, session, given):
         class Signed(AuthBase):
             def __call__(self, request):
                 request.headers["X-Signature"] = str(len(request.body))
@@ -242,19 +242,19 @@ class TestHandedSession:
 
         server = serve()
         session.auth = Signed()
-        call(hand(server.url))
+        call(given(server.url))
         assert server.requests[0].headers["x-signature"] == str(len(server.requests[0].body))
 
-    def test_a_redirect_is_not_followed_and_its_body_not_read_to_the_end(self, serve, hand):
+    def test_a_redirect_is_not_followed_and_its_body_not_read_to_the_end(self, serve, given):
         elsewhere = serve()
         small = serve(
             lambda peer: peer.read_request() and peer.send(http_reply(b"x", "302 Found", {"Location": elsewhere.url}))
         )
         with pytest.raises(UnexpectedRedirectError):
-            call(hand(small.url))
+            call(given(small.url))
         large = http_reply(b"x" * 100_000, "302 Found", {"Location": elsewhere.url})
         with pytest.raises(ReplyTooLargeError):
-            call(hand(serve(lambda peer: peer.read_request() and peer.send(large)).url, max_response_bytes=1000))
+            call(given(serve(lambda peer: peer.read_request() and peer.send(large)).url, max_response_bytes=1000))
         assert elsewhere.requests == []
 
     @pytest.mark.parametrize(
@@ -269,41 +269,41 @@ class TestHandedSession:
         ],
         ids=["nothing", "truncated", "broken gzip", "too large", "no HTTP", "no envelope"],
     )
-    def test_faults_are_errors_of_ours(self, serve, hand, reply, expected):
+    def test_faults_become_plugin_errors(self, serve, given, reply, expected):
         server = serve(lambda peer: peer.read_request() and peer.send(reply))
         with pytest.raises(PluginError) as caught:
-            call(hand(server.url, max_response_bytes=1000))
+            call(given(server.url, max_response_bytes=1000))
         assert type(caught.value) is expected, caught.value
 
-    def test_chunks_and_compression(self, serve, hand):
+    def test_chunks_and_compression(self, serve, given):
         import gzip
 
         body = gzip.compress(b'{"data": "ok"}')
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
         reply = head + b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:5], len(body) - 5, body[5:])
-        assert call(hand(serve(lambda peer: peer.read_request() and peer.send(reply)).url)) == "ok"
+        assert call(given(serve(lambda peer: peer.read_request() and peer.send(reply)).url)) == "ok"
 
-    def test_refused_and_hung(self, serve, hand):
+    def test_refused_and_hung(self, serve, given):
         with pytest.raises(PluginConnectionError):
-            call(hand(f"http://127.0.0.1:{free_port()}/x"))
-        plugin = hand(serve(lambda peer: peer.read_request() and peer.hang()).url)
+            call(given(f"http://127.0.0.1:{free_port()}/x"))
+        plugin = given(serve(lambda peer: peer.read_request() and peer.hang()).url)
         for stopwatch in time_limit(0.3):
             with stopwatch, pytest.raises(PluginTimeoutError):
                 call(plugin, timeout=0.2)
 
-    def test_a_body_byte_by_byte_ends_at_the_deadline(self, serve, hand):
+    def test_a_body_byte_by_byte_ends_at_the_deadline(self, serve, given):
         def drip(peer: Peer) -> None:
             peer.read_request()
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
             peer.drip(b"x" * 1000, 0.02)
 
-        plugin = hand(serve(drip).url)
+        plugin = given(serve(drip).url)
         for stopwatch in time_limit(0.4):
             with stopwatch, pytest.raises(PluginTimeoutError):
                 call(plugin, timeout=0.3)
 
-    def test_calls_at_once_are_bounded_and_close_refuses(self, serve, hand):
-        plugin = hand(serve(lambda peer: peer.read_request() and peer.hang()).url, max_connections=1)
+    def test_concurrent_calls_are_bounded_and_close_rejects(self, serve, given):
+        plugin = given(serve(lambda peer: peer.read_request() and peer.hang()).url, max_connections=1)
         busy = threading.Thread(target=failure, args=(plugin,), kwargs={"timeout": 0.5})
         busy.start()
         while not plugin._engine.pool.open:
@@ -315,7 +315,7 @@ class TestHandedSession:
         with pytest.raises(PluginClosedError):
             call(plugin)
 
-    def test_proxies_are_the_sessions(self, session):
+    def test_proxies_of_the_session_are_used(self, session):
         config = config_of("http://plugin.example/p", {"proxy": "http://127.0.0.1:3128"})
         with pytest.raises(InvalidConfigError, match=r"options\.proxy"):
             HTTPPlugin(config, session=session)

@@ -1,4 +1,4 @@
-"""Everything that can go wrong on the wire: its own error, before the deadline, and a plugin that still works."""
+"""Faults on the wire: each is an error of its own before the deadline, and the plugin still works."""
 
 from __future__ import annotations
 
@@ -229,10 +229,10 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
 
 
 @pytest.mark.parametrize(("fault", "expected", "replay"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
-def test_fault_has_its_own_error_in_time_and_the_next_call_succeeds(serve, make, fault, expected, replay):
+def test_each_fault_has_an_error_in_time_and_the_next_call_succeeds(serve, make, fault, expected, replay):
     server = serve(fault)
     plugin = make(server.url, max_response_bytes=LIMIT, max_connections=1)
-    # A reply without end is cut by its size, which a busy machine may take a while to reach.
+    # An endless reply is cut at its limit, which a busy machine may take a while to reach.
     timeout = 10.0 if expected is ReplyTooLargeError else 0.5
     started = time.monotonic()
     with pytest.raises(PluginError) as caught:
@@ -242,9 +242,9 @@ def test_fault_has_its_own_error_in_time_and_the_next_call_succeeds(serve, make,
     assert caught.value.replay is replay
     assert caught.value.endpoint == server.url
     server.handler = reply_ok
-    # Idempotent: a server that hangs up after a whole reply may do so just when the next request is on its way.
+    # Idempotent: a server that closes after a whole reply may do so while the next request is being sent.
     assert call(plugin, idempotent=True) == "ok"
-    # One place is all there is: had the failed exchange kept it, this could not go through either.
+    # There is one slot: if the failed exchange had kept it, this call would fail as well.
     assert plugin._engine.pool.open == 1
 
 
@@ -268,10 +268,10 @@ def test_known_fault_http_accepted_what_is_no_answer_to_this_request(serve, make
 def test_known_fault_a_gzip_bomb_of_64_mib_was_accepted(serve, make):
     server = serve(encoded(gzip.compress(b" " * 64 * 1024 * 1024), "gzip"))
     with pytest.raises(ReplyTooLargeError):
-        call(make(server.url), timeout=10.0)  # by the limit that holds where none is configured
+        call(make(server.url), timeout=10.0)  # by the default limit
 
 
-def test_each_kind_of_fault_has_a_code_of_its_own():
+def test_each_kind_of_fault_has_its_own_code():
     codes: dict[str, type[PluginError]] = {}
     for _, _, kind, _ in FAULTS:
         assert codes.setdefault(kind.code, kind) is kind
@@ -294,7 +294,7 @@ def test_unknown_name(make):
 
 
 def test_connect_timeout_says_that_nothing_was_sent(make):
-    """A listener whose queue is full drops what comes next, like a black hole."""
+    """A listener with a full backlog drops further packets, as a firewall may."""
     import socket
 
     with socket.socket() as listener:
@@ -326,19 +326,19 @@ def test_deadline_passed_before_the_start_sends_nothing(serve, make):
     assert server.requests == []
 
 
-def test_request_that_the_peer_does_not_read_ends_at_the_deadline(serve, make):
+def test_a_request_that_is_not_read_ends_at_the_deadline(serve, make):
     server = serve(lambda peer: peer.server.closing.wait(5) and None)
     plugin = make(server.url)
     for stopwatch in time_limit(0.6):
         made = Call("x" * 16_000_000, codec_for(), Deadline.after(60), "req-1")
-        plugin.prepare(made)  # the time that it takes to write so much JSON is not measured
+        plugin.prepare(made)  # the time to encode so much JSON is not measured
         made.deadline = Deadline.after(0.5)
         with stopwatch, pytest.raises(PluginTimeoutError):
             plugin.send(made)
 
 
 def test_early_refusal_of_a_large_request_reaches_the_caller(serve, make):
-    """The server replies and hangs up while the request is still being written."""
+    """The server replies and closes while the request is still being written."""
 
     def refuse(peer: Peer) -> None:
         peer.sock.recv(1000)
@@ -363,7 +363,7 @@ def test_known_fault_a_late_reply_answered_the_next_calls_read(serve, make):
     assert server.connections == 2
 
 
-def test_surplus_bytes_that_come_later_are_noticed_too(serve, make):
+def test_extra_bytes_that_arrive_later_close_the_connection(serve, make):
     sent = threading.Event()
 
     def handler(peer: Peer) -> None:
@@ -387,7 +387,7 @@ def test_late_reply_never_answers_the_next_call(serve, make):
         while (request := peer.read_request()) is not None:
             if request.headers["x-request-id"] == "slow":
                 time.sleep(0.3)
-            peer.send(http_reply({"data": request.headers["x-request-id"]}))  # no request_id to tell them apart
+            peer.send(http_reply({"data": request.headers["x-request-id"]}))  # without a request_id
 
     plugin = make(serve(handler).url, max_connections=1)
     with pytest.raises(PluginTimeoutError):
@@ -434,7 +434,7 @@ def test_known_fault_a_redirect_took_the_credential_to_another_host(serve, make)
     assert elsewhere.requests == []
 
 
-def test_keyboard_interrupt_closes_the_connection_and_returns_the_place(serve, make, monkeypatch):
+def test_keyboard_interrupt_closes_the_connection_and_frees_its_slot(serve, make, monkeypatch):
     server = serve()
     plugin = make(server.url, max_connections=1)
     assert call(plugin) == "ok"
@@ -446,7 +446,7 @@ def test_keyboard_interrupt_closes_the_connection_and_returns_the_place(serve, m
         patch.setattr("goplugins.transports.http.requests_engine._Connection._read", interrupted)
         patch.setattr("goplugins.transports.http.parser.ReplyParser.on_headers_complete", interrupted)
         patch.setattr("goplugins.transports.http.parser.FastPathParser.read", lambda *_: None)  # it calls no Python
-        # The parser of the connection that is there already knows the method itself.
+        # The parser of the existing connection holds the original method.
         plugin._engine.pool.renew_all()
         with pytest.raises(KeyboardInterrupt):
             call(plugin)

@@ -1,4 +1,4 @@
-"""A look at a plugin's health: always a verdict, never an exception."""
+"""Health checks: always a status, never an exception."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def replying(body, status="200 OK"):
         ("", "302 Found", PluginStatus.UNHEALTHY, "HTTP 302"),
     ],
 )
-def test_verdict(serve, make, body, status, expected, message):
+def test_status(serve, make, body, status, expected, message):
     server = serve(replying(body, status))
     plugin = make(server.url)
     before = time.time()
@@ -60,7 +60,7 @@ def test_metadata_is_passed_on(serve, make):
     assert make(server.url).health(1).metadata == {"region": "eu", "load": "3"}
 
 
-def test_nobody_there(make):
+def test_no_server(make):
     found = make(f"http://127.0.0.1:{free_port()}/x").health(1)
     assert found.status is PluginStatus.OFFLINE
     assert "refused" in found.message
@@ -78,7 +78,7 @@ def test_garbage_is_unhealthy(serve, make):
     assert plugin.health(1).status is PluginStatus.UNHEALTHY
 
 
-def test_no_free_connection_is_no_verdict(serve, make):
+def test_no_free_connection_is_status_unknown(serve, make):
     server = serve(lambda peer: peer.read_request() and peer.hang())
     plugin = make(server.url, max_connections=1)
     with ThreadPoolExecutor(1) as threads:
@@ -91,13 +91,13 @@ def test_no_free_connection_is_no_verdict(serve, make):
         busy.result()
 
 
-def test_closed_plugin_is_no_verdict(serve, make):
+def test_closed_plugin_is_status_unknown(serve, make):
     plugin = make(serve().url)
     plugin.close()
     assert plugin.health(1).status is PluginStatus.UNKNOWN
 
 
-def test_enclosing_deadline_does_not_make_a_plugin_look_dead(serve, make):
+def test_enclosing_deadline_does_not_end_a_health_check(serve, make):
     plugin = make(serve(replying("")).url)
     with deadline(1e-6):
         assert plugin.health(1).status is PluginStatus.HEALTHY
@@ -107,19 +107,19 @@ def test_enclosing_deadline_does_not_make_a_plugin_look_dead(serve, make):
     ("endpoint", "path"),
     [("/healthz?full=1", "/healthz?full=1"), ("status", "/plugin/status"), (None, "/plugin/health")],
 )
-def test_where_to_look(serve, make, endpoint, path):
+def test_health_path(serve, make, endpoint, path):
     server = serve(replying(""))
     make(server.url, health=endpoint).health(1)
     assert server.requests[0].path == path
 
 
-def test_absolute_address_on_the_same_host(serve, make):
+def test_health_url_on_the_same_host(serve, make):
     server = serve(replying(""))
     make(server.url, health=f"http://127.0.0.1:{server.port}/up").health(1)
     assert server.requests[0].path == "/up"
 
 
-def test_address_on_another_host_is_refused(serve, make):
+def test_health_url_on_another_host_is_rejected(serve, make):
     with pytest.raises(InvalidConfigError, match="another host"):
         make(serve().url, health="http://other.example/up")
 

@@ -1,4 +1,4 @@
-"""What a signal handler raises (Ctrl-C, a worker's time limit) costs a connection at most, wherever it hits."""
+"""An exception out of a signal handler (Ctrl-C, a worker's time limit), at any line, costs one connection at most."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def engine():
 
 
 def chunked_and_closed_at_times(peer: Peer) -> None:
-    """Serves in every way, and hangs up after every fifth answer."""
+    """Serves replies of both kinds, and closes after every fifth."""
     for number in range(5):
         if (request := peer.read_request()) is None:
             return
@@ -59,8 +59,8 @@ def in_chunks(request) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-@pytest.mark.parametrize(("reply", "points"), [(ok, 35), (in_chunks, 50)], ids=["read at a glance", "read thoroughly"])
-def test_at_every_point_of_a_call_on_a_used_connection(serve, make, reply, points):
+@pytest.mark.parametrize(("reply", "points"), [(ok, 35), (in_chunks, 50)], ids=["fast path", "full parser"])
+def test_interrupt_at_every_line_of_a_call_on_a_reused_connection(serve, make, reply, points):
     server = serve(lambda peer: [peer.send(reply(request)) for request in iter(peer.read_request, None)] and None)
     plugin = make(server.url, max_connections=1)
     call(plugin)
@@ -80,13 +80,13 @@ def test_at_every_point_of_a_call_on_a_used_connection(serve, make, reply, point
 
 @pytest.mark.stress
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_thousands_of_strikes_leak_neither_connections_nor_places(serve, make):
+def test_thousands_of_interrupts_leak_neither_connections_nor_slots(serve, make):
     server = serve(chunked_and_closed_at_times)
     plugin = make(server.url, max_connections=2)
     assert call(plugin) == "ok"
     open_before = descriptors()
     dice, strikes, answers = random.Random(3), 0, 0
-    gc.disable()  # or it may hit in a finaliser, where Python swallows it
+    gc.disable()  # an interrupt within a finaliser would be swallowed by Python
 
     def ask() -> None:
         nonlocal answers

@@ -1,4 +1,4 @@
-"""Replies that two readers could take for two different messages are refused, and no reply at all does worse."""
+"""Replies that two parsers could read as two different messages are rejected, and random bytes do no harm."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def refused(serve, make, reply: bytes) -> None:
     def handler(peer: Peer) -> None:
         peer.read_request()
         peer.send(reply)
-        peer.hang()  # so that the end of the connection tells nothing
+        peer.hang()  # so that the end of the connection does not end the reply
 
     server = serve(handler)
     plugin = make(server.url, max_connections=1)
@@ -80,7 +80,7 @@ def refused(serve, make, reply: bytes) -> None:
 
 
 @pytest.mark.parametrize("reply", AMBIGUOUS.values(), ids=AMBIGUOUS)
-def test_ambiguous_replies_are_refused(serve, make, reply):
+def test_ambiguous_replies_are_rejected(serve, make, reply):
     refused(serve, make, reply)
 
 
@@ -90,7 +90,7 @@ class TestFast:
         return "fast"
 
     @pytest.mark.parametrize("reply", ONLY_FAST.values(), ids=ONLY_FAST)
-    def test_what_the_strict_parser_refuses_besides(self, serve, make, reply):
+    def test_other_replies_that_only_the_strict_parser_rejects(self, serve, make, reply):
         refused(serve, make, reply)
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestFast:
         body = gzip.compress(GOOD)
         whole = head + CHUNKED + b"\r\n3\r\n%b\r\n%x\r\n%b\r\n0\r\nX: y\r\n\r\n" % (body[:3], len(body) - 3, body[3:])
         parser = ReplyParser(1000)
-        for _ in range(3):  # one parser serves a connection for its whole life
+        for _ in range(3):  # a parser is used for all replies of a connection
             reply = parser.read(Pieces([whole[at : at + step] for at in range(0, len(whole), step)]))
             assert (reply.status, reply.body, parser.keep_alive) == (200, GOOD, True)
             assert dict(reply.headers) == {
@@ -140,7 +140,7 @@ class TestFast:
                 "transfer-encoding": "chunked",
             }
 
-    def test_an_interrupt_within_the_parser_comes_out_as_itself(self, monkeypatch):
+    def test_an_interrupt_within_the_parser_is_not_wrapped(self, monkeypatch):
         from goplugins.transports.http.parser import ReplyParser
 
         for name in ("on_message_begin", "on_header", "on_headers_complete", "on_message_complete"):
@@ -157,7 +157,7 @@ class TestFast:
 
 
 class Pieces:
-    """Bytes as they come from a wire."""
+    """A connection that receives the given pieces."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces, self.received = pieces, 0
@@ -222,7 +222,7 @@ def mutated(dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("hangs", [False, True], ids=["closed", "left open"])
-def test_whatever_comes_is_an_answer_or_an_error_in_time_and_the_next_call_is_good(serve, make, hangs):
+def test_random_replies_are_a_value_or_an_error_in_time_and_the_next_call_succeeds(serve, make, hangs):
     dice = random.Random(7)
     replies: list[bytes] = []
 
@@ -250,18 +250,18 @@ def test_whatever_comes_is_an_answer_or_an_error_in_time_and_the_next_call_is_go
 
     for _ in range(60 if hangs else 400):
         replies.append(mutated(dice))
-        # What the reply makes it take, it takes again; what a busy machine does, hardly.
+        # If the reply causes the delay, it recurs; a delay of a busy machine hardly does.
         assert took() < timeout + 0.1 or took() < timeout + 0.1, replies[-1]
-        # Idempotent: a connection that the server is just closing may be found dead only when it is used.
+        # Idempotent: a connection that the server is closing may be found dead only when it is used.
         assert call(plugin, request_id="good", idempotent=True) == "good", replies[-1]
     assert plugin._engine.pool.open == 1
 
 
-class TestGlance:
-    """What is read at a glance is what the thorough parser makes of it; all else is left to that one."""
+class TestFastPath:
+    """The fast path accepts only replies that the full parser parses the same way, and leaves all others to it."""
 
     @pytest.mark.parametrize("reply", [*AMBIGUOUS.values(), *ONLY_FAST.values()], ids=[*AMBIGUOUS, *ONLY_FAST])
-    def test_nothing_doubtful(self, reply):
+    def test_no_doubtful_reply_is_accepted(self, reply):
         assert FastPathParser(1000).read(reply) is None
 
     @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ class TestGlance:
             OK + b"A: 1\r\n" * 99 + LENGTH + b"\r\n" + GOOD,
         ],
     )
-    def test_what_servers_usually_send(self, reply):
+    def test_usual_replies_are_accepted(self, reply):
         self.check(FastPathParser(len(GOOD)), reply, expected=True)
 
     @pytest.mark.parametrize(
@@ -304,21 +304,21 @@ class TestGlance:
             OK + b"Content-Length: 2000\r\n\r\n" + b"x" * 2000,
         ],
     )
-    def test_the_unusual_is_left_to_the_thorough_parser(self, reply):
-        glance = FastPathParser(1000)
+    def test_unusual_replies_are_left_to_the_full_parser(self, reply):
+        fast = FastPathParser(1000)
         for _ in range(2):
-            assert glance.read(reply) is None
-            self.check(glance, OK + LENGTH + b"\r\n" + GOOD, expected=True)  # and nothing of it is left behind
+            assert fast.read(reply) is None
+            self.check(fast, OK + LENGTH + b"\r\n" + GOOD, expected=True)  # no state of the last reply is left
 
-    def test_whatever_comes(self):
-        dice, glance, seen = random.Random(11), FastPathParser(10_000), 0
+    def test_random_replies_are_parsed_as_by_the_full_parser(self):
+        dice, fast, seen = random.Random(11), FastPathParser(10_000), 0
         for _ in range(5000):
-            seen += self.check(glance, mutated(dice))
+            seen += self.check(fast, mutated(dice))
         assert seen > 100
 
     @staticmethod
-    def check(glance, data: bytes, expected: bool | None = None) -> bool:
-        found = glance.read(data)
+    def check(fast, data: bytes, expected: bool | None = None) -> bool:
+        found = fast.read(data)
         assert expected is None or (found is not None) is expected, data
         if found is not None:
             parser = ReplyParser(10_000)

@@ -1,4 +1,4 @@
-"""TLS: always verified, with a reason in every refusal."""
+"""TLS: always verified, with a reason in every error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_known_fault_https_ignored_the_ca_file(serve, make, server_context, ca_f
     ],
     ids=["expired", "wrong host", "unknown authority"],
 )
-def test_certificate_that_is_not_to_be_trusted(serve, make, server_context, ca_file, certificate, trusted, reason):
+def test_untrusted_certificate(serve, make, server_context, ca_file, certificate, trusted, reason):
     server = serve(tls=server_context(**certificate))
     plugin = make(server.url, auth=AuthConfig(ca_file=ca_file if trusted else "", method="bearer", token="tok-456"))
     with pytest.raises(CertificateError, match=reason) as caught:
@@ -59,7 +59,7 @@ def test_plain_server_behind_https(serve, make):
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_handshake_that_breaks_off(serve, make, how):
+def test_handshake_that_is_aborted(serve, make, how):
     server = serve(lambda peer: peer.sock.recv(1) and getattr(peer, how)())
     with pytest.raises(TLSError) as caught:
         call(make(server.url.replace("http", "https")))
@@ -76,7 +76,7 @@ def test_handshake_that_hangs_ends_at_the_deadline(serve, make):
     assert caught.value.replay is Replay.ALWAYS
 
 
-def test_handshake_that_drips_ends_at_the_deadline(serve, make):
+def test_slow_handshake_ends_at_the_deadline(serve, make):
     server = serve(lambda peer: peer.drip(b"\x16\x03\x03\x40\x00" + b"\x02" * 500, 0.02))
     plugin = make(server.url.replace("http", "https"))
     for stopwatch in time_limit(0.4):
@@ -84,7 +84,7 @@ def test_handshake_that_drips_ends_at_the_deadline(serve, make):
             call(plugin, timeout=0.3)
 
 
-def test_old_tls_is_refused(serve, make, server_context, ca_file):
+def test_old_tls_is_rejected(serve, make, server_context, ca_file):
     context = server_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -102,7 +102,7 @@ def test_mtls(serve, make, server_context, ca_file, client_files, authority):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("presented", [True, False])
-def test_client_certificate_that_the_server_refuses(
+def test_client_certificate_that_the_server_rejects(
     serve, make, server_context, ca_file, client_files, authority, version, presented
 ):
     context = server_context(client_authority=authority)
@@ -120,7 +120,7 @@ def test_client_certificate_that_the_server_refuses(
 
 
 class TestFiles:
-    """A file that can't be used is named by its field."""
+    """The error for a file that can't be used names its field."""
 
     @pytest.fixture
     def files(self, client_files, ca_file):
@@ -144,11 +144,11 @@ class TestFiles:
 
     def test_key_of_another_certificate(self, make, files, client_files):
         _, other = client_files()
-        with pytest.raises(InvalidCertificateError, match="not the key of cert_file") as caught:
+        with pytest.raises(InvalidCertificateError, match="does not belong to cert_file") as caught:
             make("https://127.0.0.1:1/x", auth=AuthConfig(method="mtls", **{**files, "key_file": other}))
         assert caught.value.path == "auth.key_file"
 
-    def test_encrypted_key_does_not_ask_on_the_terminal(self, make, files, tmp_path):
+    def test_encrypted_key_does_not_prompt_on_the_terminal(self, make, files, tmp_path):
         from cryptography.hazmat.primitives import serialization
 
         with open(files["key_file"], "rb") as stream:
@@ -189,7 +189,7 @@ def test_dead_tls_connection_is_replaced_silently(serve, make, server_context, c
     assert server.connections == 2
 
 
-def test_errors_of_tls_hold_no_credential(serve, make, server_context):
+def test_tls_errors_contain_no_credential(serve, make, server_context):
     server = serve(tls=server_context())
     plugin = make(server.url, auth=AuthConfig(method="bearer", token="tok-456-secret"))
     with pytest.raises(CertificateError) as caught:
@@ -221,7 +221,7 @@ def test_ipv6(serve, make):
 def test_large_requests_and_replies_in_many_records(serve, make, server_context, ca_file):
     def handler(peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
-            time.sleep(0.05)  # so that the client meets a full buffer
+            time.sleep(0.05)  # so that the client's buffer is full
             peer.send(ok(request, request.json["data"]))
 
     server = serve(handler, tls=server_context())

@@ -1,4 +1,4 @@
-"""What goes over the wire: as the Go library's client writes it, and nothing that must not go out."""
+"""Requests and replies on the wire: those of the Go library, and nothing that must not be sent."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_replies_that_the_go_client_accepts(serve, make, reply):
         assert made.reply_metadata == reply["metadata"]
 
 
-def test_each_attempt_tells_what_remains(serve, make):
+def test_each_attempt_sends_the_remaining_time(serve, make):
     server = serve()
     plugin = make(server.url)
     made = Call(None, codec_for(), Deadline.after(2), "req-1", idempotent=True, metadata={"k": "v"})
@@ -142,7 +142,7 @@ def test_compressed_replies(serve, make, encoding, compress):
     assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
 
-def test_disable_compression_asks_for_plain_replies(serve, make):
+def test_disable_compression_accepts_plain_replies_only(serve, make):
     server = serve()
     call(make(server.url, disable_compression=True))
     assert server.requests[0].headers["accept-encoding"] == "identity"
@@ -165,7 +165,7 @@ def test_interim_reply_is_skipped(serve, make):
     assert call(make(server.url)) == "ok"
 
 
-def test_cookies_do_not_travel_to_the_next_call(serve, make):
+def test_cookies_are_not_sent_with_the_next_call(serve, make):
     def handler(peer: Peer) -> None:
         while peer.read_request() is not None:
             peer.send(http_reply({"data": 1}, headers={"Set-Cookie": "session=abc; Path=/"}))
@@ -178,7 +178,7 @@ def test_cookies_do_not_travel_to_the_next_call(serve, make):
 
 
 class TestHeaders:
-    def test_context_headers_travel_and_replace_ours(self, serve, make):
+    def test_context_headers_are_sent_and_replace_defaults(self, serve, make):
         server = serve()
         call(make(server.url), headers={"traceparent": "00-1-2-01", "user-agent": "mine/1"})
         headers = server.requests[0].headers
@@ -189,25 +189,25 @@ class TestHeaders:
     @pytest.mark.parametrize(
         "name", ["Host", "Content-Length", "transfer-encoding", "Connection", "Proxy-Authorization", "TE"]
     )
-    def test_framing_is_not_the_callers(self, serve, make, name):
+    def test_callers_can_not_set_framing_headers(self, serve, make, name):
         server = serve()
         with pytest.raises(InvalidHeaderError, match=name):
             call(make(server.url), headers={name: "x"})
         assert server.connections == 0
 
     @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00", "\u20ac"])
-    def test_value_that_would_break_out_is_refused_unquoted(self, serve, make, value):
+    def test_header_injection_is_rejected_without_the_value(self, serve, make, value):
         server = serve()
         with pytest.raises(InvalidHeaderError) as caught:
             call(make(server.url), headers={"X-A": value})
         assert value not in str(caught.value)
         assert server.connections == 0
 
-    def test_request_id_that_would_break_out_is_refused(self, make):
+    def test_request_id_injection_is_rejected(self, make):
         with pytest.raises(InvalidHeaderError):
             call(make("http://127.0.0.1:1/x"), request_id="a\r\nb")
 
-    def test_latin_1_passes(self, serve, make):
+    def test_latin_1_values_are_sent(self, serve, make):
         server = serve()
         call(make(server.url), headers={"X-Name": "Zo\xeb"})
         assert server.requests[0].headers["x-name"] == "Zo\xeb"
@@ -220,11 +220,11 @@ class TestHeaders:
             (AuthConfig(method="custom", headers={"X-Team": "a"}), "x-team"),
         ],
     )
-    def test_explicit_credentials_win(self, make, auth, name):
+    def test_credentials_of_the_configuration_beat_the_callers(self, make, auth, name):
         with pytest.raises(InvalidHeaderError, match="auth"):
             call(make("http://127.0.0.1:1/x", auth=auth), headers={name: "other"})
 
-    def test_caller_may_authorise_where_the_configuration_does_not(self, serve, make):
+    def test_callers_may_send_credentials_if_the_configuration_has_none(self, serve, make):
         server = serve()
         call(make(server.url), headers={"Authorization": "Bearer mine"})
         assert server.requests[0].headers["authorization"] == "Bearer mine"
@@ -236,7 +236,7 @@ class TestHeaders:
         call(make(server.url, auth=AuthConfig(method="basic", username="zo\xeb", password="\u20ac")))
         assert server.requests[-1].headers["authorization"] == "Basic em/Dqzrigqw="
 
-    def test_credential_that_no_header_can_carry(self, make):
+    def test_credential_that_no_header_can_have(self, make):
         with pytest.raises(AuthConfigError) as caught:
             make("http://127.0.0.1:1/x", auth=AuthConfig(method="bearer", token="to\r\nken"))
         assert "ken" not in str(caught.value).replace("token", "")
@@ -256,7 +256,7 @@ def test_netrc_and_environment_are_ignored_unless_trusted(serve, make, tmp_path,
 
 
 class TestFailureBodies:
-    def test_the_plugins_own_text_and_metadata_reach_the_caller(self, serve, make):
+    def test_text_and_metadata_of_the_plugin_reach_the_caller(self, serve, make):
         body = {"error": "shard 7 is read-only", "metadata": {"error_code": "RO"}, "request_id": "req-1"}
         server = serve(lambda peer: peer.read_request() and peer.send(http_reply(body, "500 Oops")))
         with pytest.raises(PluginError, match="shard 7 is read-only") as caught:
@@ -272,14 +272,14 @@ class TestFailureBodies:
             ("<html>secret layout</html>", "text/html", None),
         ],
     )
-    def test_other_services_texts(self, serve, make, body, kind, text):
+    def test_texts_of_other_services(self, serve, make, body, kind, text):
         reply = http_reply(body, "502 Bad Gateway", {"Content-Type": kind})
         server = serve(lambda peer: peer.read_request() and peer.send(reply))
         with pytest.raises(PluginError) as caught:
             call(make(server.url))
         assert caught.value.message == "HTTP 502: the plugin failed" + (f": {text}" if text else "")
 
-    def test_metadata_that_is_none_does_not_hide_the_status(self, serve, make):
+    def test_malformed_metadata_does_not_hide_the_status(self, serve, make):
         reply = http_reply({"error": "x", "metadata": [1]}, "503 No")
         server = serve(lambda peer: peer.read_request() and peer.send(reply))
         with pytest.raises(PluginUnavailableError):
@@ -306,21 +306,21 @@ class TestSecrets:
 
         def echo_business(peer: Peer) -> None:
             request = peer.read_request()
-            told = request.headers["authorization"]
-            peer.send(http_reply({"error": told, "metadata": {told: told}}))
+            credential = request.headers["authorization"]
+            peer.send(http_reply({"error": credential, "metadata": {credential: credential}}))
 
         def echo_as_metadata(peer: Peer) -> None:
-            told = peer.read_request().headers["authorization"]
-            peer.send(http_reply({"error": "no", "metadata": {told: told}}, "400 Bad"))
+            credential = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"error": "no", "metadata": {credential: credential}}, "400 Bad"))
 
         def echo_and_cut(peer: Peer) -> None:
-            """A text of which only the beginning is kept, which ends within the credential."""
-            told = peer.read_request().headers["authorization"]
-            peer.send(http_reply({"message": "x" * 180 + told}, "500 Oops"))
+            """A text that is cut within the credential."""
+            credential = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"message": "x" * 180 + credential}, "500 Oops"))
 
         def echo_id(peer: Peer) -> None:
-            told = peer.read_request().headers["authorization"]
-            peer.send(http_reply({"data": 1, "request_id": told}))
+            credential = peer.read_request().headers["authorization"]
+            peer.send(http_reply({"data": 1, "request_id": credential}))
 
         def echo_garbage(peer: Peer) -> None:
             peer.send(peer.read_request().raw[:5] + b"\r\n")
@@ -348,7 +348,7 @@ class TestSecrets:
         ]
         return [serve(handler) for handler in handlers]  # type: ignore[operator]
 
-    def test_no_error_holds_a_credential(self, serve, make):
+    def test_no_error_contains_a_credential(self, serve, make):
         auth = AuthConfig(method="bearer", token=self.TOKEN)
         urls = [server.url for server in self.faults(serve)] + [f"http://127.0.0.1:{free_port()}/p?key={self.TOKEN}"]
         for url in urls:

@@ -22,13 +22,13 @@ from tests.servers import Handler, Peer, RawServer
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    """A short one: socket paths have 107 bytes."""
+    """A short path: a socket's path has at most 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
         yield os.path.join(folder, "s")
 
 
 def read_line(peer: Peer) -> dict[str, Any] | None:
-    """The next line; None once the client has gone."""
+    """The next line; None once the client has closed."""
     while b"\n" not in peer.buffer:
         if not peer._fill():
             return None
@@ -52,7 +52,7 @@ def reply_ok(peer: Peer) -> None:
 
 
 def replies(*made: Callable[[dict[str, Any]], bytes]) -> Handler:
-    """Answers a connection's first requests so, and hangs up."""
+    """Sends these replies to a connection's first requests, and closes."""
 
     def handler(peer: Peer) -> None:
         for make in made:
@@ -121,7 +121,7 @@ def echo(request: Any) -> Any:
 
 
 class Running:
-    """A server of ours on a thread."""
+    """A goplugins server on a thread."""
 
     def __init__(self, server: UnixServer) -> None:
         self.server = server

@@ -1,4 +1,4 @@
-"""Sockets and servers that misbehave: each fault has its error, in time, and spoils no later call."""
+"""Faults of sockets and servers: each is an error of its own in time, and does not affect later calls."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ class TestConnecting:
         assert caught.value.replay is Replay.ALWAYS
         assert make().health(1).status is PluginStatus.OFFLINE
 
-    def test_nobody_listens(self, make, path):
+    def test_no_listener(self, make, path):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(path)
             with pytest.raises(PluginConnectionError, match="no process listens on") as caught:
                 call(make())
         assert caught.value.replay is Replay.ALWAYS
 
-    def test_a_file_that_is_no_socket(self, make, path):
+    def test_a_file_that_is_not_a_socket(self, make, path):
         Path(path).touch()
         with pytest.raises(PluginConnectionError, match="no process listens on"):
             call(make())
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
-    def test_permission_denied_is_not_tried_again(self, serve, path):
+    def test_permission_denied_is_not_retried(self, serve, path):
         serve()
         os.chmod(os.path.dirname(path), 0o755)
         code = (
@@ -95,8 +95,8 @@ class TestConnecting:
         found = _python(code, path)
         assert "Permission denied never" in found
 
-    def test_queue_of_the_listener_is_full(self, make, path):
-        """A socket that does not block would fail at once, here."""
+    def test_backlog_of_the_listener_is_full(self, make, path):
+        """A non-blocking connect() would fail at once."""
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen(0)
@@ -110,8 +110,8 @@ class TestConnecting:
                     with stopwatch, pytest.raises(PluginTimeoutError):
                         call(make(connection_timeout=0.1), timeout=5)
 
-    def test_a_signal_within_connect_is_no_connection(self, make, path):
-        """Python takes a socket that a signal woke for a connected one: sending over it fails."""
+    def test_a_signal_within_connect_is_not_taken_for_a_connection(self, make, path):
+        """After a signal, Python takes an unconnected socket for a connected one: sending on it fails."""
         signals: list[int] = []
         earlier = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
         try:
@@ -144,7 +144,7 @@ class TestConnecting:
         ("endpoint", "error"),
         [("", MissingSocketPathError), ("@", MissingSocketPathError), ("/" + "x" * 200, InvalidEndpointFormatError)],
     )
-    def test_address_that_is_none_is_an_error_of_the_configuration(self, endpoint, error):
+    def test_invalid_address_is_a_configuration_error(self, endpoint, error):
         config = PluginConfig(name="p", transport="unix", endpoint=endpoint)
         factory = UnixSocketPluginFactory()
         with pytest.raises(error):
@@ -160,7 +160,7 @@ class TestReplies:
             with stopwatch, pytest.raises(PluginTimeoutError):
                 call(make(), timeout=0.15)
 
-    def test_drips(self, raw, make):
+    def test_slow_reply(self, raw, make):
         raw(lambda peer: (read_line(peer), peer.drip(b"x" * 1000, 0.01)))
         for stopwatch in time_limit(0.25):
             with stopwatch, pytest.raises(PluginTimeoutError):
@@ -171,7 +171,7 @@ class TestReplies:
         with pytest.raises(TruncatedReplyError):
             call(make())
 
-    def test_hangs_up_without_a_word(self, raw, make):
+    def test_closes_without_a_reply(self, raw, make):
         raw(lambda peer: read_line(peer) and None)
         with pytest.raises(ConnectionLostError) as caught:
             call(make())
@@ -231,7 +231,7 @@ def test_known_fault_more_connections_than_allowed(raw, make):
     assert server.connections <= 5
 
 
-def test_a_caller_beyond_the_limit_is_refused_in_time(raw, make):
+def test_a_caller_beyond_the_limit_is_rejected_in_time(raw, make):
     raw(Peer.hang)
     plugin = make(max_connections=1)
     with ThreadPoolExecutor(1) as pool:
@@ -259,7 +259,7 @@ def test_known_fault_execute_racing_with_close_crashed(serve, make):
 
 
 class TestReconnecting:
-    def test_connection_is_used_again_without_a_ping(self, raw, make):
+    def test_connection_is_reused_without_a_ping(self, raw, make):
         server = raw()
         plugin = make()
         for _ in range(5):
@@ -267,7 +267,7 @@ class TestReconnecting:
         assert server.connections == 1
         assert len(server.requests) == 5
 
-    def test_keep_alive_off_means_a_connection_a_call(self, raw, make):
+    def test_without_keep_alive_each_call_opens_a_connection(self, raw, make):
         server = raw()
         plugin = make(keep_alive=False)
         for _ in range(3):
@@ -294,7 +294,7 @@ class TestReconnecting:
         serve()
         assert call(plugin, 1) == 1
 
-    def test_once_for_an_idempotent_call_that_a_reused_connection_swallowed(self, raw, make):
+    def test_an_idempotent_call_reconnects_once_after_a_reused_connection_broke(self, raw, make):
         def handler(peer: Peer) -> None:
             peer.send(ok(read_line(peer)))
             read_line(peer)
@@ -314,7 +314,7 @@ class TestReconnecting:
         assert server.connections == 3
 
     def test_server_restarts_under_load(self, serve, make):
-        """Calls that were in flight are finished; nothing but "no connection" is ever seen."""
+        """Calls in flight finish; the only errors are those of failed connects."""
 
         @_plugin
         def slow(request):
@@ -368,7 +368,7 @@ def fork_with_a_connection(path):
     return found
 
 
-def test_forked_child_connects_anew_and_parent_goes_on(serve, path):
+def test_forked_child_opens_a_connection_and_the_parent_keeps_its_own(serve, path):
     serve()
     assert run(fork_with_a_connection, path) == [[0, 2, 3], 1]
 
@@ -404,7 +404,7 @@ class TestServer:
             serve()
         assert Path(path).read_text() == "precious"
 
-    def test_successors_socket_is_left_alone(self, serve, make, path):
+    def test_socket_of_a_successor_is_not_removed(self, serve, make, path):
         first = serve()
         os.unlink(path)
         serve()
@@ -422,7 +422,7 @@ class TestServer:
         assert not os.path.exists(path)
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
-    def test_abstract_name_admits_other_users_with_credentials_only(self, serve, path):
+    def test_abstract_socket_requires_credentials_of_other_users(self, serve, path):
         code = (
             "import os, sys\n"
             "from goplugins.config import PluginConfig, AuthConfig\n"
@@ -438,7 +438,7 @@ class TestServer:
         serve(echo, f"@{path}-shared", auth=AuthConfig(method="bearer", token="s3cret"))
         assert _python(code, f"@{path}-shared").strip() == "1"
 
-    def test_stop_finishes_calls_in_flight_and_cuts_nothing(self, serve, make):
+    def test_stop_waits_for_calls_in_flight(self, serve, make):
         entered, leave = threading.Semaphore(0), threading.Event()
 
         @_plugin
@@ -483,14 +483,14 @@ class TestServer:
             leave.set()
         assert "1 call(s) in flight" in caplog.text
 
-    def test_idle_connections_delay_no_stop(self, serve, make):
+    def test_idle_connections_do_not_delay_stop(self, serve, make):
         server = serve()
         call(make(), 1)
         with Stopwatch() as stopwatch:
             server.stop(5)
         assert stopwatch.seconds < 0.5
 
-    def test_calls_at_once_are_bounded_and_health_is_not_in_their_line(self, serve, make):
+    def test_concurrent_calls_are_bounded_and_health_does_not_wait_for_them(self, serve, make):
         now, most, lock = [0], [0], threading.Lock()
 
         @_plugin
@@ -511,7 +511,7 @@ class TestServer:
                 future.result()
         assert most[0] == 2
 
-    def test_a_wait_for_a_place_is_at_the_callers_cost(self, serve, make):
+    def test_waiting_for_a_slot_counts_against_the_callers_deadline(self, serve, make):
         ran = []
 
         @_plugin
@@ -537,4 +537,4 @@ class TestServer:
             plugin.close()
             server.stop()
         _until(lambda: not [one for one in threading.enumerate() if one.name == "goplugins-unix"])
-        assert len(os.listdir("/proc/self/fd")) <= before  # what other tests left may go meanwhile
+        assert len(os.listdir("/proc/self/fd")) <= before  # descriptors of other tests may be closed meanwhile

@@ -1,4 +1,4 @@
-"""The server's socket: who gets the path, who may connect, and who has to leave for a newcomer."""
+"""The server's socket: ownership of the path, permissions, and closing of idle connections under a limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def connect(path: str) -> socket.socket:
 
 class TestPath:
     def test_known_fault_two_servers_both_took_a_stale_socket(self, path, monkeypatch):
-        """One removes what the other, which came in between, has just put there."""
+        """One server removes the socket that the other has just created."""
         leave_stale(path)
         won, others = [], []
 
@@ -55,7 +55,7 @@ class TestPath:
             if name == path and not others:
                 others.append(threading.Thread(target=compete))
                 others[0].start()
-                others[0].join(0.1)  # as far as it gets
+                others[0].join(0.1)  # until it blocks
             remove(name)
 
         monkeypatch.setattr(os, "unlink", unlink)
@@ -65,7 +65,7 @@ class TestPath:
         connect(path).close()
         won[0].close()
 
-    def test_many_at_once_have_one_winner(self, path):
+    def test_one_of_many_concurrent_servers_gets_the_path(self, path):
         for _ in range(20):
             leave_stale(path)
             barrier, won, lost = threading.Barrier(4), [], []
@@ -87,7 +87,7 @@ class TestPath:
             won[0].close()
             assert os.listdir(os.path.dirname(path)) == []
 
-    def test_the_file_is_private_from_its_first_moment(self, path, monkeypatch):
+    def test_the_socket_is_never_open_to_other_users(self, path, monkeypatch):
         monkeypatch.setattr(os, "chmod", lambda *_: pytest.fail("it was not private when it was made"))
         before = os.umask(0)
         try:
@@ -97,17 +97,17 @@ class TestPath:
             os.umask(before)
         listener.close()
 
-    def test_nothing_is_left_behind(self, path):
+    def test_no_file_is_left(self, path):
         Listener(path).close()
         assert os.listdir(os.path.dirname(path)) == []
 
-    def test_a_lock_that_a_killed_server_left_is_no_hindrance(self, path):
+    def test_a_lock_of_a_killed_server_does_not_block(self, path):
         with open(f"{path}.lock", "w"):
             pass
         Listener(path).close()
         assert os.listdir(os.path.dirname(path)) == []
 
-    def test_a_server_that_hangs_at_its_start_is_not_waited_for_for_ever(self, path):
+    def test_a_server_that_hangs_at_its_start_does_not_block_others(self, path):
         clock = ManualClock(auto_advance=True)
         with open(f"{path}.lock", "w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -115,7 +115,7 @@ class TestPath:
                 Listener(path, clock=clock)
             assert caught.value.fix == f"find the process that holds {path}.lock"
 
-    def test_a_symbolic_link_in_the_locks_place_is_not_followed(self, path):
+    def test_a_symbolic_link_as_lock_file_is_not_followed(self, path):
         os.symlink(f"{path}-precious", f"{path}.lock")
         with pytest.raises(ConfigError, match=r"can't listen on .*\.lock: "):
             Listener(path)
@@ -126,7 +126,7 @@ class TestPath:
             Listener("/nonexistent/x.sock")
         assert caught.value.fix == "create its directory first"
 
-    def test_the_error_for_a_busy_path_says_what_to_do(self, path):
+    def test_the_error_for_a_busy_path_has_a_fix(self, path):
         listener = Listener(path)
         with pytest.raises(ConfigError) as caught:
             Listener(path)
@@ -154,24 +154,24 @@ class TestCrowd:
         sockets = [connect(path) for _ in range(3)]
         for sock in (sockets[1], sockets[2], sockets[0]):
             assert ping(sock)
-            time.sleep(0.02)  # the answer has come; now the server has seen that, too
+            time.sleep(0.02)  # the reply has arrived; now the server has noted it, too
         for _ in range(2):
             sockets.append(connect(path))
             assert b'"success":true' in ping(sockets[-1])
-        assert (sockets[1].recv(1), sockets[2].recv(1)) == (b"", b"")  # the two that were idle for longest
+        assert (sockets[1].recv(1), sockets[2].recv(1)) == (b"", b"")  # the two that were idle longest
         for sock in (sockets[0], *sockets[3:]):
             assert ping(sock)
         for sock in sockets:
             sock.close()
 
-    def test_connections_that_never_asked_anything_count_as_idle(self, serve, path):
+    def test_connections_without_a_request_count_as_idle(self, serve, path):
         serve()
         sockets = [connect(path) for _ in range(12)]
         assert ping(sockets[-1])
         for sock in sockets:
             sock.close()
 
-    def test_a_call_in_flight_is_never_cut_and_the_newcomer_waits(self, serve, make, path, caplog):
+    def test_a_call_in_flight_is_not_cut_and_the_new_connection_waits(self, serve, make, path, caplog):
         BEGUN.clear()
         serve(slow)
         busy = [connect(path) for _ in range(3)]
@@ -182,13 +182,13 @@ class TestCrowd:
         newcomer = connect(path)
         assert b'"success":true' in ping(newcomer)
         assert 0.1 < time.monotonic() - started < 2.0
-        # The place came from one that had been answered.
+        # The slot is that of a connection whose call has ended.
         assert all(b'"data":0.5' in sock.recv(4096) for sock in busy)
         assert "all 3 connections have a call in flight" in caplog.text
         for sock in (*busy, newcomer):
             sock.close()
 
-    def test_a_line_that_has_come_in_by_halves_is_not_cut(self, serve, path):
+    def test_a_connection_with_half_a_line_is_not_closed(self, serve, path):
         serve()
         halves = [connect(path) for _ in range(2)]
         for sock in halves:
@@ -202,7 +202,7 @@ class TestCrowd:
         for sock in (*halves, *others):
             sock.close()
 
-    def test_a_client_whose_connection_was_let_go_does_not_notice(self, serve, make, path):
+    def test_a_client_whose_idle_connection_was_closed_reconnects(self, serve, make, path):
         serve()
         plugin = make(max_connections=1)
         assert call(plugin, 1) == 1

@@ -1,4 +1,4 @@
-"""What goes over a Unix socket: the Go library's lines, and ours beside them."""
+"""Lines on a Unix socket: those of the Go library, and the additional fields."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECRET = "s3cret-token"
 
 
 def talk(path: str, *lines: bytes) -> list[Any]:
-    """Sends lines over one connection, each after the answer to the one before."""
+    """Sends lines over one connection, each after the reply to the previous one."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(5)
         sock.connect(path)
@@ -53,7 +53,7 @@ def talk(path: str, *lines: bytes) -> list[Any]:
 
 
 class TestGoLines:
-    def test_every_recorded_line_is_answered_rightly(self, serve, path):
+    def test_every_recorded_line_gets_the_right_reply(self, serve, path):
         serve()
         for sent, answer in zip(GO_LINES, talk(path, *GO_LINES), strict=True):
             request = json.loads(sent)
@@ -67,8 +67,8 @@ class TestGoLines:
             if request["type"] == "info":
                 assert answer["data"]["version"] == "2.3.4"
 
-    def test_no_field_that_go_would_misread(self, serve, path):
-        """Go refuses a reply whose ``error`` is no string or whose ``headers`` hold anything but strings."""
+    def test_no_field_that_go_would_reject(self, serve, path):
+        """Go rejects a reply whose ``error`` is not a string, or whose ``headers`` contain anything but strings."""
         serve()
         known = {"type", "request_id", "success", "data", "error", "headers"}
         for answer in talk(path, *GO_LINES):
@@ -79,17 +79,17 @@ class TestGoLines:
         seen = []
 
         @serve_module.plugin
-        def look(request: Any, context: ExecutionContext) -> Any:
+        def show(request: Any, context: ExecutionContext) -> Any:
             seen.append((dict(context.headers), context.timeout))
             return None
 
-        serve(look)
+        serve(show)
         talk(path, *GO_LINES)
         headers, timeouts = zip(*seen, strict=True)
         assert headers == ({}, {"X-Trace-ID": "trace-abc"})
         assert all(29 < timeout <= 30 for timeout in timeouts)
 
-    def test_our_lines_have_the_fields_of_go(self, raw, make):
+    def test_request_lines_have_the_fields_of_go(self, raw, make):
         server = raw()
         plugin = make()
         call(plugin, {"a": 1}, 30.0, request_id="data-1", headers={"X-Trace-ID": "trace-abc"})
@@ -187,7 +187,7 @@ class TestRequest:
         with pytest.raises(InvalidHeaderError):
             call(make(), headers={"X-A": "a\r\nb"})
 
-    def test_request_that_is_no_json_is_refused(self, make):
+    def test_request_without_a_json_form_is_rejected(self, make):
         with pytest.raises(UnserializableRequestError):
             call(make(), object())
 
@@ -218,7 +218,7 @@ def test_every_json_value_comes_back(serve, make, value):
     assert type(found) is type(value)
 
 
-def test_three_mebibytes_there_and_back(serve, make):
+def test_three_mebibytes_both_ways(serve, make):
     serve()
     big = {"text": "x" * (3 << 20)}
     assert call(make(), big, 10.0) == big
@@ -266,14 +266,14 @@ class TestReply:
         with pytest.raises(PluginInternalError, match="the plugin failed"):
             call(make())
 
-    def test_secret_that_is_echoed_is_taken_out(self, raw, make):
+    def test_echoed_secret_is_removed(self, raw, make):
         raw(failed("internal", f"headers were Bearer {SECRET}", metadata={"dump": SECRET}))
         with pytest.raises(PluginInternalError) as caught:
             call(make(auth=AuthConfig(method="bearer", token=SECRET)))
         assert SECRET not in str(caught.value)
         assert SECRET not in repr(caught.value.details)
 
-    def test_names_and_the_kind_of_an_error_tell_no_secret_either(self, raw, make):
+    def test_secrets_are_removed_from_names_and_error_kinds(self, raw, make):
         raw(failed(f"kind {SECRET}", metadata={f"a {SECRET}": "1"}, headers={SECRET: "2"}))
         with pytest.raises(PluginError) as caught:
             call(make(auth=AuthConfig(method="bearer", token=SECRET)))
@@ -284,10 +284,10 @@ class TestReply:
             "headers": {"***": "2"},
         }
 
-    def test_health_tells_no_secret(self, raw, make):
+    def test_health_contains_no_secret(self, raw, make):
         raw(replies(lambda request: ok(request, {"status": "healthy", "metadata": {f"a {SECRET}": SECRET}})))
-        told = make(auth=AuthConfig(method="bearer", token=SECRET)).health(2)
-        assert told.metadata == {"a ***": "***"}
+        found = make(auth=AuthConfig(method="bearer", token=SECRET)).health(2)
+        assert found.metadata == {"a ***": "***"}
 
     def test_wrong_request_id(self, raw, make):
         raw(replies(lambda request: ok({**request, "request_id": "another"})))
@@ -341,10 +341,10 @@ class TestServed:
         with pytest.raises(PluginExecutionError, match="wrong password") as caught:
             call(make())
         assert caught.value.details["metadata"] == {"left": "2", "error_code": "AUTH_FAILED"}
-        # Go clients know no metadata: the code reaches them as a header.
+        # Go clients don't read metadata: the code reaches them as a header.
         assert talk(path, GO_LINES[3])[0]["headers"] == {"X-Error-Code": "AUTH_FAILED"}
 
-    def test_exception_tells_nothing_of_itself(self, serve, make):
+    def test_exception_is_not_described_to_the_caller(self, serve, make):
         @serve_module.plugin
         def broken(request: Any) -> Any:
             raise ValueError("the database password is hunter2")
@@ -364,7 +364,7 @@ class TestServed:
         with pytest.raises(PluginRequestError, match="does not fit"):
             call(make(), "two")
 
-    def test_deadline_is_told(self, serve, make):
+    def test_remaining_time_reaches_the_function(self, serve, make):
         @serve_module.plugin
         def remaining(request: Any, context: ExecutionContext) -> float | None:
             return context.timeout
@@ -397,7 +397,7 @@ class TestServed:
             b"\n",
         ],
     )
-    def test_wrong_line_is_refused_and_the_next_is_served(self, serve, path, sent):
+    def test_malformed_line_is_rejected_and_the_next_is_served(self, serve, path, sent):
         serve()
         refused, served = talk(path, sent, GO_LINES[3])
         assert (refused["success"], refused["error_kind"]) == (False, "invalid")
@@ -436,10 +436,10 @@ class TestServed:
         state = ["degraded"]
 
         @serve_module.plugin(health=lambda: state[0])
-        def ill(request: Any) -> Any:
+        def unhealthy(request: Any) -> Any:
             return None
 
-        serve(ill)
+        serve(unhealthy)
         plugin = make()
         assert plugin.health(1).status is PluginStatus.DEGRADED
         state[0] = "the disk is full"
@@ -463,7 +463,7 @@ AUTHS = [
 
 class TestAuthentication:
     @pytest.mark.parametrize(("right", "wrong"), AUTHS, ids=lambda auth: str(auth.method))
-    def test_right_and_wrong(self, serve, make, right, wrong):
+    def test_right_and_wrong_credentials(self, serve, make, right, wrong):
         serve(auth=right)
         assert call(make(auth=right), 1) == 1
         assert make(auth=right).health(1).status is PluginStatus.HEALTHY
@@ -478,22 +478,22 @@ class TestAuthentication:
         seen: list[Any] = []
 
         @serve_module.plugin
-        def look(request: Any, context: ExecutionContext) -> Any:
+        def show(request: Any, context: ExecutionContext) -> Any:
             seen.append(context.headers)
             return None
 
         auth = AuthConfig(method="custom", headers={"X-Own": SECRET})
-        serve(look, auth=auth)
+        serve(show, auth=auth)
         call(make(auth=auth), headers={"X-Trace": "1", "Authorization": f"Bearer {SECRET}"})
         assert seen == [{"X-Trace": "1"}]
 
 
-def test_bare_plugin_executes_plain_json(serve, make):
+def test_plugin_without_manager_executes_plain_json(serve, make):
     serve()
     assert make().execute({"a": 1}, ExecutionContext(timeout=1)) == {"a": 1}
 
 
-def test_info_while_nobody_listens_is_what_the_configuration_says(make, serve, path):
+def test_info_without_a_server_is_that_of_the_configuration(make, serve, path):
     plugin = make()
     assert plugin.info().metadata == {"transport": "unix", "endpoint": path}
     serve(echo)

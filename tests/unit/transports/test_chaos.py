@@ -74,13 +74,13 @@ def story(count=200, **chaos):
     return [(outcome(faulty, clock), round(clock.monotonic(), 9)) for _ in range(count)]
 
 
-def test_the_same_seed_tells_the_same_story():
+def test_the_same_seed_injects_the_same_faults():
     assert story(seed=7) == story(seed=7)
     assert story(seed=7) != story(seed=8)
     assert story(seed=7) != story(seed=7, name="another")  # plugins of one seed don't fail in step
 
 
-def test_without_a_seed_each_run_is_another_and_says_which(caplog):
+def test_without_a_seed_each_run_differs_and_names_its_seed(caplog):
     first, second = sender(seed=None, **ALL), sender(seed=None, **ALL)
     assert first.chaos != second.chaos
     seed = int(first.chaos.rpartition("seed ")[2])
@@ -88,7 +88,7 @@ def test_without_a_seed_each_run_is_another_and_says_which(caplog):
     assert [outcome(again) for _ in range(50)] == [outcome(first) for _ in range(50)]
 
 
-def test_the_nth_attempt_meets_the_same_whatever_threads_do():
+def test_the_nth_attempt_meets_the_same_faults_with_any_number_of_threads():
     def run(threads):
         chaos = sender(**{**ALL, "hang": None, "delay": 0.0})
         begin = threading.Barrier(threads)
@@ -109,7 +109,7 @@ def test_the_nth_attempt_meets_the_same_whatever_threads_do():
     assert run(1)[0] == 400
 
 
-def test_shares_are_what_they_say():
+def test_shares_are_kept():
     counts = sender_after(2000, latency=0.5, delay=1, error=0.2, refuse=0.1, reset=0.05, garbage=0.05, hang=0.1).counts
     expected = {"latency": 1000, "error": 400, "refuse": 200, "reset": 100, "garbage": 100, "hang": 200, "health": 0}
     assert {name: pytest.approx(count, rel=0.25) for name, count in expected.items()} == counts
@@ -123,7 +123,7 @@ def sender_after(attempts, **chaos):
     return made
 
 
-def test_all_and_none_are_exactly_that():
+def test_shares_of_zero_and_one_are_exact():
     assert sender_after(300, reset=1.0).counts["reset"] == 300
     assert not any(sender_after(300, reset=0.0).counts.values())
 
@@ -138,7 +138,7 @@ def test_the_share_of_late_attempts_does_not_shift_the_faults():
 # --- latency -------------------------------------------------------------------------------------------------------
 
 
-def test_a_late_attempt_waits_on_the_clock_and_then_is_made():
+def test_a_delayed_attempt_waits_on_the_clock_and_is_then_made():
     clock, wire = ManualClock(), FakeSender()
     chaos = sender(wire, clock, latency=1.0, delay=2.0)
     assert chaos.send(make_call(clock)) == "ok"
@@ -147,7 +147,7 @@ def test_a_late_attempt_waits_on_the_clock_and_then_is_made():
     assert chaos.counts["latency"] == 1
 
 
-def test_delays_are_spread_over_the_whole_pair():
+def test_delays_are_spread_over_the_whole_range():
     clock = ManualClock()
     chaos = sender(clock=clock, latency=0.5, delay=(1.0, 3.0))
     waits = []
@@ -195,14 +195,14 @@ def test_nothing_is_sent(fault):
 
 
 @pytest.mark.parametrize("fault", SENT)
-def test_the_plugin_has_acted_and_its_answer_is_lost(fault):
+def test_the_attempt_is_made_and_its_reply_dropped(fault):
     wire = FakeSender()
     assert failure(sender(wire, **{fault: 1.0})).details["chaos"] is True
     assert len(wire.sent) == 1
 
 
 @pytest.mark.parametrize("fault", SENT)
-def test_a_failure_that_is_real_is_not_hidden(fault):
+def test_a_real_failure_is_not_hidden(fault):
     real = SaturatedError("no connection is free")
     chaos = sender(FakeSender(real), **{fault: 1.0})
     assert failure(chaos) is real
@@ -211,12 +211,12 @@ def test_a_failure_that_is_real_is_not_hidden(fault):
 
 
 @pytest.mark.parametrize("fault", SENT)
-def test_a_refusal_is_an_answer_and_is_lost_as_well(fault):
+def test_a_business_error_is_a_reply_and_dropped_as_well(fault):
     wire = FakeSender(PluginExecutionError("no such user"))
     assert failure(sender(wire, **{fault: 1.0})).details["chaos"] is True
 
 
-def test_what_came_with_a_lost_answer_is_lost_too():
+def test_metadata_of_a_dropped_reply_is_dropped():
     def answer(call):
         call.reply_metadata = {"rows": "3"}
         return "ok"
@@ -258,7 +258,7 @@ def test_closing_ends_the_waits_and_closes_the_wire():
 
 
 @pytest.mark.parametrize("chaos", [{"hang": 1.0}, {"latency": 1.0, "delay": 20.0}])
-def test_a_hedged_attempt_that_lost_is_not_kept_waiting(chaos):
+def test_a_cancelled_hedged_attempt_ends_at_once(chaos):
     clock = ManualClock(auto_advance=False)
     faulty, cancellation, ends = sender(clock=clock, **chaos), Cancellation(), []
     call = make_call(clock)
@@ -354,7 +354,7 @@ def test_a_native_grpc_service_fails_with_a_status():
 
 
 @pytest.mark.parametrize("transport", WIRES)
-def test_a_retry_after_makes_a_replay_safe_on_every_wire(transport):
+def test_retry_after_allows_a_retry_on_every_wire(transport):
     error = failure(sender(transport=transport, error=1.0, status=503, retry_after=2))
     assert type(error) is PluginUnavailableError
     assert (error.retry_after, error.replay) == (2.0, ALWAYS)
@@ -387,7 +387,7 @@ def behind_policies(wire, clock, *, retry=None, failures=4, **chaos):
         ({"hang": 1.0}, 1, 1, 1),  # no time is left
     ],
 )
-def test_retries_meet_a_fault_as_a_real_one(chaos, attempts, idempotent_attempts, sent):
+def test_retries_treat_a_fault_as_a_real_one(chaos, attempts, idempotent_attempts, sent):
     for idempotent, expected in ((False, attempts), (True, idempotent_attempts)):
         clock, wire = ManualClock(), FakeSender()
         with pytest.raises(PluginError) as caught:
@@ -396,7 +396,7 @@ def test_retries_meet_a_fault_as_a_real_one(chaos, attempts, idempotent_attempts
         assert len(wire.sent) == sent * expected
 
 
-def test_a_call_is_saved_by_a_replay():
+def test_a_retry_saves_the_call():
     clock = ManualClock()
     plugin = behind_policies(FakeSender(), clock, refuse=0.5, retry={"max_retries": 9}, failures=100)
     for _ in range(20):
@@ -416,7 +416,7 @@ def test_the_breaker_counts_a_fault_as_a_real_one(fault):
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, PluginRequestError), (429, PluginThrottledError)])
-def test_what_does_not_count_against_a_plugin_does_not_when_injected(status, kind):
+def test_statuses_that_the_breaker_ignores_are_ignored_when_injected(status, kind):
     clock = ManualClock()
     plugin = behind_policies(FakeSender(), clock, retry={"max_retries": 0}, error=1.0, status=status)
     for _ in range(10):
@@ -473,13 +473,13 @@ def test_health_checks_do_not_shift_the_faults_of_attempts():
 
 
 @pytest.mark.parametrize("chaos", [None, ChaosConfig(enabled=False, error=1.0), ChaosConfig(error=1.0)])
-def test_a_wire_without_chaos_is_left_as_it_is(chaos, caplog):
+def test_a_wire_without_chaos_is_not_wrapped(chaos, caplog):
     wire, config = FakeSender(), PluginConfig(name="p", transport=TransportType.HTTP, chaos=chaos)
     assert with_chaos(wire, config, clock=ManualClock()) is wire
     assert not caplog.records
 
 
-def test_chaos_in_a_configuration_is_loud(caplog):
+def test_chaos_in_a_configuration_is_logged(caplog):
     chaos = ChaosConfig(
         enabled=True, seed=7, latency=0.2, delay=(0.1, 2), error=0.05, status=503, retry_after=1, hang=1e-3, health=True
     )
@@ -497,7 +497,7 @@ def test_chaos_in_a_configuration_is_loud(caplog):
     assert wrapped.chaos in caplog.text
 
 
-def test_layers_say_what_is_beneath_them():
+def test_layers_describe_those_beneath():
     wire = FakeSender()
     upper = sender(sender(wire, reset=0.5, seed=1), refuse=0.25, seed=2)
     assert upper.chaos == "refuse 25 %; seed 2; reset 50 %; seed 1"
@@ -528,7 +528,7 @@ def test_the_layer_passes_on_every_method_of_the_seam():
     assert layer.watches_credentials
 
 
-def test_a_wire_refuses_what_can_not_be_sent_as_ever():
+def test_prepare_and_info_are_those_of_the_wire():
     chaos, call = sender(reset=1.0), make_call(ManualClock())
     chaos.prepare(call)
     assert call.payload == b'"request"'

@@ -66,7 +66,7 @@ def test_last_in_first_out():
     assert again.reused
 
 
-def test_what_is_not_reusable_is_closed_and_its_place_is_free():
+def test_a_connection_that_is_not_reusable_is_closed_and_its_slot_freed():
     bench = Bench(max_connections=1)
     lease = bench.acquire()
     bench.pool.release(lease, reusable=False)
@@ -108,7 +108,7 @@ def test_no_idle_connection_is_kept_with_max_idle_0():
     assert (lease.connection.closed, bench.pool.open) == (1, 0)
 
 
-def test_failed_connect_gives_its_place_back():
+def test_failed_connect_frees_its_slot():
     bench = Bench(max_connections=1)
     for failure in (PluginConnectionError("refused"), KeyboardInterrupt()):
         bench.failing = failure
@@ -119,7 +119,7 @@ def test_failed_connect_gives_its_place_back():
     bench.acquire()
 
 
-def test_saturated_at_the_deadline_and_the_place_in_the_queue_is_given_up():
+def test_saturated_error_at_the_deadline_leaves_the_queue():
     clock = ManualClock()
     bench = Bench(clock, max_connections=1)
     lease = bench.acquire()
@@ -142,7 +142,7 @@ def test_try_acquire_does_not_wait():
 
 
 @pytest.mark.parametrize("reusable", [True, False])
-def test_waiters_are_served_in_order(reusable):
+def test_callers_are_served_in_order(reusable):
     bench = Bench(max_connections=1)
     held = bench.acquire()
     served: list[int] = []
@@ -165,7 +165,7 @@ def test_waiters_are_served_in_order(reusable):
     assert bench.pool.open == bench.living
 
 
-def test_failed_connect_passes_the_place_on_to_the_next_waiter():
+def test_failed_connect_passes_its_slot_to_the_next_caller():
     bench = Bench(max_connections=1)
     held = bench.acquire()
     with ThreadPoolExecutor(2) as threads:
@@ -180,7 +180,7 @@ def test_failed_connect_passes_the_place_on_to_the_next_waiter():
     assert bench.pool.open == 0
 
 
-def test_interrupted_waiter_passes_on_what_it_was_handed():
+def test_interrupted_caller_passes_on_its_slot():
     class Interrupting(ManualClock):
         """Hands the place over in the very moment in which the wait is interrupted."""
 
@@ -197,7 +197,7 @@ def test_interrupted_waiter_passes_on_what_it_was_handed():
     assert (bench.pool.open, bench.pool.idle, bench.pool.waiting) == (1, 1, 0)
 
 
-def test_place_handed_over_in_the_moment_of_giving_up_is_used():
+def test_slot_passed_at_the_moment_of_the_timeout_is_used():
     class Late(ManualClock):
         def wait(self, waiter, timeout):
             bench.pool.release(held, reusable=True)
@@ -208,7 +208,7 @@ def test_place_handed_over_in_the_moment_of_giving_up_is_used():
     assert bench.acquire().connection is held.connection
 
 
-def test_renew_replaces_the_connection_in_its_place():
+def test_renew_replaces_the_connection_in_its_slot():
     bench = Bench(max_connections=1)
     lease = bench.acquire()
     fresh = bench.pool.renew(lease, Deadline.after(5))
@@ -221,7 +221,7 @@ def test_renew_replaces_the_connection_in_its_place():
     assert bench.pool.open == 0
 
 
-def test_close_wakes_waiters_closes_idle_and_later_those_in_use():
+def test_close_wakes_callers_and_closes_connections():
     bench = Bench(max_connections=2)
     held, idle = bench.acquire(), bench.acquire()
     with ThreadPoolExecutor(1) as threads:
@@ -239,7 +239,7 @@ def test_close_wakes_waiters_closes_idle_and_later_those_in_use():
     bench.pool.close()
 
 
-def test_sweep_closes_what_was_idle_too_long():
+def test_sweep_closes_connections_that_were_idle_too_long():
     clock = ManualClock()
     bench = Bench(clock, idle_timeout=10.0)
     old, new = bench.acquire(), bench.acquire()
@@ -252,7 +252,7 @@ def test_sweep_closes_what_was_idle_too_long():
     assert bench.pool.open == bench.pool.idle == 1
 
 
-def test_after_a_fork_everything_is_dropped_and_old_leases_count_for_nothing():
+def test_after_a_fork_connections_are_dropped_and_old_leases_ignored():
     bench = Bench(max_connections=2)
     held, idle = bench.acquire(), bench.acquire()
     bench.pool.release(idle, reusable=True)
@@ -291,7 +291,7 @@ def test_never_above_the_limit_and_nothing_lost_under_32_threads():
     assert bench.pool.open == bench.pool.idle == bench.living <= 3
 
 
-def test_a_place_that_was_lost_is_free_again():
+def test_a_lost_slot_is_free_again():
     """As an interrupt (a task's time limit) may do to a caller between any two of its steps."""
     bench = Bench(max_connections=1)
     lease = bench.acquire()
@@ -301,7 +301,7 @@ def test_a_place_that_was_lost_is_free_again():
     assert bench.acquire(0.0).connection.number == 1
 
 
-def test_a_place_that_was_lost_goes_to_who_waits():
+def test_a_lost_slot_goes_to_the_waiting_caller():
     bench = Bench(max_connections=1)
     lost = [bench.acquire()]
     with ThreadPoolExecutor(1) as threads:
@@ -313,7 +313,7 @@ def test_a_place_that_was_lost_goes_to_who_waits():
     assert (bench.pool.open, bench.pool.waiting) == (1, 0)
 
 
-def test_a_waiter_that_was_handed_two_places_keeps_one():
+def test_a_caller_that_got_two_slots_keeps_one():
     """An interrupt in another thread may leave it in the queue after it was served."""
     bench = Bench(max_connections=2)
     held = [bench.acquire(), bench.acquire()]
@@ -328,7 +328,7 @@ def test_a_waiter_that_was_handed_two_places_keeps_one():
     assert (bench.pool.open, held[1].connection.dropped) == (1, 1)
 
 
-def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
+def test_the_pool_works_after_interrupts_of_waiting_callers():
     """Signal handlers that raise within the waits of a pool that other threads use, too."""
     bench = Bench(SYSTEM_CLOCK, max_connections=1)
     stop = threading.Event()
@@ -362,7 +362,7 @@ def test_waiters_struck_at_any_moment_leave_a_pool_that_works():
     assert bench.pool.waiting == 0
 
 
-def test_a_place_handed_to_a_waiter_that_is_gone_is_free_again():
+def test_a_slot_passed_to_a_caller_that_is_gone_is_free_again():
     bench = Bench(max_connections=1)
     lease = bench.acquire()
     bench.pool._queue.append(_QueuedCaller())
@@ -370,7 +370,7 @@ def test_a_place_handed_to_a_waiter_that_is_gone_is_free_again():
     assert bench.pool.open == 0
 
 
-def test_a_second_release_of_a_lease_counts_for_nothing():
+def test_a_second_release_of_a_lease_is_ignored():
     bench = Bench(max_connections=1)
     lease = bench.acquire()
     bench.pool.release(lease, reusable=True)
@@ -401,7 +401,7 @@ def test_renewed_pool_uses_no_older_connection_again() -> None:
     assert pool.acquire(Deadline.after(5)).connection == 2
 
 
-def test_a_caller_that_waits_gets_the_place_of_a_renewed_connection() -> None:
+def test_a_waiting_caller_gets_the_slot_of_a_renewed_connection() -> None:
     numbers = iter(range(10))
     closed: list[int] = []
     pool: ConnectionPool[int] = ConnectionPool(
@@ -419,7 +419,7 @@ def test_a_caller_that_waits_gets_the_place_of_a_renewed_connection() -> None:
     assert (found[0].connection, closed, pool.open) == (1, [0], 1)
 
 
-def test_what_was_being_connected_when_the_pool_was_renewed_is_used_once() -> None:
+def test_a_connection_opened_while_the_pool_was_renewed_is_used_once() -> None:
     closed: list[str] = []
 
     def connect(deadline: Deadline) -> str:

@@ -105,7 +105,7 @@ def test_every_kind_of_field_makes_the_round_trip():
         ("ident", 7), ("amount", 1.1),
     ],
 )  # fmt: skip
-def test_a_value_of_another_kind_is_refused_and_the_field_named(field, value):
+def test_a_value_of_another_kind_is_rejected_with_its_field(field, value):
     codec = codec_for(Everything, Everything)
     data = json.loads(codec.encode(SAMPLE)) | {field: value}
     with pytest.raises(ReplyTypeError, match=rf"the reply is not an Everything: .*data\.{field}"):
@@ -120,7 +120,7 @@ def test_the_path_leads_into_nested_values():
 
 
 @pytest.mark.parametrize("data", [None, [], "flag", 3, {}])
-def test_something_else_altogether_is_refused(data):
+def test_a_reply_of_another_type_is_rejected(data):
     with pytest.raises(ReplyTypeError):
         codec_for(Any, Everything).decode(data)
 
@@ -148,29 +148,29 @@ def test_untyped_requests_may_hold_typed_values():
 
 
 @pytest.mark.parametrize("value", [object(), {"x": object()}, float("nan"), [float("inf")], {"f": len}, {("t",): 1}])
-def test_what_json_lacks_is_refused_before_anything_is_sent(value):
+def test_values_without_a_json_form_are_rejected(value):
     with pytest.raises(UnserializableRequestError, match="can't be written as JSON"):
         codec_for().encode(value)
 
 
-def test_endless_nesting_is_refused():
+def test_circular_values_are_rejected():
     value: list[Any] = []
     value.append(value)
     with pytest.raises(UnserializableRequestError):
         codec_for().encode(value)
 
 
-def test_a_request_of_another_type_says_which_was_expected():
+def test_the_error_for_a_request_of_another_type_names_both_types():
     with pytest.raises(UnserializableRequestError, match="expected a Point, got a dict"):
         codec_for(Point, Any).encode({"x": 1})
 
 
-def test_a_response_type_that_json_can_not_make_is_refused_when_the_codec_is_made():
+def test_a_response_type_that_can_not_be_decoded_is_rejected_at_once():
     with pytest.raises(InvalidArgumentError, match="can't be decoded from JSON"):
         codec_for(Any, type(len))
 
 
-def test_codecs_are_made_once():
+def test_codecs_are_cached():
     assert codec_for(Point, Movie) is codec_for(Point, Movie)
 
 
@@ -220,12 +220,12 @@ def test_names_of_classes_within_annotations_are_resolved():
 
 
 @pytest.mark.parametrize("kind", [Lost, list[Lost], dict[str, Lost | None], "Node", list["Node"]])
-def test_a_name_that_means_nothing_is_refused_when_the_codec_is_made(kind):
+def test_an_undefined_name_in_an_annotation_is_rejected_at_once(kind):
     with pytest.raises(InvalidArgumentError, match=r"'Nowhere' is not defined: import|only a name: pass the class"):
         codec_for(Any, kind)
 
 
-def test_a_request_type_with_a_name_that_means_nothing_is_refused_too():
+def test_an_undefined_name_in_a_request_type_is_rejected():
     @attrs.define
     class Request:
         other: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
@@ -235,7 +235,7 @@ def test_a_request_type_with_a_name_that_means_nothing_is_refused_too():
 
 
 @pytest.mark.parametrize("kind", [None, type(None)])
-def test_a_response_of_nothing_is_null_and_nothing_else(kind):
+def test_a_response_type_of_none_accepts_null_only(kind):
     assert codec_for(Any, kind).decode(None) is None
     for data in (1, "", [], {}, False):
         with pytest.raises(ReplyTypeError, match="expected null, got"):
@@ -243,7 +243,7 @@ def test_a_response_of_nothing_is_null_and_nothing_else(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "data", "told"),
+    ("kind", "data", "text"),
     [
         (AllDefaults, [], "expected an object, got a list @ data"),
         (AllDefaults, "", "expected an object, got a string @ data"),
@@ -258,10 +258,10 @@ def test_a_response_of_nothing_is_null_and_nothing_else(kind):
         (Pair, "ab", "expected a list, got a string @ data"),
     ],
 )  # fmt: skip
-def test_a_value_of_another_kind_is_named_with_what_was_due(kind, data, told):
-    with pytest.raises(ReplyTypeError, match=told):
+def test_the_error_for_a_value_of_another_kind_names_both_kinds(kind, data, text):
+    with pytest.raises(ReplyTypeError, match=text):
         codec_for(Any, kind).decode(data)
-    with pytest.raises(ReplyTypeError, match=told.replace("@ data", r"@ data\[0\]")):
+    with pytest.raises(ReplyTypeError, match=text.replace("@ data", r"@ data\[0\]")):
         codec_for(Any, list[kind]).decode([data])
 
 
@@ -286,7 +286,7 @@ Here = attrs.make_class("Point", ["x", "y"])
 
 
 @pytest.mark.parametrize(
-    ("kind", "request_", "told"),
+    ("kind", "request_", "text"),
     [
         (int, "abc", "expected an int, got a str"),
         (float, "1.5", "expected a float, got a str"),
@@ -297,12 +297,12 @@ Here = attrs.make_class("Point", ["x", "y"])
         (list, (1,), "expected a list, got a tuple"),
     ],
 )
-def test_a_request_of_another_class_is_not_sent(kind, request_, told):
-    with pytest.raises(UnserializableRequestError, match=told):
+def test_a_request_of_another_class_is_not_sent(kind, request_, text):
+    with pytest.raises(UnserializableRequestError, match=text):
         codec_for(kind, Any).encode(request_)
 
 
-def test_what_may_stand_in_for_a_class_is_sent():
+def test_subclasses_and_proxies_of_a_request_type_are_sent():
     class ThreeD(Point):
         pass
 

@@ -1,4 +1,4 @@
-"""Lines over descriptors: what is cut off, what is kept, and who waits for whom."""
+"""Lines over descriptors: deadlines, limits, and state of the channel after each kind of end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pair() -> Iterator[Pair]:
     made.peer.close()
 
 
-def test_one_line_out_one_line_in(pair):
+def test_one_line_each_way(pair):
     pair.peer.sendall(b"answer\n")
     assert pair.exchange() == b"answer"
     assert pair.peer.recv(100) == b"ask\n"
@@ -65,31 +65,31 @@ def test_answer_in_pieces(pair):
     assert pair.exchange() == b"answer"
 
 
-def test_bytes_left_over_make_it_unclean(pair):
+def test_extra_bytes_make_the_channel_unclean(pair):
     pair.peer.sendall(b"answer\nand more")
     assert pair.exchange() == b"answer"
     assert not pair.channel.clean
 
 
-def test_a_second_line_makes_it_unclean(pair):
+def test_a_second_line_makes_the_channel_unclean(pair):
     pair.peer.sendall(b"answer\nanother\n")
     assert pair.exchange() == b"answer"
     assert not pair.channel.clean
 
 
-def test_bytes_that_nobody_asked_for_are_seen_before_use(pair):
+def test_unexpected_bytes_are_detected_before_use(pair):
     assert pair.channel.poll_idle() == 0
     pair.peer.sendall(b"x")
     assert pair.channel.poll_idle()
     assert not pair.channel.clean
 
 
-def test_end_is_seen_before_use(pair):
+def test_a_closed_peer_is_detected_before_use(pair):
     pair.peer.close()
     assert pair.channel.poll_idle()
 
 
-def test_silence_ends_at_the_deadline(pair):
+def test_a_missing_reply_ends_at_the_deadline(pair):
     for stopwatch in time_limit(0.2, at_least=0.1):
         pair.channel = pair.new_channel(LIMIT)
         with stopwatch, pytest.raises(PluginTimeoutError, match="no bytes received") as caught:
@@ -98,7 +98,7 @@ def test_silence_ends_at_the_deadline(pair):
     assert not pair.channel.clean
 
 
-def test_dripping_ends_at_the_deadline(pair):
+def test_a_slow_reply_ends_at_the_deadline(pair):
     stop = threading.Event()
 
     def drip():
@@ -117,7 +117,7 @@ def test_dripping_ends_at_the_deadline(pair):
         thread.join()
 
 
-def test_a_peer_that_takes_nothing_ends_at_the_deadline(pair):
+def test_a_peer_that_reads_nothing_ends_at_the_deadline(pair):
     for stopwatch in time_limit(0.35, at_least=0.2):
         pair.channel = pair.new_channel(LIMIT)
         with stopwatch, pytest.raises(PluginTimeoutError):
@@ -129,7 +129,7 @@ def test_a_deadline_that_has_passed_sends_nothing_more(pair):
         pair.exchange(seconds=-1)
 
 
-def test_end_without_a_reply(pair):
+def test_peer_closes_without_a_reply(pair):
     pair.peer.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionLostError) as caught:
         pair.exchange()
@@ -137,7 +137,7 @@ def test_end_without_a_reply(pair):
     assert caught.value.replay is Replay.IF_IDEMPOTENT  # the request went out
 
 
-def test_end_before_anything_was_sent(pair):
+def test_peer_closes_before_anything_was_sent(pair):
     pair.peer.close()
     with pytest.raises(ConnectionLostError) as caught:
         pair.exchange()
@@ -146,7 +146,7 @@ def test_end_before_anything_was_sent(pair):
     assert caught.value.replay is Replay.ALWAYS
 
 
-def test_end_within_the_reply(pair):
+def test_peer_closes_within_the_reply(pair):
     pair.peer.sendall(b'{"half')
     pair.peer.shutdown(socket.SHUT_WR)
     with pytest.raises(TruncatedReplyError):
@@ -166,7 +166,7 @@ def test_reply_that_is_too_large(pair, reply):
         pair.exchange(limit=100)
 
 
-def test_an_endless_reply_is_read_no_further_than_its_limit(pair):
+def test_an_endless_reply_is_read_up_to_its_limit(pair):
     stop = threading.Event()
 
     def flood():
@@ -186,8 +186,8 @@ def test_an_endless_reply_is_read_no_further_than_its_limit(pair):
     thread.join()
 
 
-def test_a_peer_that_answers_while_it_is_still_asked_blocks_nobody(pair):
-    """It writes 4 MiB before it reads anything: were we only to write, both would wait for ever."""
+def test_a_peer_that_replies_during_the_request_blocks_neither_side(pair):
+    """It writes 4 MiB before it reads anything: if the channel only wrote, both sides would block."""
     big = b"y" * (4 << 20)
 
     def talkative():
@@ -204,7 +204,7 @@ def test_a_peer_that_answers_while_it_is_still_asked_blocks_nobody(pair):
     assert pair.channel.clean
 
 
-def test_a_refusal_before_the_request_is_over_is_heard(pair):
+def test_an_early_reply_is_read_during_the_request(pair):
     def refuse():
         pair.peer.recv(1000)
         pair.peer.sendall(b"too large\n")
@@ -216,13 +216,13 @@ def test_a_refusal_before_the_request_is_over_is_heard(pair):
     thread.join()
 
 
-def test_a_refusal_before_the_hang_up_is_heard(pair):
+def test_a_reply_before_the_close_is_read(pair):
     pair.peer.sendall(b"go away\n")
     pair.peer.close()
     assert pair.exchange() == b"go away"
 
 
-def test_pipes_will_do():
+def test_a_channel_over_pipes():
     down_reader, down_writer = os.pipe()
     up_reader, up_writer = os.pipe()
     os.set_blocking(down_writer, False)
@@ -260,7 +260,7 @@ class TestLineBuffer:
         assert bytes(buffer.held) == b"c"
 
     @pytest.mark.parametrize("pieces", [1, 3, 1000])
-    def test_any_cut_gives_the_same_line(self, pieces):
+    def test_any_split_gives_the_same_line(self, pieces):
         line = os.urandom(3000).replace(b"\n", b" ")
         buffer = LineBuffer()
         step = -(-len(line) // pieces)
@@ -282,5 +282,5 @@ class TestLineBuffer:
                 best = min(best, time.perf_counter() - started)
             return best
 
-        # Ten times the line: ten times the time, where looking at it from its start each time would take a hundred.
+        # Ten times the length takes ten times as long; searching from the start each time would take a hundred.
         assert seconds(20_000) < 40 * seconds(2_000)

@@ -23,7 +23,7 @@ def test_message_types():
         assert not is_message_type(other)
 
 
-def test_asking_loads_nothing():
+def test_is_message_type_imports_nothing():
     script = (
         "import sys; from goplugins.transports.protobuf_codec import is_message_type;"
         "assert not is_message_type(int) and 'google.protobuf' not in sys.modules"
@@ -41,12 +41,12 @@ def test_round_trip_on_one_line():
     assert codec.decode(json.loads(text)) == message
 
 
-def test_field_names_are_read_too_and_unknown_ones_are_skipped():
+def test_field_names_are_read_and_unknown_ones_ignored():
     codec = codec_for(FileDescriptorProto, FileDescriptorProto)
     assert codec.decode({"public_dependency": [3], "brand_new": 1}).public_dependency == [3]
 
 
-def test_one_side_only():
+def test_a_message_class_on_one_side_only():
     assert codec_for(FileDescriptorProto, dict[str, int]).decode({"a": 1}) == {"a": 1}
     assert codec_for(list[int], FileDescriptorProto).encode([1]) == b"[1]"
 

@@ -94,7 +94,7 @@ def test_without_keep_alive_no_connection_is_kept():
     assert (bench.pool.open, len(bench.opened)) == (0, 1)
 
 
-def test_a_connection_that_read_marks_is_closed():
+def test_a_connection_that_read_marks_unclean_is_closed():
     def read(reply: Any, attempt: Any, connection: FakeConnection) -> Any:
         connection.clean = False
         return reply

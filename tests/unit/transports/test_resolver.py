@@ -53,7 +53,7 @@ def test_hung_lookups_hold_a_bounded_number_of_threads(monkeypatch):
     release.set()
 
 
-def test_each_waiter_gets_its_own_error():
+def test_each_caller_gets_its_own_error():
     def fail(job):
         raise RuntimeError("no worker")
 

@@ -33,7 +33,7 @@ def test_plugins_that_trust_the_machines_authorities_share_them(bundle):
     assert len(first.get_ca_certs()) == 1
 
 
-def test_nothing_is_shared_with_who_trusts_or_presents_something_else(bundle, authority, tmp_path):
+def test_contexts_with_other_authorities_or_certificates_are_not_shared(bundle, authority, tmp_path):
     own = tmp_path / "own.pem"
     trustme.CA().cert_pem.write_to_path(str(own))
     pair = authority.issue_cert("client")
@@ -48,14 +48,14 @@ def test_nothing_is_shared_with_who_trusts_or_presents_something_else(bundle, au
     assert client_context(AuthConfig(), ca_file=str(own)).get_ca_certs() == private.get_ca_certs()
 
 
-def test_authorities_that_have_changed_are_read_anew(bundle):
+def test_changed_authorities_are_read_again(bundle):
     before = client_context(AuthConfig())
     trustme.CA().cert_pem.write_to_path(str(bundle), append=True)
     after = client_context(AuthConfig())
     assert (len(before.get_ca_certs()), len(after.get_ca_certs())) == (1, 2)
 
 
-def test_what_nobody_uses_is_not_kept(bundle):
+def test_unused_contexts_are_not_kept(bundle):
     gone = weakref.ref(client_context(AuthConfig()))
     gc.collect()
     assert gone() is None

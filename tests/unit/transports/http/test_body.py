@@ -16,7 +16,7 @@ from goplugins.transports.http.body import check_encoding, collect
     ("encoding", "compress"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", lambda b: zlib.compress(b)[2:-4])],
 )
-def test_any_cut_into_chunks(encoding, compress, size):
+def test_any_split_into_chunks(encoding, compress, size):
     body = b"hello world " * 50
     data = compress(body)
     chunks = [data[i : i + size] for i in range(0, len(data), size)]
@@ -25,7 +25,7 @@ def test_any_cut_into_chunks(encoding, compress, size):
     assert collect(chunks, encoding, 1000) == body
 
 
-def test_cap_holds_to_the_byte():
+def test_cap_is_exact():
     assert collect([b"x" * 10], "", 10) == b"x" * 10
     with pytest.raises(ReplyTooLargeError):
         collect([b"x" * 11], "", 10)
@@ -34,7 +34,7 @@ def test_cap_holds_to_the_byte():
         collect([gzip.compress(b"x" * 101)], "gzip", 100)
 
 
-def test_reading_stops_at_the_cap():
+def test_reading_ends_at_the_cap():
     def chunks():
         yield b"x" * 11
         raise AssertionError("read on")

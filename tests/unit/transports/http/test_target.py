@@ -14,7 +14,7 @@ def target(endpoint: str, **fields):
     return target_of(PluginConfig(name="p", transport=fields.pop("transport", "http"), endpoint=endpoint, **fields))
 
 
-def test_taken_apart():
+def test_parts_of_an_endpoint():
     found = target("https://Example.com/a/b/?q=1", transport="https")
     assert (found.origin, found.path, found.health_path, found.port) == (
         "https://example.com",
@@ -34,7 +34,7 @@ def test_http_transport_may_use_a_secure_endpoint():
     "endpoint",
     ["ftp://h/x", "h:80/x", "http:///x", "http://h:99999/x", "http://h:0/x", "http://[::1/x", "http://h/a b"],
 )
-def test_no_url(endpoint):
+def test_invalid_urls(endpoint):
     with pytest.raises(InvalidEndpointURLError):
         target(endpoint)
 
@@ -44,26 +44,26 @@ def test_missing():
         target("")
 
 
-def test_credentials_in_the_url_are_refused_unquoted():
+def test_credentials_in_the_url_are_rejected_and_not_quoted():
     with pytest.raises(InvalidEndpointURLError) as caught:
         target("http://user:hunter2@h/x")
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("proxy", ["https://p:3128", "socks5://p:1", "http://", "http://p:x"])
-def test_proxy_that_is_none(proxy):
+def test_invalid_proxies(proxy):
     with pytest.raises(InvalidConfigError) as caught:
         target("http://h/x", options={"proxy": proxy})
     assert caught.value.path == "options.proxy"
 
 
-def test_proxy_credentials_do_not_show():
+def test_proxy_credentials_are_not_in_the_repr():
     found = target("http://h/x", options={"proxy": "http://u:hunter2@p:3128"})
     assert found.first_hop == ("p", 3128)
     assert "hunter2" not in repr(found)
 
 
-def test_health_elsewhere_is_refused_by_the_factory():
+def test_health_endpoint_on_another_host_is_rejected_by_the_factory():
     config = PluginConfig(
         name="p",
         transport="http",
