@@ -208,7 +208,7 @@ def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None
     if auth.method is None and (method := auth.suggested_method):
         # Without a method, calls would be sent without these credentials.
         fix = f"write method: {method}, or method: none"
-        problems.add(UnsupportedAuthMethodError, "is missing, and there are credentials", fix, "method")
+        problems.add(UnsupportedAuthMethodError, "missing, although there are credentials", fix, "method")
     elif auth.method is not None and auth.method not in set(AuthMethod):  # made in code, and not validated
         fix = f"write one of {', '.join(AuthMethod)}"
         problems.add(UnsupportedAuthMethodError, "is not a known method", fix, "method")
