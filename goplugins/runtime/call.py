@@ -1,4 +1,4 @@
-"""One call on its way: the record that the policies fill in."""
+"""The record of one call, which dispatch, policies and transports share and fill in."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from typing import Any, Protocol
 
 from goplugins.runtime.deadline import Deadline
 
-__all__ = ["NOTHING", "Call", "Codec"]
-
 NOTHING: Mapping[str, str] = {}
-"""Headers or metadata of a call that has none."""
+"""The headers or metadata of a call without any."""
 
 
 class Codec(Protocol):
-    """Typed values to JSON and back, for one pair of request and response types."""
+    """Converts between typed values and JSON, for one pair of request and response types."""
 
     def encode(self, request: Any) -> bytes:
         """The request as one line of JSON.
 
         Raises:
-            UnserializableRequestError: the request is not of the type, or has a value that JSON lacks.
+            UnserializableRequestError: the request is not of the type, or has a value that JSON can't express.
         """
         ...
 
@@ -28,27 +26,29 @@ class Codec(Protocol):
         """The typed response from parsed JSON.
 
         Raises:
-            ReplyTypeError: names the field that does not fit.
+            ReplyTypeError: the data does not fit the type; names the field.
         """
         ...
 
 
 class Call:
-    """What is known of one call while it runs. Belongs to the thread that makes it; never shared.
+    """One call in progress. Belongs to the thread that makes it; never shared.
 
     Attributes:
-        request: the typed request; ``payload`` is its JSON, written once for all attempts.
+        request: the typed request; ``payload`` is its JSON, encoded once for all attempts.
         deadline: bounds all attempts and waits.
-        attempts: how many attempts have been sent.
-        max_wait: seconds to wait for the rate limiter; None leaves it to the plugin's configuration.
-        admitted: True once the plugin's gate has let the call in; before that, it may look for a successor.
-        inside, expected, nested: see :class:`goplugins.resilience.in_flight.Admission`.
-        reply_metadata: what the plugin sent beside the data.
-        member: which member of a group answered.
-        source: who answered: "plugin", "fallback", "cache" or "stale".
-        tried: members of a group that failed this call; another attempt goes elsewhere if it can.
-        through: the plugins that this call is a fallback of, the first asked first.
-        reconnected: True once the call has used up its one silent reconnect.
+        attempts: number of attempts sent so far.
+        max_wait: seconds to wait for the rate limiter at most; None for the plugin's configuration.
+        admitted: True from admission on. A call that is not admitted goes to the successor of a replaced plugin.
+        inside: counted in by the plugin's in-flight tracker, and not yet out.
+        expected: admitted while it is queued for a worker, and not yet counted in.
+        nested: made within another admitted call; a plugin that is being closed admits it all the same.
+        reply_metadata: metadata of the reply.
+        member: the member of a group that answered.
+        source: origin of the answer: "plugin", "fallback", "cache" or "stale".
+        tried: members of a group that failed this call; further attempts go to others if possible.
+        through: plugins for which this call is a fallback, outermost first.
+        reconnected: True after the call's one silent reconnect.
     """
 
     __slots__ = (
@@ -116,11 +116,12 @@ class Call:
         self.through: tuple[str, ...] = ()
 
     def copy_for_attempt(self, deadline: Deadline) -> Call:
-        """A copy that has sent nothing yet: for one of two attempts at the same time, or for one member of a group.
+        """A copy without attempts: for one of two hedged attempts, a member of a group, or a fallback.
 
-        Its ``deadline`` is this call's, or one of the same moment that can be cancelled.
+        Args:
+            deadline: this call's, or a cancellable one at the same moment.
         """
-        leg = Call(
+        attempt = Call(
             self.request,
             self.codec,
             deadline,
@@ -134,12 +135,12 @@ class Call:
             preferences=self.preferences,
             max_wait=self.max_wait,
         )
-        leg.payload = self.payload
-        leg.reconnected = self.reconnected
-        return leg
+        attempt.payload = self.payload
+        attempt.reconnected = self.reconnected
+        return attempt
 
-    def adopt_result(self, leg: Call) -> None:
-        """Makes what the attempt that counts has found out this call's own; its attempts are counted apart."""
-        self.reply_metadata = leg.reply_metadata
-        self.member = leg.member
-        self.source = leg.source
+    def adopt_result(self, attempt: Call) -> None:
+        """Takes over reply metadata, member and source of a copy; not its number of attempts."""
+        self.reply_metadata = attempt.reply_metadata
+        self.member = attempt.member
+        self.source = attempt.source

@@ -1,4 +1,4 @@
-"""Callbacks of others, run where a fault of theirs must not become the fault of the call that happened by."""
+"""Callbacks of applications, whose errors must not fail the call that runs them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Callable
 
 from goplugins.errors import belongs_to_host
 
-__all__ = ["run_callback"]
-
 logger = logging.getLogger("goplugins.resilience")
 
 
 def run_callback(callback: Callable[..., object], *args: object) -> None:
-    """Runs ``callback``; what it raises is logged, since the caller of a plugin can't do anything about it."""
+    """Runs ``callback`` and logs what it raises; exceptions of the host pass."""
     try:
         callback(*args)
     except Exception as exc:

@@ -1,4 +1,4 @@
-"""Ending one attempt from another thread: what a hedged call does with the attempt that lost."""
+"""Cancellation of an attempt by another thread, as a hedged call does with the attempt that lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class AttemptCancelledError(PluginError):
-    """The attempt was ended by this side, which has its answer already. Never reaches a caller."""
+    """The attempt was cancelled, since the call has its answer already. Never reaches a caller."""
 
     code = "PLUGIN_1200"
     verdict: ClassVar[Verdict] = Verdict.IGNORED
 
 
 class Cancellation:
-    """What ends one attempt, wherever it is: the thread that makes it attaches what would wake it, another cancels.
+    """Cancels one attempt: its thread attaches a function that ends its present wait, another thread cancels.
 
     >>> cancellation = Cancellation()
     >>> cancellation.attach(lambda: print("shut down"))
@@ -40,10 +40,10 @@ class Cancellation:
         self.cancelled = False
 
     def attach(self, stop: Callable[[], object]) -> None:
-        """From here to :meth:`detach`, a cancel calls ``stop``, on any thread; it must not block or raise.
+        """Has a cancel call ``stop`` until :meth:`detach`, on any thread; it must not block or raise.
 
         Raises:
-            AttemptCancelledError: it is cancelled already; ``stop`` is not called.
+            AttemptCancelledError: the attempt is cancelled already; ``stop`` is not called.
         """
         with self._lock:
             if not self.cancelled:
@@ -52,10 +52,10 @@ class Cancellation:
         raise AttemptCancelledError("the attempt was cancelled")
 
     def detach(self) -> None:
-        """A cancel does nothing any more: what was attached may serve somebody else.
+        """Ends :meth:`attach`: the connection, say, may be used by another call from now on.
 
         Raises:
-            AttemptCancelledError: a cancel came first; what was attached has been stopped and serves nobody.
+            AttemptCancelledError: a cancel came first and has called ``stop``: the connection can't be used any more.
         """
         with self._lock:
             self._stop = None
@@ -64,10 +64,10 @@ class Cancellation:
         raise AttemptCancelledError("the attempt was cancelled")
 
     def guard(self, stop: Callable[[], object], work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises, while a cancel calls ``stop``.
+        """Runs ``work`` while a cancel calls ``stop``, and returns its result.
 
         Raises:
-            AttemptCancelledError: it was cancelled, before or meanwhile, however ``work`` ended.
+            AttemptCancelledError: the attempt was cancelled before or meanwhile, however ``work`` ended.
         """
         self.attach(stop)
         try:
@@ -76,17 +76,17 @@ class Cancellation:
             self.detach()
 
     def cancel(self) -> None:
-        """Ends the attempt, if it is under way, and all that it tries later. Harmless when repeated.
+        """Ends the attempt's present wait, and any later one. Harmless when repeated.
 
-        In a forked child it only marks: what is attached belongs to the parent's call.
+        In a forked child ``stop`` is not called: what is attached belongs to the parent's call.
         """
         if self._pid != os.getpid():
             self.cancelled = True
             return
-        # The one lock of the house that is held over a callback: no detach() may return while ``stop`` is at work, or
-        # it would hit whoever has the connection (or the number of its closed descriptor) by then.
+        # The only lock that is held over a callback: no detach() may return while ``stop`` runs, or ``stop`` could end
+        # the next call on that connection (or on another one with the number of its closed descriptor).
         with self._lock:
             self.cancelled = True
             if self._stop is not None:
                 self._stop()
-                self._stop = None  # only now: an interrupt may have broken in, and the next cancel makes up for it
+                self._stop = None  # only now: after an interrupt within stop(), the next cancel() repeats it

@@ -1,4 +1,4 @@
-"""Time as a part that is handed in: everything that waits or measures takes a :class:`Clock`."""
+"""Clocks, and the objects that threads wait for. Everything that waits or measures time takes a :class:`Clock`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SYSTEM_CLOCK", "Clock", "Event", "SystemClock", "Waitable", "Waiter"
 
 
 class Waitable(Protocol):
-    """What a thread can wait for: a :class:`Waiter`, a ``threading.Event``."""
+    """An object that a thread can wait for: a :class:`Waiter`, an :class:`Event`, a ``threading.Event``."""
 
     def is_set(self) -> bool: ...
 
@@ -19,110 +19,110 @@ class Waitable(Protocol):
 
 
 class Waiter:
-    """Wakes the one thread that waits for it, and may hand it something.
+    """Wakes the one thread that waits for it, and passes it items.
 
-    An Event is Python code around a lock: a signal handler that raises in there (Ctrl-C, a worker's time limit) can
-    leave the lock held, and whoever sets the Event later hangs. Here all is single C calls, so nothing can be left
-    behind, and even a finaliser may set it.
+    ``threading.Event`` is Python code around a lock: a signal handler that raises within it (Ctrl-C, a worker's time
+    limit) can leave the lock held, so that the next ``set()`` hangs. A Waiter consists of single C calls, between
+    which nothing is held; even a finaliser may set it.
 
-    The queue is not what is waited for: a ``SimpleQueue.get`` with a timeout waits for ever when the thread loses the
-    processor for that long in its first instant (CPython 3.11, 3.12), or when a signal handler takes longer than what
-    is left of the timeout.
+    Its thread does not wait in ``SimpleQueue.get``: with a timeout, that waits without end if the thread loses the
+    processor for that long at its start (CPython 3.11, 3.12), or if a signal handler takes longer than the rest of
+    the timeout.
 
     >>> waiter = Waiter()
-    >>> waiter.set("a place")
+    >>> waiter.set("a connection")
     >>> waiter.wait(1.0), waiter.take(), waiter.take(), waiter.is_set()
-    (True, 'a place', None, False)
+    (True, 'a connection', None, False)
     """
 
-    __slots__ = ("_asleep", "_given")
+    __slots__ = ("_asleep", "_items")
 
     def __init__(self) -> None:
-        self._given: SimpleQueue[Any] = SimpleQueue()
-        self._asleep = threading.Lock()  # who waits waits for this, and who wakes it releases it
+        self._items: SimpleQueue[Any] = SimpleQueue()
+        self._asleep = threading.Lock()  # acquired to wait, released to wake
         self._asleep.acquire()
 
-    def set(self, gift: object = None) -> None:
+    def set(self, item: object = None) -> None:
         """Wakes the waiting thread, or the next one to wait."""
         try:
-            self._given.put(gift)
-        finally:  # after an interrupt, too, or it would sleep on with the gift in its hands
+            self._items.put(item)
+        finally:  # after an interrupt, too, or the thread would sleep on beside its item
             try:  # noqa: SIM105 - suppress() costs more than all the rest
                 self._asleep.release()
-            except RuntimeError:  # it has been woken already
+            except RuntimeError:  # it was woken already
                 pass
 
     def is_set(self) -> bool:
-        """Whether there is something to take."""
-        return not self._given.empty()
+        """Whether there is an item, be it None."""
+        return not self._items.empty()
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Waits until it is set, at most ``timeout`` seconds; True if it is."""
-        given, asleep = self._given, self._asleep
-        if given.empty():
+        items, asleep = self._items, self._asleep
+        if items.empty():
             left = -1.0 if timeout is None else max(timeout, 0.0)
             end = time.monotonic() + left
             asleep.acquire(False)
-            while given.empty() and asleep.acquire(True, left):  # more than once if that was for an earlier gift
+            while items.empty() and asleep.acquire(True, left):  # again if that was a late release of an earlier set()
                 left = -1.0 if timeout is None else max(end - time.monotonic(), 0.0)
-        return not given.empty()
+        return not items.empty()
 
     def take(self) -> Any:
-        """The first thing that it was handed, if any; the wakeups without one that came before are used up."""
+        """Removes and returns the first item that is not None; None if there is none."""
         try:
-            while (gift := self._given.get_nowait()) is None:
+            while (item := self._items.get_nowait()) is None:
                 pass
         except Empty:
             return None
-        return gift
+        return item
 
     def clear(self) -> None:
-        """Takes all, so that it is not set any more."""
+        """Removes all items, so that it is not set any more."""
         while self.is_set():
             self.take()
 
 
 class Event:
-    """An event that any number of threads wait for: each on a :class:`Waiter` of its own, for the same reason.
+    """An event that any number of threads wait for, each on a :class:`Waiter` of its own. It stays set.
 
-    >>> bell = Event()
-    >>> bell.set()
-    >>> bell.is_set(), bell.wait(1.0)
+    >>> event = Event()
+    >>> event.set()
+    >>> event.is_set(), event.wait(1.0)
     (True, True)
     """
 
-    __slots__ = ("_rung", "_waiting")
+    __slots__ = ("_is_set", "_waiting")
 
     def __init__(self) -> None:
-        self._rung = False
+        self._is_set = False
         self._waiting: set[Waiter] = set()  # whose changes are single C calls
 
     def set(self) -> None:
-        """Wakes all who wait; nobody waits any more."""
-        self._rung = True
+        """Wakes all waiting threads; later waits return at once."""
+        self._is_set = True
         for waiter in self._waiting.copy():
             waiter.set()
 
     def is_set(self) -> bool:
         """Whether it has been set."""
-        return self._rung
+        return self._is_set
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Waits until it is set, at most ``timeout`` seconds; True if it is."""
         waiter = Waiter()
         try:
             self._waiting.add(waiter)
-            # Looked at only now: whoever sets it after this finds the waiter.
-            return self._rung or waiter.wait(timeout) or self._rung
+            # Read only now: a set() after this finds the waiter.
+            return self._is_set or waiter.wait(timeout) or self._is_set
         finally:
             self._waiting.discard(waiter)
 
 
 class Clock(Protocol):
-    """What the parts need of time. ``goplugins.testing.ManualClock`` is the one for tests."""
+    """A source of time. ``goplugins.testing.ManualClock`` is the one for tests."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since an unspecified moment; never decreases."""
         ...
 
     def time(self) -> float:
@@ -135,9 +135,9 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's clock."""
 
-    # Bound as attributes of the class: a call costs one C call and no Python frame.
+    # The C functions themselves: a call costs no Python frame.
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)
 

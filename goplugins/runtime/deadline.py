@@ -1,4 +1,4 @@
-"""Deadlines: one monotonic moment that bounds all that a call does, and the block that sets one for many calls."""
+"""Deadlines: the moment that bounds everything a call does, and the block that sets one for several calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Deadline:
 
     __slots__ = ("at", "clock")
 
-    # Of the class: what ends the wait before its time is there for hedged attempts only, and costs others nothing.
+    # A class attribute: only the deadlines of hedged attempts can be cancelled, and it costs others nothing.
     cancellation: Cancellation | None = None
 
     def __init__(self, at: float, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -44,10 +44,10 @@ class Deadline:
         if enclosing is not None:
             standing = enclosing.standing()
             if standing is not enclosing:
-                _enclosing.set(standing)  # or contexts copied from this one would go by what is gone
+                _enclosing.set(standing)  # or contexts copied from this one would keep a block that has ended
             if standing is not None and standing.at < at:
                 at = standing.at
-        made = _new(cls)  # as cls(at, clock), without its call of __init__: a third of the whole
+        made = _new(cls)  # as cls(at, clock), without its call of __init__: a third of the cost
         made.at = at
         made.clock = clock
         return made
@@ -61,7 +61,7 @@ class Deadline:
 
 
 class CancellableDeadline(Deadline):
-    """A deadline that may come early. It goes wherever an attempt may wait, so that a cancel finds it anywhere."""
+    """A deadline whose attempt can be cancelled, wherever it waits."""
 
     __slots__ = ("cancellation",)
 
@@ -71,11 +71,11 @@ class CancellableDeadline(Deadline):
 
 
 class _Enclosing:
-    """What the context variable holds of a block: its moment, which a copied context keeps after the block's end.
+    """A block's deadline in the context variable, which copied contexts keep after the block's end.
 
-    On the block's own thread it holds only as long as the block itself is there. An interrupt (Ctrl-C, a task's time
-    limit) can hit between setting the variable and the ``with`` statement's own care for it, and a deadline that
-    nobody takes back would end every later call on that thread.
+    On the block's own thread it is valid only while the block object exists. An interrupt (Ctrl-C, a task's time limit)
+    can hit after the variable is set and before the ``with`` statement is entered, and a deadline that is never reset
+    would end every later call on that thread.
     """
 
     __slots__ = ("at", "block", "outer", "thread")
@@ -87,7 +87,7 @@ class _Enclosing:
         self.thread = threading.get_ident()
 
     def standing(self) -> _Enclosing | None:
-        """This, or the next one outwards whose block is still there."""
+        """This, or the next enclosing one whose block still exists."""
         found: _Enclosing | None = self
         while found is not None and found.thread == threading.get_ident() and found.block() is None:
             found = found.outer
@@ -100,10 +100,10 @@ _enclosing: ContextVar[_Enclosing | None] = ContextVar("goplugins_deadline", def
 class deadline:  # noqa: N801 - used as a statement: with deadline(2.0):
     """Bounds every plugin call made within the block, on this thread and on workers that copy its context.
 
-    Blocks nest and only shorten: an inner block can't outlive an outer one.
+    Blocks nest, and an inner block can only shorten the time of an outer one.
 
     Args:
-        seconds: how long the block's calls may take together; more than 0. The time runs from entering the block.
+        seconds: for all calls of the block together, from its start; more than 0.
         clock: the clock of the managers called within.
 
     Raises:

@@ -31,7 +31,7 @@ logger = logging.getLogger("goplugins.processes")
 
 
 class Forkable(Protocol):
-    """A part with threads, connections or counts that a child process can't use. For locks see :func:`create_lock`."""
+    """A part whose threads, connections or counts a child process can't use. For locks see :func:`create_lock`."""
 
     def after_fork_in_child(self) -> None:
         """Renews them. Runs in the child, on its only thread; closes inherited descriptors, never shuts them down."""

@@ -9,24 +9,22 @@ from types import TracebackType
 
 from goplugins.runtime.fork import register_forkable
 
-__all__ = ["RequestIds", "current_request_id", "serving"]
-
 _served: ContextVar[str | None] = ContextVar("goplugins_request_id", default=None)
 
 
 def current_request_id() -> str | None:
-    """The id of the request that is being served here, if a host has said so."""
+    """The id of the request that is being served in this context; None outside :class:`serving`."""
     return _served.get()
 
 
 class serving:  # noqa: N801 - used as a statement: with serving(request_id):
-    """Has the ids of all calls made within the block begin with the id of the request that they are made for.
+    """Within the block, the ids of calls begin with the id of the request that they are made for.
 
-    They don't become that id: a reply is told from another one by its id, and an idempotent call is recognised by it,
-    so two calls of one request must not share theirs.
+    They are not equal to it: replies are matched by their ids, and idempotent calls are recognised by them, so that
+    two calls for one request need different ids.
 
     Args:
-        request_id: printable ASCII; None changes nothing.
+        request_id: printable ASCII; with None the block has no effect.
 
     >>> make = RequestIds()
     >>> with serving("order-7"):
@@ -52,7 +50,7 @@ class serving:  # noqa: N801 - used as a statement: with serving(request_id):
 
 
 class RequestIds:
-    """Makes ids from 96 random bits of this source and process, and a count. One id costs a fraction of a microsecond.
+    """Makes ids from 96 random bits, drawn once for each object and process, and a count. Takes under a microsecond.
 
     >>> make = RequestIds()
     >>> make() != make()
@@ -65,12 +63,12 @@ class RequestIds:
 
     def __call__(self) -> str:
         served = _served.get()
-        # next() on a count is one C call, so threads can't draw the same number.
+        # next() on a count is one C call: two threads can't get the same number.
         if served is None:
-            return f"{self._prefix}{next(self._numbers)}"  # decimal: hex costs as much again as all the rest
+            return f"{self._prefix}{next(self._numbers)}"  # decimal: hex would double the cost
         return f"{served}.{self._prefix}{next(self._numbers)}"
 
     def after_fork_in_child(self) -> None:
-        """New random bits: the child's count starts where the parent's stood."""
+        """Draws new random bits: parent and child go on from the same count."""
         self._prefix = os.urandom(12).hex() + "-"
         self._numbers = itertools.count(1)

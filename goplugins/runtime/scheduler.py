@@ -1,8 +1,8 @@
-"""The one background thread of a process: it knows when something is due, and hands it to a pool of workers.
+"""The scheduler thread of a process: submits periodic tasks to worker pools when they are due.
 
-Nothing periodic (health checks, reload watches, statistics) has a thread of its own. The scheduler never does the
-work itself, so nothing that hangs can hold up the rest, and it holds only weak references: what nobody else uses any
-more is collected, and simply is not due again.
+Health checks, configuration watches and statistics have no threads of their own. The scheduler runs no task itself,
+so that a task that hangs delays no other, and refers to the tasks' owners weakly: a task whose owner was collected is
+not due again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ logger = logging.getLogger("goplugins.scheduler")
 Job = Callable[[], object]
 Submit = Callable[[Job], object]
 
-# How long the thread sleeps at most: so late it notices that all it had to do was collected.
 _LONGEST_SLEEP = 60.0
+"""Seconds that the thread sleeps at most, in case the owners of all tasks were collected meanwhile."""
 
 
 class ScheduledTask:
-    """One thing that is scheduled. Made by :meth:`Scheduler.schedule`."""
+    """A method that is run at intervals, or once. Made by :meth:`Scheduler.schedule`."""
 
     __slots__ = (
         "__weakref__",
@@ -67,8 +67,8 @@ class ScheduledTask:
         self._jitter = jitter
         self._rng = rng
         self._last = 0.0  # when it was last due, or was made
-        self._entry = 0  # which entry of the heap is the valid one
-        self._pending = False  # handed over and not done yet
+        self._entry = 0  # number of its valid entry in the heap
+        self._pending = False  # submitted, and not done yet
         self._cancelled = False
 
     @property
@@ -77,12 +77,12 @@ class ScheduledTask:
         return self._key in self._scheduler._tasks
 
     def cancel(self) -> None:
-        """Not due any more. What runs already goes on; what is queued is dropped. Harmless when repeated."""
+        """Ends the schedule. A run in progress continues, a queued one is dropped. Harmless when repeated."""
         self._cancelled = True
         self._scheduler._discard(self)
 
     def reschedule(self, interval: float) -> None:
-        """From now on every ``interval`` seconds, counted from the last time; at once if that is past.
+        """Changes the interval, counted from the last due time; the task is due at once if that is past.
 
         Raises:
             InvalidArgumentError: ``interval`` is not more than 0.
@@ -90,7 +90,7 @@ class ScheduledTask:
         self._scheduler._reschedule(self, _positive(interval))
 
     def run(self) -> None:
-        """Does what is due. Called on a worker, by the pool that got it."""
+        """Runs the method; called on a worker."""
         try:
             method = None if self._cancelled else self._method()
             if method is not None:
@@ -117,15 +117,15 @@ Raises:
 
 
 class Scheduler:
-    """Hands over methods when they are due. One a process is enough: see :func:`get_scheduler`.
+    """Submits methods to worker pools when they are due. A process has one: see :func:`get_scheduler`.
 
-    Its thread (daemon, named ``goplugins-scheduler``) starts when something is first scheduled and ends once
-    nothing has been scheduled for ``idle`` seconds.
+    Its thread (daemon, named ``goplugins-scheduler``) starts with the first task, and ends when there has been no task
+    for ``idle`` seconds.
 
     Args:
-        clock: where time comes from.
-        idle: seconds that the thread stays with nothing to do.
-        threaded: False for a test that calls :meth:`run_due` itself; then there is no thread.
+        clock: measures time, and waits.
+        idle: seconds that the thread stays without a task.
+        threaded: False for tests that call :meth:`run_due` themselves: there is no thread.
 
     Attributes:
         needs_thread: True in a forked child that has not restarted the thread yet; see :meth:`ensure_thread`.
@@ -146,10 +146,10 @@ class Scheduler:
         self._waiter = Waiter()
         self._thread: threading.Thread | None = None
         self._heap: list[tuple[float, int, ScheduledTask]] = []
-        # Keys of tasks whose owners were collected. A finaliser may run at any moment on any thread, one that
-        # holds the lock included; putting on a SimpleQueue is all that it can safely do.
+        # Keys of tasks whose owners were collected. A finaliser may run at any point of any thread, also one that holds
+        # the lock: all that it can safely do is to put an item on a SimpleQueue.
         self._dead: queue.SimpleQueue[int] = queue.SimpleQueue()
-        # Forked siblings would draw the same numbers from an inherited generator and knock in step.
+        # With an inherited generator, forked siblings would draw the same jitter and run their tasks together.
         self._rng = random.Random()  # noqa: S311 - only jitter
 
     # --- for owners ------------------------------------------------------------------------------------------------
@@ -164,19 +164,19 @@ class Scheduler:
         jitter: float = 0.1,
         rng: random.Random | None = None,
     ) -> ScheduledTask:
-        """Hands ``method`` to ``submit`` again and again, until it is cancelled or its owner is collected.
+        """Submits ``method`` at intervals, until the task is cancelled or the method's owner is collected.
 
-        While the last run is queued or under way, a due moment is skipped: backlog never piles up. A moment missed
-        (a suspended machine) is made up for once.
+        A due time is skipped while the last run is queued or in progress, so that no backlog builds up. Of several
+        missed times (of a suspended machine) one is made up for.
 
         Args:
-            method: a bound method; held weakly, so a lambda or nested function won't do.
+            method: a bound method; held weakly, so that lambdas and nested functions are refused.
             interval: seconds between two runs; None for a single run.
-            submit: takes the due work: a pool's ``submit``. Called on the scheduler's thread, so it must not block
-                or do the work. A bound method is held weakly too: its owner must hold the pool.
+            submit: takes the due task: a pool's ``submit``. Called on the scheduler's thread, so it must not block
+                or run the task. A bound method is held weakly, too: the task's owner must refer to the pool.
             first: seconds until the first run; by default an interval.
-            jitter: each interval is varied by up to this share, so that owners do not march in step.
-            rng: where the jitter comes from.
+            jitter: each interval is varied by up to this share, so that tasks do not run in step.
+            rng: draws the jitter.
 
         Raises:
             InvalidArgumentError: ``interval`` is not more than 0, or there is neither ``interval`` nor ``first``.
@@ -202,10 +202,10 @@ class Scheduler:
         return task
 
     def ensure_thread(self) -> None:
-        """Starts the thread if there is something to do and none runs, and has it look at once if one does.
+        """Starts the thread if there are tasks and no thread, or else wakes it.
 
-        A forked child has its parent's tasks and no thread. It is not started within the fork, since many children
-        only exec: whoever finds ``needs_thread`` True on the way of a call does it.
+        A forked child has its parent's tasks and no thread. The thread is not started within the fork, since many
+        children only exec, but by the first call that finds ``needs_thread`` True.
 
         Raises:
             SaturatedError: the system has no thread left.
@@ -220,7 +220,7 @@ class Scheduler:
             return
         try:
             thread.start()
-        except RuntimeError as exc:  # no memory or process limit left, or the interpreter is going down
+        except RuntimeError as exc:  # a limit of memory or threads, or the interpreter is shutting down
             with self._lock:
                 if self._thread is thread:
                     self._thread = None
@@ -229,23 +229,23 @@ class Scheduler:
 
     @property
     def scheduled(self) -> int:
-        """How many tasks there are."""
+        """The number of tasks."""
         return len(self._tasks)
 
     # --- what is due -----------------------------------------------------------------------------------------------
 
     def run_due(self, now: float | None = None) -> float | None:
-        """Hands over all that is due, and says in how many seconds the next is; None if nothing is scheduled.
+        """Submits all due tasks; returns the seconds until the next one is due, or None without any.
 
         Args:
-            now: on the clock's monotonic scale; by default what the clock says.
+            now: on the clock's monotonic scale; by default the present.
         """
         if now is None:
             now = self._clock.monotonic()
         due: list[ScheduledTask] = []
         with self._lock:
-            # Kept until the lock is free: the last reference to a task may be the last to other things as well,
-            # whose finalisers must not run under it.
+            # Kept until the lock is free: the last reference to a task may be the last to other objects as well,
+            # whose finalisers must not run under the lock.
             gone = self._reap()
             while self._heap and self._heap[0][0] <= now:
                 _, entry, task = heapq.heappop(self._heap)
@@ -261,13 +261,13 @@ class Scheduler:
                     task._pending = True
                     due.append(task)
         for task in due:
-            self._hand_over(task)
+            self._submit_due(task)
         with self._lock:
             while self._heap and not self._valid(*self._heap[0][1:]):
                 gone.append(heapq.heappop(self._heap)[2])
             return self._heap[0][0] - now if self._heap else None
 
-    def _hand_over(self, task: ScheduledTask) -> None:
+    def _submit_due(self, task: ScheduledTask) -> None:
         submit = task._submit()
         if submit is None or task._method() is None:
             self._discard(task)
@@ -279,27 +279,27 @@ class Scheduler:
             if isinstance(exc, SaturatedError):
                 logger.warning("no worker is free for %r: skipped this time", task)
             else:
-                # This one's pool is broken or closed; the others' work must go on.
-                logger.exception("could not hand over %r", task)
+                # Its pool is broken or closed; other tasks must go on.
+                logger.exception("could not submit %r", task)
 
     def _loop(self) -> None:
         waiter = self._waiter
         idle = False
         try:
-            while not (idle and self._may_leave()):
+            while not (idle and self._may_end()):
                 waiter.clear()
                 delay = self.run_due()
                 woken = self._clock.wait(waiter, self._idle if delay is None else min(max(delay, 0.0), _LONGEST_SLEEP))
                 idle = delay is None and not woken
         finally:
-            # Left for any other reason, it must not be taken for a thread that still watches.
+            # After an error, too, or no other thread would be started.
             with self._lock:
                 if self._thread is threading.current_thread():
                     self._thread = None
                     self.needs_thread = bool(self._tasks)
 
-    def _may_leave(self) -> bool:
-        """Decides and signs off in one step, so that what is scheduled the moment after starts a new thread."""
+    def _may_end(self) -> bool:
+        """Decides and unregisters the thread in one step, so that a task scheduled after that starts a new one."""
         with self._lock:
             if not self._tasks:
                 self._thread = None
@@ -310,7 +310,7 @@ class Scheduler:
     def _weak(self, method: Job, key: int) -> weakref.WeakMethod[Job]:
         def collected(_: object) -> None:
             self._dead.put(key)
-            self._waiter.set()  # the thread may have nothing left to do, and leaves then
+            self._waiter.set()  # if it was the last task, the thread ends
 
         try:
             return weakref.WeakMethod(method, collected)
@@ -324,7 +324,7 @@ class Scheduler:
         return self._heap[0][1] == task._entry
 
     def _valid(self, entry: int, task: ScheduledTask) -> bool:
-        """False for what is left in the heap of a task that was cancelled or rescheduled. Expects the lock."""
+        """False for an old entry of a task that was cancelled or rescheduled. Expects the lock."""
         return entry == task._entry and task._key in self._tasks
 
     def _varied(self, task: ScheduledTask) -> float:
@@ -353,7 +353,7 @@ class Scheduler:
             self._tasks.pop(task._key, None)
             last = not self._tasks
         if last:
-            self._waiter.set()  # its idle time starts now, not when the task would have been due
+            self._waiter.set()  # its idle time starts now, and not when the task would have been due
 
     def _reschedule(self, task: ScheduledTask, interval: float) -> None:
         with self._lock:
@@ -364,12 +364,12 @@ class Scheduler:
         self._waiter.set()
 
     def after_fork_in_child(self) -> None:
-        """The tasks stay, what the parent had queued does not run here, and the thread starts again on need."""
+        """Keeps the tasks without the parent's queued runs; the thread is started when needed."""
         dues = {task: due for due, entry, task in self._heap if self._valid(entry, task)}
         self._renew()
         for task in list(self._tasks.values()):
             task._pending = False
-            # Spread, or a hundred workers forked from one master knock at the same moment.
+            # Spread, or a hundred workers that were forked from one parent would run it at the same time.
             spread = self._rng.random() * task._jitter * (task._interval or 0.0)
             self._push(task, dues.get(task, task._last) + spread)
         self.needs_thread = bool(self._tasks) and self._threaded
@@ -382,7 +382,7 @@ def _positive(interval: float) -> float:
 
 
 def _weak_or_held(submit: Submit) -> Callable[[], Submit | None]:
-    """A bound method weakly, so that a task keeps no owner alive through its pool; anything else as it is."""
+    """A bound method weakly, so that a task keeps no owner alive through its pool; any other callable as it is."""
     try:
         return weakref.WeakMethod(submit)
     except TypeError:
@@ -393,11 +393,11 @@ _of_process: dict[str, Scheduler] = {}
 
 
 def get_scheduler() -> Scheduler:
-    """The process's scheduler, made when first asked for."""
+    """The process's scheduler, created at the first call."""
     found = _of_process.get("scheduler")
     if found is None:
         made = Scheduler()
-        # One atomic step instead of a lock, which a fork could catch locked for ever.
+        # One atomic step instead of a lock, which another thread could hold at a fork.
         found = _of_process.setdefault("scheduler", made)
         if found is made:
             register_forkable(found)

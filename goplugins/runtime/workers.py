@@ -1,8 +1,8 @@
 """Bounded pools of daemon threads behind the standard ``concurrent.futures`` interface.
 
-The standard library's ``ThreadPoolExecutor`` joins its threads when the interpreter exits, so one hung call would
-hold a script for as long as that call lasts, and its queue has no bound. These pools start a thread only when work
-arrives, let it go when idle, refuse work beyond a bound with a typed error, and never delay an exit.
+The standard library's ``ThreadPoolExecutor`` joins its threads when the interpreter exits, so that one hung call
+delays the end of a script, and its queue has no bound. These pools start threads when tasks arrive, end idle ones,
+refuse tasks beyond a bound with a typed error, and never delay an exit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.slots import SlotSet
 
-__all__ = ["WorkerPool", "WorkerSlot"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 IDLE_SECONDS = 10.0
-"""How long a thread without work stays."""
+"""Seconds after which an idle thread ends."""
 
-# The pools for whose tasks this code runs, also where it runs on a thread of another pool, or on one that a task's own
-# context was handed to.
+# Marks of the pools whose tasks this context belongs to, also on threads of other pools and in copies of the context.
 _serving: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("goplugins_workers", default=frozenset())
 
 
 class WorkerSlot:
-    """A worker kept free for one task: see :meth:`WorkerPool.reserve`. Whoever loses it gives it back."""
+    """A worker that is reserved for one task, as long as this object is referenced: see :meth:`WorkerPool.reserve`."""
 
     __slots__ = ("__weakref__",)
 
@@ -55,22 +52,22 @@ class _Task:
             return
         try:
             result = self.context.run(self.function, *self.args, **self.kwargs)
-        except BaseException as exc:  # noqa: BLE001 - it belongs to whoever asks the future
+        except BaseException as exc:  # noqa: BLE001 - raised by the future's result()
             self.slot = None
             future.set_exception(exc)
         else:
-            self.slot = None  # first: whoever waits for the result may want a slot next
+            self.slot = None  # first: the thread that waits for the result may reserve a slot next
             future.set_result(result)
 
 
 class _State:
-    """What the threads share. They hold this and never the pool, so a forgotten pool can be collected."""
+    """State shared by the threads. They refer to this and not to the pool, so that an unused pool is collected."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.mark = object()
-        # Callers take the lock as it is: entering a Condition is Python code, and an interrupt in there could leave it
-        # held for ever.
+        # Callers take the lock itself: entering a Condition is Python code, and an interrupt within that could leave
+        # the lock held.
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)
         self.tasks: collections.deque[_Task] = collections.deque()
@@ -80,18 +77,18 @@ class _State:
         self.slots = SlotSet()
         self.idle = 0
         self.closed = False
-        self.forked = False  # this is a child's copy, and the thread that works on it forked within a task
+        self.forked = False  # a forked child's copy: its only thread forked within a task
 
 
 class WorkerPool(Executor):
-    """A bounded executor of daemon threads that start on first need and carry the caller's context variables.
+    """A bounded executor of daemon threads that start when needed. Tasks run in a copy of the caller's context.
 
     Args:
         name: the prefix of the threads' names.
-        max_workers: how many threads there may be.
-        max_queued: how many tasks may wait for one beyond that.
-        inline: whether a worker that submits to its own pool runs the task itself when no other is idle. False
-            where whoever submits waits no longer than a deadline: the task must not run on its thread.
+        max_workers: threads at most.
+        max_queued: tasks that may wait for a thread.
+        inline: whether a worker that submits to its own pool runs the task itself if no other is idle. False where
+            the caller waits no longer than a deadline: the task must not run on its thread.
 
     >>> with WorkerPool("example", max_workers=2, max_queued=8) as pool:
     ...     pool.submit(pow, 2, 10).result()
@@ -110,8 +107,8 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Runs ``fn`` on a worker, within a copy of the caller's context.
 
-        A task of this very pool that submits while no worker is idle runs the new one itself at once, and so does what
-        it has other pools do: were it to wait for its own successor, the pool could lock itself up.
+        A task of this pool that submits while no worker is idle runs the new task itself at once, also from a thread
+        of another pool: if all workers waited for tasks in their own queue, none would ever run.
 
         Raises:
             SaturatedError: all workers are busy and the queue is full.
@@ -133,9 +130,9 @@ class WorkerPool(Executor):
             self._start_thread(state)
 
     def reserve(self, count: int) -> list[WorkerSlot]:
-        """Keeps ``count`` workers free, each for one :meth:`submit_to`; an empty list if there are not that many.
+        """Reserves ``count`` workers, each for one :meth:`submit_to`; an empty list if there are not that many.
 
-        For a pool whose every task has its slot: what :meth:`submit` queues is not counted. Never waits.
+        For pools whose tasks all have slots: tasks of :meth:`submit` are not counted. Never waits.
         """
         state = self._state
         with state.lock:
@@ -146,14 +143,14 @@ class WorkerPool(Executor):
         return slots
 
     def submit_to(self, slot: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:
-        """Runs ``fn`` on the worker that was kept free. Let go of ``slot``: it is given back when ``fn`` has run.
+        """Runs ``fn`` on the reserved worker. The slot is released when ``fn`` has run: keep no reference to it.
 
-        No Future is handed out: an interrupt that hits a thread within one may leave its lock held.
+        It returns no Future: an interrupt of a thread within its methods may leave its lock held.
 
         Args:
-            slot: see :meth:`reserve`.
-            fn: raises nothing that anybody would want to know.
-            done: called when ``fn`` has run, or when it never will; on any thread, maybe this one.
+            slot: of :meth:`reserve`.
+            fn: what it raises is discarded.
+            done: called when ``fn`` has run, or when it never will; on any thread, possibly this one.
 
         Raises:
             PluginClosedError: the pool was shut down.
@@ -164,7 +161,7 @@ class WorkerPool(Executor):
         self._submit(task)
 
     def _place(self, state: _State, task: _Task) -> str:
-        """Decides where the task goes. Expects the state's lock."""
+        """Queues the task, or says how to run it. Expects the state's lock."""
         if state.closed:
             raise PluginClosedError(f"{state.name}: the worker pool is shut down")
         if state.idle > len(state.tasks):
@@ -190,30 +187,30 @@ class WorkerPool(Executor):
         try:
             with state.lock:
                 if len(state.threads) >= self.max_workers:
-                    return  # others were faster; their threads take the task
+                    return  # other callers have started threads, which take the task
                 state.starting.add(thread)
                 state.threads.add(thread)
             thread.start()
         except BaseException as exc:
             with state.lock:
-                if thread in state.starting:  # it has not begun, and may never
+                if thread in state.starting:  # it may never begin
                     state.starting.discard(thread)
                     state.threads.discard(thread)
-                nobody = bool(state.tasks) and not state.threads
+                stranded = bool(state.tasks) and not state.threads
             if isinstance(exc, RuntimeError):
                 _refuse_stranded(state, exc)
                 return
-            if nobody:  # for what others have queued meanwhile
+            if stranded:  # tasks that other callers have queued meanwhile
                 self._start_thread(state)
             raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
-        """Refuses new tasks and lets the threads go once the queued ones are done.
+        """Refuses new tasks, and ends the threads when the queued ones are done.
 
         Args:
             wait: wait for the threads to end.
-            cancel_futures: give up what has not started.
-            timeout: seconds to wait for all of them; None for as long as it takes.
+            cancel_futures: cancel the tasks that have not started.
+            timeout: seconds to wait for all threads together; None for no limit.
         """
         state = self._state
         if cancel_futures:
@@ -229,17 +226,17 @@ class WorkerPool(Executor):
             me = threading.current_thread()
             with state.changed:
                 state.changed.wait_for(lambda: not state.threads - {me}, timeout)
-            # They have said goodbye and need a moment to be gone.
+            # They have left the set, and end within a moment.
             for thread in state.leaving - {me}:
                 thread.join(1.0)
 
     @property
     def threads(self) -> int:
-        """How many threads there are now."""
+        """The number of threads now."""
         return len(self._state.threads)
 
     def after_fork_in_child(self) -> None:
-        """Starts anew: the parent's threads and locks do not exist here, and its tasks are the parent's."""
+        """Starts with no thread and no task: those are the parent's."""
         closed = self._state.closed
         self._state.forked = True
         self._finalizer.detach()
@@ -250,16 +247,16 @@ class WorkerPool(Executor):
 
 
 def _serve(mark: object) -> None:
-    """Notes for which pool's task a context is."""
+    """Marks the context as that of a task of the pool."""
     marks = _serving.get()
     if mark not in marks:
         _serving.set(marks | {mark})
 
 
 def _close_unheld(state: _State) -> None:
-    """The finaliser. It runs on whatever thread the collector chose, which may hold the very lock: it never waits.
+    """The finaliser. It runs on any thread, possibly one that holds the lock, so that it never waits.
 
-    Threads that it can't wake now leave after IDLE_SECONDS at the latest.
+    Threads that it can't wake now end after IDLE_SECONDS at the latest.
     """
     state.closed = True
     if state.changed.acquire(blocking=False):
@@ -270,11 +267,11 @@ def _close_unheld(state: _State) -> None:
 
 
 def _refuse_stranded(state: _State, why: RuntimeError) -> None:
-    """Ends the tasks that no thread will ever take."""
+    """Fails the tasks that no thread will ever take."""
     with state.changed:
         state.changed.notify_all()
         if state.threads:
-            return  # they wait for one of those
+            return  # one of those takes them
         stranded = list(state.tasks)
         state.tasks.clear()
     for task in stranded:
@@ -286,7 +283,7 @@ def _work(state: _State, max_workers: int) -> None:
     me = threading.current_thread()
     with state.lock:
         if me not in state.starting and len(state.threads) >= max_workers:
-            return  # whoever started it was interrupted, and others have come
+            return  # its start was interrupted, and others have been started in its place
         state.starting.discard(me)
         state.threads.add(me)
     while True:
@@ -306,5 +303,5 @@ def _work(state: _State, max_workers: int) -> None:
             task = state.tasks.popleft()
         task.run()
         if state.forked:
-            return  # in a child that did not leave by itself: nobody would ever bring another task
-        del task  # or the last task's result would live for as long as this thread waits
+            return  # in a forked child that returned from the task: no further task can come
+        del task  # or its result would be kept while this thread waits for the next one

@@ -31,12 +31,12 @@ def test_it_wakes_who_waits_and_who_comes_later():
     waiter = Waiter()
     sleeper = Sleeper(waiter)
     assert not waiter.is_set()
-    waiter.set("a place")
+    waiter.set("an item")
     assert sleeper.wakes()
     assert waiter.is_set()
     assert waiter.wait(30.0)
     assert waiter.wait()
-    assert waiter.take() == "a place"
+    assert waiter.take() == "an item"
     assert not waiter.is_set()
     assert not waiter.wait(0.0)
 
@@ -48,13 +48,13 @@ def test_who_waits_without_a_limit_is_woken():
     assert sleeper.wakes()
 
 
-def test_gifts_come_in_their_order_and_what_is_none_is_passed_over():
+def test_items_come_in_order_without_none():
     waiter = Waiter()
-    for gift in (None, 1, None, None, 2, None):
-        waiter.set(gift)
+    for item in (None, 1, None, None, 2, None):
+        waiter.set(item)
     assert [waiter.take() for _ in range(3)] == [1, 2, None]
-    for gift in (1, None, 2):
-        waiter.set(gift)
+    for item in (1, None, 2):
+        waiter.set(item)
     waiter.clear()
     assert (waiter.is_set(), waiter.take()) == (False, None)
 
@@ -64,11 +64,11 @@ def test_nothing_of_before_ends_a_wait(before):
     waiter = Waiter()
     if before == "used":
         for _ in range(3):
-            waiter.set("gift")
+            waiter.set("item")
         waiter.clear()
     elif before == "timed out":
         assert not waiter.wait(0.001)
-        waiter.set("gift")
+        waiter.set("item")
         waiter.take()
     for seconds in (0.02, 0.0):
         began = time.monotonic()
@@ -120,16 +120,16 @@ def test_the_shortest_waits_end_on_a_busy_machine():
         over.set()
 
 
-@pytest.mark.parametrize("gift", [None, "a place"])
-def test_an_interrupt_within_set_leaves_no_thread_asleep_beside_an_item(gift):
+@pytest.mark.parametrize("item", [None, "an item"])
+def test_an_interrupt_within_set_leaves_no_thread_asleep_beside_an_item(item):
     for number in range(20):
         waiter = Waiter()
         sleeper = Sleeper(waiter)
-        happened = interrupted_at(number, lambda: waiter.set(gift), ("goplugins/runtime/clock.py",))  # noqa: B023
+        happened = interrupted_at(number, lambda: waiter.set(item), ("goplugins/runtime/clock.py",))  # noqa: B023
         if not waiter.is_set():
-            waiter.set(gift)  # nothing had come of it
+            waiter.set(item)  # nothing had come of it
         assert sleeper.wakes(), f"interrupt {number}"
-        assert waiter.take() == gift
+        assert waiter.take() == item
         if not happened:
             break
     assert number >= 2

@@ -231,7 +231,7 @@ def test_a_broken_pool_harms_no_other_task(
         clock.advance(1.0)
         scheduler.run_due()
     assert owner.runs == 2
-    assert "could not hand over" in caplog.text
+    assert "could not submit" in caplog.text
 
 
 def test_work_that_raises_is_logged_and_comes_again(
@@ -427,11 +427,11 @@ def test_what_is_scheduled_while_the_thread_is_leaving_is_not_lost() -> None:
     owner = Owner()
 
     class Leaving(Scheduler):
-        def _may_leave(self) -> bool:
-            leaves = super()._may_leave()
-            if leaves and not owner.ran.is_set():
+        def _may_end(self) -> bool:
+            ends = super()._may_end()
+            if ends and not owner.ran.is_set():
                 self.schedule(owner.work, None, first=0.0, submit=inline)
-            return leaves
+            return ends
 
     scheduler = Leaving(idle=0.01)
     scheduler.schedule(Owner().work, 30.0, submit=inline).cancel()
