@@ -1,4 +1,4 @@
-"""The answer cache the whole way: configuration, manager, real servers."""
+"""The cache with configuration, manager and real servers."""
 
 import os
 import threading
@@ -95,7 +95,7 @@ def test_ten_thousand_identical_calls_from_200_threads_reach_the_server_once(sho
     assert metrics.cache_coalesced == metrics.cache_misses - 1
 
 
-def test_no_caller_sees_what_another_does_to_its_answer(shop):
+def test_callers_do_not_share_cached_objects(shop):
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server, manager_for(server) as manager:
         for _ in range(3):
             price = manager.execute("shop", "pen")
@@ -103,7 +103,7 @@ def test_no_caller_sees_what_another_does_to_its_answer(shop):
             price.tags.append("changed")
 
 
-def test_only_idempotent_calls_are_answered_from_it(shop):
+def test_only_idempotent_calls_use_the_cache(shop):
     with (
         serve.start(shop.plugin, "http://127.0.0.1:0") as server,
         manager_for(server, retry={"max_retries": 0}) as manager,
@@ -123,7 +123,7 @@ def test_key_and_named_headers_distinguish_calls(shop):
     assert shop.requests == 3
 
 
-def test_bound_plugins_of_other_types_have_answers_of_their_own(shop):
+def test_bound_plugins_of_other_types_have_entries_of_their_own(shop):
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server, manager_for(server) as manager:
         plain = manager.bind("shop", str, dict)
         assert manager.execute("shop", "pen") == Price("pen", ["a"])
@@ -131,14 +131,14 @@ def test_bound_plugins_of_other_types_have_answers_of_their_own(shop):
         assert manager.execute("shop", "pen") == Price("pen", ["a"])
 
 
-def test_old_answers_stand_in_while_the_server_is_away_and_go_when_it_is_back(shop):
+def test_stale_entries_are_used_while_the_server_is_down_only(shop):
     cache = {"ttl": "50ms", "stale_if_error": "1h"}
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server:
         manager = manager_for(server, cache=cache, circuit_breaker={"failure_threshold": 3, "recovery_timeout": "1h"})
         assert manager.execute_result("shop", "pen").source == "plugin"
     with manager:
         time.sleep(0.06)
-        # At first no connection, then an open breaker: neither could serve.
+        # The first failures are those of connecting, the later ones of the open breaker.
         results = [manager.execute_result("shop", "pen") for _ in range(10)]
         assert [(result.source, result.value) for result in results] == [("stale", Price("pen", ["a"]))] * 10
         assert "PLUGIN_1205" in manager.explain("shop").last_error, "it shows what the answers hide"
@@ -147,7 +147,7 @@ def test_old_answers_stand_in_while_the_server_is_away_and_go_when_it_is_back(sh
         assert manager.metrics().stale_answers == 10
 
 
-def test_the_plugins_no_is_not_hidden_by_an_old_answer(shop):
+def test_a_business_error_is_not_replaced_by_a_stale_entry(shop):
     with (
         serve.start(shop.plugin, "http://127.0.0.1:0") as server,
         manager_for(server, cache={"ttl": "50ms", "stale_if_error": "1h"}) as manager,
@@ -163,7 +163,7 @@ def test_the_plugins_no_is_not_hidden_by_an_old_answer(shop):
             manager.execute("shop", "pen")
 
 
-def test_of_those_who_wait_for_a_call_that_fails_one_tries_in_its_place(shop):
+def test_one_waiting_call_retries_when_the_leading_call_fails(shop):
     failed = threading.Event()
 
     def fail_once(request):
@@ -184,7 +184,7 @@ def test_of_those_who_wait_for_a_call_that_fails_one_tries_in_its_place(shop):
     assert shop.requests == 2
 
 
-def test_each_waits_no_longer_than_its_own_deadline():
+def test_waiting_calls_end_at_their_own_deadlines():
     def hang(peer):
         peer.read_request()
         peer.hang()
@@ -210,7 +210,7 @@ def test_each_waits_no_longer_than_its_own_deadline():
     assert {(error.attempts, error.plugin) for _, error in outcomes} == {(0, "shop")}
 
 
-def test_the_answer_is_kept_for_the_ttl_only(shop):
+def test_entries_are_kept_for_the_ttl_only(shop):
     with (
         serve.start(shop.plugin, "http://127.0.0.1:0") as server,
         manager_for(server, cache={"ttl": "500ms"}) as manager,
@@ -221,7 +221,7 @@ def test_the_answer_is_kept_for_the_ttl_only(shop):
     assert sources == ["plugin", "cache", "plugin"]
 
 
-def test_a_batch_asks_for_each_thing_once(shop):
+def test_a_batch_sends_each_distinct_request_once(shop):
     with serve.start(shop.plugin, "http://127.0.0.1:0") as server, manager_for(server) as manager:
         results = list(manager.map_results("shop", ["pen", "ink", "pen", "pen", "ink"] * 20))
     assert [result.value.item for result in results] == ["pen", "ink", "pen", "pen", "ink"] * 20
@@ -229,7 +229,7 @@ def test_a_batch_asks_for_each_thing_once(shop):
 
 
 class Thing:
-    """A plugin that is an object: no wire writes its requests."""
+    """A plugin that is an object: its requests are not encoded."""
 
     def __init__(self):
         self.requests = 0
@@ -280,7 +280,7 @@ def fork_during_a_call():
         return sources, under_way.result(30).item, shop.requests
 
 
-def test_a_forked_worker_starts_with_the_parents_answers_and_waits_for_none_of_its_calls():
+def test_a_forked_worker_has_the_parents_entries_and_does_not_wait_for_its_calls():
     assert run(fork_during_a_call) == [["cache", "plugin"], "slow", 3]
 
 

@@ -1,4 +1,4 @@
-"""Injected faults beside real ones over real wires: the same class, the same replays, the same word to the breaker."""
+"""Injected faults compared with real ones over real wires: same class, same retries, same effect on the breaker."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def seen(error: PluginError) -> dict[str, Any]:
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("idempotent", [False, True])
-def test_a_fault_is_judged_as_the_real_one(wire, fault, idempotent):
+def test_policies_treat_an_injected_fault_as_a_real_one(wire, fault, idempotent):
     retry = {"max_retries": 1, "initial_interval": 0.001}
     breaker = {"failure_threshold": 50}
     call = {"timeout": 0.5, "idempotent": idempotent}
@@ -180,7 +180,7 @@ def test_a_fault_is_judged_as_the_real_one(wire, fault, idempotent):
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("fault", ["error", "refuse", "reset", "garbage", "hang"])
-def test_the_breaker_opens_as_for_the_real_one(wire, fault):
+def test_the_breaker_opens_as_for_a_real_fault(wire, fault):
     breaker = {"failure_threshold": 1, "min_request_threshold": 1}
     states = []
     for server, injection in ((fault, {}), ("none", FAULTS[fault])):
@@ -196,7 +196,7 @@ def test_the_breaker_opens_as_for_the_real_one(wire, fault):
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("chaos", [{"hang": 1.0}, {"latency": 1.0, "delay": 30.0}])
-def test_the_deadline_is_kept(wire, chaos):
+def test_the_deadline_holds(wire, chaos):
     with WIRES[wire]("none") as (config, _), calling(config) as manager:
         manager.execute("p", "hello")
         with inject(manager, "p", **chaos):
@@ -206,7 +206,7 @@ def test_the_deadline_is_kept(wire, chaos):
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_after_the_block_the_wire_is_as_it_was(wire):
+def test_after_the_block_no_fault_is_injected(wire):
     with WIRES[wire]("none") as (config, requests), calling(config, retry={"max_retries": 0}) as manager:
         before = manager._registry.get("p").sender
         with inject(manager, "p", refuse=0.3, reset=0.3, latency=0.5, delay=0.001, seed=5) as chaos:
@@ -238,7 +238,7 @@ def test_health_checks_may_fail_too():
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_a_configuration_with_chaos_on_injects_and_says_so(wire, caplog):
+def test_a_configuration_with_chaos_injects_and_logs(wire, caplog):
     chaos = {"enabled": True, "refuse": 1.0, "seed": 3}
     with WIRES[wire]("none") as (config, requests), calling(config, chaos=chaos, retry={"max_retries": 0}) as manager:
         error = failed_call(manager)

@@ -1,4 +1,4 @@
-"""The fallback the whole way: configuration, manager, real servers that fail."""
+"""The fallback with configuration, manager and real servers that fail."""
 
 import logging
 import threading
@@ -85,7 +85,7 @@ def manager_of(*plugins):
     return manager
 
 
-def test_another_plugin_answers_for_one_that_is_down(backup_url):
+def test_another_plugin_is_called_for_one_that_is_down(backup_url):
     main = plugin("shop", nowhere(), fallback={"plugin": "backup"})
     with manager_of(main, plugin("backup", backup_url)) as manager:
         result = manager.execute_result("shop", "pen")
@@ -99,7 +99,7 @@ def test_another_plugin_answers_for_one_that_is_down(backup_url):
         assert "PLUGIN_1205" in manager.explain("shop").last_error, "it shows what the fallback hides"
 
 
-def test_the_reserve_leaves_the_other_plugin_time_and_the_deadline_holds(backup_url):
+def test_the_reserve_leaves_time_for_the_fallback_within_the_deadline(backup_url):
     with RawServer(lambda peer: peer.hang()) as hung:
         main = plugin("shop", hung.url, fallback={"plugin": "backup", "reserve": "300ms"})
         with manager_of(main, plugin("backup", backup_url)) as manager:
@@ -109,7 +109,7 @@ def test_the_reserve_leaves_the_other_plugin_time_and_the_deadline_holds(backup_
             assert (result.value, result.source) == (Price("pen", 120), "fallback")
 
 
-def test_without_a_reserve_a_timeout_leaves_the_other_plugin_no_time_and_the_error_says_so(backup_url):
+def test_without_a_reserve_a_timeout_leaves_no_time_for_the_fallback(backup_url):
     with RawServer(lambda peer: peer.hang()) as hung:
         main = plugin("shop", hung.url, fallback={"plugin": "backup"})
         with manager_of(main, plugin("backup", backup_url)) as manager:
@@ -119,7 +119,7 @@ def test_without_a_reserve_a_timeout_leaves_the_other_plugin_no_time_and_the_err
             assert caught.value.plugin == "shop"
 
 
-def test_the_other_plugin_hanging_as_well_does_not_outlast_the_deadline():
+def test_a_hanging_fallback_ends_at_the_deadline():
     with RawServer(lambda peer: peer.hang()) as hung:
         main = plugin("shop", hung.url, fallback={"plugin": "backup", "reserve": "200ms"})
         with manager_of(main, plugin("backup", hung.url)) as manager:
@@ -130,7 +130,7 @@ def test_the_other_plugin_hanging_as_well_does_not_outlast_the_deadline():
             assert "PLUGIN_1204" in caught.value.details["fallback"]
 
 
-def test_an_open_breaker_costs_the_dead_plugin_nothing(shop_url):
+def test_with_an_open_breaker_only_the_fallback_is_called(shop_url):
     breaker = {"failure_threshold": 3, "min_request_threshold": 1, "recovery_timeout": "1h"}
     main = plugin("shop", shop_url, circuit_breaker=breaker, fallback={"value": DEFAULT})
     with manager_of(main) as manager:
@@ -140,14 +140,14 @@ def test_an_open_breaker_costs_the_dead_plugin_nothing(shop_url):
         assert manager.metrics().plugins["shop"].fallback_answers == 20
 
 
-def test_it_answers_after_the_retries_not_instead_of_them(shop_url):
+def test_the_fallback_is_used_after_all_retries(shop_url):
     retry = {"max_retries": 2, "initial_interval": "1ms", "idempotent": True}
     with manager_of(plugin("shop", shop_url, retry=retry, fallback={"value": DEFAULT})) as manager:
         result = manager.execute_result("shop", "down")
         assert (result.source, result.attempts) == ("fallback", 3)
 
 
-def test_the_plugins_no_is_an_answer(shop_url):
+def test_a_business_error_is_not_replaced_by_the_fallback(shop_url):
     with (
         manager_of(plugin("shop", shop_url, fallback={"value": DEFAULT})) as manager,
         pytest.raises(PluginExecutionError, match="sold out"),
@@ -155,7 +155,7 @@ def test_the_plugins_no_is_an_answer(shop_url):
         manager.execute("shop", "no")
 
 
-def test_so_is_the_other_plugins_no(backup_url):
+def test_a_business_error_of_the_fallback_reaches_the_caller(backup_url):
     main = plugin("shop", nowhere(), fallback={"plugin": "backup"})
     with manager_of(main, plugin("backup", backup_url)) as manager:
         with pytest.raises(PluginExecutionError, match="sold out in the backup") as caught:
@@ -164,7 +164,7 @@ def test_so_is_the_other_plugins_no(backup_url):
         assert isinstance(caught.value.__cause__, PluginConnectionError)
 
 
-def test_a_function_in_code_makes_up_the_answer():
+def test_a_function_as_fallback():
     def guess(request, error):
         return Price(request, len(str(error.code)))
 
@@ -178,7 +178,7 @@ def test_a_function_in_code_makes_up_the_answer():
         assert manager.execute("shop", "pen") == Price("pen", 11)
 
 
-def test_a_function_may_call_other_plugins_within_the_deadline():
+def test_a_function_as_fallback_may_call_other_plugins_within_the_deadline():
     with Manager(str, Price) as manager, RawServer(lambda peer: peer.hang()) as hung:
 
         def ask_backup(request, error):
@@ -207,7 +207,7 @@ def test_submit_and_map_fall_back_as_well(backup_url):
         assert [(result.value.item, result.source) for result in results] == [(item, "fallback") for item in "abc"]
 
 
-def test_one_that_was_registered_in_code_may_stand_in(shop_url):
+def test_a_plugin_registered_in_code_may_be_a_fallback(shop_url):
     manager = Manager(str, Price)
     manager.register(backup)
     manager.load_from_config({"plugins": [plugin("shop", shop_url, fallback={"plugin": "backup"})]})
@@ -215,7 +215,7 @@ def test_one_that_was_registered_in_code_may_stand_in(shop_url):
         assert manager.execute("shop", "down") == Price("down", 120)
 
 
-def test_one_that_was_registered_in_code_may_fall_back(backup_url):
+def test_a_plugin_registered_in_code_may_have_a_fallback(backup_url):
     with manager_of(plugin("backup", backup_url)) as manager:
         manager.register(shop, PluginConfig(fallback=FallbackConfig(plugin="backup")))
         assert manager.execute("shop", "down") == Price("down", 120)
@@ -234,7 +234,7 @@ def test_a_call_that_was_admitted_falls_back_even_while_the_manager_shuts_down(s
     assert [(result.value, result.source) for result in outcome] == [(Price("slow", 120), "fallback")]
 
 
-def test_when_the_other_plugin_was_unregistered_the_first_error_says_so(shop_url, backup_url):
+def test_an_unregistered_fallback_is_named_in_the_first_error(shop_url, backup_url):
     main = plugin("shop", shop_url, fallback={"plugin": "backup"})
     with manager_of(main, plugin("backup", backup_url)) as manager:
         manager.unregister("backup")
@@ -243,7 +243,7 @@ def test_when_the_other_plugin_was_unregistered_the_first_error_says_so(shop_url
         assert "plugin 'backup' failed, too: PLUGIN_1201" in caught.value.details["fallback"]
 
 
-def test_a_circle_that_only_shows_at_run_time_ends_with_the_first_error():
+def test_a_cycle_at_run_time_ends_with_the_first_error():
     manager = Manager(str, Price)
     for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
 
@@ -260,7 +260,7 @@ def test_a_circle_that_only_shows_at_run_time_ends_with_the_first_error():
 
 
 @pytest.mark.parametrize("fallback", [{"plugin": "backup"}, {"value": {"item": "pen", "cents": 120}}], ids=str)
-def test_a_group_whose_members_are_all_away_falls_back(backup_url, fallback):
+def test_a_group_whose_members_are_all_down_falls_back(backup_url, fallback):
     group = {"name": "shops", "members": ["a", "b"], "fallback": fallback}
     plugins = [plugin("a", nowhere()), plugin("b", nowhere()), plugin("backup", backup_url)]
     with Manager(str, Price) as manager:
@@ -279,22 +279,22 @@ def problems_of(*plugins):
     return {problem.path: problem.message for problem in caught.value.problems}
 
 
-def test_a_circle_is_an_error_of_the_configuration_that_names_it():
+def test_a_cycle_is_a_configuration_error():
     names = {"a": "b", "b": "c", "c": "a"}
     found = problems_of(*[plugin(name, nowhere(), fallback={"plugin": other}) for name, other in names.items()])
     assert found == {"plugins[0].fallback.plugin": "fallbacks form a cycle: a -> b -> c -> a"}
 
 
-def test_so_is_the_name_of_a_plugin_that_is_not_there(backup_url):
+def test_an_unknown_fallback_is_a_configuration_error(backup_url):
     found = problems_of(plugin("shop", nowhere(), fallback={"plugin": "bakup"}), plugin("backup", backup_url))
     assert found == {"plugins[0].fallback.plugin": "there is no plugin 'bakup'"}
 
 
-def test_so_is_a_cache_without_a_ttl():
+def test_a_cache_without_a_ttl_is_a_configuration_error():
     assert problems_of(plugin("shop", nowhere(), cache={"max_entries": 5})) == {"plugins[0].cache.ttl": "missing"}
 
 
-def test_a_static_value_of_the_wrong_type_is_found_at_the_first_call_not_at_the_first_failure(shop_url):
+def test_a_static_value_of_the_wrong_type_fails_the_first_call(shop_url):
     with manager_of(plugin("shop", shop_url, fallback={"value": {"item": "x", "cents": "free"}})) as manager:
         with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is not a Price: .*cents") as caught:
             manager.execute("shop", "pen")
@@ -302,7 +302,7 @@ def test_a_static_value_of_the_wrong_type_is_found_at_the_first_call_not_at_the_
         assert caught.value.plugin == "shop"
 
 
-def test_a_plugin_that_is_away_writes_two_lines_not_two_thousand(shop_url, caplog):
+def test_a_plugin_that_is_down_logs_few_lines(shop_url, caplog):
     breaker = {"failure_threshold": 3, "recovery_timeout": "1h"}
     main = plugin("shop", shop_url, circuit_breaker=breaker, fallback={"value": DEFAULT})
     with manager_of(main) as manager, caplog.at_level(logging.INFO, "goplugins"):

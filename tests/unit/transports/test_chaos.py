@@ -1,4 +1,4 @@
-"""Injected faults: by seed, on the clock, judged by the policies as real ones, and nothing at all when off."""
+"""Injected faults: repeated by seed, timed by the clock, treated by the policies as real ones, and absent when off."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sender(wire=None, clock=None, *, transport="http", name="p", **chaos):
 
 
 def outcome(chaos, clock=None, **call):
-    """What one attempt met: the answer, or the error's class."""
+    """The reply of one attempt, or the class of its error."""
     try:
         return chaos.send(make_call(clock or ManualClock(), **call))
     except PluginError as error:
@@ -68,16 +68,16 @@ def failure(chaos, clock=None, **call):
 ALL = {"latency": 0.3, "delay": (0.1, 0.5), "error": 0.1, "refuse": 0.1, "reset": 0.1, "garbage": 0.1, "hang": 0.1}
 
 
-def story(count=200, **chaos):
+def outcomes(count=200, **chaos):
     clock = ManualClock()
     faulty = sender(clock=clock, **{**ALL, **chaos})
     return [(outcome(faulty, clock), round(clock.monotonic(), 9)) for _ in range(count)]
 
 
 def test_the_same_seed_injects_the_same_faults():
-    assert story(seed=7) == story(seed=7)
-    assert story(seed=7) != story(seed=8)
-    assert story(seed=7) != story(seed=7, name="another")  # plugins of one seed don't fail in step
+    assert outcomes(seed=7) == outcomes(seed=7)
+    assert outcomes(seed=7) != outcomes(seed=8)
+    assert outcomes(seed=7) != outcomes(seed=7, name="another")  # plugins of one seed don't fail in step
 
 
 def test_without_a_seed_each_run_differs_and_names_its_seed(caplog):

@@ -24,7 +24,7 @@ class Connection:
 
 
 class Bench:
-    """A pool over connections that only count."""
+    """A pool of fake connections with a number each."""
 
     def __init__(self, clock=SYSTEM_CLOCK, **limits) -> None:
         self.made: list[Connection] = []
@@ -182,7 +182,7 @@ def test_failed_connect_passes_its_slot_to_the_next_caller():
 
 def test_interrupted_caller_passes_on_its_slot():
     class Interrupting(ManualClock):
-        """Hands the place over in the very moment in which the wait is interrupted."""
+        """Passes the slot at the moment at which the wait is interrupted."""
 
         def wait(self, waiter, timeout):
             bench.pool.release(held, reusable=True)
@@ -256,7 +256,7 @@ def test_after_a_fork_connections_are_dropped_and_old_leases_ignored():
     bench = Bench(max_connections=2)
     held, idle = bench.acquire(), bench.acquire()
     bench.pool.release(idle, reusable=True)
-    bench.pool._lock.acquire()  # some other thread of the parent was holding it
+    bench.pool._lock.acquire()  # another thread of the parent held it at the fork
     bench.pool.after_fork_in_child()
     assert (held.connection.dropped, idle.connection.dropped) == (1, 1)
     assert (held.connection.closed, idle.connection.closed) == (0, 0)
@@ -292,7 +292,7 @@ def test_never_above_the_limit_and_nothing_lost_under_32_threads():
 
 
 def test_a_lost_slot_is_free_again():
-    """As an interrupt (a task's time limit) may do to a caller between any two of its steps."""
+    """An interrupt (a task's time limit) may hit a caller between any two lines."""
     bench = Bench(max_connections=1)
     lease = bench.acquire()
     assert bench.pool.open == 1
@@ -329,7 +329,7 @@ def test_a_caller_that_got_two_slots_keeps_one():
 
 
 def test_the_pool_works_after_interrupts_of_waiting_callers():
-    """Signal handlers that raise within the waits of a pool that other threads use, too."""
+    """Signal handlers raise in a thread that waits for a pool which other threads use as well."""
     bench = Bench(SYSTEM_CLOCK, max_connections=1)
     stop = threading.Event()
     late: list[float] = []

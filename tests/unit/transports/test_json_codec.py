@@ -1,4 +1,4 @@
-"""JSON in and out: strict where cattrs is lax, since an answer of a login service decides who gets in."""
+"""Encoding and decoding of JSON, stricter than cattrs: a reply of a login service must not be converted to True."""
 
 import dataclasses
 import datetime
@@ -272,7 +272,7 @@ def test_a_datetime_without_time_zone_is_not_sent(wrap):
         codec_for().encode(wrap(naive))
     zone = datetime.timezone(datetime.timedelta(hours=2))
     assert b'"2026-01-02T03:04:05+02:00"' in codec_for().encode(wrap(naive.replace(tzinfo=zone)))
-    # What comes in without one stays as the plugin wrote it.
+    # A reply without a time zone stays without one.
     assert codec_for(Any, datetime.datetime).decode("2026-01-02T03:04:05") == naive
 
 
@@ -307,7 +307,7 @@ def test_subclasses_and_proxies_of_a_request_type_are_sent():
         pass
 
     class Lazy:
-        """As Django's lazy objects do it."""
+        """A proxy, such as Django's lazy objects."""
 
         x, y = 1.0, 2.0
         __class__ = Point

@@ -134,7 +134,7 @@ def test_peer_closes_without_a_reply(pair):
     with pytest.raises(ConnectionLostError) as caught:
         pair.exchange()
     assert pair.channel.gone
-    assert caught.value.replay is Replay.IF_IDEMPOTENT  # the request went out
+    assert caught.value.replay is Replay.IF_IDEMPOTENT  # the request was sent
 
 
 def test_peer_closes_before_anything_was_sent(pair):

@@ -1,4 +1,4 @@
-"""Exchanges over pooled connections: when one is repeated on a new connection, and what becomes of the connections."""
+"""Exchanges over pooled connections: their repetition on a new connection, and the release of connections."""
 
 from __future__ import annotations
 
