@@ -275,11 +275,11 @@ class TestLineBuffer:
             best = 1e9
             for _ in range(3):
                 buffer = LineBuffer()
-                started = time.perf_counter()
+                started = time.thread_time()
                 for _ in range(pieces):
                     buffer.feed(b"x" * 256)
                     buffer.take()
-                best = min(best, time.perf_counter() - started)
+                best = min(best, time.thread_time() - started)
             return best
 
         # Ten times the length takes ten times as long; searching from the start each time would take a hundred.
