@@ -23,7 +23,7 @@ from goplugins import (
 )
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard._server import PageServer
-from tests.unit.contrib.dashboards import Mood, call
+from tests.unit.contrib.dashboards import FakePlugin, call
 
 ATTACK = "<script>window.hit=1</script><img/src=x/onerror=window.hit=1>"
 LONG = "a-plugin-with-a-name-that-goes-on-and-on-and-has-no-place-to-break-" * 2
@@ -76,14 +76,14 @@ def manager():
 @pytest.fixture
 def everything(manager):
     """Plugins in every state, a group, long names, limits, a breaker that has opened before."""
-    working, failing, dead, odd = Mood("working"), Mood("failing"), Mood("dead"), Mood(LONG)
+    working, failing, dead, odd = FakePlugin("working"), FakePlugin("failing"), FakePlugin("dead"), FakePlugin(LONG)
     limit = RateLimitConfig(enabled=True, requests_per_second=0.1, burst_size=50)
     manager.register(
         working, PluginConfig(rate_limit=limit, annotations={"runbook": "https://wiki.example.com/" + LONG})
     )
     for plugin in (failing, dead, odd):
         manager.register(plugin, ONCE)
-    members = [Mood(f"member-{number}.{'search' * 12}.example.com:8443") for number in range(3)]
+    members = [FakePlugin(f"member-{number}.{'search' * 12}.example.com:8443") for number in range(3)]
     group = LoadBalancer("search", members=members)
     manager.register(group)
     group.disable_plugin(members[2].name)
@@ -141,7 +141,7 @@ def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(b
 
 
 def test_old_figures_are_marked_until_the_server_is_back(browser, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     app = dashboard.wsgi(manager)
 
     def served(port):
@@ -162,10 +162,10 @@ def test_old_figures_are_marked_until_the_server_is_back(browser, manager):
 
 
 def test_pause_stops_the_page_and_resume_starts_it(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager)))
     browser.run("document.querySelector('#pause').click()")
-    manager.register(Mood("late"))
+    manager.register(FakePlugin("late"))
     time.sleep(2.5)
     assert not browser.run(f"return {browser.row('late')}")
     browser.run("document.querySelector('#pause').click()")
@@ -197,10 +197,10 @@ def test_trouble_comes_first_and_the_filter_finds_names_states_and_annotations(b
 
 
 def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, show, manager):
-    plugin = Mood(ATTACK)
+    plugin = FakePlugin(ATTACK)
     noted = {"labels": {"team": ATTACK}, "annotations": {ATTACK: ATTACK}}
     manager.register(plugin, PluginConfig(retry=RetryConfig(max_retries=0), options={"note": ATTACK}, **noted))
-    member = Mood(f"member {ATTACK}")
+    member = FakePlugin(f"member {ATTACK}")
     manager.register(LoadBalancer("group", members=[member]))
     plugin.fail(ATTACK)
     member.fail(ATTACK)
@@ -222,7 +222,7 @@ def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, s
 
 
 def test_were_there_markup_the_policy_would_stop_it(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager)))
     with pytest.raises(Exception, match="TrustedHTML"):
         browser.run("document.body.innerHTML = arguments[0]", ATTACK)
@@ -258,8 +258,8 @@ def press(browser, name, label):
 
 
 def test_a_page_for_reading_has_no_buttons(browser, show, manager):
-    manager.register(Mood())
-    manager.register(LoadBalancer("group", members=[Mood("one")]))
+    manager.register(FakePlugin())
+    manager.register(LoadBalancer("group", members=[FakePlugin("one")]))
     url = show(dashboard.wsgi(manager, authorize=lambda environ: False))
     browser.open(url)
     for name in ("auth", "group"):
@@ -278,7 +278,7 @@ def test_a_page_for_reading_has_no_buttons(browser, show, manager):
 
 
 def test_an_operator_disables_with_a_second_thought_and_enables(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager, authorize=lambda environ: True)))
     press(browser, "auth", "Disable…")
     browser.run("document.querySelector('#ask button').click()")  # Cancel comes first
@@ -293,9 +293,9 @@ def test_an_operator_disables_with_a_second_thought_and_enables(browser, show, m
 
 
 def test_an_operator_resets_a_breaker_and_drains_a_member(browser, show, manager):
-    plugin = Mood()
+    plugin = FakePlugin()
     manager.register(plugin, ONCE)
-    manager.register(LoadBalancer("group", members=[Mood("one"), Mood("two")]))
+    manager.register(LoadBalancer("group", members=[FakePlugin("one"), FakePlugin("two")]))
     plugin.fail()
     call(manager, times=5)
     plugin.recover()
@@ -311,7 +311,7 @@ def test_an_operator_resets_a_breaker_and_drains_a_member(browser, show, manager
 
 
 def test_another_sites_page_can_press_nothing(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     target = show(dashboard.wsgi(manager, authorize=lambda environ: True))
     browser.open(target)  # the operator has a cookie now
 
@@ -345,7 +345,7 @@ def test_another_sites_page_can_press_nothing(browser, show, manager):
 
 
 def test_the_page_is_shown_in_no_frame(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     target = show(dashboard.wsgi(manager))
 
     def framing(environ, start_response):
@@ -435,7 +435,7 @@ def test_keys_alone_reach_everything_and_the_focus_is_seen(browser, show, everyt
 
 
 def test_a_focused_row_keeps_the_focus_when_the_order_changes(browser, show, manager):
-    first, second = Mood("first"), Mood("second")
+    first, second = FakePlugin("first"), FakePlugin("second")
     for plugin in (first, second):
         manager.register(plugin, ONCE)
     call(manager, "first")
@@ -481,7 +481,7 @@ def test_everything_has_a_role_and_a_name_for_a_screen_reader(browser, show, eve
 
 
 def test_who_wants_no_motion_gets_none(browser, show, manager):
-    manager.register(Mood())
+    manager.register(FakePlugin())
     url = show(dashboard.wsgi(manager))
     script = "return getComputedStyle(document.querySelector('.plugin > summary')).transitionDuration"
     browser.prefer(reduced_motion="no-preference")

@@ -24,7 +24,7 @@ from goplugins import Manager
 from goplugins.cli import main
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard._server import PageServer
-from tests.unit.contrib.dashboards import Mood, call
+from tests.unit.contrib.dashboards import FakePlugin, call
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -41,7 +41,7 @@ def page():
     import threading
 
     with Manager() as manager:
-        manager.register(Mood("lively\x1b[2J[bold]"))
+        manager.register(FakePlugin("lively\x1b[2J[bold]"))
         app = dashboard.wsgi(manager)
         with PageServer(app, "127.0.0.1", 0) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

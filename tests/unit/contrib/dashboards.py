@@ -21,7 +21,7 @@ ORIGIN = "http://ops.example.com"
 
 @attrs.define
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -67,7 +67,7 @@ def ask(
 
 
 def signed_in(app: Dashboard, **environ: Any) -> dict[str, str]:
-    """What the page of an operator sends along with a button."""
+    """Headers that the page of an operator sends with an action."""
     page = ask(app, **environ)
     token = page.text.partition('name="token" content="')[2].partition('"')[0]
     cookie = page.headers["set-cookie"].partition(";")[0]
@@ -75,19 +75,19 @@ def signed_in(app: Dashboard, **environ: Any) -> dict[str, str]:
 
 
 def press(app: Dashboard, action: str, order: Any, **environ: Any) -> Answer:
-    """A button."""
+    """Sends the request of a button."""
     return ask(app, f"/actions/{action}", "POST", body=order, **environ)
 
 
 def shown(app: Dashboard, name: str | None = None) -> Any:
-    """The data of the page now: of one plugin, or all."""
+    """The data that the page shows now: of one plugin, or of all."""
     app.board.sample()
     message = json.loads(app.board.snapshot.message())
     return message if name is None else next(each for each in message["plugins"] if each["name"] == name)
 
 
-class Mood:
-    """A plugin whose answers and health a test sets."""
+class FakePlugin:
+    """A plugin whose errors and health status are set by the test."""
 
     def __init__(self, name: str = "auth") -> None:
         self.name = name
@@ -119,7 +119,7 @@ class Mood:
 
 
 def call(manager: Manager[Any, Any], name: str = "auth", times: int = 1) -> None:
-    """Calls, with any outcome."""
+    """Calls the plugin; ignores its errors."""
     for _ in range(times):
         with contextlib.suppress(PluginError):
             manager.execute(name, "hello")

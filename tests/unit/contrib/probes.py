@@ -1,4 +1,4 @@
-"""A plugin that tells what it is told, and clients that speak plain WSGI."""
+"""A plugin that returns its timeout and request id, and a WSGI client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Answer", "get", "manager_with_probe", "probe", "register_probe"]
 
 @serve.plugin(name="probe")
 def probe(request: str, context: ExecutionContext) -> dict[str, Any]:
-    """How many seconds it has, and under which id it was called."""
+    """Returns the timeout in seconds and the request id of the call."""
     return {"timeout": context.timeout, "request_id": context.request_id}
 
 

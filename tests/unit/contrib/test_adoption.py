@@ -1,4 +1,4 @@
-"""The pages show how little a view changes."""
+"""The how-to pages add plugins to a view by a diff of few lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOWTO = Path(__file__).resolve().parents[3] / "docs/howto"
 
 
 @pytest.mark.parametrize("name", ["django", "flask"])
-def test_a_view_changes_in_three_lines_at_most(name: str) -> None:
+def test_a_view_changes_by_three_lines_at_most(name: str) -> None:
     (diff,) = re.findall(r"^```diff\n(.*?)^```$", (HOWTO / f"{name}.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = diff.splitlines()
     assert 1 <= sum(line.startswith("+") for line in lines) <= 3

@@ -1,4 +1,4 @@
-"""Plugins in Celery tasks: deadlines from time limits, retries, errors on their way through a result backend."""
+"""Plugins in Celery tasks: deadlines from time limits, retries, errors through a result backend."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def app() -> Iterator[Celery]:
 
 @pytest.fixture
 def own_root_logger() -> Iterator[None]:
-    """A worker in this process sets the root logger up."""
+    """Restores the root logger, which a worker in this process configures."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
@@ -56,15 +56,15 @@ def plugins() -> Iterator[Manager[Any, Any]]:
         yield made
 
 
-class Worker:
-    """As much of a worker as its signals tell of."""
+class StubWorker:
+    """The sender of worker signals."""
 
     def __init__(self, app: Celery) -> None:
         self.app = app
 
 
 def task_of(app: Celery, function: Callable[[], Any], name: str = "call", **options: Any) -> Any:
-    """A task of this application alone."""
+    """A task that is registered with this application only."""
 
     def run() -> Any:
         return function()
@@ -82,7 +82,7 @@ def task_of(app: Celery, function: Callable[[], Any], name: str = "call", **opti
         ({"time_limit": 10}, 9.0),
         ({"soft_time_limit": 10, "time_limit": 15}, 9.0),
         ({"soft_time_limit": 25}, 23.0),
-        ({"soft_time_limit": 600}, 30.0),  # the plugin's own
+        ({"soft_time_limit": 600}, 30.0),  # the timeout of the plugin
         ({}, 30.0),
     ],
 )
@@ -95,7 +95,7 @@ def test_calls_end_before_the_tasks_limit(
     assert seconds - 0.5 < left <= seconds
 
 
-def test_the_application_s_limits_and_those_of_one_message_count(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_limits_of_the_application_and_of_a_message_apply(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
     app.conf.task_soft_time_limit = 20
     task = task_of(app, lambda: plugins.execute("probe", "")["timeout"], "call")
@@ -103,7 +103,7 @@ def test_the_application_s_limits_and_those_of_one_message_count(app: Celery, pl
     assert 4 < task.apply(time_limit=5).get() <= 18
 
 
-def test_ids_of_calls_begin_with_the_tasks(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_request_ids_begin_with_the_task_id(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
     task = task_of(app, lambda: plugins.execute("probe", "")["request_id"], "call")
     found = task.apply(task_id="task-7")
@@ -111,7 +111,7 @@ def test_ids_of_calls_begin_with_the_tasks(app: Celery, plugins: Manager[Any, An
     assert current_request_id() is None
 
 
-def test_tasks_within_tasks_keep_to_the_outer_limit(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_nested_tasks_obey_the_outer_limit(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
     inner = task_of(app, lambda: plugins.execute("probe", "")["timeout"], "inner", soft_time_limit=20)
 
@@ -124,7 +124,7 @@ def test_tasks_within_tasks_keep_to_the_outer_limit(app: Celery, plugins: Manage
     assert plugins.execute("probe", "")["timeout"] > 29
 
 
-def test_nothing_is_left_behind_by_tasks_that_fail(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_a_failed_task_leaves_no_deadline_and_no_request_id(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
 
     @app.task(name="fail", shared=False, soft_time_limit=1)
@@ -137,7 +137,7 @@ def test_nothing_is_left_behind_by_tasks_that_fail(app: Celery, plugins: Manager
     assert current_request_id() is None
 
 
-def test_other_applications_are_left_alone(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_other_applications_are_not_affected(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
     other = Celery("other", broker="memory://", set_as_current=False)
     other.conf.task_always_eager = True
@@ -146,7 +146,7 @@ def test_other_applications_are_left_alone(app: Celery, plugins: Manager[Any, An
     other.close()
 
 
-def test_to_install_it_twice_changes_nothing(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_a_second_install_changes_nothing(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
     install(app, plugins)
     task = task_of(app, lambda: plugins.execute("probe", "")["request_id"], "call")
@@ -156,7 +156,7 @@ def test_to_install_it_twice_changes_nothing(app: Celery, plugins: Manager[Any, 
 # --- the manager ---------------------------------------------------------------------------------------------------
 
 
-def test_a_manager_is_made_at_its_first_use(app: Celery) -> None:
+def test_the_manager_is_created_at_first_use(app: Celery) -> None:
     made: list[Any] = []
 
     def setup(manager: Manager[Any, Any]) -> None:
@@ -172,35 +172,35 @@ def test_a_manager_is_made_at_its_first_use(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("signal", [signals.worker_shutdown, signals.worker_process_shutdown])
-def test_a_worker_that_ends_shuts_its_manager_down(app: Celery, signal: Any) -> None:
+def test_the_manager_is_shut_down_with_its_worker(app: Celery, signal: Any) -> None:
     made: list[Any] = []
     plugins = install(app, setup=made.append)
-    signal.send(sender=Worker(app), app=app)
-    assert made == []  # nothing is made for that
+    signal.send(sender=StubWorker(app), app=app)
+    assert made == []  # no manager is created for the signal
     plugins.list_plugins()
-    signal.send(sender=Worker(app), app=app)
+    signal.send(sender=StubWorker(app), app=app)
     assert repr(made[0]) == "<Manager: closed>"
 
 
-def test_a_worker_in_a_thread_leaves_a_manager_that_was_handed_in(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_a_manager_passed_in_is_not_shut_down_with_the_worker(app: Celery, plugins: Manager[Any, Any]) -> None:
     install(app, plugins)
-    signals.worker_shutdown.send(sender=Worker(app))
+    signals.worker_shutdown.send(sender=StubWorker(app))
     assert plugins.execute("probe", "")["timeout"] > 0
 
 
-def test_a_manager_and_what_to_make_one_of_is_one_too_many(app: Celery, plugins: Manager[Any, Any]) -> None:
+def test_a_manager_and_a_configuration_exclude_each_other(app: Celery, plugins: Manager[Any, Any]) -> None:
     with pytest.raises(ConfigError):
         install(app, plugins, config={})
 
 
-def test_a_worker_whose_configuration_fails_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_with_an_invalid_configuration_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     install(app, config="/nowhere/plugins.yaml")
     with pytest.raises(SystemExit):
         app.WorkController(pool="solo")
     assert "/nowhere/plugins.yaml" in caplog.text
 
 
-def test_a_worker_whose_set_up_fails_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_with_a_failing_setup_does_not_start(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     def setup(manager: Manager[Any, Any]) -> None:
         raise KeyError("no such thing")
 
@@ -213,8 +213,8 @@ def test_a_worker_whose_set_up_fails_does_not_start(app: Celery, caplog: pytest.
 # --- retries -------------------------------------------------------------------------------------------------------
 
 
-class Moody:
-    """Fails in the ways of ``errors``, one after the other, then answers."""
+class Flaky:
+    """Raises ``errors`` one after the other, then returns."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -227,18 +227,18 @@ class Moody:
         return "done"
 
 
-def retried(app: Celery, moody: Moody, **options: Any) -> tuple[Any, list[float]]:
-    """The task's result, and how long Celery was asked to wait each time."""
+def retried(app: Celery, flaky: Flaky, **options: Any) -> tuple[Any, list[float]]:
+    """The result of the task, and the countdowns of its retries in seconds."""
     delays: list[float] = []
 
-    class Noting(PluginTask):
+    class RecordingTask(PluginTask):
         abstract = True
 
         def retry(self, *words: Any, countdown: float | None = None, **kwargs: Any) -> Any:
             delays.append(countdown or 0.0)
             return super().retry(*words, countdown=countdown, **kwargs)
 
-    task = task_of(app, moody, "moody", base=Noting, **options)
+    task = task_of(app, flaky, "flaky", base=RecordingTask, **options)
     return task.apply(), delays
 
 
@@ -246,40 +246,42 @@ def unreachable() -> PluginError:
     return PluginConnectionError("connection refused", retryable=True)
 
 
-def test_what_may_pass_is_tried_again(app: Celery) -> None:
-    moody = Moody(unreachable(), CircuitBreakerOpenError("open", retryable=True, retry_after=40.0))
-    result, delays = retried(app, moody)
+def test_retryable_errors_are_retried(app: Celery) -> None:
+    flaky = Flaky(unreachable(), CircuitBreakerOpenError("open", retryable=True, retry_after=40.0))
+    result, delays = retried(app, flaky)
     assert result.get() == "done"
     assert 2.5 <= delays[0] <= 5
     assert delays[1] == 40
-    assert moody.calls == 3
+    assert flaky.calls == 3
 
 
-@pytest.mark.parametrize("error", [PluginExecutionError("no"), PluginNotFoundError("who?"), RuntimeError("of a task")])
-def test_what_will_not_pass_is_the_result(app: Celery, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [PluginExecutionError("no"), PluginNotFoundError("no such plugin"), RuntimeError("of a task")]
+)
+def test_other_errors_are_not_retried(app: Celery, error: Exception) -> None:
     assert not getattr(error, "retryable", False)
-    moody = Moody(error)
-    result, delays = retried(app, moody)
+    flaky = Flaky(error)
+    result, delays = retried(app, flaky)
     with pytest.raises(type(error)):
         result.get()
-    assert (moody.calls, delays) == (1, [])
+    assert (flaky.calls, delays) == (1, [])
 
 
 def test_the_last_error_is_the_result(app: Celery) -> None:
-    moody = Moody(*(unreachable() for _ in range(9)))
-    result, _ = retried(app, moody, max_retries=2)
+    flaky = Flaky(*(unreachable() for _ in range(9)))
+    result, _ = retried(app, flaky, max_retries=2)
     with pytest.raises(PluginConnectionError, match="refused"):
         result.get()
-    assert moody.calls == 3
+    assert flaky.calls == 3
 
 
-def test_called_as_a_function_it_raises_what_happened(app: Celery) -> None:
-    task = task_of(app, Moody(unreachable()), "moody", base=PluginTask)
+def test_a_task_called_as_a_function_raises_the_error(app: Celery) -> None:
+    task = task_of(app, Flaky(unreachable()), "flaky", base=PluginTask)
     with pytest.raises(PluginConnectionError):
         task()
 
 
-def test_a_bound_task_knows_which_try_it_is(app: Celery) -> None:
+def test_a_bound_task_has_the_number_of_retries(app: Celery) -> None:
     tries: list[int] = []
 
     @app.task(name="count", shared=False, base=PluginTask, bind=True)
@@ -292,7 +294,7 @@ def test_a_bound_task_knows_which_try_it_is(app: Celery) -> None:
     assert tries == [0, 1, 2]
 
 
-def test_the_waits_grow_and_are_spread() -> None:
+def test_retry_delays_grow_and_have_jitter() -> None:
     rng = random.Random(7)
     waits = [[retry_delay(unreachable(), n, first=5.0, longest=60.0, rng=rng) for _ in range(50)] for n in range(6)]
     for number, found in enumerate(waits):
@@ -301,20 +303,20 @@ def test_the_waits_grow_and_are_spread() -> None:
     assert retry_delay(unreachable(), 10_000, first=5.0, longest=60.0, rng=rng) <= 60
 
 
-def test_a_wait_is_never_shorter_than_told_and_never_endless() -> None:
+def test_a_retry_delay_is_at_least_retry_after_and_at_most_a_day() -> None:
     rng = random.Random(7)
-    told = RateLimitExceededError("limited", retryable=True, retry_after=3600.0)
-    assert retry_delay(told, 0, first=5.0, longest=60.0, rng=rng) == 3600
-    odd = RateLimitExceededError("limited", retryable=True, retry_after=1e15)
-    assert retry_delay(odd, 0, first=5.0, longest=60.0, rng=rng) == 86400
-    held = CircuitBreakerOpenError("held open", retryable=True, retry_after=float("inf"))
-    assert retry_delay(held, 0, first=5.0, longest=60.0, rng=rng) == 60
+    limited = RateLimitExceededError("limited", retryable=True, retry_after=3600.0)
+    assert retry_delay(limited, 0, first=5.0, longest=60.0, rng=rng) == 3600
+    excessive = RateLimitExceededError("limited", retryable=True, retry_after=1e15)
+    assert retry_delay(excessive, 0, first=5.0, longest=60.0, rng=rng) == 86400
+    forced_open = CircuitBreakerOpenError("forced open", retryable=True, retry_after=float("inf"))
+    assert retry_delay(forced_open, 0, first=5.0, longest=60.0, rng=rng) == 60
 
 
-# --- what belongs to the host ----------------------------------------------------------------------------------------
+# --- soft time limits ------------------------------------------------------------------------------------------------
 
 
-def test_a_soft_time_limit_passes_through_a_call_as_it_is(app: Celery) -> None:
+def test_a_soft_time_limit_passes_through_a_call_unchanged(app: Celery) -> None:
     @serve.plugin(name="interrupted")
     def interrupted(request: str, context: ExecutionContext) -> str:
         raise SoftTimeLimitExceeded(7)
@@ -352,12 +354,12 @@ def rich_error() -> PluginError:
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_errors_arrive_as_they_were(app: Celery, serializer: str) -> None:
+def test_errors_survive_a_result_backend(app: Celery, serializer: str) -> None:
     app.conf.update(result_serializer=serializer, accept_content=["json", "pickle"])
     backend: Backend = app.backend
     stored = backend.prepare_exception(rich_error(), serializer)
-    wired = json.loads(json.dumps(stored)) if serializer == "json" else pickle.loads(pickle.dumps(stored))
-    found = backend.exception_to_python(wired)
+    transferred = json.loads(json.dumps(stored)) if serializer == "json" else pickle.loads(pickle.dumps(stored))
+    found = backend.exception_to_python(transferred)
     assert type(found) is CircuitBreakerOpenError
     assert (found.code, found.plugin, found.attempts, found.elapsed) == ("CIRCUIT_1401", "quotes", 2, 0.5)
     assert (found.retry_after, found.details) == (4.0, {"status": 503})
@@ -370,12 +372,12 @@ def test_errors_arrive_as_they_were(app: Celery, serializer: str) -> None:
 @pytest.mark.hosts
 @pytest.mark.usefixtures("own_root_logger")
 @pytest.mark.parametrize(("pool", "serializer"), [("solo", "json"), ("threads", "pickle")])
-def test_a_worker_makes_calls_and_brings_errors_back(pool: str, serializer: str) -> None:
+def test_a_worker_makes_calls_and_returns_errors(pool: str, serializer: str) -> None:
     name = f"{pool}-{serializer}"
     app = Celery("worker", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.update(
         broker_transport_options={"polling_interval": 0.02},
-        task_default_queue=name,  # the broker in memory is one for the process
+        task_default_queue=name,  # all in-memory brokers of a process are one
         accept_content=["json", "pickle"],
         result_serializer=serializer,
         result_accept_content=["json", "pickle"],
@@ -396,11 +398,11 @@ def test_a_worker_makes_calls_and_brings_errors_back(pool: str, serializer: str)
     with start_worker(app, pool=pool, concurrency=2, perform_ping_check=False, shutdown_timeout=20):
         pending = [call.apply_async(("probe",), task_id=f"{name}-{number}") for number in range(4)]
         for number, result in enumerate(pending):
-            said = result.get(timeout=20)
-            assert said["request_id"].startswith(f"{name}-{number}.")
-            assert said["timeout"] <= 9
+            reply = result.get(timeout=20)
+            assert reply["request_id"].startswith(f"{name}-{number}.")
+            assert reply["timeout"] <= 9
         with pytest.raises(PluginNotFoundError) as raised:
-            call.delay("nobody").get(timeout=20)
-        assert raised.value.plugin == "nobody"
+            call.delay("missing").get(timeout=20)
+        assert raised.value.plugin == "missing"
     made[0].shutdown()
     app.close()

@@ -1,4 +1,4 @@
-"""The dashboard as an application: pages, data, permissions, and protection against other sites."""
+"""The dashboard as a WSGI application: pages, data, permissions, and protection against other sites."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from goplugins import CircuitBreakerState, Manager, PluginConfig, RateLimitConfig
 from goplugins.contrib import dashboard
-from tests.unit.contrib.dashboards import ORIGIN, Mood, ask, call, press, shown, signed_in
+from tests.unit.contrib.dashboards import ORIGIN, FakePlugin, ask, call, press, shown, signed_in
 
 ASSETS = resources.files("goplugins.contrib.dashboard") / "assets"
 
@@ -22,7 +22,7 @@ def manager():
 
 @pytest.fixture
 def plugin(manager):
-    plugin = Mood()
+    plugin = FakePlugin()
     manager.register(plugin)
     return plugin
 
@@ -44,7 +44,7 @@ def breaker(manager, name="auth"):
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_the_same_under_any_prefix(page):
+def test_the_page_has_relative_links_under_any_prefix(page):
     for prefix in ("", "/ops/plugins", "/ops/plug ins"):
         answer = ask(page, "/", prefix=prefix)
         assert answer.status == 200
@@ -60,12 +60,12 @@ def test_the_page_is_the_same_under_any_prefix(page):
     ("prefix", "location"),
     [("/ops/plugins", "./plugins/"), ("//evil.example.com", "./evil.example.com/"), ("/a b", "./a%20b/"), ("", "/")],
 )
-def test_without_its_slash_the_prefix_leads_to_the_page_and_nowhere_else(page, prefix, location):
+def test_a_path_without_trailing_slash_redirects_to_the_page_of_the_same_host(page, prefix, location):
     answer = ask(page, "", prefix=prefix)
     assert (answer.status, answer.headers["location"]) == (308, location)
 
 
-def test_no_answer_may_run_foreign_or_inline_code_or_be_framed(page):
+def test_security_headers_forbid_foreign_code_inline_code_and_frames(page):
     for path in ("/", "/state", "/config", "/static/app.js", "/nothing"):
         headers = ask(page, path).headers
         policy = headers["content-security-policy"]
@@ -77,7 +77,7 @@ def test_no_answer_may_run_foreign_or_inline_code_or_be_framed(page):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_nothing_of_the_page_is_fetched_from_elsewhere_or_written_as_markup():
+def test_assets_have_no_foreign_urls_and_write_no_markup():
     for asset in ASSETS.iterdir():
         text = asset.read_text()
         assert set(re.findall(r"\b(?:https?:)?//[\w.-]+\.\w+[\w./-]*", text)) <= {"http://www.w3.org/2000/svg"}, (
@@ -89,7 +89,7 @@ def test_nothing_of_the_page_is_fetched_from_elsewhere_or_written_as_markup():
         )
 
 
-def test_every_file_of_the_page_is_served_and_found_again(page):
+def test_each_asset_is_served_with_an_etag(page):
     for asset in ASSETS.iterdir():
         answer = ask(page, f"/static/{asset.name}")
         assert answer.text == asset.read_text()
@@ -99,12 +99,12 @@ def test_every_file_of_the_page_is_served_and_found_again(page):
 @pytest.mark.parametrize(
     "path", ["/static/", "/static/../__init__.py", "/static/%2e%2e/_app.py", "/nothing", "/state/"]
 )
-def test_nothing_else_is_there(page, path):
+def test_other_paths_are_not_found(page, path):
     assert ask(page, path).status == 404
 
 
 @pytest.mark.parametrize(("path", "method"), [("/", "POST"), ("/state", "DELETE"), ("/actions/reset", "GET")])
-def test_other_methods_are_refused(page, path, method):
+def test_other_methods_are_rejected(page, path, method):
     answer = ask(page, path, method)
     assert answer.status == 405
     assert method not in answer.headers["allow"]
@@ -115,7 +115,7 @@ def test_head_has_no_body(page):
         assert ask(page, path, "HEAD").text == ""
 
 
-def test_a_title_is_text(manager):
+def test_the_title_is_escaped(manager):
     page = dashboard.wsgi(manager, title="<script>alert(1)</script>")
     assert "<script>alert" not in ask(page).text
 
@@ -132,13 +132,13 @@ def test_a_viewer_without_permission_gets_no_data(manager, plugin):
     assert ask(page, "/state", REMOTE_USER="ada").status == 200
 
 
-def test_a_permission_check_that_raises_refuses(manager, plugin, caplog):
+def test_a_permission_check_that_raises_denies_access(manager, plugin, caplog):
     page = dashboard.wsgi(manager, may_view=lambda environ: environ["no such key"])
     assert ask(page).status == 403
     assert "no such key" in caplog.text
 
 
-def test_only_known_hosts_are_answered(manager):
+def test_requests_for_other_hosts_are_rejected(manager):
     page = dashboard.wsgi(manager, hosts={"localhost", "[::1]"})
     for host in ("localhost", "localhost:8765", "LOCALHOST:1", "[::1]:8765"):
         assert ask(page, HTTP_HOST=host).status == 200
@@ -146,10 +146,10 @@ def test_only_known_hosts_are_answered(manager):
         assert ask(page, HTTP_HOST=host).status == 403
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_answer_waits_for_the_first_snapshot(page):
+def test_the_first_request_waits_for_the_first_snapshot(page):
     message = ask(page, "/state").json
     assert [each["name"] for each in message["plugins"]] == ["auth"]
 
@@ -159,7 +159,7 @@ def test_a_snapshot_is_sent_once(page, manager):
     tag = ask(page, "/state").headers["etag"]
     same = ask(page, "/state", HTTP_IF_NONE_MATCH=page.board.snapshot.tag)
     assert (same.status, same.text) == (304, "")
-    manager.register(Mood("idle"))
+    manager.register(FakePlugin("idle"))
     page.board.sample()
     answer = ask(page, "/state", HTTP_IF_NONE_MATCH=tag)
     assert [each["name"] for each in answer.json["plugins"]] == ["auth", "idle"]
@@ -183,20 +183,20 @@ def test_the_configuration_hides_secrets(page, manager):
         assert "billing.example.com" in answer.text
         assert "pass-" not in answer.text
     assert ask(page, "/config").json["plugins"][1]["auth"]["token"] == "***"
-    assert ask(page, "/config?plugin=nobody").status == 404
+    assert ask(page, "/config?plugin=missing").status == 404
 
 
-def test_what_only_code_can_hold_is_named_by_its_class(page, manager):
+def test_functions_in_the_configuration_are_shown_as_a_placeholder(page, manager):
     from goplugins import FallbackConfig
 
-    manager.register(Mood("other"), PluginConfig(fallback=FallbackConfig(function=lambda request, error: 1)))
+    manager.register(FakePlugin("other"), PluginConfig(fallback=FallbackConfig(function=lambda request, error: 1)))
     assert ask(page, "/config?plugin=other").json["fallback"]["function"] == "<function>"
 
 
 # --- operators -----------------------------------------------------------------------------------------------------
 
 
-def test_without_authorize_there_is_neither_button_nor_token(page, manager):
+def test_without_authorize_the_page_has_no_token_and_actions_are_rejected(page, manager):
     answer = ask(page)
     assert 'name="token" content=""' in answer.text
     assert "set-cookie" not in answer.headers
@@ -223,7 +223,7 @@ def test_an_operator_resets_a_breaker(operator, manager, plugin):
     manager.execute("auth", "hello")
 
 
-def test_the_operator_is_logged(operator, caplog):
+def test_an_action_is_logged_with_the_operator(operator, caplog):
     press(operator, "disable", {"plugin": "auth"}, REMOTE_USER="ada", REMOTE_ADDR="10.0.0.7", **signed_in(operator))
     assert "ada at 10.0.0.7: auth takes no calls until it is enabled" in caplog.text
     forced = [each for each in caplog.records if getattr(each, "audit", "") == "breaker_forced"]
@@ -255,13 +255,13 @@ def forged(keys, **changes):
         {"HTTP_COOKIE": "broken=\x01;;=", "HTTP_X_GOPLUGINS_TOKEN": ""},
     ],
 )
-def test_a_request_of_another_site_does_nothing(operator, manager, changes):
+def test_a_request_of_another_site_is_rejected(operator, manager, changes):
     answer = press(operator, "disable", {"plugin": "auth"}, **forged(signed_in(operator), **changes))
     assert answer.status == 403
     assert breaker(manager) is CircuitBreakerState.CLOSED
 
 
-def test_behind_a_proxy_that_changes_the_host_sec_fetch_site_decides(operator, manager):
+def test_behind_a_proxy_that_changes_the_host_sec_fetch_site_is_checked(operator, manager):
     keys = signed_in(operator) | {"HTTP_HOST": "127.0.0.1:8000", "HTTP_SEC_FETCH_SITE": "same-origin"}
     assert press(operator, "disable", {"plugin": "auth"}, **keys).status == 200
 
@@ -274,14 +274,14 @@ def test_an_unauthorized_request_changes_nothing(manager, plugin):
     assert breaker(manager) is CircuitBreakerState.CLOSED
 
 
-def test_two_dashboards_of_one_browser_share_the_token(operator, manager):
+def test_dashboards_in_one_browser_share_the_token(operator, manager):
     keys = signed_in(operator)
     again = ask(operator, HTTP_COOKIE=keys["HTTP_COOKIE"])
     assert "set-cookie" not in again.headers
     assert keys["HTTP_X_GOPLUGINS_TOKEN"] in again.text
 
 
-def test_the_cookie_is_for_the_page_alone(operator):
+def test_the_cookie_is_limited_to_the_path_of_the_page(operator):
     cookie = ask(operator, prefix="/ops/plugins", **{"wsgi.url_scheme": "https"}).headers["set-cookie"]
     assert re.search(r"; Path=/ops/plugins/; HttpOnly; SameSite=Strict; Secure$", cookie)
 
@@ -289,7 +289,7 @@ def test_the_cookie_is_for_the_page_alone(operator):
 @pytest.mark.parametrize(
     ("action", "order", "environ", "status"),
     [
-        ("reset", {"plugin": "nobody"}, {}, 404),
+        ("reset", {"plugin": "missing"}, {}, 404),
         ("explode", {"plugin": "auth"}, {}, 404),
         ("reset", {}, {}, 400),
         ("reset", {"plugin": 5}, {}, 400),
@@ -304,7 +304,7 @@ def test_the_cookie_is_for_the_page_alone(operator):
         ("reset", {"plugin": "a" * 5000}, {}, 413),
     ],
 )
-def test_invalid_actions_are_refused_with_a_reason(operator, action, order, environ, status):
+def test_invalid_actions_are_rejected_with_a_reason(operator, action, order, environ, status):
     answer = press(operator, action, order, **signed_in(operator), **environ)
     assert answer.status == status
     assert answer.json["error"]
@@ -312,7 +312,7 @@ def test_invalid_actions_are_refused_with_a_reason(operator, action, order, envi
 
 def test_limits_are_shown(page, manager):
     limit = RateLimitConfig(enabled=True, requests_per_second=5, burst_size=10)
-    manager.register(Mood("limited"), PluginConfig(rate_limit=limit))
+    manager.register(FakePlugin("limited"), PluginConfig(rate_limit=limit))
     call(manager, "limited", 4)
     limiter = shown(page, "limited")["limiter"]
     assert (limiter["burst"], limiter["rate"]) == (10, 5)

@@ -1,4 +1,4 @@
-"""The dashboard's data is correct, costs nothing without viewers, and survives a fork."""
+"""The data of the dashboard: values, no cost without viewers, and forks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from goplugins.contrib.dashboard import _board
 from goplugins.runtime.scheduler import Scheduler, get_scheduler
 from goplugins.testing import ManualClock, inject
 from tests.processes import in_child, run
-from tests.unit.contrib.dashboards import Mood, ask, call, press, shown, signed_in
+from tests.unit.contrib.dashboards import FakePlugin, ask, call, press, shown, signed_in
 
 ONCE = PluginConfig(
     retry=RetryConfig(max_retries=0),
     circuit_breaker=CircuitBreakerConfig(failure_threshold=3, min_request_threshold=1),
-    health_check=HealthCheckConfig(enabled=False),  # a successful check would end the breaker's open time at any moment
+    health_check=HealthCheckConfig(enabled=False),  # a successful check would close the breaker early
 )
 
 
@@ -53,14 +53,14 @@ def manager(clock):
 
 @pytest.fixture
 def plugin(manager):
-    plugin = Mood()
+    plugin = FakePlugin()
     manager.register(plugin, ONCE)
     return plugin
 
 
 @pytest.fixture
 def scheduler(monkeypatch, clock):
-    """Has no thread: the tests sample themselves."""
+    """A scheduler without a thread: the tests call sample()."""
     scheduler = Scheduler(clock=clock, threaded=False)
     monkeypatch.setattr(_board, "get_scheduler", lambda: scheduler)
     return scheduler
@@ -81,10 +81,10 @@ def seconds(page, clock, manager, count, *, calls=0, name="auth"):
         page.board.sample()
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
-def test_calls_errors_and_latencies_are_those_that_were(page, clock, manager, plugin):
+def test_calls_errors_and_latencies_are_counted(page, clock, manager, plugin):
     seconds(page, clock, manager, 12, calls=10)
     record = shown(page, "auth")
     assert (record["calls"], record["errors"]) == (10.0, 0.0)
@@ -96,7 +96,7 @@ def test_calls_errors_and_latencies_are_those_that_were(page, clock, manager, pl
     assert message["summary"]["healthy"] == 1
 
 
-def test_a_plugin_that_fails_is_down_with_its_breaker_and_says_why(page, clock, manager, plugin):
+def test_a_failing_plugin_is_down_with_its_last_error_and_breaker_state(page, clock, manager, plugin):
     seconds(page, clock, manager, 3, calls=5)
     plugin.fail("no route to 10.0.0.7")
     seconds(page, clock, manager, 1, calls=10)
@@ -119,8 +119,8 @@ def test_business_errors_leave_a_plugin_healthy(page, clock, manager, plugin):
     assert record["errorCodes"] == {"PLUGIN_1203": 30}
 
 
-def test_a_plugin_some_of_whose_calls_fail_is_degraded_until_they_do_not(page, clock, manager, plugin):
-    manager.register(Mood("flaky"), PluginConfig(retry=RetryConfig(max_retries=0)))
+def test_a_plugin_with_some_failing_calls_is_degraded_until_calls_succeed(page, clock, manager, plugin):
+    manager.register(FakePlugin("flaky"), PluginConfig(retry=RetryConfig(max_retries=0)))
     with inject(manager, "flaky", refuse=0.3, seed=1):
         seconds(page, clock, manager, 10, calls=10, name="flaky")
     record = shown(page, "flaky")
@@ -129,12 +129,12 @@ def test_a_plugin_some_of_whose_calls_fail_is_degraded_until_they_do_not(page, c
     assert shown(page, "flaky")["severity"] == "healthy"
 
 
-def test_injected_faults_show(page, clock, manager, plugin):
+def test_injected_faults_are_shown(page, clock, manager, plugin):
     with inject(manager, "auth", refuse=0.5):
         assert "refuse" in shown(page, "auth")["chaos"]
 
 
-def test_health_shows(page, manager, plugin):
+def test_health_is_shown(page, manager, plugin):
     monitor = manager._lifecycle.maintenance.monitor
     for status, severity in [
         ("offline", "down"),
@@ -148,7 +148,7 @@ def test_health_shows(page, manager, plugin):
         assert shown(page, "auth")["severity"] == severity
 
 
-def test_labels_annotations_and_switched_off_plugins_show(clock):
+def test_labels_annotations_and_disabled_plugins_are_shown(clock):
     echoes = {"transport": "python", "endpoint": f"{__name__}:echo"}
     with Manager(clock=clock) as manager:
         page = dashboard.wsgi(manager)
@@ -160,10 +160,10 @@ def test_labels_annotations_and_switched_off_plugins_show(clock):
         assert (new["labels"], new["annotations"]) == (noted["labels"], noted["annotations"])
 
 
-def test_events_before_the_first_view_are_shown_as_far_as_they_are_kept(clock):
+def test_kept_events_from_before_the_first_view_are_shown(clock):
     with Manager(clock=clock) as manager:
         page = dashboard.wsgi(manager)
-        plugin = Mood()
+        plugin = FakePlugin()
         manager.register(plugin, ONCE)
         plugin.fail("no route")
         call(manager, times=5)
@@ -181,7 +181,7 @@ def test_events_before_the_first_view_are_shown_as_far_as_they_are_kept(clock):
 
 @pytest.fixture
 def members():
-    return [Mood(name) for name in ("one", "two", "three")]
+    return [FakePlugin(name) for name in ("one", "two", "three")]
 
 
 @pytest.fixture
@@ -202,12 +202,12 @@ def test_a_group_shows_its_members_and_their_shares(page, clock, manager, group,
     assert "one is" in record["why"]
 
 
-def test_what_members_do_is_counted_once(page, clock, manager, group):
+def test_calls_of_members_are_counted_once(page, clock, manager, group):
     seconds(page, clock, manager, 10, calls=3, name="search")
     assert shown(page)["summary"]["calls"] == 3.0
 
 
-def test_instances_of_a_plugin_stand_under_it_alone(clock):
+def test_instances_are_listed_only_as_members_of_their_plugin(clock):
     with serve.start(echo) as one, serve.start(echo) as two, Manager() as manager:
         page = dashboard.wsgi(manager)
         endpoints = [one.url, two.url]
@@ -218,7 +218,7 @@ def test_instances_of_a_plugin_stand_under_it_alone(clock):
         assert len(message["plugins"][0]["members"]) == 2
 
 
-def test_an_operator_drains_a_member_and_gives_it_calls_again(page, clock, manager, group):
+def test_an_operator_drains_and_restores_a_member(page, clock, manager, group):
     keys, order = signed_in(page), {"plugin": "search", "member": "two"}
     assert press(page, "drain", order, **keys).status == 200
     seconds(page, clock, manager, 2, calls=10, name="search")
@@ -231,8 +231,8 @@ def test_an_operator_drains_a_member_and_gives_it_calls_again(page, clock, manag
     assert press(page, "drain", {"plugin": "search", "member": "nine"}, **keys).status == 404
 
 
-def test_a_breaker_that_is_switched_off_stays_so_after_it_was_forced_open(page, manager):
-    plugin = Mood("loose")
+def test_a_disabled_breaker_is_still_disabled_after_forced_open(page, manager):
+    plugin = FakePlugin("loose")
     off = PluginConfig(retry=RetryConfig(max_retries=0), circuit_breaker=CircuitBreakerConfig(enabled=False))
     manager.register(plugin, off)
     keys = signed_in(page)
@@ -257,7 +257,7 @@ def test_a_dashboard_without_viewers_adds_no_thread_and_no_work_to_a_call(manage
     assert page.board.snapshot.tag == ""
 
 
-def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plugin, clock, scheduler):
+def test_sampling_stops_a_minute_after_the_last_view(manager, plugin, clock, scheduler):
     page = dashboard.wsgi(manager)
     events = manager._lifecycle.events
     ask(page, "/state")
@@ -275,7 +275,7 @@ def test_a_minute_after_the_last_viewer_nothing_is_sampled_any_more(manager, plu
     assert page.board._ticket is not None
 
 
-def test_a_collected_dashboard_leaves_nothing_behind(manager):
+def test_a_garbage_collected_dashboard_unsubscribes(manager):
     events = manager._lifecycle.events
     before = events.changes
     page = dashboard.wsgi(manager)
@@ -284,7 +284,7 @@ def test_a_collected_dashboard_leaves_nothing_behind(manager):
     assert events.changes == before
 
 
-def test_a_manager_that_was_shut_down_is_shown_empty_and_sampled_no_more(manager, plugin, page):
+def test_a_manager_after_shutdown_is_shown_empty_and_no_longer_sampled(manager, plugin, page):
     ticket = page.board._ticket
     manager.shutdown()
     assert shown(page)["plugins"] == []
@@ -293,7 +293,7 @@ def test_a_manager_that_was_shut_down_is_shown_empty_and_sampled_no_more(manager
     assert ask(page).status == 200
 
 
-def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler, monkeypatch):
+def test_slow_sampling_is_done_less_often(page, clock, scheduler, monkeypatch):
     plugin_states = _board.plugin_states
 
     def slowly(manager):
@@ -311,9 +311,9 @@ def test_where_sampling_takes_long_it_is_done_less_often(page, clock, scheduler,
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def fork_with_a_page():
+def fork_with_a_dashboard():
     manager = Manager()
-    manager.register(Mood(), ONCE)
+    manager.register(FakePlugin(), ONCE)
     page = dashboard.wsgi(manager, authorize=lambda environ: True)
     tag = ask(page, "/state").headers["etag"]
 
@@ -324,5 +324,5 @@ def fork_with_a_page():
     return in_child(child)
 
 
-def test_a_forked_child_shows_its_own_process():
-    assert run(fork_with_a_page) is True
+def test_a_forked_child_shows_its_own_process_id():
+    assert run(fork_with_a_dashboard) is True

@@ -1,4 +1,4 @@
-"""The dashboard within Flask and Django: under their prefix, behind their login."""
+"""The dashboard in Flask and Django applications: URL prefix and login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goplugins import CircuitBreakerState, Manager
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard.django import view
 from tests.unit.contrib import project
-from tests.unit.contrib.dashboards import Mood
+from tests.unit.contrib.dashboards import FakePlugin
 
 project.start()
 
@@ -24,7 +24,7 @@ project.start()
 @pytest.fixture
 def manager():
     with Manager() as manager:
-        manager.register(Mood())
+        manager.register(FakePlugin())
         yield manager
 
 
@@ -50,7 +50,7 @@ def flask_client(manager):
     return app.test_client()
 
 
-def test_in_flask_the_login_of_the_application_counts(flask_client):
+def test_flask_login_protects_the_dashboard(flask_client):
     assert flask_client.get("/ops/plugins/").status_code == 403
     flask_client.post("/login/eve")
     assert flask_client.get("/ops/plugins/state").json["plugins"][0]["name"] == "auth"
@@ -60,7 +60,7 @@ def test_in_flask_the_login_of_the_application_counts(flask_client):
     assert 'content=""' in page.text
 
 
-def test_in_flask_an_operator_acts_by_name(flask_client, manager, caplog):
+def test_flask_operator_is_logged_by_name(flask_client, manager, caplog):
     flask_client.post("/login/ada")
     token = flask_client.get("/ops/plugins/").text.partition('name="token" content="')[2].partition('"')[0]
     keys = {"X-Goplugins-Token": token, "Origin": "http://localhost"}
@@ -89,7 +89,7 @@ def django_client(manager):
         yield Client(enforce_csrf_checks=True, headers={"Host": "localhost"})
 
 
-def test_in_django_the_login_of_a_view_stands_before_it(django_client):
+def test_django_view_login_protects_the_dashboard(django_client):
     assert django_client.get("/ops/plugins/").status_code == 403
     assert django_client.get("/ops/plugins/state", headers={"X-User": "eve"}).json()["plugins"][0]["name"] == "auth"
     page = django_client.get("/ops/plugins/", headers={"X-User": "eve"})
@@ -97,12 +97,12 @@ def test_in_django_the_login_of_a_view_stands_before_it(django_client):
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
 
 
-def test_in_django_the_redirect_leads_to_the_page(django_client):
+def test_django_redirects_to_the_page(django_client):
     answer = django_client.get("/ops/plugins", headers={"X-User": "eve"})
     assert (answer.status_code, answer.headers["Location"]) == (308, "./plugins/")
 
 
-def test_in_django_an_operator_acts_and_djangos_own_token_is_not_asked_for(django_client, manager):
+def test_django_operator_needs_the_dashboards_token_and_no_csrf_token(django_client, manager):
     page = django_client.get("/ops/plugins/", headers={"X-User": "ada"})
     token = page.content.decode().partition('name="token" content="')[2].partition('"')[0]
     keys = {"X-Goplugins-Token": token, "Origin": "http://localhost", "X-User": "ada"}

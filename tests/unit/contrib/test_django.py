@@ -20,7 +20,7 @@ from tests.unit.contrib.probes import register_probe
 
 project.start()
 
-from django.core import checks  # noqa: E402 - a Django app can be imported once the settings are there
+from django.core import checks  # noqa: E402 - needs the settings
 
 from goplugins.contrib.django import plugins, project_settings, reset  # noqa: E402
 from goplugins.contrib.django._project import hosted  # noqa: E402
@@ -46,7 +46,7 @@ def client() -> Client:
 # --- the manager ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_made_before_it_is_used() -> None:
+def test_the_manager_is_created_at_first_use() -> None:
     assert repr(plugins) == "<the plugins of the Django project>"
     assert not hosted.is_made
     with override_settings(GOPLUGINS=PROBE):
@@ -54,17 +54,17 @@ def test_nothing_is_made_before_it_is_used() -> None:
         assert hosted.is_made
 
 
-def test_it_is_made_once_whoever_comes_first() -> None:
+def test_the_manager_is_created_once_by_concurrent_threads() -> None:
     made: list[Any] = []
-    gate = threading.Barrier(8)
+    barrier = threading.Barrier(8)
     found: list[Any] = []
 
-    def look() -> None:
-        gate.wait()
+    def get() -> None:
+        barrier.wait()
         found.append(hosted.get())
 
     with override_settings(GOPLUGINS={"SETUP": made.append}):
-        threads = [threading.Thread(target=look) for _ in range(8)]
+        threads = [threading.Thread(target=get) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -73,7 +73,7 @@ def test_it_is_made_once_whoever_comes_first() -> None:
     assert all(each is made[0] for each in found)
 
 
-def test_the_set_up_may_use_what_it_sets_up() -> None:
+def test_setup_may_use_the_manager() -> None:
     def setup(manager: Manager[Any, Any]) -> None:
         register_probe(manager)
         assert plugins.execute("probe", "")["timeout"] > 0
@@ -82,7 +82,7 @@ def test_the_set_up_may_use_what_it_sets_up() -> None:
         assert "probe" in plugins.list_plugins()
 
 
-def test_a_configuration_that_fails_is_tried_again(tmp_path: Any) -> None:
+def test_an_invalid_configuration_is_read_again_at_the_next_use(tmp_path: Any) -> None:
     path = tmp_path / "plugins.json"
     with override_settings(GOPLUGINS={"CONFIG": str(path)}):
         with pytest.raises(ConfigError):
@@ -91,7 +91,7 @@ def test_a_configuration_that_fails_is_tried_again(tmp_path: Any) -> None:
         assert list(plugins.list_plugins()) == ["away"]
 
 
-def test_changed_settings_take_effect_at_once_and_bound_plugins_follow() -> None:
+def test_changed_settings_take_effect_at_once_also_for_bound_plugins() -> None:
     probe = plugins.bind("probe")
     with override_settings(GOPLUGINS=PROBE):
         before = hosted.get()
@@ -102,12 +102,12 @@ def test_changed_settings_take_effect_at_once_and_bound_plugins_follow() -> None
         assert probe("")["request_id"]
 
 
-def test_binding_half_a_pair_is_refused() -> None:
+def test_bind_needs_both_types_or_none() -> None:
     with pytest.raises(ValueError, match="neither"):
         plugins.bind("probe", str, None)
 
 
-def test_the_file_can_be_followed(tmp_path: Any) -> None:
+def test_the_configuration_file_is_watched(tmp_path: Any) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(ONE)
     with override_settings(GOPLUGINS={"CONFIG": path, "WATCH": True}):
@@ -119,7 +119,7 @@ def test_the_file_can_be_followed(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("page", ["/view", "/async"])
-def test_the_plugin_is_told_what_the_request_has_left(client: Client, page: str) -> None:
+def test_calls_get_the_remaining_time_of_the_request(client: Client, page: str) -> None:
     with override_settings(GOPLUGINS={**PROBE, "TIMEOUT": "10s"}):
         assert 9 < client.get(page).json()["timeout"] <= 10
         assert 1 < client.get(page, headers={"X-Request-Timeout": "2s"}).json()["timeout"] <= 2
@@ -129,7 +129,7 @@ def test_the_plugin_is_told_what_the_request_has_left(client: Client, page: str)
 
 
 @pytest.mark.parametrize("page", ["/view", "/async"])
-def test_the_id_goes_through_and_back(client: Client, page: str) -> None:
+def test_the_request_id_is_passed_to_calls_and_returned(client: Client, page: str) -> None:
     with override_settings(GOPLUGINS=PROBE):
         answer = client.get(page, headers={"X-Request-ID": "order-7"})
         assert answer.headers["X-Request-ID"] == "order-7"
@@ -139,7 +139,7 @@ def test_the_id_goes_through_and_back(client: Client, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", ["/view", "/async", "/stream", "/async-stream"])
-def test_it_all_holds_in_an_asynchronous_stack(page: str) -> None:
+def test_asynchronous_requests_have_timeout_and_request_id(page: str) -> None:
     async def fetch() -> tuple[str, str]:
         answer = await AsyncClient().get(page, headers={"X-Request-ID": "order-7", "X-Request-Timeout": "2"})
         if not answer.streaming:
@@ -152,12 +152,12 @@ def test_it_all_holds_in_an_asynchronous_stack(page: str) -> None:
         given, text = asyncio.run(fetch())
     assert given == "order-7"
     for line in text.splitlines():
-        said = json.loads(line)
-        assert said["timeout"] <= 2
-        assert said["request_id"].startswith("order-7.")
+        reply = json.loads(line)
+        assert reply["timeout"] <= 2
+        assert reply["request_id"].startswith("order-7.")
 
 
-def test_requests_side_by_side_keep_their_own() -> None:
+def test_concurrent_requests_have_their_own_timeouts_and_ids() -> None:
     async def fetch(number: int) -> Any:
         client = AsyncClient()
         return (await client.get("/async", headers={"X-Request-ID": f"r{number}", "grpc-timeout": f"{number}S"})).json()
@@ -166,36 +166,38 @@ def test_requests_side_by_side_keep_their_own() -> None:
         return await asyncio.gather(*(fetch(number) for number in range(1, 9)))
 
     with override_settings(GOPLUGINS=PROBE):
-        for number, said in enumerate(asyncio.run(fetch_all()), 1):
-            assert said["request_id"].startswith(f"r{number}.")
-            assert number - 1 < said["timeout"] <= number
+        for number, reply in enumerate(asyncio.run(fetch_all()), 1):
+            assert reply["request_id"].startswith(f"r{number}.")
+            assert number - 1 < reply["timeout"] <= number
 
 
-def test_a_stream_goes_by_the_callers_patience_alone(client: Client) -> None:
+def test_a_stream_has_the_timeout_of_the_header_only(client: Client) -> None:
     with override_settings(GOPLUGINS={**PROBE, "TIMEOUT": 1}):
         answer: Any = client.get("/stream", headers={"X-Request-Timeout": "20", "X-Request-ID": "order-7"})
         for line in answer.getvalue().splitlines():
-            said = json.loads(line)
-            assert 19 < said["timeout"] <= 20
-            assert said["request_id"].startswith("order-7.")
+            reply = json.loads(line)
+            assert 19 < reply["timeout"] <= 20
+            assert reply["request_id"].startswith("order-7.")
 
 
-def test_a_view_that_raises_leaves_nothing_behind(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_view_that_raises_leaves_no_deadline_and_no_request_id(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
     with override_settings(GOPLUGINS={**PROBE, "TIMEOUT": 0.5}):
         answer = client.get("/broken", headers={"X-Request-ID": "order-7"})
         assert (answer.status_code, answer.headers["X-Request-ID"]) == (500, "order-7")
-        said = plugins.execute("probe", "")
-    assert said["timeout"] > 29
-    assert "." not in said["request_id"]
+        reply = plugins.execute("probe", "")
+    assert reply["timeout"] > 29
+    assert "." not in reply["request_id"]
 
 
-def test_the_views_own_header_stays(client: Client) -> None:
+def test_a_request_id_header_of_the_view_is_kept(client: Client) -> None:
     answer = client.get("/own-id", headers={"X-Request-ID": "order-7"})
     assert (answer.content, answer.headers["X-Request-ID"]) == (b"order-7", "mine")
 
 
-def test_headers_can_be_renamed_and_ids_switched_off(client: Client) -> None:
+def test_headers_can_be_renamed_and_ids_disabled(client: Client) -> None:
     values = {**PROBE, "TIMEOUT_HEADERS": ["X-Patience"], "REQUEST_ID_HEADER": ""}
     with override_settings(GOPLUGINS=values):
         answer = client.get("/view", headers={"X-Patience": "1", "X-Request-ID": "order-7"})
@@ -204,12 +206,12 @@ def test_headers_can_be_renamed_and_ids_switched_off(client: Client) -> None:
     assert "order-7" not in answer.json()["request_id"]
 
 
-def test_wrong_settings_are_told_when_the_server_starts() -> None:
+def test_invalid_settings_raise_at_the_start_of_the_server() -> None:
     with override_settings(GOPLUGINS={"TIMEOUT": -1}), pytest.raises(ConfigError, match="TIMEOUT"):
         PluginCallsMiddleware(lambda request: None)  # type: ignore[arg-type,return-value]
 
 
-def test_files_reach_the_server_as_they_are(tmp_path: Any) -> None:
+def test_file_responses_are_not_wrapped(tmp_path: Any) -> None:
     from django.http import FileResponse
 
     path = tmp_path / "file"
@@ -221,26 +223,26 @@ def test_files_reach_the_server_as_they_are(tmp_path: Any) -> None:
     response.close()
 
 
-def test_a_file_response_without_a_file_streams_as_others_do() -> None:
+def test_a_file_response_without_a_file_is_a_stream() -> None:
     from django.http import FileResponse
 
     with override_settings(GOPLUGINS={**PROBE, "TIMEOUT": "9s"}):
-        said = []
+        reply = []
 
         def parts() -> Iterator[bytes]:
-            said.append(plugins.execute("probe", "")["request_id"])
+            reply.append(plugins.execute("probe", "")["request_id"])
             yield b"part"
 
         request = RequestFactory().get("/", headers={"X-Request-ID": "order-7"})
         response = PluginCallsMiddleware(lambda request: FileResponse(parts()))(request)
         assert b"".join(response) == b"part"  # type: ignore[arg-type]
-    assert said[0].startswith("order-7.")
+    assert reply[0].startswith("order-7.")
 
 
 # --- the health view -----------------------------------------------------------------------------------------------
 
 
-def test_the_health_view_says_what_stands_in_the_way(client: Client) -> None:
+def test_the_health_view_names_plugins_that_are_not_ready(client: Client) -> None:
     values = {**PROBE, "CONFIG": json.loads(ONE)}
     with override_settings(GOPLUGINS={**values, "HEALTH_REQUIRED": ["probe"]}):
         plugins.health()
@@ -251,14 +253,12 @@ def test_the_health_view_says_what_stands_in_the_way(client: Client) -> None:
         assert answer.status_code == 503
         assert list(answer.json()["culprits"]) == ["away"]
         assert "no-store" in answer.headers["Cache-Control"]
-    with override_settings(GOPLUGINS={**values, "HEALTH_REQUIRED": ["nobody"]}):
-        assert client.get("/health").json()["culprits"] == {"nobody": "not there"}
+    with override_settings(GOPLUGINS={**values, "HEALTH_REQUIRED": ["missing"]}):
+        assert client.get("/health").json()["culprits"] == {"missing": "not there"}
     assert client.post("/health").status_code == 405
 
 
-def test_a_configuration_that_fails_is_not_ready_and_says_nothing_in_public(
-    client: Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_invalid_configuration_is_not_ready_and_not_shown(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     with override_settings(GOPLUGINS={"CONFIG": "/nowhere/secret.yaml"}):
         answer = client.get("/health")
     assert answer.status_code == 503
@@ -280,14 +280,14 @@ def test_the_checks_are_registered() -> None:
         assert [each.id for each in checks.run_checks(tags=["goplugins"])] == ["goplugins.E001"]
 
 
-def test_good_settings_have_no_problem(tmp_path: Any) -> None:
+def test_valid_settings_have_no_problem(tmp_path: Any) -> None:
     path = tmp_path / "plugins.json"
     path.write_text('{"plugins": [{"name": "a", "transport": "http", "endpoint": "http://a.example.com"}]}')
     for values in ({}, {"CONFIG": path}, {"CONFIG": str(path), "WATCH": True, "TIMEOUT": 3}, PROBE):
         assert found(values) == []
 
 
-def test_every_wrong_setting_is_told_with_its_place_and_what_to_do() -> None:
+def test_each_invalid_setting_is_reported_with_its_path_and_a_hint() -> None:
     values = {
         "CONFIG": 7,
         "TIMEOUT": 0,
@@ -308,22 +308,22 @@ def test_every_wrong_setting_is_told_with_its_place_and_what_to_do() -> None:
     "values",
     [{"TIMEOUT": True}, {"TIMEOUT": "3"}, {"REQUEST_ID_HEADER": "X: Y"}, {"TIMEOUT_HEADERS": ["a b"]}, "CONFIG"],
 )
-def test_settings_that_are_none(values: Any) -> None:
+def test_invalid_values_of_settings(values: Any) -> None:
     assert [number for number, _, _ in found(values)] == ["goplugins.E001"]
 
 
-def test_watching_needs_a_file() -> None:
+def test_watch_needs_a_file() -> None:
     assert "no file to follow" in found({"CONFIG": {"plugins": []}, "WATCH": True})[0][1]
 
 
-def test_a_file_that_cant_be_read(tmp_path: Any) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Any) -> None:
     assert [number for number, _, _ in found({"CONFIG": tmp_path / "none.json"})] == ["goplugins.E002"]
     path = tmp_path / "plugins.json"
     path.write_text("{")
     assert [number for number, _, _ in found({"CONFIG": path})] == ["goplugins.E002"]
 
 
-def test_every_problem_of_the_configuration_is_told(tmp_path: Any) -> None:
+def test_each_problem_of_the_configuration_is_reported(tmp_path: Any) -> None:
     path = tmp_path / "plugins.json"
     path.write_text('{"plugins": [{"name": "a", "transport": "http"}, {"name": "a", "transport": "htp", "ende": 1}]}')
     problems = found({"CONFIG": path})
@@ -334,10 +334,10 @@ def test_every_problem_of_the_configuration_is_told(tmp_path: Any) -> None:
 
 
 class OwnMiddleware(PluginCallsMiddleware):
-    """A project's."""
+    """A subclass of a project."""
 
 
-def test_a_project_without_the_middleware_is_warned_before_it_is_deployed() -> None:
+def test_a_missing_middleware_is_a_warning() -> None:
     with override_settings(GOPLUGINS=PROBE):
         assert check_middleware() == []
         with override_settings(MIDDLEWARE=[]):
@@ -357,7 +357,7 @@ def command(*words: str) -> str:
     return out.getvalue()
 
 
-def test_status_lists_them_and_fails_if_one_is_unwell() -> None:
+def test_status_lists_plugins_and_fails_if_one_is_unhealthy() -> None:
     with override_settings(GOPLUGINS=PROBE):
         assert command("status").split()[:2] == ["probe", "healthy"]
     with override_settings(GOPLUGINS={"CONFIG": json.loads(ONE)}), pytest.raises(CommandError, match="not all"):
@@ -379,7 +379,7 @@ def test_explain() -> None:
         assert "probe" in command("explain", "probe")
 
 
-def test_reload_checks_and_says_who_takes_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_checks_the_file_and_signals_the_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(ONE)
     with override_settings(GOPLUGINS={"CONFIG": path, "WATCH": True}):
@@ -387,21 +387,21 @@ def test_reload_checks_and_says_who_takes_it(tmp_path: Any, monkeypatch: pytest.
     with override_settings(GOPLUGINS={"CONFIG": path}):
         with pytest.raises(CommandError, match="don't watch"):
             command("reload")
-        told: list[Any] = []
-        monkeypatch.setattr("os.kill", lambda *words: told.append(words))
+        signalled: list[Any] = []
+        monkeypatch.setattr("os.kill", lambda *words: signalled.append(words))
         pid_file = tmp_path / "pid"
         pid_file.write_text("4711\n")
         command("reload", "--pid", str(pid_file))
         command("reload", "--pid", "4712")
-        assert [process for process, _ in told] == [4711, 4712]
-        for nobody in ("0", "1", str(tmp_path / "none")):
+        assert [process for process, _ in signalled] == [4711, 4712]
+        for invalid in ("0", "1", str(tmp_path / "none")):
             with pytest.raises(CommandError, match="--pid"):
-                command("reload", "--pid", nobody)
-        assert len(told) == 2
+                command("reload", "--pid", invalid)
+        assert len(signalled) == 2
     path.write_text("{")
     with override_settings(GOPLUGINS={"CONFIG": path}), pytest.raises(CommandError, match="JSON"):
         command("reload", "--pid", "4711")
-    assert len(told) == 2
+    assert len(signalled) == 2
 
 
 def test_settings_are_read_once() -> None:

@@ -61,7 +61,7 @@ def make() -> Iterator[Make]:
 # --- the manager ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_made_before_it_is_used(make: Make) -> None:
+def test_the_manager_is_created_at_first_use(make: Make) -> None:
     made: list[Any] = []
     app = make(setup=made.append)
     assert made == []
@@ -72,7 +72,7 @@ def test_nothing_is_made_before_it_is_used(make: Make) -> None:
     assert repr(current_plugins) == "<the plugins of the current Flask application>"
 
 
-def test_each_application_has_its_own(make: Make) -> None:
+def test_each_application_has_its_own_manager(make: Make) -> None:
     def named(name: str) -> Callable[[Manager[Any, Any]], None]:
         @serve.plugin(name="name")
         def plugin(request: str) -> str:
@@ -101,22 +101,22 @@ def test_one_extension_serves_several_applications() -> None:
     extension.reset(apps[0])
 
 
-def test_outside_of_an_application_flask_says_so() -> None:
+def test_outside_of_an_application_flask_raises() -> None:
     with pytest.raises(RuntimeError, match="application context"):
         current_plugins.list_plugins()
 
 
-def test_an_application_without_the_extension_is_told_what_to_do() -> None:
+def test_an_application_without_the_extension_raises_a_config_error() -> None:
     with Flask("shop").app_context(), pytest.raises(ConfigError, match="GoPlugins"):
         current_plugins.list_plugins()
 
 
-def test_an_application_is_handed_over_once(make: Make) -> None:
+def test_an_application_is_initialized_once(make: Make) -> None:
     with pytest.raises(ConfigError, match="already"):
         GoPlugins(make())
 
 
-def test_settings_are_one_mapping_or_one_by_one(make: Make, tmp_path: Path) -> None:
+def test_settings_are_a_mapping_or_prefixed_keys(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(json.dumps(ONE))
     for config in ({"GOPLUGINS": {"CONFIG": path}}, {"GOPLUGINS_CONFIG": str(path)}):
@@ -124,7 +124,7 @@ def test_settings_are_one_mapping_or_one_by_one(make: Make, tmp_path: Path) -> N
             assert list(current_plugins.list_plugins()) == ["away"]
 
 
-def test_wrong_settings_are_told_when_the_application_is_made(make: Make) -> None:
+def test_invalid_settings_raise_at_init_app(make: Make) -> None:
     with pytest.raises(ConfigError) as raised:
         make(GOPLUGINS={"TIMEOUT": 0}, GOPLUGINS_TIMEOUTS=3)
     assert [problem.path for problem in raised.value.problems] == [
@@ -136,12 +136,12 @@ def test_wrong_settings_are_told_when_the_application_is_made(make: Make) -> Non
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
-def test_the_plugin_is_told_what_the_request_has_left(make: Make) -> None:
+def test_calls_get_the_remaining_time_of_the_request(make: Make) -> None:
     client = make(GOPLUGINS={"TIMEOUT": "10s"}).test_client()
 
     def left(**headers: str) -> float:
-        said = client.get("/view", headers={name.replace("_", "-"): value for name, value in headers.items()})
-        return float(said.get_json()["timeout"])
+        reply = client.get("/view", headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return float(reply.get_json()["timeout"])
 
     assert 9 < left() <= 10
     assert 1 < left(X_Request_Timeout="2s") <= 2
@@ -150,7 +150,7 @@ def test_the_plugin_is_told_what_the_request_has_left(make: Make) -> None:
     assert 9 < left(X_Request_Timeout="soon") <= 10
 
 
-def test_the_id_goes_through_and_back(make: Make) -> None:
+def test_the_request_id_is_passed_to_calls_and_returned(make: Make) -> None:
     client = make().test_client()
     answer = client.get("/view", headers={"X-Request-ID": "order-7"})
     assert answer.headers["X-Request-ID"] == "order-7"
@@ -159,18 +159,18 @@ def test_the_id_goes_through_and_back(make: Make) -> None:
     assert answer.get_json()["request_id"].startswith(answer.headers["X-Request-ID"] + ".")
 
 
-def test_a_stream_goes_by_the_callers_patience_alone(make: Make) -> None:
+def test_a_stream_has_the_timeout_of_the_header_only(make: Make) -> None:
     client = make(GOPLUGINS_TIMEOUT=1).test_client()
     answer = client.get("/stream", headers={"X-Request-Timeout": "20", "X-Request-ID": "order-7"})
     lines = answer.text.splitlines()
     assert len(lines) == 2
     for line in lines:
-        said = json.loads(line)
-        assert 19 < said["timeout"] <= 20
-        assert said["request_id"].startswith("order-7.")
+        reply = json.loads(line)
+        assert 19 < reply["timeout"] <= 20
+        assert reply["request_id"].startswith("order-7.")
 
 
-def test_a_view_that_raises_leaves_nothing_behind(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_view_that_raises_leaves_no_deadline_and_no_request_id(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     app = make(GOPLUGINS_TIMEOUT=0.5)
     answer = app.test_client().get("/broken", headers={"X-Request-ID": "order-7"})
@@ -180,21 +180,23 @@ def test_a_view_that_raises_leaves_nothing_behind(make: Make, caplog: pytest.Log
         assert bound("")["timeout"] > 29
 
 
-def test_submitted_calls_keep_the_requests_application(make: Make) -> None:
+def test_submitted_calls_keep_the_application_of_the_request(make: Make) -> None:
     app = make()
 
     @app.get("/submitted")
     def submitted() -> Response:
         return jsonify([future.result() for future in [current_plugins.submit("probe", "") for _ in range(3)]])
 
-    said = app.test_client().get("/submitted", headers={"X-Request-ID": "order-7", "X-Request-Timeout": "2"}).get_json()
-    assert all(each["request_id"].startswith("order-7.") and each["timeout"] <= 2 for each in said)
+    reply = (
+        app.test_client().get("/submitted", headers={"X-Request-ID": "order-7", "X-Request-Timeout": "2"}).get_json()
+    )
+    assert all(each["request_id"].startswith("order-7.") and each["timeout"] <= 2 for each in reply)
 
 
 # --- the health page -----------------------------------------------------------------------------------------------
 
 
-def test_the_health_page_says_what_stands_in_the_way(make: Make) -> None:
+def test_the_health_page_names_plugins_that_are_not_ready(make: Make) -> None:
     app = make(GOPLUGINS={"CONFIG": ONE, "HEALTH_REQUIRED": ["probe"]})
     with app.app_context():
         current_plugins.health()
@@ -208,7 +210,7 @@ def test_the_health_page_says_what_stands_in_the_way(make: Make) -> None:
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_a_configuration_that_fails_is_not_ready(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_configuration_is_not_ready_and_not_shown(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     answer = make(GOPLUGINS_CONFIG="/nowhere/secret.yaml").test_client().get("/health/plugins")
     assert answer.status_code == 503
     assert "secret" not in answer.text
@@ -248,9 +250,9 @@ def test_reload(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     code, text = run(make(GOPLUGINS={"CONFIG": path}), "reload")
     assert code == 1
     assert "don't watch" in text
-    told: list[Any] = []
-    monkeypatch.setattr("os.kill", lambda *words: told.append(words))
+    signalled: list[Any] = []
+    monkeypatch.setattr("os.kill", lambda *words: signalled.append(words))
     assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 0
     path.write_text("{")
     assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 1
-    assert len(told) == 1
+    assert len(signalled) == 1

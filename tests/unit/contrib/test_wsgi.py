@@ -31,24 +31,24 @@ def view(manager: Manager[Any, Any]) -> Callable[..., list[bytes]]:
     return application
 
 
-def test_the_plugin_is_told_what_the_caller_has_left(view: Any) -> None:
-    said = json.loads(get(PluginCalls(view, timeout=10), x_request_timeout="2s").text)
-    assert 1.9 < said["timeout"] <= 2
+def test_calls_get_the_remaining_time_of_the_request(view: Any) -> None:
+    reply = json.loads(get(PluginCalls(view, timeout=10), x_request_timeout="2s").text)
+    assert 1.9 < reply["timeout"] <= 2
 
 
-def test_the_setting_holds_where_the_caller_says_nothing(view: Any) -> None:
-    said = json.loads(get(PluginCalls(view, timeout=10)).text)
-    assert 9.9 < said["timeout"] <= 10
+def test_the_setting_applies_without_a_header(view: Any) -> None:
+    reply = json.loads(get(PluginCalls(view, timeout=10)).text)
+    assert 9.9 < reply["timeout"] <= 10
 
 
-def test_a_bad_header_is_no_error(view: Any) -> None:
+def test_invalid_headers_are_ignored(view: Any) -> None:
     answer = get(PluginCalls(view), x_request_timeout="soon", grpc_timeout="later", x_request_id="a\r\nb: c")
     assert answer.status == "200 OK"
     assert json.loads(answer.text)["timeout"] > 29
     assert "\r" not in answer.headers["X-Request-ID"]
 
 
-def test_the_id_goes_through_to_the_plugin_and_back(view: Any) -> None:
+def test_the_request_id_is_passed_to_calls_and_returned(view: Any) -> None:
     answer = get(PluginCalls(view), x_request_id="order-7")
     assert answer.headers["X-Request-ID"] == "order-7"
     assert json.loads(answer.text)["request_id"].startswith("order-7.")
@@ -61,7 +61,7 @@ def test_a_request_without_an_id_gets_one(view: Any) -> None:
     assert json.loads(answers[0].text)["request_id"].startswith(f"{ids[0]}.")
 
 
-def test_the_applications_own_header_stays() -> None:
+def test_a_request_id_header_of_the_application_is_kept() -> None:
     def application(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("x-request-id", "mine")])
         return [b""]
@@ -69,13 +69,13 @@ def test_the_applications_own_header_stays() -> None:
     assert get(PluginCalls(application), x_request_id="theirs").headers == {"x-request-id": "mine"}
 
 
-def test_ids_can_be_switched_off(view: Any) -> None:
+def test_ids_can_be_disabled(view: Any) -> None:
     answer = get(PluginCalls(view, request_id_header=""), x_request_id="order-7")
     assert "X-Request-ID" not in answer.headers
     assert "order-7" not in answer.text
 
 
-def test_nothing_is_left_behind_even_by_an_application_that_raises(manager: Manager[Any, Any]) -> None:
+def test_an_application_that_raises_leaves_no_deadline_and_no_request_id(manager: Manager[Any, Any]) -> None:
     def application(environ: Any, start_response: Any) -> list[bytes]:
         raise RuntimeError("broken")
 
@@ -85,10 +85,10 @@ def test_nothing_is_left_behind_even_by_an_application_that_raises(manager: Mana
     assert manager.execute("probe", "")["timeout"] > 29
 
 
-# --- bodies that are made while they are sent ------------------------------------------------------------------------
+# --- streamed bodies -------------------------------------------------------------------------------------------------
 
 
-def stream_of(manager: Manager[Any, Any], meanwhile: list[Any]) -> Any:
+def stream_of(manager: Manager[Any, Any], closed_with: list[Any]) -> Any:
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [])
 
@@ -97,41 +97,41 @@ def stream_of(manager: Manager[Any, Any], meanwhile: list[Any]) -> Any:
                 for _ in range(2):
                     yield json.dumps(manager.execute("probe", "")).encode()
             finally:
-                meanwhile.append(current_request_id())
+                closed_with.append(current_request_id())
 
         return parts()
 
     return application
 
 
-def test_a_stream_has_the_id_and_the_callers_patience(manager: Manager[Any, Any]) -> None:
+def test_a_stream_has_the_request_id_and_the_timeout_of_the_header(manager: Manager[Any, Any]) -> None:
     closed: list[Any] = []
     answer = get(PluginCalls(stream_of(manager, closed), timeout=1), x_request_timeout="20", x_request_id="order-7")
     for part in answer.parts:
-        said = json.loads(part)
-        assert 19 < said["timeout"] <= 20
-        assert said["request_id"].startswith("order-7.")
+        reply = json.loads(part)
+        assert 19 < reply["timeout"] <= 20
+        assert reply["request_id"].startswith("order-7.")
     assert closed == ["order-7"]
 
 
-def test_a_stream_is_not_bound_by_the_setting(manager: Manager[Any, Any]) -> None:
+def test_the_setting_does_not_limit_a_stream(manager: Manager[Any, Any]) -> None:
     answer = get(PluginCalls(stream_of(manager, []), timeout=1))
     assert all(json.loads(part)["timeout"] > 29 for part in answer.parts)
 
 
-def test_a_caller_who_is_gone_gets_no_more_calls_made(manager: Manager[Any, Any]) -> None:
+def test_a_stream_past_its_deadline_makes_no_attempt(manager: Manager[Any, Any]) -> None:
     with pytest.raises(PluginTimeoutError) as raised:
         get(PluginCalls(stream_of(manager, [])), grpc_timeout="1n")
     assert raised.value.attempts == 0
 
 
-def test_between_two_parts_the_thread_is_free(manager: Manager[Any, Any]) -> None:
+def test_between_two_parts_of_a_stream_the_thread_has_no_request_id(manager: Manager[Any, Any]) -> None:
     body = iter(PluginCalls(stream_of(manager, []))({"HTTP_X_REQUEST_ID": "order-7"}, lambda *_: None))
     next(body)
     assert current_request_id() is None
 
 
-def test_a_stream_that_nobody_reads_is_closed(manager: Manager[Any, Any]) -> None:
+def test_an_unread_stream_is_closed(manager: Manager[Any, Any]) -> None:
     closed: list[Any] = []
     body: Any = PluginCalls(stream_of(manager, closed))({}, lambda *_: None)
     next(iter(body))
@@ -139,7 +139,7 @@ def test_a_stream_that_nobody_reads_is_closed(manager: Manager[Any, Any]) -> Non
     assert len(closed) == 1
 
 
-def test_lists_and_files_reach_the_server_as_they_are(tmp_path: Any) -> None:
+def test_lists_and_files_are_not_wrapped(tmp_path: Any) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
 
@@ -154,7 +154,7 @@ def test_lists_and_files_reach_the_server_as_they_are(tmp_path: Any) -> None:
     assert PluginCalls(lambda environ, start: parts)({}, lambda *_: None) is parts
 
 
-def test_it_keeps_to_the_rules_of_wsgi() -> None:
+def test_the_middleware_is_valid_wsgi() -> None:
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
         return iter([b"ok"])
@@ -169,11 +169,11 @@ def test_it_keeps_to_the_rules_of_wsgi() -> None:
         body.close()
 
 
-def test_an_application_that_is_a_generator_has_its_time_until_it_answers(manager: Manager[Any, Any]) -> None:
+def test_the_setting_limits_a_generator_until_its_first_part(manager: Manager[Any, Any]) -> None:
     def application(environ: Any, start_response: Any) -> Iterator[bytes]:
-        said = manager.execute("probe", "")
+        reply = manager.execute("probe", "")
         start_response("200 OK", [])
-        yield json.dumps(said).encode()
+        yield json.dumps(reply).encode()
         yield json.dumps(manager.execute("probe", "")).encode()
 
     answer = get(PluginCalls(application, timeout=5), x_request_id="order-7")
@@ -182,7 +182,7 @@ def test_an_application_that_is_a_generator_has_its_time_until_it_answers(manage
     assert answer.headers == {"X-Request-ID": "order-7"}
 
 
-def test_an_error_after_the_start_is_passed_on() -> None:
+def test_exc_info_of_start_response_is_passed_on() -> None:
     seen = []
 
     def application(environ: Any, start_response: Any) -> list[bytes]:

@@ -9,7 +9,7 @@ __all__ = ["start"]
 
 
 def start() -> None:
-    """Sets Django up, once a process."""
+    """Sets up Django, once per process."""
     if not settings.configured:
         settings.configure(
             ALLOWED_HOSTS=["testserver", "127.0.0.1"],

@@ -1,4 +1,4 @@
-"""The project's pages."""
+"""The URLs of the project."""
 
 from __future__ import annotations
 
