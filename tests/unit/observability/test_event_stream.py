@@ -46,11 +46,12 @@ def test_events_are_delivered_in_order_on_one_thread():
 
 
 def test_without_subscribers_there_are_no_sinks_and_no_thread():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stream = EventStream()
     assert (stream.calls, stream.changes) == ((), ())
     subscription = stream.subscribe(print)
-    assert threading.active_count() <= before, "the thread starts with the first event"
+    started = [thread.name for thread in set(threading.enumerate()) - before if "events" in thread.name]
+    assert started == [], "the thread starts with the first event"
     subscription.close()
     assert (stream.calls, stream.changes) == ((), ())
 
