@@ -1,4 +1,4 @@
-"""Values that travel through the public API."""
+"""Values of the public API."""
 
 from __future__ import annotations
 

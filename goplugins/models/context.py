@@ -1,4 +1,4 @@
-"""What a caller states about one call."""
+"""The context of a call: what its caller states about it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 class _ContextSlots:
-    """The storage of a context, writable: a frozen one takes its fields at four times the cost."""
+    """The slots of a context, writable: a frozen class sets its fields at four times the cost."""
 
     __slots__ = (
         "__weakref__",
@@ -65,22 +65,22 @@ class _ContextSlots:
 
 @attrs.frozen
 class ExecutionContext(_ContextSlots):
-    """What a caller says about one call. None, empty and 0 defer to the plugin's configuration.
+    """What a caller states about one call. None, empty and 0 defer to the plugin's configuration.
 
     Attributes:
-        request_id: travels with the call and its logs; made when None.
-        timeout: seconds for the whole call, every attempt and wait included.
-        max_retries: replays after a first failed attempt.
+        request_id: identifies the call on the wire and in logs; generated when None.
+        timeout: seconds for the whole call, with all attempts and waits.
+        max_retries: retries after a first failed attempt.
         headers: sent with the call, on every transport.
         metadata: sent in the envelope, for the plugin's own use.
-        idempotent: True if doing it twice does no harm: opens more failures to replays.
-        key: what a consistent-hash balancer routes by, and part of a cache key.
-        priority: larger is more important, where a balancer or queue chooses.
-        preferences: names of balancer members to prefer, best first.
+        idempotent: True if the request may take effect twice: more kinds of failures are retried then.
+        key: routes calls of a consistent-hash group, and is part of the cache key.
+        priority: higher is more important, where a balancer or queue chooses.
+        preferences: names of group members to prefer, best first.
 
     Raises:
-        InvalidArgumentError: timeout of 0 or less, negative ``max_retries``, a header with a line break, headers or
-            metadata that are no mapping of strings.
+        InvalidArgumentError: a timeout of 0 or less, negative ``max_retries``, a header with a line break, headers or
+            metadata that are not mappings of strings.
     """
 
     request_id: str | None = attrs.field(default=None, validator=_header_value)
@@ -104,7 +104,7 @@ def trusted_context(
     priority: int,
     preferences: Sequence[str],
 ) -> ExecutionContext:
-    """A context of parts that were checked when the call was put together: checking costs more than the call."""
+    """A context of values that were checked before: to check them again would cost more than the call."""
     context: Any = _ContextSlots()
     context.request_id = request_id
     context.timeout = timeout

@@ -56,7 +56,7 @@ class MemberExplanation:
         if not self.eligible and self.next_try is not None:
             text += f", next try in {self.next_try:.1f} s"
         text += f", {self.active} in flight"
-        if self.latency is not None and self.eligible:  # without calls it decays, and would look low
+        if self.latency is not None and self.eligible:  # without calls it decays, and would seem low
             text += f", latency {self.latency * 1000:.1f} ms"
         if self.last_error:
             text += f", last error {self.last_error_ago:.1f} s ago: {self.last_error}"

@@ -1,4 +1,4 @@
-"""How many, how often, how long: the counts of plugins and managers, as they stood at one moment."""
+"""Counts and latencies of plugins and managers at one moment."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["Latencies", "ManagerMetrics", "PluginMetrics"]
 K = TypeVar("K")
 
 _PER_OCTAVE = 16
-"""Buckets for each doubling: whatever is told of a latency is within 1 part in 32 of the truth."""
+"""Buckets for each doubling of a latency: percentiles are exact to 1 part in 32."""
 
 
 def bucket_of(seconds: float) -> int:
-    """The bucket of a latency. Its bounds are :func:`bounds_of`."""
+    """The bucket of a latency in seconds; its bounds are :func:`bounds_of`."""
     mantissa, exponent = math.frexp(seconds if seconds > 1e-9 else 1e-9)  # noqa: FURB136 - max() is a call more
     return int(mantissa * 32.0) + exponent * _PER_OCTAVE
 
 
 def bounds_of(bucket: int) -> tuple[float, float]:
-    """The shortest latency of a bucket, and the shortest that is too long for it, in seconds."""
+    """Lower bound (inclusive) and upper bound (exclusive) of a bucket, in seconds."""
     exponent, step = divmod(bucket - _PER_OCTAVE, _PER_OCTAVE)
     return math.ldexp((_PER_OCTAVE + step) / 32.0, exponent), math.ldexp((_PER_OCTAVE + step + 1) / 32.0, exponent)
 
 
 @attrs.frozen(repr=False)
 class Latencies:
-    """How latencies are spread: counts in buckets, 16 for each doubling, so that it takes little room for ever.
+    """A histogram of latencies with 16 buckets for each doubling, so that its size stays bounded.
 
     Attributes:
-        counts: bucket -> how many; :func:`goplugins.models.metrics.bounds_of` tells a bucket's bounds.
+        counts: bucket -> number; :func:`goplugins.models.metrics.bounds_of` gives a bucket's bounds.
 
     >>> spread = Latencies({bucket_of(0.010): 98, bucket_of(0.5): 2})
     >>> round(spread.percentile(50), 3), round(spread.percentile(99), 2)
@@ -50,7 +50,7 @@ class Latencies:
         return sum(self.counts.values())
 
     def percentile(self, percent: float) -> float:
-        """What ``percent`` of the latencies do not exceed, in seconds, within 1 part in 32; 0 if there are none."""
+        """Seconds that ``percent`` of the latencies do not exceed, exact to 1 part in 32; 0 without latencies."""
         total = len(self)
         rank = max(1, math.ceil(total * percent / 100.0))
         for bucket in sorted(self.counts):
@@ -61,13 +61,13 @@ class Latencies:
         return 0.0
 
     def since(self, before: Latencies) -> Latencies:
-        """Those that have come after ``before``, which was taken of the same plugin."""
+        """The latencies since ``before``, an earlier histogram of the same plugin."""
         fresh = {bucket: count - before.counts.get(bucket, 0) for bucket, count in self.counts.items()}
         return Latencies({bucket: count for bucket, count in fresh.items() if count > 0})
 
     @classmethod
     def total(cls, parts: Iterable[Latencies]) -> Latencies:
-        """All of several plugins together."""
+        """The sum of several histograms."""
         return Latencies(_added(part.counts for part in parts))
 
 
@@ -142,7 +142,7 @@ class PluginMetrics:
 
 @attrs.frozen
 class ManagerMetrics(PluginMetrics):
-    """The counts of all plugins, removed ones included, and each one's own by name."""
+    """The counts of all plugins together, removed ones included, and of each present one by name."""
 
     plugins: Mapping[str, PluginMetrics] = attrs.field(factory=dict)
 

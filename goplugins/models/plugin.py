@@ -20,7 +20,7 @@ RespOut_co = TypeVar("RespOut_co", covariant=True)
 
 @attrs.frozen
 class PluginInfo:
-    """Who a plugin is."""
+    """Name, version and description of a plugin."""
 
     name: str
     version: str = ""
@@ -31,20 +31,20 @@ class PluginInfo:
 
 
 class Plugin(Protocol[ReqIn_contra, RespOut_co]):
-    """What can be called by name: a service behind a transport, a balancer, or an object of your own."""
+    """The protocol of all that can be called by name: a service behind a transport, a group, or your own object."""
 
     def info(self) -> PluginInfo:
-        """Who the plugin is; may ask it over the wire the first time."""
+        """Name and version of the plugin; the first call may request them from it."""
         ...
 
     def execute(self, request: ReqIn_contra, context: ExecutionContext, /) -> RespOut_co:
-        """One attempt. Raises a :class:`~goplugins.errors.PluginError` for what went wrong."""
+        """Makes one attempt; raises a :class:`~goplugins.errors.PluginError` if it fails."""
         ...
 
     def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health for at most ``timeout`` seconds; never raises."""
+        """Checks the plugin's health within ``timeout`` seconds; never raises."""
         ...
 
     def close(self) -> None:
-        """Lets go of connections and processes; harmless when repeated."""
+        """Closes connections and processes; can be called repeatedly."""
         ...

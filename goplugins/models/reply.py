@@ -1,4 +1,4 @@
-"""What a plugin in Python may answer with in place of the bare value: the value, with metadata beside it."""
+"""The return value of a served function with metadata."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def _texts(metadata: Mapping[str, object]) -> Mapping[str, str]:
 
 @attrs.frozen
 class Reply(Generic[T]):
-    """A served function's answer with metadata, which the caller finds in ``CallResult.metadata``.
+    """A served function's answer with metadata, which the caller gets in ``CallResult.metadata``.
 
     Attributes:
-        value: the answer itself, of the type within the brackets of ``-> serve.Reply[...]``.
-        metadata: facts beside it; names and values travel as text.
+        value: the answer, of the type in ``-> serve.Reply[...]``.
+        metadata: names and values, sent as text.
 
     >>> Reply(3, metadata={"rows": 3}).metadata
     {'rows': '3'}

@@ -16,14 +16,14 @@ Resp = TypeVar("Resp")
 
 @attrs.frozen
 class HealthStatus:
-    """What a look at a plugin's health found.
+    """The result of a health check.
 
     Attributes:
-        status: the verdict.
-        message: why, for a person.
-        last_check: when it was looked at, in seconds since the Unix epoch; 0 for never.
-        response_time: how long the look took, in seconds.
-        metadata: the plugin's own further facts.
+        status: the plugin's status.
+        message: the reason, for people.
+        last_check: time of the check in seconds since the Unix epoch; 0 before the first.
+        response_time: duration of the check in seconds.
+        metadata: details that the plugin reported.
     """
 
     status: PluginStatus = PluginStatus.UNKNOWN
@@ -35,17 +35,17 @@ class HealthStatus:
 
 @attrs.frozen
 class CallResult(Generic[Resp]):
-    """A call's answer with its circumstances.
+    """A call's answer with details of the call.
 
     Attributes:
         value: the typed response. An item of ``map_results`` that failed raises its error here.
-        source: "plugin", or where a policy answered in its stead: "fallback", "cache", "stale".
-        attempts: how many attempts were made.
+        source: "plugin", or the policy that answered in its place: "fallback", "cache", "stale".
+        attempts: number of attempts.
         elapsed: seconds from start to answer.
-        member: the balancer member that answered, or the plugin's own name.
-        request_id: the id that the call travelled under.
-        metadata: what the plugin sent beside the data.
-        error: what went wrong, in an item of ``map_results`` that failed.
+        member: the group member that answered, or the plugin's own name.
+        request_id: the id under which the call was sent.
+        metadata: metadata of the reply.
+        error: the error of an item of ``map_results`` that failed.
     """
 
     _value: Resp | None
@@ -78,7 +78,7 @@ class CallResult(Generic[Resp]):
 
 @attrs.frozen
 class CircuitBreakerStats:
-    """A breaker's counts since its last reset. ``last_failure`` is in seconds since the Unix epoch; 0 for never."""
+    """A breaker's counts since its last reset. ``last_failure`` is in seconds since the Unix epoch; 0 without any."""
 
     state: CircuitBreakerState
     failure_count: int

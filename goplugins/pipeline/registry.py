@@ -1,4 +1,4 @@
-"""Who answers to a name: an immutable snapshot, replaced whole under a lock and read without one."""
+"""Plugins by name: an immutable snapshot, replaced under a lock and read without one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.fork import create_lock
 
-__all__ = ["Registry"]
-
 _COMPARABLE = 200
-"""Names up to which an unknown one is compared with all: it takes some 40 microseconds each."""
+"""Up to so many names an unknown one is compared with all for a suggestion: about 40 microseconds each."""
 
 
 class Registry:
@@ -74,17 +72,17 @@ class Registry:
         removed: Iterable[GuardedPlugin] = (),
         disabled: Iterable[str] | None = None,
     ) -> list[GuardedPlugin]:
-        """Puts plugins in the places of those of their names, and takes others out, in one step.
+        """Replaces plugins by new ones of the same names, and removes others, in one step.
 
-        Nobody sees a name without a plugin, or some of the new ones beside some of the old.
+        A call never finds a name without a plugin, or only some of the new plugins.
 
         Args:
-            plugins: the new ones; where a name is not taken, one more.
-            removed: those to take out, unless code has replaced them meanwhile.
-            disabled: the names that are configured and switched off from now on; None leaves them as they are.
+            plugins: the new ones; a name that is not taken is added.
+            removed: plugins to remove, unless code has replaced them meanwhile.
+            disabled: names whose configuration disables them from now on; None keeps the present ones.
 
         Returns:
-            Whom nobody finds any more; the caller drains and closes them, then calls :meth:`discard`.
+            The replaced and removed plugins; the caller drains and closes them, then calls :meth:`discard`.
 
         Raises:
             DuplicatePluginNameError: a name belongs to a plugin that was registered in code.
@@ -113,7 +111,7 @@ class Registry:
 
     @property
     def disabled(self) -> frozenset[str]:
-        """Names that are configured and switched off."""
+        """Names of plugins that their configuration disables."""
         return self._disabled
 
     def restore(
@@ -124,10 +122,10 @@ class Registry:
         Args:
             old: what it returned.
             new: the plugins that it put in.
-            disabled: the names that were switched off before.
+            disabled: the names that were disabled before.
 
         Returns:
-            Who is back in place, and whom nobody finds any more.
+            The plugins that are back in place, and those that are removed.
         """
         places = {plugin.name: plugin for plugin in old}
         back: list[GuardedPlugin] = []
@@ -139,7 +137,7 @@ class Registry:
             for plugin in new:
                 gone.append(plugin)
                 before = places.pop(plugin.name, None)
-                if names.get(plugin.name) is not plugin:  # code has unregistered it meanwhile: nobody is wanted there
+                if names.get(plugin.name) is not plugin:  # code has unregistered it meanwhile: the name stays free
                     gone += [] if before is None else [before]
                     continue
                 self._draining[id(plugin)] = plugin
@@ -148,7 +146,7 @@ class Registry:
                 else:
                     names[plugin.name] = before
                     back.append(before)
-            for before in places.values():  # it was taken out
+            for before in places.values():  # it was removed
                 if names.setdefault(before.name, before) is before:
                     back.append(before)
                 else:
@@ -161,7 +159,7 @@ class Registry:
         return back, gone
 
     def remove(self, name: str) -> GuardedPlugin:
-        """Takes the name out; the caller drains and closes the plugin, then calls :meth:`discard`.
+        """Removes a plugin; the caller drains and closes it, then calls :meth:`discard`.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
@@ -178,7 +176,7 @@ class Registry:
         return plugin
 
     def close(self) -> Sequence[GuardedPlugin]:
-        """Empties the registry for good; returns all that is still to be drained, from earlier removals too."""
+        """Empties the registry for good; returns all plugins to be drained, those of earlier removals included."""
         with self._lock:
             self.closed = True
             self._draining |= {id(plugin): plugin for plugin in self.plugins.values()}
@@ -186,7 +184,7 @@ class Registry:
             return list(self._draining.values())
 
     def subscribe(self, listener: Callable[[], object]) -> None:
-        """Has ``listener`` called, outside the lock, when names have come, gone or changed hands."""
+        """Has ``listener`` called, outside the lock, after names were added, removed or replaced."""
         self._listeners.append(listener)
 
     def unsubscribe(self, listener: Callable[[], object]) -> None:
@@ -199,18 +197,18 @@ class Registry:
             run_callback(listener)
 
     def discard(self, plugin: GuardedPlugin) -> bool:
-        """A plugin that was removed is closed now. True for the first to say so."""
+        """Forgets a removed plugin that is closed now; True for the first time."""
         with self._lock:
             return self._draining.pop(id(plugin), None) is not None
 
     @property
     def all(self) -> Sequence[GuardedPlugin]:
-        """The plugins, and those that were removed and still have calls in flight."""
+        """The plugins, and the removed ones that are not closed yet."""
         with self._lock:
             return (*self.plugins.values(), *self._draining.values())
 
     def get_for_nested_call(self, name: str) -> GuardedPlugin:
-        """A plugin on its way out, for a call made within a call that was admitted before.
+        """A plugin that is being drained, for a call made within a call that it or another such plugin has admitted.
 
         Raises:
             PluginError: the thread is in no such call, or there is no such plugin; see :meth:`not_found`.
@@ -225,7 +223,7 @@ class Registry:
         raise self.not_found(name)
 
     def find_draining(self, name: str) -> GuardedPlugin | None:
-        """The last plugin of that name to be taken out, until it is closed. Takes the lock."""
+        """The plugin of that name that was removed last, until it is closed. Takes the lock."""
         with self._lock:
             for plugin in reversed(self._draining.values()):
                 if plugin.name == name:
@@ -233,11 +231,11 @@ class Registry:
         return None
 
     def get(self, name: str) -> GuardedPlugin:
-        """Who answers to the name, once what is to be loaded is loaded. Takes no lock.
+        """The plugin of that name; loads a configuration that is still to be loaded. Takes no lock.
 
         Raises:
-            PluginNotFoundError: nobody.
-            PluginNotEnabledError: a plugin that its configuration switches off.
+            PluginNotFoundError: there is none.
+            PluginNotEnabledError: the plugin's configuration disables it.
             ManagerClosedError: the manager was shut down.
         """
         plugin = self.plugins.get(name)
@@ -247,7 +245,7 @@ class Registry:
         return self.get_for_nested_call(name) if plugin is None else plugin
 
     def not_found(self, name: Any) -> PluginError:
-        """The error that says why nobody answers to ``name``."""
+        """The error that says why there is no plugin of that name."""
         if not isinstance(name, str):
             return InvalidArgumentError(f"name: expected a string, got a {type(name).__name__}")
         if self.closed:
@@ -258,7 +256,7 @@ class Registry:
         near = difflib.get_close_matches(name, names, n=1)
         if not names and self.plugins:
             return PluginNotFoundError(f"no plugin of this name among {len(self.plugins)}", plugin=name)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(names[:20]) or 'none yet'}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(names[:20]) or 'none yet'}"
         return PluginNotFoundError(f"no plugin of this name; {hint}", plugin=name)
 
     def after_fork_in_child(self) -> None:

@@ -1,4 +1,4 @@
-"""A plugin without its policies: for a look, not for traffic."""
+"""A plugin without its policies: for inspection, not for traffic."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from goplugins.transports.single_call import single_call
 if TYPE_CHECKING:
     from goplugins.pipeline.plugin import GuardedPlugin
 
-__all__ = ["UnguardedPlugin"]
-
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 
 
 class UnguardedPlugin(Generic[Req, Resp]):
-    """What ``get_plugin`` shows of a wire: the :class:`~goplugins.models.plugin.Plugin` methods, typed, no policy."""
+    """What ``get_plugin`` returns for a transport: the typed :class:`~goplugins.models.plugin.Plugin` methods."""
 
     def __init__(self, guarded: GuardedPlugin, codec: Codec) -> None:
         self.sender = guarded.wire
@@ -28,11 +26,11 @@ class UnguardedPlugin(Generic[Req, Resp]):
         self._codec = codec
 
     def info(self) -> PluginInfo:
-        """Who the plugin is."""
+        """Name and version of the plugin."""
         return self.sender.info()
 
     def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
-        """One attempt, without retries, breaker or limiter."""
+        """Makes one attempt, without retries, breaker or limiter."""
         guarded = self._guarded
         return single_call(  # type: ignore[no-any-return]
             self.sender,
@@ -45,8 +43,8 @@ class UnguardedPlugin(Generic[Req, Resp]):
         )
 
     def health(self, timeout: float) -> HealthStatus:
-        """Looks at the plugin's health."""
+        """Checks the plugin's health."""
         return self.sender.health(timeout)
 
     def close(self) -> None:
-        """Nothing: the manager owns the wire. ``unregister`` closes it."""
+        """Does nothing: the plugin belongs to the manager, whose ``unregister`` closes it."""

@@ -167,7 +167,7 @@ def test_known_fault_request_ids_repeated():
 
 
 def test_an_unknown_name_comes_with_a_suggestion(manager):
-    with pytest.raises(PluginNotFoundError, match="known are: none yet"):
+    with pytest.raises(PluginNotFoundError, match="known names: none yet"):
         manager.execute("auth", 1)
     manager.register(Recorder("auth-service"))
     with pytest.raises(PluginNotFoundError, match="did you mean 'auth-service'") as caught:
