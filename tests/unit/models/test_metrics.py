@@ -23,7 +23,7 @@ def test_longer_latencies_never_lie_in_smaller_buckets(one, other):
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 1e-12])
-def test_what_took_no_time_has_a_bucket_too(seconds):
+def test_a_latency_of_zero_has_a_bucket(seconds):
     assert bucket_of(seconds) == bucket_of(1e-9)
 
 
@@ -41,12 +41,12 @@ def test_percentiles_are_those_of_the_latencies_themselves():
     assert len(counts) < 300
 
 
-def test_nothing_has_no_percentile():
+def test_percentiles_without_latencies_are_0():
     assert Latencies().percentile(99) == 0.0
     assert repr(Latencies()) == "<Latencies: 0>"
 
 
-def test_the_total_and_the_difference_of_two_moments():
+def test_total_and_since():
     before = Latencies({3: 5, 4: 1})
     after = Latencies({3: 7, 4: 1, 9: 2})
     assert after.since(before) == Latencies({3: 2, 9: 2})

@@ -51,7 +51,7 @@ def test_go_integers_and_strings_name_the_same_member():
     assert TransportType("grpc-tls") is TransportType.GRPC_TLS
 
 
-def test_a_failed_result_raises_its_error_when_its_value_is_asked_for():
+def test_the_value_of_a_failed_result_raises_its_error():
     failed = CallResult(None, error=PluginError("no"))
     assert not failed.ok
     with pytest.raises(PluginError, match="no"):
@@ -59,7 +59,7 @@ def test_a_failed_result_raises_its_error_when_its_value_is_asked_for():
     assert CallResult(3).value == 3
 
 
-def test_a_result_shows_its_value_by_the_name_that_it_has():
+def test_the_repr_of_a_result_names_its_value():
     assert repr(CallResult(3)) == "CallResult(value=3, source='plugin', attempts=1, elapsed=0.0)"
     text = repr(CallResult(None, error=PluginError("no"), attempts=2, member="m", metadata={"a": "b"}))
     assert text == (
@@ -67,7 +67,7 @@ def test_a_result_shows_its_value_by_the_name_that_it_has():
     )
 
 
-def test_an_explanation_reads_as_a_sentence():
+def test_the_text_of_an_explanation():
     text = str(
         Explanation(
             "quotes",
@@ -97,7 +97,7 @@ def test_a_trusted_context_equals_the_checked_one_in_every_field():
 
 @pytest.mark.parametrize("field", ["headers", "metadata"])
 @pytest.mark.parametrize("value", [None, [("a", "b")], "a=b", 5])
-def test_headers_and_metadata_that_are_no_mapping_are_named(field, value):
+def test_headers_and_metadata_that_are_no_mapping_are_refused(field, value):
     with pytest.raises(
         InvalidArgumentError, match=f"{field}: expected a mapping of strings, got {type(value).__name__}"
     ):

@@ -500,7 +500,9 @@ def with_another_in_between(number, work, other, within):
         return trace if left >= 0 else None
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 reports bytecodes only if a frame asked before settrace()
+    sys._getframe().f_trace_opcodes = (
+        True  # Python 3.12 reports bytecodes only if a frame has this set before settrace()
+    )
     sys.settrace(trace)
     try:
         work()

@@ -1,4 +1,4 @@
-"""The cache and the fallback around a whole call: who answers, how that is marked, counted and logged."""
+"""Cache and fallback layers: sources of answers, counts and log lines."""
 
 import contextlib
 import gc
@@ -70,7 +70,7 @@ class Plugin:
         return call
 
     def ask(self, *args, **fields):
-        """The answer and who gave it."""
+        """The answer and its source."""
         call = self.start(*args, **fields)
         return self.answer(call), call.source
 
@@ -102,7 +102,7 @@ def test_the_second_identical_call_is_answered_from_the_cache():
     assert plugin.counted() == {"cache_hits": 1, "cache_misses": 1}
 
 
-def test_a_call_that_is_not_idempotent_never_meets_the_cache():
+def test_a_call_that_is_not_idempotent_never_uses_the_cache():
     plugin = Plugin("first", "second", down(), cache=CACHE)
     assert plugin.ask() == ("first", "plugin")
     assert plugin.ask(idempotent=False) == ("second", "plugin")
@@ -111,14 +111,14 @@ def test_a_call_that_is_not_idempotent_never_meets_the_cache():
     assert plugin.ask() == ("first", "cache"), "nor is its answer kept"
 
 
-def test_a_call_with_credentials_of_its_own_never_meets_the_cache():
-    plugin = Plugin("for anybody", "for Ann", "for Bob", cache=CACHE)
-    assert plugin.ask() == ("for anybody", "plugin")
+def test_a_call_with_credentials_of_its_own_never_uses_the_cache():
+    plugin = Plugin("for all", "for Ann", "for Bob", cache=CACHE)
+    assert plugin.ask() == ("for all", "plugin")
     assert plugin.ask(headers={"Authorization": "Bearer ann"}) == ("for Ann", "plugin")
     assert plugin.ask(headers={"Authorization": "Bearer bob"}) == ("for Bob", "plugin")
 
 
-def test_no_caller_sees_what_another_does_to_its_answer():
+def test_callers_get_copies_of_a_cached_answer():
     plugin = Plugin({"rows": [1]}, cache=CACHE)
     plugin.ask()[0]["rows"].append("changed by the first")
     plugin.ask()[0]["rows"].append("changed by the second")
@@ -131,7 +131,7 @@ def test_pairs_of_types_that_share_a_plugin_do_not_share_answers():
     assert plugin.ask("x", codec=codec_for(str, int))[0] == 3
 
 
-def test_the_answers_circumstances_are_kept_with_it():
+def test_member_and_metadata_are_cached_with_the_answer():
     def answer(call):
         call.member = "member-2"
         call.reply_metadata = {"rows": "3"}
@@ -144,7 +144,7 @@ def test_the_answers_circumstances_are_kept_with_it():
     assert (call.member, call.reply_metadata) == ("member-2", {"rows": "3"})
 
 
-def test_answers_that_can_not_be_copied_are_given_and_not_kept_and_the_log_says_so_once(caplog):
+def test_answers_that_can_not_be_copied_are_not_cached_and_logged_once(caplog):
     plugin = Plugin(*[threading.Lock() for _ in range(3)], cache=CACHE)
     sources = [plugin.ask()[1] for _ in range(3)]
     assert sources == ["plugin"] * 3
@@ -182,7 +182,7 @@ def test_identical_concurrent_calls_are_one_request():
     [down(), PluginTimeoutError("late"), CircuitBreakerOpenError("open"), PluginConnectionError("refused")],
     ids=lambda error: type(error).__name__,
 )
-def test_an_old_answer_stands_in_when_the_plugin_could_not_serve(error):
+def test_an_expired_entry_answers_when_the_plugin_could_not_serve(error):
     plugin = Plugin("old", error, cache=CACHE)
     plugin.ask()
     plugin.clock.advance(11.0)
@@ -198,7 +198,7 @@ def test_an_old_answer_stands_in_when_the_plugin_could_not_serve(error):
     [PluginRequestError("400"), PluginExecutionError("no"), RateLimitExceededError("too many")],
     ids=lambda error: type(error).__name__,
 )
-def test_an_old_answer_never_hides_the_callers_own_mistake(error):
+def test_an_expired_entry_never_replaces_an_error_of_the_caller(error):
     plugin = Plugin("old", error, cache=CACHE)
     plugin.ask()
     plugin.clock.advance(11.0)
@@ -207,7 +207,7 @@ def test_an_old_answer_never_hides_the_callers_own_mistake(error):
     assert plugin.replaced == []
 
 
-def test_an_old_answer_never_hides_the_callers_own_cancellation():
+def test_an_expired_entry_never_replaces_a_cancellation_by_the_caller():
     plugin = Plugin("old", KeyboardInterrupt(), cache=CACHE, fallback={"value": 0})
     plugin.ask()
     plugin.clock.advance(11.0)
@@ -215,7 +215,7 @@ def test_an_old_answer_never_hides_the_callers_own_cancellation():
         plugin.ask()
 
 
-def test_an_old_answer_is_given_for_as_long_as_allowed():
+def test_an_expired_entry_answers_for_stale_if_error_seconds():
     plugin = Plugin("old", down(), down("still"), cache=CACHE)
     plugin.ask()
     plugin.clock.advance(69.0)
@@ -225,7 +225,7 @@ def test_an_old_answer_is_given_for_as_long_as_allowed():
         plugin.ask()
 
 
-def test_the_rate_limit_is_covered_by_both_where_the_fallback_says_so():
+def test_the_rate_limit_is_covered_by_both_if_fallback_on_says_so():
     error = RateLimitExceededError("too many")
     plugin = Plugin("old", error, error, cache=CACHE, fallback={"value": "static", "on": ["rate-limit"]})
     plugin.ask("a")
@@ -251,29 +251,29 @@ def test_the_fallback_applies_to_calls_that_are_not_idempotent_as_well():
 
 
 @pytest.mark.parametrize("error", [PluginRequestError("400"), PluginExecutionError("no")], ids=repr)
-def test_the_fallback_never_hides_what_the_plugin_said(error):
+def test_the_fallback_never_replaces_a_rejection_by_the_plugin(error):
     plugin = Plugin(error, fallback={"value": "static"})
     with pytest.raises(type(error)):
         plugin.ask()
     assert plugin.counted() == {}
 
 
-def test_a_fallbacks_answer_is_never_kept_as_the_plugins():
+def test_a_fallbacks_answer_is_never_cached():
     plugin = Plugin(down(), "answer", cache=CACHE, fallback={"value": "static"})
     assert plugin.ask() == ("static", "fallback")
     assert plugin.ask() == ("answer", "plugin")
     assert plugin.ask() == ("answer", "cache")
 
 
-def test_an_old_answer_of_the_plugin_comes_before_the_fallback():
+def test_an_expired_entry_is_preferred_to_the_fallback():
     plugin = Plugin("old", down(), down(), cache=CACHE, fallback={"value": "static"})
     plugin.ask()
     plugin.clock.advance(11.0)
     assert plugin.ask() == ("old", "stale")
-    assert plugin.ask("never asked before") == ("static", "fallback")
+    assert plugin.ask("another request") == ("static", "fallback")
 
 
-def test_those_who_wait_for_an_identical_call_fall_back_each_in_time_for_its_fallback():
+def test_coalesced_calls_fall_back_each_at_its_own_deadline():
     clock = ManualClock(auto_advance=False)
     entered, go = threading.Semaphore(0), threading.Event()
 
@@ -312,13 +312,13 @@ def test_the_plugin_gets_the_deadline_less_the_reserve_and_the_fallback_what_is_
     assert call.deadline.remaining() == 2.0, "the whole deadline is put back"
 
 
-def test_a_call_shorter_than_twice_the_reserve_is_shared_in_halves():
+def test_a_call_shorter_than_twice_the_reserve_keeps_half_of_its_time_for_the_fallback():
     plugin = Plugin(down(), fallback={"value": 0, "reserve": 5.0})
     plugin.ask(timeout=4.0)
     assert plugin.left == [2.0]
 
 
-def test_the_whole_deadline_is_put_back_however_the_call_ends():
+def test_the_whole_deadline_is_restored_however_the_call_ends():
     for step in ("answer", PluginRequestError("400"), KeyboardInterrupt()):
         plugin = Plugin(step, fallback={"value": 0, "reserve": 5.0})
         call = plugin.start(timeout=20.0)
@@ -329,7 +329,7 @@ def test_the_whole_deadline_is_put_back_however_the_call_ends():
         assert call.deadline.remaining() == 20.0
 
 
-def test_when_the_fallback_fails_the_caller_gets_the_first_error_which_tells_of_the_other():
+def test_when_the_fallback_fails_the_first_error_is_raised_with_the_other_in_its_details():
     def forward(name, call):
         raise PluginConnectionError("refused")
 
@@ -342,7 +342,7 @@ def test_when_the_fallback_fails_the_caller_gets_the_first_error_which_tells_of_
     assert plugin.counted() == {"fallback_failures": 1}
 
 
-def test_a_function_that_fails_leaves_the_first_error_and_its_own_traceback_in_the_log(caplog):
+def test_a_function_that_fails_leaves_the_first_error_and_its_traceback_is_logged(caplog):
     def broken(request, error):
         raise KeyError("no such default")
 
@@ -356,7 +356,7 @@ def test_a_function_that_fails_leaves_the_first_error_and_its_own_traceback_in_t
     assert record.exc_info[0] is KeyError
 
 
-def test_a_function_that_has_no_better_answer_raises_the_error_that_it_was_given():
+def test_a_function_without_an_answer_raises_the_error_that_it_was_given():
     def picky(request, error):
         raise error
 
@@ -369,7 +369,7 @@ def test_a_function_that_has_no_better_answer_raises_the_error_that_it_was_given
     assert plugin.counted() == {}
 
 
-def test_a_fallback_that_says_no_has_answered():
+def test_a_rejection_by_the_fallback_is_an_answer():
     def refuse(request, error):
         raise PluginExecutionError("closed on Sundays")
 
@@ -392,14 +392,14 @@ def test_an_interrupt_in_the_fallback_passes():
         plugin.ask()
 
 
-def test_a_static_value_of_the_wrong_type_is_found_while_the_plugin_still_works():
+def test_a_static_value_of_the_wrong_type_is_refused_while_the_plugin_still_works():
     plugin = Plugin("answer", fallback={"value": 3})
     with pytest.raises(InvalidConfigError, match=r"fallback\.value: it is not a str"):
         plugin.ask(codec=codec_for(str, str))
     assert plugin.calls == []
 
 
-def test_two_plugins_that_stand_in_for_each_other_end_with_the_first_ones_error():
+def test_two_plugins_that_are_fallbacks_of_each_other_end_with_the_first_error():
     def forward(name, call):
         return second.answer(call)
 
@@ -411,7 +411,7 @@ def test_two_plugins_that_stand_in_for_each_other_end_with_the_first_ones_error(
 
 
 @pytest.mark.parametrize("sections", [{"cache": CACHE}, {"fallback": {"plugin": "backup"}}], ids=str)
-def test_an_error_that_passes_the_layers_leaves_nothing_for_the_garbage_collector(sections, caplog):
+def test_an_error_that_passes_the_layers_leaves_no_reference_cycle(sections, caplog):
     made = []
 
     class WatchedError(PluginUnavailableError):
@@ -462,7 +462,7 @@ def messages(caplog):
     ],
     ids=["fallback", "stale"],
 )
-def test_the_log_has_the_beginning_and_the_end_and_not_each_call(caplog, sections, begins, ends):
+def test_beginning_and_end_of_an_outage_are_logged_and_not_each_call(caplog, sections, begins, ends):
     caplog.set_level(logging.INFO, "goplugins")
     plugin = Plugin("answer", *[down() for _ in range(50)], **sections)
     plugin.ask()
@@ -476,7 +476,7 @@ def test_the_log_has_the_beginning_and_the_end_and_not_each_call(caplog, section
     assert messages(caplog) == [("WARNING", begins), ("INFO", ends)]
 
 
-def test_a_plugin_that_comes_and_goes_does_not_fill_the_log(caplog):
+def test_a_flapping_plugin_does_not_fill_the_log(caplog):
     caplog.set_level(logging.INFO, "goplugins")
     plugin = Plugin(*[step for _ in range(100) for step in (down(), "answer")], fallback={"value": 0})
     for _ in range(200):
@@ -485,7 +485,7 @@ def test_a_plugin_that_comes_and_goes_does_not_fill_the_log(caplog):
     assert len(caplog.records) == 1
 
 
-def test_the_next_outage_is_told_of_again(caplog):
+def test_the_next_outage_is_logged_again(caplog):
     caplog.set_level(logging.INFO, "goplugins")
     plugin = Plugin(down(), "answer", down(), fallback={"value": 0})
     for _ in range(3):
@@ -494,7 +494,7 @@ def test_the_next_outage_is_told_of_again(caplog):
     assert [level for level, _ in messages(caplog)] == ["WARNING", "INFO", "WARNING"]
 
 
-def test_answers_from_the_cache_do_not_say_that_the_plugin_is_back(caplog):
+def test_answers_from_the_cache_do_not_end_an_outage(caplog):
     caplog.set_level(logging.INFO, "goplugins")
     plugin = Plugin("answer", down(), cache={"ttl": 60.0}, fallback={"value": 0})
     plugin.ask("a")
@@ -506,7 +506,7 @@ def test_answers_from_the_cache_do_not_say_that_the_plugin_is_back(caplog):
     assert [level for level, _ in messages(caplog)] == ["WARNING", "INFO"]
 
 
-def test_a_fallback_that_fails_again_later_is_told_of_again(caplog):
+def test_a_fallback_that_fails_again_later_is_logged_again(caplog):
     works = iter([False, False, True, False])
 
     def fallback(request, error):

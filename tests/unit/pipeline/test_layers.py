@@ -1,4 +1,4 @@
-"""What stands around the attempts of a guarded plugin: bulkhead, cache, fallback, hedges, wired by configuration."""
+"""Layers around the attempts of a registered plugin: bulkhead, cache, fallback and hedging, by its configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from goplugins.models.results import HealthStatus
 
 
 class Service:
-    """Answers, or fails, as it is told; counts."""
+    """A plugin that answers or raises what the test sets, and counts its calls."""
 
     def __init__(self, name="p"):
         self.name = name
@@ -57,7 +57,7 @@ def add(manager, service, **sections):
     return service
 
 
-def test_a_bulkhead_lets_so_many_in_and_refuses_the_others_before_anything_is_sent(manager):
+def test_a_bulkhead_admits_its_limit_and_refuses_further_calls_before_they_are_sent(manager):
     service = add(manager, Service(), bulkhead={"max_concurrent": 2})
     service.gate = threading.Event()
     futures = [manager.submit("p", number) for number in range(2)]
@@ -74,7 +74,7 @@ def test_a_bulkhead_lets_so_many_in_and_refuses_the_others_before_anything_is_se
     assert (metrics.refused_bulkhead, metrics.requests_failure, metrics.circuit_breaker_trips) == (1, 1, 0)
 
 
-def test_a_caller_that_may_wait_gets_its_place(manager):
+def test_a_call_that_may_wait_gets_a_slot(manager):
     service = add(manager, Service(), bulkhead={"max_concurrent": 1, "max_waiting": 1})
     service.gate = threading.Event()
     futures = [manager.submit("p", number) for number in range(2)]
@@ -86,7 +86,7 @@ def test_a_caller_that_may_wait_gets_its_place(manager):
     assert sorted(future.result(5) for future in futures) == ["p:0", "p:1"]
 
 
-def test_closing_ends_the_wait_for_a_place(manager):
+def test_closing_ends_the_wait_for_a_slot(manager):
     service = add(manager, Service(), bulkhead={"max_concurrent": 1, "max_waiting": 5})
     service.gate = threading.Event()
     first = manager.submit("p", 0, timeout=20)
@@ -104,7 +104,7 @@ def test_closing_ends_the_wait_for_a_place(manager):
     closing.join(5)
 
 
-def test_a_cached_answer_asks_nobody_and_is_marked(manager):
+def test_an_answer_from_the_cache_sends_nothing_and_is_marked(manager):
     @serve.plugin(name="p")
     def shout(request: str) -> str:
         calls.append(request)
@@ -119,7 +119,7 @@ def test_a_cached_answer_asks_nobody_and_is_marked(manager):
     assert manager.metrics().plugins["p"].cache_hits == 2
 
 
-def test_with_the_plugin_down_old_answers_and_then_the_fallback_stand_in(manager, caplog):
+def test_with_the_plugin_down_expired_entries_answer_and_then_the_fallback(manager, caplog):
     service = add(
         manager,
         Service(),
@@ -145,7 +145,7 @@ def test_with_the_plugin_down_old_answers_and_then_the_fallback_stand_in(manager
     assert "answers instead" in caplog.text
 
 
-def test_a_callers_own_mistake_is_answered_by_nobody_else(manager):
+def test_errors_of_the_caller_are_not_replaced(manager):
     service = add(manager, Service(), fallback={"value": "sorry"}, cache={"ttl": 1, "stale_if_error": 60})
     service.error = PluginExecutionError("no such user")
     with pytest.raises(PluginExecutionError):
@@ -162,7 +162,7 @@ def test_without_a_fallback_the_open_breaker_is_what_the_caller_sees(manager):
             manager.execute("p", 1)
 
 
-def test_a_fallback_may_be_another_plugin_that_falls_back_itself_but_not_for_ever(manager):
+def test_a_fallback_may_be_a_plugin_with_a_fallback_but_a_cycle_ends(manager):
     for name, further in (("p", "q"), ("q", "r"), ("r", "p")):
         add(manager, Service(name), fallback={"plugin": further}).error = PluginConnectionError(f"{name} down")
     with pytest.raises(PluginConnectionError, match="p down") as caught:
@@ -170,13 +170,13 @@ def test_a_fallback_may_be_another_plugin_that_falls_back_itself_but_not_for_eve
     assert "failed, too" in caught.value.details["fallback"]
 
 
-def test_hedging_is_refused_where_it_could_not_cancel(manager):
+def test_hedging_is_refused_where_attempts_can_not_be_cancelled(manager):
     config = PluginConfig.from_mapping({"name": "p", "transport": "python", "hedge": {"enabled": True}})
     with pytest.raises(ConfigError, match="hedge"):
         manager.register(Service(), config)
 
 
-def test_who_waits_for_a_place_when_the_plugin_is_replaced_is_served_by_the_successor(manager):
+def test_a_call_that_waits_for_a_slot_when_the_plugin_is_replaced_is_made_by_the_successor(manager):
     first = add(manager, Service(), bulkhead={"max_concurrent": 1, "max_waiting": 5})
     first.gate = threading.Event()
     inside = manager.submit("p", 0, timeout=20)
@@ -208,7 +208,7 @@ def test_who_waits_for_a_place_when_the_plugin_is_replaced_is_served_by_the_succ
     old.drain_and_close(5)
 
 
-def test_a_members_own_bulkhead_holds_in_a_group_too_and_a_full_one_is_passed_over(manager):
+def test_a_members_bulkhead_limits_the_calls_of_a_group_and_a_full_one_is_skipped(manager):
     members = [add(manager, Service(name), bulkhead={"max_concurrent": 1}) for name in ("a", "b")]
     manager.load_from_config({"load_balancers": [{"name": "g", "members": ["a", "b"]}]})
     members[0].gate = threading.Event()
@@ -228,7 +228,7 @@ def test_a_members_own_bulkhead_holds_in_a_group_too_and_a_full_one_is_passed_ov
         ({}, ""),
     ],
 )
-def test_a_cache_that_no_call_may_use_by_default_is_told_of(manager, caplog, sections, said):
+def test_a_cache_that_no_call_may_use_by_default_is_warned_about(manager, caplog, sections, said):
     add(manager, Service(), **sections)
     assert said in caplog.text
     assert bool(said) == bool(caplog.records)

@@ -84,14 +84,14 @@ def test_known_fault_the_error_said_four_attempts_when_there_was_one():
     assert caught.value.plugin == "fake"
 
 
-def test_retries_wait_longer_each_time_and_the_server_is_told_less():
+def test_retries_wait_longer_each_time_and_have_less_time_left():
     clock = ManualClock()
     sender = FakeSender(*[PluginConnectionError("refused")] * 3)
     assert guarded(sender, clock).call(make_call(clock, timeout=10.0)) == "ok"
     assert sender.remaining == pytest.approx([10.0, 9.9, 9.7, 9.3])
 
 
-def test_no_wait_that_would_reach_the_deadline():
+def test_a_retry_whose_wait_would_reach_the_deadline_is_not_made():
     clock = ManualClock()
     sender = FakeSender(*[PluginConnectionError("refused")] * 9)
     with pytest.raises(PluginConnectionError) as caught:
@@ -110,7 +110,7 @@ def test_max_retries_of_the_call_beats_the_configuration():
         assert len(sender.sent) == wanted + 1
 
 
-def test_an_expired_deadline_makes_no_attempt_and_harms_nobody():
+def test_an_expired_deadline_makes_no_attempt_and_counts_against_no_plugin():
     clock = ManualClock()
     sender = FakeSender()
     plugin = guarded(sender, clock, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
@@ -197,7 +197,7 @@ def test_a_timeout_of_twice_the_usual_latency_counts_though_it_was_short():
     assert plugin.pipeline.breaker.state is CircuitBreakerState.OPEN
 
 
-def test_a_probe_that_times_out_says_that_it_was_one():
+def test_the_timeout_of_a_probe_is_an_error_of_its_own():
     clock = ManualClock()
 
     def late(call):
@@ -214,7 +214,7 @@ def test_a_probe_that_times_out_says_that_it_was_one():
     assert plugin.pipeline.breaker.state is CircuitBreakerState.OPEN
 
 
-def test_a_replay_that_is_refused_locally_raises_the_last_real_error():
+def test_a_retry_that_is_refused_locally_raises_the_last_real_error():
     clock = ManualClock()
     plugin = guarded(
         FakeSender(*[PluginConnectionError("refused")] * 9),
@@ -252,7 +252,7 @@ def test_a_lost_permit_gives_its_token_back():
     with pytest.raises(HTTPTransportError):
         plugin.call(make_call(clock))
     breaker = plugin.pipeline.breaker
-    breaker.check = lambda: None  # lost between the look and the permit
+    breaker.refusal = lambda: None  # lost between the peek and the permit
     with pytest.raises(CircuitBreakerOpenError):
         plugin.call(make_call(clock))
     assert plugin.pipeline.limiter.tokens == pytest.approx(4.0)
@@ -269,7 +269,7 @@ def test_the_budget_ends_a_storm_of_retries():
     assert plugin.metrics().retry_budget_exhausted > 600
 
 
-def test_what_can_not_be_sent_costs_no_token_and_no_attempt():
+def test_a_request_that_can_not_be_sent_costs_no_token_and_no_attempt():
     clock = ManualClock()
     plugin = guarded(FakeSender(), clock, rate_limit={"enabled": True, "burst_size": 3})
     call = make_call(clock)
@@ -280,7 +280,7 @@ def test_what_can_not_be_sent_costs_no_token_and_no_attempt():
     assert plugin.pipeline.limiter.tokens == 3
 
 
-def test_a_fault_of_ours_is_a_plugin_error_that_says_so_and_a_hosts_exception_passes():
+def test_an_unexpected_error_is_an_internal_plugin_error_and_a_hosts_exception_passes():
     clock = ManualClock()
     with pytest.raises(PluginInternalError, match="unexpected ZeroDivisionError in goplugins"):
         guarded(FakeSender(ZeroDivisionError("x")), clock).call(make_call(clock))
@@ -291,7 +291,7 @@ def test_a_fault_of_ours_is_a_plugin_error_that_says_so_and_a_hosts_exception_pa
     assert plugin.tracker.in_flight == 0
 
 
-def test_retiring_waits_for_calls_in_flight_refuses_new_ones_and_closes_once():
+def test_drain_and_close_waits_for_calls_in_flight_rejects_new_ones_and_closes_once():
     latch = Latch()
     clock = ManualClock(auto_advance=False)
     sender = FakeSender(latch)
@@ -313,7 +313,7 @@ def test_retiring_waits_for_calls_in_flight_refuses_new_ones_and_closes_once():
     assert sender.closed == 1
 
 
-def test_a_drain_is_not_a_moment_longer_than_its_timeout():
+def test_a_drain_ends_at_its_timeout():
     latch = Latch()
     clock = ManualClock()
     sender = FakeSender(latch)
@@ -327,7 +327,7 @@ def test_a_drain_is_not_a_moment_longer_than_its_timeout():
     caller.join(5)
 
 
-def test_a_call_that_retires_its_own_plugin_is_not_waited_for():
+def test_a_call_that_closes_its_own_plugin_is_not_waited_for():
     clock = ManualClock()
     sender = FakeSender(lambda call: plugin.drain_and_close(30.0))
     plugin = guarded(sender, clock)
@@ -356,7 +356,7 @@ def test_closing_wakes_a_waiting_retry():
     assert caught[0].details["retry_stopped"] == "closed"
 
 
-def test_it_explains_itself():
+def test_the_explanation():
     clock = ManualClock()
     sender = FakeSender(HTTPTransportError("answered 500"))
     plugin = guarded(sender, clock, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
@@ -382,7 +382,7 @@ def test_a_good_health_check_ends_the_open_time():
 
 
 @pytest.mark.parametrize("waits_for", ["a place", "a token"])
-def test_an_attempt_at_a_member_that_has_lost_leaves_nothing_taken(waits_for):
+def test_a_cancelled_attempt_at_a_member_releases_slot_and_token(waits_for):
     clock, lost, sender, caught = ManualClock(auto_advance=False), Cancellation(), FakeSender(), []
     limit = {"enabled": True, "requests_per_second": 1.0, "burst_size": 1, "max_wait": 60.0}
     narrow = {"bulkhead": {"max_concurrent": 1, "max_waiting": 5}} if waits_for == "a place" else {"rate_limit": limit}

@@ -73,7 +73,7 @@ def test_a_cancel_that_is_interrupted_can_be_repeated() -> None:
     assert next(outcomes, "used up") == "used up"
 
 
-def test_guard_gives_back_what_the_work_returns_and_raises() -> None:
+def test_guard_returns_and_raises_what_the_work_does() -> None:
     cancellation, stop = Cancellation(), Stop()
     assert cancellation.guard(stop, lambda: 7) == 7
     with pytest.raises(ValueError, match="seven"):
@@ -85,7 +85,7 @@ def test_guard_gives_back_what_the_work_returns_and_raises() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_was_cancelled_counts_as_cancelled_however_it_ended(fails: bool) -> None:
+def test_cancelled_work_counts_as_cancelled_however_it_ended(fails: bool) -> None:
     cancellation = Cancellation()
 
     def work() -> int:
@@ -96,12 +96,12 @@ def test_what_was_cancelled_counts_as_cancelled_however_it_ended(fails: bool) ->
         cancellation.guard(Stop(), work)
 
 
-def test_the_error_says_nothing_of_the_plugin_and_is_never_replayed() -> None:
+def test_the_error_is_ignored_by_breakers_and_never_retried() -> None:
     assert AttemptCancelledError.verdict is Verdict.IGNORED
     assert AttemptCancelledError.replay is Replay.NEVER
 
 
-def test_an_ordinary_deadline_has_none() -> None:
+def test_an_ordinary_deadline_has_no_cancellation() -> None:
     assert Deadline.after(1.0).cancellation is None
     cancellation = Cancellation()
     assert CancellableDeadline(5.0, SYSTEM_CLOCK, cancellation).cancellation is cancellation
@@ -123,11 +123,11 @@ def fork_beside_an_attempt() -> Any:
     return found, stop.calls
 
 
-def test_in_a_forked_child_it_leaves_the_parents_connection_open() -> None:
+def test_a_cancel_in_a_forked_child_leaves_the_parents_connection_open() -> None:
     assert run(fork_beside_an_attempt) == [[True, 0], 1]
 
 
-def test_no_stop_is_at_work_once_detach_has_returned() -> None:
+def test_no_stop_runs_after_detach_has_returned() -> None:
     """Thousands of cancels at random moments: each finds the connection in use by its own attempt, or not at all."""
     rng = random.Random(7)
     wrong: list[Cancellation] = []

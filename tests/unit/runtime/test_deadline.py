@@ -9,7 +9,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
 
-def test_blocks_nest_and_only_shorten():
+def test_nested_blocks_only_shorten_the_deadline():
     clock = ManualClock()
     with deadline(5.0, clock=clock):
         assert Deadline.after(60.0, clock).remaining() == 5.0
@@ -26,7 +26,7 @@ def on_a_thread(function):
         return pool.submit(function).result(5)
 
 
-def test_a_copied_context_inherits_the_moment_and_not_the_duration():
+def test_a_copied_context_inherits_the_end_and_not_the_duration():
     clock = ManualClock()
     with deadline(5.0, clock=clock):
         context = contextvars.copy_context()
@@ -34,7 +34,7 @@ def test_a_copied_context_inherits_the_moment_and_not_the_duration():
     assert on_a_thread(lambda: context.run(lambda: Deadline.after(60.0, clock).remaining())) == 1.0
 
 
-def test_a_block_that_an_interrupt_took_away_bounds_nothing_any_more():
+def test_a_block_that_was_lost_by_an_interrupt_bounds_nothing():
     clock = ManualClock()
     with deadline(9.0, clock=clock):
         lost = deadline(5.0, clock=clock)
@@ -45,7 +45,7 @@ def test_a_block_that_an_interrupt_took_away_bounds_nothing_any_more():
             assert Deadline.after(60.0, clock).remaining() == 9.0
 
 
-def test_what_an_interrupt_left_does_not_travel_to_workers():
+def test_a_block_that_was_lost_by_an_interrupt_is_not_copied_to_workers():
     clock = ManualClock()
 
     def in_a_context_of_its_own():
@@ -82,6 +82,6 @@ def test_the_block_ends_with_an_error_inside():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), True, "2", None])
-def test_no_time_at_all_is_refused(seconds):
+def test_a_time_that_is_not_positive_is_refused(seconds):
     with pytest.raises(InvalidArgumentError, match="greater than 0"), deadline(seconds):
         pass

@@ -118,7 +118,7 @@ def test_jitter_varies_each_interval_by_at_most_its_share(scheduler: Scheduler, 
     assert len(set(waits)) > 150
 
 
-def test_missed_moments_are_made_up_for_once(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_missed_times_are_made_up_for_once(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     scheduler.schedule(owner.work, 1.0, submit=inline, jitter=0.0)
     clock.advance(1000.0)
@@ -154,7 +154,7 @@ def test_an_interval_is_more_than_zero(scheduler: Scheduler, interval: float) ->
         task.reschedule(interval)
 
 
-def test_a_single_run_needs_its_moment(scheduler: Scheduler) -> None:
+def test_a_single_run_needs_first(scheduler: Scheduler) -> None:
     with pytest.raises(InvalidArgumentError, match="first"):
         scheduler.schedule(Owner().work, None, submit=inline)
 
@@ -167,7 +167,7 @@ def test_only_bound_methods_can_be_held_weakly(scheduler: Scheduler) -> None:
 # --- no backlog ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_still_queued_is_not_queued_again(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_queued_run_is_not_queued_again(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     scheduler.schedule(owner.work, 1.0, submit=owner.submit, jitter=0.0)
     for _ in range(5):
@@ -182,7 +182,7 @@ def test_what_is_still_queued_is_not_queued_again(scheduler: Scheduler, clock: M
     assert owner.runs == 2
 
 
-def test_what_is_still_running_is_not_queued_again(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_run_in_progress_is_not_queued_again(scheduler: Scheduler, clock: ManualClock) -> None:
     class Slow(Owner):
         def work(self) -> None:
             super().work()
@@ -234,7 +234,7 @@ def test_a_broken_pool_harms_no_other_task(
     assert "could not submit" in caplog.text
 
 
-def test_work_that_raises_is_logged_and_comes_again(
+def test_a_run_that_raises_is_logged_and_repeated(
     scheduler: Scheduler, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Bad(Owner):
@@ -254,7 +254,7 @@ def test_work_that_raises_is_logged_and_comes_again(
 # --- cancel and reschedule -----------------------------------------------------------------------------------------
 
 
-def test_cancelled_is_not_due(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_cancelled_task_is_not_due(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     task = scheduler.schedule(owner.work, 1.0, submit=inline)
     task.cancel()
@@ -265,7 +265,7 @@ def test_cancelled_is_not_due(scheduler: Scheduler, clock: ManualClock) -> None:
     assert not task.active
 
 
-def test_cancelled_while_queued_is_dropped(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_task_cancelled_while_queued_is_dropped(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     task = scheduler.schedule(owner.work, 1.0, submit=owner.submit, jitter=0.0)
     clock.advance(1.0)
@@ -286,7 +286,7 @@ def test_a_shorter_interval_counts_from_the_last_run(scheduler: Scheduler, clock
     assert owner.runs == 1
 
 
-def test_a_longer_interval_takes_the_place_of_the_old(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_longer_interval_replaces_the_old_one(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     task = scheduler.schedule(owner.work, 1.0, submit=inline, jitter=0.0)
     task.reschedule(50.0)
@@ -298,7 +298,7 @@ def test_a_longer_interval_takes_the_place_of_the_old(scheduler: Scheduler, cloc
     assert owner.runs == 1
 
 
-def test_a_cancelled_ticket_is_not_revived(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_cancelled_task_can_not_be_rescheduled(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     task = scheduler.schedule(owner.work, 1.0, submit=inline)
     task.cancel()
@@ -308,7 +308,7 @@ def test_a_cancelled_ticket_is_not_revived(scheduler: Scheduler, clock: ManualCl
     assert owner.runs == 0
 
 
-def test_rescheduling_for_ever_does_not_grow_the_heap(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_rescheduling_does_not_grow_the_heap(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     task = scheduler.schedule(owner.work, 1000.0, submit=inline)
     for step in range(1000):
@@ -332,7 +332,7 @@ def test_a_collected_owner_is_not_due_again(scheduler: Scheduler, clock: ManualC
     assert scheduler.scheduled == 0
 
 
-def test_queued_work_keeps_no_owner_alive(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_a_queued_run_keeps_no_owner_alive(scheduler: Scheduler, clock: ManualClock) -> None:
     jobs: list[Callable[[], object]] = []
     owner = Owner()
     gone = weakref.ref(owner)
@@ -392,7 +392,7 @@ def test_one_daemon_thread_for_many(threaded: Scheduler) -> None:
     assert thread.daemon
 
 
-def test_the_thread_wakes_for_what_is_due_sooner(threaded: Scheduler) -> None:
+def test_the_thread_wakes_for_a_task_that_is_due_sooner(threaded: Scheduler) -> None:
     patient, hasty = Owner(), Owner()
     threaded.schedule(patient.work, 1000.0, submit=inline)
     threaded.schedule(hasty.work, 0.01, submit=inline)
@@ -423,7 +423,7 @@ def test_the_thread_ends_when_idle_and_starts_again(threaded: Scheduler) -> None
     assert owner.ran.wait(5.0)
 
 
-def test_what_is_scheduled_while_the_thread_is_leaving_is_not_lost() -> None:
+def test_a_task_scheduled_while_the_thread_ends_is_not_lost() -> None:
     owner = Owner()
 
     class Leaving(Scheduler):
@@ -464,7 +464,7 @@ def test_the_thread_sleeps_on_the_given_clock(clock: ManualClock) -> None:
         thread.join(0.005)
 
 
-def test_no_thread_left_in_the_system_is_said_and_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_can_not_be_started_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -493,7 +493,7 @@ def test_the_process_has_one_scheduler() -> None:
 # --- fork ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_renewed_scheduler_keeps_its_tickets_and_forgets_what_was_queued() -> None:
+def test_a_renewed_scheduler_keeps_its_tasks_and_drops_queued_runs() -> None:
     clock = ManualClock(auto_advance=False)
     scheduler, owner = Scheduler(clock=clock, threaded=False), Owner()
     task = scheduler.schedule(owner.work, 10.0, submit=owner.submit, jitter=0.1)
@@ -511,7 +511,7 @@ def test_a_renewed_scheduler_keeps_its_tickets_and_forgets_what_was_queued() -> 
     task.reschedule(5.0)
 
 
-def test_forked_siblings_do_not_march_in_step() -> None:
+def test_forked_siblings_have_different_jitter() -> None:
     dues = set()
     for _ in range(20):
         clock = ManualClock(auto_advance=False)
@@ -546,7 +546,7 @@ def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
     assert run(fork_beside_a_scheduler) == [[True, True, True, False], False]
 
 
-def test_nothing_is_logged_by_ordinary_life(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
+def test_ordinary_use_logs_nothing(scheduler: Scheduler, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     owner = Owner()
     scheduler.schedule(owner.work, 1.0, first=0.0, submit=inline).cancel()

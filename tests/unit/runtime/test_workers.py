@@ -67,7 +67,7 @@ def test_a_nested_submit_without_an_idle_worker_runs_inline():
         assert pool.submit(outer, 0).result(5) == 5
 
 
-def test_where_the_submitter_waits_for_a_deadline_nothing_runs_inline():
+def test_a_pool_without_inline_never_runs_a_task_on_the_callers_thread():
     with WorkerPool("t", 1, 10, inline=False) as pool:
 
         def outer():
@@ -78,14 +78,14 @@ def test_where_the_submitter_waits_for_a_deadline_nothing_runs_inline():
         assert not pool.submit(lambda: pool.submit(int).done()).result(5)
 
 
-def test_context_variables_cross():
+def test_context_variables_are_copied():
     variable = contextvars.ContextVar("variable", default="unset")
     with WorkerPool("t", 1, 10) as pool:
         variable.set("set")
         assert pool.submit(variable.get).result(5) == "set"
 
 
-def test_an_exception_goes_to_the_future_and_the_worker_lives():
+def test_an_exception_goes_to_the_future_and_the_worker_goes_on():
     with WorkerPool("t", 1, 10) as pool:
         assert isinstance(pool.submit(lambda: 1 / 0).exception(5), ZeroDivisionError)
         assert isinstance(pool.submit(sys.exit).exception(5), SystemExit)
@@ -123,7 +123,7 @@ def test_shutdown_finishes_queued_tasks_unless_it_cancels_them():
     gate.set()
 
 
-def test_a_forgotten_pool_lets_its_threads_go():
+def test_the_threads_of_a_collected_pool_end():
     pool = WorkerPool("forgotten", 2, 2)
     pool.submit(int).result(5)
     gone = weakref.ref(pool)
@@ -133,7 +133,7 @@ def test_a_forgotten_pool_lets_its_threads_go():
     assert wait_until(lambda: alive("forgotten") == 0)
 
 
-def test_idle_threads_leave(monkeypatch):
+def test_idle_threads_end(monkeypatch):
     monkeypatch.setattr(workers, "IDLE_SECONDS", 0.02)
     with WorkerPool("t", 2, 2) as pool:
         pool.submit(int).result(5)
