@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +102,18 @@ def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, mo
 def test_make_targets_that_are_named_exist(block: Block) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)", block.text)) <= targets
+
+
+def test_test_files_that_pyproject_names_exist() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    named = [
+        *settings["pytest_add_cli_args_test_selection"],
+        *settings["pytest_add_cli_args"],
+        *settings["only_mutate"],
+    ]
+    paths = [each.removeprefix("--deselect=").partition("::")[0] for each in named if "/" in each]
+    assert [path for path in paths if not list(ROOT.glob(path))] == []
+    assert len(paths) > 10
 
 
 # --- docs/configuration.md against the classes -----------------------------------------------------------------------
