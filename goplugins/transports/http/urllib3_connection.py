@@ -133,10 +133,6 @@ class DeadlineSocket:
         """Whether an idle connection has become readable: closed by the peer, or with unexpected bytes."""
         return bool(self._poll.poll(0))
 
-    def shutdown(self, how: int = socket.SHUT_RDWR) -> None:
-        """Wakes a thread that reads or writes here."""
-        self._sock.shutdown(how)
-
     def interrupt(self) -> None:
         """Ends the exchange that runs on another thread; the connection can't be used any more."""
         shut_down(self._sock)
