@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib
 import re
 import tomllib
@@ -114,6 +115,36 @@ def test_test_files_that_pyproject_names_exist() -> None:
     paths = [each.removeprefix("--deselect=").partition("::")[0] for each in named if "/" in each]
     assert [path for path in paths if not list(ROOT.glob(path))] == []
     assert len(paths) > 10
+
+
+# --- docs/architecture.md against the code ---------------------------------------------------------------------------
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    named = re.findall(r"`((?:goplugins|tests)/[\w./-]*)`", ARCHITECTURE)
+    in_pictures = [f"goplugins/{path}" for path in re.findall(r"[ (]((?:\w+/)+\w+\.py)", ARCHITECTURE)]
+    assert len(named) > 50
+    assert len(in_pictures) > 8
+    assert [path for path in (*named, *in_pictures) if not (ROOT / path).exists()] == []
+
+
+def test_the_layers_are_those_of_the_import_contracts() -> None:
+    shown = re.findall(r"^(\d)  ([\w, |]+)$", ARCHITECTURE, flags=re.MULTILINE)
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    layers = (
+        contracts["importlinter:contract:floors"]["layers"].replace("goplugins.", "").replace(" :", ",").split("\n")
+    )
+    assert [packages for _, packages in shown] == [layer for layer in layers if layer]
+    assert [int(number) for number, _ in shown] == list(range(len(shown), 0, -1))
+
+
+def test_every_package_is_described() -> None:
+    described = re.findall(r"^\| `goplugins/(\w+)/` \|", ARCHITECTURE, flags=re.MULTILINE)
+    packages = {path.parent.name for path in (ROOT / "goplugins").glob("*/__init__.py")}
+    assert sorted(described) == sorted(packages)
 
 
 # --- docs/configuration.md against the classes -----------------------------------------------------------------------
