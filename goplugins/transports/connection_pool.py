@@ -245,9 +245,8 @@ class ConnectionPool(Generic[C]):
         return self._connect_into(slot, deadline, epoch)
 
     def _connect_into(self, slot: _Slot[C], deadline: Deadline, epoch: int) -> Lease[C]:
-        slot.generation = (
-            self._generation
-        )  # before it connects: a renewal meanwhile may come too late for this connection
+        # Read before it connects: a renewal meanwhile may come too late for this connection.
+        slot.generation = self._generation
         try:
             connection = self._connect(deadline)
         except BaseException:
