@@ -1,3 +1,5 @@
+"""Bulkhead: limit, queue, release, closing, reconfiguration, cancelled attempts, forks."""
+
 from __future__ import annotations
 
 import threading
@@ -9,6 +11,7 @@ from goplugins.errors import (
     BulkheadFullError,
     InvalidConfigError,
     PluginClosedError,
+    PluginExecutionError,
     PluginThrottledError,
     PluginTimeoutError,
     Replay,
@@ -17,7 +20,8 @@ from goplugins.errors import (
 )
 from goplugins.resilience import Bulkhead
 from goplugins.resilience.bulkhead import load_signal
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.testing import ManualClock
 from tests.processes import in_child, run
 
@@ -32,11 +36,11 @@ def until(condition) -> None:
         if condition():
             return
         threading.Event().wait(0.001)
-    raise AssertionError("it did not come to pass")
+    raise AssertionError("the condition did not become true")
 
 
 class Caller:
-    """A call of another thread: in the queue, inside until it is let go, or refused."""
+    """A call of another thread, which waits, is in flight until :meth:`end`, or is refused."""
 
     def __init__(self, bulkhead: Bulkhead, deadline: float | None = None, closing: threading.Event | None = None):
         self.bulkhead, self.closing = bulkhead, closing
@@ -60,7 +64,7 @@ class Caller:
 
 
 def queued(bulkhead: Bulkhead, count: int, **more) -> list[Caller]:
-    """Callers in the queue, in their order."""
+    """Starts callers that wait, in order."""
     callers = []
     before = bulkhead.waiting
     for number in range(1, count + 1):
@@ -69,27 +73,27 @@ def queued(bulkhead: Bulkhead, count: int, **more) -> list[Caller]:
     return callers
 
 
-# --- limits --------------------------------------------------------------------------------------------------------
+# --- limit -----------------------------------------------------------------------------------------------------------
 
 
-def test_admits_as_many_as_it_says_and_no_more():
+def test_admits_up_to_its_limit():
     bulkhead = make(3)
-    places = [bulkhead.acquire() for _ in range(3)]
+    permits = [bulkhead.acquire() for _ in range(3)]
     assert (bulkhead.limit, bulkhead.in_use) == (3, 3)
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire()
-    bulkhead.release(places.pop())
-    places.append(bulkhead.acquire())
+    bulkhead.release(permits.pop())
+    permits.append(bulkhead.acquire())
     assert (bulkhead.in_use, bulkhead.refused) == (3, 1)
-    for place in places:
-        bulkhead.release(place)
+    for permit in permits:
+        bulkhead.release(permit)
     assert bulkhead.in_use == 0
 
 
-def test_a_refusal_says_how_full_it_is_and_is_nobodys_fault():
+def test_a_refusal_has_the_counts_and_says_nothing_of_the_plugin():
     bulkhead = make(2, waiting=1)
     held = [bulkhead.acquire(), bulkhead.acquire()]
-    (waiter,) = queued(bulkhead, 1)
+    (caller,) = queued(bulkhead, 1)
     with pytest.raises(SaturatedError, match=r"limit of 2 calls at once is reached, and 1 wait already") as info:
         bulkhead.acquire()
     error = info.value
@@ -99,29 +103,28 @@ def test_a_refusal_says_how_full_it_is_and_is_nobodys_fault():
     assert (error.retryable, error.replay, error.verdict) == (True, Replay.NEVER, Verdict.IGNORED)
     assert bulkhead.is_full
     bulkhead.release(held[0])
-    assert waiter.end() is None
+    assert caller.end() is None
     assert not bulkhead.is_full
 
 
-def test_a_place_is_given_back_once():
-    bulkhead = make(1)
-    place = bulkhead.acquire()
-    bulkhead.release(place)
-    other = bulkhead.acquire()
-    bulkhead.release(place)
-    assert bulkhead.in_use == 1
-    bulkhead.release(other)
-    assert bulkhead.in_use == 0
-
-
-def test_a_block_gives_its_place_back_however_it_ends():
-    bulkhead = make(1)
-    with bulkhead.acquire():
-        assert bulkhead.in_use == 1
-    for error in (KeyError, KeyboardInterrupt):
-        with pytest.raises(error), bulkhead.acquire():
-            raise error
-    assert bulkhead.in_use == 0
+@pytest.mark.parametrize(
+    ("fields", "seconds", "reason"),
+    [
+        ({}, 0.0, "max_waiting is 0"),
+        ({"max_waiting": 1, "max_wait": 0.25}, 0.25, "no slot became free in time"),
+    ],
+)
+def test_a_refusal_says_why(fields, seconds, reason):
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, **fields), clock=ManualClock())
+    permit = bulkhead.acquire()
+    for number in (1, 2):
+        with pytest.raises(BulkheadFullError) as caught:
+            bulkhead.acquire()
+        assert caught.value.message == f"its limit of 1 calls at once is reached, and {reason}"
+        assert caught.value.plugin is None
+        assert bulkhead.refused == number
+    assert bulkhead.clock.monotonic() == 2 * seconds
+    bulkhead.release(permit)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +139,103 @@ def test_a_block_gives_its_place_back_however_it_ends():
         {"max_concurrent": 2, "max_wait": float("nan")},
     ],
 )
-def test_what_can_not_be_a_limit_is_refused(settings):
+def test_a_configuration_out_of_range_is_refused(settings):
     with pytest.raises(InvalidConfigError):
         Bulkhead(BulkheadConfig(**settings))
 
 
-# --- waiting -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_concurrent": 1, "min_concurrent": 9},
+        {"max_concurrent": 4, "min_concurrent": 4, "adaptive": True},
+        {"max_concurrent": 1, "min_concurrent": 1, "adaptive": True},
+        {"max_concurrent": 1, "max_wait": 0.001},
+        {"max_concurrent": 1, "max_waiting": 0, "max_wait": 0.25},
+    ],
+    ids=str,
+)
+def test_the_narrowest_limits_are_accepted(fields):
+    assert Bulkhead(BulkheadConfig(**fields)).limit >= 1
 
 
-def test_waiters_are_served_in_the_order_in_which_they_came():
+# --- release ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_release_does_nothing():
+    bulkhead = make(1)
+    permit = bulkhead.acquire()
+    bulkhead.release(permit)
+    other = bulkhead.acquire()
+    bulkhead.release(permit)
+    assert bulkhead.in_use == 1
+    bulkhead.release(other)
+    assert bulkhead.in_use == 0
+
+
+def test_a_block_releases_its_permit_however_it_ends():
+    bulkhead = make(1)
+    with bulkhead.acquire():
+        assert bulkhead.in_use == 1
+    for error in (KeyError, KeyboardInterrupt):
+        with pytest.raises(error), bulkhead.acquire():
+            raise error
+    assert bulkhead.in_use == 0
+
+
+class RecordingBulkhead(Bulkhead):
+    """Records what is reported at a release."""
+
+    def release(self, permit, elapsed=0.0, ok=None):
+        self.seen = (elapsed, ok)
+        super().release(permit, elapsed, ok)
+
+
+@pytest.mark.parametrize(
+    ("error", "ok"), [(None, True), (PluginTimeoutError("late"), False), (PluginExecutionError("no"), None)], ids=str
+)
+def test_a_block_reports_its_duration_and_load_signal(error, ok):
+    clock = ManualClock(500.0)
+    bulkhead = RecordingBulkhead(BulkheadConfig(max_concurrent=1), clock=clock)
+    try:
+        with bulkhead.acquire():
+            clock.advance(0.25)
+            if error is not None:
+                raise error
+    except type(error or ValueError()):
+        pass
+    assert bulkhead.seen == (0.25, ok)
+    assert bulkhead.in_use == 0
+
+
+def test_a_block_whose_release_is_interrupted_releases_again():
+    class Interrupted(Bulkhead):
+        def release(self, permit, elapsed=0.0, ok=None):
+            if elapsed:
+                raise KeyboardInterrupt
+            super().release(permit, elapsed, ok)
+
+    clock = ManualClock()
+    bulkhead = Interrupted(BulkheadConfig(max_concurrent=1), clock=clock)
+    permit = bulkhead.acquire()
+    with pytest.raises(KeyboardInterrupt), permit:
+        clock.advance(1.0)
+    assert bulkhead.in_use == 0
+    assert permit.slot is None
+
+
+def test_only_answers_and_overload_are_load_signals():
+    assert load_signal(None) is True
+    assert load_signal(PluginTimeoutError()) is False
+    assert load_signal(PluginThrottledError()) is False
+    assert load_signal(KeyboardInterrupt()) is None
+    assert load_signal(ValueError()) is None
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_calls_are_served_in_order():
     bulkhead = make(1, waiting=4)
     held = bulkhead.acquire()
     callers = queued(bulkhead, 4)
@@ -156,7 +247,7 @@ def test_waiters_are_served_in_the_order_in_which_they_came():
     assert (bulkhead.in_use, bulkhead.waiting, bulkhead.refused) == (0, 0, 0)
 
 
-def test_nobody_waits_longer_than_max_wait():
+def test_a_wait_ends_after_max_wait():
     clock = ManualClock()
     bulkhead = make(1, waiting=1, clock=clock, max_wait=2.0)
     held = bulkhead.acquire()
@@ -168,7 +259,7 @@ def test_nobody_waits_longer_than_max_wait():
     bulkhead.release(held)
 
 
-def test_nobody_waits_past_the_deadline():
+def test_a_wait_ends_at_the_deadline():
     clock = ManualClock()
     bulkhead = make(1, waiting=1, clock=clock, max_wait=60.0)
     held = bulkhead.acquire()
@@ -181,7 +272,7 @@ def test_nobody_waits_past_the_deadline():
     bulkhead.acquire(Deadline(0.5, clock))
 
 
-def test_without_max_wait_it_waits_until_the_deadline():
+def test_without_max_wait_a_wait_lasts_until_the_deadline():
     clock = ManualClock()
     bulkhead = make(1, waiting=1, clock=clock)
     held = bulkhead.acquire()
@@ -191,27 +282,27 @@ def test_without_max_wait_it_waits_until_the_deadline():
     bulkhead.release(held)
 
 
-def test_who_gave_up_waiting_gets_nothing():
+def test_a_call_that_has_given_up_gets_no_slot():
     clock = ManualClock(auto_advance=False)
     bulkhead = make(1, waiting=2, clock=clock)
     held = bulkhead.acquire()
-    (impatient,) = queued(bulkhead, 1, deadline=1.0)
-    (patient,) = queued(bulkhead, 1, deadline=9.0)
+    (short,) = queued(bulkhead, 1, deadline=1.0)
+    (long,) = queued(bulkhead, 1, deadline=9.0)
     clock.advance(1.0)
-    assert isinstance(impatient.end(), BulkheadFullError)
+    assert isinstance(short.end(), BulkheadFullError)
     bulkhead.release(held)
-    assert patient.inside.wait(10)
-    assert patient.end() is None
+    assert long.inside.wait(10)
+    assert long.end() is None
 
 
-def test_a_place_handed_over_in_the_moment_of_giving_up_is_used():
-    class Late(ManualClock):
+def test_a_slot_that_arrives_with_the_timeout_is_used():
+    class LateClock(ManualClock):
         def wait(self, waiter, timeout):
             self.advance(timeout)
             bulkhead.release(held)
             return False
 
-    clock = Late()
+    clock = LateClock()
     bulkhead = make(1, waiting=1, clock=clock)
     held = bulkhead.acquire()
     with bulkhead.acquire(Deadline(0.25, clock)):
@@ -219,21 +310,21 @@ def test_a_place_handed_over_in_the_moment_of_giving_up_is_used():
     assert bulkhead.in_use == 0
 
 
-def test_a_newcomer_does_not_overtake():
+def test_a_new_call_does_not_overtake_waiting_calls():
     bulkhead = make(1, waiting=1)
     held = bulkhead.acquire()
-    (waiter,) = queued(bulkhead, 1)
+    (caller,) = queued(bulkhead, 1)
     bulkhead.release(held)
     with pytest.raises(BulkheadFullError):
-        bulkhead.acquire(Deadline(0.0, bulkhead.clock))  # the place is the waiter's, awake or not
-    assert waiter.inside.wait(10)
-    assert waiter.end() is None
+        bulkhead.acquire(Deadline(0.0, bulkhead.clock))  # the slot is the caller's, awake or not
+    assert caller.inside.wait(10)
+    assert caller.end() is None
 
 
-# --- closing -------------------------------------------------------------------------------------------------------
+# --- closing ---------------------------------------------------------------------------------------------------------
 
 
-def test_close_refuses_newcomers_and_waiters_and_leaves_those_inside_alone():
+def test_close_refuses_new_and_waiting_calls_but_not_those_in_flight():
     bulkhead = make(1, waiting=2)
     held = bulkhead.acquire()
     callers = queued(bulkhead, 2)
@@ -250,23 +341,34 @@ def test_close_refuses_newcomers_and_waiters_and_leaves_those_inside_alone():
     bulkhead.close()
 
 
-def test_the_closing_event_of_a_plugin_that_closes_ends_the_wait():
-    bulkhead = make(1, waiting=1)
-    closing = threading.Event()
-    held = bulkhead.acquire()
-    (caller,) = queued(bulkhead, 1, closing=closing)
+@pytest.mark.parametrize("cancellable", [True, False])
+def test_closing_the_plugin_ends_a_wait(cancellable):
+    clock, closing, caught = ManualClock(auto_advance=False), threading.Event(), []
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, max_waiting=5), clock=clock)
+    permit = bulkhead.acquire()
+    deadline = CancellableDeadline(100.0, clock, Cancellation()) if cancellable else Deadline(100.0, clock)
+
+    def wait():
+        with pytest.raises(PluginClosedError) as error:
+            bulkhead.acquire(deadline, closing=closing)
+        caught.append(error.value)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    clock.wait_for_waiters(1)
     closing.set()
     bulkhead.wake()
-    assert isinstance(caller.end(), PluginClosedError)
+    waiting.join(10)
+    assert caught[0].message == "it was closed while the call waited for its bulkhead"
     assert bulkhead.waiting == 0
-    bulkhead.release(held)
+    bulkhead.release(permit)
 
 
 def test_a_closed_adaptive_bulkhead_stays_closed():
     bulkhead = make(2, adaptive=True)
-    place = bulkhead.acquire()
+    permit = bulkhead.acquire()
     bulkhead.close()
-    bulkhead.release(place, 0.1, True)
+    bulkhead.release(permit, 0.1, True)
     with pytest.raises(PluginClosedError):
         bulkhead.acquire()
     bulkhead.configure(BulkheadConfig(max_concurrent=5))
@@ -274,7 +376,7 @@ def test_a_closed_adaptive_bulkhead_stays_closed():
         bulkhead.acquire()
 
 
-def test_places_that_were_free_are_closed_too():
+def test_close_drops_free_slots():
     bulkhead = make(2)
     bulkhead.release(bulkhead.acquire())
     bulkhead.close()
@@ -282,10 +384,97 @@ def test_places_that_were_free_are_closed_too():
         bulkhead.acquire()
 
 
-# --- another configuration -----------------------------------------------------------------------------------------
+# --- cancelled attempts ----------------------------------------------------------------------------------------------
 
 
-def test_a_higher_limit_lets_waiters_in_at_once():
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_cancelled_attempt_stops_waiting(cancelled):
+    clock, cancellation, ends = ManualClock(auto_advance=False), Cancellation(), []
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, max_waiting=5), clock=clock)
+    permit = bulkhead.acquire()
+
+    def wait():
+        try:
+            ends.append(bulkhead.acquire(CancellableDeadline(100.0, clock, cancellation)))
+        except AttemptCancelledError as error:
+            ends.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    clock.wait_for_waiters(1)
+    if cancelled:
+        cancellation.cancel()
+        waiting.join(10)
+        assert isinstance(ends[0], AttemptCancelledError)
+        assert (bulkhead.in_use, bulkhead.waiting) == (1, 0)
+    bulkhead.release(permit)
+    waiting.join(10)
+    assert (bulkhead.in_use, bulkhead.waiting) == (0 if cancelled else 1, 0)
+
+
+def test_an_attempt_cancelled_before_its_wait_does_not_wait():
+    clock, cancellation = ManualClock(auto_advance=False), Cancellation()
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, max_waiting=5), clock=clock)
+    permit = bulkhead.acquire()
+    cancellation.cancel()
+    with pytest.raises(AttemptCancelledError):
+        bulkhead.acquire(CancellableDeadline(100.0, clock, cancellation))
+    assert (bulkhead.in_use, bulkhead.waiting, bulkhead.refused) == (1, 0, 0)
+    bulkhead.release(permit)
+    assert bulkhead.in_use == 0
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_slot_handed_to_a_cancelled_attempt_goes_to_the_next_call(behind):
+    cancellation, done = Cancellation(), []
+
+    class ReleasingClock(ManualClock):
+        """During the wait a slot is released, and the attempt is cancelled."""
+
+        def wait(self, waiter, timeout):
+            if threading.current_thread() is not threading.main_thread():
+                return super().wait(waiter, timeout)
+            if behind:
+                next_call.start()
+                self.wait_for_waiters(1)
+            bulkhead.release(permit)
+            cancellation.cancel()
+            return True
+
+    clock = ReleasingClock(auto_advance=False)
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, max_waiting=5), clock=clock)
+    next_call = threading.Thread(target=lambda: done.append(bulkhead.acquire()), daemon=True)
+    permit = bulkhead.acquire()
+    with pytest.raises(AttemptCancelledError):
+        bulkhead.acquire(CancellableDeadline(100.0, clock, cancellation))
+    if behind:
+        next_call.join(10)
+        assert done, "it was served, and would otherwise still wait"
+    assert (bulkhead.in_use, bulkhead.waiting) == (behind, 0)
+    for taken in done:
+        bulkhead.release(taken)
+    with bulkhead.acquire():
+        assert bulkhead.in_use == 1
+
+
+def test_an_attempt_that_is_not_cancelled_waits_like_any_other():
+    clock, cancellation = ManualClock(), Cancellation()
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, max_waiting=5, max_wait=60.0), clock=clock)
+    permit = bulkhead.acquire()
+    with pytest.raises(BulkheadFullError):
+        bulkhead.acquire(CancellableDeadline(2.5, clock, cancellation))
+    assert clock.monotonic() == 2.5
+    bulkhead.release(permit)
+    with bulkhead.acquire(CancellableDeadline(5.0, clock, cancellation)):
+        cancellation.cancel()  # the attempt has its slot
+        assert bulkhead.in_use == 1
+    assert bulkhead.in_use == 0
+
+
+# --- reconfiguration -------------------------------------------------------------------------------------------------
+
+
+def test_a_higher_limit_admits_waiting_calls_at_once():
     bulkhead = make(1, waiting=2)
     held = bulkhead.acquire()
     callers = queued(bulkhead, 2)
@@ -297,25 +486,25 @@ def test_a_higher_limit_lets_waiters_in_at_once():
     assert (bulkhead.limit, bulkhead.in_use) == (3, 0)
 
 
-def test_a_lower_limit_throws_nobody_out_and_holds_from_then_on():
+def test_a_lower_limit_applies_to_new_calls_only():
     bulkhead = make(4)
-    places = [bulkhead.acquire() for _ in range(4)]
+    permits = [bulkhead.acquire() for _ in range(4)]
     bulkhead.configure(BulkheadConfig(max_concurrent=2))
     assert bulkhead.in_use == 4
     for _ in range(2):
-        bulkhead.release(places.pop())
+        bulkhead.release(permits.pop())
         with pytest.raises(BulkheadFullError):
             bulkhead.acquire()
-    bulkhead.release(places.pop())
-    places.append(bulkhead.acquire())
+    bulkhead.release(permits.pop())
+    permits.append(bulkhead.acquire())
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire()
 
 
-def test_a_lower_limit_also_holds_for_places_that_were_free():
+def test_a_lower_limit_drops_free_slots():
     bulkhead = make(4)
-    for place in [bulkhead.acquire() for _ in range(4)]:
-        bulkhead.release(place)
+    for permit in [bulkhead.acquire() for _ in range(4)]:
+        bulkhead.release(permit)
     bulkhead.configure(BulkheadConfig(max_concurrent=1))
     held = bulkhead.acquire()
     with pytest.raises(BulkheadFullError):
@@ -325,7 +514,7 @@ def test_a_lower_limit_also_holds_for_places_that_were_free():
     assert len([bulkhead.acquire(), bulkhead.acquire()]) == bulkhead.in_use == 2
 
 
-def test_a_wrong_configuration_changes_nothing():
+def test_a_refused_configuration_changes_nothing():
     bulkhead = make(2)
     with pytest.raises(InvalidConfigError):
         bulkhead.configure(BulkheadConfig(max_concurrent=0))
@@ -333,13 +522,13 @@ def test_a_wrong_configuration_changes_nothing():
     bulkhead.acquire()
 
 
-def test_what_an_adaptive_limit_has_learned_survives_a_change_of_its_bounds():
+def test_an_adaptive_limit_keeps_its_value_when_its_bounds_change():
     clock = ManualClock()
     bulkhead = make(8, clock=clock, adaptive=True)
     for _ in range(40):
-        place = bulkhead.acquire()
+        permit = bulkhead.acquire()
         clock.advance(1.0)
-        bulkhead.release(place, 1.0, False)
+        bulkhead.release(permit, 1.0, False)
     learned = bulkhead.limit
     assert learned < 8
     bulkhead.configure(BulkheadConfig(max_concurrent=20, adaptive=True))
@@ -350,48 +539,51 @@ def test_what_an_adaptive_limit_has_learned_survives_a_change_of_its_bounds():
     assert bulkhead.limit == 20
 
 
-# --- what a call says of the load ----------------------------------------------------------------------------------
-
-
-def test_only_answers_and_overload_say_something_of_the_load():
-    assert load_signal(None) is True
-    assert load_signal(PluginTimeoutError()) is False
-    assert load_signal(PluginThrottledError()) is False
-    assert load_signal(KeyboardInterrupt()) is None
-    assert load_signal(ValueError()) is None
-
-
-def test_an_adaptive_bulkhead_follows_overload_down():
+def test_overload_lowers_an_adaptive_limit():
     clock = ManualClock()
     bulkhead = make(8, clock=clock, adaptive=True, min_concurrent=2)
     for _ in range(200):
-        place = bulkhead.acquire()
+        permit = bulkhead.acquire()
         clock.advance(1.0)
-        bulkhead.release(place, 1.0, load_signal(PluginTimeoutError()))
+        bulkhead.release(permit, 1.0, load_signal(PluginTimeoutError()))
     assert bulkhead.limit == 2
-    places = [bulkhead.acquire(), bulkhead.acquire()]
+    permits = [bulkhead.acquire(), bulkhead.acquire()]
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire()
-    assert len(places) == 2
+    assert len(permits) == 2
 
 
-# --- forks ---------------------------------------------------------------------------------------------------------
+# --- forks -----------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_fork_nobody_is_inside_and_the_parents_places_count_for_nothing():
+def test_a_child_forgets_the_calls_and_permits_of_its_parent():
     bulkhead = make(2, waiting=1)
-    places = [bulkhead.acquire(), bulkhead.acquire()]
-    (waiter,) = queued(bulkhead, 1, deadline=5.0)
+    permits = [bulkhead.acquire(), bulkhead.acquire()]
+    (caller,) = queued(bulkhead, 1, deadline=5.0)
     bulkhead.after_fork_in_child()
     assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
     own = [bulkhead.acquire(), bulkhead.acquire()]
-    bulkhead.release(places[0])
-    del places
+    bulkhead.release(permits[0])
+    del permits
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire(Deadline(0.0, bulkhead.clock))
     assert bulkhead.in_use == len(own)
-    waiter.bulkhead.clock.advance(5.0)
-    waiter.end()
+    caller.bulkhead.clock.advance(5.0)
+    caller.end()
+
+
+def test_a_permit_of_the_parent_or_its_parent_frees_no_slot_in_the_child():
+    bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1))
+    permits = [bulkhead.acquire()]
+    for _ in range(2):
+        bulkhead.after_fork_in_child()
+        permits.append(bulkhead.acquire())
+    for permit in permits[:2]:
+        bulkhead.release(permit)
+    assert bulkhead.in_use == 1
+    bulkhead.release(permits[2])
+    assert bulkhead.in_use == 0
+    assert bulkhead.acquire().slot is not None
 
 
 def fork_with_a_permit():

@@ -1,4 +1,6 @@
-"""The fallback alone: when it is asked, and its three kinds."""
+"""Fallback: which errors it is for, the reserve, and its three kinds."""
+
+from __future__ import annotations
 
 import inspect
 import re
@@ -17,7 +19,7 @@ from goplugins.transports.json_codec import codec_for
 
 YES, NO, RATE_LIMIT = True, False, "rate-limit"
 
-ASKED = {
+ELIGIBLE = {
     "AuthenticationError": NO,
     "BadReplyError": YES,
     "BulkheadFullError": YES,
@@ -60,7 +62,7 @@ ASKED = {
     "UnixTransportError": YES,
     "UnserializableRequestError": NO,
 }
-"""Every class of errors, so that a new one has to be decided on; those of configuration are no call's, and NO."""
+"""Every class of errors, so that a new one has to be added here; errors of the configuration are NO."""
 
 CLASSES = {
     name: kind
@@ -69,36 +71,43 @@ CLASSES = {
 }
 
 
-def test_the_table_names_every_class_that_a_call_can_raise():
+def test_the_table_has_every_error_of_calls():
     calls = {name for name, kind in CLASSES.items() if not issubclass(kind, errors.ConfigError)}
-    assert set(ASKED) == calls
+    assert set(ELIGIBLE) == calls
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_whether_the_plugin_could_not_serve(name):
+def test_could_not_serve(name):
     error = CLASSES[name]("it failed")
-    wanted = ASKED.get(name, NO)
+    wanted = ELIGIBLE.get(name, NO)
     assert could_not_serve(error) is (wanted is YES)
     assert could_not_serve(error, ["rate-limit"]) is (wanted in (YES, RATE_LIMIT))
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(), TimeoutError()], ids=repr)
-def test_what_is_no_plugin_error_is_never_answered_by_somebody_else(error):
+def test_other_exceptions_have_no_fallback(error):
     assert not could_not_serve(error, ["rate-limit"])
 
 
-# --- time ----------------------------------------------------------------------------------------------------------
+def test_a_fallback_as_text():
+    assert str(fallback_of(plugin="backup")) == "plugin 'backup'"
+    assert str(fallback_of(value={"user": "guest"})) == "a static value"
+    assert str(fallback_of(function=lambda request, error: None)) == "a function"
+
+
+# --- reserve ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("left", "reserve", "plugin_has"),
     [(10.0, 2.0, 8.0), (10.0, 5.0, 5.0), (10.0, 8.0, 5.0), (1.0, 30.0, 0.5), (10.0, 0.0, 10.0), (-1.0, 2.0, -1.0)],
 )
-def test_the_reserve_is_kept_back_but_never_more_than_half(left, reserve, plugin_has):
+def test_the_reserve_is_at_most_half_of_the_remaining_time(left, reserve, plugin_has):
     clock = ManualClock(100.0)
     deadline = Deadline(100.0 + left, clock)
     assert deadline_less_reserve(deadline, reserve).remaining() == pytest.approx(plugin_has)
-    assert deadline.remaining() == pytest.approx(left), "the whole deadline stays what it is"
+    assert deadline.remaining() == pytest.approx(left)
+    assert (deadline_less_reserve(deadline, reserve) is deadline) is (plugin_has == left)
 
 
 # --- another plugin --------------------------------------------------------------------------------------------------
@@ -114,7 +123,7 @@ def fallback_of(forward=None, clock=None, name="main", **fields):
     return Fallback(FallbackConfig(**fields), name, forward or (lambda name, call: None), clock or ManualClock())
 
 
-def test_another_plugin_gets_the_same_call_as_its_own():
+def test_another_plugin_gets_an_equal_call_of_its_own():
     clock = ManualClock()
     seen = []
 
@@ -137,7 +146,7 @@ def test_another_plugin_gets_the_same_call_as_its_own():
     assert (call.member, call.reply_metadata, call.attempts) == ("backup", {"rows": "1"}, 4)
 
 
-def test_the_member_of_a_group_that_answered_is_named():
+def test_the_member_of_a_group_that_answered_is_set():
     def forward(name, call):
         call.member = "backup-2"
 
@@ -147,7 +156,7 @@ def test_the_member_of_a_group_that_answered_is_named():
 
 
 @pytest.mark.parametrize(("name", "through", "way"), [("main", (), "main -> main"), ("b", ("a",), "a -> b -> a")])
-def test_a_circle_ends_where_it_closes(name, through, way):
+def test_a_cycle_of_fallbacks_is_an_error_of_the_configuration(name, through, way):
     call = make_call(ManualClock())
     call.through = through
     fallback = fallback_of(name=name, plugin=way.split()[-1])
@@ -155,11 +164,11 @@ def test_a_circle_ends_where_it_closes(name, through, way):
         fallback.answer(call, ERROR)
 
 
-def test_another_plugin_is_not_asked_when_no_time_is_left():
+def test_another_plugin_is_not_called_without_time_left():
     clock = ManualClock()
     call = make_call(clock, timeout=1.0)
     clock.advance(1.0)
-    fallback = fallback_of(lambda name, call: pytest.fail("it was asked"), plugin="backup")
+    fallback = fallback_of(lambda name, call: pytest.fail("it was called"), plugin="backup")
     with pytest.raises(PluginTimeoutError, match=r"set fallback\.reserve to keep some back"):
         fallback.answer(call, ERROR)
 
@@ -173,7 +182,7 @@ class Answer:
     roles: list[str]
 
 
-def test_a_static_value_becomes_the_response_type_anew_for_each_call():
+def test_a_static_value_is_decoded_for_each_call():
     clock = ManualClock()
     fallback = fallback_of(value={"user": "guest", "roles": ["reader"]})
     codec = codec_for(str, Answer)
@@ -183,7 +192,7 @@ def test_a_static_value_becomes_the_response_type_anew_for_each_call():
     assert fallback.answer(make_call(clock, codec), ERROR) == Answer("guest", ["reader"])
 
 
-def test_plain_json_is_not_shared_either():
+def test_plain_json_is_not_shared():
     clock = ManualClock()
     fallback = fallback_of(value={"roles": []})
     fallback.answer(make_call(clock), ERROR)["roles"].append("admin")
@@ -191,11 +200,11 @@ def test_plain_json_is_not_shared_either():
 
 
 @pytest.mark.parametrize("value", [None, False, 0, "", []], ids=repr)
-def test_a_value_that_counts_as_false_is_a_value(value):
+def test_a_falsy_value_is_a_value(value):
     assert fallback_of(value=value).answer(make_call(ManualClock()), ERROR) == value
 
 
-def test_a_static_value_of_the_wrong_type_is_an_error_of_the_configuration_before_it_is_needed():
+def test_a_static_value_of_the_wrong_type_is_an_error_of_the_configuration():
     fallback = fallback_of(value={"user": "guest", "roles": "reader"})
     with pytest.raises(InvalidConfigError, match="it is not an Answer: expected a list, got a string") as caught:
         fallback.check(codec_for(str, Answer))
@@ -203,20 +212,42 @@ def test_a_static_value_of_the_wrong_type_is_an_error_of_the_configuration_befor
     assert "plugin 'main'" in str(caught.value)
 
 
-def test_two_pairs_of_types_are_checked_each():
+def test_a_value_is_checked_for_each_pair_of_types():
     fallback = fallback_of(value=3)
     fallback.check(codec_for(str, int))
     with pytest.raises(InvalidConfigError):
         fallback.check(codec_for(str, Answer))
 
 
-def test_code_may_give_an_object_of_the_response_type():
+def test_an_object_of_the_response_type_is_a_value():
     fallback = fallback_of(value=Answer("guest", []))
     codec = codec_for(str, Answer)
     fallback.check(codec)
     first = fallback.answer(make_call(ManualClock(), codec), ERROR)
     first.roles.append("admin")
     assert fallback.answer(make_call(ManualClock(), codec), ERROR) == Answer("guest", [])
+
+
+def test_a_value_is_decoded_once_for_its_check():
+    decoded = []
+
+    class CountingCodec:
+        response_type = Answer
+
+        def decode(self, data):
+            decoded.append(data)
+            return codec_for(str, Answer).decode(data)
+
+    codec, fallback = CountingCodec(), fallback_of(value={"user": "guest", "roles": []})
+    for _ in range(3):
+        fallback.check(codec)
+    fallback_of(plugin="backup").check(codec)
+    assert len(decoded) == 1
+
+
+def test_a_refused_value_names_the_fix():
+    with pytest.raises(InvalidConfigError, match="write a value of the type of the plugin's answers"):
+        fallback_of(value={"user": 7, "roles": []}).check(codec_for(str, Answer))
 
 
 def test_an_object_of_another_type_is_refused():
@@ -240,7 +271,7 @@ def test_a_function_gets_the_request_and_the_error():
 
 
 @pytest.mark.parametrize(("spent", "left"), [(4.0, 6.0), (10.0, 0.0)])
-def test_calls_that_a_function_makes_keep_to_what_is_left_of_the_deadline(spent, left):
+def test_the_deadline_bounds_calls_made_by_a_function(spent, left):
     clock = ManualClock()
     call = make_call(clock, timeout=10.0)
     clock.advance(spent)

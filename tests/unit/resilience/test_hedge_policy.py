@@ -1,4 +1,4 @@
-"""When an attempt counts as late."""
+"""HedgePolicy: the delay as a quantile of recent latencies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from goplugins.config import HedgeConfig
+from goplugins.errors import InvalidConfigError
 from goplugins.resilience import HedgePolicy
 from goplugins.testing import ManualClock
 
@@ -24,7 +25,7 @@ def feed(policy: HedgePolicy, *latencies: float) -> None:
         policy.record(latency)
 
 
-def test_it_says_nothing_before_it_knows_enough() -> None:
+def test_no_delay_with_too_few_samples() -> None:
     policy = policy_of()
     feed(policy, *[0.1] * 19)
     assert policy.delay() is None
@@ -32,8 +33,15 @@ def test_it_says_nothing_before_it_knows_enough() -> None:
     assert policy.delay() == 0.1
 
 
+def test_no_delay_without_samples():
+    policy = HedgePolicy(HedgeConfig(), clock=ManualClock(-1e9))
+    assert policy.delay() is None
+    assert HedgePolicy(HedgeConfig(delay=None), clock=ManualClock()).delay() is None
+    assert HedgePolicy(HedgeConfig(delay=0.5), clock=ManualClock()).delay() == 0.5
+
+
 @pytest.mark.parametrize(("percentile", "enough"), [(0.5, 20), (0.95, 20), (0.99, 100), (0.999, 512), (1.0, 512)])
-def test_a_higher_percentile_takes_more_answers(percentile: float, enough: int) -> None:
+def test_a_higher_percentile_needs_more_samples(percentile: float, enough: int) -> None:
     policy = policy_of(percentile=percentile)
     feed(policy, *[0.1] * (enough - 1))
     assert policy.delay() is None
@@ -41,7 +49,7 @@ def test_a_higher_percentile_takes_more_answers(percentile: float, enough: int) 
     assert policy.delay() == 0.1
 
 
-def test_a_twentieth_of_the_calls_is_late() -> None:
+def test_five_percent_of_the_calls_are_late() -> None:
     policy = policy_of()
     latencies = [number / 1000 for number in range(1, 201)]
     feed(policy, *latencies)
@@ -50,7 +58,17 @@ def test_a_twentieth_of_the_calls_is_late() -> None:
     assert sum(latency >= delay for latency in latencies) == 10
 
 
-def test_never_before_min_delay() -> None:
+@pytest.mark.parametrize(("percentile", "expected"), [(0.5, 0.51), (0.9, 0.91), (0.999, 1.0), (1.0, 1.0)])
+def test_the_quantile_of_a_hundred_samples(percentile, expected):
+    policy = HedgePolicy(HedgeConfig(percentile=percentile, min_delay=0.0), clock=ManualClock())
+    for number in range(1, 101):
+        policy.record(number / 100)
+    for _ in range(412 if percentile > 0.99 else 0):  # a rare quantile needs more samples
+        policy.record(0.001)
+    assert policy.delay() == expected
+
+
+def test_the_delay_is_at_least_min_delay() -> None:
     policy = policy_of(min_delay=0.02)
     feed(policy, *[0.001] * 50)
     assert policy.delay() == 0.02
@@ -58,26 +76,26 @@ def test_never_before_min_delay() -> None:
     assert policy.delay() == 0.5
 
 
-def test_the_defaults_are_those_of_the_configuration() -> None:
+def test_defaults() -> None:
     policy = HedgePolicy(HedgeConfig(), clock=ManualClock())
     feed(policy, *[0.001] * 20)
     assert policy.delay() == 0.01
 
 
-def test_a_fixed_delay_needs_no_experience() -> None:
+def test_a_fixed_delay_needs_no_samples() -> None:
     policy = policy_of(delay=0.25)
     assert policy.delay() == 0.25
     feed(policy, *[3.0] * 50)
     assert policy.delay() == 0.25
 
 
-def test_the_last_answers_count_and_older_ones_do_not() -> None:
+def test_the_latest_512_samples_count() -> None:
     policy = policy_of()
     feed(policy, *[9.0] * 5000, *[0.1] * 512)
     assert policy.delay() == 0.1
 
 
-def test_what_is_older_than_a_minute_is_forgotten() -> None:
+def test_samples_older_than_a_minute_are_dropped() -> None:
     clock = ManualClock()
     policy = policy_of(clock)
     feed(policy, *[9.0] * 100)
@@ -88,12 +106,23 @@ def test_what_is_older_than_a_minute_is_forgotten() -> None:
     feed(policy, 0.1)
     assert policy.delay() == 0.1
     clock.advance(61.0)
-    assert policy.delay() is None  # a plugin that nobody called for a minute may have changed
+    assert policy.delay() is None  # after a minute without calls the plugin may have changed
     feed(policy, 0.1)
     assert policy.delay() is None
 
 
-def test_a_forked_child_starts_without_samples() -> None:
+def test_another_configuration_keeps_the_samples() -> None:
+    policy = policy_of()
+    feed(policy, *[number / 100 for number in range(1, 101)])
+    assert policy.delay() == 0.96
+    policy.configure(HedgeConfig(percentile=0.5, min_delay=0.0))
+    assert policy.delay() == 0.51
+    with pytest.raises(InvalidConfigError, match="percentile"):
+        policy.configure(HedgeConfig(percentile=2.0))
+    assert policy.delay() == 0.51
+
+
+def test_a_child_starts_without_samples() -> None:
     policy = policy_of()
     feed(policy, *[0.1] * 20)
     policy.after_fork_in_child()
@@ -102,19 +131,21 @@ def test_a_forked_child_starts_without_samples() -> None:
     assert policy.delay() == 0.2
 
 
-def test_many_threads_at_once_lose_nothing() -> None:
+def test_many_threads_lose_no_sample() -> None:
     policy = policy_of(percentile=0.5)
     threads = [threading.Thread(target=feed, args=(policy, *[0.1, 0.2, 0.3] * 300)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(policy._recent) == len(policy._sorted) == 512
-    assert sorted(latency for _, latency in policy._recent) == policy._sorted
+    feed(policy, *[0.4] * 255)
+    assert policy.delay() in {0.1, 0.2, 0.3}
+    feed(policy, 0.4, 0.4)
+    assert policy.delay() == 0.4, "257 of 512 samples"
 
 
-class PlainPolicy:
-    """Looks through all that ever was."""
+class PolicyModel:
+    """Keeps all samples, and sorts them at each call."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -123,7 +154,7 @@ class PlainPolicy:
     def delay(self, now: float) -> float | None:
         if not self.seen or now - self.seen[-1][0] > 60.0:
             return None
-        last = self.seen[-1][0]  # it looks at their age when it takes one in
+        last = self.seen[-1][0]  # their age is checked when one is added
         kept = sorted(latency for at, latency in self.seen[-512:] if at >= last - 60.0)
         if len(kept) < max(20, math.ceil(1 / (1 - self.share) - 1e-9)):
             return None
@@ -141,9 +172,9 @@ class PlainPolicy:
     ),
     share=st.sampled_from([0.5, 0.9, 0.95, 0.99]),
 )
-def test_it_agrees_with_a_plain_sum(steps: list[tuple[str, object]], share: float) -> None:
+def test_agrees_with_a_model(steps: list[tuple[str, object]], share: float) -> None:
     clock = ManualClock()
-    policy, plain = policy_of(clock, percentile=share), PlainPolicy(share)
+    policy, plain = policy_of(clock, percentile=share), PolicyModel(share)
     for what, value in steps:
         if what == "pass":
             assert isinstance(value, float)

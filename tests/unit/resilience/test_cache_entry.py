@@ -1,4 +1,6 @@
-"""What the cache holds and by what it is found: copies that nobody shares, and keys that mix nothing up."""
+"""Cache entries: copies for each caller, sizes, metadata; and cache keys."""
+
+from __future__ import annotations
 
 import dataclasses
 import threading
@@ -25,17 +27,17 @@ class Row:
     values: dict[str, int]
 
 
-class Awkward:
-    """It pickles, and does not come back."""
+class OneWay:
+    """It can be pickled, and not unpickled."""
 
     def __init__(self, first):
         self.first = first
 
     def __reduce__(self):
-        return (Awkward, ())
+        return (OneWay, ())
 
     def __deepcopy__(self, memo):
-        return Awkward(self.first)
+        return OneWay(self.first)
 
 
 @pytest.mark.parametrize(
@@ -44,61 +46,74 @@ class Awkward:
     ids=repr,
 )
 def test_each_caller_gets_an_equal_value(value):
-    copies = CopyableValue.of(value)
-    assert copies.copy() == value
-    assert type(copies.copy()) is type(value)
+    copyable = CopyableValue.of(value)
+    assert copyable.copy() == value
+    assert type(copyable.copy()) is type(value)
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, Answer("u", ["r"]), Row({"a": 1})], ids=repr)
-def test_no_two_callers_share_what_can_change(value):
-    copies = CopyableValue.of(value)
-    assert copies.copy() is not copies.copy()
-    assert copies.copy() is not value
+def test_mutable_values_are_not_shared(value):
+    copyable = CopyableValue.of(value)
+    assert copyable.copy() is not copyable.copy()
+    assert copyable.copy() is not value
 
 
-def test_what_one_caller_does_to_its_answer_is_seen_by_no_other():
+def test_a_change_to_one_copy_is_not_seen_in_others():
     value = Answer("u", ["reader"])
-    copies = CopyableValue.of(value)
-    value.roles.append("changed after it was kept")
-    copies.copy().roles.append("changed by one who got it")
-    assert copies.copy().roles == ["reader"]
+    copyable = CopyableValue.of(value)
+    value.roles.append("changed after it was stored")
+    copyable.copy().roles.append("changed by a caller")
+    assert copyable.copy().roles == ["reader"]
 
 
-def test_an_object_without_a_pickle_is_copied():
+def test_an_object_that_can_not_be_pickled_is_copied():
     @attrs.define
     class Local:
         items: list[int]
 
-    copies = CopyableValue.of(Local([1]))
-    copies.copy().items.append(2)
-    assert copies.copy() == Local([1])
+    copyable = CopyableValue.of(Local([1]))
+    copyable.copy().items.append(2)
+    assert copyable.copy() == Local([1])
 
 
-def test_an_object_that_does_not_come_back_from_its_pickle_is_copied():
-    copies = CopyableValue.of(Awkward(7))
-    assert copies.copy().first == 7
+def test_an_object_that_can_not_be_unpickled_is_copied():
+    copyable = CopyableValue.of(OneWay(7))
+    assert copyable.copy().first == 7
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ())], ids=["lock", "generator"])
-def test_what_can_not_be_copied_is_said_to_be_so(value):
+def test_an_object_that_can_not_be_copied(value):
     assert CopyableValue.of(value) is None
     assert CacheEntry.of(call(), value) is None
 
 
-def test_a_size_is_known_as_far_as_it_can_be():
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_the_size_of_an_entry_is_that_of_response_request_and_metadata():
     assert CopyableValue.of("x" * 100).size == 100
     assert CopyableValue.of(["x" * 100]).size > 100
-    assert CacheEntry.of(call(payload=b"x" * 50), "x" * 100).size == 150
+    assert CopyableValue.of(7).size == CopyableValue.of(Unpicklable()).size == 0
+    stored = call(payload=b"x" * 50)
+    assert CacheEntry.of(stored, "x" * 100).size == 150
+    stored.reply_metadata = {"k": "v"}
+    assert CacheEntry.of(stored, "x" * 100).size == 150 + len("('k', 'v')")
 
 
-def test_metadata_is_shared_with_nobody_either():
+def test_another_call_gets_member_source_and_metadata_of_its_own():
     first, second, third = call(), call(), call()
     first.reply_metadata = {"rows": "3"}
-    kept = CacheEntry.of(first, "answer")
-    kept.respond(second, "cache")
+    first.member = "shop-2"
+    entry = CacheEntry.of(first, "answer")
+    entry.respond(second, "cache")
     second.reply_metadata["rows"] = "4"
-    kept.respond(third, "stale")
-    assert (third.reply_metadata, third.source) == ({"rows": "3"}, "stale")
+    entry.respond(third, "stale")
+    assert (third.reply_metadata, third.source, third.member) == ({"rows": "3"}, "stale", "shop-2")
 
 
 # --- keys ----------------------------------------------------------------------------------------------------------
@@ -126,13 +141,13 @@ def key(vary=(), **fields):
     ],
     ids=lambda fields: next(iter(fields)),
 )
-def test_what_makes_another_question_makes_another_key(fields):
+def test_payload_key_codec_and_metadata_are_part_of_the_key(fields):
     assert key(**fields) != key()
     assert hash(key(**fields)) == hash(key(**fields))
     assert key(**fields) == key(**fields)
 
 
-def test_only_the_named_headers_count_whatever_the_case_of_their_letters():
+def test_vary_headers_are_part_of_the_key_in_any_case_of_letters():
     plain = key(["Accept-Language"])
     german = key(["Accept-Language"], headers={"ACCEPT-language": "de"})
     assert german == key(["accept-LANGUAGE"], headers={"accept-language": "de", "X-Trace": "1"})
@@ -146,29 +161,29 @@ def test_the_order_of_headers_and_metadata_makes_no_difference():
     assert one == key(["b", "a"], headers={"b": "2", "a": "1"}, metadata={"y": "2", "x": "1"})
 
 
-def test_a_deed_with_an_idempotency_key_of_its_own_is_not_taken_for_another():
+def test_an_idempotency_key_is_part_of_the_key():
     assert key(headers={"Idempotency-Key": "charge-1"}) != key(headers={"Idempotency-Key": "charge-2"})
     assert key(headers={"Idempotency-Key": "charge-1"}) == key(headers={"idempotency-key": "charge-1"})
 
 
 @pytest.mark.parametrize("header", ["Authorization", "cookie", "Proxy-Authorization", "X-API-Key"])
-def test_an_answer_to_credentials_of_the_calls_own_is_nobody_elses(header):
-    assert key(headers={header: "secret of one"}) is None
-    mine = key([header], headers={header: "secret of one"})
+def test_a_call_with_its_own_credentials_is_not_cached_unless_they_vary(header):
+    assert key(headers={header: "one secret"}) is None
+    mine = key([header], headers={header: "one secret"})
     assert mine is not None
-    assert mine != key([header], headers={header: "secret of another"})
+    assert mine != key([header], headers={header: "another secret"})
 
 
-def test_a_request_that_no_wire_wrote_is_written_for_the_key():
+def test_a_request_without_payload_is_encoded_for_the_key():
     one = key(payload=b"", request={"id": 1})
     assert one == key(payload=b"", request={"id": 1})
     assert one != key(payload=b"", request={"id": 2})
 
 
-def test_an_empty_message_and_its_json_are_not_taken_for_each_other():
+def test_an_empty_payload_differs_from_its_json():
     assert key(payload=b"", request={}) != key(payload=b"{}")
 
 
-def test_a_request_without_json_is_refused_with_what_needs_it():
+def test_a_request_that_can_not_be_encoded_is_refused():
     with pytest.raises(UnserializableRequestError, match="a plugin with a cache needs it as JSON"):
         key(payload=b"", request=object())

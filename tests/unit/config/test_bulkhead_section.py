@@ -1,3 +1,5 @@
+"""The bulkhead section of a plugin's configuration."""
+
 from __future__ import annotations
 
 import pytest
@@ -23,7 +25,7 @@ def test_a_plugin_without_the_section_has_no_bulkhead():
     assert config.plugins[0].bulkhead is None
 
 
-def test_what_is_left_out_has_its_default():
+def test_fields_left_out_have_their_defaults():
     config = read({"max_concurrent": 10})
     config.validate()
     assert config.with_defaults().plugins[0].bulkhead == BulkheadConfig(
@@ -32,7 +34,7 @@ def test_what_is_left_out_has_its_default():
     assert config.with_defaults().with_defaults() == config.with_defaults()
 
 
-def test_it_reads_durations_and_writes_what_it_reads():
+def test_a_section_is_read_and_written():
     config = read({"max_concurrent": 10, "max_waiting": 5, "max_wait": "250ms", "adaptive": True, "min_concurrent": 2})
     config.validate()
     assert config.plugins[0].bulkhead == BulkheadConfig(
@@ -42,7 +44,7 @@ def test_it_reads_durations_and_writes_what_it_reads():
 
 
 @pytest.mark.parametrize(
-    ("bulkhead", "place", "message"),
+    ("bulkhead", "path", "message"),
     [
         ({}, "max_concurrent", "missing"),
         ({"adaptive": True}, "max_concurrent", "missing"),
@@ -63,8 +65,8 @@ def test_it_reads_durations_and_writes_what_it_reads():
         ),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_its_place(bulkhead, place, message):
-    assert problems(bulkhead) == {place: message}
+def test_wrong_values_are_refused_with_their_paths(bulkhead, path, message):
+    assert problems(bulkhead) == {path: message}
 
 
 def test_an_unknown_field_is_refused():

@@ -1,3 +1,5 @@
+"""ManualClock: moving it, waits with and without auto_advance."""
+
 from __future__ import annotations
 
 import threading
@@ -15,7 +17,7 @@ def waiting(clock, event, timeout):
     return thread, results
 
 
-def test_moves_only_when_told():
+def test_moves_only_by_advance():
     clock = ManualClock(5.0)
     assert clock.monotonic() == 5.0
     before = clock.time()
@@ -50,7 +52,7 @@ def test_without_auto_advance_a_wait_ends_when_its_moment_comes():
     clock.advance(9.9)
     assert clock.waiters == 1
     clock.advance(0.2)
-    assert clock.waiters == 0, "right at once, not when the thread has got going"
+    assert clock.waiters == 0, "at once, not when the thread runs again"
     thread.join(10)
     assert results == [False]
 
