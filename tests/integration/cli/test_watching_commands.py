@@ -113,35 +113,49 @@ def test_a_url_that_is_no_dashboard(server, capsys):
 
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_a_live_view_in_a_terminal(page, width):
-    shown, code = in_terminal("top", "--url", page, until="●", width=width)
+    shown, code = in_terminal("top", "--url", page, until="Ctrl-C ends", width=width)
     assert "Ctrl-C ends" in shown
     assert "healthy" in shown
     assert ("limiter" in shown) == (width == 160)
     assert code == 0
 
 
+# With the terminal as its controlling one, so that it gets SIGINT when Ctrl-C is typed there.
+IN_TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("goplugins", run_name="__main__", alter_sys=True)
+"""
+
+
 def in_terminal(*arguments, until, width):
-    """What a terminal of ``width`` columns was sent until there was ``until``, and the exit code after Ctrl-C."""
-    pid, terminal = pty.fork()
-    if not pid:
-        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(width)}
-        os.execve(sys.executable, [sys.executable, "-m", "goplugins", *arguments], environment)
+    """Output in a terminal of ``width`` columns, where Ctrl-C is typed once ``until`` is shown; and the exit status."""
+    terminal, other_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
-    shown, end, asked = b"", time.monotonic() + 30, False
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_TERMINAL, *arguments],
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(width)},
+        stdin=other_end,
+        stdout=other_end,
+        stderr=other_end,
+        start_new_session=True,
+    )
+    os.close(other_end)
+    shown, end, typed = b"", time.monotonic() + 30, False
     while time.monotonic() < end:
-        if until.encode() in shown and not asked:
+        if until.encode() in shown and not typed:
             os.write(terminal, b"\x03")
-            asked = True
+            typed = True
         ready, _, _ = select.select([terminal], [], [], 0.2)
         if ready:
             try:
                 data = os.read(terminal, 65536)
-            except OSError:  # it has ended
+            except OSError:  # the process has ended
                 break
             shown += data
     else:
-        os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        process.kill()
+    code = process.wait(10)
     os.close(terminal)
     return shown.decode(errors="replace"), code
 

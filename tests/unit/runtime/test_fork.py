@@ -172,6 +172,7 @@ class TestLocks:
         gc.collect()
         assert len(fork._locks) <= before
 
+    @pytest.mark.hosts  # which brings gevent
     def test_gevent_gives_its_own_locks(self):
         pytest.importorskip("gevent")
         script = """
