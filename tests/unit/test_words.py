@@ -11,7 +11,11 @@ from tests import words
 ROOT = Path(__file__).resolve().parents[2]
 
 CLEAN = [
-    "docs/monitoring",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "docs",
+    "examples",
     "goplugins/__init__.py",
     "goplugins/__main__.py",
     "goplugins/_exports.py",
