@@ -1,4 +1,4 @@
-"""The distribution's headless Chromium, and servers of pages for it."""
+"""Fixtures: a headless Chromium as installed on the system, and servers for its pages."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Browser:
-    """A browser, and what the tests do with it repeatedly."""
+    """The browser and common steps of the tests."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Result of a function body."""
+        """Runs a JavaScript function body; returns its result."""
         return self.driver.execute_script(script, *arguments)
 
     def command(self, name: str, **options: Any) -> Any:
-        """Result of a command of the Chrome DevTools Protocol."""
+        """Sends a command of the Chrome DevTools Protocol; returns its result."""
         return self.driver.execute_cdp_cmd(name, options)
 
     def wait(self, script: str, *arguments: Any, timeout: float = 10.0) -> Any:
-        """Result of the function body as soon as it is true; fails after ``timeout`` seconds."""
+        """Runs the function body until its result is true; returns it; fails after ``timeout`` seconds."""
         end = time.monotonic() + timeout
         while not (found := self.run(script, *arguments)):
             assert time.monotonic() < end, f"not within {timeout} s: {script}"
@@ -58,32 +58,32 @@ class Browser:
         return found
 
     def open(self, url: str, *, live: bool = True) -> None:
-        """Goes to the page and waits until it shows something."""
+        """Opens the page; if ``live``, waits until it shows plugins."""
         self.driver.get(url)
         if live:
             self.wait("return document.querySelectorAll('#plugins > li').length")
 
     def size(self, width: int, height: int = 900) -> None:
-        """As a window of that size; a phone below 500."""
+        """Sets the size of the window; a width below 500 emulates a phone."""
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
 
     def prefer(self, **features: str) -> None:
-        """``color_scheme="dark"`` and the like."""
+        """Sets media features, such as ``color_scheme="dark"``."""
         wanted = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
         self.command("Emulation.setEmulatedMedia", features=wanted)
 
     def logged(self) -> list[str]:
-        """Messages that the browser has logged since the last call: violations of the policy, errors of scripts."""
+        """Messages logged by the browser since the last call, such as policy violations and script errors."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def row(self, name: str) -> str:
-        """A script's expression for a plugin's row."""
+        """JavaScript expression for the row of a plugin."""
         return f"[...document.querySelectorAll('.plugin')].find(e => e.querySelector('.name').textContent === {name!r})"
 
     def open_row(self, name: str) -> None:
-        """As a click on the row does."""
+        """Opens the row, as a click does, and waits for its details."""
         self.wait(f"return {self.row(name)}")
         self.run(f"{self.row(name)}.open = true")
         self.wait(f"return {self.row(name)}.querySelector('.more')")
@@ -112,7 +112,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any) -> Iterator[Browser]:
-    """The session's browser, at its usual size and with an empty page."""
+    """The browser of the session, with default size and an empty log."""
     browser = Browser(chromium)
     browser.size(1280)
     browser.prefer(color_scheme="light")
@@ -124,7 +124,7 @@ def browser(chromium: Any) -> Iterator[Browser]:
 
 @pytest.fixture
 def show() -> Iterator[Callable[[Dashboard], str]]:
-    """Serves applications; returns where."""
+    """Function that serves an application and returns its URL."""
     with contextlib.ExitStack() as stack:
 
         def serve(app: Any, port: int = 0) -> str:

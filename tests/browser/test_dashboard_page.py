@@ -1,4 +1,4 @@
-"""The dashboard as people meet it: in a browser, with a mouse, with keys, on a phone, under attack."""
+"""The dashboard in a browser: live updates, mouse, keyboard, small windows, accessibility, attacks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from goplugins.contrib.dashboard._server import PageServer
 from tests.unit.contrib.dashboards import FakePlugin, call
 
 ATTACK = "<script>window.hit=1</script><img/src=x/onerror=window.hit=1>"
-LONG = "a-plugin-with-a-name-that-goes-on-and-on-and-has-no-place-to-break-" * 2
+LONG = "a-plugin-with-a-long-name-that-has-no-space-where-a-line-can-break-" * 2
 
 FRAIL = {
     "retry": {"max_retries": 0},
@@ -39,7 +39,7 @@ ONCE = PluginConfig(
     health_check=HealthCheckConfig(enabled=False),
 )
 
-# The colour of every text that is seen, against what lies behind it; the worst ratio of each kind of element.
+# Contrast of each visible text with its background: the lowest ratio by kind of element.
 CONTRASTS = """
 const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
 const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -56,7 +56,7 @@ const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const node = texts.currentNode.parentElement;
   if (!texts.currentNode.data.trim() || !node.checkVisibility()) continue;
-  if (node.closest('.unseen, .label, dialog')) continue;
+  if (node.closest('.visually-hidden, .label, dialog')) continue;
   const style = getComputedStyle(node);
   const [one, two] = [light(parse(node.namespaceURI.endsWith('svg') ? style.fill : style.color)), light(behind(node))];
   const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
@@ -74,8 +74,8 @@ def manager():
 
 
 @pytest.fixture
-def everything(manager):
-    """Plugins in every state, a group, long names, limits, a breaker that has opened before."""
+def all_states(manager):
+    """Plugins in each state, a group, long names, a rate limit, an open breaker."""
     working, failing, dead, odd = FakePlugin("working"), FakePlugin("failing"), FakePlugin("dead"), FakePlugin(LONG)
     limit = RateLimitConfig(enabled=True, requests_per_second=0.1, burst_size=50)
     manager.register(
@@ -106,7 +106,7 @@ def open_all(browser):
 # --- live ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(browser, show, manager):
+def test_a_stopped_plugin_is_shown_as_down_within_two_seconds(browser, show, manager):
     @serve.plugin(name="billing")
     def billing(request: str) -> str:
         return request
@@ -134,13 +134,15 @@ def test_a_plugin_dies_and_the_page_shows_it_within_two_seconds_without_reload(b
         assert browser.run("return document.querySelector('.tile.is-down dd').textContent") == "1"
         assert took < 2.0
         # Whether the breaker or a health check noticed first, it is announced once.
-        browser.wait("return /billing: (circuit open|offline)/.test(document.querySelector('#news').textContent)")
+        browser.wait(
+            "return /billing: (circuit open|offline)/.test(document.querySelector('#announcement').textContent)"
+        )
     finally:
         done.set()
         caller.join()
 
 
-def test_old_figures_are_marked_until_the_server_is_back(browser, manager):
+def test_old_figures_are_marked_while_the_server_is_down(browser, manager):
     manager.register(FakePlugin())
     app = dashboard.wsgi(manager)
 
@@ -161,7 +163,7 @@ def test_old_figures_are_marked_until_the_server_is_back(browser, manager):
     again.server_close()
 
 
-def test_pause_stops_the_page_and_resume_starts_it(browser, show, manager):
+def test_pause_stops_updates_and_resume_restarts_them(browser, show, manager):
     manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager)))
     browser.run("document.querySelector('#pause').click()")
@@ -172,8 +174,8 @@ def test_pause_stops_the_page_and_resume_starts_it(browser, show, manager):
     browser.wait(f"return {browser.row('late')}")
 
 
-def test_trouble_comes_first_and_the_filter_finds_names_states_and_annotations(browser, show, everything):
-    browser.open(show(dashboard.wsgi(everything)))
+def test_failing_plugins_are_first_and_the_filter_matches_names_states_and_annotations(browser, show, all_states):
+    browser.open(show(dashboard.wsgi(all_states)))
     severities = browser.run("return [...document.querySelectorAll('.plugin')].map(e => e.dataset.severity)")
     assert severities == ["down", "down", "degraded", "degraded", "healthy"]
 
@@ -193,10 +195,10 @@ def test_trouble_comes_first_and_the_filter_finds_names_states_and_annotations(b
     assert browser.run("return document.querySelector('#empty').textContent") == "No plugin matches the filter."
 
 
-# --- under attack ----------------------------------------------------------------------------------------------------
+# --- attacks ---------------------------------------------------------------------------------------------------------
 
 
-def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, show, manager):
+def test_markup_in_names_errors_annotations_and_configuration_is_shown_as_text(browser, show, manager):
     plugin = FakePlugin(ATTACK)
     noted = {"labels": {"team": ATTACK}, "annotations": {ATTACK: ATTACK}}
     manager.register(plugin, PluginConfig(retry=RetryConfig(max_retries=0), options={"note": ATTACK}, **noted))
@@ -213,7 +215,7 @@ def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, s
     browser.wait("return [...document.querySelectorAll('pre')].every((each) => each.textContent.length > 2)")
     for button in range(browser.run("return document.querySelectorAll('.more button').length")):
         browser.run("document.querySelectorAll('.more button')[arguments[0]]?.click()", button)
-    browser.wait("return document.querySelector('#told').textContent || document.querySelector('#ask').open")
+    browser.wait("return document.querySelector('#notice').textContent || document.querySelector('#confirm').open")
     time.sleep(1.5)
     assert browser.run("return document.body.textContent.split(arguments[0]).length", ATTACK) > 8
     assert browser.run("return window.hit") is None
@@ -221,7 +223,7 @@ def test_markup_in_names_errors_annotations_and_configuration_is_text(browser, s
     assert browser.logged() == []
 
 
-def test_were_there_markup_the_policy_would_stop_it(browser, show, manager):
+def test_the_content_security_policy_blocks_injected_markup(browser, show, manager):
     manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager)))
     with pytest.raises(Exception, match="TrustedHTML"):
@@ -236,8 +238,8 @@ def test_were_there_markup_the_policy_would_stop_it(browser, show, manager):
     assert any("violates" in each and "img-src" in each for each in browser.logged())
 
 
-def test_the_page_sends_requests_to_its_own_server_only(browser, show, everything):
-    url = show(dashboard.wsgi(everything))
+def test_the_page_sends_requests_to_its_own_server_only(browser, show, all_states):
+    url = show(dashboard.wsgi(all_states))
     browser.open(url)
     open_all(browser)
     requested = browser.run("return performance.getEntriesByType('resource').map((each) => each.name)")
@@ -257,7 +259,7 @@ def press(browser, name, label):
     )
 
 
-def test_a_page_for_reading_has_no_buttons(browser, show, manager):
+def test_a_viewer_sees_no_buttons(browser, show, manager):
     manager.register(FakePlugin())
     manager.register(LoadBalancer("group", members=[FakePlugin("one")]))
     url = show(dashboard.wsgi(manager, authorize=lambda environ: False))
@@ -277,15 +279,15 @@ def test_a_page_for_reading_has_no_buttons(browser, show, manager):
     assert status == 403
 
 
-def test_an_operator_disables_with_a_second_thought_and_enables(browser, show, manager):
+def test_an_operator_disables_after_confirmation_and_enables(browser, show, manager):
     manager.register(FakePlugin())
     browser.open(show(dashboard.wsgi(manager, authorize=lambda environ: True)))
     press(browser, "auth", "Disable…")
-    browser.run("document.querySelector('#ask button').click()")  # Cancel comes first
+    browser.run("document.querySelector('#confirm button').click()")  # the first button is Cancel
     assert manager.explain("auth").breaker is CircuitBreakerState.CLOSED
     press(browser, "auth", "Disable…")
-    browser.run("document.querySelector('#ask-yes').click()")
-    browser.wait("return document.querySelector('#told').textContent === 'auth takes no calls until it is enabled'")
+    browser.run("document.querySelector('#confirm-yes').click()")
+    browser.wait("return document.querySelector('#notice').textContent === 'auth takes no calls until it is enabled'")
     browser.wait(f"return {browser.row('auth')}.querySelector('.word').textContent === 'disabled'")
     assert manager.explain("auth").breaker is CircuitBreakerState.OPEN
     press(browser, "auth", "Enable")
@@ -310,10 +312,10 @@ def test_an_operator_resets_a_breaker_and_drains_a_member(browser, show, manager
     browser.wait(f"return {browser.row('group')}.dataset.severity === 'healthy'")
 
 
-def test_another_sites_page_can_press_nothing(browser, show, manager):
+def test_a_page_of_another_site_can_send_no_action(browser, show, manager):
     manager.register(FakePlugin())
     target = show(dashboard.wsgi(manager, authorize=lambda environ: True))
-    browser.open(target)  # the operator has a cookie now
+    browser.open(target)  # sets the cookie of the operator
 
     def evil(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/html")])
@@ -344,7 +346,7 @@ def test_another_sites_page_can_press_nothing(browser, show, manager):
     assert manager.explain("auth").breaker is CircuitBreakerState.CLOSED
 
 
-def test_the_page_is_shown_in_no_frame(browser, show, manager):
+def test_the_page_cannot_be_framed(browser, show, manager):
     manager.register(FakePlugin())
     target = show(dashboard.wsgi(manager))
 
@@ -361,15 +363,16 @@ def test_the_page_is_shown_in_no_frame(browser, show, manager):
 
 
 @pytest.mark.parametrize("width", [320, 390, 700, 1000, 1280, 1920])
-def test_nothing_is_wider_than_the_window(browser, show, everything, width):
+def test_no_element_is_wider_than_the_window(browser, show, all_states, width):
     browser.size(width)
-    browser.open(show(dashboard.wsgi(everything, authorize=lambda environ: True)))
+    browser.open(show(dashboard.wsgi(all_states, authorize=lambda environ: True)))
     assert browser.run("return document.documentElement.scrollWidth") <= width
     open_all(browser)
     time.sleep(1.2)
     wide = browser.run(
         "return [...document.querySelectorAll('body *')].filter((each) => each.checkVisibility() &&"
-        " each.getBoundingClientRect().right > arguments[0] + 1 && !each.closest('.scroll, .unseen, .label, .skip'))"
+        " each.getBoundingClientRect().right > arguments[0] + 1 &&"
+        " !each.closest('.scroll, .visually-hidden, .label, .skip'))"
         ".map((each) => each.outerHTML.slice(0, 120))",
         width,
     )
@@ -378,9 +381,9 @@ def test_nothing_is_wider_than_the_window(browser, show, everything, width):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(browser, show, everything, scheme):
+def test_each_text_has_sufficient_contrast(browser, show, all_states, scheme):
     browser.prefer(color_scheme=scheme)
-    browser.open(show(dashboard.wsgi(everything, authorize=lambda environ: True)))
+    browser.open(show(dashboard.wsgi(all_states, authorize=lambda environ: True)))
     open_all(browser)
     time.sleep(0.3)
     found = browser.run(CONTRASTS)
@@ -388,11 +391,11 @@ def test_every_text_stands_out_from_what_is_behind_it(browser, show, everything,
     assert {kind: ratio for kind, ratio in found.items() if ratio < 4.5} == {}
 
 
-def test_keys_alone_reach_everything_and_the_focus_is_seen(browser, show, everything):
+def test_keyboard_reaches_all_controls_and_the_focus_is_visible(browser, show, all_states):
     from selenium.webdriver import ActionChains, Keys
 
-    browser.open(show(dashboard.wsgi(everything, authorize=lambda environ: True)))
-    browser.run("document.querySelector('#pause').click(); document.activeElement.blur()")  # nothing moves meanwhile
+    browser.open(show(dashboard.wsgi(all_states, authorize=lambda environ: True)))
+    browser.run("document.querySelector('#pause').click(); document.activeElement.blur()")  # rows keep their order
 
     def key(*keys):
         ActionChains(browser.driver).send_keys(*keys).perform()
@@ -428,10 +431,10 @@ def test_keys_alone_reach_everything_and_the_focus_is_seen(browser, show, everyt
     assert sum(tag == "BUTTON" and text.startswith(("Drain", "Restore")) for tag, text in inside) == 3
     browser.run("[...document.querySelectorAll('.more button')][0].focus()")
     key(Keys.ENTER)
-    browser.wait("return document.querySelector('#ask').open")
+    browser.wait("return document.querySelector('#confirm').open")
     assert browser.run("return document.activeElement.textContent") == "Cancel"
     key(Keys.ESCAPE)
-    browser.wait("return !document.querySelector('#ask').open")
+    browser.wait("return !document.querySelector('#confirm').open")
 
 
 def test_a_focused_row_keeps_the_focus_when_the_order_changes(browser, show, manager):
@@ -448,8 +451,8 @@ def test_a_focused_row_keeps_the_focus_when_the_order_changes(browser, show, man
     assert browser.run("return document.activeElement.querySelector('.name')?.textContent") == "second"
 
 
-def test_everything_has_a_role_and_a_name_for_a_screen_reader(browser, show, everything):
-    browser.open(show(dashboard.wsgi(everything, authorize=lambda environ: True)))
+def test_elements_have_roles_and_names_for_screen_readers(browser, show, all_states):
+    browser.open(show(dashboard.wsgi(all_states, authorize=lambda environ: True)))
     open_all(browser)
     tree = browser.command("Accessibility.getFullAXTree")["nodes"]
     seen = [
@@ -477,10 +480,10 @@ def test_everything_has_a_role_and_a_name_for_a_screen_reader(browser, show, eve
     live = browser.run(
         "return [...document.querySelectorAll('[aria-live], [role=status], [role=alert]')].map((each) => each.id)"
     )
-    assert sorted(live) == ["news", "told"]  # figures that change each second are not read out
+    assert sorted(live) == ["announcement", "notice"]  # figures that change each second are not announced
 
 
-def test_who_wants_no_motion_gets_none(browser, show, manager):
+def test_reduced_motion_disables_transitions(browser, show, manager):
     manager.register(FakePlugin())
     url = show(dashboard.wsgi(manager))
     script = "return getComputedStyle(document.querySelector('.plugin > summary')).transitionDuration"

@@ -1,6 +1,6 @@
-"""The part that all applications under test share: one manager a process, made, loaded and called at import.
+"""Code of all applications under test: one manager per process, created, loaded and called at import.
 
-Each call writes a line to a ledger when it begins and when it ends, so that a lost call is noticed. Environment
+Each call writes a line to a ledger file at its start and at its end, so that lost calls are detected. Environment
 variables: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is the number of calls of each
 plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its gevent hook.
 """
@@ -29,14 +29,14 @@ CONFIG = str(_folder / "config.json")
 
 CELERY = {
     "broker_connection_retry_on_startup": True,
-    # A worker that leaves gives back what it had taken. Without that, Celery loses tasks by design.
+    # A worker that stops returns its unfinished tasks to the queue. Without this setting Celery loses them.
     "task_acks_late": True,
 }
 
 _bound: dict[str, BoundPlugin[Ask, Answer]] = {}
 
 
-def _note(*words: object) -> None:
+def _write_ledger(*words: object) -> None:
     line = " ".join(map(str, (os.getpid(), *words))) + "\n"
     descriptor = os.open(_folder / "ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
     try:
@@ -50,21 +50,21 @@ def call(
 ) -> dict[str, Any]:
     """Makes one call; returns process id, error if there is one, and duration in seconds."""
     value = zlib.crc32(number.encode())
-    _note(number, plugin, "begins")
+    _write_ledger(number, plugin, "begins")
     started, error = time.monotonic(), ""
     try:
         answer = _bound[plugin](Ask(value, seconds, refuse), timeout=timeout)
         if answer.value != value * 2:
-            error = f"the reply of another call: {answer.value}, not {value * 2}"
+            error = f"wrong reply: {answer.value}, not {value * 2}"
     except PluginError as exc:
         error = f"{type(exc).__name__}: {exc} (cause: {exc.__cause__!r})"
     took = time.monotonic() - started
-    _note(number, plugin, "ends", f"{took:.3f}", error.replace("\n", " "))
+    _write_ledger(number, plugin, "ends", f"{took:.3f}", error.replace("\n", " "))
     return {"pid": os.getpid(), "plugin": plugin, "error": error, "seconds": took}
 
 
 def sockets() -> dict[str, Any]:
-    """This process's id, and its sockets that are connected to a plugin, as in /proc: ``socket:[4711]``."""
+    """The process id, and the sockets that are connected to a plugin, as in /proc: ``socket:[4711]``."""
     ports, paths = set(), set()
     for plugin in json.loads(Path(CONFIG).read_text())["plugins"]:
         for endpoint in (plugin.get("endpoint", ""), *plugin.get("endpoints", ())):
@@ -110,7 +110,7 @@ def longest_gap(plugin: str) -> float:
 
 
 def answer(path: str, query: str) -> Any:
-    """Reply of a web application to ``/call/<plugin>/<number>``, ``/sockets``, ``/gap/<plugin>``, ``/ping``."""
+    """Reply of a web application for ``/call/<plugin>/<number>``, ``/sockets``, ``/gap/<plugin>``, ``/ping``."""
     what, *words = path.strip("/").split("/")
     options = parse_qs(query)
     if what == "call":
@@ -124,13 +124,13 @@ def answer(path: str, query: str) -> Any:
 
 
 def prepare(manager: Manager[Any, Any]) -> None:
-    """Makes ``HOSTS_IMPORT_CALLS`` calls of each plugin; at import, as some applications do."""
+    """Binds the plugins and makes ``HOSTS_IMPORT_CALLS`` calls of each, at import as in some applications."""
     if os.environ.get("HOSTS_GEVENT"):
         from grpc.experimental import gevent
 
         gevent.init_gevent()
     _bound.update({plugin: manager.bind(plugin, Ask, Answer) for plugin in PLUGINS})
-    for turn in range(int(os.environ.get("HOSTS_IMPORT_CALLS", "0"))):
+    for number in range(int(os.environ.get("HOSTS_IMPORT_CALLS", "0"))):
         for plugin in PLUGINS:
-            call(plugin, f"import-{turn}")
+            call(plugin, f"import-{number}")
     (_folder / f"imported-{os.getpid()}").write_text(json.dumps(sockets()["sockets"]))

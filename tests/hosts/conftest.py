@@ -1,4 +1,4 @@
-"""Each test runs with each server. A server is started once for all its tests; the last one ends it."""
+"""Each test runs with each server. A server is started once for all its tests; the last test stops it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.hosts.hosts import HOSTS, Host
 from tests.hosts.processes import adopt_orphans
 from tests.hosts.servers import PluginServers
 
-# Applications: only their server can import them.
+# Applications: can be imported only by their servers.
 collect_ignore = [
     "calling.py",
     "django_app.py",
@@ -40,7 +40,7 @@ def only(condition: Callable[[type[Host]], bool]) -> Callable[[Any], Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
         condition = getattr(metafunc.function, "only", lambda _: True)
-        # One xdist group for each: a server's tests run one after the other, in the same worker.
+        # One xdist group per server: its tests run one after the other in the same worker.
         hosts = [
             pytest.param(host, id=host.name, marks=pytest.mark.xdist_group(host.name))
             for host in HOSTS
@@ -56,7 +56,7 @@ def _missing(kind: type[Host]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """A short path, as the sockets in it need."""
+    """A short path, for the length limit of Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="gp-") as path:
         yield Path(path)
 

@@ -1,4 +1,4 @@
-"""A Django project in one file, set up as the documentation says."""
+"""A Django project in one file, configured as in the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ settings.configure(
 )
 django.setup()
 
-from goplugins.contrib.django import plugins  # noqa: E402 - as in a project, whose settings come first
+from goplugins.contrib.django import plugins  # noqa: E402 - needs the settings
 from goplugins.contrib.django.views import health  # noqa: E402
 
 

@@ -1,4 +1,4 @@
-"""A Flask application, set up as the documentation says."""
+"""A Flask application, configured as in the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers that applications run in: how each is started, reloaded and stopped."""
+"""The application servers: start, reload and stop of each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _SETTLED = 2.5
 
 
 class Host:
-    """A server and its workers, over a configuration in a folder of their own."""
+    """A server and its workers, with a configuration in a folder of its own."""
 
     name: ClassVar[str] = "?"
     imports: ClassVar[bool] = False
@@ -81,14 +81,14 @@ class Host:
     programs: ClassVar[tuple[str, ...]] = ()
     """Python packages and programs that it needs."""
     hung: ClassVar[float] = 20.0
-    """Seconds after which a call that has ten at most counts as hung."""
+    """Seconds after which a call with a timeout of 10 s counts as hung."""
     may_lose: ClassVar[int] = 0
     """Requests that the server may lose in a test before they reach the application."""
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
         self.folder = folder
         settings = {
-            # A failure must not hide behind a second attempt, nor behind a breaker.
+            # A retry would hide failures.
             "default_retry": {"max_retries": 0},
             "default_health_check": {"interval": 1},
             "plugins": plugins,
@@ -155,7 +155,7 @@ class Host:
     def answers(self) -> bool:
         raise NotImplementedError
 
-    def ask(self, path: str, **headers: str) -> Any:
+    def get(self, path: str, **headers: str) -> Any:
         """Reply of one worker."""
         raise NotImplementedError
 
@@ -188,7 +188,7 @@ class _Web(Host):
         return str(self.folder / "web.sock")
 
     def stop(self) -> int:
-        """The same, once no process has started or ended for a while.
+        """Stops the server once no process has started or ended for a while.
 
         While a worker is being replaced, both servers may wait at their stop for a worker that got no signal: uWSGI
         2.0.30 without end, also with an empty application right after a reload (4 of 69 stops); gunicorn for its
@@ -208,14 +208,14 @@ class _Web(Host):
 
     def answers(self) -> bool:
         try:
-            return bool(self.ask("/ping"))
+            return bool(self.get("/ping"))
         except OSError:
             return False
 
-    def ask(self, path: str, **headers: str) -> Any:
+    def get(self, path: str, **headers: str) -> Any:
         connection = _Connection(self.socket, self.hung)
         try:
-            # One connection for each request: when a stopping server closes an idle one is a race with the client.
+            # One connection per request: a stopping server closes idle connections, which races with the next request.
             connection.request("GET", path, headers={**headers, "Connection": "close"})
             reply = connection.getresponse()
             body = reply.read()
@@ -249,7 +249,7 @@ class _Web(Host):
     def _make(self, job: Job) -> Outcome:
         query = {"seconds": job.seconds, "timeout": job.timeout, **({"refuse": 1} if job.refuse else {})}
         try:
-            reply = self.ask(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
+            reply = self.get(f"/call/{job.plugin}/{job.number}?{urlencode(query)}")
         except (OSError, http.client.HTTPException, AssertionError) as error:
             return Outcome(job, lost=repr(error))
         return Outcome(job, reply["pid"], reply["error"], reply["seconds"])
@@ -356,8 +356,7 @@ class Celery(Host):
     programs = ("redis-server",)
     tasks = "tests.hosts.tasks"
     window = 16
-    # On HUP under load a pool process waits until its parent has read its last results, which it no longer does: half a
-    # minute of Celery's own.
+    # On HUP under load a pool process waits for 30 s, because its parent no longer reads its results.
     hung = 60.0
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
@@ -388,7 +387,7 @@ class Celery(Host):
     def command(self) -> list[str]:
         options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "400", "--loglevel", "WARNING"]
         quiet = ["--without-gossip", "--without-mingle"]
-        # As a script: on HUP Celery runs its own command line again, and ``-m celery`` can't be.
+        # As a script: on HUP Celery executes its own command line again, which fails for ``-m celery``.
         return [sys.executable, _script("celery"), "-A", self.tasks, "worker", *options, *quiet]
 
     def environment(self) -> dict[str, str]:
@@ -398,22 +397,22 @@ class Celery(Host):
         return bool(self._client.control.ping(timeout=0.2))
 
     def send(self, task: str, *arguments: Any) -> Any:
-        """Sends a task, and returns where its result will be."""
+        """Sends a task; returns its asynchronous result."""
         return self._client.send_task(f"{self.tasks}.{task}", arguments)
 
-    def ask(self, path: str, **headers: str) -> Any:
+    def get(self, path: str, **headers: str) -> Any:
         return self.send(path.strip("/")).get(timeout=self.hung)
 
     def run(self, jobs: Sequence[Job], halfway: Callable[[], None] = lambda: None) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        under_way: list[tuple[Job, Any]] = []
+        pending: list[tuple[Job, Any]] = []
         for number, job in enumerate(jobs):
-            under_way.append((job, self.send("call", *attrs.astuple(job))))
+            pending.append((job, self.send("call", *attrs.astuple(job))))
             if number == len(jobs) // 2:
                 halfway()
-            if len(under_way) >= self.window:
-                outcomes.append(self._collect(*under_way.pop(0)))
-        return outcomes + [self._collect(*pair) for pair in under_way]
+            if len(pending) >= self.window:
+                outcomes.append(self._collect(*pending.pop(0)))
+        return outcomes + [self._collect(*pair) for pair in pending]
 
     def _collect(self, job: Job, result: Any) -> Outcome:
         try:

@@ -1,4 +1,4 @@
-"""A WSGI application whose view calls a plugin, and that shows the metrics of all workers at ``/metrics``."""
+"""A WSGI application: calls a plugin, and returns the metrics of all workers at ``/metrics``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Celery application, set up as the documentation says."""
+"""A Celery application, configured as in the documentation."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def fail(plugin: str) -> None:
 
 @app.task(base=PluginTask, soft_time_limit=1, max_retries=0)
 def overtime(plugin: str) -> None:
-    """Its call may take longer than it."""
+    """Its call has a longer timeout than its own time limit."""
     plugins.bind(plugin, Ask, Answer)(Ask(1, seconds=3), timeout=10)

@@ -1,4 +1,4 @@
-"""The plugin that is served over every transport, and its types."""
+"""The plugin that is served over all transports, and its types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of a server, as found in /proc."""
+"""Processes of a server, read from /proc."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _parents() -> dict[int, int]:
         if entry.isdigit():
             try:
                 stat = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:  # it has ended meanwhile
+            except OSError:  # has ended meanwhile
                 continue
             state, parent = stat.rpartition(")")[2].split()[:2]
             if state != "Z":
@@ -34,13 +34,13 @@ def descendants(pid: int) -> set[int]:
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of orphans among its descendants, so that they can be found."""
+    """Makes this process the parent of orphaned descendants, so that :func:`descendants` finds them."""
     subreaper = 36  # PR_SET_CHILD_SUBREAPER
     assert ctypes.CDLL(None).prctl(subreaper, 1, 0, 0, 0) == 0
 
 
 def names(pids: Iterable[int]) -> dict[int, str]:
-    """Their command lines; those that have ended are left out."""
+    """Command lines by process id, without processes that have ended."""
     found = {}
     for pid in pids:
         try:
@@ -51,7 +51,7 @@ def names(pids: Iterable[int]) -> dict[int, str]:
 
 
 def links(pid: int) -> set[str]:
-    """The sockets and pipes that a process holds: ``socket:[4711]``."""
+    """Open sockets and pipes of a process: ``socket:[4711]``."""
     found = set()
     try:
         for entry in os.listdir(f"/proc/{pid}/fd"):

@@ -1,6 +1,6 @@
-"""The plugin servers, all in one process: ``python -m tests.hosts.servers FOLDER``, until stdin ends.
+"""All plugin servers in one process: ``python -m tests.hosts.servers FOLDER`` serves until stdin ends.
 
-It prints the plugins' configuration as one line of JSON once all of them listen.
+Prints the configuration of the plugins as one line of JSON once all servers listen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _answer(peer: Peer) -> None:
-    """HTTPS, which ``goplugins.serve`` leaves to a proxy: the same plugin behind a plain TLS server."""
+    """The same plugin over HTTPS, which ``goplugins.serve`` does not offer: behind a plain TLS server."""
     while (request := peer.read_request()) is not None:
         if request.method == "GET":
             peer.send(http_reply({"status": "healthy"}))
@@ -71,7 +71,7 @@ def _main(folder: Path) -> None:
             {
                 "name": "exec",
                 "transport": "exec",
-                # In uWSGI sys.executable is not a Python.
+                # Explicit, since under uWSGI sys.executable is no Python interpreter.
                 "executable": sys.executable,
                 "args": ["-m", "goplugins", "serve", "tests.hosts.plugins:twice", "--stdio"],
                 "work_dir": str(ROOT),
@@ -93,7 +93,7 @@ class PluginServers:
     """A process that serves the plugins over all transports.
 
     Attributes:
-        plugins: their configuration.
+        plugins: the configuration of the plugins.
     """
 
     def __init__(self, folder: Path) -> None:

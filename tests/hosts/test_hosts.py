@@ -18,7 +18,7 @@ from tests.timing import until
 
 PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
 SOCKETS = 6
-"""Sockets of a process that has called all plugins: one for each but exec and python."""
+"""Sockets of a process that has called all plugins: one for each except exec and python."""
 
 MANY = 2_000
 
@@ -52,15 +52,15 @@ def test_every_transport_answers(host: Host) -> None:
     assert len(outcomes) == 4 * len(PLUGINS)
 
 
-def test_a_plugins_refusal_arrives(host: Host) -> None:
+def test_a_rejection_by_the_plugin_raises_an_execution_error(host: Host) -> None:
     outcomes = host.run(jobs(len(PLUGINS), refuse=True))
     assert [outcome for outcome in outcomes if not outcome.error.startswith("PluginExecutionError: ")] == []
 
 
-def test_no_call_outlives_its_deadline(host: Host) -> None:
+def test_calls_end_at_their_deadline(host: Host) -> None:
     outcomes = host.run(jobs(len(PLUGINS), seconds=3, timeout=0.5))
     assert [outcome for outcome in outcomes if not outcome.error.startswith("PluginTimeoutError: ")] == []
-    # At most 0.1 s late is promised; this machine may be busy.
+    # The documented bound is 0.1 s; the machine may be busy.
     assert [outcome for outcome in outcomes if outcome.seconds > 1.0] == []
 
 
@@ -75,14 +75,14 @@ def test_an_error_keeps_its_class_through_the_result_backend(host: Celery) -> No
 
 @only(lambda host: issubclass(host, Gevent))
 def test_a_slow_call_blocks_no_other_greenlet(host: Host) -> None:
-    gaps = {plugin: host.ask(f"/gap/{plugin}") for plugin in PLUGINS}
+    gaps = {plugin: host.get(f"/gap/{plugin}") for plugin in PLUGINS}
     assert {plugin: gap for plugin, gap in gaps.items() if gap > 0.5} == {}
 
 
 @only(lambda host: host in {FlaskPreload, DjangoPrefork})
 def test_calls_end_with_the_timeout_of_their_request(host: Host) -> None:
     for plugin in PLUGINS:
-        reply = host.ask(f"/call/{plugin}/patience?seconds=3&timeout=10", **{"X-Request-Timeout": "0.5"})
+        reply = host.get(f"/call/{plugin}/patience?seconds=3&timeout=10", **{"X-Request-Timeout": "0.5"})
         assert reply["error"].startswith("PluginTimeoutError: ")
         assert reply["seconds"] < 1.0
 
@@ -90,11 +90,11 @@ def test_calls_end_with_the_timeout_of_their_request(host: Host) -> None:
 @only(lambda host: host in {FlaskPreload, DjangoPrefork})
 def test_the_health_page_reports_that_plugins_are_ready(host: Host) -> None:
     # A call that timed out ends its exec plugin: the page reports that until the plugin runs again.
-    until(lambda: host.ask("/health/plugins")["status"] == "ready", 10, str(host.ask("/health/plugins")))
+    until(lambda: host.get("/health/plugins")["status"] == "ready", 10, str(host.get("/health/plugins")))
 
 
 @only(lambda host: host is CeleryPlugins)
-def test_a_call_ends_before_its_tasks_limit(host: Celery) -> None:
+def test_a_call_ends_before_the_limit_of_its_task(host: Celery) -> None:
     for plugin in PLUGINS:
         with pytest.raises(PluginTimeoutError):
             host.send("overtime", plugin).get(timeout=host.hung)
@@ -127,7 +127,7 @@ def sockets_of_workers(host: Host) -> dict[int, set[str]]:
 
     def complete() -> bool:
         assert not [outcome for outcome in host.run(jobs(2 * len(PLUGINS))) if outcome.error or outcome.lost]
-        reply = host.ask("/sockets")
+        reply = host.get("/sockets")
         found[reply["pid"]] = set(reply["sockets"])
         for pid in list(found):
             if not Path(f"/proc/{pid}").exists():  # recycled
@@ -139,7 +139,7 @@ def sockets_of_workers(host: Host) -> dict[int, set[str]]:
 
 
 def is_plugin(pid: int) -> bool:
-    """Whether it is an exec plugin, or the orphan guard."""
+    """Whether the process is an exec plugin or the orphan guard."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -148,10 +148,10 @@ def is_plugin(pid: int) -> bool:
 
 
 def test_no_call_fails_while_workers_are_replaced(host: Host) -> None:
-    """Workers are recycled after a number of calls, and all are replaced by HUP halfway."""
+    """Workers are recycled after a number of calls; HUP replaces all workers halfway."""
     started, logged = time.monotonic(), host.log.stat().st_size
     outcomes = host.run(jobs(MANY), host.reload)
-    # A gevent worker compares its number of calls once a second: on a fast machine all calls may be made by then.
+    # A gevent worker checks its number of calls once a second: on a fast machine all calls may be over by then.
     while len(workers := collections.Counter(outcome.pid for outcome in outcomes)) < 5:
         assert time.monotonic() - started < 60, f"no worker was recycled: {workers}"
         outcomes += host.run(jobs(200))
@@ -166,12 +166,12 @@ def test_no_call_fails_while_workers_are_replaced(host: Host) -> None:
     assert [outcome for outcome in outcomes if outcome.error] == []
     assert len(outcomes) >= MANY
     begun, ended = ({tuple(words[:3]) for words in ledger(host) if words[3] == what} for what in ("begins", "ends"))
-    assert begun == ended, "a call was cut off"
+    assert begun == ended, "a call did not end"
     assert host.problems(logged) == []
 
 
-def test_no_process_is_left_after_the_stop(host: Host) -> None:
-    """No worker and no exec plugin, and the server ends within seconds."""
+def test_no_process_is_left_after_stop(host: Host) -> None:
+    """Neither workers nor exec plugins; the server ends within 15 s."""
     assert any(is_plugin(pid) for pid in host.processes())
     started = time.monotonic()
     assert host.stop() == 0

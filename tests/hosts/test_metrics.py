@@ -1,4 +1,4 @@
-"""Prometheus metrics of four gunicorn workers: the sum is exact, whichever worker replies."""
+"""Prometheus metrics of four gunicorn workers: each worker returns the exact sum."""
 
 from __future__ import annotations
 

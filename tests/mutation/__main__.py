@@ -1,13 +1,13 @@
-"""Breaks the policies on purpose, one line at a time, and counts which breaks no test notices.
+"""Mutation tests: changes the policies one line at a time and counts the changes that no test detects.
 
-``make mutation`` runs it whole. For work on one module:
+``make mutation`` runs all modules. For work on one module:
 
     python -m tests.mutation gate budget      # only these modules
-    python -m tests.mutation --survivors gate # only what survived the last time, after a test was written
-    python -m tests.mutation --resume         # go on with a run that was broken off; what has changed is run again
+    python -m tests.mutation --survivors gate # only the survivors of the last run, after a test was added
+    python -m tests.mutation --resume         # continue an interrupted run; changed modules are run again
     python -m tests.mutation --report         # run nothing, print the last figures
 
-The work is mutmut's, on a copy of the tree in build/mutation; its settings are in pyproject.toml. What survived is
+It runs mutmut on a copy of the tree in build/mutation; its settings are in pyproject.toml. The surviving mutants are
 listed in build/mutation/survivors.txt, each with its diff.
 """
 
@@ -28,12 +28,12 @@ WORK = ROOT / "build/mutation"
 COPIED = ("goplugins", "tests", "setup.cfg", "pyproject.toml")
 
 KILLED, TIMEOUT, SURVIVED, UNTESTED, OTHER = "killed", "timeout", "survived", "no tests", "other"
-# Exit codes of a mutant's test run, as mutmut keeps them. A run that hangs was ended by a signal: noticed, too.
+# Exit codes of the test run of a mutant, as stored by mutmut. A run that was killed as hanging counts as killed, too.
 OUTCOMES = {1: KILLED, 3: KILLED, 0: SURVIVED, 5: UNTESTED, 33: UNTESTED} | dict.fromkeys(
     (-24, 24, 36, 152, 255, -9), TIMEOUT
 )
 
-# In one process: mutmut's own `show` starts anew for each.
+# All in one process: `mutmut show` starts a new process for each.
 DIFFS = """
 import sys
 from mutmut.mutation.diff_apply import find_mutant, get_diff_for_mutant
@@ -45,9 +45,9 @@ for name in sys.argv[1:]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="names of modules, such as gate; all if none is given")
-    parser.add_argument("--survivors", action="store_true", help="test again what survived the last run")
-    parser.add_argument("--resume", action="store_true", help="only what has no result yet, or has changed")
-    parser.add_argument("--report", action="store_true", help="print the last figures and run nothing")
+    parser.add_argument("--survivors", action="store_true", help="run the survivors of the last run again")
+    parser.add_argument("--resume", action="store_true", help="run only mutants without a result and changed modules")
+    parser.add_argument("--report", action="store_true", help="print the last figures only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at once (default: one a core)")
     options = parser.parse_args()
     if not options.report:
@@ -70,7 +70,7 @@ def outcome(code: int | None) -> str:
 
 
 def copy_tree() -> None:
-    """Brings the copy up to date; mutmut compares times to see which modules have changed."""
+    """Updates the copy; mutmut compares modification times to find changed modules."""
     WORK.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(WORK / "mutants/tests", ignore_errors=True)
     for name in COPIED:
@@ -83,15 +83,15 @@ def copy_tree() -> None:
 
 
 def mutmut(*arguments: str) -> None:
-    # Few examples, always the same: a mutant lives or dies by the tests, not by the dice.
+    # Few examples without randomness: results must be reproducible.
     environment = os.environ | {"HYPOTHESIS_PROFILE": "mutation"}
     program = Path(sys.executable).with_name("mutmut")
     if subprocess.run([program, *arguments], cwd=WORK, env=environment, check=False).returncode:
-        sys.exit("mutmut could not do its work; what it said is above")
+        sys.exit("mutmut failed; see its output above")
 
 
 def results() -> dict[str, int | None]:
-    """Mutant to exit code of its test run; None if it has not been run."""
+    """Exit code of the test run by mutant; None if the mutant has not been run."""
     found: dict[str, int | None] = {}
     for meta in sorted(WORK.glob("mutants/goplugins/**/*.meta")):
         found |= json.loads(meta.read_text())["exit_code_by_key"]
@@ -115,7 +115,7 @@ def report() -> None:
     listing = WORK / "survivors.txt"
     with listing.open("w") as file:
         subprocess.run([sys.executable, "-c", DIFFS, *survivors], cwd=WORK, stdout=file, check=True)
-    print(f"{len(survivors)} survivors are in {listing.relative_to(ROOT)}")
+    print(f"{len(survivors)} survivors are listed in {listing.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

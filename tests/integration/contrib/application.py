@@ -1,4 +1,4 @@
-"""The application of the servers under test: reports what it detects of its server, and calls a plugin that hangs."""
+"""The application of the servers under test: returns the detected facts of its server, and calls a plugin."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     return [json.dumps(result).encode()]
 
 
-application = answer if "APPLICATION_BARE" in os.environ else PluginCalls(answer)
+application = answer if "APPLICATION_UNWRAPPED" in os.environ else PluginCalls(answer)

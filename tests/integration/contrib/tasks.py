@@ -1,4 +1,4 @@
-"""A Celery application whose broker and results are folders, for a worker and for the test that sends the tasks."""
+"""A Celery application with folders as broker and result backend; used by the worker and by the tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goplugins.contrib.celery import PluginTask, install
 
 @serve.plugin(name="sleepy")
 def sleepy(request: float) -> str:
-    time.sleep(request)  # it runs in the caller's process, so no deadline stops it
+    time.sleep(request)  # in-process: no deadline ends it
     return "awake"
 
 
@@ -30,7 +30,7 @@ class QuickTask(PluginTask):
 
 
 def make(folder: str) -> SimpleNamespace:
-    """An application over the folders in ``folder``, and its tasks."""
+    """An application with its queue and results in ``folder``, and its tasks."""
     app = Celery("tasks", broker="filesystem://", backend=f"file://{folder}/results", set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
@@ -48,7 +48,7 @@ def make(folder: str) -> SimpleNamespace:
         return plugins.execute("hanging", "hang")
 
     @app.task(soft_time_limit=1, time_limit=10)
-    def oversleep() -> str:
+    def sleep() -> str:
         try:
             plugins.execute("sleepy", 8.0)
         except SoftTimeLimitExceeded:
@@ -59,7 +59,7 @@ def make(folder: str) -> SimpleNamespace:
     def busy(self: Any) -> list[Any]:
         return [plugins.execute("hanging", "busy", idempotent=False), self.request.retries]
 
-    return SimpleNamespace(app=app, hang=hang, oversleep=oversleep, busy=busy)
+    return SimpleNamespace(app=app, hang=hang, sleep=sleep, busy=busy)
 
 
 if "WORKER_FOLDER" in os.environ:  # the worker: celery -A tests.integration.contrib.tasks

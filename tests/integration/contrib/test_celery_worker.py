@@ -1,4 +1,4 @@
-"""A real prefork worker: time limits, retries, and errors whose classes survive JSON."""
+"""A real prefork worker: time limits, retries, and error classes after JSON serialization."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ pytestmark = pytest.mark.hosts
 ROOT = Path(__file__).resolve().parents[3]
 
 
-class Behaviour:
-    """Hangs, replies, or refuses two calls before it replies, as the request says."""
+class Handler:
+    """Handler that hangs, replies, or rejects two calls before it replies, depending on the request."""
 
     def __init__(self) -> None:
-        self.refused = 0
+        self.rejected = 0
 
     def __call__(self, peer: Peer) -> None:
         while (request := peer.read_request()) is not None:
             data = request.json["data"]
             if data == "hang":
                 peer.hang()
-            elif data == "busy" and self.refused < 2:
-                self.refused += 1
+            elif data == "busy" and self.rejected < 2:
+                self.rejected += 1
                 peer.send(http_reply({"error": "busy"}, "503 Service Unavailable", {"Retry-After": "1"}))
             else:
                 peer.send(ok(request))
@@ -46,7 +46,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("worker")
     for name in ("queue", "control", "results"):
         (folder / name).mkdir()
-    with RawServer(Behaviour()) as server:
+    with RawServer(Handler()) as server:
         plugin = {"name": "hanging", "transport": "http", "endpoint": server.url, "retry": {"max_retries": 0}}
         config = {"plugins": [plugin], "default_health_check": {"enabled": False}}
         (folder / "plugins.json").write_text(json.dumps(config))
@@ -66,7 +66,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                 process.wait()
 
 
-def test_a_hanging_call_ends_before_the_tasks_limit_and_its_error_comes_back(tasks: Any) -> None:
+def test_a_hanging_call_ends_before_the_limit_of_its_task(tasks: Any) -> None:
     with pytest.raises(PluginTimeoutError) as raised:
         tasks.hang.delay().get(timeout=40, interval=0.05)
     error = raised.value
@@ -75,13 +75,13 @@ def test_a_hanging_call_ends_before_the_tasks_limit_and_its_error_comes_back(tas
     assert error.attempts == 1
 
 
-def test_a_soft_limit_is_raised_in_a_call_and_the_worker_goes_on(tasks: Any) -> None:
+def test_a_soft_time_limit_interrupts_a_call(tasks: Any) -> None:
     started = time.monotonic()
-    assert tasks.oversleep.delay().get(timeout=40, interval=0.05) == "cleaned up"
+    assert tasks.sleep.delay().get(timeout=40, interval=0.05) == "cleaned up"
     assert time.monotonic() - started < 8
 
 
-def test_a_busy_plugin_is_called_again_after_its_retry_after(tasks: Any) -> None:
+def test_a_busy_plugin_is_retried_after_its_retry_after(tasks: Any) -> None:
     started = time.monotonic()
     assert tasks.busy.delay().get(timeout=40, interval=0.05) == ["ok", 2]
     assert time.monotonic() - started >= 2

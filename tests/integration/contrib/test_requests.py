@@ -1,4 +1,4 @@
-"""Real applications behind a real server: when the plugin hangs, the call ends before the request."""
+"""Applications behind a real server: calls end at the deadline of their request."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class SilentHandler(WSGIRequestHandler):
 
 @contextmanager
 def served(application: Any) -> Iterator[Callable[..., tuple[int, dict[str, str], Any]]]:
-    """Serves an application; yields a function that sends a request."""
+    """Serves an application; yields a function that sends requests to it."""
     server = make_server("127.0.0.1", 0, application, handler_class=SilentHandler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
 
-    def ask(path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
+    def get(path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
         try:
             sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -46,7 +46,7 @@ def served(application: Any) -> Iterator[Callable[..., tuple[int, dict[str, str]
             connection.close()
 
     try:
-        yield ask
+        yield get
     finally:
         server.shutdown()
         server.server_close()
@@ -72,14 +72,14 @@ def plugin() -> Iterator[RawServer]:
 
 
 @pytest.fixture(params=["wsgi", "flask", "django"])
-def ask(request: pytest.FixtureRequest, plugin: RawServer) -> Iterator[Any]:
-    """One application in three frameworks: /hang and /twice."""
+def get(request: pytest.FixtureRequest, plugin: RawServer) -> Iterator[Any]:
+    """The same application in three frameworks: /hang and /twice."""
     config = {
         "plugins": [{"name": "p", "transport": "http", "endpoint": plugin.url, "retry": {"idempotent": True}}],
         "default_health_check": {"enabled": False},
     }
-    with {"wsgi": plain, "flask": flask, "django": django}[request.param](config) as asks:
-        yield asks
+    with {"wsgi": plain, "flask": flask, "django": django}[request.param](config) as get:
+        yield get
 
 
 def answer(call: Callable[[str], Any], path: str) -> tuple[int, Any]:
@@ -101,8 +101,8 @@ def plain(config: Any) -> Iterator[Any]:
         start_response(f"{status} Result", [("Content-Type", "application/json")])
         return [json.dumps(result).encode()]
 
-    with manager, served(PluginCalls(application, timeout=5)) as asks:
-        yield asks
+    with manager, served(PluginCalls(application, timeout=5)) as get:
+        yield get
 
 
 @contextmanager
@@ -116,8 +116,8 @@ def flask(config: Any) -> Iterator[Any]:
         status, result = answer(lambda text: current_plugins.execute("p", text), what)
         return (result, status)
 
-    with served(app) as asks:
-        yield asks
+    with served(app) as get:
+        yield get
     extension.reset(app)
 
 
@@ -139,14 +139,14 @@ def django(config: Any) -> Iterator[Any]:
         urlpatterns = (path("<what>", view),)
 
     with override_settings(GOPLUGINS={"CONFIG": config, "TIMEOUT": 5}, ROOT_URLCONF=Urls):
-        with served(get_wsgi_application()) as asks:
-            yield asks
+        with served(get_wsgi_application()) as get:
+            yield get
         reset()
 
 
-def test_a_hanging_plugin_does_not_outlive_its_request(ask: Any, plugin: RawServer) -> None:
+def test_a_call_of_a_hanging_plugin_ends_at_the_deadline_of_the_request(get: Any, plugin: RawServer) -> None:
     started = time.monotonic()
-    status, headers, result = ask("/hang", X_Request_Timeout="300ms", X_Request_ID="order-7")
+    status, headers, result = get("/hang", X_Request_Timeout="300ms", X_Request_ID="order-7")
     took = time.monotonic() - started
     assert status == 504, result
     assert headers["X-Request-ID"] == "order-7"
@@ -156,19 +156,19 @@ def test_a_hanging_plugin_does_not_outlive_its_request(ask: Any, plugin: RawServ
     assert float(sent.json["timeout"].removesuffix("ms")) <= 300
 
 
-def test_two_calls_of_a_request_share_its_id_and_nothing_else(ask: Any) -> None:
-    status, headers, (first, second) = ask("/twice", X_Request_ID="order-7", grpc_timeout="2S")
+def test_calls_of_a_request_share_its_id_but_not_their_keys(get: Any) -> None:
+    status, headers, (first, second) = get("/twice", X_Request_ID="order-7", grpc_timeout="2S")
     assert (status, headers["X-Request-ID"]) == (200, "order-7")
     for result in (first, second):
         assert result["x-request-id"].startswith("order-7.")
         assert result["timeout"] == "2s" or result["timeout"].startswith("1.")
-    # A plugin that remembers the key of the first call must not take the second for the same.
+    # Equal keys would make the plugin treat the second call as a repetition of the first.
     assert first["idempotency-key"] != second["idempotency-key"]
     assert first["x-request-id"] != second["x-request-id"]
 
 
-def test_the_next_request_has_its_own_time(ask: Any) -> None:
-    assert ask("/hang", X_Request_Timeout="100ms")[0] == 504
-    status, _, (first, _) = ask("/twice")
+def test_the_next_request_has_its_own_deadline(get: Any) -> None:
+    assert get("/hang", X_Request_Timeout="100ms")[0] == 504
+    status, _, (first, _) = get("/twice")
     assert status == 200
     assert first["timeout"].startswith(("5s", "4.9"))

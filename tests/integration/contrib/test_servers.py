@@ -1,4 +1,4 @@
-"""Under real servers: their limits are detected, calls end before them, and each worker logs its problems once."""
+"""Applications under real servers: limits are detected, calls end before them, each worker logs a problem once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Server:
                 words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **environ}
             )
 
-    def ask(self, path: str) -> Any:
+    def get(self, path: str) -> Any:
         connection = http.client.HTTPConnection("localhost", timeout=20)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(20)
@@ -54,7 +54,7 @@ class Server:
         end = time.monotonic() + 30
         while True:
             try:
-                self.ask("/host")
+                self.get("/host")
                 return
             except (OSError, ValueError):
                 assert self.process.poll() is None, self.log.read_text()
@@ -120,32 +120,34 @@ def uwsgi(*options: str) -> list[str]:
         (("--timeout", "0"), None),
     ],
 )
-def test_gunicorns_limit(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], limit: float | None) -> None:
+def test_gunicorn_limit_on_the_command_line(
+    tmp_path: Path, hanging: RawServer, options: tuple[str, ...], limit: float | None
+) -> None:
     with started(tmp_path, hanging.url, *gunicorn(*options)) as server:
-        result = server.ask("/host")
+        result = server.get("/host")
     assert (result["name"], result["workers"], result["limit"]) == ("gunicorn", 2, limit)
 
 
-def test_gunicorns_limit_in_its_configuration(tmp_path: Path, hanging: RawServer) -> None:
+def test_gunicorn_limit_in_its_configuration_file(tmp_path: Path, hanging: RawServer) -> None:
     path = tmp_path / "gunicorn.conf.py"
     path.write_text("timeout = 10\n")
     with started(tmp_path, hanging.url, *gunicorn("-c", str(path))) as server:
-        assert server.ask("/host")["limit"] == 9
+        assert server.get("/host")["limit"] == 9
 
 
 def test_a_call_ends_before_gunicorn_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *gunicorn("--timeout", "2", "--workers", "1")) as server:
-        before = server.ask("/host")["pid"]
+        before = server.get("/host")["pid"]
         begin = time.monotonic()
-        result = server.ask("/hang")
+        result = server.get("/hang")
         took = time.monotonic() - begin
         assert "error" in result
         assert 1.5 < took < 2.0
-        assert server.ask("/host")["pid"] == before == result["pid"]
+        assert server.get("/host")["pid"] == before == result["pid"]
     log = server.log.read_text()
     assert "WORKER TIMEOUT" not in log
     assert "goplugins.doctor" not in log
-    assert "timeout-above-worker" not in log  # there is no problem here
+    assert "timeout-above-worker" not in log  # the limit of the server applies to calls
 
 
 def threads_by_default() -> bool:
@@ -161,9 +163,11 @@ def threads_by_default() -> bool:
         (("--threads", "2", "--py-call-uwsgi-fork-hooks"), {"limit": None, "threads": True, "fork_hooks": True}),
     ],
 )
-def test_uwsgis_facts(tmp_path: Path, hanging: RawServer, options: tuple[str, ...], facts: dict[str, Any]) -> None:
+def test_uwsgi_options_are_detected(
+    tmp_path: Path, hanging: RawServer, options: tuple[str, ...], facts: dict[str, Any]
+) -> None:
     with started(tmp_path, hanging.url, *uwsgi(*options)) as server:
-        result = server.ask("/host")
+        result = server.get("/host")
     assert (result["name"], result["workers"]) == ("uwsgi", 2)
     assert {name: result[name] for name in facts} == facts
 
@@ -171,19 +175,23 @@ def test_uwsgis_facts(tmp_path: Path, hanging: RawServer, options: tuple[str, ..
 def test_a_call_ends_before_uwsgi_ends_the_worker(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3", "--enable-threads")) as server:
         for _ in range(3):
-            assert "error" in server.ask("/hang")
+            assert "error" in server.get("/hang")
     assert "HARAKIRI" not in server.log.read_text().replace("have enabled harakiri", "")
 
 
 def test_each_worker_logs_a_problem_once(tmp_path: Path, hanging: RawServer) -> None:
     with started(tmp_path, hanging.url, *uwsgi("--harakiri", "3")) as server:
-        pids = {server.ask("/hang")["pid"] for _ in range(3)}
-    # From 2.0.27 on it has threads by default.
+        pids = {server.get("/hang")["pid"] for _ in range(3)}
+    # From 2.0.27 on uWSGI has threads by default.
     assert server.log.read_text().count("[uwsgi-threads]") == (0 if threads_by_default() else len(pids))
 
 
-def test_without_request_limits_a_worker_logs_that_calls_outlive_it(tmp_path: Path, hanging: RawServer) -> None:
-    with started(tmp_path, hanging.url, *gunicorn("--timeout", "5", "--workers", "1"), APPLICATION_BARE="1") as server:
+def test_a_worker_without_request_limits_logs_that_calls_may_outlast_its_timeout(
+    tmp_path: Path, hanging: RawServer
+) -> None:
+    with started(
+        tmp_path, hanging.url, *gunicorn("--timeout", "5", "--workers", "1"), APPLICATION_UNWRAPPED="1"
+    ) as server:
         for _ in range(2):
-            assert "error" not in server.ask("/echo")
+            assert "error" not in server.get("/echo")
     assert server.log.read_text().count("[timeout-above-worker]") == 1

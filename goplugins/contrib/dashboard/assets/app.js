@@ -1,4 +1,4 @@
-// The page: keeps what the server tells, and shows it.
+// The page: keeps the latest data of the server and shows it.
 
 import { count, el, NONE, rate, seconds, setAttribute, setClass, setText } from "./dom.js";
 import { mark } from "./charts.js";
@@ -13,68 +13,68 @@ const STALE = 5; // seconds without data after which the figures are marked as o
 
 const rows = new Map();
 let summary = null;
-let offset = 0; // the server's clock less ours, in seconds
-let heard = 0; // our clock at the last news
+let offset = 0; // the server's clock minus ours, in seconds
+let received = 0; // our clock at the last message
 let pid = 0;
 let paused = false;
-let touched = 0; // when a pointer last moved over the list
+let pointerMoved = 0; // time of the last pointer movement over the list
 
 const now = () => Date.now() / 1000 + offset;
 
-// --- what an operator does ----------------------------------------------------------------------------------------
+// --- actions of operators -----------------------------------------------------------------------------------------
 
 const act = {
   allowed: TOKEN !== "",
   now,
 
-  ask(question, verb) {
-    const dialog = $("ask");
-    setText($("ask-text"), question);
-    setText($("ask-yes"), verb);
+  confirm(question, verb) {
+    const dialog = $("confirm");
+    setText($("confirm-text"), question);
+    setText($("confirm-yes"), verb);
     dialog.returnValue = "";
     dialog.showModal();
     return new Promise((answer) => dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
   },
 
-  async perform(verb, wish) {
+  async perform(verb, target) {
     try {
       const headers = { "Content-Type": "application/json", "X-Goplugins-Token": TOKEN };
-      const reply = await fetch(`actions/${verb}`, { method: "POST", headers, body: JSON.stringify(wish) });
+      const reply = await fetch(`actions/${verb}`, { method: "POST", headers, body: JSON.stringify(target) });
       const answer = await reply.json();
-      tell(reply.ok ? answer.message : `Refused: ${answer.error}`, !reply.ok);
+      notify(reply.ok ? answer.message : `Rejected: ${answer.error}`, !reply.ok);
     } catch {
-      tell("The server does not answer: nothing is known to be done.", true);
+      notify("The server does not answer; the action may not have been carried out.", true);
     }
   },
 
-  async configuration(name, place) {
+  async configuration(name, element) {
     try {
       const reply = await fetch(name ? `config?plugin=${encodeURIComponent(name)}` : "config", { cache: "no-store" });
       const answer = await reply.json();
-      setText(place, reply.ok ? JSON.stringify(answer, null, 2) : answer.error);
+      setText(element, reply.ok ? JSON.stringify(answer, null, 2) : answer.error);
     } catch {
-      setText(place, "The server does not answer.");
+      setText(element, "The server does not answer.");
     }
   },
 };
 
-let hush = 0;
-function tell(text, bad) {
-  const place = $("told");
-  setClass(place, "bad", bad);
-  setText(place, text);
-  clearTimeout(hush);
-  hush = setTimeout(() => setText(place, ""), 8000);
+let noticeTimer = 0;
+function notify(text, bad) {
+  const notice = $("notice");
+  setClass(notice, "bad", bad);
+  setText(notice, text);
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => setText(notice, ""), 8000);
 }
 
-// --- news ---------------------------------------------------------------------------------------------------------
+// --- messages -----------------------------------------------------------------------------------------------------
 
 const announced = new Map();
 const waiting = new Map();
 
-function take(message) {
+function receive(message) {
   offset = message.at - Date.now() / 1000;
-  heard = Date.now() / 1000;
+  received = Date.now() / 1000;
   pid = message.pid;
   summary = message.summary;
   const first = rows.size === 0;
@@ -108,11 +108,11 @@ function announce(record, first) {
   waiting.set(record.name, `${record.name}: ${record.word}${why}`);
 }
 
-// With restraint: at most one sentence every few seconds, however much happens.
+// For screen readers: at most one announcement in 4 s.
 setInterval(() => {
   if (!waiting.size) return;
   const many = `${waiting.size} plugins have changed: ${summary.down} down, ${summary.degraded} degraded`;
-  setText($("news"), waiting.size > 3 ? many : [...waiting.values()].join("; "));
+  setText($("announcement"), waiting.size > 3 ? many : [...waiting.values()].join("; "));
   waiting.clear();
 }, 4000);
 
@@ -149,15 +149,15 @@ function show() {
   setText(tiles.inFlight.value, count(summary.inFlight));
   const trouble = summary.down ? `${summary.down} down · ` : summary.degraded ? `${summary.degraded} degraded · ` : "";
   if (document.title !== trouble + TITLE) document.title = trouble + TITLE;
-  setText($("process"), `Process ${pid}. Calls that other processes make are not seen here.`);
+  setText($("process"), `Process ${pid}. Calls of other processes are not counted here.`);
   sort();
   filter();
   tick();
 }
 
 function sort() {
-  // Nothing moves under a pointer that is about to click.
-  if (Date.now() - touched < 2000) return;
+  // No row moves shortly before a click.
+  if (Date.now() - pointerMoved < 2000) return;
   const list = $("plugins");
   const wanted = [...rows.values()].sort((one, other) => {
     const severity = ORDER.indexOf(one.record.severity) - ORDER.indexOf(other.record.severity);
@@ -165,10 +165,10 @@ function sort() {
   });
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   let moved = false;
-  wanted.forEach((row, place) => {
-    const there = list.children[place];
-    if (there !== row.node) {
-      list.insertBefore(row.node, there ?? null);
+  wanted.forEach((row, index) => {
+    const current = list.children[index];
+    if (current !== row.node) {
+      list.insertBefore(row.node, current ?? null);
       moved = true;
     }
   });
@@ -191,30 +191,30 @@ function tick() {
   for (const row of rows.values()) if (!row.node.hidden) row.tick(now());
 }
 
-// --- is it live? --------------------------------------------------------------------------------------------------
+// --- state of the feed --------------------------------------------------------------------------------------------
 
-let how = "connecting";
+let feedState = "connecting";
 let problem = "";
 
 function showFeed() {
-  const silent = heard ? Date.now() / 1000 - heard : 0;
-  const lost = !paused && heard > 0 && silent > STALE;
-  const state = paused ? "paused" : how === "lost" || lost ? "lost" : how;
+  const silent = received ? Date.now() / 1000 - received : 0;
+  const lost = !paused && received > 0 && silent > STALE;
+  const state = paused ? "paused" : feedState === "lost" || lost ? "lost" : feedState;
   const texts = {
     connecting: "connecting",
     live: "live",
     paused: "paused",
-    lost: heard ? `no data for ${seconds(Math.round(silent))}: ${problem || "the figures are old"}` : problem || "no answer",
+    lost: received ? `no data for ${seconds(Math.round(silent))}: ${problem || "the figures are old"}` : problem || "no answer",
   };
   setAttribute($("feed"), "data-state", state);
   setText($("feed").querySelector(".text"), texts[state]);
-  setClass(document.body, "stale", state === "lost" && heard > 0);
+  setClass(document.body, "stale", state === "lost" && received > 0);
 }
 
 const feed = new Feed({
-  message: take,
+  message: receive,
   state(next, why) {
-    how = next;
+    feedState = next;
     problem = why;
     showFeed();
   },
@@ -229,12 +229,12 @@ function pause(on) {
   showFeed();
 }
 
-// --- begin --------------------------------------------------------------------------------------------------------
+// --- start --------------------------------------------------------------------------------------------------------
 
 makeSummary();
 $("pause").addEventListener("click", () => pause(!paused));
 $("filter").addEventListener("input", filter);
-$("plugins").addEventListener("pointermove", () => (touched = Date.now()), { passive: true });
+$("plugins").addEventListener("pointermove", () => (pointerMoved = Date.now()), { passive: true });
 $("config").addEventListener("toggle", () => $("config").open && act.configuration("", $("config").querySelector("pre")));
 setInterval(() => {
   if (!paused) tick();

@@ -1,4 +1,4 @@
-// Small pictures. All of them repeat what is written beside them, so readers of the text miss nothing.
+// Small charts, hidden from screen readers: the text beside them has the same information.
 
 import { seconds, svg } from "./dom.js";
 
@@ -22,7 +22,7 @@ export function mark(severity) {
 // --- calls and failures -------------------------------------------------------------------------------------------
 
 function runs(values) {
-  // Stretches without a gap: where nobody was counting, nothing is drawn.
+  // Splits the values at gaps (null: no data), which are not drawn.
   const found = [];
   let run = null;
   values.forEach((value, index) => {
@@ -59,7 +59,7 @@ export function spark(picture, spark_, { width = 120, height = 26 } = {}) {
   picture.replaceChildren(...children);
 }
 
-// How long the slowest took, five seconds by five seconds.
+// The p95 latency over time, in steps of five seconds.
 export function trend(picture, values, { width = 360, height = 40 } = {}) {
   const step = width / values.length;
   const top = Math.max(...values.map((value) => value ?? 0)) || 1;
@@ -72,7 +72,7 @@ export function trend(picture, values, { width = 360, height = 40 } = {}) {
   picture.replaceChildren(svg("path", { class: "base", d: `M0 ${height - 0.5}H${width}` }), ...lines);
 }
 
-// --- the breaker's last minutes -----------------------------------------------------------------------------------
+// --- states of the breaker ----------------------------------------------------------------------------------------
 
 const LEVELS = { closed: [8, 1.5], "half-open": [4, 5.5], open: [0, 9.5], "forced open": [0, 9.5] };
 
@@ -97,7 +97,7 @@ export function timeline(picture, breaker, now, { width = 136 } = {}) {
       .filter(([start, end]) => end > start)
       .map(([start, end, what]) => {
         const [y, height] = LEVELS[what] ?? LEVELS.closed;
-        // A short trip must not vanish between two pixels.
+        // At least 2 pixels for a short trip.
         const wide = Math.max(x(end) - x(start), what === "closed" ? 0.5 : 2);
         const place = { x: Math.min(x(start), width - wide).toFixed(1), y, width: wide.toFixed(1), height };
         return svg("rect", { ...place, class: what.replace(" ", "-") });
@@ -105,7 +105,7 @@ export function timeline(picture, breaker, now, { width = 136 } = {}) {
   );
 }
 
-// --- how latencies are spread -------------------------------------------------------------------------------------
+// --- distribution of latencies ------------------------------------------------------------------------------------
 
 export function distribution(picture, latency, { width = 360, height = 96 } = {}) {
   const bars = latency.bars;

@@ -1,4 +1,4 @@
-// What is told of one plugin on demand.
+// Details of one plugin, shown when its row is opened.
 
 import { distribution, mark, spark, trend } from "./charts.js";
 import { ago, clock, count, el, exact, NONE, percent, rate, replace, seconds, setText, svg } from "./dom.js";
@@ -11,7 +11,7 @@ function pairs(entries) {
   return entries.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
 }
 
-const IDLE = "No calls were counted in the last minute.";
+const IDLE = "No calls in the last minute.";
 
 export class Details {
   constructor(name, act) {
@@ -41,7 +41,7 @@ export class Details {
     this.node = el(
       "div",
       { class: "more" },
-      el("h3", { class: "unseen" }, `About ${name}`),
+      el("h3", { class: "visually-hidden" }, `About ${name}`),
       this.buttons,
       this.why,
       el(
@@ -71,8 +71,8 @@ export class Details {
       const slowest = Math.max(0, ...record.spark.p95.map((each) => each ?? 0));
       this.trend.style.display = slowest ? "" : "none";
       if (slowest) trend(this.trend, record.spark.p95);
-      setText(this.trendText, slowest ? `p95, 5 min: ${seconds(slowest)} at the most` : "");
-      setText(this.ratesText, `${rate(record.calls)} calls/s now, ${rate(record.errors)} errors/s; ${rate(top)} calls/s at the most`);
+      setText(this.trendText, slowest ? `p95, 5 min: at most ${seconds(slowest)}` : "");
+      setText(this.ratesText, `${rate(record.calls)} calls/s now, ${rate(record.errors)} errors/s; at most ${rate(top)} calls/s`);
     });
     this.once("counts", [record.counts, record.errorCodes], () => this.drawCounts(record));
     this.once("facts", [record.annotations, record.labels, record.limiter, record.bulkhead, record.chaos, record.endpoint], () => {
@@ -83,7 +83,7 @@ export class Details {
     this.changesPanel.hidden = record.breaker === null;
   }
 
-  // Draws again only what has changed: a selection, a focused button and a scrolled table stay as they are.
+  // Draws only changed parts: selections, the focus and scroll positions are kept.
   once(part, value, draw) {
     const text = JSON.stringify(value);
     if (this.shown[part] !== text) {
@@ -104,7 +104,7 @@ export class Details {
           each.id ? el("span", { class: "id" }, `request ${each.id}`) : null,
         ),
       );
-      replace(this.failures, ...(items.length ? items : [el("li", { class: "note" }, "None that anybody has seen.")]));
+      replace(this.failures, ...(items.length ? items : [el("li", { class: "note" }, "No errors recorded.")]));
     });
     const breaker = this.record.breaker;
     if (breaker === null) return;
@@ -113,7 +113,7 @@ export class Details {
       const items = last.map(([at, old, next]) =>
         el("li", {}, el("span", { class: "when" }, `${clock(at)}, ${ago(now - at)}`), el("span", { class: "text" }, `${old} → ${next}`)),
       );
-      const quiet = breaker.trips ? "No change since this page was made." : "It has never opened.";
+      const quiet = breaker.trips ? "No change since this dashboard was created." : "It has never opened.";
       replace(this.changes, ...(items.length ? items : [el("li", { class: "note" }, quiet)]));
     });
   }
@@ -123,7 +123,7 @@ export class Details {
     this.spread.style.display = latency.count ? "" : "none";
     const named = ["p50", "p95", "p99"].map((name) => [name, seconds(latency[name])]);
     replace(this.latencies, ...pairs([...named, ["calls", exact(latency.count)]]));
-    setText(this.latencyNote, latency.recent ? "Last minute; the rules mark p50, p95, p99." : latency.count ? `${IDLE} These are all since the start.` : IDLE);
+    setText(this.latencyNote, latency.recent ? "Last minute; the lines mark p50, p95, p99." : latency.count ? `${IDLE} Shown are all calls since the start.` : IDLE);
   }
 
   drawCounts(record) {
@@ -162,7 +162,7 @@ export class Details {
     const focused = this.members.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     replace(
       this.members,
-      el("table", {}, el("caption", { class: "unseen" }, `Members of ${record.name}; share and failed over the last minute`), el("thead", {}, el("tr", {}, ...columns)), el("tbody", {}, ...body)),
+      el("table", {}, el("caption", { class: "visually-hidden" }, `Members of ${record.name}; share and failed over the last minute`), el("thead", {}, el("tr", {}, ...columns)), el("tbody", {}, ...body)),
       record.resolution ? el("p", { class: "note" }, record.resolution) : null,
     );
     if (focused) this.members.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
@@ -170,7 +170,7 @@ export class Details {
 
   memberButton(group, member) {
     const out = member.severity === "off";
-    const button = el("button", { type: "button", "data-key": member.name }, out ? "Restore" : "Drain", el("span", { class: "unseen" }, ` ${member.name}`));
+    const button = el("button", { type: "button", "data-key": member.name }, out ? "Restore" : "Drain", el("span", { class: "visually-hidden" }, ` ${member.name}`));
     button.addEventListener("click", () => this.act.perform(out ? "restore" : "drain", { plugin: group, member: member.name }));
     return button;
   }
@@ -188,10 +188,10 @@ export class Details {
 
   button(verb) {
     const texts = { reset: "Reset breaker", disable: "Disable…", enable: "Enable" };
-    const button = el("button", { type: "button", class: verb === "disable" ? "grave" : null }, texts[verb], el("span", { class: "unseen" }, ` of ${this.name}`));
+    const button = el("button", { type: "button", class: verb === "disable" ? "danger" : null }, texts[verb], el("span", { class: "visually-hidden" }, ` of ${this.name}`));
     button.addEventListener("click", async () => {
-      const question = `Refuse every call of ${this.name}, in this process, until it is enabled again?`;
-      if (verb !== "disable" || (await this.act.ask(question, "Disable"))) this.act.perform(verb, { plugin: this.name });
+      const question = `Reject all calls of ${this.name} in this process until it is enabled again?`;
+      if (verb !== "disable" || (await this.act.confirm(question, "Disable"))) this.act.perform(verb, { plugin: this.name });
     });
     return button;
   }
@@ -206,7 +206,7 @@ function facts(record) {
   } else found.push(["strategy", record.strategy]);
   const { limiter, bulkhead } = record;
   if (limiter) found.push(["rate limit", `${rate(limiter.rate)} per ${seconds(limiter.window)}, burst ${exact(limiter.burst)}`]);
-  if (bulkhead) found.push(["bulkhead", `${bulkhead.used} of ${exact(bulkhead.limit)} places taken, ${bulkhead.waiting} waiting`]);
+  if (bulkhead) found.push(["bulkhead", `${bulkhead.used} of ${exact(bulkhead.limit)} slots used, ${bulkhead.waiting} waiting`]);
   if (record.chaos) found.push(["chaos", record.chaos]);
   for (const [name, value] of Object.entries(record.labels)) found.push([`label ${name}`, value]);
   for (const [name, value] of Object.entries(record.annotations)) found.push([name, value]);

@@ -1,16 +1,16 @@
-// Elements and numbers. Whatever comes from outside becomes text, never markup.
+// Elements and number formats. Data becomes text nodes and attributes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 export function el(tag, attributes = {}, ...children) {
-  return furnished(document.createElement(tag), attributes, children);
+  return withContent(document.createElement(tag), attributes, children);
 }
 
 export function svg(tag, attributes = {}, ...children) {
-  return furnished(document.createElementNS(SVG, tag), attributes, children);
+  return withContent(document.createElementNS(SVG, tag), attributes, children);
 }
 
-function furnished(node, attributes, children) {
+function withContent(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
@@ -19,7 +19,7 @@ function furnished(node, attributes, children) {
   return node;
 }
 
-// Touches the page only where something is new: what a reader has selected stays selected.
+// Changes a node only if its text differs: selections are kept.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -80,7 +80,7 @@ function significant(value) {
   return value < 10 ? value.toFixed(1) : String(Math.round(value));
 }
 
-// How long ago a moment was, in whole words.
+// A duration in the past, in words.
 export function ago(elapsed) {
   if (elapsed < 1.5) return "just now";
   if (elapsed < 99.5) return `${Math.round(elapsed)} s ago`;

@@ -1,7 +1,7 @@
-// Polls the server for the state of all plugins: each second, rarely while the page is hidden or the server fails.
+// Polls the server for the state of all plugins: each second; less often while the page is hidden or requests fail.
 
 const INTERVAL = 1000;
-const SOON = 250; // until the next poll after an old snapshot: so that polls follow right after samples
+const SOON = 250; // after an unchanged snapshot, so that polls follow samples closely
 const HIDDEN_INTERVAL = 15_000;
 const LONGEST_INTERVAL = 5000;
 
@@ -11,8 +11,8 @@ export class Feed {
     this.onState = state;
     this.timer = 0;
     this.failures = 0;
-    this.at = 0; // of the last snapshot
-    this.round = 0; // goes up with each start and stop: replies of earlier rounds are dropped
+    this.at = 0; // time of the last snapshot
+    this.round = 0; // incremented by start and stop; replies of earlier rounds are dropped
     document.addEventListener("visibilitychange", () => this.timer && this.start());
   }
 
@@ -33,7 +33,7 @@ export class Feed {
     let interval = INTERVAL;
     try {
       const reply = await fetch("state", { cache: "no-cache" });
-      if (!reply.ok) throw new Error(`the server answers ${reply.status}`);
+      if (!reply.ok) throw new Error(`the server replied ${reply.status}`);
       const message = await reply.json();
       if (round !== this.round) return;
       this.failures = 0;

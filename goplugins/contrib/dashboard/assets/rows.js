@@ -1,4 +1,4 @@
-// One plugin's line, and under it what is told on demand.
+// The row of a plugin, with its details below when it is opened.
 
 import { fill, mark, spark, timeline } from "./charts.js";
 import { Details } from "./details.js";
@@ -10,7 +10,7 @@ function figure(label, kind = "") {
   return { cell, value };
 }
 
-// A plugin that is switched off: there is nothing more to tell.
+// A disabled plugin: name and reason only.
 export class OffRow {
   constructor(record) {
     this.name = record.name;
@@ -113,7 +113,7 @@ export class Row {
     setClass(this.limit.cell, "none", !limiter);
   }
 
-  // What goes on although nothing is new: time.
+  // Updates what depends on the time.
   tick(now) {
     const record = this.record;
     const breaker = record.breaker;
