@@ -83,12 +83,18 @@ class ConfigLoader:
 
     def load(self, source: ConfigSource) -> None:
         """See :meth:`goplugins.Manager.load_from_config`."""
+        if not self._load_first(source):
+            fix = "make another manager, or change this one's configuration with reload_config"
+            raise ConfigError("this manager has loaded its configuration already", fix=fix)
+
+    def _load_first(self, source: ConfigSource) -> bool:
+        """Loads the configuration; False, doing nothing, if one is loaded already."""
         with self._section.enter(math.inf):
             self._check_open()
             if self.config is not None:
-                fix = "make another manager, or change this one's configuration with reload_config"
-                raise ConfigError("this manager has loaded its configuration already", fix=fix)
+                return False
             self._install(self._read(source), source)
+            return True
 
     def load_later(self, loads: int, source: ConfigSource | None) -> None:
         """Leaves the loading of an unpickled manager's configuration to its first use.
@@ -221,7 +227,7 @@ class ConfigLoader:
         """See :meth:`goplugins.Manager.watch`."""
         name = os.fspath(path)
         if self.config is None:
-            self.load(name)
+            self._load_first(name)  # waits for another thread's load
         watch = Watch(
             name,
             lambda: self.reload(name, options),

@@ -22,6 +22,7 @@ from goplugins.errors import (
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import AttemptFinished
+from goplugins.resilience.bulkhead import Bulkhead
 from goplugins.resilience.circuit_breaker import CircuitBreaker
 from goplugins.resilience.counts import Counts
 from goplugins.resilience.permits import Permit, SharedPermit
@@ -83,6 +84,14 @@ class AttemptHistory:
             self.checker.shorten_interval(None if closed else max(recovery_timeout, _SHORTEST_INTERVAL))
 
 
+@attrs.define(eq=False)
+class Limits:
+    """The limits of a plugin, each since it was first configured: calls in flight count in them over every reload."""
+
+    limiter: RateLimiter | None = None
+    bulkhead: Bulkhead | None = None
+
+
 @attrs.frozen(eq=False)
 class Shared:
     """What all pipelines of one plugin share, whatever their configuration.
@@ -98,6 +107,7 @@ class Shared:
         on_replaced_error: called with each error that an answer of cache or fallback hides from the caller.
         closing: set when the plugin closes; ends waits for a token, a slot or a retry.
         history: of the plugin's attempts.
+        limits: limiter and bulkhead.
     """
 
     name: str
@@ -110,6 +120,7 @@ class Shared:
     on_replaced_error: Callable[[Call, PluginError], object]
     closing: Event = attrs.field(factory=Event)
     history: AttemptHistory = attrs.field(factory=AttemptHistory)
+    limits: Limits = attrs.field(factory=Limits)
 
 
 class Attempt:

@@ -30,7 +30,7 @@ P = TypeVar("P")
 C = TypeVar("C")
 
 _UNLIMITED = BulkheadConfig(max_concurrent=1_000_000_000)
-"""For a bulkhead that is no longer configured: calls that wait for a slot get one."""
+"""For a bulkhead that is no longer configured: it admits every call, and counts those in flight."""
 
 
 def resolved(value: T | None) -> T:
@@ -146,7 +146,9 @@ class Pipeline:
     each at its own deadline, and an expired entry of the cache is preferred to it. Attempts for a group pass bulkhead
     and attempt only: the other layers are the group's.
 
-    Layers that are not configured do not exist. A call runs to its end on the pipeline that it began with.
+    Layers that are not configured do not exist, save a bulkhead that was configured earlier: it stays, without a limit,
+    and so has counted the calls in flight when it gets a limit again. A call runs to its end on the pipeline that it
+    began with.
 
     Attributes:
         config: what the pipeline was built from, resolved.
@@ -226,8 +228,9 @@ class Pipeline:
             sender: makes the attempts.
             shared: the plugin's.
             hedge_pool: runs hedged attempts; without it there are none.
-            keep: a pipeline of the same plugin, whose policies keep their state: breaker, limiter, budget, bulkhead,
-                latencies and cache are taken over. They are reconfigured in place, once nothing can fail any more.
+            keep: a pipeline of the same plugin, whose policies keep their state: breaker, budget, latencies and cache
+                are taken over. Like limiter and bulkhead, which all pipelines of the plugin share, they are
+                reconfigured in place, once nothing can fail any more.
 
         Raises:
             ConfigError: a fallback that can't be used.
@@ -253,13 +256,6 @@ class Pipeline:
         for reconfigure in parts.changes:
             reconfigure()
         return pipeline
-
-    def release(self, successor: Pipeline) -> None:
-        """Lets calls that wait in this pipeline continue where its successor has no such limit."""
-        if self.limiter is not None and successor.limiter is None:
-            self.limiter.set_rate(resolved(successor.config.rate_limit))
-        if self.bulkhead is not None and successor.bulkhead is None:
-            self.bulkhead.configure(_UNLIMITED)
 
 
 class _Parts:
@@ -291,11 +287,12 @@ class _Parts:
         return self._part(old, resolved(self._config.circuit_breaker), make, CircuitBreaker.configure)
 
     def limiter(self) -> RateLimiter | None:
-        config = resolved(self._config.rate_limit)
-        if not config.enabled:
-            return None
-        old = None if self._keep is None else self._keep.limiter
-        return self._part(old, config, partial(RateLimiter, clock=self._shared.clock), RateLimiter.set_rate)
+        config, limits = resolved(self._config.rate_limit), self._shared.limits
+        if limits.limiter is not None:
+            self.changes.append(partial(limits.limiter.set_rate, config))  # disabled, it admits the calls that wait
+        elif config.enabled:
+            limits.limiter = RateLimiter(config, clock=self._shared.clock)
+        return limits.limiter if config.enabled else None
 
     def budget(self) -> RetryBudget:
         ratio = resolved(resolved(self._config.retry).budget_ratio)
@@ -314,10 +311,13 @@ class _Parts:
 
     def bulkhead(self) -> Bulkhead | None:
         config, shared = self._config.bulkhead, self._shared
-        if config is None:
-            return None
-        make = partial(Bulkhead, clock=shared.clock, name=shared.name, refused=shared.counts.refused_bulkhead)
-        return self._part(None if self._keep is None else self._keep.bulkhead, config, make, Bulkhead.configure)
+        limits = shared.limits
+        if limits.bulkhead is not None:
+            self.changes.append(partial(limits.bulkhead.configure, config or _UNLIMITED))
+        elif config is not None:
+            refused = shared.counts.refused_bulkhead
+            limits.bulkhead = Bulkhead(config, clock=shared.clock, name=shared.name, refused=refused)
+        return limits.bulkhead
 
     def cache(self) -> Store | None:
         config, keep = self._config.cache, self._keep

@@ -34,6 +34,7 @@ from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.scheduler import get_scheduler
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import Sender
@@ -94,6 +95,7 @@ class GuardedPlugin:
         self.on_first_call: Callable[[], object] | None = None
         self.superseded = False
         self._now = clock.monotonic
+        self._lock = create_lock(self)  # held only to swap pipelines
         self._listeners: list[Callable[[], object]] = []
         self._shared = Shared(
             name=config.name,
@@ -242,27 +244,47 @@ class GuardedPlugin:
         Raises:
             ConfigError: a fallback that can't be used; nothing has changed then.
         """
-        before = self.pipeline
-        sender = before.sender
-        if config.chaos != before.config.chaos:
-            from goplugins.transports.chaos import with_chaos
+        while True:
+            before = self.pipeline
+            sender = before.sender
+            if config.chaos != before.config.chaos:
+                from goplugins.transports.chaos import with_chaos
 
-            sender = with_chaos(sender.wire, config, clock=self.clock)
-        after = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool, keep=keep or before)
-        self.pipeline = after
-        before.release(after)
+                sender = with_chaos(sender.wire, config, clock=self.clock)
+            after = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool, keep=keep or before)
+            if self._swap(before, after):
+                break
         if sender is not before.sender:
             from goplugins.transports.chaos import ChaosSender
 
-            if isinstance(before.sender, ChaosSender):
-                before.sender.end()  # delayed attempts continue now
+            layer = before.sender
+            while isinstance(layer, ChaosSender):
+                layer.end()  # delayed attempts continue now
+                layer = layer.wrapped
         if self.checker is not None and config.health_check != before.config.health_check:
             self.checker.reconfigure(resolved(config.health_check))
         self.notify_changed()
 
-    def replace_sender(self, sender: Sender) -> None:
-        """Makes further calls through another sender, which wraps the present one or was wrapped by it."""
-        self.pipeline = attrs.evolve(self.pipeline, sender=sender)
+    def replace_sender(self, change: Callable[[Sender], Sender]) -> None:
+        """Makes further calls through another sender.
+
+        Args:
+            change: takes the present sender and returns one that wraps it, or that it wraps. It is called again if the
+                present one changes meanwhile.
+        """
+        while True:
+            before = self.pipeline
+            sender = change(before.sender)
+            if sender is before.sender or self._swap(before, attrs.evolve(before, sender=sender)):
+                return
+
+    def _swap(self, before: Pipeline, after: Pipeline) -> bool:
+        """Replaces the pipeline ``before``; False if another thread has replaced it meanwhile. Takes the lock."""
+        with self._lock:
+            if self.pipeline is not before:
+                return False
+            self.pipeline = after
+            return True
 
     # --- as a member of a group ----------------------------------------------------------------------------------
 

@@ -434,8 +434,8 @@ class CircuitBreaker:
         self._opened_at = now
         self._open_until = now + self._rules.open_time(streak, self._rng)
         self._enter(_OPEN)
+        self._streak = streak  # no call, hence no interrupt, before this line
         self._trips.add()
-        self._streak = streak
 
     def _collect(self) -> None:
         """Adds what was counted without the lock. A success among it ends a row of failures."""

@@ -12,6 +12,7 @@ from goplugins.config import ChaosConfig
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.fork import create_lock
 from goplugins.transports.chaos import ChaosSender
+from goplugins.transports.interface import Sender
 
 if TYPE_CHECKING:
     from goplugins import Manager
@@ -26,30 +27,39 @@ T = TypeVar("T")
 
 
 class _Layers:
-    """Adds and removes layers of chaos. One lock for all plugins: it is held for two assignments."""
+    """Adds and removes layers of chaos, one at a time."""
 
     def __init__(self) -> None:
         self._lock = create_lock(self)
 
     def add(self, plugin: GuardedPlugin, config: ChaosConfig) -> ChaosSender:
         """Adds a new outermost layer, which the next call goes through. Takes the lock."""
-        with self._lock:
-            layer = ChaosSender(plugin.sender, config, plugin.config, clock=plugin.clock)
-            plugin.replace_sender(layer)
+        layer = ChaosSender(plugin.sender, config, plugin.config, clock=plugin.clock)
+
+        def wrap(present: Sender) -> Sender:
+            layer.wrapped = present
             return layer
+
+        with self._lock:
+            plugin.replace_sender(wrap)
+        return layer
 
     def remove(self, plugin: GuardedPlugin, layer: ChaosSender) -> None:
         """Removes a layer, also from below others. Takes the lock."""
-        with self._lock:
-            above: Any = plugin.sender
-            if above is layer:
-                plugin.replace_sender(layer.wrapped)
-                return
+
+        def unwrap(present: Sender) -> Sender:
+            if present is layer:
+                return layer.wrapped
+            above: Sender = present
             while isinstance(above, ChaosSender):
                 if above.wrapped is layer:
                     above.wrapped = layer.wrapped
-                    return
+                    break
                 above = above.wrapped
+            return present
+
+        with self._lock:
+            plugin.replace_sender(unwrap)
 
 
 _layers = _Layers()

@@ -138,6 +138,8 @@ class ChaosSender(Sender):
 
     def send(self, call: Call) -> Any:
         """One attempt, perhaps delayed, perhaps with a fault. See :class:`goplugins.transports.interface.Sender`."""
+        if self._ended:  # a call that began earlier, and is retried
+            return self.wrapped.send(call)
         fault, delay = self._draw(self._attempts_rng)
         if delay:
             self._count("latency")
@@ -220,7 +222,7 @@ class ChaosSender(Sender):
         return self._attempts
 
     def end(self) -> None:
-        """Injects no more waits: delayed attempts continue now, and hanging ones return the wire's reply."""
+        """Injects no more faults: delayed attempts continue now, and hanging ones return the wire's reply."""
         self._ended = True  # first: a thread that starts to wait reads it after its waiter is in the set
         for waiter in list(self._waiting):
             waiter.set()

@@ -166,7 +166,7 @@ def _limiter(view: PluginState) -> dict[str, Any] | None:
 
 def _bulkhead(view: PluginState) -> dict[str, Any] | None:
     bulkhead = view.plugin.pipeline.bulkhead
-    if bulkhead is None:
+    if bulkhead is None or view.plugin.config.bulkhead is None:
         return None
     return {"used": bulkhead.in_use, "limit": bulkhead.limit, "waiting": bulkhead.waiting}
 

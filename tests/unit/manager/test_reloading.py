@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -589,6 +591,100 @@ def test_a_reload_that_waits_for_another_one_times_out(harness: Harness) -> None
         harness.manager.reload_config(config(a="m:v3"), options=ReloadOptions(graceful_timeout=0.05))
     leave.set()
     thread.join(10)
+
+
+def hold_creation(harness: Harness, endpoint: str) -> tuple[threading.Event, threading.Event]:
+    """Has the factory wait while it makes the plugin of ``endpoint``: an event when it does, and one that ends it."""
+    entered, leave = threading.Event(), threading.Event()
+    make = harness.factory.create_plugin
+
+    def held(config: Any) -> Any:
+        if config.endpoint == endpoint:
+            entered.set()
+            assert leave.wait(20)
+        return make(config)
+
+    harness.factory.create_plugin = held  # type: ignore[method-assign]
+    return entered, leave
+
+
+def open_clients(harness: Harness) -> list[str]:
+    return sorted(f"{client.name} {client.endpoint}" for client in harness.factory.made if not client.closed)
+
+
+def test_a_first_reload_waits_for_a_load_and_changes_what_it_has_loaded(harness: Harness) -> None:
+    entered, leave = hold_creation(harness, "m:v1")
+    loading, loaded = harness.in_background(lambda: harness.load(a="m:v1", b="m:v0"))
+    assert entered.wait(10)
+    reloading, reports = harness.in_background(lambda: harness.reload(a="m:v2", b="m:v0", c="m:v0"))
+    time.sleep(0.05)
+    assert reports == []
+    leave.set()
+    loading.join(10)
+    reloading.join(10)
+    assert loaded == [None]
+    assert (reports[0].replaced, reports[0].kept, reports[0].added) == (("a",), ("b",), ("c",))
+    assert open_clients(harness) == ["a m:v2", "b m:v0", "c m:v0"]
+    assert harness.call("a") == ["a", "m:v2"]
+
+
+def test_a_load_beside_a_first_reload_is_rejected(harness: Harness) -> None:
+    entered, leave = hold_creation(harness, "m:v1")
+    reloading, reports = harness.in_background(lambda: harness.reload(a="m:v1"))
+    assert entered.wait(10)
+    loading, loaded = harness.in_background(lambda: harness.load(a="m:v2", b="m:v2"))
+    time.sleep(0.05)
+    leave.set()
+    loading.join(10)
+    reloading.join(10)
+    assert reports[0].added == ("a",)
+    with pytest.raises(ConfigError, match="loaded its configuration already"):
+        raise loaded[0]
+    assert open_clients(harness) == ["a m:v1"]
+    assert set(harness.manager.list_plugins()) == {"a"}
+
+
+def test_of_two_loads_at_once_one_succeeds(harness: Harness) -> None:
+    loads = [harness.in_background(lambda name=f"p{n}": harness.load(**{name: "m:v1"})) for n in range(8)]
+    for thread, _ in loads:
+        thread.join(10)
+    errors = [result for _, (result,) in loads if result is not None]
+    assert len(errors) == 7
+    assert all(isinstance(error, ConfigError) for error in errors)
+    assert len(open_clients(harness)) == len(harness.manager.list_plugins()) == 1
+
+
+def test_a_load_after_one_that_failed_succeeds(harness: Harness) -> None:
+    entered, leave = hold_creation(harness, "m:v1")
+    failing, failed = harness.in_background(lambda: harness.load(a="m:v1", b="m:broken"))
+    assert entered.wait(10)
+    loading, loaded = harness.in_background(lambda: harness.load(c="m:v2"))
+    leave.set()
+    failing.join(10)
+    loading.join(10)
+    assert isinstance(failed[0], RuntimeError)
+    assert loaded == [None]
+    assert open_clients(harness) == ["c m:v2"]
+
+
+def test_a_watch_beside_a_load_waits_for_it(harness: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "plugins.json"
+    path.write_text(json.dumps(config(a="m:v2")))
+    entered, leave = hold_creation(harness, "m:v1")
+    loading, loaded = harness.in_background(lambda: harness.load(a="m:v1"))
+    assert entered.wait(10)
+    watching, watches = harness.in_background(lambda: harness.manager.watch(path, interval=0.05))
+    time.sleep(0.05)
+    leave.set()
+    loading.join(10)
+    watching.join(10)
+    assert loaded == [None]
+    with watches[0]:
+        assert len(harness.factory.made) == 1
+        until = time.monotonic() + 10
+        while harness.call("a") != ["a", "m:v2"] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert harness.call("a") == ["a", "m:v2"]
 
 
 # --- counts ------------------------------------------------------------------------------------------------------

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from goplugins.errors import BulkheadFullError, InvalidConfigError, PluginUnavailableError
+from goplugins.errors import BulkheadFullError, InvalidConfigError, PluginUnavailableError, RateLimitExceededError
 from goplugins.pipeline.hedging import hedge_pool
 from goplugins.pipeline.pipeline import Pipeline
+from goplugins.runtime.clock import SystemClock
 from goplugins.testing import ManualClock
 
-from .fakes import FakeSender, guarded, make_call, make_shared, plugin_config
+from .fakes import FakeSender, Latch, guarded, make_call, make_shared, plugin_config
 
 BREAKER = {"failure_threshold": 2, "min_request_threshold": 1}
 LIMIT = {"enabled": True, "requests_per_second": 0.001, "burst_size": 5}
@@ -152,6 +154,132 @@ def test_a_bulkhead_that_is_removed_admits_the_calls_that_wait() -> None:
     assert answers == ["ok"]
     bulkhead.release(held)
     assert plugin.metrics().refused_bulkhead == 1
+
+
+def test_no_sequence_of_reloads_lets_more_calls_in_than_the_bulkhead_admits() -> None:
+    latch, clock = Latch(), ManualClock()
+    plugin = guarded(FakeSender(default=latch), clock, bulkhead={"max_concurrent": 3})
+    answers: list[Any] = []
+
+    def start(count: int) -> list[threading.Thread]:
+        threads = [
+            threading.Thread(target=lambda: answers.append(plugin.call(make_call(clock))), daemon=True)
+            for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+            assert latch.entered.acquire(timeout=10)
+        return threads
+
+    threads = start(2)
+    plugin.reconfigure(plugin_config())
+    threads += start(1)  # without a limit: it counts once there is one again
+    plugin.reconfigure(plugin_config(bulkhead={"max_concurrent": 3}))
+    with pytest.raises(BulkheadFullError, match="limit of 3 calls"):
+        plugin.call(make_call(clock))
+    before = plugin.pipeline
+    plugin.reconfigure(plugin_config())
+    plugin.reconfigure(before.config, keep=before)
+    plugin.reconfigure(plugin_config(bulkhead={"max_concurrent": 4}))
+    threads += start(1)
+    with pytest.raises(BulkheadFullError, match="limit of 4 calls"):
+        plugin.call_as_member(make_call(clock))
+    latch.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == ["ok"] * 4
+    assert plugin.pipeline.bulkhead is not None
+    assert plugin.pipeline.bulkhead.in_use == 0
+
+
+def test_the_bulkhead_holds_while_its_section_comes_and_goes() -> None:
+    limited = plugin_config(bulkhead={"max_concurrent": 3, "max_waiting": 100})
+    lock, stop = threading.Lock(), threading.Event()
+    running = most = 0
+
+    def work(call: Any) -> str:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return "ok"
+
+    plugin = guarded(FakeSender(default=work), SystemClock(), bulkhead={"max_concurrent": 3, "max_waiting": 100})
+
+    def calls() -> None:
+        while not stop.is_set():
+            plugin.call(make_call(plugin.clock))
+
+    threads = [threading.Thread(target=calls) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            plugin.reconfigure(plugin_config())
+            time.sleep(0.02)
+            plugin.reconfigure(limited)
+            bulkhead = plugin.pipeline.bulkhead
+            assert bulkhead is not None
+            until = time.monotonic() + 10
+            while bulkhead.in_use > 3 and time.monotonic() < until:
+                time.sleep(0.001)
+            with lock:
+                most = running
+            time.sleep(0.03)
+            assert 0 < most <= 3
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert plugin.metrics().requests_failure == 0
+
+
+def test_a_limiter_that_is_disabled_for_a_while_gives_no_second_burst() -> None:
+    plugin = guarded(FakeSender(), rate_limit=LIMIT)
+    for _ in range(5):
+        plugin.call(make_call(plugin.clock))
+    plugin.reconfigure(plugin_config())
+    assert plugin.pipeline.limiter is None
+    plugin.call(make_call(plugin.clock))
+    plugin.reconfigure(plugin_config(rate_limit=LIMIT))
+    with pytest.raises(RateLimitExceededError):
+        plugin.call(make_call(plugin.clock))
+
+
+def test_a_sender_that_is_replaced_during_a_reload_stays() -> None:
+    plugin = guarded(FakeSender(default="before"))
+    wrapped = FakeSender(default="after")
+
+    class Value:
+        """Its copy is made when the pipeline is built: at that time another thread replaces the sender."""
+
+        def __reduce__(self) -> Any:
+            plugin.replace_sender(lambda present: wrapped)
+            return str, ("fallback",)
+
+    plugin.reconfigure(plugin_config(bulkhead={"max_concurrent": 7}, fallback={"value": Value()}))
+    assert plugin.sender is wrapped
+    assert plugin.call(make_call(plugin.clock)) == "after"
+    assert plugin.config.bulkhead is not None
+    assert plugin.config.bulkhead.max_concurrent == 7
+
+
+def test_a_reload_during_the_replacement_of_a_sender_stays() -> None:
+    plugin = guarded(FakeSender(default="before"))
+    wrapped = FakeSender(default="after")
+
+    def change(present: Any) -> Any:
+        if plugin.config.bulkhead is None:
+            plugin.reconfigure(plugin_config(bulkhead={"max_concurrent": 7}))
+        return wrapped
+
+    plugin.replace_sender(change)
+    assert plugin.sender is wrapped
+    assert plugin.pipeline.bulkhead is not None
+    assert plugin.pipeline.bulkhead.limit == 7
 
 
 def test_a_rollback_returns_to_the_earlier_pipelines_policies() -> None:

@@ -130,6 +130,20 @@ def test_blocks_may_end_in_any_order(manager):
     assert wire_of(manager) is before
 
 
+def test_a_retry_after_the_end_of_the_block_meets_no_fault():
+    class Clock(ManualClock):
+        def wait(self, waiter, timeout):
+            block.__exit__(None, None, None)  # during the backoff
+            return super().wait(waiter, timeout)
+
+    with Manager(str, str, clock=Clock()) as manager:
+        manager.register(shout, PluginConfig.from_mapping({"name": "shout", "retry": {"max_retries": 1}}))
+        block = inject(manager, "shout", refuse=1.0)
+        block.__enter__()
+        assert manager.execute("shout", "a") == "A"
+        assert block.attempts == 1
+
+
 def test_several_plugins_at_once(manager):
     with inject(manager, "shout", refuse=1.0) as one, inject(manager, "other", error=1.0) as two:
         assert error_of(manager, "shout") is PluginConnectionError

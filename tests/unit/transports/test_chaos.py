@@ -370,7 +370,7 @@ def behind_policies(wire, clock, *, retry=None, failures=4, **chaos):
         retry={"random_jitter": False, "max_retries": 2, **(retry or {})},
         circuit_breaker={"failure_threshold": failures},
     )
-    plugin.replace_sender(sender(wire, clock, **chaos))
+    plugin.replace_sender(lambda present: sender(present, clock, **chaos))
     return plugin
 
 
