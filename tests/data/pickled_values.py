@@ -1,6 +1,6 @@
-"""Picklable values of the public API, made with public names only.
+"""Picklable values of the public API, created by public names only.
 
-Run with the package of before the move, this file wrote ``pickles-before-move.json``, whose values must still load:
+Run with the package before the move, this file wrote ``pickles-before-move.json``, whose values must still load:
 
     PYTHONPATH=<old tree> python tests/data/pickled_values.py <new tree>/tests/data/pickles-before-move.json
 """
@@ -56,7 +56,7 @@ def square(number: int) -> int:
 
 
 def values() -> dict[str, Any]:
-    """One value at least of each public class whose values pickle, but for errors and managers."""
+    """At least one value of each picklable public class except errors and managers."""
     config = g.ManagerConfig.from_mapping(CONFIG)
     plugin = config.plugins[1]
     health = g.HealthStatus(g.PluginStatus.DEGRADED, "slow", 1.5, 0.2, {"zone": "a"})
@@ -144,7 +144,7 @@ def errors_of_all_classes() -> dict[str, Exception]:
 
 
 def names() -> list[tuple[str, str, str]]:
-    """Public name, module and name in it, of all classes and functions: they pickle by reference."""
+    """Public name, module and qualified name of all classes and functions, which are pickled by reference."""
     found = [(name, getattr(g, name)) for name in g.__all__]
     return [(name, thing.__module__, thing.__qualname__) for name, thing in found if hasattr(thing, "__qualname__")]
 
@@ -157,7 +157,7 @@ def manager_of(source: Any) -> Any:
 
 
 def packed(data: bytes) -> str:
-    """As text."""
+    """The data compressed and encoded as text."""
     return base64.b64encode(zlib.compress(data, 9)).decode()
 
 

@@ -1,4 +1,4 @@
-"""What a type checker must infer. Checked by mypy and pyright, never run."""
+"""Types that mypy and pyright must infer; the file is never executed."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -52,7 +52,7 @@ auth(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 class Local:
-    """A plugin of one's own needs no base class."""
+    """A plugin class needs no base class."""
 
     def info(self) -> PluginInfo:
         return PluginInfo("local")

@@ -1,4 +1,4 @@
-"""mypy and pyright infer what tests/typing/api.py states, and refuse what it marks as wrong."""
+"""mypy and pyright infer the types in tests/typing/api.py and report the errors that it expects."""
 
 from __future__ import annotations
 

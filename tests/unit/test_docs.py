@@ -1,4 +1,4 @@
-"""The pages are right as far as a machine can check: links have targets, code compiles, configurations load."""
+"""Documentation pages: links have targets, code blocks compile, configurations load, tables match the code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def blocks(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
-def of(*languages: str) -> list[Any]:
+def blocks_in(*languages: str) -> list[Any]:
     return [
         pytest.param(block, id=f"{block.page.relative_to(ROOT)}:{block.line}")
         for block in BLOCKS
@@ -74,12 +74,12 @@ def test_links_within_the_repository_have_targets(page: Path) -> None:
     assert broken == []
 
 
-def test_every_page_of_docs_is_in_the_index() -> None:
+def test_the_index_links_each_page() -> None:
     index = (ROOT / "docs/index.md").read_text()
     assert [page.name for page in sorted((ROOT / "docs").glob("*.md")) if f"({page.name})" not in index] == ["index.md"]
 
 
-@pytest.mark.parametrize("block", of("python"))
+@pytest.mark.parametrize("block", blocks_in("python"))
 def test_python_blocks_compile_and_their_imports_exist(block: Block) -> None:
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
@@ -90,7 +90,7 @@ def test_python_blocks_compile_and_their_imports_exist(block: Block) -> None:
                     importlib.import_module(f"{node.module}.{alias.name}")
 
 
-@pytest.mark.parametrize("block", of("yaml", "json", "toml"))
+@pytest.mark.parametrize("block", blocks_in("yaml", "json", "toml"))
 def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in re.findall(r"\$\{(\w+)\}", block.text):
         monkeypatch.setenv(variable, "a-value-of-the-test")
@@ -99,13 +99,13 @@ def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, mo
     ManagerConfig.from_file(path).validate()
 
 
-@pytest.mark.parametrize("block", of("sh"))
-def test_make_targets_that_are_named_exist(block: Block) -> None:
+@pytest.mark.parametrize("block", blocks_in("sh"))
+def test_named_make_targets_exist(block: Block) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)", block.text)) <= targets
 
 
-def test_test_files_that_pyproject_names_exist() -> None:
+def test_files_named_in_the_mutmut_settings_exist() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
     named = [
         *settings["pytest_add_cli_args_test_selection"],
@@ -122,7 +122,7 @@ def test_test_files_that_pyproject_names_exist() -> None:
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 
 
-def test_every_file_that_the_architecture_names_exists() -> None:
+def test_files_named_in_the_architecture_exist() -> None:
     named = re.findall(r"`((?:goplugins|tests)/[\w./-]*)`", ARCHITECTURE)
     in_pictures = [f"goplugins/{path}" for path in re.findall(r"[ (]((?:\w+/)+\w+\.py)", ARCHITECTURE)]
     assert len(named) > 50
@@ -141,7 +141,7 @@ def test_the_layers_are_those_of_the_import_contracts() -> None:
     assert [int(number) for number, _ in shown] == list(range(len(shown), 0, -1))
 
 
-def test_every_package_is_described() -> None:
+def test_the_architecture_describes_each_package() -> None:
     described = re.findall(r"^\| `goplugins/(\w+)/` \|", ARCHITECTURE, flags=re.MULTILINE)
     packages = {path.parent.name for path in (ROOT / "goplugins").glob("*/__init__.py")}
     assert sorted(described) == sorted(packages)
@@ -170,7 +170,7 @@ SECTIONS = {
 
 
 def _table(class_name: str) -> dict[str, str]:
-    """Field to default, from the table under the heading that names the class."""
+    """Defaults by field, from the table under the heading that names the class."""
     page = (ROOT / "docs/configuration.md").read_text()
     match = re.search(rf"^#+ [^\n]*`{class_name}`[^\n]*\n(.*?)(?=^#|\Z)", page, flags=re.MULTILINE | re.DOTALL)
     assert match, f"docs/configuration.md has no heading with `{class_name}`"
@@ -186,7 +186,7 @@ def test_the_tables_have_exactly_the_fields_of_the_classes(class_name: str) -> N
 
 
 @pytest.mark.parametrize(("class_name", "section"), [(name, path) for name, path in SECTIONS.items() if path])
-def test_the_defaults_in_the_tables_are_those_of_the_classes(class_name: str, section: str) -> None:
+def test_the_tables_have_the_defaults_of_the_classes(class_name: str, section: str) -> None:
     defaults = getattr(ManagerConfig(), section)
     for name, written in _table(class_name).items():
         value = getattr(defaults, name)
@@ -196,8 +196,8 @@ def test_the_defaults_in_the_tables_are_those_of_the_classes(class_name: str, se
             assert _number(written) == pytest.approx(value), name
 
 
-def test_every_error_has_its_row() -> None:
-    """Code and class of each, once, in docs/errors.md."""
+def test_the_errors_page_has_a_row_for_each_error_class() -> None:
+    """docs/errors.md lists code and class blocks_in each error once."""
     page = (ROOT / "docs/errors.md").read_text()
     rows = re.findall(r"^\| ([A-Z]+_[0-9]{4}) \| ([^|]+) \|", page, flags=re.MULTILINE)
     documented = [(name, code) for code, names in rows for name in re.findall(r"`(\w+)`", names)]

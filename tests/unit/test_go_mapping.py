@@ -1,4 +1,4 @@
-"""docs/go-mapping.md has a row for every symbol of the Go library, and what a row says is true."""
+"""docs/go-mapping.md has a row for each symbol of the Go library; named Python objects exist with the given values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 def parse_rows(page: str) -> list[Row]:
-    """The rows of every table of the page; a line that is almost a row is an error, not a comment."""
+    """The rows of all tables of the page; fails for a malformed row."""
     rows = []
     for line in page.splitlines():
         if not line.startswith("|") or line.startswith(("| Go ", "|---")):
@@ -70,7 +70,7 @@ def test_every_symbol_has_exactly_one_row(rows: list[Row]) -> None:
     assert sorted(go for go, count in counts.items() if count > 1) == [], "symbols with several rows"
 
 
-def test_a_row_is_done_or_planned_and_a_dash_says_why(rows: list[Row]) -> None:
+def test_a_row_is_done_or_planned_and_a_dash_has_a_note(rows: list[Row]) -> None:
     assert {row.state for row in rows} <= {"done", "planned"}
     assert [row.go for row in rows if not row.python] == []
     assert [row.go for row in rows if row.python == NO_NAME and not row.note] == []
@@ -81,7 +81,7 @@ def test_names_are_public(rows: list[Row]) -> None:
     assert private == []
 
 
-def test_every_name_that_is_done_imports(rows: list[Row]) -> None:
+def test_names_of_done_rows_exist(rows: list[Row]) -> None:
     problems = []
     for row in rows:
         if row.state == "done" and row.python != NO_NAME:

@@ -1,4 +1,4 @@
-"""``import goplugins`` starts no thread, opens no file, loads no heavy package and prints nothing."""
+"""``import goplugins`` starts no thread, opens no file, loads no large package and prints nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ facts = {
 out.write(json.dumps(facts))
 """
 
-HEAVY = {"requests", "urllib3", "grpc", "google.protobuf", "yaml", "tenacity", "waitress", "cattrs", "ssl", "asyncio"}
+LARGE = {"requests", "urllib3", "grpc", "google.protobuf", "yaml", "tenacity", "waitress", "cattrs", "ssl", "asyncio"}
 
 
 @pytest.fixture(scope="module")
@@ -63,25 +63,25 @@ def test_opens_nothing(facts: Any) -> None:
     assert facts["fds_after"] == facts["fds_before"]
 
 
-@pytest.mark.parametrize("package", sorted(HEAVY))
+@pytest.mark.parametrize("package", sorted(LARGE))
 def test_does_not_import(facts: Any, package: str) -> None:
     found = [name for name in facts["modules"] if name == package or name.startswith(package + ".")]
     assert found == []
 
 
-def test_adds_no_log_handler_but_a_null_handler_of_its_own(facts: Any) -> None:
+def test_adds_only_a_null_log_handler(facts: Any) -> None:
     assert set(facts["handlers"]) <= {"goplugins: NullHandler"}
     assert facts["levels"] == []
     assert facts["root_level"] == 30
 
 
-def test_changes_nothing_of_the_host_and_prints_nothing(facts: Any) -> None:
+def test_changes_no_global_state_and_prints_nothing(facts: Any) -> None:
     assert not facts["environ_changed"]
     assert not facts["hooks_changed"]
     assert facts["printed"] == ""
 
 
-_WITHOUT_A_WIRE = """
+_WITHOUT_PLUGINS = """
 import json, sys
 from goplugins import CircuitBreaker, Manager, ManagerConfig, RateLimiter
 Manager(dict, dict)
@@ -90,9 +90,9 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
-def test_a_manager_without_plugins_loads_no_wire() -> None:
+def test_a_manager_without_plugins_loads_no_transport() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_A_WIRE], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", _WITHOUT_PLUGINS], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}

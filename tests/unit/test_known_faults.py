@@ -1,4 +1,4 @@
-"""Each fault of docs/known-faults.md has the test that the page names."""
+"""Each fault in docs/known-faults.md has an existing test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that were pickled before modules were moved; see ``tests/data/pickled_values.py``."""
+"""Values pickled before modules were moved can be loaded; see ``tests/data/pickled_values.py``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BEFORE = json.loads((DATA / "pickles-before-move.json").read_text())
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module that has written the data, which also is the module of the pickled managers' plugin."""
+def pickled_values(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that wrote the data; it also has the plugin of the pickled managers."""
     monkeypatch.syspath_prepend(DATA)
     monkeypatch.setenv("TOKEN", "secret")
     yield importlib.import_module("pickled_values")
@@ -31,18 +31,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture(params=["2", "5"])
-def load(request: pytest.FixtureRequest, made: Any) -> Any:
-    return lambda name: pickle.loads(made.unpacked(BEFORE["pickles"][name][request.param]))
+def load(request: pytest.FixtureRequest, pickled_values: Any) -> Any:
+    return lambda name: pickle.loads(pickled_values.unpacked(BEFORE["pickles"][name][request.param]))
 
 
-def test_values(made: Any, load: Any) -> None:
-    expected = made.values()
+def test_values(pickled_values: Any, load: Any) -> None:
+    expected = pickled_values.values()
     for name, value in load("values").items():
         assert value == expected[name], name
 
 
-def test_errors(made: Any, load: Any) -> None:
-    expected = made.errors_of_all_classes()
+def test_errors(pickled_values: Any, load: Any) -> None:
+    expected = pickled_values.errors_of_all_classes()
     for name, error in load("errors").items():
         assert type(error) is type(expected[name])
         assert str(error) == str(expected[name])
@@ -79,7 +79,7 @@ def test_classes_and_functions(name: str, module: str, attribute: str) -> None:
     assert pickle.loads(reference) is getattr(goplugins, name)
 
 
-def test_former_modules_hold_nothing_else() -> None:
+def test_former_modules_have_no_other_names() -> None:
     module = importlib.import_module("goplugins.reload.diff")
     with pytest.raises(AttributeError, match=r"'goplugins\.reload\.diff' has no attribute 'Manager'"):
         _ = module.Manager
@@ -91,7 +91,7 @@ def test_former_modules_hold_nothing_else() -> None:
         importlib.import_module("goplugins.nothing")
 
 
-def test_without_old_pickles_nothing_of_it_is_loaded() -> None:
+def test_former_modules_are_not_loaded_without_old_pickles() -> None:
     code = """if True:
         import sys
         before = list(sys.meta_path)
@@ -104,7 +104,7 @@ def test_without_old_pickles_nothing_of_it_is_loaded() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_the_data_hold_a_value_of_every_class_of_values(made: Any) -> None:
-    covered = {type(value) for value in made.values().values()}
+def test_the_data_have_a_value_of_each_value_class(pickled_values: Any) -> None:
+    covered = {type(value) for value in pickled_values.values().values()}
     public = {name: getattr(goplugins, name) for name in goplugins.__all__}
     assert {name for name, kind in public.items() if attrs.has(kind) and kind not in covered} == set()  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Public names and their docstrings, sizes of modules and functions, and the clock that modules must not read."""
+"""Public names and docstrings, sizes of modules and functions, no direct use of clocks and random numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _path(module: str) -> Path:
 
 MODULES = imports.modules()
 EXPORTING = set(exports.MODULE_OF.values())
-# The modules that public names are imported from: packages, integrations, and what the table of exports names.
+# Modules with public names: packages, integrations, and the modules in the table of exports.
 PUBLIC_MODULES = [
     name
     for name in MODULES
@@ -52,17 +52,17 @@ PUBLIC_MODULES = [
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_package_itself_has_public_names() -> None:
+def test_the_package_has_public_names() -> None:
     assert "Manager" in goplugins.__all__
     assert "PluginError" in goplugins.__all__
 
 
 @pytest.mark.parametrize("name", PUBLIC_MODULES)
-def test_all_is_sorted_and_every_name_of_it_exists(name: str) -> None:
+def test_all_is_sorted_and_its_names_exist(name: str) -> None:
     module = _import(name)
     exported = getattr(module, "__all__", None)
     if exported is None:
-        assert not _defines_public_names(_path(name)), "a public module says what it exports in __all__"
+        assert not _defines_public_names(_path(name)), "a public module needs __all__"
         return
     assert list(exported) == sorted(set(exported), key=_order)
     missing = [attribute for attribute in exported if not hasattr(module, attribute)]
@@ -80,7 +80,7 @@ def _defines_public_names(path: Path) -> bool:
     return any(isinstance(node, definitions) and not node.name.startswith("_") for node in tree.body)
 
 
-def test_dir_of_the_package_shows_what_is_exported() -> None:
+def test_dir_of_the_package_has_the_public_names() -> None:
     assert set(goplugins.__all__) <= set(dir(goplugins))
 
 
@@ -105,7 +105,7 @@ def _undocumented(label: str, thing: Any) -> Iterator[str]:
         if name.startswith("_") or _is_attrs_field(thing, name):
             continue
         function = _function_of(member)
-        # inspect.getdoc finds the text of a base class, too: an override of the same meaning needs none.
+        # inspect.getdoc also finds the docstring of a base class: an override with the same meaning needs none.
         if function is not None and not inspect.getdoc(getattr(thing, name, None)) and not inspect.getdoc(function):
             yield f"{label}.{name}"
 
@@ -122,14 +122,14 @@ def _function_of(member: Any) -> Any:
     return member if inspect.isfunction(member) else None
 
 
-def test_every_public_name_is_documented() -> None:
+def test_public_names_have_docstrings() -> None:
     problems: list[str] = []
     for name in goplugins.__all__:
         problems += _undocumented(name, getattr(goplugins, name))
     assert problems == []
 
 
-def test_every_error_class_says_what_it_means() -> None:
+def test_error_classes_have_docstrings() -> None:
     errors = importlib.import_module("goplugins.errors")
     problems: list[str] = []
     for name in errors.__all__:
@@ -137,11 +137,11 @@ def test_every_error_class_says_what_it_means() -> None:
     assert problems == []
 
 
-# --- imports: .importlinter has the floors, and `make lint` holds them ----------------------------------------------
+# --- imports (`make lint` checks the layers in .importlinter) --------------------------------------------------------
 
 
-def test_the_stub_says_what_the_table_of_public_names_says() -> None:
-    assert (PACKAGE / "__init__.pyi").read_text() == exports.stub(), "write it anew: make format"
+def test_the_type_stub_matches_the_table_of_public_names() -> None:
+    assert (PACKAGE / "__init__.pyi").read_text() == exports.stub(), "outdated: run make format"
 
 
 # --- sizes and clocks ----------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_and_its_functions_stay_small(module: str) -> None:
+def test_sizes_of_modules_and_functions(module: str) -> None:
     source = _path(module).read_text()
     assert len(source.splitlines()) <= MAX_MODULE_LINES
     long = [
@@ -167,11 +167,11 @@ def test_a_module_and_its_functions_stay_small(module: str) -> None:
     assert long == []
 
 
-_OWNS_TIME = {"goplugins.runtime.clock"}
+_READS_CLOCKS = {"goplugins.runtime.clock"}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in _OWNS_TIME])
-def test_time_and_chance_are_handed_in(module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in _READS_CLOCKS])
+def test_modules_use_injected_clocks_and_random_generators(module: str) -> None:
     wrong = []
     for node in ast.walk(ast.parse(_path(module).read_text())):
         if (
