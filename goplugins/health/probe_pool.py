@@ -1,6 +1,6 @@
 """The worker threads that run health checks.
 
-A check may last for its whole timeout, or for ever where a plugin within this process ignores it. So suspects (plugins
+A check may last for its whole timeout, or forever where a plugin within this process ignores it. So suspects (plugins
 whose last check failed or hung) have workers of their own, half as many as the others: however many plugins are down,
 their checks delay no other plugin's.
 """

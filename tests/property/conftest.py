@@ -8,6 +8,6 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: a mutant that one of them notices needs no history."""
+    """Fast tests first: property tests run only for mutants that no fast test detects."""
     if os.environ.get("HYPOTHESIS_PROFILE") == "mutation":
         items.sort(key=lambda item: "property" in item.nodeid)

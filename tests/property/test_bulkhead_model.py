@@ -1,4 +1,4 @@
-"""The bulkhead against a plain model: real threads, a clock that moves only when told."""
+"""Bulkhead against a model, with real threads and a manual clock."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from goplugins.resilience import Bulkhead
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock
 
-LOOK = 0.5  # seconds after which who waits notices a place that was lost
+CHECK_INTERVAL = 0.5  # seconds after which waiting calls notice a lost slot
 
 
 class Caller:
-    """A call on a thread of its own, and what the model says of it."""
+    """A call on a thread of its own, with the state that the model expects."""
 
     def __init__(self, bulkhead: Bulkhead, clock: ManualClock, due: float) -> None:
-        self.due = due  # when it gives up waiting
+        self.due = due  # when it stops waiting
         self.expected = "waiting"
         self.state = "waiting"
         self._bulkhead, self._deadline = bulkhead, Deadline(due, clock)
@@ -32,78 +32,78 @@ class Caller:
 
     def _run(self) -> None:
         try:
-            place = self._bulkhead.acquire(self._deadline)
+            permit = self._bulkhead.acquire(self._deadline)
         except BulkheadFullError:
             self.state = "refused"
             return
         except PluginClosedError:
             self.state = "closed"
             return
-        self.state = "inside"
+        self.state = "in flight"
         self._go.wait(30)
         if not self._lose:
-            self._bulkhead.release(place)
-        del place
-        self.state = "gone"
+            self._bulkhead.release(permit)
+        del permit
+        self.state = "ended"
 
-    def go(self, *, lose: bool = False) -> None:
+    def end(self, *, lose: bool = False) -> None:
         self._lose = lose
         self._go.set()
         self._thread.join(30)
-        self.expected = "gone"
+        self.expected = "ended"
 
 
 class BulkheadMachine(RuleBasedStateMachine):
-    """Never more inside than the limit says, first come first served, nobody forgotten, every place back."""
+    """No more calls in flight than the limit, first come first served, and every slot is returned."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock(auto_advance=False)
-        self.limit, self.room, self.closed = 2, 2, False
+        self.limit, self.max_waiting, self.closed = 2, 2, False
         self.bulkhead = Bulkhead(BulkheadConfig(max_concurrent=2, max_waiting=2), clock=self.clock)
         self.callers: list[Caller] = []
         self.refused = 0
 
-    def those(self, state: str) -> list[Caller]:
+    def callers_in(self, state: str) -> list[Caller]:
         return [caller for caller in self.callers if caller.expected == state]
 
     def serve(self) -> None:
-        """What the model says of the queue."""
-        for caller in self.those("waiting"):
-            if len(self.those("inside")) < self.limit:
-                caller.expected = "inside"
-        for caller in self.those("waiting"):
+        """Updates the model's queue."""
+        for caller in self.callers_in("waiting"):
+            if len(self.callers_in("in flight")) < self.limit:
+                caller.expected = "in flight"
+        for caller in self.callers_in("waiting"):
             if caller.due <= self.clock.monotonic():
                 caller.expected = "refused"
                 self.refused += 1
 
     @rule(patience=st.sampled_from([0.0, 0.25, 1.0, 3.0, 100.0]))
-    def come(self, patience: float) -> None:
-        inside, waiting = len(self.those("inside")), len(self.those("waiting"))
+    def acquire(self, patience: float) -> None:
+        inside, waiting = len(self.callers_in("in flight")), len(self.callers_in("waiting"))
         caller = Caller(self.bulkhead, self.clock, self.clock.monotonic() + patience)
         self.callers.append(caller)
         if self.closed:
             caller.expected = "closed"
-        elif inside >= self.limit and waiting >= self.room:
+        elif inside >= self.limit and waiting >= self.max_waiting:
             caller.expected = "refused"
             self.refused += 1
         self.serve()
 
-    @precondition(lambda self: self.those("inside"))
+    @precondition(lambda self: self.callers_in("in flight"))
     @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.those("inside"))).go()
+    def release(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.callers_in("in flight"))).end()
         self.serve()
 
-    @precondition(lambda self: self.those("inside"))
+    @precondition(lambda self: self.callers_in("in flight"))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.those("inside"))).go(lose=True)
-        # In the model it is free at once; those whose time is over by the next look are served first all the same.
-        for caller in self.those("waiting"):
-            if len(self.those("inside")) < self.limit:
-                caller.expected = "inside"
-        self.advance(LOOK)
+        data.draw(st.sampled_from(self.callers_in("in flight"))).end(lose=True)
+        # In the model the slot is free at once: it is handed over before the waits that end by the next check.
+        for caller in self.callers_in("waiting"):
+            if len(self.callers_in("in flight")) < self.limit:
+                caller.expected = "in flight"
+        self.advance(CHECK_INTERVAL)
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 5.0]))
     def advance(self, seconds: float) -> None:
@@ -111,10 +111,10 @@ class BulkheadMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.serve()
 
-    @rule(limit=st.integers(1, 4), room=st.integers(0, 3))
-    def configure(self, limit: int, room: int) -> None:
-        self.bulkhead.configure(BulkheadConfig(max_concurrent=limit, max_waiting=room))
-        self.room = room
+    @rule(limit=st.integers(1, 4), max_waiting=st.integers(0, 3))
+    def configure(self, limit: int, max_waiting: int) -> None:
+        self.bulkhead.configure(BulkheadConfig(max_concurrent=limit, max_waiting=max_waiting))
+        self.max_waiting = max_waiting
         if not self.closed:
             self.limit = limit
         self.serve()
@@ -124,14 +124,14 @@ class BulkheadMachine(RuleBasedStateMachine):
     def close(self) -> None:
         self.bulkhead.close()
         self.closed, self.limit = True, 0
-        for caller in self.those("waiting"):
+        for caller in self.callers_in("waiting"):
             caller.expected = "closed"
 
     @invariant()
-    def it_is_as_the_model_says(self) -> None:
+    def agrees_with_the_model(self) -> None:
         until(lambda: all(caller.state == caller.expected for caller in self.callers), self.report)
-        until(lambda: self.bulkhead.waiting == len(self.those("waiting")), self.report)
-        assert self.bulkhead.in_use == len(self.those("inside"))
+        until(lambda: self.bulkhead.waiting == len(self.callers_in("waiting")), self.report)
+        assert self.bulkhead.in_use == len(self.callers_in("in flight"))
         assert self.bulkhead.refused == self.refused
         assert self.bulkhead.limit == self.limit
 
@@ -144,15 +144,15 @@ class BulkheadMachine(RuleBasedStateMachine):
         if not self.closed:
             self.limit = 100
         self.serve()
-        while inside := self.those("inside"):
-            self.it_is_as_the_model_says()
-            inside[0].go()
+        while inside := self.callers_in("in flight"):
+            self.agrees_with_the_model()
+            inside[0].end()
             self.serve()
-        self.it_is_as_the_model_says()
+        self.agrees_with_the_model()
         assert (self.bulkhead.in_use, self.bulkhead.waiting) == (0, 0)
 
 
-def until(condition, report=lambda: "it did not come to pass") -> None:
+def until(condition, report=lambda: "the condition did not become true") -> None:
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end, report()
@@ -161,5 +161,5 @@ def until(condition, report=lambda: "it did not come to pass") -> None:
 
 TestBulkhead = BulkheadMachine.TestCase
 EXAMPLES = settings().max_examples
-# Its threads are real ones: fewer histories, unless it is the stress run.
+# Its threads are real ones: fewer examples, except with the stress profile.
 TestBulkhead.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 2)

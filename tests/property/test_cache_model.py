@@ -1,4 +1,6 @@
-"""The answer cache against plain models: what it keeps, and who makes the request that others wait for."""
+"""ResponseCache against models: of cached responses, and of single-flight executions."""
+
+from __future__ import annotations
 
 import threading
 from collections import OrderedDict
@@ -16,11 +18,8 @@ KEYS = st.integers(0, 5)
 SECONDS = st.sampled_from([0.25, 0.5, 1.0, 2.0, 5.0])
 
 
-class Keeping(RuleBasedStateMachine):
-    """One thread: times, bounds, and in which order answers leave.
-
-    The model may hold what is good for nothing any more; the cache may have dropped that.
-    """
+class CachedResponses(RuleBasedStateMachine):
+    """One thread: lifetimes, bounds, and the order of eviction."""
 
     @initialize(
         ttl=st.sampled_from([1.0, 3.0]),
@@ -33,16 +32,16 @@ class Keeping(RuleBasedStateMachine):
         self.ttl, self.stale_for, self.entries, self.most = ttl, stale, entries, size
         config = CacheConfig(ttl=ttl, stale_if_error=stale, max_entries=entries)
         self.cache = ResponseCache(config, clock=self.clock, size_of=len, max_size=size)
-        self.model = OrderedDict()  # key -> (answer, when it came), the least recently used first
-        self.asked = 0
+        self.model = OrderedDict()  # key -> (response, when it was stored), least recently used first
+        self.requests = 0
 
-    def useful(self, key, seconds):
+    def expected(self, key, seconds):
         if key not in self.model or self.clock.monotonic() >= self.model[key][1] + seconds:
             return None
         self.model.move_to_end(key)
         return self.model[key][0]
 
-    def keep(self, key, answer):
+    def store(self, key, answer):
         self.model.pop(key, None)
         if self.most is not None and len(answer) > self.most:
             return
@@ -57,36 +56,36 @@ class Keeping(RuleBasedStateMachine):
         return sum(len(answer) for answer, _ in self.model.values())
 
     @rule(key=KEYS, length=st.integers(1, 8))
-    def ask(self, key, length):
-        self.asked += 1
-        answer = f"{self.asked:0{length}d}"
-        kept = self.useful(key, self.ttl)
+    def fetch(self, key, length):
+        self.requests += 1
+        answer = f"{self.requests:0{length}d}"
+        cached = self.expected(key, self.ttl)
         found = self.cache.fetch(key, lambda: answer, Deadline.after(1.0, self.clock))
-        if kept is not None:
-            assert found == (kept, Origin.CACHE)
+        if cached is not None:
+            assert found == (cached, Origin.CACHE)
         else:
             assert found == (answer, Origin.CALL)
-            self.keep(key, answer)
+            self.store(key, answer)
 
     @rule(key=KEYS)
-    def ask_in_vain(self, key):
-        kept = self.useful(key, self.ttl)
+    def fetch_that_fails(self, key):
+        cached = self.expected(key, self.ttl)
 
         def fail():
             raise PluginUnavailableError("down")
 
         try:
-            assert self.cache.fetch(key, fail, Deadline.after(1.0, self.clock)) == (kept, Origin.CACHE)
+            assert self.cache.fetch(key, fail, Deadline.after(1.0, self.clock)) == (cached, Origin.CACHE)
         except PluginUnavailableError:
-            assert kept is None
+            assert cached is None
 
     @rule(key=KEYS)
     def get(self, key):
-        assert self.cache.get(key) == self.useful(key, self.ttl)
+        assert self.cache.get(key) == self.expected(key, self.ttl)
 
     @rule(key=KEYS)
     def get_stale(self, key):
-        assert self.cache.stale(key) == self.useful(key, self.ttl + self.stale_for)
+        assert self.cache.stale(key) == self.expected(key, self.ttl + self.stale_for)
 
     @rule(seconds=SECONDS)
     def advance(self, seconds):
@@ -110,32 +109,36 @@ class Keeping(RuleBasedStateMachine):
 
 
 class _Caller:
-    """A thread that asks, and its request, which waits to be told how it ends."""
+    """A thread that fetches; its request waits until :meth:`end` gives it an outcome."""
 
     def __init__(self, machine, seconds):
         self.deadline = Deadline.after(seconds, machine.clock)
-        self.verdict = None
-        self.told = threading.Event()
         self.outcome = None
+        self.ended = threading.Event()
+        self.result = None
         self.machine = machine
         self.thread = threading.Thread(target=self.run, daemon=True)
 
     def make(self):
         self.machine.requests.append(self)
-        assert self.told.wait(20)
-        if isinstance(self.verdict, BaseException):
-            raise self.verdict
-        return self.verdict
+        assert self.ended.wait(20)
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def end(self, outcome):
+        self.outcome = outcome
+        self.ended.set()
 
     def run(self):
         try:
-            self.outcome = self.machine.cache.fetch("key", self.make, self.deadline)
+            self.result = self.machine.cache.fetch("key", self.make, self.deadline)
         except BaseException as exc:
-            self.outcome = exc
+            self.result = exc
 
 
-class Flying(RuleBasedStateMachine):
-    """Many threads with one key: one request at a time, made by whoever came first of those who have time left."""
+class SingleFlight(RuleBasedStateMachine):
+    """Many threads with one key: one request at a time, made by the longest waiting caller with time left."""
 
     @initialize()
     def begin(self):
@@ -143,14 +146,14 @@ class Flying(RuleBasedStateMachine):
         self.cache = ResponseCache(CacheConfig(ttl=1.0), clock=self.clock)
         self.leader = None
         self.waiting = []
-        self.requests = []  # grows on the callers' threads
+        self.requests = []  # appended by the callers' threads
         self.fresh_until = -1.0
         self.answers = 0
 
     def settle(self, caller):
         caller.thread.join(20)
         assert not caller.thread.is_alive()
-        return caller.outcome
+        return caller.result
 
     def leads(self, caller):
         """The model's leader makes the request, and no other does."""
@@ -159,22 +162,21 @@ class Flying(RuleBasedStateMachine):
             if self.requests and self.requests[-1] is caller:
                 return
             threading.Event().wait(0.001)
-        raise AssertionError("the next one does not take over")
+        raise AssertionError("no waiting caller has taken over")
 
     @rule(seconds=st.sampled_from([1.5, 3.0, 30.0]))
-    def ask(self, seconds):
+    def fetch(self, seconds):
         caller = _Caller(self, seconds)
         caller.thread.start()
         if self.clock.monotonic() < self.fresh_until:
             assert self.settle(caller) == (self.answers, Origin.CACHE)
         elif self.leader is None or self.leader.deadline.remaining() <= 0:
-            # Nobody, or one who is overdue: that one is no part of the model any more, and gets its answer now.
+            # There is no leader, or one past its deadline: that one is replaced, and its request ends now.
             late = self.leader
             self.leads(caller)
             if late is not None:
-                late.verdict = PluginUnavailableError("overdue")
-                late.told.set()
-                assert self.settle(late) is late.verdict
+                late.end(PluginUnavailableError("overdue"))
+                assert self.settle(late) is late.outcome
         else:
             self.waiting.append(caller)
             self.clock.wait_for_waiters(len(self.waiting))
@@ -184,8 +186,7 @@ class Flying(RuleBasedStateMachine):
     def answer(self):
         self.answers += 1
         leader, self.leader = self.leader, None
-        leader.verdict = self.answers
-        leader.told.set()
+        leader.end(self.answers)
         assert self.settle(leader) == (self.answers, Origin.CALL)
         self.fresh_until = self.clock.monotonic() + 1.0
         for caller in self.waiting:
@@ -193,12 +194,11 @@ class Flying(RuleBasedStateMachine):
         self.waiting = []
 
     @precondition(lambda self: getattr(self, "leader", None) is not None)
-    @rule(verdict=st.sampled_from([PluginUnavailableError, KeyboardInterrupt]))
-    def fail(self, verdict):
+    @rule(outcome=st.sampled_from([PluginUnavailableError, KeyboardInterrupt]))
+    def fail(self, outcome):
         leader, self.leader = self.leader, None
-        leader.verdict = verdict()
-        leader.told.set()
-        assert self.settle(leader) is leader.verdict
+        leader.end(outcome())
+        assert self.settle(leader) is leader.outcome
         if self.waiting:
             self.leads(self.waiting.pop(0))
 
@@ -210,7 +210,7 @@ class Flying(RuleBasedStateMachine):
             self.waiting.remove(caller)
 
     @invariant()
-    def nobody_waits_whom_the_model_does_not_know(self):
+    def agrees_with_the_model(self):
         if hasattr(self, "cache"):
             assert self.cache.waiting == len(self.waiting)
             assert [caller for caller in self.requests if caller.thread.is_alive()] == (
@@ -222,8 +222,8 @@ class Flying(RuleBasedStateMachine):
             self.fail(PluginUnavailableError)
 
 
-TestKeeping = Keeping.TestCase
-TestFlying = Flying.TestCase
+TestCachedResponses = CachedResponses.TestCase
+TestSingleFlight = SingleFlight.TestCase
 EXAMPLES = settings().max_examples
-# Its threads are real ones: fewer histories, unless it is the stress run.
-TestFlying.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 4)
+# Its threads are real ones: fewer examples, except with the stress profile.
+TestSingleFlight.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 4)

@@ -1,4 +1,4 @@
-"""The law of the retry budget, with hedges beside the retries."""
+"""The bound of the retry budget, with hedged attempts beside retries."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class TwoAtOnce:
         return [object()] * count
 
     def submit_to(self, slot: object, fn: Any, done: Any) -> None:
-        leg = fn.__self__
-        if leg.call.max_wait is None:
-            leg.call.attempts = 1  # it was sent
+        attempt = fn.__self__
+        if attempt.call.max_wait is None:
+            attempt.call.attempts = 1  # it was sent
         else:
             fn()
             done()
@@ -43,7 +43,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, ratio=st.sampled_from([0.0, 0.2, 1.0]))
-def test_hedges_and_retries_together_stay_under_the_law(steps: list[tuple[str, Any]], ratio: float) -> None:
+def test_hedges_and_retries_together_stay_under_the_bound(steps: list[tuple[str, Any]], ratio: float) -> None:
     clock = ManualClock()
     budget = RetryBudget(ratio, clock=clock)
     hedger = Hedger(HedgePolicy(HedgeConfig(delay=0.001), clock=clock), TwoAtOnce(), budget, clock)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def test_hedges_and_retries_together_stay_under_the_law(steps: list[tuple[str, A
                 budget.deposit()
     moments = sorted(set(extra))
     for first, begin in enumerate(moments):
-        for end in moments[first::7]:  # any stretch will do; all of them would take minutes
+        for end in moments[first::7]:  # a seventh of all intervals; all of them would take minutes
             made = bisect_right(extra, end) - bisect_left(extra, begin)
             paid = bisect_right(calls, end) - bisect_left(calls, begin - 10)
             assert made <= ratio * paid + 10 * (end - begin + 10) + 1e-3

@@ -1,4 +1,4 @@
-"""The circuit breaker against a plain model, on a manual clock."""
+"""CircuitBreaker against a model, on a manual clock."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class NoJitter(random.Random):
         return 1.0
 
 
-WINDOW = 10.0  # ten buckets of a second: at whole seconds the ring forgets exactly
+WINDOW = 10.0  # ten buckets of a second: at whole seconds the ring is exact
 
 
 class Model:
-    """The semantics in the plainest words: lists of everything, no trick."""
+    """The semantics, with lists of all outcomes."""
 
     def __init__(self, config):
         self.config = config
@@ -42,13 +42,13 @@ class Model:
 
     def begin(self, state):
         self.state = state
-        self.forget_the_calls_under_way()
+        self.forget_calls_in_flight()
 
-    def forget_the_calls_under_way(self):
+    def forget_calls_in_flight(self):
         self.period += 1
-        self.probes = []  # one-element lists: when each place that is taken is given up
+        self.probes = []  # one-element lists: when each used slot expires
         self.probe_successes = 0
-        self.anonymous = []  # (when it is not waited for any more, its place)
+        self.anonymous = []  # (when it expires, its slot)
 
     def close(self):
         self.begin(CLOSED)
@@ -75,24 +75,24 @@ class Model:
             return True
         if self.state is OPEN:
             return not self.forced and self.now >= self.until
-        return sum(place[0] > self.now for place in self.probes) < self.config.success_threshold
+        return sum(slot[0] > self.now for slot in self.probes) < self.config.success_threshold
 
     def admit(self, expiry):
-        """Returns the period that the call belongs to, and the place that it takes, if any."""
+        """Returns the call's period, and the probe slot that it takes, if any."""
         if self.state is OPEN and not self.forced and self.now >= self.until:
             self.begin(HALF_OPEN)
-        place = None
+        slot = None
         if self.state is HALF_OPEN:
             self.probes = [taken for taken in self.probes if taken[0] > self.now]
             if len(self.probes) < self.config.success_threshold:
-                place = [expiry]
-                self.probes.append(place)
-        return self.period, place
+                slot = [expiry]
+                self.probes.append(slot)
+        return self.period, slot
 
-    def settle(self, period, place, outcome, duration=None):
+    def settle(self, period, slot, outcome, duration=None):
         if period != self.period:
             return
-        self.probes = [taken for taken in self.probes if taken is not place]
+        self.probes = [taken for taken in self.probes if taken is not slot]
         if outcome is None:
             return
         self.outcomes.append(outcome)
@@ -101,7 +101,7 @@ class Model:
             if not self.disabled:
                 slow = duration is not None and duration >= self.config.slow_call_duration
                 self.recent.append((self.now, not outcome, slow))
-                if self.says_a_row() or self.says_a_rate():
+                if self.fails_in_a_row() or self.exceeds_a_rate():
                     self.trip()
         elif self.state is HALF_OPEN:
             self.probe_successes += outcome
@@ -110,12 +110,12 @@ class Model:
             elif self.probe_successes >= self.config.success_threshold:
                 self.close()
 
-    def says_a_row(self):
+    def fails_in_a_row(self):
         tail = self.since_closed[-self.config.failure_threshold :]
         enough = len(self.since_closed) >= max(self.config.min_request_threshold, self.config.failure_threshold)
         return enough and not any(tail)
 
-    def says_a_rate(self):
+    def exceeds_a_rate(self):
         recent = [entry for entry in self.recent if self.now - entry[0] < WINDOW]
         if not self.has_window or len(recent) < self.config.min_request_threshold:
             return False
@@ -145,8 +145,8 @@ class BreakerMachine(RuleBasedStateMachine):
     @initialize(config=configs, has_operator=st.booleans())
     def start(self, config, has_operator):
         self.config = config
-        self.has_operator = has_operator  # somebody who overrides it now and then
-        self.most_places = 0
+        self.has_operator = has_operator  # whether it is overridden now and then
+        self.max_slots = 0
         self.clock = ManualClock()
         self.breaker = CircuitBreaker(self.config, clock=self.clock, rng=NoJitter())
         self.model = Model(self.config)
@@ -154,24 +154,24 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(lifetime=st.sampled_from([None, 3.0, 20.0]), enter=st.booleans())
     def acquire(self, lifetime, enter):
-        self.ask(lifetime, enter)
+        self.admit(lifetime, enter)
 
     @rule(outcomes=st.lists(st.booleans(), min_size=1, max_size=5), enter=st.booleans())
-    def several_calls_one_after_another(self, outcomes, enter):
+    def several_calls(self, outcomes, enter):
         for outcome in outcomes:
-            if self.ask(None, enter):
+            if self.admit(None, enter):
                 self.end(len(self.permits) - 1, outcome, 0.0)
 
     @rule(more=st.integers(0, 2))
     def a_row_of_failures(self, more):
-        self.several_calls_one_after_another([False] * (min(self.config.failure_threshold, 4) + more), enter=True)
+        self.several_calls([False] * (min(self.config.failure_threshold, 4) + more), enter=True)
 
     @rule(count=st.integers(1, 5))
-    def a_crowd(self, count):
+    def concurrent_calls(self, count):
         for _ in range(count):
-            self.ask(20.0, enter=False)
+            self.admit(20.0, enter=False)
 
-    def ask(self, lifetime, enter):
+    def admit(self, lifetime, enter):
         admitted = self.model.would_admit()
         expiry = self.model.now + (8.0 if lifetime is None else lifetime)
         take = self.breaker.enter if enter else self.breaker.acquire
@@ -182,9 +182,9 @@ class BreakerMachine(RuleBasedStateMachine):
             assert refusal.retry_after is None or refusal.retry_after > 0  # noqa: PT017
         else:
             assert admitted
-            period, place = self.model.admit(expiry)
-            assert permit.is_probe is (place is not None) or self.config.metrics_only
-            self.permits.append((permit, period, place, 1 if enter else 2))
+            period, slot = self.model.admit(expiry)
+            assert permit.is_probe is (slot is not None) or self.config.metrics_only
+            self.permits.append((permit, period, slot, 1 if enter else 2))
         return admitted
 
     @precondition(lambda self: self.permits)
@@ -197,16 +197,16 @@ class BreakerMachine(RuleBasedStateMachine):
         self.end(data.draw(st.integers(0, len(self.permits) - 1)), outcome, duration)
 
     def end(self, which, outcome, duration):
-        permit, period, place, times = self.permits.pop(which)
+        permit, period, slot, times = self.permits.pop(which)
         before = self.breaker.stats(), self.breaker.retry_after()
-        for _ in range(times):  # a second one is ignored; what enter() gave is settled once
+        for _ in range(times):  # a second outcome is ignored; a permit of enter() is settled once
             if outcome is None:
                 permit.ignore()
             else:
                 (permit.success if outcome else permit.failure)(duration)
         if period != self.model.period:
             assert (self.breaker.stats(), self.breaker.retry_after()) == before, "a stale outcome changed something"
-        self.model.settle(period, place, outcome, duration)
+        self.model.settle(period, slot, outcome, duration)
 
     @rule()
     def allow_request(self):
@@ -214,16 +214,16 @@ class BreakerMachine(RuleBasedStateMachine):
         assert self.breaker.allow_request() is admitted
         if admitted:
             expiry = self.model.now + self.config.recovery_timeout
-            place = self.model.admit(expiry)[1]
-            self.model.anonymous.append((expiry, place))
+            slot = self.model.admit(expiry)[1]
+            self.model.anonymous.append((expiry, slot))
 
     @rule(outcome=st.booleans())
     def record(self, outcome):
         (self.breaker.record_success if outcome else self.breaker.record_failure)()
         self.model.anonymous = [entry for entry in self.model.anonymous if entry[0] > self.model.now]
         if self.model.anonymous:
-            _, place = self.model.anonymous.pop(0)
-            self.model.settle(self.model.period, place, outcome)
+            _, slot = self.model.anonymous.pop(0)
+            self.model.settle(self.model.period, slot, outcome)
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 8.0, 32.0]))
     def advance(self, seconds):
@@ -232,13 +232,13 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.state is OPEN and not self.model.forced)
     @rule()
-    def wait_until_it_is_due(self):
+    def wait_until_due(self):
         seconds = max(0.0, self.model.until - self.model.now)
         assert self.breaker.retry_after() == (0.0 if self.config.metrics_only else seconds)
         self.advance(seconds)
 
     @rule()
-    def health_probe_succeeds(self):
+    def health_check_succeeds(self):
         self.breaker.probe_succeeded()
         if self.model.state is OPEN and not self.model.forced:
             self.model.until = min(self.model.until, self.model.now)
@@ -283,10 +283,10 @@ class BreakerMachine(RuleBasedStateMachine):
         if model.has_window != had_window:
             model.recent = []
             if model.state is CLOSED:
-                # What entered without a permit of its own went by counts that are no more.
+                # The shared permit of before is not settled any more.
                 self.permits = [
-                    (permit, -1 if isinstance(permit, SharedPermit) else period, place, times)
-                    for permit, period, place, times in self.permits
+                    (permit, -1 if isinstance(permit, SharedPermit) else period, slot, times)
+                    for permit, period, slot, times in self.permits
                 ]
         if model.state is OPEN and not model.forced:
             model.until = min(model.until, model.opened_at + model.open_time())
@@ -295,7 +295,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule()
     def fork(self):
         self.breaker.after_fork_in_child()
-        self.model.forget_the_calls_under_way()
+        self.model.forget_calls_in_flight()
 
     @invariant()
     def agrees_with_the_model(self):
@@ -314,15 +314,15 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.model.would_admit()
 
     @invariant()
-    def never_more_probes_than_places(self):
+    def no_more_probes_than_slots(self):
         if not hasattr(self, "model"):
             return
-        self.most_places = max(self.most_places if self.model.state is HALF_OPEN else 0, self.config.success_threshold)
+        self.max_slots = max(self.max_slots if self.model.state is HALF_OPEN else 0, self.config.success_threshold)
         in_flight = sum(
             permit.is_probe and permit.expires_at > self.clock.monotonic() and period == self.model.period
             for permit, period, _, _ in self.permits
         )
-        assert in_flight <= self.most_places
+        assert in_flight <= self.max_slots
 
     def teardown(self):
         """From every state, time plus successes closes it."""

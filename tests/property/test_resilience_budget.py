@@ -1,4 +1,4 @@
-"""The law of the retry budget, over every stretch of time."""
+"""RetryBudget: its bound in every interval, and a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, ratio=st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 1.0]), start=st.floats(0.0, 1e6))
-def test_withdrawals_in_any_time_stay_under_the_law(steps, ratio, start):
+def test_withdrawals_in_any_time_stay_under_the_bound(steps, ratio, start):
     clock = ManualClock(start)
     budget = RetryBudget(ratio, clock=clock)
     calls: list[tuple[float, int]] = []
@@ -41,8 +41,8 @@ def test_withdrawals_in_any_time_stay_under_the_law(steps, ratio, start):
             assert made <= ratio * paid + 10 * (end - begin + 10) + 1e-3
 
 
-class PlainBudget:
-    """One list entry a deposit, nothing clever. Times are whole tenths of a second, where the ring is exact."""
+class BudgetModel:
+    """One list entry for each deposit. Times are whole tenths of a second, at which the ring is exact."""
 
     def __init__(self, ratio):
         self.ratio = ratio
@@ -78,16 +78,16 @@ class PlainBudget:
     ),
     ratio=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
 )
-def test_the_ring_of_buckets_grants_what_a_plain_list_would(steps, ratio):
-    clock, plain = ManualClock(), PlainBudget(ratio)
+def test_agrees_with_a_model(steps, ratio):
+    clock, model = ManualClock(), BudgetModel(ratio)
     budget = RetryBudget(ratio, clock=clock)
     for what, amount in steps:
         if what == "pass":
-            plain.advance(amount)
-            clock.advance(plain.now / 10 + 1e-7 - clock.monotonic())  # just inside the tenth, whatever floats do
+            model.advance(amount)
+            clock.advance(model.now / 10 + 1e-7 - clock.monotonic())  # just after the tenth, in spite of float rounding
         elif what == "call":
             for _ in range(amount):
                 budget.deposit()
-                plain.deposits.append([plain.now, ratio])
+                model.deposits.append([model.now, ratio])
         else:
-            assert sum(budget.withdraw() for _ in range(amount)) == sum(plain.withdraw() for _ in range(amount))
+            assert sum(budget.withdraw() for _ in range(amount)) == sum(model.withdraw() for _ in range(amount))

@@ -1,4 +1,4 @@
-"""The gate against a plain model: threads that are numbers, and a list of who is inside."""
+"""InFlightTracker against a model: threads as numbers, and a list of calls in flight."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from goplugins.testing import ManualClock
 THREADS = st.integers(1, 3)
 
 
-class GateMachine(RuleBasedStateMachine):
-    """Calls of three threads on one real one: which thread is asked for its identity is what a rule says."""
+class TrackerMachine(RuleBasedStateMachine):
+    """Calls of three simulated threads: each rule sets the ident that ``threading.get_ident`` returns."""
 
     @initialize()
     def start(self):
@@ -26,12 +26,12 @@ class GateMachine(RuleBasedStateMachine):
         self.patch = mock.patch.object(in_flight, "threading", fake)
         self.patch.start()
         self.clock = ManualClock()
-        self.gate = InFlightTracker()
-        self.calls = []  # inside: (thread, admission or None)
-        self.queued = []  # admissions on the way
+        self.tracker = InFlightTracker()
+        self.calls = []  # in flight: (thread, call or None)
+        self.admitted = []  # admitted calls
         self.closed = False
-        self.outcomes = []  # (ok, elapsed, attempts) of the calls that are out
-        self.waiting = []  # names of callbacks that wait for the last one out
+        self.outcomes = []  # (ok, elapsed, attempts) of ended calls
+        self.waiting = []  # names of callbacks that wait for the last call
         self.emptied = []  # names of those that have run
         self.expected_emptied = []
         self.drains = 0
@@ -39,83 +39,83 @@ class GateMachine(RuleBasedStateMachine):
     def inside(self, thread):
         return sum(owner == thread for owner, _ in self.calls)
 
-    def may_enter(self, thread, admission):
-        return not self.closed or self.inside(thread) or (admission and (admission.expected or admission.nested))
+    def may_enter(self, thread, call):
+        return not self.closed or self.inside(thread) or (call and (call.expected or call.nested))
 
     def settle(self):
-        if not self.calls and not self.queued:
+        if not self.calls and not self.admitted:
             self.expected_emptied += self.waiting
             self.waiting = []
 
-    def enter(self, thread, admission):
+    def enter(self, thread, call):
         self.thread = thread
-        allowed = self.may_enter(thread, admission)
+        allowed = self.may_enter(thread, call)
         try:
-            self.gate.enter(admission)
+            self.tracker.enter(call)
         except PluginClosedError as refusal:
             assert not allowed
             assert refusal.message == "the first reason"  # noqa: PT017
-            assert admission is None or not admission.inside
+            assert call is None or not call.inside
         else:
             assert allowed
-            assert admission is None or (admission.inside and not admission.expected)
-            self.calls.append((thread, admission))
+            assert call is None or (call.inside and not call.expected)
+            self.calls.append((thread, call))
 
     @rule(thread=THREADS, kind=st.sampled_from(["anonymous", "known", "nested"]))
-    def call(self, thread, kind):
-        admission = SimpleNamespace(inside=False, expected=False, nested=kind == "nested")
-        self.enter(thread, None if kind == "anonymous" else admission)
+    def begin(self, thread, kind):
+        call = SimpleNamespace(inside=False, expected=False, nested=kind == "nested")
+        self.enter(thread, None if kind == "anonymous" else call)
 
     @rule()
-    def queue(self):
-        admission = SimpleNamespace(inside=False, expected=False, nested=False)
+    def admit(self):
+        call = SimpleNamespace(inside=False, expected=False, nested=False)
         try:
-            self.gate.admit(admission)
+            self.tracker.admit(call)
         except PluginClosedError:
             assert self.closed
-            assert not admission.expected
+            assert not call.expected
         else:
             assert not self.closed
-            assert admission.expected
-            self.queued.append(admission)
+            assert call.expected
+            self.admitted.append(call)
 
-    @precondition(lambda self: self.queued)
+    @precondition(lambda self: self.admitted)
     @rule(thread=THREADS)
-    def a_queued_call_comes(self, thread):
-        self.enter(thread, self.queued.pop(0))
-        assert self.calls[-1][0] == thread, "what was queued is admitted, closed or not"
+    def an_admitted_call_enters(self, thread):
+        self.enter(thread, self.admitted.pop(0))
+        assert self.calls[-1][0] == thread, "an admitted call enters, closed or not"
 
-    @precondition(lambda self: self.queued)
+    @precondition(lambda self: self.admitted)
     @rule(times=st.integers(1, 2))
-    def a_queued_call_does_not_come(self, times):
-        admission = self.queued.pop()
-        for _ in range(times):  # the second time is harmless
-            self.gate.cancel_admission(admission)
+    def an_admitted_call_is_cancelled(self, times):
+        call = self.admitted.pop()
+        for _ in range(times):  # harmless when repeated
+            self.tracker.cancel_admission(call)
         self.settle()
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), ok=st.booleans(), elapsed=st.sampled_from([0.25, 2.0]), attempts=st.integers(0, 4))
     def leave(self, data, ok, elapsed, attempts):
-        self.thread, admission = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
-        # An interrupted call leaves once more, to be sure; so may one that is told that it need not come.
-        for _ in range(1 if admission is None else 2):
-            self.gate.leave(ok, elapsed, attempts, admission)
-        if admission is not None:
-            self.gate.cancel_admission(admission)
+        self.thread, call = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        # An interrupted call leaves again, and a call in flight may be cancelled.
+        for _ in range(1 if call is None else 2):
+            self.tracker.leave(ok, elapsed, attempts, call)
+        if call is not None:
+            self.tracker.cancel_admission(call)
         self.outcomes.append((ok, elapsed, attempts))
         self.settle()
 
     @rule(thread=THREADS)
-    def leave_without_having_entered(self, thread):
+    def leave_without_enter(self, thread):
         self.thread = thread
         never = SimpleNamespace(inside=False, expected=False, nested=False)
-        self.gate.leave(True, 1.0, 1, never)
+        self.tracker.leave(True, 1.0, 1, never)
         if not self.inside(thread):
-            self.gate.leave(True, 1.0, 1)
+            self.tracker.leave(True, 1.0, 1)
 
     @rule()
     def close(self):
-        assert self.gate.close("another reason" if self.closed else "the first reason") is not self.closed
+        assert self.tracker.close("another reason" if self.closed else "the first reason") is not self.closed
         self.closed = True
 
     @rule(thread=THREADS, timeout=st.sampled_from([0.0, 4.0]))
@@ -123,8 +123,8 @@ class GateMachine(RuleBasedStateMachine):
         self.thread = thread
         self.drains += 1
         name, before = f"drain {self.drains}", self.clock.monotonic()
-        others = len(self.calls) + len(self.queued) - self.inside(thread)
-        drained = self.gate.drain(timeout, self.clock, on_empty=lambda: self.emptied.append(name))
+        others = len(self.calls) + len(self.admitted) - self.inside(thread)
+        drained = self.tracker.drain(timeout, self.clock, on_empty=lambda: self.emptied.append(name))
         assert drained is (others == 0)
         assert self.clock.monotonic() - before == (timeout if others else 0.0)
         if drained:
@@ -133,33 +133,33 @@ class GateMachine(RuleBasedStateMachine):
 
     @rule()
     def fork(self):
-        """In the child nobody is inside; exits of the parent's calls count for nothing there."""
-        self.gate.after_fork_in_child()
-        for thread, admission in self.calls:
+        """In the child no call is in flight, and the ends of the parent's calls are ignored."""
+        self.tracker.after_fork_in_child()
+        for thread, call in self.calls:
             self.thread = thread
-            self.gate.leave(True, 1.0, 1, admission)
-        for admission in self.queued:  # nor does it that what the parent queued will not come
-            self.gate.cancel_admission(admission)
-        self.calls, self.queued, self.waiting = [], [], []
+            self.tracker.leave(True, 1.0, 1, call)
+        for call in self.admitted:
+            self.tracker.cancel_admission(call)
+        self.calls, self.admitted, self.waiting = [], [], []
 
     @invariant()
     def agrees_with_the_model(self):
-        if not hasattr(self, "gate"):
+        if not hasattr(self, "tracker"):
             return
-        counts = self.gate.counts.metrics()
-        assert self.gate.in_flight == len(self.calls)
+        counts = self.tracker.counts.metrics()
+        assert self.tracker.in_flight == len(self.calls)
         assert counts.requests_success == sum(ok for ok, _, _ in self.outcomes)
         assert counts.requests_failure == sum(not ok for ok, _, _ in self.outcomes)
         assert counts.request_duration == sum(elapsed for _, elapsed, _ in self.outcomes)
         assert counts.attempts_total == sum(attempts for _, _, attempts in self.outcomes)
-        assert self.gate.closed is self.closed
-        assert self.emptied == self.expected_emptied, "each callback runs once, when the last one is out"
+        assert self.tracker.closed is self.closed
+        assert self.emptied == self.expected_emptied, "each callback runs once, when the last call has left"
         for thread in (1, 2, 3):
-            assert self.gate.holds(thread) is (self.inside(thread) > 0)
+            assert self.tracker.holds(thread) is (self.inside(thread) > 0)
 
     def teardown(self):
         if hasattr(self, "patch"):
             self.patch.stop()
 
 
-TestGateAgainstModel = GateMachine.TestCase
+TestTrackerAgainstModel = TrackerMachine.TestCase

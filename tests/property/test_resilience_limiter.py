@@ -1,4 +1,4 @@
-"""The rate limiter against exact arithmetic. Times and rates are dyadic, so that floats are exact, too."""
+"""RateLimiter against exact arithmetic. Times and rates are dyadic, so that floats are exact as well."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(rate, burst):
 
 
 @given(steps=STEPS, rate=st.sampled_from([1, 2, 8, 32]), burst=st.integers(1, 8))
-def test_admits_exactly_what_a_bucket_of_fractions_would(steps, rate, burst):
+def test_agrees_with_exact_arithmetic(steps, rate, burst):
     clock = ManualClock()
     limiter = RateLimiter(config(rate, burst), clock=clock)
     tokens, taken = Fraction(burst), 0
@@ -69,7 +69,7 @@ def test_admits_exactly_what_a_bucket_of_fractions_would(steps, rate, burst):
 
 
 @given(gaps=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=60), rate=st.floats(0.1, 50.0), burst=st.integers(1, 10))
-def test_never_more_than_burst_and_rate_in_any_time(gaps, rate, burst):
+def test_at_most_burst_and_rate_in_any_interval(gaps, rate, burst):
     clock = ManualClock(1e5)
     limiter = RateLimiter(config(rate, burst), clock=clock)
     admitted = []

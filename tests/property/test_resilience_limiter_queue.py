@@ -1,4 +1,4 @@
-"""The limiter with callers waiting, against a queue in front of a bucket. Dyadic numbers, so floats are exact."""
+"""RateLimiter with waiting callers against a model, a queue before a bucket. Numbers are dyadic: floats are exact."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Caller(threading.Thread):
     def __init__(self, limiter, served):
         super().__init__(daemon=True)
         self.limiter, self.served = limiter, served
-        self.leaves = threading.Event()
+        self.closing = threading.Event()
         self.error = None
         self.start()
 
     def run(self):
         try:
-            self.limiter.acquire(max_wait=1e6, closing=self.leaves)
+            self.limiter.acquire(max_wait=1e6, closing=self.closing)
             self.served.append(self)
         except BaseException as exc:
             self.error = exc
 
     def ended(self):
         self.join(10)
-        assert not self.is_alive(), "its token has come, and it still waits"
+        assert not self.is_alive(), "it waits although its token is due"
         return self.error
 
 
@@ -46,11 +46,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.rate, self.burst = Fraction(rate), burst
         self.clock = ManualClock(auto_advance=False)
         self.limiter = RateLimiter(self.config(), clock=self.clock)
-        self.level = Fraction(burst)  # in the bucket; callers wait in front of it
+        self.level = Fraction(burst)  # of the bucket, without reservations
         self.queue: list[Caller] = []
         self.served: list[Caller] = []
         self.expected: list[Caller] = []
-        self.taken = 0  # tokens that could be given back
+        self.taken = 0  # tokens that can be refunded
 
     def config(self):
         return RateLimitConfig(enabled=True, requests_per_second=int(self.rate), burst_size=self.burst)
@@ -76,7 +76,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.taken += admitted
 
     @rule()
-    def come_and_wait(self):
+    def acquire_and_wait(self):
         if self.free >= 1:
             self.limiter.acquire()
             self.level -= 1
@@ -86,7 +86,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.clock.wait_for_waiters(len(self.queue))
 
     @rule(most=st.integers(0, 64))
-    def come_and_not_wait_so_long(self, most):
+    def acquire_with_a_short_wait(self, most):
         needed = max(Fraction(0), 1 - self.free) / self.rate
         if needed > Fraction(most, 64):
             try:
@@ -94,7 +94,7 @@ class QueueMachine(RuleBasedStateMachine):
             except RateLimitExceededError as refusal:
                 assert refusal.retry_after == needed  # noqa: PT017
             else:
-                raise AssertionError("it was let in too early")
+                raise AssertionError("it was admitted too early")
 
     @rule(ticks=st.integers(1, 16) | st.integers(1, 256))
     def advance(self, ticks):
@@ -127,7 +127,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data):
         caller = self.queue.pop(data.draw(st.integers(0, len(self.queue) - 1)))
-        caller.leaves.set()
+        caller.closing.set()
         self.limiter.wake()
         assert isinstance(caller.ended(), PluginClosedError)
         self.clock.wait_for_waiters(len(self.queue))
@@ -143,7 +143,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not hasattr(self, "limiter"):
             return
         for caller in self.queue:
-            caller.leaves.set()
+            caller.closing.set()
         self.limiter.wake()
         for caller in self.queue:
             caller.ended()
@@ -151,5 +151,5 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestLimiterAgainstAQueue = QueueMachine.TestCase
 EXAMPLES = settings().max_examples
-# Its threads are real ones: fewer histories, unless it is the stress run.
+# Its threads are real ones: fewer examples, except with the stress profile.
 TestLimiterAgainstAQueue.settings = settings(max_examples=EXAMPLES if EXAMPLES >= 1000 else EXAMPLES // 2)

@@ -1,4 +1,4 @@
-"""The rolling window against a list of everything, at whole buckets, where the ring forgets exactly."""
+"""RollingWindow against a list of all calls, at whole buckets, where the ring is exact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_counts_what_ended_in_the_last_ten_buckets(steps, start, width):
             window = window.emptied()
             ended = []
         else:
-            # What ends before the newest bucket (clocks of threads are read before the lock is had) counts there.
+            # A call that ended before the newest bucket counts there: threads read the clock before they take the lock.
             at = max(0, now - 1) if what == "late" and ended and ended[-1][0] == now else now
             window.record(at * width, failed=first, slow=second)
             ended.append((now, first, second))
@@ -39,7 +39,7 @@ def test_counts_what_ended_in_the_last_ten_buckets(steps, start, width):
             assert window.slow == sum(slow for _, _, slow in recent)
 
 
-def test_a_call_in_the_first_bucket_of_all_is_forgotten_like_any_other():
+def test_a_call_in_the_first_bucket_expires():
     window = RollingWindow(10.0)
     window.record(0.5, failed=True, slow=True)
     window.record(9.5, failed=False, slow=False)
@@ -48,7 +48,7 @@ def test_a_call_in_the_first_bucket_of_all_is_forgotten_like_any_other():
     assert (window.calls, window.failures, window.slow) == (2, 0, 0)
 
 
-def test_several_calls_of_one_bucket_are_forgotten_together():
+def test_the_calls_of_one_bucket_expire_together():
     window = RollingWindow(10.0)
     for _ in range(3):
         window.record(0.5, failed=True, slow=True)

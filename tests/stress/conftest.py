@@ -1,4 +1,4 @@
-"""How hard: a short version with `make test`, the whole with `make stress`."""
+"""Short versions of the tests for `make test`, full ones for `make stress`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instant at which an open breaker may half-open, with many threads waiting for it."""
+"""Many threads call an open breaker at the moment when it may become half-open."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ THREADS = 64
 
 
 class Crowd:
-    """64 threads that ask at the same instant, round after round; whoever is admitted stays inside."""
+    """64 threads that call at the same time in each round; admitted calls stay in flight."""
 
-    def __init__(self, ask, rounds):
+    def __init__(self, acquire, rounds):
         self.admitted = []
         self.start, self.end = threading.Barrier(THREADS + 1), threading.Barrier(THREADS + 1)
-        self.threads = [threading.Thread(target=self._run, args=(ask, rounds), daemon=True) for _ in range(THREADS)]
+        self.threads = [threading.Thread(target=self._run, args=(acquire, rounds), daemon=True) for _ in range(THREADS)]
         for thread in self.threads:
             thread.start()
 
-    def _run(self, ask, rounds):
+    def _run(self, acquire, rounds):
         for _ in range(rounds):
             self.start.wait(60)
-            for _ in range(3):  # an instant has some width
+            for _ in range(3):  # three tries, since the threads do not run at exactly the same time
                 with contextlib.suppress(CircuitBreakerOpenError):
-                    permit = ask()
+                    permit = acquire()
                     if permit:
                         self.admitted.append(permit)
                         break
@@ -40,20 +40,20 @@ class Crowd:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("way", "places", "due"),
+    ("way", "slots", "due"),
     [
-        ("acquire", 1, "before they ask"),
-        ("acquire", 5, "while they ask"),
-        ("enter", 1, "while they ask"),
-        ("enter", 5, "before they ask"),
-        ("allow_request", 5, "before they ask"),
+        ("acquire", 1, "before the calls"),
+        ("acquire", 5, "during the calls"),
+        ("enter", 1, "during the calls"),
+        ("enter", 5, "before the calls"),
+        ("allow_request", 5, "before the calls"),
     ],
 )
-def test_exactly_as_many_probes_as_there_are_places_every_time(way, places, due, scaled):
+def test_exactly_as_many_probes_as_slots_in_each_round(way, slots, due, scaled):
     rounds = scaled(10, 1000)
     clock = ManualClock(start=1000.0)
     config = CircuitBreakerConfig(
-        failure_threshold=1, min_request_threshold=1, success_threshold=places, recovery_timeout=30.0
+        failure_threshold=1, min_request_threshold=1, success_threshold=slots, recovery_timeout=30.0
     )
     breaker = CircuitBreaker(config, clock=clock)
     crowd = Crowd(getattr(breaker, way), rounds)
@@ -61,15 +61,15 @@ def test_exactly_as_many_probes_as_there_are_places_every_time(way, places, due,
     for number in range(rounds):
         breaker.acquire().failure()
         assert breaker.state is CircuitBreakerState.OPEN
-        if due == "before they ask":
+        if due == "before the calls":
             clock.advance(breaker.retry_after())
             crowd.start.wait(60)
         else:
             crowd.start.wait(60)
             clock.advance(breaker.retry_after())
         crowd.end.wait(60)
-        while len(crowd.admitted) < places and due == "while they ask":
-            crowd.admitted.append(getattr(breaker, way)())  # they were all too early
+        while len(crowd.admitted) < slots and due == "during the calls":
+            crowd.admitted.append(getattr(breaker, way)())  # all calls came too early
         with pytest.raises(CircuitBreakerOpenError):
             breaker.acquire()
         counts.append(len(crowd.admitted))
@@ -77,10 +77,10 @@ def test_exactly_as_many_probes_as_there_are_places_every_time(way, places, due,
             if way == "allow_request":
                 breaker.record_success()
             elif number % 3 == 2:
-                probe.ignore()  # gives its place back, and the next one takes it
+                probe.ignore()  # returns its slot to the next call
                 breaker.acquire().success()
             else:
                 probe.success()
         crowd.admitted.clear()
         assert breaker.state is CircuitBreakerState.CLOSED
-    assert counts == [places] * rounds
+    assert counts == [slots] * rounds

@@ -1,4 +1,4 @@
-"""Places, permits and tokens come back, whatever is thrown into a thread and wherever it hits."""
+"""Slots, permits and tokens are returned, whatever exception is raised in a thread at whatever point."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOSED = CircuitBreakerState.CLOSED
 
 
 class PlainClock:
-    """Without the locks of the manual clock, which an interrupt may leave held."""
+    """A manual clock without locks that an interrupt could leave held."""
 
     def __init__(self):
         self.now = 1000.0
@@ -41,45 +41,45 @@ class PlainClock:
 pytestmark = pytest.mark.timeout(300)
 
 
-def closes_by_time_and_successes(breaker, clock):
+def closes_in_time(breaker, clock):
     for _ in range(20):
         if breaker.state is CLOSED:
             return True
-        clock.advance(max(breaker.retry_after(), 10.0))  # what was lost on the way gives up its place by then
+        clock.advance(max(breaker.retry_after(), 10.0))  # lost probes have expired by then
         breaker.acquire().success()
     return breaker.state is CLOSED
 
 
 @pytest.mark.parametrize("way", ["acquire", "enter"])
-def test_a_breaker_loses_no_place_and_never_wedges(way, scaled):
+def test_a_breaker_loses_no_probe_slot_and_always_closes(way, scaled):
     clock = PlainClock()
     config = CircuitBreakerConfig(
         failure_threshold=3, min_request_threshold=1, success_threshold=2, recovery_timeout=1.0
     )
     breaker = CircuitBreaker(config, clock=clock, rng=random.Random(1))
-    ask, dice = getattr(breaker, way), random.Random(2)
+    acquire, dice = getattr(breaker, way), random.Random(2)
 
     def call():
         clock.advance(0.05)
-        with contextlib.suppress(PluginError, ZeroDivisionError), ask(clock.monotonic() + 1.0):
+        with contextlib.suppress(PluginError, ZeroDivisionError), acquire(clock.monotonic() + 1.0):
             if dice.random() < 0.4:
                 raise ZeroDivisionError
 
     with interrupted(call, threads=8, hits=scaled(150, 2000)):
-        assert closes_by_time_and_successes(breaker, clock)
+        assert closes_in_time(breaker, clock)
         breaker.acquire().success()  # ends the run of failures, if it had closed with one
         for _ in range(3):
             breaker.acquire().failure()
-        assert breaker.state is CircuitBreakerState.OPEN, "and its rules still hold"
+        assert breaker.state is CircuitBreakerState.OPEN, "its rules apply"
         clock.advance(breaker.retry_after())
         held = [breaker.acquire(clock.monotonic() + 1.0) for _ in range(2)]
-        assert all(probe.is_probe for probe in held), "all places are free"
+        assert all(probe.is_probe for probe in held), "all probe slots are free"
         for probe in held:
             probe.success()
         assert breaker.state is CLOSED
 
 
-def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
+def test_a_limiter_keeps_no_reservation_and_creates_no_token(scaled):
     limiter = RateLimiter(RateLimitConfig(enabled=True, requests_per_second=500, burst_size=3, max_wait=0.05))
 
     def call():
@@ -88,58 +88,58 @@ def test_a_limiter_keeps_no_reservation_and_mints_no_token(scaled):
             limiter.refund()
 
     with interrupted(call, threads=8, hits=scaled(150, 2000)):
-        assert not limiter._waiters, "a reservation that nobody waits for"
+        assert not limiter._waiters, "a reservation without a caller"
         assert limiter.tokens <= 3.0
         limiter.acquire(max_wait=30.0)
 
 
-def test_a_gate_is_empty_when_all_are_out(scaled):
-    gate = InFlightTracker()
+def test_a_tracker_is_empty_after_all_calls(scaled):
+    tracker = InFlightTracker()
 
     def call():
-        admission = SimpleNamespace(inside=False, expected=False, nested=False)
+        entered = SimpleNamespace(inside=False, expected=False, nested=False)
         try:
-            gate.enter(admission)
+            tracker.enter(entered)
         finally:
             try:
-                if admission.inside:
-                    gate.leave(True, 0.0, 1, admission)
+                if entered.inside:
+                    tracker.leave(True, 0.0, 1, entered)
             except BaseException:
-                gate.leave(True, 0.0, 1, admission)
+                tracker.leave(True, 0.0, 1, entered)
                 raise
 
     with interrupted(call, threads=8, hits=scaled(150, 2000)):
-        assert gate.in_flight == 0
-        gate.close("over")
-        assert gate.drain(0.0)
+        assert tracker.in_flight == 0
+        tracker.close("over")
+        assert tracker.drain(0.0)
 
 
-def test_a_budget_mints_nothing_and_is_whole_again(scaled):
+def test_a_budget_grants_no_more_than_its_bound(scaled):
     clock = PlainClock()
     budget = RetryBudget(0.2, clock=clock)
 
-    asked = itertools.count()
-    given = itertools.count()
+    deposited = itertools.count()
+    withdrawn = itertools.count()
 
     def call():
         clock.advance(0.01)
-        next(asked)  # before: a deposit that an interrupt follows counts
+        next(deposited)  # first: an interrupt may follow the deposit
         budget.deposit()
         if budget.withdraw():
-            next(given)
+            next(withdrawn)
 
     start = clock.now
     with interrupted(call, threads=8, hits=scaled(150, 2000)):
-        # An interrupt that hits between a withdrawal and our count of it makes `given` too small, never too large.
-        assert next(given) <= 0.2 * next(asked) + 10 * (clock.now - start) + 100
-        assert min(budget._buckets) >= 0
-        assert budget.available <= 0.2 * next(asked) + 100
+        # An interrupt that hits between a withdrawal and our count of it makes `withdrawn` too small, never too large.
+        assert next(withdrawn) <= 0.2 * next(deposited) + 10 * (clock.now - start) + 100
+        assert budget.available >= 0
+        assert budget.available <= 0.2 * next(deposited) + 100
         clock.advance(1000.0)
         assert budget.available == 100.0
         assert sum(budget.withdraw() for _ in range(500)) == 100
 
 
-def test_a_hedge_policy_goes_on_knowing_what_is_usual(scaled):
+def test_a_hedge_policy_computes_its_quantile(scaled):
     clock, dice = PlainClock(), random.Random(4)
     policy = HedgePolicy(HedgeConfig(percentile=0.9, min_delay=0.0), clock=clock)
 
@@ -154,7 +154,7 @@ def test_a_hedge_policy_goes_on_knowing_what_is_usual(scaled):
         assert policy.delay() == 0.9
 
 
-def test_a_bulkhead_has_all_its_places_again(scaled):
+def test_a_bulkhead_loses_no_slot(scaled):
     bulkhead = Bulkhead(BulkheadConfig(max_concurrent=3, max_waiting=4, max_wait=0.02))
 
     def call():

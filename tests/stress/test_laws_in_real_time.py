@@ -1,4 +1,4 @@
-"""What limiter and budget grant to many threads, measured on the machine's clock."""
+"""Bounds of rate limiter and retry budget with many threads, on the system's clock."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from goplugins.runtime.clock import SYSTEM_CLOCK
 from .threads import run_threads
 
 
-class Watch:
-    """The system's clock, perhaps faster, that remembers what each thread read last and what it waited for.
+class RecordingClock:
+    """The system's clock, possibly faster, that records each thread's last reading and the end of its last wait.
 
-    A thread may lose the processor between the moment a part decides and the moment the thread can note it; the
-    reading on which the part decided is exact.
+    A thread may be suspended between the decision of a policy and the time at which the test records it; the reading
+    that the decision was based on is exact.
     """
 
     def __init__(self, speed=1.0):
@@ -39,8 +39,8 @@ class Watch:
         return SYSTEM_CLOCK.wait(waiter, timeout / self.speed)
 
 
-def most_beyond(grants, rate):
-    """How many grants came in some interval beyond ``rate`` times its length, at most."""
+def max_excess(grants, rate):
+    """The highest number of grants in an interval beyond ``rate`` times its length."""
     grants, least, most = sorted(grants), float("inf"), 0.0
     for number, at in enumerate(grants):
         least = min(least, number - rate * at)
@@ -50,14 +50,14 @@ def most_beyond(grants, rate):
 
 @pytest.mark.parametrize(("rate", "burst"), [(400.0, 20), (2000.0, 1), (50.0, 50)])
 def test_tokens_in_any_interval_never_exceed_rate_times_interval_plus_burst(rate, burst, scaled):
-    clock = Watch()
+    clock = RecordingClock()
     limiter = RateLimiter(
         RateLimitConfig(enabled=True, requests_per_second=rate, burst_size=burst, max_wait=0.05), clock=clock
     )
     end = clock.monotonic() + scaled(0.5, 8.0)
 
     def take(number):
-        grants = []  # when it was noticed, when the token came, whether that is known exactly
+        grants = []  # when it was recorded, when the token was due, whether that is exact
         while clock.monotonic() < end:
             if number % 2:
                 if limiter.allow():
@@ -75,16 +75,16 @@ def test_tokens_in_any_interval_never_exceed_rate_times_interval_plus_burst(rate
 
     grants = [grant for own in run_threads(64, take) for grant in own]
     late = max(noticed - came for noticed, came, _ in grants)
-    assert all(noticed >= came - 1e-6 for noticed, came, _ in grants), "nobody goes before its token has come"
-    assert most_beyond([came for _, came, known in grants if known], rate) <= burst + 1e-3
-    assert most_beyond([noticed for noticed, _, _ in grants], rate) <= burst + rate * late + 1e-3
-    assert len(grants) > burst, "beyond what it starts with"
+    assert all(noticed >= came - 1e-6 for noticed, came, _ in grants), "no call proceeds before its token is due"
+    assert max_excess([came for _, came, known in grants if known], rate) <= burst + 1e-3
+    assert max_excess([noticed for noticed, _, _ in grants], rate) <= burst + rate * late + 1e-3
+    assert len(grants) > burst, "more than the initial tokens"
     assert not limiter._waiters
 
 
-def test_the_budgets_law_holds_for_many_threads(scaled):
+def test_the_bound_of_the_budget_with_many_threads(scaled):
     speed = 10.0
-    clock = Watch(speed)
+    clock = RecordingClock(speed)
     budget = RetryBudget(0.2, clock=clock)
     end = clock.monotonic() + scaled(6.0, 120.0)
 
@@ -103,8 +103,8 @@ def test_the_budgets_law_holds_for_many_threads(scaled):
     done = run_threads(16, work)
     calls = sorted(at for own, _ in done for at in own)
     retries = sorted(at for _, own in done for at in own)
-    assert len(retries) > 100, "beyond what it starts with"
-    slack = 0.05 * speed  # a thread may lose the processor between looking at the clock and its deposit
+    assert len(retries) > 100, "more than the initial tokens"
+    slack = 0.05 * speed  # a thread may be suspended between reading the clock and its deposit
     for begin in retries[:: max(1, len(retries) // 300)]:
         for finish in retries[bisect_left(retries, begin) :: max(1, len(retries) // 300)]:
             made = bisect_right(retries, finish) - bisect_left(retries, begin)

@@ -1,4 +1,4 @@
-"""Threads that start together and end together."""
+"""Threads that run concurrently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interrupts (Ctrl-C, a worker's time limit) at every point where one can come: no place is lost, nobody sleeps on."""
+"""Interrupts (Ctrl-C, a worker's time limit) at every possible point: no slot is lost, every waiting call wakes up."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def make(most: int = 1, waiting: int = 0, clock=SYSTEM_CLOCK, **more) -> Bulkhea
     return Bulkhead(BulkheadConfig(max_concurrent=most, max_waiting=waiting, **more), clock=clock)
 
 
-def every_chance(scenario: Callable[[], tuple[Bulkhead, Callable[[], object]]], most: int = 300) -> int:
-    """Runs a scenario with an interrupt at each of its chances; the number of these."""
-    alive = []  # likewise
+def at_every_point(scenario: Callable[[], tuple[Bulkhead, Callable[[], object]]], most: int = 300) -> int:
+    """Runs a scenario with an interrupt at each possible point, and returns the number of points."""
+    alive = []  # a collected bulkhead would be another possible point
     for number in range(most):
         bulkhead, work = scenario()
         alive.append(bulkhead)
@@ -43,7 +43,7 @@ def every_chance(scenario: Callable[[], tuple[Bulkhead, Callable[[], object]]], 
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_taking_and_giving_back(adaptive):
+def test_acquire_and_release(adaptive):
     def scenario():
         bulkhead = make(1, adaptive=adaptive)
 
@@ -53,10 +53,10 @@ def test_taking_and_giving_back(adaptive):
 
         return bulkhead, work
 
-    assert every_chance(scenario) > 10
+    assert at_every_point(scenario) > 10
 
 
-def test_being_refused():
+def test_a_refusal():
     def scenario():
         bulkhead = make(1)
 
@@ -66,19 +66,19 @@ def test_being_refused():
 
         return bulkhead, work
 
-    assert every_chance(scenario) > 20
+    assert at_every_point(scenario) > 20
 
 
-def test_waiting_and_being_served():
+def test_a_wait_that_is_served():
     def scenario():
         held = []
 
-        class Handing(ManualClock):
+        class ReleasingClock(ManualClock):
             def wait(self, waiter, timeout):
                 bulkhead.release(held.pop(), 0.1, True)  # as another thread would
                 return waiter.is_set()
 
-        bulkhead = make(1, 1, Handing())
+        bulkhead = make(1, 1, ReleasingClock())
 
         def work():
             try:
@@ -89,10 +89,10 @@ def test_waiting_and_being_served():
 
         return bulkhead, work
 
-    assert every_chance(scenario) > 40
+    assert at_every_point(scenario) > 40
 
 
-def test_giving_up_waiting():
+def test_a_wait_that_times_out():
     def scenario():
         clock = ManualClock()
         bulkhead = make(1, 1, clock)
@@ -103,15 +103,15 @@ def test_giving_up_waiting():
 
         return bulkhead, work
 
-    assert every_chance(scenario) > 40
+    assert at_every_point(scenario) > 40
 
 
 @pytest.mark.parametrize("change", ["release", "configure", "close", "lose"])
-def test_who_waits_is_served_whatever_interrupts_the_one_who_gives_back(change):
+def test_a_waiting_call_is_served_though_the_release_is_interrupted(change):
     number, happened = 0, True
     while happened:
         bulkhead = make(1, 1)
-        place = bulkhead.acquire()
+        permit = bulkhead.acquire()
         ended = threading.Event()
 
         def wait(bulkhead=bulkhead, ended=ended):
@@ -126,7 +126,7 @@ def test_who_waits_is_served_whatever_interrupts_the_one_who_gives_back(change):
         while not bulkhead.waiting:
             time.sleep(0.0005)
         work: dict[str, Callable[[], object]] = {
-            "release": lambda place=place, bulkhead=bulkhead: bulkhead.release(place),
+            "release": lambda permit=permit, bulkhead=bulkhead: bulkhead.release(permit),
             "configure": lambda bulkhead=bulkhead: bulkhead.configure(BulkheadConfig(max_concurrent=2)),
             "close": bulkhead.close,
             "lose": lambda: None,
@@ -134,12 +134,12 @@ def test_who_waits_is_served_whatever_interrupts_the_one_who_gives_back(change):
         happened = interrupted_at(number, work[change])
         if change in {"release", "lose"}:
             work.clear()
-            del place
+            del permit
             assert ended.wait(5), f"interrupt {number}"
         else:
             work[change]()
             assert ended.wait(5), f"interrupt {number}"
-            del place
+            del permit
         waiter.join(5)
         work.clear()
         assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
@@ -155,8 +155,8 @@ def test_no_interrupt_is_swallowed_and_none_prints(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_an_exception_that_is_kept_keeps_no_place():
-    """As a future does, or a debugger: its traceback keeps the frames and all that they know."""
+def test_a_stored_exception_holds_no_slot():
+    """A future or a debugger keeps an exception, whose traceback refers to the frames and their locals."""
     kept = []
 
     def keep(work):
@@ -173,50 +173,50 @@ def test_an_exception_that_is_kept_keeps_no_place():
         bulkhead = make(1)
 
         def work():
-            place = bulkhead.acquire()
+            permit = bulkhead.acquire()
             try:
-                bulkhead.release(place)
+                bulkhead.release(permit)
             except BaseException:
-                bulkhead.release(place)
+                bulkhead.release(permit)
                 raise
 
         return bulkhead, keep(work)
 
-    every_chance(scenario)
+    at_every_point(scenario)
     assert len(kept) > 10
 
 
-def test_an_interrupted_waiter_passes_on_what_it_was_handed():
-    class Interrupting(ManualClock):
-        """Hands the place over in the very moment in which the wait is interrupted."""
+def test_an_interrupted_wait_passes_its_slot_on():
+    class InterruptingClock(ManualClock):
+        """The slot is handed over at the moment of the interrupt."""
 
         def wait(self, waiter, timeout):
             bulkhead.release(held)
             assert waiter.is_set()
             raise Interrupt
 
-    bulkhead = make(1, 1, Interrupting())
+    bulkhead = make(1, 1, InterruptingClock())
     held = bulkhead.acquire()
     with pytest.raises(Interrupt) as info:
         bulkhead.acquire()
     assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
-    assert info.value.__traceback__ is not None, "it is still known"
+    assert info.value.__traceback__ is not None, "it is still referred to"
 
 
-def test_an_interrupted_end_of_a_block_gives_its_place_back():
-    class Interrupting(ManualClock):
+def test_an_interrupted_end_of_a_block_releases_its_permit():
+    class InterruptingClock(ManualClock):
         def monotonic(self):
-            if bulkhead.in_use and next(looks):
+            if bulkhead.in_use and next(reads):
                 raise Interrupt
             return 0.0
 
-    clock, looks = Interrupting(), iter([False, True])
+    clock, reads = InterruptingClock(), iter([False, True])
     bulkhead = make(1, clock=ManualClock())
     bulkhead.clock = clock
     with pytest.raises(Interrupt) as info, bulkhead.acquire():
         assert bulkhead.in_use == 1
     assert bulkhead.in_use == 0
-    assert info.value.__traceback__ is not None, "it is still known"
+    assert info.value.__traceback__ is not None, "it is still referred to"
 
 
 # --- with real threads and real signals ----------------------------------------------------------------------------
@@ -236,10 +236,10 @@ def test_64_threads_with_interrupts_at_random():
     assert (bulkhead.in_use, bulkhead.waiting) == (0, 0)
     assert most[0] <= 5
     assert len(served) == 64
-    places = [bulkhead.acquire() for _ in range(5)]
+    permits = [bulkhead.acquire() for _ in range(5)]
     with pytest.raises(BulkheadFullError):
         bulkhead.acquire(Deadline.after(0.01))
-    assert len(places) == 5
+    assert len(permits) == 5
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
@@ -257,7 +257,7 @@ def test_signals_at_random_while_others_wait():
     for thread in threads:
         thread.start()
 
-    def take_again_and_again():
+    def acquire_repeatedly():
         while True:
             with bulkhead.acquire():
                 pass
@@ -267,7 +267,7 @@ def test_signals_at_random_while_others_wait():
         with alarms_interrupt() as struck:
             end = time.monotonic() + 1.0
             while time.monotonic() < end:
-                hits += struck(rng.uniform(1e-5, 2e-3), take_again_and_again, again=1.0)
+                hits += struck(rng.uniform(1e-5, 2e-3), acquire_repeatedly, again=1.0)
     finally:
         stop.set()
     for thread in threads:

@@ -1,4 +1,6 @@
-"""Interrupts in the middle of a fetch, at every point where one can come: nobody waits for one who is gone."""
+"""Interrupts during a fetch, at every possible point: no call waits for a request that has ended."""
+
+from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from goplugins.runtime.deadline import Deadline
 from tests.interrupts import interrupted_at
 
 OURS = ("goplugins/resilience/cache.py", "goplugins/runtime/clock.py", "goplugins/runtime/deadline.py")
-LONG = 300.0  # seconds; who waits that long fails the test
+LONG = 300.0  # seconds; a wait of that length fails the test
 
 
 @pytest.fixture
@@ -27,11 +29,11 @@ def wait_until(condition):
         if condition():
             return
         threading.Event().wait(0.001)
-    raise AssertionError("it did not come about")
+    raise AssertionError("the condition did not become true")
 
 
-def every_chance(scenario, most=300):
-    """Runs a scenario with an interrupt at each of its chances, then looks whether the key is free; their number."""
+def at_every_point(scenario, most=300):
+    """Runs a scenario with an interrupt at each possible point, checks that the key is free, and counts the points."""
     for number in range(most):
         cache, work, others = scenario()
         happened = interrupted_at(number, work, OURS)
@@ -59,7 +61,7 @@ def join(others, pool, cache, count):
     wait_until(lambda: sum(len(each.waiting) for each in cache._executions.values()) >= count)
 
 
-def test_asking_alone():
+def test_a_single_call():
     def scenario():
         cache = new_cache()
 
@@ -69,11 +71,11 @@ def test_asking_alone():
 
         return cache, work, []
 
-    assert every_chance(scenario) > 20
+    assert at_every_point(scenario) > 20
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["answered", "failing"])
-def test_leading_while_others_wait(pool, fails):
+def test_the_leader(pool, fails):
     def scenario():
         cache, others = new_cache(), []
 
@@ -91,23 +93,23 @@ def test_leading_while_others_wait(pool, fails):
 
         return cache, work, others
 
-    assert every_chance(scenario) > 10
+    assert at_every_point(scenario) > 10
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["answered", "called to lead"])
-def test_following_while_others_wait(pool, fails):
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "takes over"])
+def test_a_waiting_call(pool, fails):
     def scenario():
         going, go = threading.Event(), threading.Event()
         others = []
 
-        class Handing:
-            """Lets the leader end once the follower waits for it."""
+        class StartingClock:
+            """The leader's request ends once the other call waits for it."""
 
             monotonic, time = SYSTEM_CLOCK.monotonic, SYSTEM_CLOCK.time
 
             def wait(self, waiter, timeout):
-                if threading.get_ident() == follower and not go.is_set():
-                    join(others, pool, cache, 3)  # and this one
+                if threading.get_ident() == waiting and not go.is_set():
+                    join(others, pool, cache, 3)  # and this call
                     go.set()
                 return SYSTEM_CLOCK.wait(waiter, timeout)
 
@@ -118,8 +120,8 @@ def test_following_while_others_wait(pool, fails):
                 raise PluginUnavailableError("no")
             return "answer"
 
-        follower = threading.get_ident()
-        cache = new_cache(Handing())
+        waiting = threading.get_ident()
+        cache = new_cache(StartingClock())
         leader = pool.submit(cache.fetch, "key", lead, Deadline.after(LONG))
         assert going.wait(20)
 
@@ -133,10 +135,10 @@ def test_following_while_others_wait(pool, fails):
 
         return cache, work, others
 
-    assert every_chance(scenario) > 10
+    assert at_every_point(scenario) > 10
 
 
-def test_the_helper_interrupts_where_it_says():
+def test_interrupted_at():
     reached = []
 
     def work():

@@ -1,4 +1,4 @@
-"""Interrupts (Ctrl-C, a worker's time limit) at every point where one can come leave no policy at odds with itself."""
+"""Interrupts (Ctrl-C, a worker's time limit) at every possible point leave each policy consistent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = (*(f"goplugins/resilience/{name}.py" for name in (*PARTS, *INSIDE)), "gop
 
 
 class PlainClock:
-    """Moves when it is told to, and has no lock that an interrupt could leave held."""
+    """A manual clock without a lock that an interrupt could leave held."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -43,8 +43,8 @@ class PlainClock:
         return self.now
 
 
-def every_chance(scenario: Callable[[], tuple[Callable[[], object], Callable[[], object]]], most: int = 500) -> int:
-    """Works with an interrupt at each of its chances, then checks; how many chances there were."""
+def at_every_point(scenario: Callable[[], tuple[Callable[[], object], Callable[[], object]]], most: int = 500) -> int:
+    """Runs ``work`` with an interrupt at each possible point, then ``check``; returns the number of points."""
     for number in range(most):
         work, check = scenario()
         happened = interrupted_at(number, work, OURS)
@@ -61,7 +61,7 @@ def every_chance(scenario: Callable[[], tuple[Callable[[], object], Callable[[],
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_count_loses_nothing_and_counts_nothing_twice():
+def test_a_counter():
     def scenario():
         counter, taken = Counter(), []
         for _ in range(5):
@@ -78,10 +78,10 @@ def test_a_count_loses_nothing_and_counts_nothing_twice():
 
         return work, check
 
-    assert every_chance(scenario) > 5
+    assert at_every_point(scenario) > 5
 
 
-def test_a_windows_sums_are_those_of_its_buckets():
+def test_a_rolling_window():
     def scenario():
         window = RollingWindow(10.0)
         for second in range(8):
@@ -99,7 +99,7 @@ def test_a_windows_sums_are_those_of_its_buckets():
 
         return work, check
 
-    assert every_chance(scenario) > 5
+    assert at_every_point(scenario) > 5
 
 
 # --- the breaker ----------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def fail(breaker: CircuitBreaker, times: int = 2) -> None:
         breaker.acquire().failure()
 
 
-def closes_and_goes_by_its_rules(breaker: CircuitBreaker, clock: PlainClock) -> None:
-    """What is true of a breaker in any state: it refuses while open, and time plus successes closes it."""
+def check_breaker(breaker: CircuitBreaker, clock: PlainClock) -> None:
+    """In any state: it refuses while open, time plus successes closes it, and its rules apply."""
     assert not breaker._lock.locked()
     if breaker.state is OPEN and breaker.retry_after() > 0:
         with pytest.raises(PluginError):
@@ -127,14 +127,14 @@ def closes_and_goes_by_its_rules(breaker: CircuitBreaker, clock: PlainClock) -> 
     for _ in range(5):
         if breaker.state is CLOSED:
             break
-        clock.advance(max(breaker.retry_after(), 30.0))  # by then, what was lost has given up its place
+        clock.advance(max(breaker.retry_after(), 30.0))  # lost probes have expired by then
         breaker.enter(clock.now + 1.0).success()
     assert breaker.state is CLOSED, "time plus successes closes it"
     breaker.enter().success()
     for _ in range(2):
-        if breaker.state is CLOSED:  # a failure of before may count
+        if breaker.state is CLOSED:  # an earlier failure may count
             fail(breaker, 1)
-    assert breaker.state is OPEN, "and its rules hold"
+    assert breaker.state is OPEN, "its rules apply"
     assert breaker.retry_after() == 30.0
     with pytest.raises(PluginError):
         breaker.enter()
@@ -188,10 +188,10 @@ def nothing(breaker: CircuitBreaker, clock: PlainClock) -> None: ...
     ],
     ids=[
         "trip", "trip of many", "anonymous", "first probe", "failed probe", "ignored probe", "last probe",
-        "second probe fails", "reset", "seen well", "stats", "check", "other rules", "plain rules",
+        "second probe fails", "reset", "healthy", "stats", "check", "other rules", "plain rules",
     ],
 )  # fmt: skip
-def test_a_breaker_is_in_one_state_wholly_and_never_wedges(rules, before, work):
+def test_a_breaker_changes_state_as_a_whole(rules, before, work):
     def scenario():
         breaker, clock = new_breaker(**rules)
         before(breaker, clock)
@@ -200,12 +200,12 @@ def test_a_breaker_is_in_one_state_wholly_and_never_wedges(rules, before, work):
             with contextlib.suppress(PluginError):
                 work(breaker, clock)
 
-        return interrupted, lambda: closes_and_goes_by_its_rules(breaker, clock)
+        return interrupted, lambda: check_breaker(breaker, clock)
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
-def test_an_interrupted_trip_is_none_or_one():
+def test_a_trip_is_counted_once_or_not_at_all():
     def scenario():
         breaker, _ = new_breaker()
         fail(breaker, 1)
@@ -215,15 +215,15 @@ def test_an_interrupted_trip_is_none_or_one():
                 fail(breaker, 2 - breaker._consecutive if breaker._consecutive < 2 else 1)
             assert breaker.state is OPEN
             assert breaker.trips == 1
-            assert breaker.retry_after() == 30.0, "the first time it is open as long as configured"
+            assert breaker.retry_after() == 30.0, "the first open time"
 
         return breaker.acquire().failure, check
 
-    assert every_chance(scenario) > 5
+    assert at_every_point(scenario) > 5
 
 
 @pytest.mark.parametrize("way", ["force_open", "disable", "enable", "configure"])
-def test_what_an_operator_says_holds_wholly_or_not_at_all(way):
+def test_an_override_applies_as_a_whole(way):
     def scenario():
         breaker, clock = new_breaker()
         if way == "enable":
@@ -240,113 +240,113 @@ def test_what_an_operator_says_holds_wholly_or_not_at_all(way):
             elif breaker.state is OPEN:
                 assert breaker.retry_after() == float("inf")
                 breaker.enable()
-            closes_and_goes_by_its_rules(breaker, clock)
+            check_breaker(breaker, clock)
 
         return work, check
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
-# --- the gate -------------------------------------------------------------------------------------------------------
+# --- the in-flight tracker ------------------------------------------------------------------------------------------
 
 
 def a_call() -> SimpleNamespace:
     return SimpleNamespace(inside=False, expected=False, nested=False)
 
 
-def pass_through(gate: InFlightTracker, call: SimpleNamespace, ok: bool = True) -> None:
-    """As a guarded plugin does it."""
+def enter_and_leave(tracker: InFlightTracker, call: SimpleNamespace, ok: bool = True) -> None:
+    """Enters and leaves as a guarded plugin does."""
     try:
-        gate.enter(call)
+        tracker.enter(call)
     finally:
         try:
             if call.inside:
-                gate.leave(ok, 0.25, 1, call, "" if ok else "CODE")
+                tracker.leave(ok, 0.25, 1, call, "" if ok else "CODE")
         except BaseException:
-            gate.leave(ok, 0.25, 1, call, "" if ok else "CODE")
+            tracker.leave(ok, 0.25, 1, call, "" if ok else "CODE")
             raise
 
 
 @pytest.mark.parametrize("ok", [True, False])
-def test_a_gates_counts_are_of_the_same_calls(ok):
+def test_the_counts_of_a_tracker(ok):
     def scenario():
-        gate, call = InFlightTracker(), a_call()
-        gate.leave(ok, 0.25, 1, None)  # of nobody
+        tracker, call = InFlightTracker(), a_call()
+        tracker.leave(ok, 0.25, 1, None)  # without a call in flight
 
         def check():
-            found = gate.counts.metrics()
+            found = tracker.counts.metrics()
             ended = found.requests_success + found.requests_failure
-            assert gate.in_flight == 0
+            assert tracker.in_flight == 0
             assert (found.attempts_total, found.request_duration, sum(found.latencies.counts.values())) == (
                 ended,
                 0.25 * ended,
                 ended,
             )
-            assert not gate._inside
-            assert gate.drain(0.0)
+            assert not tracker._inside
+            assert tracker.drain(0.0)
 
-        return lambda: pass_through(gate, call, ok), check
+        return lambda: enter_and_leave(tracker, call, ok), check
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
-@pytest.mark.parametrize("comes", [True, False])
-def test_who_waits_for_the_last_call_is_told_all_the_same(comes):
+@pytest.mark.parametrize("enters", [True, False])
+def test_a_drain_ends_with_the_last_call(enters):
     def scenario():
-        gate, call, done = InFlightTracker(), a_call(), threading.Event()
-        gate.admit(call)
-        gate.close("it was removed")
-        drain = threading.Thread(target=lambda: gate.drain(300.0, on_empty=done.set), daemon=True)
+        tracker, call, done = InFlightTracker(), a_call(), threading.Event()
+        tracker.admit(call)
+        tracker.close("it was removed")
+        drain = threading.Thread(target=lambda: tracker.drain(300.0, on_empty=done.set), daemon=True)
         drain.start()
-        while not gate._drains:
+        while not tracker._drains:
             threading.Event().wait(0.0005)
 
         def work():
             try:
-                if comes:
-                    pass_through(gate, call)
+                if enters:
+                    enter_and_leave(tracker, call)
             finally:
                 try:
-                    gate.cancel_admission(call)
+                    tracker.cancel_admission(call)
                 except BaseException:
-                    gate.cancel_admission(call)
+                    tracker.cancel_admission(call)
                     raise
 
         def check():
             drain.join(10)
-            assert not drain.is_alive(), "it waits for nobody"
+            assert not drain.is_alive(), "it waits although no call is left"
             assert done.is_set()
-            assert gate._expected == 0
+            assert tracker._expected == 0
 
         return work, check
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
-def test_what_is_left_to_the_last_call_out_is_done():
+def test_the_last_call_runs_the_callback():
     def scenario():
-        gate, call, closed = InFlightTracker(), a_call(), []
-        gate.enter(call)
-        gate.close("it was removed")
-        assert gate.drain(0.0, on_empty=lambda: closed.append("closed"))
+        tracker, call, closed = InFlightTracker(), a_call(), []
+        tracker.enter(call)
+        tracker.close("it was removed")
+        assert tracker.drain(0.0, on_empty=lambda: closed.append("closed"))
 
         def work():
             try:
-                gate.leave(True, 0.25, 1, call)
+                tracker.leave(True, 0.25, 1, call)
             except BaseException:
-                gate.leave(True, 0.25, 1, call)
+                tracker.leave(True, 0.25, 1, call)
                 raise
 
         return work, lambda: closed.index("closed")
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
 # --- budget, limiter, hedges, cache ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 9.95, 25.0])
-def test_a_budget_mints_nothing_and_lets_every_deposit_go_in_time(pause):
+def test_a_retry_budget(pause):
     def scenario():
         clock = PlainClock()
         budget = RetryBudget(0.2, clock=clock)
@@ -374,10 +374,10 @@ def test_a_budget_mints_nothing_and_lets_every_deposit_go_in_time(pause):
 
         return work, check
 
-    assert every_chance(scenario) > 10
+    assert at_every_point(scenario) > 10
 
 
-def test_a_limiter_goes_by_one_configuration():
+def test_a_limiter_has_one_configuration():
     slow = {"enabled": True, "requests_per_second": 1.0, "burst_size": 1, "max_wait": 0.0}
     fast = {"enabled": True, "requests_per_second": 10.0, "burst_size": 5, "max_wait": 2.0}
 
@@ -395,7 +395,7 @@ def test_a_limiter_goes_by_one_configuration():
 
         return lambda: limiter.set_rate(RateLimitConfig(**fast)), check
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
 def test_a_token_is_taken_once_or_not_at_all():
@@ -415,10 +415,10 @@ def test_a_token_is_taken_once_or_not_at_all():
 
         return work, check
 
-    assert every_chance(scenario) >= 3
+    assert at_every_point(scenario) >= 3
 
 
-def test_a_hedge_policy_knows_what_is_usual():
+def test_a_hedge_policy():
     def scenario():
         clock = PlainClock()
         policy = HedgePolicy(HedgeConfig(percentile=0.9, min_delay=0.0), clock=clock)
@@ -439,20 +439,20 @@ def test_a_hedge_policy_knows_what_is_usual():
 
         return work, check
 
-    assert every_chance(scenario) > 10
+    assert at_every_point(scenario) > 10
 
 
 @pytest.mark.parametrize(
     ("config", "keys"),
     [
         ({"ttl": 60.0, "max_entries": 3}, range(6)),
-        ({"ttl": 60.0, "max_entries": 50}, range(6)),  # so that their size is what bounds them
+        ({"ttl": 60.0, "max_entries": 50}, range(6)),  # bounded by max_size
         ({"ttl": 1.0, "stale_if_error": 60.0}, (0, 1, 2, 0, 1, 2)),
         ({"ttl": 1.0}, range(6)),
     ],
     ids=["full", "too large", "again", "too old"],
 )
-def test_a_cache_knows_how_much_it_holds(config, keys):
+def test_the_size_of_a_cache(config, keys):
     def scenario():
         clock = PlainClock()
         cache = ResponseCache(CacheConfig(**config), clock=clock, size_of=len, max_size=20)
@@ -470,4 +470,4 @@ def test_a_cache_knows_how_much_it_holds(config, keys):
 
         return work, check
 
-    assert every_chance(scenario) > 20
+    assert at_every_point(scenario) > 20
