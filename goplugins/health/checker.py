@@ -295,7 +295,10 @@ class HealthChecker:
                 return self._run
             run = self._run = CheckRun()
         try:
-            self._submit(lambda: self._perform(run), suspect=self._record.is_suspect)
+            if self._custom_submit is not None:
+                self._custom_submit(lambda: self._perform(run))
+            else:
+                self._workers.submit(lambda: self._perform(run), suspect=self._record.is_suspect)
         except Exception as exc:
             with self._lock:
                 self._run = None
@@ -324,11 +327,9 @@ class HealthChecker:
         if self._count_overdue(run):
             self._notify()
 
-    def _submit(self, job: Job, *, suspect: bool) -> None:
-        if self._custom_submit is not None:
-            self._custom_submit(job)
-        else:
-            (self._pool or shared_probe_pool()).submit(job, suspect=suspect)
+    @property
+    def _workers(self) -> ProbePool:
+        return self._pool or shared_probe_pool()
 
     def _tick(self) -> None:
         """The regular check. Runs on the scheduler's thread, so it only queues."""
@@ -339,7 +340,7 @@ class HealthChecker:
             if run is None:
                 self.begin()
             elif self._count_overdue(run):
-                self._submit(self._notify, suspect=True)
+                (self._custom_submit or self._workers.submit_report)(self._notify)
 
     def _perform(self, run: CheckRun) -> None:
         timeout = self._timeout
@@ -439,10 +440,10 @@ class HealthChecker:
                 self._notifying = True
                 old, new = changes.popleft()
                 observers = self._observers
-            level = logging.WARNING if new.status in _BAD else logging.INFO
-            if old.status is not PluginStatus.UNKNOWN or level == logging.WARNING:
-                logger.log(level, "plugin %r: %s, was %s: %s", self.name, new.status, old.status, new.message)
             try:
+                level = logging.WARNING if new.status in _BAD else logging.INFO
+                if old.status is not PluginStatus.UNKNOWN or level == logging.WARNING:
+                    logger.log(level, "plugin %r: %s, was %s: %s", self.name, new.status, old.status, new.message)
                 for observer in observers:
                     run_callback(observer, old, new)
             finally:

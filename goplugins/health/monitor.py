@@ -46,8 +46,8 @@ class HealthMonitor:
     Args:
         clock: the source of time.
         scheduler: starts the regular checks; by default the process's.
-        max_workers: checks at a time. Plugins whose last check failed have half as many workers of their own, so that
-            the timeouts of plugins that are down delay no other check.
+        max_workers: checks at a time. Plugins whose last check failed have as many workers of their own, so that the
+            timeouts of plugins that are down delay no other check.
 
     >>> from goplugins import HealthStatus, PluginStatus
     >>> monitor = HealthMonitor()

@@ -1,8 +1,8 @@
 """The worker threads that run health checks.
 
 A check may last for its whole timeout, or forever where a plugin within this process ignores it. So suspects (plugins
-whose last check failed or hung) have workers of their own, half as many as the others: however many plugins are down,
-their checks delay no other plugin's.
+whose last check failed or hung) have half of the workers to themselves: however many plugins are down, their checks
+delay no other plugin's. What checks that hang mean is reported on a thread of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ProbePool:
     """Runs health checks on threads that start on need and end when idle.
 
     Args:
-        max_workers: checks at a time; checks of suspects have half as many workers, at least one, of their own.
+        max_workers: checks at a time; checks of suspects have as many workers of their own.
 
     Raises:
         InvalidArgumentError: ``max_workers`` is less than 1.
@@ -35,7 +35,8 @@ class ProbePool:
         if max_workers < 1:
             raise InvalidArgumentError(f"max_workers: expected an integer of at least 1, got {max_workers!r}")
         self._pool = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False)
-        self._suspects = WorkerPool("goplugins-probe", max(1, max_workers // 2), _UNBOUNDED, inline=False)
+        self._suspects = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False)
+        self._reports = WorkerPool("goplugins-health", 1, _UNBOUNDED, inline=False)
 
     def submit(self, job: Job, *, suspect: bool = False) -> None:
         """Queues ``job`` for a worker of its kind. Never blocks.
@@ -44,7 +45,18 @@ class ProbePool:
             PluginClosedError: after :meth:`close`.
             SaturatedError: the system has no thread left.
         """
-        pool = self._suspects if suspect else self._pool
+        self._submit(self._suspects if suspect else self._pool, job)
+
+    def submit_report(self, job: Job) -> None:
+        """Queues a ``job`` that is no check, and that no check delays: it notifies of changes. Never blocks.
+
+        Raises:
+            PluginClosedError: after :meth:`close`.
+            SaturatedError: the system has no thread left.
+        """
+        self._submit(self._reports, job)
+
+    def _submit(self, pool: WorkerPool, job: Job) -> None:
         # In an empty context: a check must not run under the deadline of the request that happened to start it.
         future = contextvars.Context().run(pool.submit, _run, job)
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), SaturatedError):
@@ -52,8 +64,8 @@ class ProbePool:
 
     def close(self) -> None:
         """Drops queued jobs and ends idle workers, without waiting for running jobs. Harmless when repeated."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._suspects.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._suspects, self._reports):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(job: Job) -> None:

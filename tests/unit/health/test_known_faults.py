@@ -7,7 +7,7 @@ import time
 from goplugins import HealthCheckConfig, HealthChecker, HealthMonitor, PluginStatus
 from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
-from tests.unit.health.fakes import HEALTHY, OFFLINE, FakePlugin, eventually, hanging, inline
+from tests.unit.health.fakes import HEALTHY, OFFLINE, UNHEALTHY, FakePlugin, eventually, hanging, inline
 
 
 def test_known_fault_the_interval_was_fixed_at_30_s() -> None:
@@ -103,8 +103,56 @@ def test_many_suspects_that_hang_until_their_timeout_leave_half_of_the_workers()
     names = [f"p{number}" for number in range(20)]
     assert eventually(lambda: all(monitor.get_all_status()[name].status is PluginStatus.OFFLINE for name in names))
     with hanging(down):
-        assert eventually(lambda: sum(plugin.running for plugin in down) == 4)
+        assert eventually(lambda: sum(plugin.running for plugin in down) == 8)
         checks = [plugin.checks for plugin in up]
         assert eventually(lambda: all(plugin.checks >= n + 5 for plugin, n in zip(up, checks, strict=True)))
-        assert sum(plugin.running for plugin in down) == 4
+        assert sum(plugin.running for plugin in down) == 8
+    monitor.shutdown()
+
+
+def test_a_plugin_that_hangs_is_unhealthy_one_interval_after_its_timeout() -> None:
+    monitor = HealthMonitor(scheduler=Scheduler(idle=0.05))
+    plugins = [FakePlugin() for _ in range(7)]
+    config = HealthCheckConfig(interval=0.5, timeout=0.1)
+    with hanging(plugins):
+        for number, plugin in enumerate(plugins):
+            monitor.add_checker(f"p{number}", HealthChecker(plugin, config))
+        assert eventually(lambda: sum(plugin.running for plugin in plugins) == 7)
+        started = time.monotonic()
+        found = monitor.get_all_status
+        assert eventually(lambda: all(each.status is PluginStatus.UNHEALTHY for each in found().values()))
+        assert time.monotonic() - started < 0.1 + 0.5 * 1.1 + 0.3
+    monitor.shutdown()
+
+
+def test_listeners_get_the_changes_of_plugins_that_hang_while_all_workers_of_suspects_hang() -> None:
+    monitor = HealthMonitor(scheduler=Scheduler(idle=0.05))
+    changes: list[tuple[str, PluginStatus]] = []
+    monitor.subscribe(lambda name, _, new: changes.append((name, new.status)))
+    plugins = {f"p{number}": FakePlugin(UNHEALTHY) for number in range(9)}
+    config = HealthCheckConfig(interval=0.05, timeout=0.05, failure_limit=1000)
+    for name, plugin in plugins.items():
+        monitor.add_checker(name, HealthChecker(plugin, config))
+    assert eventually(lambda: {name for name, _ in changes} == set(plugins))
+    late = FakePlugin()
+    with hanging([*plugins.values(), late]):
+        assert eventually(lambda: sum(plugin.running for plugin in plugins.values()) == 8)
+        monitor.add_checker("late", HealthChecker(late, config))
+        assert eventually(lambda: ("late", PluginStatus.UNHEALTHY) in changes)
+    monitor.shutdown()
+
+
+def test_a_suspect_that_recovers_is_healthy_again_while_seven_others_hang() -> None:
+    monitor = HealthMonitor(scheduler=Scheduler(idle=0.05))
+    plugins = [FakePlugin(UNHEALTHY) for _ in range(8)]
+    config = HealthCheckConfig(interval=0.05, timeout=0.05)
+    for number, plugin in enumerate(plugins):
+        monitor.add_checker(f"p{number}", HealthChecker(plugin, config))
+    found = monitor.get_all_status
+    assert eventually(lambda: all(each.status is PluginStatus.OFFLINE for each in found().values()))
+    *stuck, back = plugins
+    with hanging(stuck):
+        assert eventually(lambda: sum(plugin.running for plugin in stuck) == 7)
+        back.answer = HEALTHY
+        assert eventually(lambda: found()["p7"].status is PluginStatus.HEALTHY)
     monitor.shutdown()

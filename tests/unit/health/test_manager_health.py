@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import pytest
 
 from goplugins import HealthCheckConfig, Manager, PluginConfig, PluginInfo, PluginStatus
 
@@ -41,3 +44,19 @@ def test_no_plugin_is_healthy_before_its_first_check() -> None:
         stuck.released.set()
         assert eventually(lambda: manager.health()["stuck"].status is PluginStatus.HEALTHY)
         assert manager.overall_health().status is PluginStatus.HEALTHY
+
+
+def test_health_and_log_agree_on_a_plugin_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    """Once a check was overdue, no answer is UNKNOWN again."""
+    stuck = CheckedPlugin()
+    with hanging([stuck]), Manager() as manager:
+        manager.register(stuck, CHECKS, name="stuck")
+        found = []
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            logged = "plugin 'stuck': unhealthy" in caplog.text
+            for status in (manager.list_plugins()["stuck"], manager.explain("stuck").health, manager.health()["stuck"]):
+                found.append((logged, status.status))
+        assert (True, PluginStatus.UNKNOWN) not in found
+        assert (True, PluginStatus.UNHEALTHY) in found
+        assert stuck.checks == 1

@@ -53,7 +53,7 @@ def quick(pool: ProbePool, *, suspect: bool = False) -> threading.Event:
     return done
 
 
-@pytest.mark.parametrize(("suspect", "workers"), [(False, 8), (True, 4)])
+@pytest.mark.parametrize(("suspect", "workers"), [(False, 8), (True, 8)])
 def test_jobs_run_on_at_most_so_many_threads(pool: ProbePool, suspect: bool, workers: int) -> None:
     jobs = Jobs()
     submit(pool, jobs, 40, suspect=suspect)
@@ -74,12 +74,24 @@ def test_one_kind_of_job_does_not_delay_the_other(pool: ProbePool, suspect: bool
     assert eventually(lambda: jobs.ended == 40)
 
 
-def test_up_to_seven_hanging_checks_delay_no_other(pool: ProbePool) -> None:
+@pytest.mark.parametrize("suspect", [False, True])
+def test_up_to_seven_hanging_checks_delay_no_other(pool: ProbePool, suspect: bool) -> None:
     jobs = Jobs()
-    submit(pool, jobs, 7, suspect=False)
+    submit(pool, jobs, 7, suspect=suspect)
     assert eventually(lambda: jobs.running == 7)
     for _ in range(50):
-        assert quick(pool).wait(5.0)
+        assert quick(pool, suspect=suspect).wait(5.0)
+    jobs.release.set()
+
+
+def test_no_hanging_check_delays_a_report(pool: ProbePool) -> None:
+    jobs = Jobs()
+    submit(pool, jobs, 20, suspect=False)
+    submit(pool, jobs, 20, suspect=True)
+    assert eventually(lambda: jobs.running == 16)
+    done = threading.Event()
+    pool.submit_report(done.set)
+    assert done.wait(5.0)
     jobs.release.set()
 
 
