@@ -32,11 +32,10 @@ from goplugins.runtime.clock import Clock, Event
 from goplugins.transports.interface import Sender
 
 Run = Callable[[Call], Any]
-"""Makes a call, or an attempt of it: what a layer wraps, and what it becomes by that."""
+"""Makes a call or an attempt: what a layer wraps, and what the layer is for the next one."""
 
 Forward = Callable[[str, Call], Any]
 """Makes a call of another plugin, by its name and under its own policies."""
-
 
 _SHORTEST_INTERVAL = 0.25
 """Seconds between two health checks while the breaker is open, at least."""
@@ -76,6 +75,18 @@ class AttemptHistory:
     def was_fair(self, elapsed: float) -> bool:
         """Whether an attempt that timed out after ``elapsed`` seconds had enough time to count against the plugin."""
         return is_fair_timeout(elapsed, self.usual_latency)
+
+    def report_success(self) -> None:
+        """Reports the first success after a failure to the checker."""
+        if self.checker is not None:
+            self.suspected = False
+            self.checker.report_success()
+
+    def report_failure(self, error: PluginError) -> None:
+        """Reports a failure that counts against the plugin to the checker."""
+        if self.checker is not None:
+            self.suspected = True
+            self.checker.report_failure(error)
 
     def breaker_changed(self, new: CircuitBreakerState, recovery_timeout: float) -> None:
         """Has an open breaker's plugin checked more often: no call finds out that it is back."""
@@ -166,7 +177,32 @@ class Attempt:
             if isinstance(exc, CircuitBreakerOpenError):
                 self._shared.counts.refused_circuit_breaker.add()
             raise
-        return self._send(permit, call, started)
+        return self._send(call, permit, started)
+
+    def _send(self, call: Call, permit: Permit, started: float) -> Any:
+        """Sends an attempt that was admitted at ``started``, and settles its permit exactly once."""
+        call.attempts += 1
+        try:
+            value = self._sender.send(call)
+        except PluginError as error:
+            self._record_failure(permit, error, call, self._now() - started)
+            raise
+        except BaseException:
+            permit.ignore()
+            raise
+        elapsed = self._now() - started
+        if type(permit) is SharedPermit:
+            permit.successes.add()
+        else:
+            permit.success(elapsed)
+        history = self._shared.history
+        usual = history.usual_latency
+        history.usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
+        if history.suspected:
+            history.report_success()
+        if self._shared.events.attempts:
+            self._emit(call, elapsed, None)
+        return value
 
     def _wait_for_token(self, limiter: RateLimiter, call: Call) -> None:
         # A call that is still waiting when the plugin is replaced goes to the successor.
@@ -178,50 +214,12 @@ class Attempt:
             raise
         call.admitted = admitted
 
-    def _send(self, permit: Permit, call: Call, started: float) -> Any:
-        """The rest of an attempt that was admitted at ``started``. The permit is settled exactly once."""
-        call.attempts += 1
-        shared = self._shared
-        try:
-            value = self._sender.send(call)
-        except PluginError as error:
-            elapsed = self._now() - started
-            self._record_failure(permit, error, call, elapsed)
-            if shared.events.failed_attempts and not error.unsent:
-                self._emit(call, elapsed, error)
-            if permit.is_probe and type(error) is PluginTimeoutError:
-                raise CircuitBreakerTimeoutError(
-                    f"probing for the circuit breaker: {error.message}", details=error.details
-                ) from error
-            raise
-        except BaseException:
-            permit.ignore()
-            raise
-        elapsed = self._now() - started
-        history = shared.history
-        usual = history.usual_latency
-        history.usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
-        if type(permit) is SharedPermit:
-            permit.successes.add()
-        else:
-            permit.success(elapsed)
-        if history.suspected and history.checker is not None:
-            history.suspected = False
-            history.checker.report_success()
-        if shared.events.attempts:
-            self._emit(call, elapsed, None)
-        return value
-
-    def _emit(self, call: Call, elapsed: float, error: PluginError | None) -> None:
-        shared = self._shared
-        sinks = shared.events.attempts if error is None else shared.events.failed_attempts
-        member = call.member if error is None else error.plugin or ""
-        at = shared.clock.time()
-        publish(sinks, AttemptFinished(shared.name, at, call.request_id, call.attempts, elapsed, error, member))
-
     def _record_failure(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
-        if error.unsent:
-            call.attempts -= 1
+        """Settles the permit by what the error says of the plugin, and reports it.
+
+        Raises:
+            CircuitBreakerTimeoutError: in place of the timeout of a breaker's probe.
+        """
         history = self._shared.history
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
@@ -230,6 +228,18 @@ class Attempt:
             permit.ignore()
         else:
             permit.failure(elapsed)
-            if history.checker is not None:
-                history.suspected = True
-                history.checker.report_failure(error)
+            history.report_failure(error)
+        if error.unsent:
+            call.attempts -= 1
+        elif self._shared.events.failed_attempts:
+            self._emit(call, elapsed, error)
+        if permit.is_probe and type(error) is PluginTimeoutError:
+            message = f"probing for the circuit breaker: {error.message}"
+            raise CircuitBreakerTimeoutError(message, details=error.details) from error
+
+    def _emit(self, call: Call, elapsed: float, error: PluginError | None) -> None:
+        shared = self._shared
+        sinks = shared.events.attempts if error is None else shared.events.failed_attempts
+        member = call.member if error is None else error.plugin or ""
+        at = shared.clock.time()
+        publish(sinks, AttemptFinished(shared.name, at, call.request_id, call.attempts, elapsed, error, member))

@@ -27,7 +27,7 @@ from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import BreakerChanged, CallFinished
-from goplugins.pipeline.attempts import Checker, Forward, Run, Shared
+from goplugins.pipeline.attempts import Checker, Forward, Shared
 from goplugins.pipeline.pipeline import Pipeline, resolved
 from goplugins.resilience.counts import Counts
 from goplugins.resilience.in_flight import InFlightTracker
@@ -126,12 +126,12 @@ class GuardedPlugin:
 
     # --- a call ------------------------------------------------------------------------------------------------
 
-    def call(self, call: Call, run: Run | None = None) -> Any:
+    def call(self, call: Call, *, as_member: bool = False) -> Any:
         """The whole call: one attempt, and where that fails, retries as far as the policies allow.
 
         Args:
             call: what to send, and its deadline.
-            run: what to do once the call is counted in, instead of the pipeline's ``run``.
+            as_member: makes one attempt for a group, which has the other policies.
 
         Raises:
             PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass unchanged.
@@ -146,10 +146,10 @@ class GuardedPlugin:
             self.tracker.enter(call)
             call.admitted = True
             pipeline.sender.prepare(call)
-            value = pipeline.run(call) if run is None else run(call)
+            value = pipeline.run_as_member(call) if as_member else pipeline.run(call)
             ok = True
             if self.events.calls:
-                self._emit(call, started, None, run)
+                self._emit(call, started, None, as_member)
             return value
         except PluginError as error:
             if self.superseded and not call.admitted and isinstance(error, PluginClosedError):
@@ -157,19 +157,19 @@ class GuardedPlugin:
                 raise  # it has not failed: the successor makes it
             code = error.code
             self._annotate(error, call, started)
-            self._emit(call, started, error, run)
+            self._emit(call, started, error, as_member)
             raise
         except BaseException as exc:
             if ok:
                 raise  # an interrupt after the call's event was emitted
             if not isinstance(exc, Exception) or belongs_to_host(exc):
                 code = type(exc).__name__
-                self._emit(call, started, exc, run)
+                self._emit(call, started, exc, as_member)
                 raise
             fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
             code = fault.code
             self._annotate(fault, call, started)
-            self._emit(call, started, fault, run)
+            self._emit(call, started, fault, as_member)
             raise fault from exc
         finally:
             try:
@@ -194,7 +194,7 @@ class GuardedPlugin:
         """
         attempt = call.copy_for_attempt(call.deadline)
         attempt.nested = nested
-        value = self.call(attempt, self.pipeline.run_as_member)
+        value = self.call(attempt, as_member=True)
         call.adopt_result(attempt)
         call.member = self.name
         return value
@@ -209,15 +209,12 @@ class GuardedPlugin:
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
             self.last_error = (self._now(), f"{error.code} {error.message}")
 
-    def _emit(self, call: Call, started: float, error: BaseException | None, run: object) -> None:
+    def _emit(self, call: Call, started: float, error: BaseException | None, as_member: bool) -> None:
         sinks = self.events.calls if error is None else self.events.failed_calls
         if sinks:
             at, elapsed = self.clock.time(), self._now() - started
-            sent, as_member = call.attempts, run is not None
-            publish(
-                sinks,
-                CallFinished(self.name, at, call.request_id, elapsed, sent, call.source, call.member, error, as_member),
-            )
+            name, sent, source, member = self.name, call.attempts, call.source, call.member
+            publish(sinks, CallFinished(name, at, call.request_id, elapsed, sent, source, member, error, as_member))
 
     def _record_replaced_error(self, call: Call, error: PluginError) -> None:
         self._annotate(error, call, self._now() - error.elapsed)
