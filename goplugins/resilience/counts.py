@@ -7,20 +7,52 @@ from goplugins.runtime.counter import Counter
 from goplugins.runtime.fork import create_lock
 
 
+class _Counter:
+    """A counter of :class:`Counts`, made at its first use: most plugins need few of them.
+
+    Not a data descriptor, so that later uses find the counter in the object's dictionary, as any other attribute.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, counts: Counts, owner: type | None = None) -> Counter:
+        made: Counter = counts.__dict__.setdefault(self._name, Counter())  # atomic: threads get the same one
+        return made
+
+
+class CallCounts:
+    """Counts of ended calls, which a plugin's in-flight tracker updates.
+
+    Attributes:
+        lock: guards the others. It is the tracker's lock, too, so that counting costs a call no further acquisition.
+        succeeded: calls that returned a value.
+        failed: calls that raised.
+        attempts: their attempts.
+        duration: their seconds.
+        latencies: number of calls with at least one attempt, by the bucket of their duration.
+        errors: number of calls that raised, by the code of their error.
+    """
+
+    __slots__ = ("__weakref__", "attempts", "duration", "errors", "failed", "latencies", "lock", "succeeded")
+
+    def __init__(self) -> None:
+        self.lock = create_lock(self, "lock")
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts again at 0. Expects the lock."""
+        self.succeeded = self.failed = self.attempts = 0
+        self.duration = 0.0
+        self.latencies: dict[int, int] = {}
+        self.errors: dict[str, int] = {}
+
+
 class Counts:
     """What is counted for a plugin's name; see :class:`~goplugins.models.metrics.PluginMetrics` for each count.
 
-    Counters are made when they are first used: most plugins need few of them.
-
     Attributes:
-        lock: guards the fields below. It is the lock of the plugin's in-flight tracker, too, so that counting costs a
-            call no further acquisition.
-        succeeded: calls that returned a value.
-        failed: calls that raised.
-        attempts: attempts of ended calls.
-        duration: seconds of ended calls.
-        latencies: ended calls with at least one attempt, by the bucket of their duration.
-        errors: calls that raised, by the code of their error.
+        calls: counts of ended calls.
 
     >>> counts = Counts()
     >>> _ = counts.cache_hits.add()
@@ -28,37 +60,24 @@ class Counts:
     1
     """
 
-    circuit_breaker_trips: Counter
-    health_checks: Counter
-    health_check_failures: Counter
-    refused_rate_limit: Counter
-    refused_circuit_breaker: Counter
-    refused_bulkhead: Counter
-    retry_budget_exhausted: Counter
-    hedges_sent: Counter
-    hedges_won: Counter
-    cache_hits: Counter
-    cache_misses: Counter
-    cache_coalesced: Counter
-    stale_answers: Counter
-    fallback_answers: Counter
-    fallback_failures: Counter
+    circuit_breaker_trips = _Counter()
+    health_checks = _Counter()
+    health_check_failures = _Counter()
+    refused_rate_limit = _Counter()
+    refused_circuit_breaker = _Counter()
+    refused_bulkhead = _Counter()
+    retry_budget_exhausted = _Counter()
+    hedges_sent = _Counter()
+    hedges_won = _Counter()
+    cache_hits = _Counter()
+    cache_misses = _Counter()
+    cache_coalesced = _Counter()
+    stale_answers = _Counter()
+    fallback_answers = _Counter()
+    fallback_failures = _Counter()
 
     def __init__(self) -> None:
-        self.lock = create_lock(self, "lock")
-        self._reset()
-
-    def _reset(self) -> None:
-        self.succeeded = self.failed = self.attempts = 0
-        self.duration = 0.0
-        self.latencies: dict[int, int] = {}
-        self.errors: dict[str, int] = {}
-
-    def __getattr__(self, name: str) -> Counter:
-        if name not in _COUNTERS:
-            raise AttributeError(name)
-        made: Counter = self.__dict__.setdefault(name, Counter())  # atomic: threads get the same one
-        return made
+        self.calls = CallCounts()
 
     def metrics(self, active_requests: int = 0) -> PluginMetrics:
         """The counts so far, consistent with each other. Takes the lock.
@@ -66,31 +85,32 @@ class Counts:
         Args:
             active_requests: calls in flight now.
         """
-        with self.lock:
+        with self.calls.lock:
             return self._metrics(active_requests)
 
     def take(self) -> PluginMetrics:
         """The counts so far; they start again at 0. Takes the lock."""
-        with self.lock:
+        with self.calls.lock:
             taken = self._metrics(0)
-            self._reset()
+            self.calls.reset()
             for name in _COUNTERS:
                 self.__dict__.pop(name, None)
         return taken
 
     def _metrics(self, active_requests: int) -> PluginMetrics:
         made = {name: self.__dict__[name].total for name in _COUNTERS if name in self.__dict__}
+        calls = self.calls
         return PluginMetrics(
-            requests_total=self.succeeded + self.failed,
-            requests_success=self.succeeded,
-            requests_failure=self.failed,
-            request_duration=self.duration,
-            attempts_total=self.attempts,
+            requests_total=calls.succeeded + calls.failed,
+            requests_success=calls.succeeded,
+            requests_failure=calls.failed,
+            request_duration=calls.duration,
+            attempts_total=calls.attempts,
             active_requests=active_requests,
-            latencies=Latencies(self.latencies.copy()),
-            errors=self.errors.copy(),
+            latencies=Latencies(calls.latencies.copy()),
+            errors=calls.errors.copy(),
             **made,
         )
 
 
-_COUNTERS = frozenset(Counts.__annotations__)
+_COUNTERS = frozenset(name for name, attribute in vars(Counts).items() if isinstance(attribute, _Counter))

@@ -45,6 +45,7 @@ class InFlightTracker:
 
     def __init__(self, counts: Counts | None = None) -> None:
         self.counts = Counts() if counts is None else counts
+        self._calls = self.counts.calls
         self._inside: dict[int, int] = {}  # thread ident -> its calls in flight
         self._in_flight = 0
         self._expected = 0  # admitted calls that wait for a worker
@@ -66,7 +67,7 @@ class InFlightTracker:
         """
         # Read from the module at each call: gevent may replace it after this module was imported.
         thread = threading.get_ident()
-        with self.counts.lock:
+        with self._calls.lock:
             depth = self._inside.get(thread, 0)
             reason = self._reason
             if reason is None or depth or (call is not None and (call.expected or call.nested)):
@@ -88,7 +89,7 @@ class InFlightTracker:
         Raises:
             PluginClosedError: the tracker is closed, with the reason.
         """
-        with self.counts.lock:
+        with self._calls.lock:
             if self._reason is not None:
                 raise PluginClosedError(self._reason)
             self._expected += 1
@@ -96,7 +97,7 @@ class InFlightTracker:
 
     def cancel_admission(self, call: Call) -> None:
         """Withdraws an admitted call whose task was cancelled. Does nothing for a call that has entered."""
-        with self.counts.lock:
+        with self._calls.lock:
             if call.expected:
                 call.expected = False
                 if self._expected:
@@ -118,8 +119,8 @@ class InFlightTracker:
         """
         thread = threading.get_ident()
         bucket = bucket_of(elapsed) if attempts else 0
-        counts = self.counts
-        with counts.lock:
+        calls = self._calls
+        with calls.lock:
             depth = self._inside.get(thread, 0)
             if depth and (call is None or call.inside):
                 # No call, hence no interrupt, between these lines.
@@ -131,21 +132,21 @@ class InFlightTracker:
                 if call is not None:
                     call.inside = False
                 if ok:
-                    counts.succeeded += 1
+                    calls.succeeded += 1
                 elif ok is None:
                     self._transferred += 1
                     elapsed, attempts = 0.0, 0
                 else:
-                    counts.failed += 1
+                    calls.failed += 1
                     if code:
-                        counts.errors[code] = counts.errors[code] + 1 if code in counts.errors else 1
-                counts.duration += elapsed
+                        calls.errors[code] = calls.errors[code] + 1 if code in calls.errors else 1
+                calls.duration += elapsed
                 if attempts:
-                    counts.attempts += attempts
+                    calls.attempts += attempts
                     try:
-                        counts.latencies[bucket] += 1
+                        calls.latencies[bucket] += 1
                     except KeyError:
-                        counts.latencies[bucket] = 1
+                        calls.latencies[bucket] = 1
         if self._drains or self._on_empty:
             self._notify()
 
@@ -158,7 +159,7 @@ class InFlightTracker:
         Returns:
             True if this closed the tracker; False if it was closed before, then ``reason`` is ignored.
         """
-        with self.counts.lock:
+        with self._calls.lock:
             if self._reason is not None:
                 return False
             self._reason = reason
@@ -184,7 +185,7 @@ class InFlightTracker:
         drain = (thread, Waiter())
         waiting = False
         try:
-            with self.counts.lock:
+            with self._calls.lock:
                 waiting = self._others(thread) > 0
                 if waiting:
                     self._drains.append(drain)
@@ -192,9 +193,9 @@ class InFlightTracker:
                 clock.wait(drain[1], timeout)
         finally:
             if waiting:
-                with self.counts.lock:
+                with self._calls.lock:
                     self._drains = [other for other in self._drains if other is not drain]
-        with self.counts.lock:
+        with self._calls.lock:
             # The event, not the count: if the tracker is not closed, calls may have entered since it was set.
             if waiting and not drain[1].is_set() and self._others(thread) > 0:
                 return False
@@ -239,7 +240,7 @@ class InFlightTracker:
 
         It reads the current counts, so it may be called at any time, and again after an interrupt.
         """
-        with self.counts.lock:
+        with self._calls.lock:
             drained = [waiter for thread, waiter in self._drains if self._others(thread) == 0]
         for waiter in drained:
             waiter.set()
@@ -250,7 +251,7 @@ class InFlightTracker:
         """Runs one callback, which is queued again after an interrupt; False if none is due."""
         callback = None
         try:
-            with self.counts.lock:
+            with self._calls.lock:
                 if self._in_flight or self._expected or not self._on_empty:
                     return False
                 callback = self._on_empty[0]
@@ -258,7 +259,7 @@ class InFlightTracker:
             run_callback(callback)
         except BaseException:
             if callback is not None:
-                with self.counts.lock:
+                with self._calls.lock:
                     self._on_empty.append(callback)
             raise
         return True
