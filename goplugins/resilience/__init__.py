@@ -1,4 +1,4 @@
-"""Pure policies: when to call, when to wait, when to try again. No I/O, no thread; clock and chance are handed in."""
+"""Policies: when to call, to wait and to try again. No I/O; clock and random generator are parameters."""
 
 from __future__ import annotations
 
