@@ -174,7 +174,7 @@ class Pipeline:
     outages: Outages | None
     run: Run = attrs.field(init=False)
     run_as_member: Run = attrs.field(init=False)
-    _shared: Shared
+    _shared: Shared = attrs.field(alias="shared")
 
     def __attrs_post_init__(self) -> None:
         """Puts the layers around one another: the one place that says their order."""

@@ -37,13 +37,15 @@ class HealthAttempt:
 
 
 class ExchangeConnection(Protocol):
-    """A connection that makes one exchange at a time.
+    """A connection that makes one exchange at a time."""
 
-    Attributes:
-        clean: whether the last exchange ended with exactly one whole reply, so that the connection can be used again.
-    """
+    @property
+    def clean(self) -> bool:
+        """Whether the last exchange ended with exactly one whole reply, so that the connection can be used again."""
+        ...
 
-    clean: bool
+    @clean.setter
+    def clean(self, value: bool, /) -> None: ...
 
     @property
     def sent(self) -> int:
