@@ -1,4 +1,4 @@
-"""Retry, deadline and budget together, as a call meets them: a guarded plugin on a scripted wire and a manual clock."""
+"""Retry, deadline and budget together: calls of a guarded plugin with a scripted sender and a manual clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.unit.pipeline.fakes import FakeSender, plugin_config
 
 MARGIN = 0.005  # no backoff ends nearer to the deadline than this
 
-# What an attempt may end with, and when the semantics allow it to be made again: always, if idempotent, never.
+# Outcomes of an attempt, and when it may be retried: always, if idempotent, never.
 OUTCOMES = {
     "refused": (lambda _: PluginConnectionError("refused"), "always"),
     "429": (lambda after: PluginThrottledError("429", retry_after=after), "always"),
@@ -59,13 +59,13 @@ UNSENT = "no connection free"
 steps = st.tuples(
     st.sampled_from(["ok", *OUTCOMES, *["refused", "429", "500"] * 3]),
     st.sampled_from([0.0, 0.0, 0.01, 0.3, 2.0]),  # seconds that the attempt takes
-    st.sampled_from([0.0, 0.02, 0.7, 60.0]),  # what it says as retry_after, if it does
+    st.sampled_from([0.0, 0.02, 0.7, 60.0]),  # its retry_after, if it has one
 )
 
 
 @attrs.frozen
 class Plan:
-    """One call: what it asks for, and what befalls its attempts."""
+    """One call: its options, and the outcomes of its attempts."""
 
     pause: float = 0.0
     timeout: float = 30.0
@@ -89,7 +89,7 @@ plans = st.builds(
 @attrs.define
 class Attempt:
     began: float
-    told: float  # seconds of the deadline that the server was told
+    remaining: float  # seconds to the deadline when it was sent
     ended: float = 0.0
     kind: str = ""
     error: PluginError | None = None
@@ -154,9 +154,9 @@ class World:
 
         assert limit.at <= began + min(plan.timeout, plan.block or 1e6) + 1e-9, "blocks only shorten"
         assert self.clock.monotonic() <= limit.at + 0.1, "no call ends later than its deadline + 100 ms"
-        assert all(attempt.told > 0 for attempt in attempts), "nothing is sent after the deadline"
-        told = [int(attempt.told * 1000) for attempt in attempts]
-        assert all(later < earlier for earlier, later in pairwise(told)), "told less each time"
+        assert all(attempt.remaining > 0 for attempt in attempts), "nothing is sent after the deadline"
+        remaining = [int(attempt.remaining * 1000) for attempt in attempts]
+        assert all(later < earlier for earlier, later in pairwise(remaining)), "less time at each attempt"
         most = self.retry.max_retries if plan.max_retries is None else plan.max_retries
         assert len(attempts) <= 1 + most
         assert call.attempts == len(sent)
@@ -172,7 +172,7 @@ class World:
         assert self.plugin.tracker.in_flight == 0
         return call, attempts, error
 
-    def check_the_budgets_law(self):
+    def check_the_budgets_bound(self):
         moments = sorted(set(self.extra))
         for first, begin in enumerate(moments):
             for end in moments[first:]:
@@ -188,7 +188,7 @@ class World:
     ratio=st.sampled_from([0.0, 0.2, 1.0]),
     spent=st.sampled_from([0, 98, 99, 100]),
 )
-def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial, ratio, spent):
+def test_a_call_is_retried_exactly_when_it_may_be(history, max_retries, initial, ratio, spent):
     world = World(
         spent,
         retry={
@@ -211,7 +211,7 @@ def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial
             if attempt.error is not None:
                 pause = max(pause, attempt.error.retry_after or 0.0)
             if following is not None:
-                assert following.began == attempt.ended + pause, "the backoff, or what the server asked for"
+                assert following.began == attempt.ended + pause, "the backoff, or the server's Retry-After"
             elif attempt.kind == "ok":
                 assert error is None
             elif attempt.kind == UNSENT and number > 1:
@@ -227,7 +227,7 @@ def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial
                 assert error is attempt.error
                 assert stopped == "budget"
                 assert world.budget.available < 1
-    world.check_the_budgets_law()
+    world.check_the_budgets_bound()
 
 
 @given(
@@ -238,7 +238,7 @@ def test_a_call_is_replayed_exactly_when_it_may_be(history, max_retries, initial
     recovery=st.sampled_from([0.05, 2.0]),
     spent=st.sampled_from([0, 99]),
 )
-def test_with_breaker_and_limiter_too_every_law_holds(history, rate, max_wait, threshold, recovery, spent):
+def test_the_same_holds_with_breaker_and_limiter(history, rate, max_wait, threshold, recovery, spent):
     sections = {} if rate is None else {
         "rate_limit": {"enabled": True, "requests_per_second": rate, "burst_size": 2, "max_wait": max_wait}
     }  # fmt: skip
@@ -261,7 +261,7 @@ def test_with_breaker_and_limiter_too_every_law_holds(history, rate, max_wait, t
         elif error is not None and "replay_refused" in error.details:
             # A probe that timed out says that it was one.
             assert attempts[-1].error in (error, error.__cause__) or attempts[-1].kind == UNSENT
-    world.check_the_budgets_law()
+    world.check_the_budgets_bound()
     world.clock.advance(1e4)
     for _ in range(10):  # time and successes make it well
         world.make(Plan(pause=11.0))

@@ -38,7 +38,7 @@ class Service:
 
     def __init__(self, wire: str, slowness: Slowness) -> None:
         self.slowness = slowness
-        self.told: list[float] = []  # seconds that each request said it had, in order of arrival
+        self.timeouts: list[float] = []  # the timeout that each request carried, in seconds and order of arrival
         self.keys: list[str] = []
         self._numbers = itertools.count()
         self._cleanup = contextlib.ExitStack()
@@ -53,7 +53,7 @@ class Service:
     def _serve_http(self) -> str:
         def handler(peer: Peer) -> None:
             while (request := peer.read_request()) is not None:
-                self.told.append(_seconds(request.json["timeout"]))
+                self.timeouts.append(_seconds(request.json["timeout"]))
                 self.keys.append(request.headers.get("idempotency-key", ""))
                 self._delay()
                 peer.send(ok(request, request.json["data"]))
@@ -66,7 +66,7 @@ class Service:
     def _serve_unix(self) -> str:
         def handler(peer: Peer) -> None:
             while (request := lines.read_line(peer)) is not None:
-                self.told.append(request["timeout_ms"] / 1000)
+                self.timeouts.append(request["timeout_ms"] / 1000)
                 self._delay()
                 peer.send(lines.ok(request, request["data"]))
 
@@ -83,7 +83,7 @@ class Service:
 
         def handle(raw: bytes, context: Any) -> bytes:
             request = messages().ExecuteRequest.FromString(raw)
-            self.told.append(request.timeout_ms / 1000)
+            self.timeouts.append(request.timeout_ms / 1000)
             gone = threading.Event()
             context.add_callback(gone.set)
             gone.wait(self.slowness(next(self._numbers)))

@@ -1,4 +1,4 @@
-"""An attempt is ended from another thread, wherever it is just then: at once, and its connection is used no more."""
+"""Cancelling an attempt from another thread ends it at once, and closes its connection, at every stage."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Attempt:
             self.outcome = exc
 
     def cancel(self) -> Any:
-        """What it ended with, which it has to do at once."""
+        """Cancels the attempt, which must end at once; its outcome."""
         self.cancellation.cancel()
         return self.end()
 
     def end(self) -> Any:
         self._thread.join(3)
-        assert not self._thread.is_alive(), "it goes on"
+        assert not self._thread.is_alive(), "the attempt did not end"
         return self.outcome
 
 
@@ -84,14 +84,14 @@ def test_while_it_waits_for_the_reply(wire: str, serve: Callable[..., Service], 
     service = serve(wire, lambda number: 0.0 if number else 20.0)
     hedged = make(wire, service.endpoint)
     attempt = Attempt(hedged.plugin)
-    eventually(lambda: service.told)
+    eventually(lambda: service.timeouts)
     assert isinstance(attempt.cancel(), AttemptCancelledError)
     assert hedged.places == 0
     assert Attempt(hedged.plugin, "next").end() == "next"
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_before_it_has_begun(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_before_it_starts(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve(wire)
     hedged = make(wire, service.endpoint)
     deadline = CancellableDeadline(Deadline.after(5.0).at, SYSTEM_CLOCK, cancellation := Cancellation())
@@ -105,9 +105,7 @@ def test_before_it_has_begun(wire: str, serve: Callable[..., Service], make: Cal
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_after_it_has_ended_nobody_notices(
-    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
-) -> None:
+def test_after_its_end(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     hedged = make(wire, serve(wire).endpoint)
     attempt = Attempt(hedged.plugin, "first")
     assert attempt.end() == "first"
@@ -117,11 +115,11 @@ def test_after_it_has_ended_nobody_notices(
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_while_it_waits_for_a_place(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_while_it_waits_for_a_connection(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve(wire, lambda number: 0.0 if number else 1.5)
     hedged = make(wire, service.endpoint, connection={"max_connections": 1})
     busy = Attempt(hedged.plugin, "busy")
-    eventually(lambda: service.told)
+    eventually(lambda: service.timeouts)
     waiting = Attempt(hedged.plugin)
     time.sleep(0.05)
     started = time.monotonic()
@@ -129,7 +127,7 @@ def test_while_it_waits_for_a_place(wire: str, serve: Callable[..., Service], ma
     assert time.monotonic() - started < 1.0
     assert busy.end() == "busy"
     assert Attempt(hedged.plugin, "next").end() == "next"
-    assert len(service.told) == 2
+    assert len(service.timeouts) == 2
 
 
 def test_while_it_sends(make_http: Callable[..., HTTPPlugin]) -> None:
@@ -172,13 +170,13 @@ def test_in_the_tls_handshake(make_http: Callable[..., HTTPPlugin]) -> None:
         assert plugin._engine.pool.open == 0  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(not hasattr(socket, "SO_INCOMING_CPU"), reason="what a full queue does to newcomers is Linux's way")
+@pytest.mark.skipif(not hasattr(socket, "SO_INCOMING_CPU"), reason="relies on how Linux treats a full accept queue")
 def test_while_it_connects(make_http: Callable[..., HTTPPlugin]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         port = listener.getsockname()[1]
-        queue = [socket.socket() for _ in range(4)]  # nobody accepts them, and the system drops who comes next
+        queue = [socket.socket() for _ in range(4)]  # never accepted, so that the system drops further connections
         for sock in queue:
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", port))
@@ -193,7 +191,7 @@ def test_while_it_connects(make_http: Callable[..., HTTPPlugin]) -> None:
 
 
 def test_a_cancelled_attempt_does_not_reconnect(make_http: Callable[..., HTTPPlugin]) -> None:
-    """To the wire a cancel looks like a dead idle connection, which idempotent calls replace in silence."""
+    """A cancel closes the connection, as a dead idle one is closed, for which idempotent calls reconnect silently."""
     answer = threading.Event()
 
     def handler(peer: Peer) -> None:

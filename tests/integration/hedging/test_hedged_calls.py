@@ -32,7 +32,7 @@ def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_one_slow_reply_out_of_thirty_hurts_no_more(
+def test_one_slow_reply_out_of_thirty_no_longer_dominates_the_latency(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.25 if number % 30 == 29 else 0.0)
@@ -48,18 +48,18 @@ def test_one_slow_reply_out_of_thirty_hurts_no_more(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_deadlines_told_to_the_server_strictly_decrease(
+def test_deadlines_sent_to_the_server_strictly_decrease(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.25 if number % 2 else 0.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05))
     assert hedged.call(0, timeout=2.0) == 0  # connects: what that takes would count for the first attempt alone
-    service.told.clear()
+    service.timeouts.clear()
     for number in range(3):
         assert hedged.call(number, timeout=2.0) == number
         hedged.settle()
-    assert len(service.told) == 6
-    for pair in zip(service.told[::2], service.told[1::2], strict=True):
+    assert len(service.timeouts) == 6
+    for pair in zip(service.timeouts[::2], service.timeouts[1::2], strict=True):
         # The server's two threads may note them in either order, and the first attempt may be sent late.
         assert max(pair) - 1.0 < min(pair) < max(pair)
 
@@ -74,7 +74,7 @@ def test_both_attempts_carry_one_idempotency_key(serve: Callable[..., Service], 
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_a_loser_says_nothing_of_the_plugin(
+def test_a_cancelled_attempt_does_not_count_against_the_plugin(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
@@ -92,7 +92,7 @@ def test_a_loser_says_nothing_of_the_plugin(
     assert hedged.won == 10
 
 
-def test_a_probe_that_lost_gives_its_permit_back(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_a_cancelled_probe_releases_its_permit(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
     breaker_config = {"success_threshold": 2, "recovery_timeout": "10ms", "failure_threshold": 1}
     hedged = make("http", service.endpoint, circuit_breaker={**breaker_config, "min_request_threshold": 1})
@@ -144,7 +144,7 @@ def test_a_thousand_hedged_calls_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_cancels_at_random_moments_hit_nobody_else(
+def test_cancels_at_random_moments_hit_no_other_call(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     """The server answers about when the hedge does: losers are cancelled before, while and after they end."""

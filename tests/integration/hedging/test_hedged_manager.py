@@ -21,7 +21,7 @@ def load(service: Service, **sections: Any) -> Manager[Any, Any]:
 HEDGE = {"enabled": True, "delay": "10ms"}
 
 
-def test_by_configuration_and_counted(serve: Callable[..., Service]) -> None:
+def test_hedging_is_configured_and_counted(serve: Callable[..., Service]) -> None:
     service = serve("http", lambda number: 0.0 if number % 2 else 0.5)
     with load(service, hedge=HEDGE) as manager:
         result = manager.execute_result("p", "x", None, idempotent=True)
@@ -34,15 +34,15 @@ def test_by_configuration_and_counted(serve: Callable[..., Service]) -> None:
             assert not thread.is_alive()
 
 
-def test_never_for_calls_that_are_not_idempotent(serve: Callable[..., Service]) -> None:
+def test_calls_that_are_not_idempotent_are_never_hedged(serve: Callable[..., Service]) -> None:
     service = serve("http", lambda _: 0.1)
     with load(service, hedge=HEDGE) as manager:
         assert manager.execute_result("p", "x").attempts == 1
         assert manager.metrics().plugins["p"].hedges_sent == 0
-    assert len(service.told) == 1
+    assert len(service.timeouts) == 1
 
 
-def test_off_unless_asked_for(serve: Callable[..., Service]) -> None:
+def test_hedging_is_off_by_default(serve: Callable[..., Service]) -> None:
     service = serve("http", lambda _: 0.1)
     before = set(threading.enumerate())
     with load(service, retry={"idempotent": True}) as manager:
@@ -50,7 +50,7 @@ def test_off_unless_asked_for(serve: Callable[..., Service]) -> None:
         assert not [thread for thread in set(threading.enumerate()) - before if "hedge" in thread.name]
 
 
-def test_when_both_attempts_failed_the_retries_go_on(serve: Callable[..., Service]) -> None:
+def test_after_two_failed_attempts_the_call_is_retried(serve: Callable[..., Service]) -> None:
     service = serve("http", lambda number: 5.0 if number < 2 else 0.0)
     retry = {"idempotent": True, "max_retries": 1, "initial_interval": "1ms"}
     with load(service, hedge=HEDGE, retry=retry) as manager:
@@ -59,5 +59,5 @@ def test_when_both_attempts_failed_the_retries_go_on(serve: Callable[..., Servic
         result = manager.execute_result("p", "x", timeout=4.0)
         timer.join()
         assert (result.value, result.attempts) == ("x", 3)
-    assert service.told == sorted(service.told, reverse=True)
-    assert len(set(service.told)) == 3
+    assert service.timeouts == sorted(service.timeouts, reverse=True)
+    assert len(set(service.timeouts)) == 3

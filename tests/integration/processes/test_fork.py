@@ -128,7 +128,7 @@ def test_siblings_draw_different_random_numbers(run):
     manager = Manager()
     manager.load_from_config({"plugins": configuration(WHERE)["plugins"][:1]})
     def draw():
-        rng = manager._registry.plugins["http"]._rng
+        rng = manager._registry.plugins["http"]._shared.rng
         return [rng.random(), manager.execute_result("http", 1).request_id]
     report([in_child(draw) for _ in range(3)])
     """)
