@@ -128,12 +128,12 @@ def test_siblings_draw_different_random_numbers(run):
     manager = Manager()
     manager.load_from_config({"plugins": configuration(WHERE)["plugins"][:1]})
     def draw():
-        rng = manager._registry.plugins["http"]._shared.rng
-        return [rng.random(), manager.execute_result("http", 1).request_id]
+        policies = manager._registry.plugins["http"].policies
+        return [policies.retry.delay(1), manager.execute_result("http", 1).request_id]
     report([in_child(draw) for _ in range(3)])
     """)
     (drawn,) = reports
-    assert len({number for number, _ in drawn}) == len({name for _, name in drawn}) == 3
+    assert len({delay for delay, _ in drawn}) == len({request_id for _, request_id in drawn}) == 3
 
 
 @pytest.mark.processes
