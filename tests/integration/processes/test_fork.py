@@ -128,8 +128,8 @@ def test_siblings_draw_different_random_numbers(run):
     manager = Manager()
     manager.load_from_config({"plugins": configuration(WHERE)["plugins"][:1]})
     def draw():
-        policies = manager._registry.plugins["http"].policies
-        return [policies.retry.delay(1), manager.execute_result("http", 1).request_id]
+        pipeline = manager._registry.plugins["http"].pipeline
+        return [pipeline.retry.delay(1), manager.execute_result("http", 1).request_id]
     report([in_child(draw) for _ in range(3)])
     """)
     (drawn,) = reports
