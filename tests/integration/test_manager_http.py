@@ -47,13 +47,13 @@ class Answer:
 @serve.plugin(name="echo")
 def echo(request: Ask, context: ExecutionContext) -> Answer:
     if request.text == "reject":
-        raise serve.Rejected("as you wish", code="ASKED")
+        raise serve.Rejected("not accepted", code="REFUSED")
     if request.text == "sleep":
         time.sleep(request.number / 1000)
     return Answer(request.number, request.text, context.request_id or "")
 
 
-class Door:
+class ConnectionCounter:
     """A WSGI middleware that counts the server's connections by their remote port."""
 
     def __init__(self, app):
@@ -107,7 +107,7 @@ def open_files():
 
 
 @pytest.mark.stress
-def test_ten_thousand_calls_from_32_threads_none_lost_none_mixed_up(server):
+def test_ten_thousand_calls_from_32_threads_get_their_own_replies(server):
     threads_before, files_before = threading.active_count(), open_files()
     wrong, done = [], []
     with manager_for(server.url, connection={"max_connections": 8, "max_idle_connections": 8}) as manager:
@@ -143,8 +143,8 @@ def test_ten_thousand_calls_from_32_threads_none_lost_none_mixed_up(server):
     assert open_files() <= files_before
 
 
-def test_the_servers_view_of_max_connections():
-    door = Door(serve.wsgi(echo))
+def test_the_server_sees_at_most_max_connections():
+    door = ConnectionCounter(serve.wsgi(echo))
     app = waitress.create_server(door, host="127.0.0.1", port=0, threads=16)
 
     def run():
@@ -162,7 +162,7 @@ def test_the_servers_view_of_max_connections():
     thread.join(5)
 
 
-def test_a_wait_for_a_connection_ends_in_a_typed_refusal(server):
+def test_a_wait_for_a_connection_ends_in_a_saturated_error(server):
     with manager_for(server.url, connection={"max_connections": 1}) as manager:
         pool = manager.get_plugin("echo").sender._engine.pool
         busy = manager.submit("echo", Ask(1000, "sleep"))
@@ -174,7 +174,7 @@ def test_a_wait_for_a_connection_ends_in_a_typed_refusal(server):
         assert busy.result(5).number == 1000
 
 
-def test_a_slow_plugin_is_left_on_time(server):
+def test_a_call_of_a_slow_plugin_ends_at_its_deadline(server):
     with manager_for(server.url) as manager:
         for stopwatch in time_limit(0.4):
             with stopwatch, pytest.raises(PluginTimeoutError):
@@ -185,16 +185,16 @@ def test_a_slow_plugin_is_left_on_time(server):
         assert manager.execute("echo", Ask(1)).number == 1
 
 
-def test_a_business_error_keeps_its_text_and_code_and_is_no_failure_of_the_plugin(server):
+def test_a_rejection_keeps_its_text_and_code_and_is_no_failure(server):
     with manager_for(server.url, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1}) as manager:
         for _ in range(3):
-            with pytest.raises(PluginExecutionError, match="as you wish") as caught:
+            with pytest.raises(PluginExecutionError, match="not accepted") as caught:
                 manager.execute("echo", Ask(1, "reject"))
-        assert caught.value.details["metadata"]["error_code"] == "ASKED"
+        assert caught.value.details["metadata"]["error_code"] == "REFUSED"
         assert manager.execute("echo", Ask(1)).number == 1
 
 
-def test_an_answer_of_another_type_names_the_field(server):
+def test_a_reply_of_a_wrong_type_names_the_field(server):
     @attrs.frozen
     class Other:
         number: str
@@ -203,7 +203,7 @@ def test_an_answer_of_another_type_names_the_field(server):
         manager.bind("echo", Ask, Other)(Ask(1))
 
 
-def test_a_dead_plugin_costs_microseconds_and_a_returning_one_is_used_again():
+def test_calls_of_a_dead_plugin_fail_in_microseconds_and_succeed_after_its_restart():
     running = serve.start(echo, "http://127.0.0.1:0")
     breaker = {"failure_threshold": 3, "recovery_timeout": "200ms", "success_threshold": 1}
     with manager_for(running.url, circuit_breaker=breaker, retry={"max_retries": 0}) as manager:
@@ -256,7 +256,7 @@ def test_a_forked_child_calls_on_connections_of_its_own(other_process):
     assert run(fork_with_connections, other_process) == [[[], [*range(5), *range(5)]], 3]
 
 
-def test_background_work_starts_with_the_first_call_and_not_with_loading():
+def test_background_threads_start_with_the_first_call():
     script = """
 import os, threading, sys
 from goplugins import Manager
@@ -286,7 +286,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_idle_connections_are_closed_although_nobody_calls(server):
+def test_idle_connections_are_closed_without_further_calls(server):
     with manager_for(server.url, connection={"idle_timeout": "100ms"}) as manager:
         manager.execute("echo", Ask(1))
         pool = manager.get_plugin("echo").sender._engine.pool
@@ -298,7 +298,7 @@ def test_idle_connections_are_closed_although_nobody_calls(server):
         assert manager.execute("echo", Ask(2)).number == 2
 
 
-def test_a_plugin_that_nobody_calls_is_known_to_be_dead_within_its_interval():
+def test_a_dead_plugin_without_calls_is_detected_within_its_health_interval():
     running = serve.start(echo, "http://127.0.0.1:0")
     health = {"enabled": True, "interval": "100ms", "timeout": "500ms", "failure_limit": 2}
     with manager_for(running.url, health_check=health) as manager:
@@ -315,7 +315,7 @@ def test_a_plugin_that_nobody_calls_is_known_to_be_dead_within_its_interval():
         assert manager.metrics().health_check_failures >= 2
 
 
-def test_interrupts_at_any_moment_leak_neither_connections_nor_counts(server):
+def test_interrupts_at_random_moments_leak_no_connections_and_no_counts(server):
     """What a task's time limit does: an exception out of a signal handler, between any two steps of a call."""
     random.seed(7)
     struck = 0

@@ -1,4 +1,4 @@
-"""A folder with a file of plugins, some of them well."""
+"""A folder with configuration files: a valid one, a broken one, and one with a plugin that is down."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 from goplugins import serve
 from goplugins.serve import RunningServer
 
-ASKED: list[dict[str, str]] = []
-"""Every request that came."""
+REQUESTS: list[dict[str, str]] = []
+"""All requests received."""
 
 
 @serve.plugin(name="greet")
 def greet(request: dict[str, str]) -> dict[str, str]:
-    """Says no to some, and is not there for others."""
-    ASKED.append(request)
+    """Rejects "eve", and is unavailable for "later"."""
+    REQUESTS.append(request)
     if request.get("name") == "eve":
         raise serve.Rejected("not you\x1b[31m")
     if request.get("name") == "later":
         raise serve.Unavailable("warming up", retry_after=7)
-    return {"text": f"hello {request.get('name', 'nobody')}, ünïcode"}
+    return {"text": f"hello {request.get('name', 'world')}, ünïcode"}
 
 
 @pytest.fixture
 def server() -> Iterator[RunningServer]:
-    ASKED.clear()
+    REQUESTS.clear()
     with serve.start(greet) as server:
         yield server
 

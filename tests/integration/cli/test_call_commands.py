@@ -1,4 +1,4 @@
-"""``goplugins call``, ``health`` and ``bench``: answers on stdout, reasons on stderr, exit codes for scripts."""
+"""``goplugins call``, ``health`` and ``bench``: results on stdout, errors on stderr, exit codes for scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import pytest
 
 from goplugins.cli import main
-from tests.integration.cli.conftest import ASKED
+from tests.integration.cli.conftest import REQUESTS
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -26,28 +26,28 @@ def run(*arguments, capsys):
 # --- call ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_json(capsys):
+def test_a_response_is_printed_as_json(capsys):
     code, out, err = run("call", "-c", "plugins.yaml", "greet", '{"name": "you"}', capsys=capsys)
     assert (code, err) == (0, "")
     assert json.loads(out) == {"text": "hello you, ünïcode"}
     assert "ünïcode" in out
 
 
-def test_a_request_comes_from_stdin(capsys, monkeypatch):
+def test_a_request_is_read_from_stdin(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"name": "pipe"}'))
     code, out, _ = run("call", "-c", "plugins.yaml", "greet", "-", capsys=capsys)
     assert code == 0
     assert "hello pipe" in out
 
 
-def test_member_attempts_and_duration_go_to_stderr(capsys):
+def test_member_attempts_and_duration_are_printed_to_stderr(capsys):
     code, out, err = run("call", "-c", "plugins.yaml", "greet", "{}", "-v", "--idempotent", "--key", "k", capsys=capsys)
     assert code == 0
     assert json.loads(out)
     assert err.startswith("plugin greet, 1 attempt(s), ")
 
 
-def test_a_refusal_is_one_line_that_no_terminal_obeys(capsys):
+def test_a_rejection_is_one_line_without_control_characters(capsys):
     code, out, err = run("call", "-c", "plugins.yaml", "greet", '{"name": "eve"}', capsys=capsys)
     assert (code, out) == (1, "")
     assert "[PLUGIN_1203]" in err
@@ -56,7 +56,7 @@ def test_a_refusal_is_one_line_that_no_terminal_obeys(capsys):
     assert err.count("\n") == 1
 
 
-def test_a_failure_says_when_to_try_again(capsys):
+def test_a_failure_shows_its_retry_after(capsys):
     arguments = ("call", "-c", "plugins.yaml", "greet", '{"name": "later"}', "--timeout", "1")
     code, _, err = run(*arguments, capsys=capsys)
     assert code == 1
@@ -65,7 +65,7 @@ def test_a_failure_says_when_to_try_again(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("plugins.yaml", "greet", "hello"), "the request is not JSON"),
         (("plugins.yaml", "great", "{}"), "did you mean 'greet'?"),
@@ -75,10 +75,10 @@ def test_a_failure_says_when_to_try_again(capsys):
         (("plugins.yaml", "greet", "{}", "--timeout", "-1"), "timeout"),
     ],
 )
-def test_what_can_not_be_done_as_asked_is_2(arguments, says, capsys):
+def test_wrong_usage_has_exit_code_2(arguments, message, capsys):
     code, out, err = run("call", "--config", *arguments, capsys=capsys)
     assert (code, out) == (2, "")
-    assert says in err
+    assert message in err
 
 
 def test_headers_are_sent(capsys):
@@ -89,7 +89,7 @@ def test_headers_are_sent(capsys):
 # --- health ----------------------------------------------------------------------------------------------------------
 
 
-def test_all_are_well(capsys):
+def test_health_of_healthy_plugins_has_exit_code_0(capsys):
     code, out, _ = run("health", "-c", "plugins.yaml", capsys=capsys)
     assert code == 0
     assert out.splitlines()[0].split() == ["plugin", "status", "took", "message"]
@@ -97,7 +97,7 @@ def test_all_are_well(capsys):
     assert "hunter2" not in out
 
 
-def test_one_is_not(capsys):
+def test_health_with_a_plugin_that_is_down_has_exit_code_1(capsys):
     code, out, _ = run("health", "-c", "mixed.yaml", capsys=capsys)
     assert code == 1
     assert "connection refused" in out
@@ -113,7 +113,7 @@ def test_health_as_json(capsys):
     assert found["gone"]["status"] in {"unhealthy", "offline"}
 
 
-def test_health_of_a_name_that_is_not_there(capsys):
+def test_health_of_an_unknown_name_has_exit_code_2(capsys):
     code, _, err = run("health", "-c", "plugins.yaml", "great", capsys=capsys)
     assert code == 2
     assert "did you mean 'greet'?" in err
@@ -131,7 +131,7 @@ def test_a_bench_reports_rates_and_percentiles(capsys):
     assert "p99.9" in out
 
 
-def test_a_bench_as_json_adds_up(capsys):
+def test_a_bench_as_json_is_consistent(capsys):
     code, out, _ = run("bench", "-c", "plugins.yaml", "greet", "{}", *SHORT, "--json", capsys=capsys)
     found = json.loads(out)
     assert code == 0
@@ -142,7 +142,7 @@ def test_a_bench_as_json_adds_up(capsys):
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"]
 
 
-def test_a_bench_without_an_answer_is_1_and_says_why(capsys):
+def test_a_bench_without_a_response_has_exit_code_1_and_lists_the_errors(capsys):
     code, out, _ = run("bench", "-c", "mixed.yaml", "gone", *SHORT, capsys=capsys)
     assert code == 1
     assert "(100%)" in out
@@ -152,7 +152,7 @@ def test_a_bench_without_an_answer_is_1_and_says_why(capsys):
 @pytest.mark.parametrize(
     "wrong", [("--seconds", "0"), ("--concurrency", "0"), ("--warmup", "-1"), ("--seconds", "nan")]
 )
-def test_a_bench_that_makes_no_sense_is_2(wrong, capsys):
+def test_invalid_bench_options_have_exit_code_2(wrong, capsys):
     assert run("bench", "-c", "plugins.yaml", "greet", *wrong, capsys=capsys)[0] == 2
 
 
@@ -167,14 +167,14 @@ def test_a_call_from_a_shell(folder):
 
 
 @pytest.mark.parametrize(("warmup", "code"), [("0", 0), ("60", 1)])
-def test_ctrl_c_ends_a_bench_early_and_shows_what_there_is(folder, warmup, code):
+def test_ctrl_c_ends_a_bench_early_and_prints_its_results(folder, warmup, code):
     bench = ("bench", "-c", "plugins.yaml", "greet", "{}", "--seconds", "60", "--warmup", warmup)
     command = [sys.executable, "-m", "goplugins", *bench]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
-    while len(ASKED) < 100 and time.monotonic() < deadline:
+    while len(REQUESTS) < 100 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == code, err  # in the warm-up nothing was counted yet
+    assert process.returncode == code, err  # 1 during the warm-up, in which no call counts
     assert "answers/s" in out

@@ -1,4 +1,4 @@
-"""``goplugins config``: its answers, its exit codes, and that no secret shows."""
+"""``goplugins config``: output, exit codes, and masked secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.discovery.conftest import put
 
 GO_FILE = Path(__file__).resolve().parents[2] / "data/go-v1.0.0-config.json"
 
-GOOD = """\
+VALID = """\
 default_retry:
   max_retries: 5
 plugins:
@@ -28,7 +28,7 @@ plugins:
   endpoint: https://auth.example.com/v1
   auth: {method: bearer, token: hunter2}
 """
-BAD = """\
+INVALID = """\
 plugins:
 - name: auth
   transport: https
@@ -38,7 +38,7 @@ plugins:
 
 - name: auth
   transport: unix
-  endpoint: ${NOBODY_SETS_THIS}
+  endpoint: ${GOPLUGINS_TEST_UNSET}
   nonsense: 1
 """
 
@@ -46,8 +46,8 @@ plugins:
 @pytest.fixture(autouse=True)
 def in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.yaml").write_text(GOOD)
-    (tmp_path / "bad.yaml").write_text(BAD)
+    (tmp_path / "good.yaml").write_text(VALID)
+    (tmp_path / "bad.yaml").write_text(INVALID)
 
 
 def config(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -87,7 +87,7 @@ def test_the_commands_as_processes() -> None:
 # --- check -----------------------------------------------------------------------------------------------------
 
 
-def test_check_of_a_good_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_valid_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert config("check", "good.yaml", capsys=capsys) == (0, "good.yaml: no problem, 1 plugin\n", "")
 
 
@@ -107,24 +107,24 @@ def test_check_names_the_line(name: str, text: str, line: int, capsys: pytest.Ca
     assert out.startswith(f"{name}:{line}: ")
 
 
-def test_check_for_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_for_another_machine_ignores_variables_and_files(capsys: pytest.CaptureFixture[str]) -> None:
     plugin = {"name": "a", "transport": "https", "endpoint": "https://host/a"}
-    plugin["auth"] = {"method": "bearer", "token": "${NOBODY_SETS_THIS}", "ca_file": "/nowhere/ca.pem"}  # type: ignore[assignment]
+    plugin["auth"] = {"method": "bearer", "token": "${GOPLUGINS_TEST_UNSET}", "ca_file": "/nowhere/ca.pem"}  # type: ignore[assignment]
     Path("c.json").write_text(json.dumps({"plugins": [plugin]}))
     assert config("check", "--elsewhere", "c.json", capsys=capsys)[0] == 0
     code, out, _ = config("check", "c.json", capsys=capsys)
     assert code == 1
-    assert "NOBODY_SETS_THIS" in out
+    assert "GOPLUGINS_TEST_UNSET" in out
     assert "/nowhere/ca.pem" in config("check", "c.json", capsys=capsys)[1] or "plugins[0].auth.ca_file" in out
     assert config("check", "--elsewhere", "bad.yaml", capsys=capsys)[0] == 1
 
 
-def test_check_leaves_factories_of_code_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_skips_types_registered_in_code(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.json").write_text('{"plugins": [{"name": "a", "type": "mine", "transport": "unix", "endpoint": "/run/a"}]}')
     assert config("check", "c.json", capsys=capsys)[0] == 0
 
 
-def test_check_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = config("check", "nowhere.yaml", capsys=capsys)
     assert (code, out) == (2, "")
     assert err.startswith("goplugins: nowhere.yaml: does not exist")
@@ -133,8 +133,8 @@ def test_check_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 # --- diff ------------------------------------------------------------------------------------------------------
 
 
-def test_diff_shows_what_differs_and_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("new.yaml").write_text(GOOD.replace("max_retries: 5", "max_retries: 6").replace("hunter2", "hunter3"))
+def test_diff_shows_changes_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.yaml").write_text(VALID.replace("max_retries: 5", "max_retries: 6").replace("hunter2", "hunter3"))
     code, out, err = config("diff", "good.yaml", "new.yaml", capsys=capsys)
     assert (code, err) == (1, "")
     assert "~ auth: replaced" in out
@@ -143,7 +143,7 @@ def test_diff_shows_what_differs_and_no_secret(capsys: pytest.CaptureFixture[str
     assert config("diff", "good.yaml", "good.yaml", capsys=capsys) == (0, "nothing differs\n", "")
 
 
-def test_diff_with_a_wrong_file_names_every_problem(capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_with_an_invalid_file_lists_all_problems(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = config("diff", "good.yaml", "bad.yaml", capsys=capsys)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 5
@@ -163,7 +163,7 @@ def test_show_marks_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert "hunter2" not in out
 
 
-def test_show_says_what_was_discovered_and_what_was_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_lists_discovered_plugins_and_those_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = os.umask(0o022)
     folder = tmp_path / "found"
     folder.mkdir()
@@ -182,7 +182,7 @@ def test_show_says_what_was_discovered_and_what_was_not(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])
-def test_import_go_writes_what_loads_here(
+def test_import_go_writes_a_loadable_configuration(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, err = config("import-go", "--format", kind, str(GO_FILE), capsys=capsys)
@@ -204,7 +204,7 @@ def test_import_go_writes_what_loads_here(
     assert (loaded.default_retry, loaded.discovery) == (ours.default_retry, ours.discovery)
 
 
-def test_import_go_warns_of_what_has_no_counterpart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_go_warns_of_settings_without_counterpart(capsys: pytest.CaptureFixture[str]) -> None:
     plugin = {
         "name": "a",
         "transport": "https",
@@ -228,7 +228,7 @@ def test_import_go_warns_of_what_has_no_counterpart(capsys: pytest.CaptureFixtur
     assert yaml.safe_load(out)["plugins"][0]["env"] == ["KEY=s3cret"]
 
 
-def test_import_go_of_a_file_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_go_of_an_invalid_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("go.json").write_text('{"default_retry": {"max_interval": "5s"}}')
     code, out, err = config("import-go", "go.json", capsys=capsys)
     assert (code, out) == (2, "")
@@ -236,7 +236,7 @@ def test_import_go_of_a_file_that_is_none(capsys: pytest.CaptureFixture[str]) ->
     assert config("import-go", "nowhere.json", capsys=capsys)[0] == 2
 
 
-def test_what_check_finds_good_a_manager_loads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_check_accepts_can_be_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert config("check", "good.yaml", capsys=capsys)[0] == 0
     with Manager() as manager:
         manager.load_from_config("good.yaml")

@@ -1,4 +1,4 @@
-"""``goplugins top`` and ``goplugins dashboard``: frames in a pipe and in a terminal, a page on a port."""
+"""``goplugins top`` and ``goplugins dashboard``: frames in a pipe and in a terminal, a web page on a port."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(*arguments, capsys):
 
 @pytest.fixture
 def page():
-    """The dashboard of a manager with a past."""
+    """The dashboard of a manager that has made calls."""
     import threading
 
     with Manager() as manager:
@@ -76,12 +76,12 @@ def test_one_frame_of_a_running_process(page, capsys):
     assert "[bold]" in out
 
 
-def test_without_rich_one_frame_is_still_written(page, capsys, monkeypatch):
+def test_without_rich_one_frame_is_printed(page, capsys, monkeypatch):
     monkeypatch.setattr("goplugins.cli._common.has_rich", lambda: False)
     assert run("top", "--url", page, "--once", capsys=capsys)[0] == 0
 
 
-def test_without_rich_a_live_view_says_what_it_needs(page, capsys, monkeypatch):
+def test_without_rich_a_live_view_names_the_package_to_install(page, capsys, monkeypatch):
     monkeypatch.setattr("goplugins.cli.top.has_rich", lambda: False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     code, _, err = run("top", "--url", page, capsys=capsys)
@@ -90,7 +90,7 @@ def test_without_rich_a_live_view_says_what_it_needs(page, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("http://127.0.0.1:1/", "no answer from http://127.0.0.1:1/"),
         ("http://me:hunter2@127.0.0.1:1/", "no answer from http://127.0.0.1:1/"),
@@ -98,10 +98,10 @@ def test_without_rich_a_live_view_says_what_it_needs(page, capsys, monkeypatch):
         ("plugins.yaml", "expected http"),
     ],
 )
-def test_a_url_that_leads_nowhere(url, says, capsys):
+def test_a_url_without_a_server(url, message, capsys):
     code, _, err = run("top", "--url", url, "--once", capsys=capsys)
     assert code == 2
-    assert says in err
+    assert message in err
     assert "hunter2" not in err
 
 
@@ -120,7 +120,7 @@ def test_a_live_view_in_a_terminal(page, width):
     assert code == 0
 
 
-# With the terminal as its controlling one, so that it gets SIGINT when Ctrl-C is typed there.
+# Makes the terminal the controlling one, so that Ctrl-C typed there sends SIGINT.
 IN_TERMINAL = """
 import fcntl, runpy, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -129,7 +129,7 @@ runpy.run_module("goplugins", run_name="__main__", alter_sys=True)
 
 
 def in_terminal(*arguments, until, width):
-    """Output in a terminal of ``width`` columns, where Ctrl-C is typed once ``until`` is shown; and the exit status."""
+    """Types Ctrl-C in a terminal of ``width`` columns once it shows ``until``; returns the output and the exit code."""
     terminal, other_end = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     process = subprocess.Popen(
@@ -180,7 +180,7 @@ def served(folder):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_a_page_for_this_machine_until_it_is_ended(served, end):
+def test_the_page_is_served_until_a_signal(served, end):
     process, url = served
     assert "static/app.js" in get(url)
     deadline = time.monotonic() + 20
@@ -195,21 +195,21 @@ def test_a_page_for_this_machine_until_it_is_ended(served, end):
     assert err == ""
 
 
-def test_a_name_that_was_made_to_lead_here_is_not_answered(served):
+def test_requests_for_another_host_name_are_rejected(served):
     _, url = served
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
         get(url + "state", Host="rebound.example.com")
     refused.value.close()
 
 
-def test_a_port_that_is_taken(page, capsys):
+def test_a_port_in_use(page, capsys):
     port = re.search(r":(\d+)/", page)[1]
     code, _, err = run("dashboard", "-c", "plugins.yaml", "--port", port, capsys=capsys)
     assert code == 2
     assert f"port {port}" in err
 
 
-def test_buttons_for_the_open_network_are_refused(capsys):
+def test_allow_actions_needs_a_local_host(capsys):
     code, _, err = run(
         "dashboard", "-c", "plugins.yaml", "--host", "0.0.0.0", "--port", "0", "--allow-actions", capsys=capsys
     )
@@ -217,7 +217,7 @@ def test_buttons_for_the_open_network_are_refused(capsys):
     assert "--allow-actions" in err
 
 
-def test_the_commands_need_rich_only_where_they_show_tables(monkeypatch, capsys):
+def test_call_and_health_do_not_import_rich(monkeypatch, capsys):
     real = builtins.__import__
 
     def without_rich(name, *arguments, **options):

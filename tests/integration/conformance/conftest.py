@@ -1,4 +1,4 @@
-"""Servers over every wire, and managers that call them with all policies enabled."""
+"""Servers on each transport, and managers that call them with all policies enabled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMOTE = [wire for wire in WIRES if wire.remote]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test runs over each wire; one marked ``remote`` only over those to another process."""
+    """Runs each test over each wire; tests marked ``remote`` only over those to another process."""
     if "wire" in metafunc.fixturenames:
         wires = REMOTE if getattr(metafunc.function, "remote", False) else WIRES
         others = [pytest.mark.processes] if getattr(metafunc.function, "slow", False) else []
@@ -29,13 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def slow(test: Any) -> Any:
-    """For tests that take seconds: `make test` runs them over one wire, `make processes` over the others."""
+    """Marks tests that take seconds: `make test` runs them over one wire, `make processes` over the others."""
     test.slow = True
     return test
 
 
 def remote(test: Any) -> Any:
-    """For tests that need a plugin in another process."""
+    """Marks tests that need a plugin in another process."""
     test.remote = True
     return test
 
@@ -47,7 +47,7 @@ class Servers:
         self._started: list[tuple[Server, Path]] = []
 
     def start(self, wire: Wire, plugin: str = "worker", **auth: Any) -> Server:
-        folder = Path(tempfile.mkdtemp(prefix="gp-"))  # short: a socket's path has no room for pytest's own
+        folder = Path(tempfile.mkdtemp(prefix="gp-"))  # short: pytest's tmp_path is too long for a socket
         server = wire.serve(plugin, auth, folder)
         self._started.append((server, folder))
         return server
@@ -75,7 +75,7 @@ def shared() -> Iterator[Callable[[Wire, str], Server]]:
 
 @pytest.fixture
 def start(wire: Wire) -> Iterator[Callable[..., Server]]:
-    """Starts servers of the test's own: a plugin's name, and the credentials that it expects."""
+    """Starts servers for one test, given the name of a plugin and the expected credentials."""
     servers = Servers()
     yield lambda plugin="worker", **auth: servers.start(wire, plugin, **auth)
     servers.close()

@@ -1,6 +1,6 @@
-"""A program that calls a plugin and prints its findings as JSON: ``... host WHAT CONFIGURATION``.
+"""Program that calls a plugin and prints its results as JSON: ``... host fork|leaks CONFIGURATION``.
 
-It runs in a process of its own, without other tests' threads, descriptors and children.
+It runs in a process of its own, without threads, descriptors and children of other tests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def result_of_child(function: Callable[[], Any]) -> Any:
         os.close(reader)
         try:
             result = function()
-        except Exception as error:  # and not the SystemExit of a child of its own
+        except Exception as error:  # not SystemExit, which ends a grandchild
             result = repr(error)
         os.write(writer, json.dumps(result).encode())
         os.close(writer)
@@ -51,7 +51,7 @@ def result_of_child(function: Callable[[], Any]) -> Any:
 
 
 def fork(configuration: dict[str, Any]) -> Any:
-    """A child, a grandchild, and a child of a manager that was never used, call; the parent calls in between."""
+    """Calls by children, a grandchild and a child of an unused manager, with calls by the parent in between."""
     manager, fresh = manager_of(configuration), manager_of(configuration)
 
     def call(value: int, caller: Manager[Task, Done] = manager) -> Any:
@@ -78,18 +78,18 @@ def fork(configuration: dict[str, Any]) -> Any:
 # --- leaks -----------------------------------------------------------------------------------------------------
 
 
-def held() -> tuple[int, int, int]:
+def open_resources() -> tuple[int, int, int]:
     """Descriptors, threads and child processes of this process."""
     gc.collect()
     return len(os.listdir("/proc/self/fd")), threading.active_count(), len(children())
 
 
 def settled(goal: tuple[int, ...] = (0, 0, 0), patience: float = 0.5) -> tuple[int, int, int]:
-    """What is open once it is no more than the goal, or has not changed for ``patience`` seconds."""
-    found, since = held(), time.monotonic()
+    """Counts of open resources once they are at most ``goal``, or have not changed for ``patience`` seconds."""
+    found, since = open_resources(), time.monotonic()
     while time.monotonic() < since + patience and not all(map(int.__le__, found, goal)):
         time.sleep(0.02)
-        now = held()
+        now = open_resources()
         if now != found:
             found, since = now, time.monotonic()
     return found
@@ -107,14 +107,14 @@ def interrupted(manager: Manager[Task, Done], folder: str) -> None:
     thread.start()
     try:
         manager.execute("p", Task(until=gate, ledger=ledger), timeout=15)
-        raise AssertionError("nothing happened")
+        raise AssertionError("the interrupt was not raised")
     except KeyboardInterrupt:
         Path(gate).touch()
     thread.join()
 
 
 def use(configuration: dict[str, Any], folder: str) -> None:
-    """Creates a manager, makes calls that succeed and fail in every way, and shuts it down."""
+    """Creates a manager, makes calls with all outcomes, and shuts it down."""
 
     def failing(**arguments: Any) -> None:
         try:
@@ -138,7 +138,7 @@ _MANAGERS = 3
 
 
 def leaks(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What is open after several managers, and what was open after the first one."""
+    """Counts of open resources after several managers, and after the first one."""
     with tempfile.TemporaryDirectory() as folder:
         use(configuration, folder)
         before = settled()
@@ -148,5 +148,5 @@ def leaks(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    what, text = sys.argv[1:3]
-    print(json.dumps({"fork": fork, "leaks": leaks}[what](json.loads(text))))
+    command, text = sys.argv[1:3]
+    print(json.dumps({"fork": fork, "leaks": leaks}[command](json.loads(text))))

@@ -1,4 +1,4 @@
-"""The plugins that every wire serves, at module level, so that another process can import them."""
+"""The plugins that are served over each transport, at module level so that other processes can import them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Task:
 
     Attributes:
         do: name of one of the functions below.
-        value: returned.
+        value: the value of the reply.
         seconds: minimum duration.
         ledger: file to which each execution appends a line: request, key, timeout and process.
         until: file whose appearance the worker waits for.
@@ -89,7 +89,7 @@ class Task:
 
 @attrs.frozen
 class Done:
-    """``started`` and ``ended`` are on the monotonic clock, which all processes of a machine share."""
+    """``started`` and ``ended``: monotonic time, which is the same in all processes of a machine."""
 
     value: Any
     pid: int
@@ -98,7 +98,7 @@ class Done:
 
 
 def lines_of(ledger: os.PathLike[str] | str) -> list[str]:
-    """The executions so far."""
+    """Lines of the ledger, one per execution."""
     try:
         with open(ledger) as file:
             return file.read().splitlines()
@@ -106,7 +106,7 @@ def lines_of(ledger: os.PathLike[str] | str) -> list[str]:
         return []
 
 
-def _note(task: Task, context: ExecutionContext) -> int:
+def _write_ledger(task: Task, context: ExecutionContext) -> int:
     """Appends the execution to the ledger; returns the number of executions."""
     if not task.ledger:
         return 0
@@ -168,7 +168,7 @@ _MAX_WAIT = 20.0
 
 def work(task: Task, context: ExecutionContext) -> Done:
     started = time.monotonic()
-    number = _note(task, context)
+    number = _write_ledger(task, context)
     if task.seconds:
         time.sleep(task.seconds)
     while task.until and not os.path.exists(task.until) and time.monotonic() < started + _MAX_WAIT:
@@ -178,5 +178,5 @@ def work(task: Task, context: ExecutionContext) -> Done:
 
 
 worker = serve.plugin(name="worker", version="1.2.3", description="executes a task")(work)
-ailing = serve.plugin(name="ailing", health=lambda: "the disk is full")(work)
-tired = serve.plugin(name="tired", health=lambda: "degraded")(work)
+unhealthy = serve.plugin(name="unhealthy", health=lambda: "the disk is full")(work)
+degraded = serve.plugin(name="degraded", health=lambda: "degraded")(work)

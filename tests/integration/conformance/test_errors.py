@@ -1,4 +1,4 @@
-"""Each mistake of a plugin or a caller is the same error on every wire."""
+"""Each mistake of a plugin or caller raises the same error over all transports."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from goplugins.errors import InvalidHeaderError, TransportError
 from tests.integration.conformance.conftest import executions, remote, slow
 from tests.integration.conformance.plugins import Done, Task, lines_of
 
-TOUCHY = {"failure_threshold": 1, "min_request_threshold": 1}
-"""A breaker that opens with the first failure."""
+FRAGILE = {"failure_threshold": 1, "min_request_threshold": 1}
+"""Settings of a breaker that opens at the first failure."""
 
 
 # --- business errors -----------------------------------------------------------------------------------------------
 
 
-def test_business_error_has_text_code_and_metadata_and_is_no_failure(connect, ledger):
-    manager = connect(circuit_breaker=TOUCHY)
+def test_a_rejection_has_text_code_and_metadata_and_is_no_failure(connect, ledger):
+    manager = connect(circuit_breaker=FRAGILE)
     for _ in range(3):
         with pytest.raises(PluginExecutionError, match="not in stock") as caught:
             manager.execute("p", Task(do="reject", ledger=str(ledger)), idempotent=True)
@@ -40,7 +40,7 @@ def test_business_error_has_text_code_and_metadata_and_is_no_failure(connect, le
 
 
 @remote
-def test_exception_within_the_plugin_says_nothing_of_itself(connect):
+def test_an_exception_in_the_plugin_is_an_internal_error_without_details(connect):
     manager = connect()
     with pytest.raises(TransportError, match="internal error") as caught:
         manager.execute("p", Task(do="crash"))
@@ -49,7 +49,7 @@ def test_exception_within_the_plugin_says_nothing_of_itself(connect):
 
 
 @pytest.mark.parametrize("do", ["crash", "unserialisable"])
-def test_exception_within_the_plugin_is_replayed_only_if_idempotent(connect, ledger, do):
+def test_an_exception_in_the_plugin_is_retried_only_if_idempotent(connect, ledger, do):
     manager = connect()
     task = Task(do=do, times=2, ledger=str(ledger), value=1)
     with pytest.raises(TransportError) as caught:
@@ -60,8 +60,8 @@ def test_exception_within_the_plugin_is_replayed_only_if_idempotent(connect, led
     assert result.value.value == 1
 
 
-def test_exceptions_within_the_plugin_open_the_breaker(connect):
-    manager = connect(circuit_breaker=TOUCHY)
+def test_exceptions_in_the_plugin_open_the_breaker(connect):
+    manager = connect(circuit_breaker=FRAGILE)
     with pytest.raises(TransportError):
         manager.execute("p", Task(do="crash"))
     assert manager.explain("p").breaker == "open"
@@ -70,7 +70,7 @@ def test_exceptions_within_the_plugin_open_the_breaker(connect):
 # --- an unavailable plugin ------------------------------------------------------------------------------------------
 
 
-def test_unavailable_with_a_time_is_replayed_for_any_call(connect, ledger):
+def test_unavailable_with_retry_after_is_retried_for_all_calls(connect, ledger):
     manager = connect()
     result = manager.execute_result("p", Task(do="unavailable for now", times=1, ledger=str(ledger), value=1))
     assert result.value.value == 1
@@ -78,7 +78,7 @@ def test_unavailable_with_a_time_is_replayed_for_any_call(connect, ledger):
     assert result.elapsed >= 0.2
 
 
-def test_unavailable_for_longer_than_the_deadline_fails_at_once(connect, ledger):
+def test_unavailable_with_retry_after_beyond_the_deadline_fails_at_once(connect, ledger):
     manager = connect()
     with pytest.raises(PluginUnavailableError, match="warming up") as caught:
         manager.execute("p", Task(do="unavailable for now", wait=30, ledger=str(ledger)), timeout=5)
@@ -88,7 +88,7 @@ def test_unavailable_for_longer_than_the_deadline_fails_at_once(connect, ledger)
     assert caught.value.elapsed < 4
 
 
-def test_unavailable_without_a_time_is_replayed_only_if_idempotent(connect, ledger):
+def test_unavailable_without_retry_after_is_retried_only_if_idempotent(connect, ledger):
     manager = connect()
     task = Task(do="unavailable", times=2, ledger=str(ledger), value=1)
     with pytest.raises(PluginUnavailableError, match="warming up") as caught:
@@ -98,7 +98,7 @@ def test_unavailable_without_a_time_is_replayed_only_if_idempotent(connect, ledg
     assert executions(ledger) == 3
 
 
-def test_attempts_end_with_max_retries(connect, ledger):
+def test_max_retries_limits_attempts(connect, ledger):
     manager = connect(retry={"max_retries": 2})
     with pytest.raises(PluginUnavailableError) as caught:
         manager.execute("p", Task(do="unavailable", ledger=str(ledger)), idempotent=True)
@@ -108,8 +108,8 @@ def test_attempts_end_with_max_retries(connect, ledger):
 # --- types and sizes ------------------------------------------------------------------------------------------------
 
 
-def test_request_that_does_not_fit_names_the_field(connect, ledger):
-    manager = connect("worker", Any, Any, circuit_breaker=TOUCHY)
+def test_a_request_of_a_wrong_type_names_the_field(connect, ledger):
+    manager = connect("worker", Any, Any, circuit_breaker=FRAGILE)
     for request, path in (
         ({"do": 5, "ledger": str(ledger)}, r"data\.do"),
         ({"do": "answer", "seconds": "1", "ledger": str(ledger)}, r"data\.seconds"),
@@ -123,7 +123,7 @@ def test_request_that_does_not_fit_names_the_field(connect, ledger):
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), float("inf"), {1j: 1}], ids=["object", "nan", "inf", "key"])
-def test_request_that_is_no_json_is_never_sent(connect, ledger, value):
+def test_a_request_without_a_json_form_is_not_sent(connect, ledger, value):
     manager = connect()
     with pytest.raises(UnserializableRequestError) as caught:
         manager.execute("p", Task(value=value, ledger=str(ledger)), idempotent=True)
@@ -132,26 +132,26 @@ def test_request_that_is_no_json_is_never_sent(connect, ledger, value):
     assert manager.metrics().attempts_total == 0
 
 
-def test_request_of_another_type_is_never_sent(connect):
+def test_a_request_of_another_class_is_not_sent(connect):
     manager = connect()
     with pytest.raises(UnserializableRequestError, match="expected a Task, got a dict"):
         manager.execute("p", {"do": "answer"})
 
 
-def test_header_that_would_break_out_of_its_line_is_never_sent(connect):
+def test_a_header_with_a_line_break_is_not_sent(connect):
     manager = connect()
     with pytest.raises(InvalidHeaderError):
         manager.execute("p", Task(), headers={"X-Tenant": "blue\r\nX-Admin: yes"})
     assert manager.metrics().attempts_total == 0
 
 
-def test_reply_that_does_not_fit_names_the_field(connect, ledger):
+def test_a_reply_of_a_wrong_type_names_the_field(connect, ledger):
     @attrs.frozen
     class Other:
         value: Any
         pid: str
 
-    manager = connect(circuit_breaker=TOUCHY)
+    manager = connect(circuit_breaker=FRAGILE)
     with pytest.raises(ReplyTypeError, match=r"expected a string, got a number @ data\.pid") as caught:
         manager.bind("p", Task, Other)(Task(ledger=str(ledger)), idempotent=True)
     assert (caught.value.attempts, executions(ledger)) == (1, 1)
@@ -159,7 +159,7 @@ def test_reply_that_does_not_fit_names_the_field(connect, ledger):
 
 
 @remote
-def test_reply_that_is_too_large(connect, ledger):
+def test_a_reply_that_is_too_large(connect, ledger):
     manager = connect(connection={"max_response_bytes": 65536, "max_connections": 1})
     assert len(manager.execute("p", Task(value="x" * 60_000)).value) == 60_000
     with pytest.raises(ReplyTooLargeError, match="65536") as caught:
@@ -197,25 +197,25 @@ def check_credentials(connect, start, ledger, method):
     """Calls with the right, wrong and no credentials."""
     right, difference = CREDENTIALS[method]
     server = start(**right)
-    welcome = connect(server, auth=right)
-    assert welcome.execute("p", Task(value=1)).value == 1
-    assert welcome.health()["p"].status == "healthy"
-    seen = welcome.execute("p", Task(do="context")).value["headers"]
-    assert not [value for value in seen.values() if "s3cret" in value], "the credentials reach the function"
+    accepted = connect(server, auth=right)
+    assert accepted.execute("p", Task(value=1)).value == 1
+    assert accepted.health()["p"].status == "healthy"
+    seen = accepted.execute("p", Task(do="context")).value["headers"]
+    assert not [value for value in seen.values() if "s3cret" in value], "credentials were passed to the function"
     for auth in ({**right, **difference}, {"method": "none"}):
-        stranger = connect(server, auth=auth, circuit_breaker=TOUCHY, health_check={"failure_limit": 5})
+        rejected = connect(server, auth=auth, circuit_breaker=FRAGILE, health_check={"failure_limit": 5})
         for _ in range(2):
             with pytest.raises(AuthenticationError) as caught:
-                stranger.execute("p", Task(ledger=str(ledger)), idempotent=True)
+                rejected.execute("p", Task(ledger=str(ledger)), idempotent=True)
         assert caught.value.attempts == 1
         assert not [secret for secret in auth.values() if str(secret) in repr(caught.value)]
-        assert stranger.health()["p"].status == "unhealthy"
+        assert rejected.health()["p"].status == "unhealthy"
     assert lines_of(ledger) == []
-    assert welcome.execute("p", Task(value=2)).value == 2
+    assert accepted.execute("p", Task(value=2)).value == 2
 
 
 @remote
-def test_caller_can_not_override_the_credentials(connect, start):
+def test_a_caller_can_not_override_the_credentials(connect, start):
     right, _ = CREDENTIALS["bearer"]
     manager = connect(start(**right), auth=right)
     with pytest.raises(InvalidHeaderError, match="Authorization"):

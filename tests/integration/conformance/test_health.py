@@ -14,9 +14,9 @@ from tests.integration.conformance.plugins import Task
 
 @pytest.mark.parametrize(
     ("plugin", "status", "message"),
-    [("worker", "healthy", ""), ("tired", "degraded", ""), ("ailing", "unhealthy", "the disk is full")],
+    [("worker", "healthy", ""), ("degraded", "degraded", ""), ("unhealthy", "unhealthy", "the disk is full")],
 )
-def test_health_is_what_the_plugin_says(connect, plugin, status, message):
+def test_health_is_the_status_reported_by_the_plugin(connect, plugin, status, message):
     manager = connect(plugin)
     before = time.time()
     found = manager.health()["p"]
@@ -31,7 +31,7 @@ def test_health_is_what_the_plugin_says(connect, plugin, status, message):
 
 
 @remote
-def test_plugin_that_dies_is_offline_and_healthy_again_when_it_is_back(start, connect):
+def test_a_killed_plugin_is_offline_and_healthy_after_its_restart(start, connect):
     server = start()
     manager = connect(server, health_check={"enabled": True, "interval": 0.1, "timeout": 5, "failure_limit": 2})
 
@@ -49,7 +49,7 @@ def test_plugin_that_dies_is_offline_and_healthy_again_when_it_is_back(start, co
 
 
 @remote
-def test_plugin_that_was_never_there(start, connect):
+def test_a_plugin_that_never_started_is_offline(start, connect):
     server = start()
     server.kill()
     manager = connect(server, health_check={"failure_limit": 1})
@@ -58,7 +58,7 @@ def test_plugin_that_was_never_there(start, connect):
     assert found.message
 
 
-def test_no_free_connection_is_no_verdict(connect, gate, ledger):
+def test_without_a_free_connection_the_status_is_unknown(connect, gate, ledger):
     manager = connect(connection={"max_connections": 1})
     busy = manager.submit("p", Task(until=str(gate), ledger=str(ledger)))
     until(lambda: executions(ledger) == 1)

@@ -1,4 +1,4 @@
-"""Deadlines, interrupts, the number of calls at once, and the end of a manager."""
+"""Deadlines, interrupts, concurrent calls, and shutdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.timing import time_limit
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.4])
-def test_slow_plugin_is_left_on_time(connect, gate, seconds):
+def test_a_call_of_a_slow_plugin_ends_at_its_deadline(connect, gate, seconds):
     manager = connect(circuit_breaker={"enabled": False})
     manager.execute("p", Task())
 
@@ -50,7 +50,7 @@ def test_all_attempts_share_the_deadline(connect, ledger):
             assert caught.value.attempts > 1
 
 
-def test_enclosing_deadline_bounds_the_call(connect, gate):
+def test_an_enclosing_deadline_bounds_the_call(connect, gate):
     manager = connect()
     manager.execute("p", Task())
 
@@ -59,7 +59,7 @@ def test_enclosing_deadline_bounds_the_call(connect, gate):
             manager.execute("p", Task(until=str(gate)), timeout=10)
 
 
-def test_timeout_is_not_retried_after_the_deadline(connect, ledger, gate):
+def test_a_timeout_at_the_deadline_is_not_retried(connect, ledger, gate):
     manager = connect()
     manager.execute("p", Task())
     with pytest.raises(PluginTimeoutError) as caught:
@@ -73,25 +73,25 @@ def test_timeout_is_not_retried_after_the_deadline(connect, ledger, gate):
 # --- interrupts ----------------------------------------------------------------------------------------------------
 
 
-def test_interrupt_passes_and_leaks_nothing(connect, ledger, gate, wire):
-    """With one connection only: had the interrupted call kept it, the next one would not get any."""
-    # A thread can't be interrupted: a call within this process keeps its worker until it ends.
-    places = 1 if wire.remote else 2
-    manager = connect(connection={"max_connections": places}, circuit_breaker={"enabled": False})
+def test_an_interrupt_propagates_and_leaks_no_connection(connect, ledger, gate, wire):
+    """With a single connection: if the interrupted call kept it, the next call would get none."""
+    # A call in this process keeps its worker thread, which can't be interrupted, until it ends.
+    connections = 1 if wire.remote else 2
+    manager = connect(connection={"max_connections": connections}, circuit_breaker={"enabled": False})
     manager.execute("p", Task())
     main = threading.main_thread().ident
     assert main == threading.get_ident()
 
-    def strike(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    def wait_and_strike() -> None:
+    def wait_and_interrupt() -> None:
         until(lambda: executions(ledger) > 0)
         signal.pthread_kill(main, signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, strike)
+    before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        [thread] = in_threads(1, lambda _: wait_and_strike())
+        [thread] = in_threads(1, lambda _: wait_and_interrupt())
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             manager.execute("p", Task(until=str(gate), ledger=str(ledger)), timeout=15, idempotent=True)
@@ -107,10 +107,10 @@ def test_interrupt_passes_and_leaks_nothing(connect, ledger, gate, wire):
     assert (counts.active_requests, counts.requests_success) == (0, 4)
 
 
-# --- many at once --------------------------------------------------------------------------------------------------
+# --- concurrent calls ----------------------------------------------------------------------------------------------
 
 
-def most_at_once(done: list[Done]) -> int:
+def max_concurrent(done: list[Done]) -> int:
     """The largest number of executions that overlapped."""
     changes = sorted([(one.started, 1) for one in done] + [(one.ended, -1) for one in done])
     most = now = 0
@@ -123,7 +123,7 @@ def most_at_once(done: list[Done]) -> int:
 def test_sixteen_threads_over_four_connections(connect):
     manager = connect(connection={"max_connections": 4, "max_idle_connections": 4})
     answers: list[tuple[Any, Done]] = []
-    wrong: list[object] = []
+    errors: list[object] = []
 
     def work(thread: int) -> None:
         for number in range(50):
@@ -131,18 +131,18 @@ def test_sixteen_threads_over_four_connections(connect):
             try:
                 answers.append((value, manager.execute("p", Task(value=value, seconds=0.002), timeout=30)))
             except PluginError as error:
-                wrong.append(error)
+                errors.append(error)
 
     join(in_threads(16, work), 40)
-    assert wrong == []
-    assert [(went, done.value) for went, done in answers if done.value != went] == []
+    assert errors == []
+    assert [(sent, done.value) for sent, done in answers if done.value != sent] == []
     assert len(answers) == 800
-    assert 2 <= most_at_once([done for _, done in answers]) <= 4
+    assert 2 <= max_concurrent([done for _, done in answers]) <= 4
     counts = manager.metrics()
     assert (counts.requests_success, counts.attempts_total, counts.active_requests) == (800, 800, 0)
 
 
-def test_wait_for_a_connection_ends_in_a_typed_refusal(connect, gate, ledger):
+def test_a_wait_for_a_connection_ends_in_a_saturated_error(connect, gate, ledger):
     manager = connect(connection={"max_connections": 1}, circuit_breaker={"failure_threshold": 1})
     busy = manager.submit("p", Task(value=1, until=str(gate), ledger=str(ledger)))
     until(lambda: executions(ledger) == 1)
@@ -158,7 +158,7 @@ def test_wait_for_a_connection_ends_in_a_typed_refusal(connect, gate, ledger):
     assert executions(ledger) == 1
 
 
-def test_those_who_wait_for_the_one_connection_get_it(connect, gate, ledger):
+def test_waiting_calls_get_the_connection_when_it_is_free(connect, gate, ledger):
     manager = connect(connection={"max_connections": 1})
     busy = manager.submit("p", Task(value=0, until=str(gate), ledger=str(ledger)))
     until(lambda: executions(ledger) == 1)
@@ -169,10 +169,10 @@ def test_those_who_wait_for_the_one_connection_get_it(connect, gate, ledger):
     assert [future.result(10).value for future in [busy, *waiting]] == list(range(9))
 
 
-# --- the end -------------------------------------------------------------------------------------------------------
+# --- shutdown ------------------------------------------------------------------------------------------------------
 
 
-def test_shutdown_waits_for_calls_and_refuses_new_ones(connect, gate, ledger):
+def test_shutdown_waits_for_calls_and_rejects_new_ones(connect, gate, ledger):
     manager = connect(connection={"max_connections": 4})
     outcomes: list[Any] = []
 
@@ -191,7 +191,7 @@ def test_shutdown_waits_for_calls_and_refuses_new_ones(connect, gate, ledger):
             return True
         except PluginClosedError:
             return False
-        raise AssertionError("a call after the manager's end got through")
+        raise AssertionError("a call after the shutdown succeeded")
 
     until(refused)
     time.sleep(0.1)
@@ -203,7 +203,7 @@ def test_shutdown_waits_for_calls_and_refuses_new_ones(connect, gate, ledger):
     assert executions(ledger) == 4
 
 
-def test_shutdown_that_may_not_wait_leaves_calls_to_themselves(connect, gate, ledger):
+def test_shutdown_with_a_short_timeout_does_not_wait_for_calls(connect, gate, ledger):
     manager = connect()
     outcomes: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The caller's own process: its forks, and what stays open after a manager was shut down."""
+"""The process of the caller: its forks, and its open resources after the shutdown of a manager."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.integration.conformance.conftest import configuration, slow
 from tests.integration.conformance.wires import ROOT
 
 
-def run(what: str, config: dict[str, Any]) -> Any:
+def run(command_name: str, config: dict[str, Any]) -> Any:
     """The output of the program in ``host.py``."""
-    command = [sys.executable, "-m", "tests.integration.conformance.host", what, json.dumps(config)]
+    command = [sys.executable, "-m", "tests.integration.conformance.host", command_name, json.dumps(config)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -21,7 +21,7 @@ def run(what: str, config: dict[str, Any]) -> Any:
 
 
 @slow
-def test_forked_children_call_and_their_parent_goes_on(wire, shared):
+def test_forked_children_and_their_parent_make_calls(wire, shared):
     found = run("fork", configuration(shared(wire, "worker")))
     assert found == {
         "parent first": [0, 1, 2, 0],
@@ -36,8 +36,8 @@ def test_forked_children_call_and_their_parent_goes_on(wire, shared):
 
 
 @slow
-def test_nothing_is_left_behind(wire, shared):
-    """Descriptors, threads and processes, after calls that succeeded, failed, timed out and were interrupted."""
+def test_managers_leak_no_resources(wire, shared):
+    """No descriptor, thread or process, after calls that succeeded, failed, timed out and were interrupted."""
     connection = {"max_connections": 4, "max_idle_connections": 4}
     found = run("leaks", configuration(shared(wire, "worker"), connection=connection))
     before, after = found["before"], found["after"]

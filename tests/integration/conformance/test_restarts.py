@@ -19,13 +19,13 @@ THREADS = 4
 
 
 class Traffic:
-    """Calls from several threads, until it is stopped."""
+    """Calls from several threads until stop()."""
 
     def __init__(self, manager: Manager[Any, Any], ledger: Path, *, idempotent: bool) -> None:
         self.answered = 0
         self.pids: set[int] = set()
         self.failures: list[PluginError] = []
-        self.times: list[tuple[float, float]] = []  # start and end of the calls that failed
+        self.times: list[tuple[float, float]] = []  # start and end of each failed call
         self._manager, self._ledger, self._idempotent = manager, str(ledger), idempotent
         self._stop = threading.Event()
         self._threads = in_threads(THREADS, self._work)
@@ -45,8 +45,8 @@ class Traffic:
                 self.failures.append(error)
                 self.times.append((started, time.monotonic()))
 
-    def go_on(self, calls: int = 50) -> None:
-        """Waits until that many more were answered."""
+    def wait_for_calls(self, calls: int = 50) -> None:
+        """Waits until so many more calls have succeeded."""
         goal = self.answered + calls
         until(lambda: self.answered >= goal, 30)
 
@@ -63,7 +63,7 @@ def traffic(connect: Callable[..., Manager[Any, Any]], ledger: Path) -> Iterator
         manager = connect(
             server,
             connection={"max_connections": THREADS, "max_idle_connections": THREADS},
-            # Limits that would let calls fail; here none may.
+            # No policy may fail a call.
             retry={"max_retries": 1000, "initial_interval": 0.02, "max_interval": 0.2, "budget_ratio": 1.0},
             circuit_breaker={"enabled": False},
         )
@@ -76,16 +76,16 @@ def traffic(connect: Callable[..., Manager[Any, Any]], ledger: Path) -> Iterator
 
 
 def restart(server: Any, traffic: Traffic) -> list[tuple[float, float]]:
-    """Restarts the plugin twice, with calls before, meanwhile and after. Returns start and end of each kill."""
+    """Restarts the plugin twice, with calls before, during and after; returns start and end of each kill."""
     deaths = []
     for _ in range(2):
-        traffic.go_on()
+        traffic.wait_for_calls()
         started = time.monotonic()
         server.kill()
         deaths.append((started, time.monotonic()))
         time.sleep(0.1)
         server.start()
-    traffic.go_on()
+    traffic.wait_for_calls()
     traffic.stop()
     return deaths
 
@@ -102,7 +102,7 @@ def test_no_idempotent_call_fails_while_the_plugin_is_restarted(start, traffic):
 
 @slow
 @remote
-def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, ledger):
+def test_only_calls_in_flight_fail_if_they_are_not_idempotent(start, traffic, ledger):
     server = start()
     calls = traffic(server, idempotent=False)
     deaths = restart(server, calls)
@@ -119,7 +119,7 @@ def test_only_calls_in_flight_fail_where_twice_would_be_wrong(start, traffic, le
 
 @slow
 @remote
-def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(start, connect, ledger):
+def test_calls_of_a_killed_plugin_are_rejected_at_once_and_succeed_after_its_restart(start, connect, ledger):
     server = start()
     manager = connect(
         server,
@@ -133,7 +133,7 @@ def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(s
         started = time.monotonic()
         with pytest.raises(PluginError) as caught:
             manager.execute("p", Task(ledger=str(ledger)), timeout=5)
-        assert time.monotonic() - started < 1, "it hangs"
+        assert time.monotonic() - started < 1, "the call hangs"
         away.append(caught.value)
     assert isinstance(away[0], PluginConnectionError)
     assert {type(error).__name__ for error in away[2:]} == {"CircuitBreakerOpenError"}
@@ -148,13 +148,13 @@ def test_plugin_that_is_away_is_refused_at_once_and_used_again_when_it_is_back(s
             return False
 
     until(works)
-    assert time.monotonic() - back < 2.5, "it was not used again soon after its return"
+    assert time.monotonic() - back < 2.5, "calls failed for too long after the restart"
     assert lines_of(ledger) == []
 
 
 @pytest.mark.processes
 @remote
-def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
+def test_after_a_long_outage_calls_succeed_within_a_second(start, connect):
     # The breaker has opened four times in a row and would stay open for 1.6 s, unless a health check closes it.
     server = start()
     manager = connect(
@@ -181,5 +181,5 @@ def test_after_a_long_absence_it_is_used_again_within_a_second(start, connect):
             return False
 
     until(works)
-    # The program has to be started first, which takes up to a second.
+    # Includes the start of the program, which takes up to a second.
     assert time.monotonic() - back < (3.0 if server.config["transport"] == "exec" else 1.0)

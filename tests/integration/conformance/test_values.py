@@ -1,4 +1,4 @@
-"""What goes in comes out: over every wire the same."""
+"""Values and call metadata are transmitted unchanged over all transports."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ VALUES: list[Any] = [
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, of the same types, to the last digit: True is not 1, 1 is not 1.0, -0.0 is not 0.0."""
+    """Whether values and types are equal: True is not 1, 1 is not 1.0, -0.0 is not 0.0."""
     if type(one) is not type(other):
         return False
     if isinstance(one, list):
@@ -62,11 +62,11 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)
 
 
-def test_every_json_value_comes_back_as_it_went(connect):
+def test_json_values_make_the_round_trip(connect):
     manager = connect("echo", Any, Any)
-    came = [manager.execute("p", value) for value in VALUES]
-    wrong = [(went, back) for went, back in zip(VALUES, came, strict=True) if not same(went, back)]
-    assert wrong == []
+    received = [manager.execute("p", value) for value in VALUES]
+    different = [(sent, reply) for sent, reply in zip(VALUES, received, strict=True) if not same(sent, reply)]
+    assert different == []
 
 
 def test_typed_request_and_response(connect):
@@ -94,7 +94,7 @@ def test_three_mebibytes_both_ways(connect):
     assert manager.execute("p", "small") == "small"
 
 
-def test_caller_is_seen(connect):
+def test_the_plugin_gets_headers_metadata_timeout_and_request_id(connect):
     manager = connect()
     context = ExecutionContext(
         request_id="call-7",
@@ -114,7 +114,7 @@ def test_caller_is_seen(connect):
     assert result.attempts == 1
 
 
-def test_idempotent_call_carries_one_key_over_all_attempts(connect, ledger):
+def test_all_attempts_of_an_idempotent_call_have_one_key(connect, ledger):
     manager = connect(retry={"initial_interval": 0.05})
     task = Task(do="unavailable", times=2, ledger=str(ledger))
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_idempotent_call_carries_one_key_over_all_attempts(connect, ledger):
     assert remaining[0] > remaining[2] > 0
 
 
-def test_key_of_the_callers_own_is_kept(connect):
+def test_a_key_in_the_headers_of_the_call_is_kept(connect):
     manager = connect()
     done: Done = manager.execute("p", Task(do="context"), idempotent=True, headers={"Idempotency-Key": "mine"})
     assert done.value["headers"]["idempotency-key"] == "mine"

@@ -1,4 +1,4 @@
-"""The wires that the suite runs over. A new transport is one more line in ``WIRES``."""
+"""The transports of the conformance tests. A new transport is one more line in ``WIRES``."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def manager_of(configuration: Mapping[str, Any], *types: Any) -> Manager[Any, An
 
 
 class Server(Protocol):
-    """A plugin that is being served.
+    """A served plugin.
 
     Attributes:
-        config: how a plugin's configuration names it.
+        config: the settings of a plugin's configuration that address it.
     """
 
     config: dict[str, Any]
 
     def start(self) -> None:
-        """Serves, at the same address as before."""
+        """Starts serving, at the same address as before."""
         ...
 
     def kill(self) -> None:
-        """Kills it, with all calls in flight."""
+        """Kills the server with all calls in flight."""
         ...
 
 
@@ -81,7 +81,7 @@ class Listening:
         if scheme == "framed":
             self.config |= {"type": "framed", "transport": "unix"}
         elif "://" in endpoint:
-            self._url = endpoint  # with the port that the system has chosen
+            self._url = endpoint  # with the port chosen by the system
         else:
             self._url = f"{scheme}://{endpoint}"
 
@@ -93,13 +93,13 @@ class Listening:
 
 
 class Program:
-    """A program that the transport starts, any number of times."""
+    """A program that the transport starts as often as needed."""
 
     def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
         self._pids = folder / "pids"
         self._script = folder / "plugin"
         command = shlex.join(_command(plugin, "stdio:", auth))
-        # The directory's name, as the last argument, identifies our processes.
+        # The name of the directory, as the last argument, identifies the processes of this program.
         self._mark = str(folder)
         self._release: Callable[[], object] = lambda: None
         self._script.write_text(f"#!/bin/sh\necho $$ >> {self._pids}\nexec {command} {self._mark}\n")
@@ -111,7 +111,7 @@ class Program:
         self._release()
 
     def kill(self) -> None:
-        # The file is busy (ETXTBSY), which is retried, unlike a file without permission to execute.
+        # Starts fail with ETXTBSY, which is retried, unlike EACCES of a file without execute permission.
         self._release()
         self._release = weakref.finalize(self, os.close, os.open(self._script, os.O_WRONLY))
         numbers = self._pids.read_text().split() if self._pids.exists() else []
@@ -123,7 +123,7 @@ class Program:
             time.sleep(0.001)
 
     def _is_ours(self, number: str) -> bool:
-        """Whether the process is alive, and its id not reused by another one."""
+        """Whether the process is alive, and its id is not reused."""
         try:
             return self._mark in Path(f"/proc/{number}/cmdline").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -131,7 +131,7 @@ class Program:
 
 
 class Imported:
-    """A plugin in this process, which can't be killed."""
+    """A plugin in this process."""
 
     def __init__(self, plugin: str, auth: Auth, folder: Path) -> None:
         endpoint = f"tests.integration.conformance.plugins:{plugin}"
@@ -149,14 +149,13 @@ def listening(url: str, **options: Any) -> Callable[[str, Auth, Path], Server]:
 
 @dataclass(frozen=True)
 class Wire:
-    """One transport, both sides.
+    """One transport, with its servers.
 
     Attributes:
-        serve: starts a server for a plugin by its name, which requires credentials if there are any, in an empty
-            directory.
+        serve: starts a server in an empty directory, given the name of a plugin and the expected credentials.
         remote: whether the plugin runs in another process, which can be killed and can require credentials.
-        has_info: whether the wire has a request for the plugin's info.
-        rare: whether `make processes` runs it and `make test` does not.
+        has_info: whether the transport has a request for the plugin's info.
+        rare: whether only `make processes` runs it, and not `make test`.
     """
 
     name: str
@@ -166,13 +165,13 @@ class Wire:
     rare: bool = False
 
     def marked(self, *marks: pytest.MarkDecorator) -> Any:
-        """This wire as a parameter."""
+        """This wire as a test parameter."""
         return pytest.param(self, marks=[*marks, pytest.mark.processes] if self.rare else marks)
 
 
 WIRES = (
     Wire("http", listening("http://127.0.0.1:0"), has_info=False),
-    # Its engine is tested in the HTTP folder as well.
+    # The engine is also tested by tests/integration/http.
     Wire("http-requests", listening("http://127.0.0.1:0", engine="requests"), has_info=False, rare=True),
     Wire("grpc", listening("grpc://127.0.0.1:0")),
     Wire("unix", listening("unix://{folder}/plugin.sock")),
