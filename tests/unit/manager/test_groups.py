@@ -82,7 +82,7 @@ def test_the_error_of_a_group_names_the_group_and_its_member(manager):
     assert (caught.value.plugin, caught.value.details["member"], caught.value.attempts) == ("g", "m0", 1)
 
 
-def test_all_breakers_open_is_a_refusal_that_says_so_of_each(manager):
+def test_with_all_breakers_open_the_refusal_names_each_member(manager):
     members = group(manager, count=2, retry={"max_retries": 0})
     for member in members:
         member.error = PluginConnectionError
@@ -95,7 +95,7 @@ def test_all_breakers_open_is_a_refusal_that_says_so_of_each(manager):
     assert caught.value.retry_after > 0
     assert [found["name"] for found in caught.value.details["members"]] == ["m0", "m1"]
     text = str(manager.explain("g"))
-    assert "g (round-robin): takes no calls" in text or "takes no calls" in text
+    assert "takes no calls" in text
     assert "m0: circuit breaker open" in text
     assert "last error" in text
 
@@ -110,9 +110,9 @@ def test_a_member_may_be_unregistered_and_another_of_its_name_takes_its_place(ma
     assert members[0].calls + again.calls > 0
 
 
-def test_a_member_that_is_nowhere_is_a_problem_of_the_configuration(manager):
-    with pytest.raises(ConfigError, match="no plugin 'nobody'"):
-        manager.load_from_config({"load_balancers": [{"name": "g", "members": ["nobody"]}]})
+def test_an_unknown_member_is_a_configuration_error(manager):
+    with pytest.raises(ConfigError, match="no plugin 'unknown'"):
+        manager.load_from_config({"load_balancers": [{"name": "g", "members": ["unknown"]}]})
 
 
 def test_one_plugin_with_several_endpoints_is_a_group():
@@ -153,13 +153,13 @@ def test_one_plugin_with_several_endpoints_is_a_group():
         ({"endpoints": ["http://h"], "balancing": {"name": "x"}}, "plugins[0].balancing.name"),
     ],
 )
-def test_endpoints_that_make_no_sense(manager, fields, path):
+def test_invalid_endpoints(manager, fields, path):
     with pytest.raises(ConfigError) as caught:
         manager.load_from_config({"plugins": [{"name": "p", "transport": "http", **fields}]})
     assert [problem.path for problem in caught.value.problems] == [path]
 
 
-def test_nobody_there_at_all(manager):
+def test_a_group_without_reachable_members(manager):
     port = free_port()
     manager.load_from_config(
         {
@@ -179,7 +179,7 @@ def test_nobody_there_at_all(manager):
     assert caught.value.details["member"] == f"p@127.0.0.1:{port}"
 
 
-def test_one_of_three_instances_down_degrades_the_whole_and_no_more():
+def test_with_one_of_three_instances_down_the_plugin_is_degraded():
     @serve.plugin(name="p")
     def echo(request: int) -> int:
         return request

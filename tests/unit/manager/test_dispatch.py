@@ -1,4 +1,4 @@
-"""Threads behind calls: bounds, context variables, calls within calls, and batches that stay small."""
+"""Calls on worker threads: bounds, context variables, nested calls, and batches in a bounded window."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from goplugins.transports.json_codec import codec_for
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
-class Does:
+class Plugin:
     """A plugin that runs a function."""
 
     def __init__(self, name: str, function: Callable[[Any], Any]) -> None:
@@ -53,7 +53,7 @@ def make() -> Iterator[Callable[..., Manager[Any, Any]]]:
     def build(sizes: dict[str, int] | None = None, /, **functions: Callable[[Any], Any]) -> Manager[Any, Any]:
         managers.append(Manager(**(sizes or {})))
         for name, function in functions.items():
-            managers[-1].register(Does(name, function))
+            managers[-1].register(Plugin(name, function))
         return managers[-1]
 
     yield build
@@ -74,15 +74,15 @@ def test_saturation_is_a_typed_refusal(make):
     assert manager.submit("waits", None).result(5)
 
 
-class TestContext:
-    def test_crosses_with_submit_and_batches(self, make):
+class TestContextVariables:
+    def test_are_copied_for_submit_and_batches(self, make):
         manager = make(reads=lambda _: variable.get())
         variable.set("mine")
         assert manager.submit("reads", 1).result(5) == "mine"
         assert list(manager.map("reads", range(3))) == ["mine"] * 3
         assert [result.value for result in manager.map_results("reads", range(3), ordered=False)] == ["mine"] * 3
 
-    def test_is_a_copy_for_each_call(self, make):
+    def test_are_a_copy_for_each_call(self, make):
         def changes(_: Any) -> str:
             before = variable.get()
             variable.set("changed")
@@ -93,14 +93,14 @@ class TestContext:
         assert list(manager.map("changes", range(5))) == ["mine"] * 5
         assert variable.get() == "mine"
 
-    def test_crosses_to_the_one_who_is_told_of_results(self, make):
+    def test_are_copied_for_on_result(self, make):
         manager = make(echoes=lambda request: request)
         seen = []
         variable.set("mine")
         list(manager.map_results("echoes", range(3), on_result=lambda *_: seen.append(variable.get())))
         assert seen == ["mine"] * 3
 
-    def test_crosses_to_both_attempts_of_a_hedged_call(self):
+    def test_are_copied_for_both_attempts_of_a_hedged_call(self):
         pool = hedge_pool()
         policy = HedgePolicy(HedgeConfig(enabled=True, delay=0.01))
         policy.record(0.001)
@@ -121,14 +121,14 @@ class TestContext:
         pool.shutdown()
 
 
-class TestNested:
+class TestNestedCalls:
     def test_with_one_worker_and_a_full_queue(self, make):
         manager = make(
             {"max_workers": 1, "max_queued": 1},
             outer=lambda depth: manager.submit("outer", depth - 1).result(5) if depth else "bottom",
         )
         gate = threading.Event()
-        manager.register(Does("waits", lambda _: gate.wait(5)))
+        manager.register(Plugin("waits", lambda _: gate.wait(5)))
         first = manager.submit("waits", None)
         second = manager.submit("outer", 5)  # fills the queue
         gate.set()
@@ -142,8 +142,8 @@ class TestNested:
         manager = make({"max_workers": 2, "max_queued": 1}, outer=outer, inner=lambda request: request)
         assert list(manager.map("outer", [3, 4, 5])) == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
 
-    def test_by_way_of_another_pools_thread(self, make):
-        """As an isolated plugin does: it runs on a thread of its own, for which a worker waits."""
+    def test_from_a_thread_of_another_pool(self, make):
+        """As an isolated plugin makes them: a worker waits for its thread."""
         other = WorkerPool("other", 4, 4, inline=False)
         manager = make(
             {"max_workers": 1, "max_queued": 8},
@@ -156,12 +156,12 @@ class TestNested:
         assert time.monotonic() - started < 2
         other.shutdown()
 
-    def test_by_way_of_another_manager(self, make):
+    def test_from_a_plugin_of_another_manager(self, make):
         first = make({"max_workers": 1}, outer=lambda _: second.submit("middle", 1).result(5), inner=lambda n: n + 1)
         second = make({"max_workers": 1}, middle=lambda n: first.submit("inner", n).result(5))
         assert first.submit("outer", None).result(5) == 2
 
-    def test_whoever_is_no_worker_waits_in_the_queue(self, make):
+    def test_a_call_from_outside_the_pool_waits_in_the_queue(self, make):
         gate = threading.Event()
         manager = make({"max_workers": 1, "max_queued": 8}, waits=lambda _: gate.wait(5), names=lambda _: _name())
         blocked = manager.submit("waits", None)
@@ -173,7 +173,7 @@ class TestNested:
 
 
 class Item:
-    """Something to ask: counted while anybody has it."""
+    """A request, counted while it is referenced."""
 
     alive = 0
 
@@ -194,8 +194,8 @@ class TestBatches:
     @pytest.mark.parametrize(
         "count", [10_000, pytest.param(1_000_000, marks=[pytest.mark.stress, pytest.mark.timeout(900)])]
     )
-    def test_a_long_one_keeps_a_bounded_window(self, make, ordered, count):
-        """No request, answer or bookkeeping of an item stays once the item is done."""
+    def test_a_long_batch_keeps_a_bounded_window(self, make, ordered, count):
+        """Nothing of an item is kept once its result was read."""
         manager = make({"max_workers": 4}, echoes=lambda request: request)
         results = manager.map_results("echoes", map(Item, range(count)), ordered=ordered)
         total = most = 0
@@ -206,11 +206,11 @@ class TestBatches:
             if done == count // 10:
                 usual = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert total == count * (count - 1) // 2
-        assert most <= 4 + 8  # the window, and what the workers and this loop have in hand
+        assert most <= 4 + 8  # the window, and the items of the workers and of this loop
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - usual < 10_000  # KB
 
-    def test_one_is_resumed_by_what_was_told(self, make):
-        """Killed in its midst, the next run has only the rest to do; nothing is done twice."""
+    def test_a_batch_is_resumed_by_the_recorded_results(self, make):
+        """After a kill the next run makes the remaining calls only."""
         done: list[int] = []
 
         def record(request: int, result: Any) -> None:
@@ -227,7 +227,7 @@ class TestBatches:
         list(manager.map_results("echoes", rest, on_result=record))
         assert sorted(done) == list(range(100))
 
-    def test_who_is_told_of_results_may_stop_it(self, make):
+    def test_an_error_of_on_result_ends_the_batch(self, make):
         manager = make(echoes=lambda request: request)
 
         def full(request: int, result: Any) -> None:
@@ -237,7 +237,7 @@ class TestBatches:
         with pytest.raises(OSError, match="disk full"):
             list(manager.map_results("echoes", range(1000), on_result=full))
 
-    def test_a_bar_with_tqdm(self, make, capsys):
+    def test_progress_with_tqdm(self, make, capsys):
         pytest.importorskip("tqdm")
         manager = make(echoes=lambda request: request)
         assert list(manager.map("echoes", range(5), progress=True)) == list(range(5))
@@ -246,7 +246,7 @@ class TestBatches:
         assert "5/5" in drawn  # the length is known
         assert "5it" in drawn  # it is not
 
-    def test_no_bar_without_tqdm_and_it_is_said_at_once(self, make, monkeypatch):
+    def test_progress_without_tqdm_is_refused_at_once(self, make, monkeypatch):
         monkeypatch.setitem(sys.modules, "tqdm", None)
         manager = make(echoes=lambda request: request)
         for batch in (manager.map, manager.map_results, manager.bind("echoes").map):
