@@ -12,10 +12,10 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 import attrs
 
-from goplugins.balancing.dispatcher import Dispatcher
 from goplugins.balancing.group_health import check_unknown, group_health
 from goplugins.balancing.guards import guard_group, guard_member
 from goplugins.balancing.member import Member, Selection
+from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
 from goplugins.config import LoadBalancerConfig
@@ -130,7 +130,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         self.name = self.config.name
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._dispatcher = Dispatcher(self.config, clock=clock, rng=self._rng, events=events)
+        self._dispatcher = MemberDispatcher(self.config, clock=clock, rng=self._rng, events=events)
         self._codec = codec_for(request_type, response_type)
         self._guard: GuardedPlugin | None = None
         # A dict, since setdefault is atomic: no lock to renew after a fork.
@@ -365,7 +365,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
 class _MemberListener:
     """Evaluates a member when it notifies the group of a change. Holds the group weakly: members may outlive it."""
 
-    def __init__(self, dispatcher: Dispatcher, name: str) -> None:
+    def __init__(self, dispatcher: MemberDispatcher, name: str) -> None:
         self._dispatcher = weakref.ref(dispatcher)
         self._name = name
 

@@ -38,7 +38,7 @@ def instrument(
         meter_provider: creates the instruments; the global one when left out.
     """
     lifecycle = manager._ready()
-    lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate, lifecycle.inventory)
+    lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate, lifecycle.reports)
     if metrics:
-        sink = OpenTelemetryMetrics(lifecycle.inventory, meter_provider=meter_provider)
+        sink = OpenTelemetryMetrics(lifecycle.reports, meter_provider=meter_provider)
         lifecycle.events.attach(sink, attempts="none", changes=False)

@@ -49,7 +49,7 @@ def export(
     """
     lifecycle = manager._ready()
     exporter = PrometheusExporter(
-        lifecycle.inventory, registry=registry, prefix=prefix, name=name, labels=tuple(labels), trace_id=trace_id
+        lifecycle.reports, registry=registry, prefix=prefix, name=name, labels=tuple(labels), trace_id=trace_id
     )
     lifecycle.observers.add(exporter)
     return exporter

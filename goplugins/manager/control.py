@@ -50,7 +50,7 @@ def plugin_states(manager: Manager[Any, Any]) -> list[PluginState]:
     """The states of all plugins and of the members of DNS groups. Calls none of them."""
     lifecycle = manager._ready()
     counts = manager.metrics().plugins
-    instances = lifecycle.inventory.instances()
+    instances = lifecycle.reports.instances()
     found = []
     for name, plugin in {**lifecycle.maintenance.members, **lifecycle.registry.plugins}.items():
         explanation = plugin.explain(lifecycle.maintenance.status_of(name))
@@ -95,7 +95,7 @@ def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, An
         PluginNotFoundError: no plugin of that name.
     """
     if name:
-        return shown(manager._ready().inventory.find(name).config)
+        return shown(manager._ready().reports.find(name).config)
     lifecycle = manager._ready()
     loaded = manager._loader.config
     # Code may have registered or unregistered plugins since the configuration was loaded.
@@ -118,7 +118,7 @@ def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
     Raises:
         PluginNotFoundError: no plugin of that name.
     """
-    plugin = manager._ready().inventory.find(name)
+    plugin = manager._ready().reports.find(name)
     breaker = plugin.pipeline.breaker
     breaker.reset()
     _announce(manager, name, "breaker_reset")
@@ -134,7 +134,7 @@ def force_open(manager: Manager[Any, Any], name: str) -> None:
     Raises:
         PluginNotFoundError: no plugin of that name.
     """
-    plugin = manager._ready().inventory.find(name)
+    plugin = manager._ready().reports.find(name)
     plugin.pipeline.breaker.force_open()
     _announce(manager, name, "breaker_forced")
     plugin.notify_changed()
@@ -164,7 +164,7 @@ def _announce(manager: Manager[Any, Any], plugin: str, action: str, member: str 
 
 
 def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:
-    wire = manager._ready().inventory.find(group).wire
+    wire = manager._ready().reports.find(group).wire
     if not has_configured_members(wire):
         raise InvalidArgumentError(f"{group!r} has no members that can be disabled: no group, or one that follows DNS")
     return wire

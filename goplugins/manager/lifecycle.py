@@ -13,8 +13,8 @@ from goplugins.enums import TransportType
 from goplugins.manager.builder import Builder
 from goplugins.manager.dispatch import CallDispatcher
 from goplugins.manager.factories import Factories
-from goplugins.manager.inventory import Inventory
 from goplugins.manager.maintenance import Maintenance
+from goplugins.manager.plugin_reports import PluginReports
 from goplugins.models.plugin import Plugin
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import PluginAdded, PluginRemoved
@@ -48,7 +48,7 @@ class Lifecycle:
         self.events = EventStream()
         self.observers = Observers(self.events, clock, rng)
         self.maintenance = Maintenance(self.registry, self.events, self.observers, clock)
-        self.inventory = Inventory(self.registry, self.maintenance, clock)
+        self.reports = PluginReports(self.registry, self.maintenance, clock)
         self.dispatcher = CallDispatcher(self.registry, self.observers, pool, clock)
         self.factories = Factories(clock=clock, resolve=resolve)
         self.builder = Builder(

@@ -253,7 +253,7 @@ class Manager(Generic[Req, Resp]):
 
     def list_plugins(self) -> dict[str, HealthStatus]:
         """All names with their last known health; UNKNOWN before the first health check. Calls no plugin."""
-        return self._ready().inventory.statuses()
+        return self._ready().reports.statuses()
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
@@ -407,7 +407,7 @@ class Manager(Generic[Req, Resp]):
     def health(self) -> dict[str, HealthStatus]:
         """The health of all plugins. Those with unknown health are checked now, in parallel."""
         self._ready().maintenance.check_unknown()
-        return self._lifecycle.inventory.statuses()
+        return self._lifecycle.reports.statuses()
 
     def overall_health(self) -> HealthStatus:
         """One status for all plugins; its message names those that are not healthy.
@@ -416,11 +416,11 @@ class Manager(Generic[Req, Resp]):
         DEGRADED, and so is the whole.
         """
         self._ready().maintenance.check_unknown()
-        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.inventory.instances())
+        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.reports.instances())
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was created, removed plugins included, and those of each present plugin."""
-        return self._ready().inventory.metrics()
+        return self._ready().reports.metrics()
 
     def explain(self, name: str) -> Explanation:
         """Whether a plugin would accept the next call, and why; ``print`` it.
@@ -428,11 +428,11 @@ class Manager(Generic[Req, Resp]):
         Raises:
             PluginNotFoundError: no plugin of that name.
         """
-        return self._ready().inventory.explain(name)
+        return self._ready().reports.explain(name)
 
     def report(self) -> ObservabilityReport:
         """Calls, latencies and failures of each plugin; ``print`` it."""
-        return self._ready().inventory.report()
+        return self._ready().reports.report()
 
     def subscribe(self, listener: Listener, *kinds: type[Event], buffer: int = 10_000) -> Subscription:
         """Sends events to ``listener``: calls, attempts, breakers, health, members, plugins, reloads.

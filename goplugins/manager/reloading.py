@@ -130,7 +130,7 @@ class ConfigLoader:
         """Applies all but the plugins of a configuration, which is the running one from now on."""
         before, self.config = self.config, loaded.config
         _set_log_level(loaded.config.log_level, "" if before is None else before.log_level)
-        self._lifecycle.observers.apply(loaded.config, self._lifecycle.inventory)
+        self._lifecycle.observers.apply(loaded.config, self._lifecycle.reports)
         self.loaded = (self.loaded[0] + 1, snapshot_of(source))
         self._discovered = loaded.report
         self._watch_directories(loaded, source)

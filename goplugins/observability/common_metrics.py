@@ -19,7 +19,7 @@ STATES = {CircuitBreakerState.CLOSED: 0, CircuitBreakerState.HALF_OPEN: 1, Circu
 
 
 class PluginSource(Protocol):
-    """The state of a manager's plugins: its inventory, which is a floor above this one."""
+    """The state of a manager's plugins: its reports, which is a floor above this one."""
 
     def metrics(self) -> ManagerMetrics: ...
     def explain(self, name: str, /) -> Explanation: ...

@@ -17,7 +17,7 @@ from __future__ import annotations
 from goplugins.models.reply import Reply
 from goplugins.serve._contract import Rejected, Unavailable
 from goplugins.serve._grpc import ServerTLS
-from goplugins.serve._plugin import ServedPlugin, plugin
+from goplugins.serve._served_function import ServedPlugin, plugin
 from goplugins.serve._server import RunningServer, run, start
 from goplugins.serve._wsgi import wsgi
 

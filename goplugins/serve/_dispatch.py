@@ -18,7 +18,7 @@ from goplugins.observability.tracing import serving_span
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import deadline
 from goplugins.serve._contract import Rejected, Unavailable
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 
 _logger = logging.getLogger("goplugins.serve")
 

@@ -15,7 +15,7 @@ from goplugins.runtime.workers import WorkerPool
 from goplugins.serve._addresses import check_free
 from goplugins.serve._auth import Guard
 from goplugins.serve._grpc_service import Service, abort_with
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.grpc.messages import EXECUTE
 

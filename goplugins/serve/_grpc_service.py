@@ -17,7 +17,7 @@ from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, mes
 
 if TYPE_CHECKING:
     from goplugins.serve._auth import Guard
-    from goplugins.serve._plugin import ServedPlugin
+    from goplugins.serve._served_function import ServedPlugin
 
 _logger = logging.getLogger("goplugins.serve")
 

@@ -25,7 +25,7 @@ from goplugins.serve._dispatch import (
     text_field,
     texts_field,
 )
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.transports.line_channel import LineBuffer
 
 if TYPE_CHECKING:

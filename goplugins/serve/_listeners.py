@@ -10,7 +10,7 @@ from goplugins.config.masking import mask_url
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidEndpointURLError
 from goplugins.serve._addresses import bind
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.serve._wsgi import wsgi
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.serve._listeners import endpoint_of, open_server
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:

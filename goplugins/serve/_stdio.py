@@ -15,7 +15,7 @@ from goplugins.serve._line_server import LineService
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
-    from goplugins.serve._plugin import ServedPlugin
+    from goplugins.serve._served_function import ServedPlugin
 
 _logger = logging.getLogger("goplugins.serve")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from goplugins.config.credentials import AuthConfig
-    from goplugins.serve._plugin import ServedPlugin
+    from goplugins.serve._served_function import ServedPlugin
 
 _logger = logging.getLogger("goplugins.serve")
 

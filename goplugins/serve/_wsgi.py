@@ -30,7 +30,7 @@ from goplugins.serve._dispatch import (
     texts_field,
     with_forwarded,
 )
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

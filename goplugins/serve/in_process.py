@@ -29,7 +29,7 @@ from goplugins.observability.tracing import serving_span
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.workers import WorkerPool
-from goplugins.serve._plugin import ServedPlugin, plugin
+from goplugins.serve._served_function import ServedPlugin, plugin
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.import_object import named_object

@@ -23,7 +23,7 @@ from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.channel import State
 from goplugins.transports.exec.executable import Executable
-from goplugins.transports.exec.process import Handle, Process
+from goplugins.transports.exec.process_handle import Handle, Process
 from goplugins.transports.exec.spawn import LIMITS, SpawnArguments, StartThread, environment, spawn
 from goplugins.transports.exec.supervisor import supervisor_of_process
 

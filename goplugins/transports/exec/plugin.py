@@ -19,7 +19,7 @@ from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.credentials import PluginCredentials
 from goplugins.transports.exec.launcher import Launcher, check_options
-from goplugins.transports.exec.process import Handle
+from goplugins.transports.exec.process_handle import Handle
 from goplugins.transports.interface import Sender
 from goplugins.transports.line_client import LineClient
 

@@ -14,7 +14,7 @@ import attrs
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import close_in_children
 from goplugins.transports.exec.popen import popen_class
-from goplugins.transports.exec.process import Process
+from goplugins.transports.exec.process_handle import Process
 from goplugins.transports.exec.supervisor import Supervisor
 
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER")

@@ -19,7 +19,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.exec.channel import State
 from goplugins.transports.exec.orphan_guard import OrphanGuard
-from goplugins.transports.exec.process import Command, Process
+from goplugins.transports.exec.process_handle import Command, Process
 
 logger = logging.getLogger("goplugins.exec")
 

@@ -13,7 +13,7 @@ import pytest
 
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.executable import Executable
-from goplugins.transports.exec.process import Process
+from goplugins.transports.exec.process_handle import Process
 from goplugins.transports.exec.supervisor import supervisor_of_process
 from tests.integration.exec.conftest import (
     end_of,

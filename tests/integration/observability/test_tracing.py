@@ -183,7 +183,7 @@ class Broken:
 @pytest.mark.parametrize("served", ["python"], indirect=True)
 def test_a_provider_that_raises_fails_no_call(served, caplog):
     with manager_of(served) as manager:
-        manager._lifecycle.observers.trace_with(Broken(), 1.0, manager._lifecycle.inventory)
+        manager._lifecycle.observers.trace_with(Broken(), 1.0, manager._lifecycle.reports)
         assert manager.execute("where", {})["sent"] == ""
     assert "starting a span for a call" in caplog.text
 
@@ -200,7 +200,7 @@ class PartlyBroken(OpenTelemetryTracing):
 @pytest.mark.parametrize("served", ["python"], indirect=True)
 def test_a_provider_that_fails_later_fails_no_call_and_leaves_no_span_open(served, exporter, failing, caplog):
     with manager_of(served) as manager:
-        manager._lifecycle.observers.trace_with(PartlyBroken(failing), 1.0, manager._lifecycle.inventory)
+        manager._lifecycle.observers.trace_with(PartlyBroken(failing), 1.0, manager._lifecycle.reports)
         assert "sent" in manager.execute("where", {})
     assert len(by_kind(exporter, "CLIENT")) == 1
     assert "no fails" in caplog.text

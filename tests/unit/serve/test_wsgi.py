@@ -18,7 +18,7 @@ from goplugins.enums import AuthMethod, PluginStatus
 from goplugins.errors import AuthConfigError, ConfigError, InvalidArgumentError, UnsupportedAuthMethodError
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import HealthStatus
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.serve._wsgi import ARRIVED
 from goplugins.testing import ManualClock
 

@@ -38,7 +38,7 @@ _READY = Condition.READY
 _NO_REFUSALS: Refusals = {}
 
 
-class Dispatcher:
+class MemberDispatcher:
     """The members of a group with the lock that guards them, and the path of a call to one of them.
 
     Args:

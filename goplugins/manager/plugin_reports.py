@@ -21,7 +21,7 @@ from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
 
 
-class Inventory:
+class PluginReports:
     """Reads the state of a manager's plugins.
 
     Args:

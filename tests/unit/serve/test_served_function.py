@@ -26,7 +26,7 @@ from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.deadline import Deadline
-from goplugins.serve._plugin import ServedPlugin
+from goplugins.serve._served_function import ServedPlugin
 from goplugins.testing import ManualClock
 
 
