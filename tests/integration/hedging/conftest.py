@@ -1,4 +1,4 @@
-"""A plugin on each wire behind breaker, budget and hedger, and a server whose slowness a test decides."""
+"""A hedged plugin on each transport, with breaker and retry budget, and a server with delays set by the test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Slowness = Callable[[int], float]
 
 
 class Service:
-    """Answers each request with its own data, after as many seconds as ``slowness`` says for the request's number."""
+    """Answers each request with its data, after ``slowness(number)`` seconds for the request with that number."""
 
     def __init__(self, wire: str, slowness: Slowness) -> None:
         self.slowness = slowness
@@ -143,17 +143,17 @@ class Hedged:
 
     @property
     def sent(self) -> int:
-        """Hedges that were sent."""
+        """The number of hedges sent."""
         return self.hedger.counts.metrics().hedges_sent
 
     @property
     def won(self) -> int:
-        """Hedges that gave the answer."""
+        """The number of hedges that returned the answer."""
         return self.hedger.counts.metrics().hedges_won
 
     @property
-    def places(self) -> int:
-        """Connections that are in use, or calls under way on the one connection of gRPC."""
+    def in_use(self) -> int:
+        """Connections in use; for gRPC, calls in flight on its connection."""
         pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "_client.pool", "GRPCPlugin": "_slots"}
         pool: Any = self.plugin
         for name in pools[type(self.plugin).__name__].split("."):
@@ -161,10 +161,12 @@ class Hedged:
         return int(pool.open - pool.idle)
 
     def settle(self, seconds: float = 5.0) -> None:
-        """Waits until nothing is under way any more."""
+        """Waits until no attempt is in flight."""
         end = time.monotonic() + seconds
-        while self.places or self.pool._state.slots:
-            assert time.monotonic() < end, f"{self.places} places, {len(self.pool._state.slots)} slots are still taken"
+        while self.in_use or self.pool._state.slots:
+            assert time.monotonic() < end, (
+                f"{self.in_use} connections, {len(self.pool._state.slots)} worker slots are still in use"
+            )
             time.sleep(0.005)
 
     def close(self) -> None:
@@ -188,7 +190,7 @@ def serve() -> Iterator[Callable[..., Service]]:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Hedged]]:
-    """Makes hedged plugins and closes them after the test."""
+    """Creates hedged plugins and closes them after the test."""
     made: list[Hedged] = []
 
     def build(wire: str, endpoint: str, *, hedge: HedgeConfig | None = None, **sections: Any) -> Hedged:

@@ -42,7 +42,7 @@ class Attempt:
             self.outcome = exc
 
     def cancel(self) -> Any:
-        """Cancels the attempt, which must end at once; its outcome."""
+        """Cancels the attempt; returns its outcome."""
         self.cancellation.cancel()
         return self.end()
 
@@ -80,18 +80,20 @@ def eventually(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_while_it_waits_for_the_reply(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_cancel_while_waiting_for_the_reply(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
     service = serve(wire, lambda number: 0.0 if number else 20.0)
     hedged = make(wire, service.endpoint)
     attempt = Attempt(hedged.plugin)
     eventually(lambda: service.timeouts)
     assert isinstance(attempt.cancel(), AttemptCancelledError)
-    assert hedged.places == 0
+    assert hedged.in_use == 0
     assert Attempt(hedged.plugin, "next").end() == "next"
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_before_it_starts(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_cancel_before_the_start(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     service = serve(wire)
     hedged = make(wire, service.endpoint)
     deadline = CancellableDeadline(Deadline.after(5.0).at, SYSTEM_CLOCK, cancellation := Cancellation())
@@ -100,12 +102,12 @@ def test_before_it_starts(wire: str, serve: Callable[..., Service], make: Callab
     cancellation.cancel()
     with pytest.raises(AttemptCancelledError):
         hedged.plugin.send(call)
-    assert hedged.places == 0
+    assert hedged.in_use == 0
     assert Attempt(hedged.plugin, "next").end() == "next"
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_after_its_end(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_cancel_after_the_end(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
     hedged = make(wire, serve(wire).endpoint)
     attempt = Attempt(hedged.plugin, "first")
     assert attempt.end() == "first"
@@ -115,7 +117,9 @@ def test_after_its_end(wire: str, serve: Callable[..., Service], make: Callable[
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_while_it_waits_for_a_connection(wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
+def test_cancel_while_waiting_for_a_connection(
+    wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
+) -> None:
     service = serve(wire, lambda number: 0.0 if number else 1.5)
     hedged = make(wire, service.endpoint, connection={"max_connections": 1})
     busy = Attempt(hedged.plugin, "busy")
@@ -130,11 +134,11 @@ def test_while_it_waits_for_a_connection(wire: str, serve: Callable[..., Service
     assert len(service.timeouts) == 2
 
 
-def test_while_it_sends(make_http: Callable[..., HTTPPlugin]) -> None:
-    def deaf(peer: Peer) -> None:
+def test_cancel_while_sending(make_http: Callable[..., HTTPPlugin]) -> None:
+    def read_nothing(peer: Peer) -> None:
         peer.server.closing.wait(20)
 
-    with RawServer(deaf) as server:
+    with RawServer(read_nothing) as server:
         plugin = make_http(server.url)
         attempt = Attempt(plugin, "x" * 30_000_000)
         eventually(lambda: server.open_now)
@@ -143,7 +147,7 @@ def test_while_it_sends(make_http: Callable[..., HTTPPlugin]) -> None:
         assert plugin._engine.pool.open == 0  # type: ignore[attr-defined]
 
 
-def test_in_the_middle_of_the_reply(make_http: Callable[..., HTTPPlugin]) -> None:
+def test_cancel_within_the_reply(make_http: Callable[..., HTTPPlugin]) -> None:
     def drip(peer: Peer) -> None:
         if peer.read_request() is not None:
             peer.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + b" " * 10000, 0.01)
@@ -157,7 +161,7 @@ def test_in_the_middle_of_the_reply(make_http: Callable[..., HTTPPlugin]) -> Non
         assert plugin._engine.pool.open == 0  # type: ignore[attr-defined]
 
 
-def test_in_the_tls_handshake(make_http: Callable[..., HTTPPlugin]) -> None:
+def test_cancel_within_the_tls_handshake(make_http: Callable[..., HTTPPlugin]) -> None:
     def silent(peer: Peer) -> None:
         peer.hang()
 
@@ -171,7 +175,7 @@ def test_in_the_tls_handshake(make_http: Callable[..., HTTPPlugin]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_INCOMING_CPU"), reason="relies on how Linux treats a full accept queue")
-def test_while_it_connects(make_http: Callable[..., HTTPPlugin]) -> None:
+def test_cancel_while_connecting(make_http: Callable[..., HTTPPlugin]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

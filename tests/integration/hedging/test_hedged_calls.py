@@ -1,4 +1,4 @@
-"""Hedged calls over real wires: faster in the worst case, and nothing left behind."""
+"""Hedged calls over real transports: lower tail latency, and no leaks."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def latencies(calls: int, make: Callable[[int], Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_one_slow_reply_out_of_thirty_no_longer_dominates_the_latency(
+def test_hedges_hide_one_slow_reply_in_thirty(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.25 if number % 30 == 29 else 0.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig())
     plain = latencies(90, lambda number: hedged.attempt(hedged.new_call(number)))
     assert plain[-3] >= 0.25
-    for number in range(25):  # it learns
+    for number in range(25):  # samples for the hedge delay
         assert hedged.call(number) == number
     faster = latencies(120, hedged.call)
     assert faster[-2] < 0.2
@@ -48,19 +48,19 @@ def test_one_slow_reply_out_of_thirty_no_longer_dominates_the_latency(
 
 
 @pytest.mark.parametrize("wire", WIRES)
-def test_deadlines_sent_to_the_server_strictly_decrease(
+def test_timeouts_sent_to_the_server_strictly_decrease(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     service = serve(wire, lambda number: 0.25 if number % 2 else 0.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05))
-    assert hedged.call(0, timeout=2.0) == 0  # connects: what that takes would count for the first attempt alone
+    assert hedged.call(0, timeout=2.0) == 0  # connects, which would delay the first attempt only
     service.timeouts.clear()
     for number in range(3):
         assert hedged.call(number, timeout=2.0) == number
         hedged.settle()
     assert len(service.timeouts) == 6
     for pair in zip(service.timeouts[::2], service.timeouts[1::2], strict=True):
-        # The server's two threads may note them in either order, and the first attempt may be sent late.
+        # The two threads of the server may record them in either order, and the first attempt may be sent late.
         assert max(pair) - 1.0 < min(pair) < max(pair)
 
 
@@ -79,13 +79,13 @@ def test_a_cancelled_attempt_does_not_count_against_the_plugin(
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
     breaker_config = {"failure_threshold": 1, "min_request_threshold": 1}
-    # Its second attempts come late enough for the server's threads to have taken note of the first.
+    # The hedge delay is long enough for the server to number the first attempt first.
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05), circuit_breaker=breaker_config)
-    for number in range(2):  # connects: of two attempts that wait for one connection, either may be the first over it
+    for number in range(2):  # connects: with a pending connection either attempt may be sent first
         hedged.attempt(hedged.new_call(number))
     for number in range(10):
         assert hedged.call(number) == number
-        hedged.settle()  # the next one begins with an even number
+        hedged.settle()  # so that the next call begins with an even number
     breaker = hedged.breaker
     assert breaker.state is CircuitBreakerState.CLOSED
     assert breaker.stats().failure_count == 0
@@ -109,7 +109,7 @@ def test_a_cancelled_probe_releases_its_permit(serve: Callable[..., Service], ma
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_a_thousand_hedged_calls_leave_nothing_behind(
+def test_a_thousand_hedged_calls_leak_no_threads_and_no_connections(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     rng = random.Random(3)
@@ -130,10 +130,10 @@ def test_a_thousand_hedged_calls_leave_nothing_behind(
     hedged.settle()
     assert hedged.sent > 100
     assert hedged.won > 50
-    assert hedged.pool.threads <= 16  # two for each caller, and losers that are about to end
+    assert hedged.pool.threads <= 16  # two per caller, and losing attempts that are about to end
     assert hedged.breaker.stats().failure_count == 0
     gc.collect()
-    # The server's side of at most so many kept connections is in this process, too.
+    # Both ends of at most so many idle connections are in this process.
     assert len(os.listdir("/proc/self/fd")) <= before + 2 * 16
     hedged.close()
     end = time.monotonic() + 5
@@ -144,10 +144,10 @@ def test_a_thousand_hedged_calls_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_cancels_at_random_moments_hit_no_other_call(
+def test_cancels_at_random_moments_affect_no_other_call(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
-    """The server answers about when the hedge does: losers are cancelled before, while and after they end."""
+    """The server replies at about the hedge delay: attempts are cancelled before, during and after their end."""
     rng = random.Random(5)
     service = serve(wire, lambda _: rng.random() * 0.004)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.001), connection={"max_connections": 8})
@@ -170,22 +170,22 @@ def test_cancels_at_random_moments_hit_no_other_call(
 
 
 @pytest.mark.parametrize("wire", sample(WIRES, ["http"], pytest.mark.stress))
-def test_an_interrupt_leaves_nothing_behind_and_cancels_both_attempts(
+def test_an_interrupt_cancels_both_attempts_and_leaks_nothing(
     wire: str, serve: Callable[..., Service], make: Callable[..., Hedged]
 ) -> None:
     rng = random.Random(9)
     service = serve(wire, lambda _: 30.0)
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.004))
-    with alarms_interrupt() as struck:
+    with alarms_interrupt() as interrupt:
         for _ in range(60):
             call = hedged.new_call("x", timeout=20.0)
             after = rng.choice([0.05, rng.random() * 0.01 + 1e-4])
-            assert struck(after, partial(hedged.hedger, call, hedged.attempt), again=0.25)
+            assert interrupt(after, partial(hedged.hedger, call, hedged.attempt), again=0.25)
             assert call.attempts <= 2
-    hedged.settle()  # long before the deadlines
+    hedged.settle()  # well before the deadlines
     assert hedged.breaker.stats().failure_count == 0
     service.slowness = lambda _: 0.0
-    assert hedged.call("well") == "well"
+    assert hedged.call("after") == "after"
 
 
 def fork_with_a_hedger(endpoint: str) -> Any:

@@ -1,4 +1,4 @@
-"""Hedging as a manager does it: by configuration."""
+"""Hedging configured in a manager."""
 
 from __future__ import annotations
 
