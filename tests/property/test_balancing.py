@@ -129,7 +129,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def all_members_recover(self) -> None:
-        """No condition is permanent: with time and calls, without notifications, every member becomes ready."""
+        """No condition is permanent: with time and calls, and without notifications, all members become ready."""
         group = self.group
         for member in group.members:
             member.error = None

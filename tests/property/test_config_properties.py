@@ -1,4 +1,4 @@
-"""What holds for every configuration, duration and merge."""
+"""Properties of configurations, durations and merged settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ positive_shares = st.floats(0, 1, exclude_min=True)
 
 
 def built(cls: type[Any], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Instances with any of the fields left out."""
+    """Instances with any subset of their fields set."""
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: cls(**values))
 
 
@@ -178,13 +178,13 @@ managers = built(
 
 @given(managers)
 @settings(max_examples=60, deadline=None)
-def test_what_is_written_is_read_back_the_same(config: ManagerConfig) -> None:
+def test_a_written_configuration_is_read_unchanged(config: ManagerConfig) -> None:
     assert ManagerConfig.from_mapping(json.loads(config.to_json(include_secrets=True))) == config
 
 
 @given(managers)
 @settings(max_examples=40, deadline=None)
-def test_resolved_configurations_are_fixed_points_and_leave_nothing_to_inherit(config: ManagerConfig) -> None:
+def test_resolving_is_idempotent_and_sets_all_fields(config: ManagerConfig) -> None:
     resolved = config.with_defaults()
     assert resolved.with_defaults() == resolved
     optional = {"window", "failure_rate", "slow_call_duration", "slow_call_rate", "endpoint"}
@@ -203,7 +203,7 @@ def test_resolved_configurations_are_fixed_points_and_leave_nothing_to_inherit(c
 
 @given(plugin=plugins, defaults=retries, limit=limits, default_limit=limits)
 @settings(max_examples=60, deadline=None)
-def test_what_is_set_wins_and_what_is_left_out_is_inherited(
+def test_set_fields_are_kept_and_others_are_inherited(
     plugin: PluginConfig, defaults: RetryConfig, limit: RateLimitConfig, default_limit: RateLimitConfig
 ) -> None:
     config = ManagerConfig(
@@ -220,7 +220,7 @@ def test_what_is_set_wins_and_what_is_left_out_is_inherited(
 
 
 def problems_of(action: Callable[..., object], *args: Any, **how: Any) -> tuple[ConfigError, ...]:
-    """The problems of a refusal; any other exception fails the test."""
+    """The problems of a ConfigError; any other exception fails the test."""
     try:
         action(*args, **how)
     except ConfigError as error:
@@ -238,7 +238,7 @@ def assert_helpful(problems: tuple[ConfigError, ...]) -> None:
 
 @given(managers)
 @settings(max_examples=30, deadline=None)
-def test_validate_raises_configuration_errors_only_each_with_path_and_fix(config: ManagerConfig) -> None:
+def test_validate_raises_only_config_errors_with_path_and_fix(config: ManagerConfig) -> None:
     assert_helpful(problems_of(config.validate, registered=()))
 
 
@@ -247,17 +247,17 @@ field_names = st.sampled_from([*(field.name for field in attrs.fields(ManagerCon
 
 @given(st.dictionaries(field_names, json_values, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_reading_anything_at_all_raises_configuration_errors_only(values: dict[str, Any]) -> None:
+def test_reading_any_value_raises_only_config_errors(values: dict[str, Any]) -> None:
     assert_helpful(problems_of(ManagerConfig.from_mapping, values))
     assert_helpful(problems_of(ManagerConfig.from_go_json, json.dumps(values)))
     assert_helpful(problems_of(load_config, values, environ={}))
 
 
 @given(st.integers(-(2**62), 2**62))
-@example(4503599627370491)  # whose product with 1e9, in floats, is another one's
-def test_a_duration_read_from_go_s_text_is_the_nearest_number_of_seconds(nanoseconds: int) -> None:
+@example(4503599627370491)  # float rounding: its product with 1e9 equals that of another number
+def test_a_go_duration_is_the_nearest_number_of_seconds(nanoseconds: int) -> None:
     value = nanoseconds / 10**9
-    # A float holds some 104 days to the nanosecond; beyond that the text is of the float, not of the integer.
+    # Up to 104 days a float is exact to the nanosecond; for longer durations the text is that of the float.
     text = format_go_duration(value)
     exact = abs(nanoseconds) < 2**52
     assert math.isclose(parse_duration(text), value, rel_tol=0 if exact else 1e-15)
@@ -266,7 +266,7 @@ def test_a_duration_read_from_go_s_text_is_the_nearest_number_of_seconds(nanosec
 
 
 @given(st.text("0123456789.hmsunµ+-e ", max_size=12))
-def test_any_text_is_a_duration_or_a_named_error(text: str) -> None:
+def test_any_text_is_a_duration_or_raises_its_error(text: str) -> None:
     try:
         assert math.isfinite(parse_duration(text))
     except InvalidArgumentError as error:

@@ -34,7 +34,7 @@ from goplugins.testing import ManualClock
 from goplugins.transports.json_codec import codec_for
 from tests.unit.pipeline.fakes import FakeSender, plugin_config
 
-MARGIN = 0.005  # no backoff ends nearer to the deadline than this
+MARGIN = 0.005  # minimum time left for an attempt after a backoff
 
 # Outcomes of an attempt, and when it may be retried: always, if idempotent, never.
 OUTCOMES = {
@@ -58,7 +58,7 @@ UNSENT = "no connection free"
 
 steps = st.tuples(
     st.sampled_from(["ok", *OUTCOMES, *["refused", "429", "500"] * 3]),
-    st.sampled_from([0.0, 0.0, 0.01, 0.3, 2.0]),  # seconds that the attempt takes
+    st.sampled_from([0.0, 0.0, 0.01, 0.3, 2.0]),  # duration of the attempt
     st.sampled_from([0.0, 0.02, 0.7, 60.0]),  # its retry_after, if it has one
 )
 
@@ -97,7 +97,7 @@ class Attempt:
 
 
 class Wire(FakeSender):
-    """Ends each attempt as the script says, and at the deadline at the latest, as every real wire does."""
+    """Ends each attempt as scripted, or at the deadline if that is earlier, as real transports do."""
 
     def __init__(self, clock):
         super().__init__()
@@ -120,8 +120,8 @@ class Wire(FakeSender):
         raise attempt.error
 
 
-class World:
-    """A plugin, and everything that has happened to it."""
+class Bench:
+    """A guarded plugin, and the times of its calls and extra attempts."""
 
     def __init__(self, spent, **sections):
         self.clock = ManualClock(1000.0)
@@ -137,7 +137,7 @@ class World:
             self.extra.append(self.clock.monotonic())
 
     def make(self, plan):
-        """Makes one call; returns it, its attempts and its error, after the laws that hold for every call."""
+        """Makes one call; returns it, its attempts and its error. Checks what holds for all calls."""
         self.clock.advance(plan.pause)
         self.wire.script, self.wire.attempts = deque(plan.script), []
         began = self.clock.monotonic()
@@ -152,16 +152,18 @@ class World:
         attempts = self.wire.attempts
         sent = [attempt for attempt in attempts if attempt.kind != UNSENT]
 
-        assert limit.at <= began + min(plan.timeout, plan.block or 1e6) + 1e-9, "blocks only shorten"
+        assert limit.at <= began + min(plan.timeout, plan.block or 1e6) + 1e-9, (
+            "a deadline block only shortens the timeout"
+        )
         assert self.clock.monotonic() <= limit.at + 0.1, "no call ends later than its deadline + 100 ms"
-        assert all(attempt.remaining > 0 for attempt in attempts), "nothing is sent after the deadline"
+        assert all(attempt.remaining > 0 for attempt in attempts), "no attempt starts after the deadline"
         remaining = [int(attempt.remaining * 1000) for attempt in attempts]
         assert all(later < earlier for earlier, later in pairwise(remaining)), "less time at each attempt"
-        most = self.retry.max_retries if plan.max_retries is None else plan.max_retries
-        assert len(attempts) <= 1 + most
+        max_retries = self.retry.max_retries if plan.max_retries is None else plan.max_retries
+        assert len(attempts) <= 1 + max_retries
         assert call.attempts == len(sent)
         if error is not None:
-            assert error.attempts == len(sent), "the error says how many attempts were made"
+            assert error.attempts == len(sent), "the error has the number of attempts"
             assert error.plugin == "fake"
         for before, after in pairwise(attempts):
             assert before.replay == "always" or (before.replay == "if idempotent" and plan.idempotent)
@@ -189,7 +191,7 @@ class World:
     spent=st.sampled_from([0, 98, 99, 100]),
 )
 def test_a_call_is_retried_exactly_when_it_may_be(history, max_retries, initial, ratio, spent):
-    world = World(
+    bench = Bench(
         spent,
         retry={
             "max_retries": max_retries,
@@ -202,7 +204,7 @@ def test_a_call_is_retried_exactly_when_it_may_be(history, max_retries, initial,
         circuit_breaker={"enabled": False},
     )
     for plan in history:
-        call, attempts, error = world.make(plan)
+        call, attempts, error = bench.make(plan)
         limit = max_retries if plan.max_retries is None else plan.max_retries
         for number, attempt in enumerate(attempts, 1):
             following = attempts[number] if number < len(attempts) else None
@@ -215,7 +217,7 @@ def test_a_call_is_retried_exactly_when_it_may_be(history, max_retries, initial,
             elif attempt.kind == "ok":
                 assert error is None
             elif attempt.kind == UNSENT and number > 1:
-                assert error is attempts[number - 2].error, "a local refusal hides no real error"
+                assert error is attempts[number - 2].error, "a local rejection replaces no error of the plugin"
                 assert error.details == {"replay_refused": SaturatedError.code}
             elif attempt.replay == "never" or (attempt.replay != "always" and not plan.idempotent) or number > limit:
                 assert error is attempt.error
@@ -226,8 +228,8 @@ def test_a_call_is_retried_exactly_when_it_may_be(history, max_retries, initial,
             else:
                 assert error is attempt.error
                 assert stopped == "budget"
-                assert world.budget.available < 1
-    world.check_the_budgets_bound()
+                assert bench.budget.available < 1
+    bench.check_the_budgets_bound()
 
 
 @given(
@@ -242,7 +244,7 @@ def test_the_same_holds_with_breaker_and_limiter(history, rate, max_wait, thresh
     sections = {} if rate is None else {
         "rate_limit": {"enabled": True, "requests_per_second": rate, "burst_size": 2, "max_wait": max_wait}
     }  # fmt: skip
-    world = World(
+    bench = Bench(
         spent,
         retry={"max_retries": 3, "initial_interval": 0.01, "max_interval": 1.0},
         circuit_breaker={
@@ -254,15 +256,15 @@ def test_the_same_holds_with_breaker_and_limiter(history, rate, max_wait, thresh
         **sections,
     )
     for plan in history:
-        _, attempts, error = world.make(plan)
+        _, attempts, error = bench.make(plan)
         if not attempts:
             refused = isinstance(error, CircuitBreakerOpenError | RateLimitExceededError)
             assert refused or (isinstance(error, PluginTimeoutError) and error.details == {})
         elif error is not None and "replay_refused" in error.details:
             # A probe that timed out says that it was one.
             assert attempts[-1].error in (error, error.__cause__) or attempts[-1].kind == UNSENT
-    world.check_the_budgets_bound()
-    world.clock.advance(1e4)
-    for _ in range(10):  # time and successes make it well
-        world.make(Plan(pause=11.0))
-    assert world.make(Plan(pause=11.0))[2] is None
+    bench.check_the_budgets_bound()
+    bench.clock.advance(1e4)
+    for _ in range(10):  # time and successes close the breaker
+        bench.make(Plan(pause=11.0))
+    assert bench.make(Plan(pause=11.0))[2] is None

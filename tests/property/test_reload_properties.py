@@ -1,4 +1,4 @@
-"""A reload from A to B ends in the state of loading B, and a reload back to A in that of loading A."""
+"""A reload from A to B leads to the same state as loading B; a reload back to A to that of loading A."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
-def wired(config: PluginConfig) -> dict[str, Any]:
-    """The settings that a client was built from."""
+def sender_settings(config: PluginConfig) -> dict[str, Any]:
+    """The settings from which a sender was built."""
     found = {}
     for change in changes_between(PluginConfig(), config) if type(config) is PluginConfig else ():
         if not Change(change.path, "", "").in_place and not change.path.startswith(("connection", "health_check")):
@@ -75,7 +75,7 @@ def wired(config: PluginConfig) -> dict[str, Any]:
 
 
 def state(harness: Harness) -> dict[str, Any]:
-    """All that calls depend on, without counts and measurements."""
+    """The state that calls depend on, without counts and measurements."""
     found: dict[str, Any] = {"": sorted(harness.manager._registry.disabled)}
     for name, plugin in harness.manager._registry.plugins.items():
         policies, checker = plugin.pipeline, plugin.checker
@@ -83,7 +83,7 @@ def state(harness: Harness) -> dict[str, Any]:
         bulkhead = policies.bulkhead
         found[name] = {
             "config": {field.name: getattr(plugin.config, field.name) for field in fields_of(type(plugin.config))},
-            "wire": None if isinstance(plugin.config, GroupConfig) else wired(plugin.plugin.config),
+            "wire": None if isinstance(plugin.config, GroupConfig) else sender_settings(plugin.plugin.config),
             "retry": (retry.max_retries, retry._initial, retry._longest, retry._multiplier, retry._jitter),
             "budget": budget._deposit,
             "breaker": (attrs.asdict(policies.breaker._rules), policies.breaker._mode),
@@ -115,7 +115,9 @@ def loaded(config: dict[str, Any]) -> Harness:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations(), configurations(), st.sampled_from(list(ReloadStrategy)))
-def test_a_reload_ends_as_a_load_does(old: dict[str, Any], new: dict[str, Any], strategy: ReloadStrategy) -> None:
+def test_a_reload_leads_to_the_state_of_a_load(
+    old: dict[str, Any], new: dict[str, Any], strategy: ReloadStrategy
+) -> None:
     harness, fresh = loaded(old), loaded(new)
     try:
         harness.manager.reload_config(new, strategy)
@@ -133,11 +135,11 @@ def test_a_reload_ends_as_a_load_does(old: dict[str, Any], new: dict[str, Any], 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations(), configurations(), st.sampled_from(["graceful", "rolling"]))
-def test_a_reload_back_ends_in_the_first_state(old: dict[str, Any], new: dict[str, Any], strategy: str) -> None:
+def test_a_reload_back_restores_the_first_state(old: dict[str, Any], new: dict[str, Any], strategy: str) -> None:
     harness = loaded(old)
     try:
         for name in harness.manager.list_plugins():
-            if name != "group":  # its members may all be switched off
+            if name != "group":  # all its members may be disabled
                 harness.call(name)
         before, counts = state(harness), harness.manager.metrics()
         report = harness.manager.reload_config(new, strategy)
@@ -148,7 +150,7 @@ def test_a_reload_back_ends_in_the_first_state(old: dict[str, Any], new: dict[st
         after = harness.manager.metrics()
         for name in survivors:
             kept_counts, known = after.plugins[name], counts.plugins[name]
-            assert kept_counts.health_checks >= known.health_checks  # checks go on meanwhile
+            assert kept_counts.health_checks >= known.health_checks  # checks continue
             assert attrs.evolve(kept_counts, health_checks=known.health_checks) == known
         assert after.requests_total == counts.requests_total
         assert all(harness.guarded(name) is plugin for name, plugin in kept.items())

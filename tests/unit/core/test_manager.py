@@ -54,7 +54,7 @@ def shout(request: Ask, context: ExecutionContext) -> Answer:
 
 
 class Recorder:
-    """A plugin object that remembers its contexts and runs a function."""
+    """A plugin that records its contexts and runs a function."""
 
     def __init__(self, name="recorder", function=lambda request, context: request):
         self.name = name
@@ -166,7 +166,7 @@ def test_known_fault_request_ids_repeated():
     assert len(seen) == 160_000
 
 
-def test_an_unknown_name_comes_with_a_suggestion(manager):
+def test_the_error_for_an_unknown_name_has_a_suggestion(manager):
     with pytest.raises(PluginNotFoundError, match="known names: none yet"):
         manager.execute("auth", 1)
     manager.register(Recorder("auth-service"))
@@ -193,7 +193,7 @@ def test_an_object_without_the_methods_of_a_plugin_is_rejected(manager):
         manager.register_factory("x", object())
 
 
-def test_an_exception_of_a_python_plugin_is_one_clear_error(manager):
+def test_an_exception_of_a_python_plugin_is_translated(manager):
     def fail(request, context):
         raise request
 
@@ -346,7 +346,7 @@ def test_progress(manager):
 
 
 @pytest.mark.parametrize("bad", [{"concurrency": 0}, {"timeout": 0}])
-def test_bad_batch_arguments_are_refused_at_the_call(manager, bad):
+def test_invalid_batch_arguments_are_rejected_at_the_call(manager, bad):
     manager.register(Recorder())
     with pytest.raises(InvalidArgumentError):
         manager.map("recorder", [1], **bad)
@@ -476,7 +476,7 @@ def test_a_call_of_an_unregistered_plugin_is_an_error(manager):
         manager.execute("recorder", 1)
 
 
-def test_no_thread_is_left_behind():
+def test_no_thread_is_left_after_shutdown():
     gc.collect()
     before = set(threading.enumerate())
     with Manager() as manager:
@@ -572,7 +572,7 @@ def test_an_interrupted_shutdown_is_finished_by_the_next_one(monkeypatch):
     assert manager.metrics().requests_total == 1
 
 
-def test_counts_never_go_back():
+def test_counts_never_decrease():
     latch = Latch()
     with Manager() as manager:
         manager.register(Recorder(function=lambda request, context: latch(None) if request else None))
