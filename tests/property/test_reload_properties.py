@@ -62,6 +62,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
+UNLIMITED = 1_000_000_000
+
+
 def sender_settings(config: PluginConfig) -> dict[str, Any]:
     """The settings from which a sender was built."""
     found = {}
@@ -81,6 +84,8 @@ def state(harness: Harness) -> dict[str, Any]:
         policies, checker = plugin.pipeline, plugin.checker
         limiter, retry, budget = policies.limiter, policies.retry, policies.budget
         bulkhead = policies.bulkhead
+        if bulkhead is not None and bulkhead._limit == UNLIMITED:  # it is no longer configured, and admits all calls
+            bulkhead = None
         found[name] = {
             "config": {field.name: getattr(plugin.config, field.name) for field in fields_of(type(plugin.config))},
             "wire": None if isinstance(plugin.config, GroupConfig) else sender_settings(plugin.plugin.config),
@@ -92,7 +97,10 @@ def state(harness: Harness) -> dict[str, Any]:
             "bulkhead": None if bulkhead is None else (bulkhead._adaptive is None, bulkhead._max_waiting),
             "checks": (checker._enabled, checker._configured_interval, checker._timeout, checker._failure_limit),
             "chaos": getattr(plugin.sender, "chaos", ""),
-            "layers": (layers(policies.run), layers(policies.run_as_member)),
+            "layers": [
+                [layer for layer in layers(run) if layer != "BulkheadLayer" or bulkhead is not None]
+                for run in (policies.run, policies.run_as_member)
+            ],
         }
     return found
 
