@@ -1,4 +1,4 @@
-"""ResponseCache: lifetime of responses, bounds, configuration, forks. For coalesced calls see test_single_flight.py."""
+"""ResponseCache: lifetime of responses, bounds, configuration, forks. Coalesced calls: test_cache_single_flight.py."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-HOWTO = Path(__file__).resolve().parents[3] / "docs/howto"
+HOWTO = Path(__file__).resolve().parents[2] / "docs/howto"
 
 
 @pytest.mark.parametrize("name", ["django", "flask"])

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from goplugins import HealthCheckConfig, Manager, PluginConfig, PluginInfo, PluginStatus
-
-from .fakes import FakePlugin, eventually, hanging
+from tests.unit.health.fakes import FakePlugin, eventually, hanging
 
 CHECKS = PluginConfig(health_check=HealthCheckConfig(enabled=True, interval=0.1, timeout=0.1, failure_limit=100))
 
