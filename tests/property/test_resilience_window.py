@@ -19,7 +19,7 @@ steps = st.lists(
 
 
 @given(steps=steps, start=st.sampled_from([0, 7, 1000]), width=st.sampled_from([0.5, 1.0, 4.0]))
-def test_counts_what_ended_in_the_last_ten_buckets(steps, start, width):
+def test_counts_calls_that_ended_in_the_last_ten_buckets(steps, start, width):
     window = RollingWindow(10 * width)
     now, ended = start, []
     for what, first, second in steps:

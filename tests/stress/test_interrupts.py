@@ -185,7 +185,7 @@ def has_nothing_left(plugin):
     return True
 
 
-def test_a_whole_call_leaves_nothing_behind(scaled):
+def test_an_interrupted_call_leaks_no_slots_permits_or_counts(scaled):
     plugin = a_plugin()
 
     def call():
@@ -197,7 +197,7 @@ def test_a_whole_call_leaves_nothing_behind(scaled):
 
 
 @pytest.mark.timeout(300, method="thread")  # the other method needs the very timer that strikes here
-def test_signals_that_raise_on_the_main_thread_leave_nothing_behind(scaled):
+def test_signal_handlers_that_raise_leak_no_slots_permits_or_counts(scaled):
     plugin, dice, hits = a_plugin(), random.Random(3), 0
 
     def calls():

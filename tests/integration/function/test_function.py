@@ -207,7 +207,7 @@ class TestNames:
             FunctionPluginFactory().create_plugin(config(endpoint))
         assert caught.value.path == "endpoint"
 
-    def test_module_that_fails_names_the_place(self, tmp_path, monkeypatch):
+    def test_the_error_for_a_module_that_fails_to_import_names_its_line(self, tmp_path, monkeypatch):
         (tmp_path / "broken_module_of_test.py").write_text("x = 1\nraise RuntimeError('at import')\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         with pytest.raises(ConfigError, match=r"RuntimeError: at import .*broken_module_of_test.py, line 2"):

@@ -83,7 +83,7 @@ def test_pushback_does_not_make_a_refused_request_retryable(raw, make):
 
 
 @pytest.mark.parametrize("text", ["failed to connect to all addresses; last error: x", "DNS resolution failed for x"])
-def test_a_servers_text_is_no_proof_that_nothing_was_sent(raw, make, text):
+def test_a_status_text_of_a_server_does_not_make_a_call_safe_to_retry(raw, make, text):
     error = failure(make(raw(aborting("UNAVAILABLE", text)).address))
     assert (type(error), error.replay) == (PluginUnavailableError, Replay.IF_IDEMPOTENT)
 
@@ -250,7 +250,7 @@ def test_known_fault_grpc_stayed_dead_after_one_unavailable(raw, make):
 
 
 @pytest.mark.processes
-def test_a_server_that_was_down_for_long_is_used_as_soon_as_it_is_back(raw, make):
+def test_after_a_long_outage_the_first_call_reaches_the_restarted_server(raw, make):
     """No backoff delays the first attempt, neither of calls nor of health checks."""
     port = free_port()
     plugin = make(f"127.0.0.1:{port}")

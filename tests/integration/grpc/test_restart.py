@@ -15,7 +15,7 @@ def echo(request: int) -> int:
 
 
 @pytest.mark.processes
-def test_a_server_that_comes_back_is_used_again_within_a_second_and_no_call_hangs():
+def test_calls_succeed_within_a_second_of_a_restart_and_none_hangs():
     running = serve.start(echo, "grpc://127.0.0.1:0")
     config = {
         "name": "echo",

@@ -82,7 +82,7 @@ VALUES = [
 
 class TestOverOurServer:
     @pytest.mark.parametrize("value", VALUES, ids=repr)
-    def test_every_json_value_comes_back(self, serve, make, value):
+    def test_json_values_make_the_round_trip(self, serve, make, value):
         assert call(make(serve(echo).address), value) == value
 
     def test_large_payloads(self, serve, make):
@@ -227,7 +227,7 @@ class TestAuth:
 
 
 class TestMetadata:
-    def test_what_a_server_sees(self, raw, make):
+    def test_the_metadata_that_a_server_receives(self, raw, make):
         server = raw()
         plugin = make(server.address, auth=AuthConfig(method="basic", username="user", password="secret"))
         call(plugin, 7, headers={"X-Tenant": "blue", "Trace-Bin": base64.b64encode(b"\x00\xff").decode()})

@@ -302,7 +302,7 @@ def test_forked_child_uses_a_connection_of_its_own(engine):
 
 
 class TestProxy:
-    def test_plain_http_goes_in_absolute_form(self, serve, make):
+    def test_plain_http_uses_the_absolute_form(self, serve, make):
         proxy = serve()
         plugin = make("http://plugin.example/p", options={"proxy": f"http://u:pw@127.0.0.1:{proxy.port}"})
         assert call(plugin) == "ok"
@@ -311,7 +311,7 @@ class TestProxy:
         assert request.headers["host"] == "plugin.example"
         assert request.headers["proxy-authorization"] == "Basic dTpwdw=="
 
-    def test_https_goes_through_a_tunnel(self, serve, make, server_context, ca_file):
+    def test_https_uses_a_tunnel(self, serve, make, server_context, ca_file):
         import ssl
 
         from goplugins.config import AuthConfig

@@ -293,7 +293,7 @@ def test_unknown_name(make):
     assert caught.value.replay is Replay.ALWAYS
 
 
-def test_connect_timeout_says_that_nothing_was_sent(make):
+def test_a_connect_timeout_is_safe_to_retry(make):
     """A listener with a full backlog drops further packets, as a firewall may."""
     import socket
 

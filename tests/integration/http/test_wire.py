@@ -379,7 +379,7 @@ def test_execute_is_one_attempt_with_plain_values(serve, make):
         plugin.execute(object())
 
 
-def test_info_comes_from_the_configuration(make):
+def test_info_is_that_of_the_configuration(make):
     info = make("http://127.0.0.1:1/x?key=secret").info()
     assert info.name == "p"
     assert "secret" not in repr(info)

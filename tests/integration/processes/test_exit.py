@@ -409,7 +409,7 @@ def test_a_script_ends(name, where, usual):
 
 
 @pytest.mark.processes
-def test_a_manager_without_references_leaves_nothing_behind(run):
+def test_a_manager_without_references_leaks_no_threads_connections_or_processes(run):
     """No threads, connections, processes; the scheduler's thread ends once it has been idle for a while."""
     reports = run("""
     from goplugins.runtime.scheduler import get_scheduler

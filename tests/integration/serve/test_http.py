@@ -157,7 +157,7 @@ def test_a_request_that_is_too_large_gets_its_reason_and_no_reset(server: serve.
     assert "4194304" in answer.json()["error"]
 
 
-def test_who_asks_first_is_refused_before_sending(server: serve.RunningServer) -> None:
+def test_expect_100_continue_is_rejected_before_the_body(server: serve.RunningServer) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
     with connect(server) as connection:
         connection.sendall(head)
@@ -173,7 +173,9 @@ def test_who_asks_first_is_refused_before_sending(server: serve.RunningServer) -
         b"nonsense\r\n\r\n",
     ],
 )
-def test_what_is_not_http_is_refused_with_an_envelope(server: serve.RunningServer, request_bytes: bytes) -> None:
+def test_a_malformed_http_request_is_rejected_with_an_envelope(
+    server: serve.RunningServer, request_bytes: bytes
+) -> None:
     with connect(server) as connection:
         connection.sendall(request_bytes)
         status, headers, body = read_answer(connection)

@@ -211,7 +211,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_every_json_value_comes_back(serve, make, value):
+def test_json_values_make_the_round_trip(serve, make, value):
     serve()
     found = call(make(), value)
     assert found == value

@@ -446,7 +446,7 @@ def test_two_weak_tiers_share_all_the_traffic() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_without_eligible_members_the_error_says_so(strategy: str) -> None:
+def test_the_error_without_eligible_members(strategy: str) -> None:
     group = Group(2, strategy)
     for name in "ab":
         group.balancer.disable_plugin(name)

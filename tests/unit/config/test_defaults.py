@@ -149,7 +149,7 @@ def test_with_defaults_is_idempotent() -> None:
     assert config.observability == ObservabilityConfig(log_level="debug")
 
 
-def test_resolve_gives_a_further_plugin_the_same_defaults() -> None:
+def test_resolve_applies_the_same_defaults_to_further_plugins() -> None:
     config = ManagerConfig(default_retry=RetryConfig(max_retries=9))
     plugin = PluginConfig(name="a", transport="http")
     expected = attrs.evolve(config, plugins=[plugin]).with_defaults().plugins[0]

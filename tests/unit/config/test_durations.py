@@ -25,7 +25,7 @@ RECORDED = [
 
 
 @pytest.mark.parametrize(("nanoseconds", "text"), RECORDED)
-def test_writes_and_reads_what_go_wrote(nanoseconds: int, text: str) -> None:
+def test_writes_and_reads_the_texts_of_go(nanoseconds: int, text: str) -> None:
     assert format_go_duration(nanoseconds / 1_000_000_000) == text
     assert parse_duration(text) == nanoseconds / 1_000_000_000
 
@@ -75,7 +75,7 @@ def test_reads_go_s_notation(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "s", ".", ".s", "1e3s", "1 s", " 1s", "1d", "--1s", "1s-1s", "٣s", "9" * 60 + "s"]
 )
-def test_refuses_what_go_refuses(text: str) -> None:
+def test_rejects_texts_that_go_rejects(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match="write one such as"):
         parse_duration(text)
 

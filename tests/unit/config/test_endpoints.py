@@ -55,7 +55,7 @@ def endpoint(transport: str, address: str) -> str | None:
         ("python", "entry-point"),
     ],
 )
-def test_good_endpoints(transport: str, address: str) -> None:
+def test_valid_endpoints(transport: str, address: str) -> None:
     assert endpoint(transport, address) is None
 
 
@@ -105,7 +105,7 @@ def test_good_endpoints(transport: str, address: str) -> None:
         ("python", "a b", "PLUGIN_1005"),
     ],
 )
-def test_bad_endpoints(transport: str, address: str, code: str) -> None:
+def test_invalid_endpoints(transport: str, address: str, code: str) -> None:
     assert endpoint(transport, address) == code
 
 
@@ -178,7 +178,7 @@ def test_health_endpoints(address: str, good: bool) -> None:
         ("exec", "anything", Endpoint("anything")),
     ],
 )
-def test_what_is_parsed(transport: str, text: str, expected: Endpoint) -> None:
+def test_parsed_parts(transport: str, text: str, expected: Endpoint) -> None:
     assert Endpoint.parse(TransportType(transport), text) == expected
 
 

@@ -116,7 +116,7 @@ def test_an_unknown_option_is_reported_by_validate() -> None:
     assert caught.value.path == "plugins[2].options.batch"
 
 
-def test_what_go_leaves_empty_is_left_out() -> None:
+def test_empty_values_of_go_are_left_out() -> None:
     text = json.dumps(
         {
             "log_level": "",
@@ -145,7 +145,7 @@ def test_what_go_leaves_empty_is_left_out() -> None:
     assert ManagerConfig.from_go_json('{"plugins": null}') == ManagerConfig()
 
 
-def test_what_go_never_writes_is_refused_with_its_path() -> None:
+def test_values_that_go_never_writes_are_rejected_with_their_path() -> None:
     with pytest.raises(ConfigError) as caught:
         ManagerConfig.from_go_json(
             '{"default_retry": {"initial_interval": "30s", "max_interval": 1.5, "max_retries": "x"}, "extra": 1,'

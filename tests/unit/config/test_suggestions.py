@@ -70,7 +70,7 @@ def test_the_fix_does_not_repeat_a_key_that_contains_a_secret() -> None:
         ("connection", 5, "write a table of fields such as max_connections, max_idle_connections, idle_timeout"),
     ],
 )
-def test_a_single_value_in_place_of_a_table(field: str, value: object, fix: str) -> None:
+def test_a_single_value_instead_of_a_table(field: str, value: object, fix: str) -> None:
     found = plugin_messages(**{field: value})
     assert list(found) == [field]
     assert found[field].startswith("expected a table, got a")

@@ -246,7 +246,7 @@ class TestBatches:
         assert "5/5" in drawn  # the length is known
         assert "5it" in drawn  # it is not
 
-    def test_progress_without_tqdm_is_refused_at_once(self, make, monkeypatch):
+    def test_progress_without_tqdm_is_an_error(self, make, monkeypatch):
         monkeypatch.setitem(sys.modules, "tqdm", None)
         manager = make(echoes=lambda request: request)
         for batch in (manager.map, manager.map_results, manager.bind("echoes").map):

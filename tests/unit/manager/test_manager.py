@@ -327,7 +327,7 @@ def test_map_waits_for_the_rate_limit_and_takes_a_context_per_item(manager):
     assert {context.request_id for context in plugin.contexts} == {f"id-{n}" for n in range(10)}
 
 
-def test_map_goes_on_when_the_pool_is_full():
+def test_map_waits_when_the_pool_is_full():
     latch = Latch()
     with Manager(max_workers=1, max_queued=1) as manager:
         manager.register(Recorder("slow", lambda request, context: latch(None)))

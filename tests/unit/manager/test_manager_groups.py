@@ -100,7 +100,7 @@ def test_with_all_breakers_open_the_refusal_names_each_member(manager):
     assert "last error" in text
 
 
-def test_a_member_may_be_unregistered_and_another_of_its_name_takes_its_place(manager):
+def test_a_member_may_be_unregistered_and_registered_again(manager):
     members = group(manager, count=2)
     manager.unregister("m0")
     assert {manager.execute("g", None) for _ in range(4)} == {"m1"}

@@ -467,7 +467,7 @@ def test_a_call_rejected_by_a_removed_plugin_is_a_failure(harness: Harness) -> N
     assert [event.error.code for event in events] == ["PLUGIN_1207"]
 
 
-def test_a_call_that_waits_for_its_retry_goes_on(harness: Harness) -> None:
+def test_a_call_waiting_for_its_retry_continues(harness: Harness) -> None:
     retry = {"retry": {"initial_interval": 0.3, "random_jitter": False, "idempotent": True}}
     harness.load(a={"endpoint": "m:v1", **retry})
     old = harness.guarded("a").plugin

@@ -98,7 +98,7 @@ def test_rejections_are_no_failures():
     assert sampled.history.minute("auth").failed == 1
 
 
-def test_what_happens_during_a_pause_is_in_no_rate():
+def test_calls_during_a_pause_are_in_no_rate():
     sampled = Sampled()
     sampled.second(5)
     sampled.history.pause()

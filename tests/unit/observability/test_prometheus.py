@@ -126,7 +126,7 @@ def test_refusals_of_the_limiter_are_counted(registry):
         assert value(values, "goplugins_calls_total", outcome="refused") == 1
 
 
-def test_collecting_twice_counts_nothing_twice(manager, plugin, registry):
+def test_a_second_collection_does_not_change_the_counts(manager, plugin, registry):
     export(manager, registry=registry)
     plugin.error = PluginConnectionError("gone")
     call(manager, "search", 9)

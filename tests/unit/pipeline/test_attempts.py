@@ -98,7 +98,7 @@ def test_failures_are_reported_and_the_first_success_after_one():
     assert plugin.checker.reports == [first, second, "success"]
 
 
-def test_outcomes_that_say_nothing_of_the_plugin_are_not_reported():
+def test_outcomes_without_relation_to_the_plugin_are_not_reported():
     plugin = Plugin(circuit_breaker={"enabled": False})
     plugin.fails(PluginRequestError("404"))
     plugin.fails(PluginTimeoutError("late"), takes=0.01)

@@ -55,7 +55,7 @@ def test_layers_that_are_not_configured_do_not_exist() -> None:
     assert (pipeline.limiter, pipeline.bulkhead, pipeline.cache, pipeline.hedger) == (None, None, None, None)
 
 
-def test_policies_keep_what_they_remember() -> None:
+def test_policies_keep_their_state() -> None:
     shared, sender, pool = make_shared(), FakeSender(), hedge_pool()
     hedge = {"hedge": {"enabled": True, "percentile": 0.9}, "transport": "unix", "endpoint": "/run/p"}
     before = Pipeline.build(plugin_config(**FULL, **hedge), sender, shared, hedge_pool=pool)
@@ -86,7 +86,7 @@ def test_policies_keep_what_they_remember() -> None:
     assert str(after.breaker.state) == "open"
 
 
-def test_a_shorter_ttl_and_fewer_entries_hold_for_what_is_in_the_cache() -> None:
+def test_a_shorter_ttl_and_fewer_entries_apply_to_existing_entries() -> None:
     shared, sender = make_shared(), FakeSender()
     sections = {"retry": {"idempotent": True}, "cache": {"ttl": 100}}
     before = Pipeline.build(plugin_config(**sections), sender, shared)
@@ -192,7 +192,7 @@ def test_no_sequence_of_reloads_lets_more_calls_in_than_the_bulkhead_admits() ->
     assert plugin.pipeline.bulkhead.in_use == 0
 
 
-def test_the_bulkhead_holds_while_its_section_comes_and_goes() -> None:
+def test_the_bulkhead_limit_holds_while_its_section_is_removed_and_added() -> None:
     limited = plugin_config(bulkhead={"max_concurrent": 3, "max_waiting": 100})
     lock, stop = threading.Lock(), threading.Event()
     running = most = 0
@@ -237,7 +237,7 @@ def test_the_bulkhead_holds_while_its_section_comes_and_goes() -> None:
     assert plugin.metrics().requests_failure == 0
 
 
-def test_a_limiter_that_is_disabled_for_a_while_gives_no_second_burst() -> None:
+def test_a_limiter_disabled_for_a_while_grants_no_second_burst() -> None:
     plugin = guarded(FakeSender(), rate_limit=LIMIT)
     for _ in range(5):
         plugin.call(make_call(plugin.clock))

@@ -225,7 +225,7 @@ def test_an_expired_entry_answers_for_stale_if_error_seconds():
         plugin.ask()
 
 
-def test_the_rate_limit_is_covered_by_both_if_fallback_on_says_so():
+def test_cache_and_fallback_cover_the_rate_limit_if_fallback_on_includes_it():
     error = RateLimitExceededError("too many")
     plugin = Plugin("old", error, error, cache=CACHE, fallback={"value": "static", "on": ["rate-limit"]})
     plugin.ask("a")
@@ -294,7 +294,7 @@ def test_coalesced_calls_fall_back_each_at_its_own_deadline():
         assert leader.result(20) == ("at last", "plugin")
 
 
-def test_the_plugin_gets_the_deadline_less_the_reserve_and_the_fallback_what_is_left():
+def test_the_plugin_gets_the_deadline_minus_the_reserve_and_the_fallback_the_rest():
     left = []
 
     def forward(name, call):

@@ -104,7 +104,7 @@ def test_closing_ends_the_wait_for_a_slot(manager):
     closing.join(5)
 
 
-def test_an_answer_from_the_cache_sends_nothing_and_is_marked(manager):
+def test_a_cached_response_makes_no_attempt_and_is_marked(manager):
     @serve.plugin(name="p")
     def shout(request: str) -> str:
         calls.append(request)
@@ -154,7 +154,7 @@ def test_errors_of_the_caller_are_not_replaced(manager):
     assert manager.execute("p", 1) == "sorry"
 
 
-def test_without_a_fallback_the_open_breaker_is_what_the_caller_sees(manager):
+def test_without_a_fallback_the_caller_gets_the_error_of_the_open_breaker(manager):
     service = add(manager, Service(), circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})
     service.error = PluginConnectionError("down")
     for kind in (PluginConnectionError, CircuitBreakerOpenError):

@@ -32,7 +32,7 @@ from goplugins.testing import ManualClock
 from .fakes import FakeSender, Latch, guarded, make_call
 
 
-def test_a_good_call_is_one_attempt():
+def test_a_successful_call_is_one_attempt():
     clock = ManualClock()
     sender = FakeSender("answer")
     plugin = guarded(sender, clock)
@@ -240,7 +240,7 @@ def test_known_fault_the_rate_limit_held_for_http_only():
     assert clock.monotonic() == pytest.approx(0.1)
 
 
-def test_a_lost_permit_gives_its_token_back():
+def test_a_lost_permit_returns_its_token():
     clock = ManualClock()
     sender = FakeSender(HTTPTransportError("500"))
     plugin = guarded(
@@ -371,7 +371,7 @@ def test_the_explanation():
     assert explanation.last_error_ago == pytest.approx(2.0)
 
 
-def test_a_good_health_check_ends_the_open_time():
+def test_a_successful_health_check_ends_the_open_time():
     clock = ManualClock()
     sender = FakeSender(HTTPTransportError("500"))
     plugin = guarded(sender, clock, circuit_breaker={"failure_threshold": 1, "min_request_threshold": 1})

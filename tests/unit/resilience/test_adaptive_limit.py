@@ -401,7 +401,7 @@ def test_a_plugin_that_became_slower_by_itself_gets_its_limit_back():
     assert (windows.limit.limit, windows.limit.baseline) == (100, 0.5)
 
 
-def test_what_failures_took_is_not_given_back_by_a_probe():
+def test_a_probe_does_not_restore_the_limit_lowered_by_failures():
     windows = known().window(0.125, 50, failed=100)
     assert windows.limit.limit == 75
     windows.now += 60.0

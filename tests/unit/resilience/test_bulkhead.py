@@ -90,7 +90,7 @@ def test_admits_up_to_its_limit():
     assert bulkhead.in_use == 0
 
 
-def test_a_refusal_has_the_counts_and_says_nothing_of_the_plugin():
+def test_a_rejection_has_the_counts_and_is_no_failure_of_the_plugin():
     bulkhead = make(2, waiting=1)
     held = [bulkhead.acquire(), bulkhead.acquire()]
     (caller,) = queued(bulkhead, 1)
@@ -114,7 +114,7 @@ def test_a_refusal_has_the_counts_and_says_nothing_of_the_plugin():
         ({"max_waiting": 1, "max_wait": 0.25}, 0.25, "no slot became free in time"),
     ],
 )
-def test_a_refusal_says_why(fields, seconds, reason):
+def test_a_rejection_has_its_reason(fields, seconds, reason):
     bulkhead = Bulkhead(BulkheadConfig(max_concurrent=1, **fields), clock=ManualClock())
     permit = bulkhead.acquire()
     for number in (1, 2):

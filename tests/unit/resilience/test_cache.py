@@ -78,7 +78,7 @@ def test_errors_are_not_cached():
     assert fetch(cache, clock) == ("answer", Origin.CALL)
 
 
-def test_a_failed_request_leaves_nothing_in_memory():
+def test_a_failed_request_leaves_no_entry():
     class Key:
         pass
 

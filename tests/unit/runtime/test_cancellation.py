@@ -24,7 +24,7 @@ class Stop:
         self.calls += 1
 
 
-def test_a_cancel_stops_what_is_attached() -> None:
+def test_a_cancel_stops_the_attached_work() -> None:
     cancellation, stop = Cancellation(), Stop()
     cancellation.attach(stop)
     cancellation.cancel()
@@ -49,7 +49,7 @@ def test_an_attach_after_cancel_raises_at_once() -> None:
     assert stop.calls == 0
 
 
-def test_a_second_cancel_stops_nothing_again() -> None:
+def test_a_second_cancel_has_no_effect() -> None:
     cancellation, stop = Cancellation(), Stop()
     cancellation.attach(stop)
     cancellation.cancel()
@@ -73,7 +73,7 @@ def test_a_cancel_that_is_interrupted_can_be_repeated() -> None:
     assert next(outcomes, "used up") == "used up"
 
 
-def test_guard_returns_and_raises_what_the_work_does() -> None:
+def test_guard_returns_the_result_and_raises_the_exception_of_the_work() -> None:
     cancellation, stop = Cancellation(), Stop()
     assert cancellation.guard(stop, lambda: 7) == 7
     with pytest.raises(ValueError, match="seven"):

@@ -27,7 +27,7 @@ class Sleeper:
         return self.woken == [True]
 
 
-def test_it_wakes_who_waits_and_who_comes_later():
+def test_a_set_event_wakes_present_and_later_waits():
     waiter = Waiter()
     sleeper = Sleeper(waiter)
     assert not waiter.is_set()
@@ -41,7 +41,7 @@ def test_it_wakes_who_waits_and_who_comes_later():
     assert not waiter.wait(0.0)
 
 
-def test_who_waits_without_a_limit_is_woken():
+def test_a_wait_without_a_timeout_is_woken():
     waiter = Waiter()
     sleeper = Sleeper(waiter, None)
     waiter.set()
@@ -60,7 +60,7 @@ def test_items_come_in_order_without_none():
 
 
 @pytest.mark.parametrize("before", ["new", "used", "timed out"])
-def test_nothing_of_before_ends_a_wait(before):
+def test_an_earlier_wake_up_ends_no_later_wait(before):
     waiter = Waiter()
     if before == "used":
         for _ in range(3):
@@ -135,7 +135,7 @@ def test_an_interrupt_within_set_leaves_no_thread_asleep_beside_an_item(item):
     assert number >= 2
 
 
-def test_an_interrupt_in_a_wait_leaves_it_as_it_was():
+def test_an_interrupted_wait_leaves_the_waiter_usable():
     for number in range(50):
         waiter = Waiter()
         happened = interrupted_at(number, lambda: waiter.wait(0.0001), ("goplugins/runtime/clock.py",))  # noqa: B023

@@ -173,7 +173,7 @@ class TestLocks:
         assert len(fork._locks) <= before
 
     @pytest.mark.hosts  # which brings gevent
-    def test_gevent_gives_its_own_locks(self):
+    def test_locks_are_those_of_gevent(self):
         pytest.importorskip("gevent")
         script = """
 from gevent import monkey
@@ -232,11 +232,11 @@ class TestDescriptors:
         # At once the end of the stream: no child holds the parent's socket open.
         assert run(fork_with_an_open_descriptor) == [False, "still open", ""]
 
-    def test_a_descriptor_that_was_reused_is_left_alone(self):
+    def test_a_reused_descriptor_is_not_closed(self):
         assert run(fork_with_a_reused_descriptor) is True
 
 
-def test_nothing_happens_at_import():
+def test_import_has_no_side_effects():
     script = (
         "import os, sys, threading; before = os.listdir('/proc/self/fd'); import goplugins.runtime.fork;"
         "assert os.listdir('/proc/self/fd') == before; assert threading.active_count() == 1"
@@ -256,7 +256,7 @@ def test_a_part_that_renews_again_during_the_renewal_does_not_hang(marked):
     assert FORK_MARK[0] == 1
 
 
-def test_an_interrupted_renewal_is_resumed_and_renews_nothing_twice(marked):
+def test_an_interrupted_renewal_is_resumed_without_repetition(marked):
     class Interrupted(Part):
         def after_fork_in_child(self) -> None:
             super().after_fork_in_child()

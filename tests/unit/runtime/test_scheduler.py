@@ -80,7 +80,7 @@ def test_runs_after_each_interval(scheduler: Scheduler, clock: ManualClock) -> N
     assert seen == [0] * 10 + [1] * 10 + [2] * 5
 
 
-def test_first_says_when_the_first_run_is(scheduler: Scheduler, clock: ManualClock) -> None:
+def test_first_is_the_delay_of_the_first_run(scheduler: Scheduler, clock: ManualClock) -> None:
     owner = Owner()
     scheduler.schedule(owner.work, 10.0, first=0.0, submit=inline, jitter=0.0)
     assert scheduler.run_due() == pytest.approx(10.0)
@@ -542,7 +542,7 @@ def fork_beside_a_scheduler() -> Any:
     return found, scheduler.needs_thread
 
 
-def test_a_forked_child_goes_on_with_a_thread_of_its_own() -> None:
+def test_a_forked_child_continues_with_its_own_thread() -> None:
     assert run(fork_beside_a_scheduler) == [[True, True, True, False], False]
 
 

@@ -85,7 +85,7 @@ def test_context_variables_are_copied():
         assert pool.submit(variable.get).result(5) == "set"
 
 
-def test_an_exception_goes_to_the_future_and_the_worker_goes_on():
+def test_an_exception_is_set_on_the_future_and_the_worker_continues():
     with WorkerPool("t", 1, 10) as pool:
         assert isinstance(pool.submit(lambda: 1 / 0).exception(5), ZeroDivisionError)
         assert isinstance(pool.submit(sys.exit).exception(5), SystemExit)
@@ -141,7 +141,7 @@ def test_idle_threads_end(monkeypatch):
         assert pool.submit(lambda: 3).result(5) == 3
 
 
-def test_many_threads_submit_and_nothing_is_lost():
+def test_no_task_of_many_threads_is_lost():
     with WorkerPool("t", 4, 100_000) as pool:
         results = []
 

@@ -88,7 +88,7 @@ def test_a_closed_pool_has_none(pool: WorkerPool) -> None:
     assert len(slots) == len(pool._state.slots) == 1  # the other one came back
 
 
-def test_a_task_that_will_never_run_says_so(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_can_not_run_calls_done(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_more(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

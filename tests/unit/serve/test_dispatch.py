@@ -24,7 +24,7 @@ def test_the_response_is_json() -> None:
     assert dispatch(half, Incoming(3, "r", 0.0)) == Outcome(Kind.OK, b"1.5")
 
 
-def test_the_context_has_what_the_caller_sent() -> None:
+def test_the_context_has_the_callers_values() -> None:
     seen: list[ExecutionContext] = []
 
     @serve.plugin

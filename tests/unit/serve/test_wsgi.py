@@ -485,7 +485,7 @@ def test_an_address_to_which_no_server_can_listen_is_refused(url: str) -> None:
         serve.start(echo, url)
 
 
-def test_bad_numbers_are_refused() -> None:
+def test_invalid_numbers_are_rejected() -> None:
     with pytest.raises(InvalidArgumentError, match="threads"):
         serve.start(echo, threads=0)
     with pytest.raises(InvalidArgumentError, match="grace"):

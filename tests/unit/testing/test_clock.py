@@ -27,12 +27,12 @@ def test_moves_only_by_advance():
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
-def test_never_goes_back(seconds):
+def test_time_never_decreases(seconds):
     with pytest.raises(InvalidArgumentError):
         ManualClock().advance(seconds)
 
 
-def test_auto_advance_passes_a_wait_at_once():
+def test_auto_advance_ends_a_wait_at_once():
     clock = ManualClock()
     assert clock.wait(threading.Event(), 60.0) is False
     assert clock.monotonic() == 60.0

@@ -181,7 +181,7 @@ def test_as_a_fixture(manager, broken):
     assert broken.counts["reset"] == 1
 
 
-def test_it_may_be_made_before_its_plugin_is_there(clock):
+def test_it_may_be_created_before_its_plugin_is_registered(clock):
     manager = Manager(str, str, clock=clock)
     block = inject(manager, "shout", error=1.0)
     assert (block.attempts, block.counts) == (0, {})
@@ -206,7 +206,7 @@ def test_a_block_is_entered_once(manager):
 @pytest.mark.parametrize(
     "chaos", [{}, {"error": 1.5}, {"error": 0.6, "hang": 0.6}, {"latency": 0.5}, {"error": 0.5, "status": 200}]
 )
-def test_what_can_not_be_injected_is_refused_before_the_block(manager, chaos):
+def test_invalid_faults_are_rejected_before_the_block(manager, chaos):
     with pytest.raises(ConfigError):
         inject(manager, "shout", **chaos)
 

@@ -171,14 +171,14 @@ def test_a_delay_beyond_the_deadline_is_a_timeout_at_the_deadline():
     assert not wire.sent
 
 
-def test_a_real_timeout_after_an_injected_delay_says_so():
+def test_a_real_timeout_after_an_injected_delay_mentions_the_delay():
     wire = FakeSender(PluginTimeoutError("timed out waiting for the reply"))
     error = failure(sender(wire, latency=1.0, delay=0.5))
     assert "after an injected latency of 0.500 s" in error.message
     assert error.details["chaos"] is True
 
 
-def test_another_failure_after_an_injected_delay_is_left_as_it_is():
+def test_another_failure_after_an_injected_delay_is_unchanged():
     real = ConnectionLostError("really")
     assert failure(sender(FakeSender(real), latency=1.0, delay=0.5)) is real
     assert (real.message, real.details) == ("really", {})
@@ -188,7 +188,7 @@ def test_another_failure_after_an_injected_delay_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("fault", UNSENT)
-def test_nothing_is_sent(fault):
+def test_faults_before_the_attempt_send_nothing(fault):
     wire = FakeSender()
     assert failure(sender(wire, **{fault: 1.0})).details["chaos"] is True
     assert not wire.sent
@@ -278,7 +278,7 @@ def test_a_cancelled_hedged_attempt_ends_at_once(chaos):
     assert len(ends) == 1
 
 
-def test_an_interrupted_wait_leaves_nothing_behind():
+def test_an_interrupted_wait_leaks_nothing():
     class Interrupted(ManualClock):
         def wait(self, waiter, timeout):
             raise KeyboardInterrupt
@@ -338,7 +338,7 @@ def test_a_fault_is_of_the_class_that_the_wire_raises(transport, fault, kind, re
         ("python", 500, PluginInternalError, IF_SAFE),
     ],
 )
-def test_a_status_is_what_it_means_on_the_wire(transport, status, kind, replay):
+def test_an_injected_status_raises_the_error_of_its_transport(transport, status, kind, replay):
     error = failure(sender(transport=transport, error=1.0, status=status))
     assert type(error) is kind
     assert error.replay is replay

@@ -180,7 +180,7 @@ def test_failed_connect_passes_its_slot_to_the_next_caller():
     assert bench.pool.open == 0
 
 
-def test_interrupted_caller_passes_on_its_slot():
+def test_an_interrupted_caller_passes_its_slot_to_the_next():
     class Interrupting(ManualClock):
         """Passes the slot at the moment at which the wait is interrupted."""
 

@@ -29,7 +29,7 @@ def test_text_that_ends_early_is_a_truncated_reply(body):
      b'{"a" 1}', b"[" * 100_000, b'{"data":' + b"9" * 5000 + b"}"],
     ids=lambda body: repr(body[:20]),
 )  # fmt: skip
-def test_anything_but_one_object_is_a_bad_reply(body):
+def test_a_reply_other_than_one_object_is_a_bad_reply(body):
     with pytest.raises(BadReplyError) as caught:
         parse_object(body)
     assert type(caught.value) is BadReplyError

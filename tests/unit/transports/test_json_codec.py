@@ -136,7 +136,7 @@ def test_unknown_fields_of_a_newer_plugin_are_ignored():
     assert codec_for(Any, Point).decode({"x": 1, "z": "new"}) == Point(1.0)
 
 
-def test_plain_json_passes_as_it_is():
+def test_plain_json_is_unchanged():
     value = {"n": 12345678901234567890, "f": 1.5e-7, "list": [1, None, True], "s": "\ud800\u2028"}
     assert json.loads(codec_for().encode(value)) == value
     assert codec_for().decode(value) is value

@@ -124,7 +124,7 @@ def test_a_peer_that_reads_nothing_ends_at_the_deadline(pair):
             pair.exchange(b"x" * (8 << 20), seconds=0.2)
 
 
-def test_a_deadline_that_has_passed_sends_nothing_more(pair):
+def test_after_the_deadline_nothing_is_sent(pair):
     with pytest.raises(PluginTimeoutError):
         pair.exchange(seconds=-1)
 
@@ -260,7 +260,7 @@ class TestLineBuffer:
         assert bytes(buffer.held) == b"c"
 
     @pytest.mark.parametrize("pieces", [1, 3, 1000])
-    def test_any_split_gives_the_same_line(self, pieces):
+    def test_lines_are_independent_of_chunk_boundaries(self, pieces):
         line = os.urandom(3000).replace(b"\n", b" ")
         buffer = LineBuffer()
         step = -(-len(line) // pieces)
