@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import goplugins
+from goplugins._exports import MODULE_OF
 
 _PUBLIC: dict[str, tuple[str, ...]] = {
     "_deadline": ("deadline",),
@@ -93,7 +93,7 @@ class _AliasLoader(Loader):
 def _attribute(module: str, name: str) -> Any:
     old = module.removeprefix(_PREFIX)
     if name in _PUBLIC.get(old, ()):
-        return getattr(goplugins, name)
+        return getattr(importlib.import_module(MODULE_OF[name]), name)
     if (old, name) in _OTHERS:
         new_module, new_name = _OTHERS[old, name]
         return getattr(importlib.import_module(new_module), new_name)
@@ -102,9 +102,10 @@ def _attribute(module: str, name: str) -> Any:
 
 def manager(state: Any) -> Any:
     """Unpickles a manager."""
+    from goplugins.manager.manager import Manager
     from goplugins.manager.pickling import restore
 
-    return restore(state, goplugins.Manager)
+    return restore(state, Manager)
 
 
 def bound_plugin(state: Any, name: str, types: tuple[Any, Any]) -> Any:
