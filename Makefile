@@ -41,7 +41,7 @@ browser: $(VENV)/.browser ## the dashboard in headless Chromium; needs the distr
 
 docs: $(VENV)/.test ## check the pages: links, code blocks, doctests, tables; run the code of the how-to pages and the README
 	@$(PY) -m pytest -q -n auto -m "docs or not docs" goplugins tests/unit/test_docs.py tests/unit/test_go_mapping.py \
-		tests/integration/test_readme.py tests/integration/test_howto.py
+		tests/unit/test_howto_diffs.py tests/integration/test_readme.py tests/integration/test_howto.py
 
 lint: $(VENV)/.test $(VENV)/.lint ## ruff (rules and format), floors of the packages, and that each module imports alone
 	@$(PY) -m ruff check .
