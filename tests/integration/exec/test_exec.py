@@ -249,13 +249,14 @@ class TestFaults:
         call(other)
         with ThreadPoolExecutor(1) as pool:
             noisy = pool.submit(call, plugin, {"do": "stderr", "bytes": 100 << 20, "text": "x" * 99 + "\n"}, 30)
-            slowest = 0.0
+            took = []
             while not noisy.done():
                 started = time.monotonic()
                 call(other, 1)
-                slowest = max(slowest, time.monotonic() - started)
+                took.append(time.monotonic() - started)
             noisy.result()
-        assert slowest < 0.5
+        # The machine may delay single calls; stderr that delays other plugins delays many.
+        assert sorted(took)[len(took) * 9 // 10] < 0.25
         assert len(caplog.records) < 2000
 
     def test_lines_of_stderr_are_logged(self, make, caplog):
