@@ -39,4 +39,4 @@ def test_an_interrupt_at_any_point_leaves_no_slot_taken() -> None:
             break
         assert len(slots) == 0
         number += 1
-    assert number >= 3
+    assert number >= 2  # from Python 3.12 on, a comprehension is no function of its own
