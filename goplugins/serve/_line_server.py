@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("goplugins.serve")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
+MAX_DISCARDED = 64 * 1024 * 1024
+"""Bytes of the rest of a line that is too long that are read and dropped after its refusal."""
+
+DISCARD_TIMEOUT = 1.0
+"""Seconds for that. Without it, a client that sends its whole line before it reads would get a broken pipe."""
+
 _HEALTH_TIMEOUT = 5.0
 _START = 4096
 """Bytes of a line that is too long in which its request id is searched."""

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.serve._line_server import LineService
+from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineService
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
@@ -110,6 +110,17 @@ class StdioServer:
                 return
             for line in reader.feed(chunk):
                 self._write(self._service.answer(line, self._clock.monotonic(), "stdin"))
+        self._discard_rest(poll)
+
+    def _discard_rest(self, poll: select.poll) -> None:
+        """Reads the rest of a line that was refused, so that the host can read the refusal; :meth:`stop` ends it."""
+        end, discarded = self._clock.monotonic() + DISCARD_TIMEOUT, 0
+        while discarded < MAX_DISCARDED and (left := end - self._clock.monotonic()) > 0:
+            ready = dict(poll.poll(left * 1000.0))
+            chunk = os.read(self._reader, _CHUNK) if self._reader in ready and self._wake_reader not in ready else b""
+            if not chunk:
+                return
+            discarded += len(chunk)
 
     def _write(self, reply: bytes) -> None:
         rest = memoryview(reply)

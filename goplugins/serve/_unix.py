@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.log_throttle import LogThrottle
-from goplugins.serve._line_server import LineService
+from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineService
 from goplugins.serve._unix_listener import Listener
 
 if TYPE_CHECKING:
@@ -82,6 +82,21 @@ class _Connection:
                 self.last_used = clock.monotonic()
                 sock.sendall(reply)
                 self.busy = False
+        if self._reader.ended:
+            self._discard_rest()
+
+    def _discard_rest(self) -> None:
+        """Reads the rest of a line that was refused, so that the caller can read the refusal."""
+        sock, now = self.sock, self._server.clock.monotonic
+        self.closing = True
+        sock.shutdown(socket.SHUT_WR)
+        end, discarded = now() + DISCARD_TIMEOUT, 0
+        while discarded < MAX_DISCARDED and (left := end - now()) > 0:
+            sock.settimeout(left)
+            chunk = sock.recv(_CHUNK)
+            if not chunk:
+                return
+            discarded += len(chunk)
 
 
 def unix_server(

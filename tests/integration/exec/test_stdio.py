@@ -140,6 +140,24 @@ def test_ends_when_stdin_does(started):
     assert process.returncode == 0
 
 
+def test_line_that_is_too_long_is_refused_to_a_host_that_sends_all_of_it_first(started):
+    process = started()
+    process.stdin.write(b'{"type":"execute","request_id":"r1","data":"' + b"x" * (5 << 20) + b'"}\n')
+    process.stdin.flush()
+    reply = json.loads(process.stdout.readline())
+    assert (reply["request_id"], reply["error"]) == ("r1", "the request is larger than 4194304 bytes")
+    assert process.wait(10) == 0
+
+
+def test_sigterm_ends_one_that_drops_the_rest_of_a_line(started):
+    process = started()
+    process.stdin.write(b"x" * ((4 << 20) + 1))
+    process.stdin.flush()
+    assert "larger than" in json.loads(process.stdout.readline())["error"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
 def test_sigterm_finishes_the_call_in_flight(started):
     process = started()
     ask(process, execute(1))

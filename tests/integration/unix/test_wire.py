@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -416,11 +417,34 @@ class TestServed:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)
             sock.connect(path)
-            with pytest.raises(ConnectionError):
-                sock.sendall(b"x" * 10_000_000)
-            with sock.makefile("rb") as reader, contextlib.suppress(ConnectionResetError):
+            sock.sendall(b"x" * 5_000_000)  # all of it, although it is refused after the first 1000 bytes
+            with sock.makefile("rb") as reader:
                 assert json.loads(reader.readline())["error"] == "the request is larger than 1000 bytes"
                 assert reader.readline() == b""
+
+    def test_line_without_an_end_is_not_read_for_long(self, serve, path):
+        serve(max_request_bytes=1000)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+            with pytest.raises(ConnectionError):
+                sock.sendall(b"x" * 200_000_000)
+            with sock.makefile("rb") as reader:
+                assert json.loads(reader.readline())["error"] == "the request is larger than 1000 bytes"
+
+    def test_client_that_stays_after_a_refusal_is_disconnected(self, serve, path):
+        serve(max_request_bytes=1000)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(path)
+            sock.sendall(b"x" * 2000)
+            assert b"larger than 1000 bytes" in sock.recv(65536)
+            started = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < started + 5:
+                    sock.sendall(b"x")
+                    time.sleep(0.01)
+            assert time.monotonic() - started < 3
 
     def test_several_lines_at_once_are_answered_in_order(self, serve, path):
         serve()
