@@ -152,8 +152,8 @@ class Attempt:
         Raises:
             PluginError: refused on this side, or failed.
         """
-        deadline = call.deadline
-        started = self._now()
+        deadline, now = call.deadline, self._now
+        started = now()
         if deadline.at <= started:
             raise PluginTimeoutError("the deadline passed before anything was sent")
         breaker = self._breaker
@@ -168,7 +168,7 @@ class Attempt:
         limiter = self._limiter
         if limiter is not None and not limiter.allow():
             self._wait_for_token(limiter, call)
-            started = self._now()
+            started = now()
         try:
             permit = breaker.enter(deadline.at)
         except BaseException as exc:

@@ -146,7 +146,8 @@ class GuardedPlugin:
             self.tracker.enter(call)
             call.admitted = True
             pipeline.sender.prepare(call)
-            value = pipeline.run_as_member(call) if as_member else pipeline.run(call)
+            run = pipeline.run_as_member if as_member else pipeline.run  # a slot's value is called faster by a variable
+            value = run(call)
             ok = True
             if self.events.calls:
                 self._emit(call, started, None, as_member)
