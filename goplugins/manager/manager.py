@@ -18,8 +18,7 @@ from goplugins.manager.config_watch import Watch
 from goplugins.manager.dispatch import ContextSource
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.pickling import ManagerPickler
-from goplugins.manager.reload_plan import reload_options
-from goplugins.manager.reloading import ConfigLoader, ConfigSource
+from goplugins.manager.reloading import ConfigLoader, ConfigSource, reload_options
 from goplugins.models.context import ExecutionContext
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import ManagerMetrics

@@ -6,28 +6,12 @@ from collections.abc import Mapping
 
 import attrs
 
-from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
+from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.config.diff import PluginDiff, diff_of, update_of
 from goplugins.enums import ReloadStrategy
-from goplugins.errors import DuplicatePluginNameError, InvalidArgumentError, InvalidConfigError
+from goplugins.errors import DuplicatePluginNameError, InvalidConfigError
 from goplugins.observability.reload_report import PluginOutcome, ReloadAction
 from goplugins.pipeline.plugin import GuardedPlugin
-
-
-def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:
-    """The options, or the defaults, with that strategy, validated.
-
-    Raises:
-        ConfigError: a value out of range.
-        InvalidArgumentError: ``options`` is of another type.
-    """
-    found = ReloadOptions() if options is None else options
-    if not isinstance(found, ReloadOptions):
-        raise InvalidArgumentError(f"options: expected ReloadOptions, got a {type(found).__name__}")
-    if strategy is not None:
-        found = attrs.evolve(found, strategy=strategy)
-    found.validate()
-    return found
 
 
 @attrs.frozen

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from goplugins.config import PluginConfig, ReloadOptions
 from goplugins.enums import ReloadStrategy
@@ -15,34 +13,6 @@ from goplugins.manager.reload_plan import ReloadPlan
 from goplugins.pipeline.pipeline import Pipeline
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import create_lock
-
-
-class ExclusiveSection:
-    """One thread at a time, for as long as a reload takes: unlike a lock's owner, it may wait and call plugins."""
-
-    def __init__(self) -> None:
-        self._lock = create_lock(self)
-        self._owner: int | None = None  # of no meaning while the lock is free, as it is in a forked child
-
-    @contextlib.contextmanager
-    def enter(self, timeout: float) -> Iterator[None]:
-        """Waits for the section at most ``timeout`` seconds.
-
-        Raises:
-            ReloadError: the time was not enough, or this thread is inside already.
-        """
-        lock, thread = self._lock, threading.get_ident()
-        if lock.locked() and self._owner == thread:
-            raise ReloadError("a plugin that is being loaded can't load or reload the configuration itself")
-        if not lock.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
-            raise ReloadError(f"another reload is under way, and did not end within {timeout:g} s")
-        try:
-            self._owner = thread
-            yield
-        finally:
-            self._owner = None
-            lock.release()
 
 
 class ReloadRun:

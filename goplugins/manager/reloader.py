@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from goplugins.config import ReloadOptions
 from goplugins.config.diff import PluginDiff
-from goplugins.manager.reload_plan import reload_options
+from goplugins.manager.reloading import reload_options
 from goplugins.observability.reload_report import ReloadReport
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,22 @@ from goplugins.config import ManagerConfig, ReloadOptions
 from goplugins.config.groups import spread
 from goplugins.config.loading import load_resolved
 from goplugins.config.schema import as_mappings
-from goplugins.enums import PluginStatus
-from goplugins.errors import ConfigError, ManagerClosedError, PluginError
+from goplugins.enums import PluginStatus, ReloadStrategy
+from goplugins.errors import ConfigError, InvalidArgumentError, ManagerClosedError, PluginError, ReloadError
 from goplugins.manager.config_watch import Watch
 from goplugins.manager.lifecycle import Lifecycle
-from goplugins.manager.reload_plan import ReloadPlan, make_plan
-from goplugins.manager.reload_steps import ExclusiveSection, ReloadRun
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import publish
 from goplugins.observability.events import ReloadFinished
-from goplugins.observability.reload_report import ReloadReport, on_one_line
 from goplugins.runtime.clock import Clock
+from goplugins.runtime.fork import create_lock
 
 if TYPE_CHECKING:
+    # Modules that only reloads need are imported by the first reload.
     from goplugins.discovery import Discovery, DiscoveryReport
+    from goplugins.manager.reload_plan import ReloadPlan
+    from goplugins.manager.reload_steps import ReloadRun
+    from goplugins.observability.reload_report import ReloadReport
 
 logger = logging.getLogger("goplugins.manager")
 
@@ -39,6 +42,33 @@ _SCAN_INTERVAL = 5.0
 """Seconds between two checks of the plugin directories."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class ExclusiveSection:
+    """One thread at a time, for as long as a reload takes: unlike a lock's owner, it may wait and call plugins."""
+
+    def __init__(self) -> None:
+        self._lock = create_lock(self)
+        self._owner: int | None = None  # of no meaning while the lock is free, as it is in a forked child
+
+    @contextlib.contextmanager
+    def enter(self, timeout: float) -> Iterator[None]:
+        """Waits for the section at most ``timeout`` seconds.
+
+        Raises:
+            ReloadError: the time was not enough, or this thread is inside already.
+        """
+        lock, thread = self._lock, threading.get_ident()
+        if lock.locked() and self._owner == thread:
+            raise ReloadError("a plugin that is being loaded can't load or reload the configuration itself")
+        if not lock.acquire(timeout=max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+            raise ReloadError(f"another reload is under way, and did not end within {timeout:g} s")
+        try:
+            self._owner = thread
+            yield
+        finally:
+            self._owner = None
+            lock.release()
 
 
 @attrs.frozen
@@ -162,6 +192,9 @@ class ConfigLoader:
 
     def reload(self, source: ConfigSource, options: ReloadOptions, *, dry_run: bool = False) -> ReloadReport:
         """See :meth:`goplugins.Manager.reload_config`."""
+        from goplugins.manager.reload_steps import ReloadRun
+        from goplugins.observability.reload_report import ReloadReport
+
         self._check_open()
         if dry_run:
             plan = self._plan(self._read(source).config, options)
@@ -191,6 +224,8 @@ class ConfigLoader:
         return report
 
     def _plan(self, config: ManagerConfig, options: ReloadOptions) -> ReloadPlan:
+        from goplugins.manager.reload_plan import make_plan
+
         return make_plan(config, self.config, self._lifecycle.registry.plugins, options.strategy)
 
     def _announce(
@@ -213,6 +248,8 @@ class ConfigLoader:
                 logger.error(  # noqa: TRY400 - a traceback would hide the problems
                     "reload from %s failed, the running configuration stays: %s", _name_of(source), problem
                 )
+            from goplugins.observability.reload_report import on_one_line
+
             message = f"failed: {on_one_line(error)}"
             failed = HealthStatus(PluginStatus.DEGRADED, message, last_check=self._clock.time())
             monitor.update_status(_LAST_RELOAD, failed)
@@ -272,6 +309,22 @@ class ConfigLoader:
         self._pending = None
         for watch in list(self._watches.values()):
             watch.close()
+
+
+def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:
+    """The options, or the defaults, with that strategy, validated.
+
+    Raises:
+        ConfigError: a value out of range.
+        InvalidArgumentError: ``options`` is of another type.
+    """
+    found = ReloadOptions() if options is None else options
+    if not isinstance(found, ReloadOptions):
+        raise InvalidArgumentError(f"options: expected ReloadOptions, got a {type(found).__name__}")
+    if strategy is not None:
+        found = attrs.evolve(found, strategy=strategy)
+    found.validate()
+    return found
 
 
 def snapshot_of(source: ConfigSource) -> ConfigSource:

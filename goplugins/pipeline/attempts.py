@@ -95,12 +95,14 @@ class AttemptHistory:
             self.checker.shorten_interval(None if closed else max(recovery_timeout, _SHORTEST_INTERVAL))
 
 
-@attrs.define(eq=False)
 class Limits:
     """The limits of a plugin, each since it was first configured: calls in flight count in them over every reload."""
 
-    limiter: RateLimiter | None = None
-    bulkhead: Bulkhead | None = None
+    __slots__ = ("bulkhead", "limiter")
+
+    def __init__(self) -> None:
+        self.limiter: RateLimiter | None = None
+        self.bulkhead: Bulkhead | None = None
 
 
 @attrs.frozen(eq=False)
