@@ -193,9 +193,10 @@ max_waiting is 0
     ) -> None:
         """Returns when the call has been served or its attempt cancelled. Takes the lock, but not while it waits."""
         cancellation = None if deadline is None else deadline.cancellation
-        latest = self._now() + self._max_wait
+        started = self._now()
+        latest, limit = started + self._max_wait, "max_wait"
         if deadline is not None and deadline.at < latest:
-            latest = deadline.at
+            latest, limit = deadline.at, "the call's deadline"
         while queued is None or not queued.served:
             if self._closed or (closing is not None and closing.is_set()):
                 message = "it was closed while the call waited for its bulkhead"
@@ -212,7 +213,7 @@ max_waiting is 0
                 if late:
                     self._queue.remove(queued)
             if late:
-                raise self._refusal("no slot became free in time")
+                raise self._refusal(f"no slot became free in {self._now() - started:.3g} s, up to {limit}")
             if not queued.served:
                 self.clock.wait(queued.waiter, min(left, _CHECK_INTERVAL))
 

@@ -252,7 +252,7 @@ class ResponseCache(Generic[V]):
 
     def _wait(self, execution: _Execution[V], caller: _Caller[V]) -> bool:
         """Waits; True once the execution is done, False if the caller has become its leader. Takes the lock."""
-        deadline = caller.deadline
+        deadline, started = caller.deadline, self._now()
         while True:
             self._clock.wait(caller.waiter, max(deadline.remaining(), 0.0))
             with self._lock:
@@ -260,7 +260,8 @@ class ResponseCache(Generic[V]):
                     return True
                 if deadline.remaining() <= 0:
                     details = {"last_error": execution.failure} if execution.failure else None
-                    message = "timed out waiting for the response to an identical call in flight"
+                    waited = f"{self._now() - started:.3g} s, up to the call's deadline,"
+                    message = f"timed out after waiting {waited} for the response to an identical call in flight"
                     raise PluginTimeoutError(message, details=details)
                 if execution.leader is None:
                     execution.waiting.pop(caller, None)

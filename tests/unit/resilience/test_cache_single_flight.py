@@ -217,7 +217,9 @@ def test_a_waiting_call_with_little_time_times_out(pool):
     clock.advance(0.25)
     with pytest.raises(PluginTimeoutError) as caught:
         short.result(20)
-    assert caught.value.message == "timed out waiting for the response to an identical call in flight"
+    assert caught.value.message == (
+        "timed out after waiting 0.25 s, up to the call's deadline, for the response to an identical call in flight"
+    )
     server.answer("answer")
     assert leader.result(20) == ("answer", Origin.CALL)
 
