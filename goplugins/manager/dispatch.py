@@ -113,7 +113,7 @@ class CallDispatcher:
     def run(self, name: str, call: Call, *, traced: bool = True) -> Any:
         """Makes the call on this thread, in a span of its own where calls are traced."""
         tracer = self._observers.tracer
-        if traced and tracer is not None:
+        if tracer is not None and traced:
             return tracer.trace(self._run_untraced, name, call)
         while True:
             plugin = self._registry.plugins.get(name) or self._find(name, call)

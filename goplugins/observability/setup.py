@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from goplugins.config import ManagerConfig, ObservabilityConfig
 from goplugins.observability.audit import AuditLog
 from goplugins.observability.call_log import CallLog
-from goplugins.observability.common_metrics import CollectorSink, PluginSource
 from goplugins.observability.event_stream import EventStream
-from goplugins.observability.spans import TracingProvider
-from goplugins.observability.tracing import Tracer
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
 
 if TYPE_CHECKING:
+    from goplugins.observability.common_metrics import PluginSource
     from goplugins.observability.metrics_server import MetricsServer
     from goplugins.observability.prometheus import PrometheusExporter
+    from goplugins.observability.spans import TracingProvider
+    from goplugins.observability.tracing import Tracer
 
 _INTERVAL = 5.0
 """Seconds between two exports of gauges in multi-process mode, and between two attempts to open the metrics port."""
@@ -79,6 +79,8 @@ class Observers:
     def _collect(self, config: ObservabilityConfig) -> None:
         self._end("collector")
         if config.metrics_enabled and config.metrics_collector is not None:
+            from goplugins.observability.common_metrics import CollectorSink
+
             sink = CollectorSink(
                 config.metrics_collector,
                 config.metrics_prefix,
@@ -137,6 +139,8 @@ class Observers:
 
     def trace_with(self, provider: TracingProvider, sample_rate: float, source: PluginSource) -> None:
         """Traces calls from now on, with the attributes that ``source`` has for their plugins."""
+        from goplugins.observability.tracing import Tracer
+
         self._end("tracing")
         tracer = Tracer(provider, sample_rate, source.describe, self._rng)
         detach = self._events.attach(tracer, calls="none", changes=False)

@@ -139,13 +139,15 @@ class Shared:
 class Attempt:
     """The innermost layer: one attempt with a permit of the breaker and a token of the limiter."""
 
-    __slots__ = ("_breaker", "_limiter", "_now", "_sender", "_shared")
+    __slots__ = ("_breaker", "_events", "_history", "_limiter", "_now", "_sender", "_shared")
 
     def __init__(self, sender: Sender, breaker: CircuitBreaker, limiter: RateLimiter | None, shared: Shared) -> None:
         self._sender = sender
         self._breaker = breaker
         self._limiter = limiter
         self._shared = shared
+        self._events = shared.events
+        self._history = shared.history
         self._now = shared.clock.monotonic
 
     def run(self, call: Call) -> Any:
@@ -197,12 +199,12 @@ class Attempt:
             permit.successes.add()
         else:
             permit.success(elapsed)
-        history = self._shared.history
+        history = self._history
         usual = history.usual_latency
         history.usual_latency = usual + (elapsed - usual) * 0.1 if usual else elapsed
         if history.suspected:
             history.report_success()
-        if self._shared.events.attempts:
+        if self._events.attempts:
             self._emit(call, elapsed, None)
         return value
 
@@ -222,7 +224,7 @@ class Attempt:
         Raises:
             CircuitBreakerTimeoutError: in place of the timeout of a breaker's probe.
         """
-        history = self._shared.history
+        history = self._history
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)
@@ -233,7 +235,7 @@ class Attempt:
             history.report_failure(error)
         if error.unsent:
             call.attempts -= 1
-        elif self._shared.events.failed_attempts:
+        elif self._events.failed_attempts:
             self._emit(call, elapsed, error)
         if permit.is_probe and type(error) is PluginTimeoutError:
             message = f"probing for the circuit breaker: {error.message}"
