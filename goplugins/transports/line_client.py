@@ -6,6 +6,7 @@ import uuid
 from typing import Any, Generic, TypeVar
 
 from goplugins.config.credentials import AuthConfig, auth_headers
+from goplugins.config.plugin import PluginConfig
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTypeError, TransportError
 from goplugins.models.context import ExecutionContext
@@ -33,36 +34,37 @@ class LineClient(Sender, Generic[C]):
     """A sender over connections that exchange one JSON message for another, such as lines.
 
     Args:
+        config: the plugin's.
+        settings: what ``config`` says of every transport.
         pool: its connections. A request passed to them ends with a line break.
-        settings: of the plugin.
-        credentials: sent in the headers of every line.
-        info: what the configuration says of the plugin.
-        endpoint: for errors.
         error: class of the error for an ``error_kind`` that has no class of its own.
+        credentials: sent in the headers of every line; by default made of ``config``.
     """
 
     def __init__(
         self,
-        pool: ConnectionPool[C],
+        config: PluginConfig,
         settings: TransportSettings,
-        credentials: PluginCredentials,
+        pool: ConnectionPool[C],
         *,
-        info: PluginInfo,
-        endpoint: str,
         error: type[TransportError],
+        credentials: PluginCredentials | None = None,
     ) -> None:
         self.pool = pool
         self._clock = settings.clock
         self._now = settings.clock.monotonic
-        self._configured_info = info
+        where = "endpoint" if config.endpoint else "executable"
+        self._endpoint = config.endpoint or config.executable
+        self._configured_info = PluginInfo(
+            config.name, metadata={"transport": str(config.transport), where: self._endpoint}
+        )
         self._info: PluginInfo | None = None
-        self._endpoint = endpoint
         self._error = error
         self._exchanges = Exchanges(pool, keep_alive=settings.connection.keep_alive is not False, errors=(PluginError,))
         self._settings = settings
-        self._credentials = credentials
-        self.watches_credentials = credentials.watched
-        self._use(credentials.auth)
+        self._credentials = credentials or PluginCredentials(config.auth, settings.clock, config.name)
+        self.watches_credentials = self._credentials.watched
+        self._use(self._credentials.auth)
 
     def _use(self, auth: AuthConfig) -> None:
         headers = auth_headers(auth)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 import sys
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from goplugins.config.credentials import validate_auth
 from goplugins.config.endpoints import Endpoint
@@ -32,12 +34,15 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
-from goplugins.transports.credentials import PluginCredentials
 from goplugins.transports.interface import Sender
 from goplugins.transports.line_channel import LineChannel
 from goplugins.transports.line_client import LineClient
 
-__all__ = ["UnixSocketPlugin", "UnixSocketPluginFactory", "socket_address"]
+__all__ = ["UnixSocketPlugin", "UnixSocketPluginFactory", "socket_address", "socket_pool"]
+
+C = TypeVar("C", bound="SocketConnection")
+
+_Make = Callable[[socket.socket, Clock, int], C]
 
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 """Flag of send(): no SIGPIPE, which would end a host that has reset it to its default."""
@@ -60,20 +65,18 @@ def socket_address(endpoint: str) -> str | bytes:
     return b"\0" + os.fsencode(endpoint[1:])
 
 
-class UnixConnection(LineChannel):
-    """A connected socket that carries lines."""
+class SocketConnection:
+    """This process's end of a connected socket: a base class for connections."""
 
-    __slots__ = ("_sock",)
+    __slots__ = ()
 
-    def __init__(self, sock: socket.socket, clock: Clock, limit: int) -> None:
-        self._sock = sock
-        sock.setblocking(False)
-        descriptor = sock.fileno()
-        super().__init__(descriptor, descriptor, sock.recv, lambda data: sock.send(data, _NO_SIGNAL), clock, limit)
+    _sock: socket.socket
 
     def is_dead(self) -> bool:
         """Whether an idle connection was closed by the peer, or has unexpected bytes."""
-        return bool(self.poll_idle())
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def interrupt(self) -> None:
         """Ends the exchange that runs on another thread; the connection can't be used any more."""
@@ -95,6 +98,21 @@ class UnixConnection(LineChannel):
             os.close(descriptor)
 
 
+class UnixConnection(SocketConnection, LineChannel):
+    """A connected socket that carries lines."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket, clock: Clock, limit: int) -> None:
+        self._sock = sock
+        sock.setblocking(False)
+        descriptor = sock.fileno()
+        super().__init__(descriptor, descriptor, sock.recv, lambda data: sock.send(data, _NO_SIGNAL), clock, limit)
+
+    def is_dead(self) -> bool:
+        return bool(self.poll_idle())
+
+
 def _is_connected(sock: socket.socket) -> bool:
     """Whether connect() without an error has connected.
 
@@ -110,17 +128,18 @@ def _is_connected(sock: socket.socket) -> bool:
     return True
 
 
-class _Connector:
+class _Connector(Generic[C]):
     """Opens connections. Holds no reference to the plugin, so that a plugin without users can be collected."""
 
-    def __init__(self, endpoint: str, settings: TransportSettings) -> None:
+    def __init__(self, endpoint: str, settings: TransportSettings, make: _Make[C]) -> None:
+        self._make = make
         self._endpoint = endpoint
         self._address = socket_address(endpoint)
         self._timeout = settings.connection.connection_timeout or 10.0
         self._limit = settings.connection.max_response_bytes or 0
         self._clock = settings.clock
 
-    def connect(self, deadline: Deadline) -> UnixConnection:
+    def connect(self, deadline: Deadline) -> C:
         """A new connection.
 
         Raises:
@@ -135,7 +154,7 @@ class _Connector:
             self._try_to_connect(sock, until)
             while not _is_connected(sock):
                 self._try_to_connect(sock, until)
-            return UnixConnection(sock, self._clock, self._limit)
+            return self._make(sock, self._clock, self._limit)
         except BaseException as exc:
             sock.close()
             if isinstance(exc, OSError) and not isinstance(exc, PluginError):
@@ -168,6 +187,30 @@ class _Connector:
         return PluginConnectionError(f"no connection to {where}: {reason}")
 
 
+def socket_pool(endpoint: str, settings: TransportSettings, make: _Make[C]) -> ConnectionPool[C]:
+    """A pool of connections to a Unix socket.
+
+    Args:
+        endpoint: of the plugin.
+        settings: of the plugin.
+        make: makes a connection of a connected socket, the clock, and the number of bytes that a reply may have.
+
+    Raises:
+        ConfigError: an endpoint that can't be used.
+    """
+    limits = settings.connection
+    return ConnectionPool(
+        _Connector(endpoint, settings, make).connect,
+        lambda connection: connection.close(),
+        lambda connection: connection.is_dead(),
+        drop=lambda connection: connection.drop(),
+        max_connections=limits.max_connections or 1,
+        max_idle=limits.max_idle_connections or 0,
+        idle_timeout=limits.idle_timeout or 30.0,
+        clock=settings.clock,
+    )
+
+
 class UnixSocketPlugin(Sender):
     """A plugin behind a Unix socket. Connects with the first call; used by many threads at once.
 
@@ -182,27 +225,8 @@ class UnixSocketPlugin(Sender):
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
         settings = TransportSettings.of(config, clock)
         self._name, self._endpoint = config.name, config.endpoint
-        connection = settings.connection
-        pool: ConnectionPool[UnixConnection] = ConnectionPool(
-            _Connector(config.endpoint, settings).connect,
-            UnixConnection.close,
-            UnixConnection.is_dead,
-            drop=UnixConnection.drop,
-            max_connections=connection.max_connections or 1,
-            max_idle=connection.max_idle_connections or 0,
-            idle_timeout=connection.idle_timeout or 30.0,
-            clock=clock,
-        )
-        credentials = PluginCredentials(config.auth, clock, config.name)
-        metadata = {"transport": TransportType.UNIX.value, "endpoint": config.endpoint}
-        self._client = LineClient(
-            pool,
-            settings,
-            credentials,
-            info=PluginInfo(name=config.name, metadata=metadata),
-            endpoint=config.endpoint,
-            error=UnixTransportError,
-        )
+        pool = socket_pool(config.endpoint, settings, UnixConnection)
+        self._client = LineClient(config, settings, pool, error=UnixTransportError)
         self.watches_credentials = self._client.watches_credentials
         # Runs before the collector reaches the sockets, which would warn that they were not closed.
         weakref.finalize(self, pool.close).atexit = False

@@ -63,15 +63,7 @@ class ExecPlugin(Sender):
             idle_timeout=float("inf"),
             clock=clock,
         )
-        metadata = {"transport": TransportType.EXECUTABLE.value, "executable": config.executable}
-        self._client = LineClient(
-            pool,
-            settings,
-            credentials,
-            info=PluginInfo(name=config.name, metadata=metadata),
-            endpoint=config.executable,
-            error=ExecTransportError,
-        )
+        self._client = LineClient(config, settings, pool, error=ExecTransportError, credentials=credentials)
         # Ends the processes of a forgotten plugin. At interpreter exit the supervisor ends all processes.
         self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
