@@ -18,7 +18,8 @@ See docs/howto/flask.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -147,8 +148,9 @@ def _group() -> AppGroup:
 
     @group.command("status", help=commands.STATUS_HELP)
     def status() -> None:
-        if not commands.status(_manager(), click.echo):
-            raise click.exceptions.Exit(1)
+        with _reporting() as manager:
+            if not commands.status(manager, click.echo):
+                raise click.exceptions.Exit(1)
 
     @group.command("call", help=commands.CALL_HELP)
     @click.argument("name")
@@ -156,30 +158,28 @@ def _group() -> AppGroup:
     @click.option("--timeout", type=float, metavar="SECONDS")
     @click.option("--idempotent", is_flag=True, help="the call may be executed twice")
     def call(name: str, request: str, timeout: float | None, idempotent: bool) -> None:
-        _reporting(lambda: commands.call(_manager(), click.echo, name, request, timeout, idempotent))
+        with _reporting() as manager:
+            commands.call(manager, click.echo, name, request, timeout, idempotent)
 
     @group.command("explain", help=commands.EXPLAIN_HELP)
     @click.argument("name")
     def explain(name: str) -> None:
-        _reporting(lambda: commands.explain(_manager(), click.echo, name))
+        with _reporting() as manager:
+            commands.explain(manager, click.echo, name)
 
     @group.command("reload", help=commands.RELOAD_HELP)
     @click.option("--pid", metavar="PID|FILE", help="the server's main process, or its pid file: gets SIGHUP")
     def reload(pid: str | None) -> None:
-        _reporting(lambda: commands.reload(_manager(), _state(current_app).settings, click.echo, pid))
+        with _reporting() as manager:
+            commands.reload(manager, _state(current_app).settings, click.echo, pid)
 
     return group
 
 
-def _manager() -> AnyManager:
-    found: list[AnyManager] = []
-    _reporting(lambda: found.append(_state(current_app).hosted.get()))
-    return found[0]
-
-
-def _reporting(action: Callable[[], object]) -> None:
-    """Runs the action; errors become click's."""
+@contextlib.contextmanager
+def _reporting() -> Iterator[AnyManager]:
+    """The application's manager for a command; errors become click's."""
     try:
-        action()
+        yield _current()
     except PluginError as error:
         raise click.ClickException(str(error)) from error

@@ -16,17 +16,6 @@ import weakref
 from functools import partial
 from typing import Any, Final, Protocol
 
-__all__ = [
-    "FORK_MARK",
-    "Forkable",
-    "Mark",
-    "close_in_children",
-    "create_lock",
-    "create_rlock",
-    "register_forkable",
-    "renew_after_fork",
-]
-
 logger = logging.getLogger("goplugins.processes")
 
 

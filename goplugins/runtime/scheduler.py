@@ -16,6 +16,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+import attrs
+
 from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
@@ -31,45 +33,21 @@ _LONGEST_SLEEP = 60.0
 """Seconds that the thread sleeps at most, in case the owners of all tasks were collected meanwhile."""
 
 
+@attrs.define(eq=False, repr=False)
 class ScheduledTask:
     """A method that is run at intervals, or once. Made by :meth:`Scheduler.schedule`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_cancelled",
-        "_entry",
-        "_interval",
-        "_jitter",
-        "_key",
-        "_last",
-        "_method",
-        "_pending",
-        "_rng",
-        "_scheduler",
-        "_submit",
-    )
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        key: int,
-        method: weakref.WeakMethod[Job],
-        submit: Callable[[], Submit | None],
-        interval: float | None,
-        jitter: float,
-        rng: random.Random | None,
-    ) -> None:
-        self._scheduler = scheduler
-        self._key = key
-        self._method = method
-        self._submit = submit
-        self._interval = interval
-        self._jitter = jitter
-        self._rng = rng
-        self._last = 0.0  # when it was last due, or was made
-        self._entry = 0  # number of its valid entry in the heap
-        self._pending = False  # submitted, and not done yet
-        self._cancelled = False
+    _scheduler: Scheduler
+    _key: int
+    _method: weakref.WeakMethod[Job]
+    _submit: Callable[[], Submit | None]
+    _interval: float | None
+    _jitter: float
+    _rng: random.Random | None
+    _last: float  # when it was last due, or was made
+    _entry: int = 0  # number of its valid entry in the heap
+    _pending: bool = False  # submitted, and not done yet
+    _cancelled: bool = False
 
     @property
     def active(self) -> bool:
@@ -187,9 +165,8 @@ class Scheduler:
         elif first is None:
             raise InvalidArgumentError("schedule: a single run needs first=, the seconds until it is due")
         key = next(self._keys)
-        task = ScheduledTask(self, key, self._weak(method, key), _weak_or_held(submit), interval, jitter, rng)
         now = self._clock.monotonic()
-        task._last = now
+        task = ScheduledTask(self, key, self._weak(method, key), _weak_or_held(submit), interval, jitter, rng, now)
         with self._lock:
             self._tasks[key] = task
             sooner = self._push(task, now + (self._varied(task) if first is None else first))

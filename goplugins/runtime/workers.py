@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+import attrs
+
 from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.slots import SlotSet
@@ -35,16 +37,14 @@ class WorkerSlot:
     __slots__ = ("__weakref__",)
 
 
+@attrs.define(eq=False)
 class _Task:
-    __slots__ = ("args", "context", "function", "future", "kwargs", "slot")
-
-    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.future: Future[Any] = Future()
-        self.context = contextvars.copy_context()
-        self.function = function
-        self.args = args
-        self.kwargs = kwargs
-        self.slot: WorkerSlot | None = None
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = attrs.field(factory=dict)
+    slot: WorkerSlot | None = None
+    future: Future[Any] = attrs.field(factory=Future, init=False)
+    context: contextvars.Context = attrs.field(factory=contextvars.copy_context, init=False)
 
     def run(self) -> None:
         future = self.future
@@ -155,8 +155,7 @@ class WorkerPool(Executor):
         Raises:
             PluginClosedError: the pool was shut down.
         """
-        task = _Task(fn, (), {})
-        task.slot = slot
+        task = _Task(fn, slot=slot)
         task.future.add_done_callback(lambda _: done())
         self._submit(task)
 

@@ -35,38 +35,14 @@ class RefusalError(InvalidArgumentError):
         self.status = status
 
 
-def _reset(manager: Manager[Any, Any], name: str, _member: str) -> str:
-    reset_breaker(manager, name)
-    return f"the circuit breaker of {name} is closed"
-
-
-def _disable(manager: Manager[Any, Any], name: str, _member: str) -> str:
-    force_open(manager, name)
-    return f"{name} takes no calls until it is enabled"
-
-
-def _enable(manager: Manager[Any, Any], name: str, _member: str) -> str:
-    reset_breaker(manager, name)
-    return f"{name} takes calls"
-
-
-def _drain(manager: Manager[Any, Any], name: str, member: str) -> str:
-    disable_member(manager, name, member)
-    return f"{member} gets no more calls of {name}"
-
-
-def _restore(manager: Manager[Any, Any], name: str, member: str) -> str:
-    enable_member(manager, name, member)
-    return f"{member} gets calls of {name}, few at first"
-
-
-_ACTIONS: dict[str, Callable[[Manager[Any, Any], str, str], str]] = {
-    "reset": _reset,
-    "disable": _disable,
-    "enable": _enable,
-    "drain": _drain,
-    "restore": _restore,
+_ACTIONS: dict[str, tuple[Callable[..., object], str]] = {
+    "reset": (reset_breaker, "the circuit breaker of {plugin} is closed"),
+    "disable": (force_open, "{plugin} takes no calls until it is enabled"),
+    "enable": (reset_breaker, "{plugin} takes calls"),
+    "drain": (disable_member, "{member} gets no more calls of {plugin}"),
+    "restore": (enable_member, "{member} gets calls of {plugin}, few at first"),
 }
+_ON_MEMBERS = ("drain", "restore")
 
 
 def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, actor: str) -> str:
@@ -77,15 +53,16 @@ def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, a
         PluginNotFoundError: no such plugin, group or member.
         InvalidArgumentError: the action does not apply to the plugin.
     """
-    function = _ACTIONS.get(action)
-    if function is None:
+    if action not in _ACTIONS:
         raise RefusalError(404, f"no such action: {action[:40]!r}")
+    function, done = _ACTIONS[action]
     order = _order(environ)
     name, member = order.get("plugin"), order.get("member", "")
     if not isinstance(name, str) or not isinstance(member, str):
         raise RefusalError(400, "plugin: expected the name of a plugin")
     with acting_as(actor):
-        done = function(manager, name, member)
+        function(*((manager, name, member) if action in _ON_MEMBERS else (manager, name)))
+    done = done.format(plugin=name, member=member)
     logger.warning("%s: %s", actor, done)
     return done
 

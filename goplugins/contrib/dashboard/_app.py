@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable
+from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
@@ -243,18 +244,6 @@ def _check_same_origin(environ: WSGIEnvironment) -> None:
 
 # --- replies -------------------------------------------------------------------------------------------------------
 
-_REASONS = {
-    200: "OK",
-    304: "Not Modified",
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-}
-
 
 class _Reply:
     """The answer to one request."""
@@ -264,7 +253,7 @@ class _Reply:
         self._start_response = start_response
 
     def start(self, status: int, *headers: tuple[str, str]) -> None:
-        self._start_response(f"{status} {_REASONS[status]}", [*headers, *_SECURITY])
+        self._start_response(f"{status} {HTTPStatus(status).phrase}", [*headers, *_SECURITY])
 
     def send(self, status: int, body: bytes, kind: str, *headers: tuple[str, str]) -> Iterable[bytes]:
         described = [("Content-Type", kind), ("Content-Length", str(len(body)))] if kind else []

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning as CheckWarning
 from django.utils.module_loading import import_string
 
-from goplugins.contrib.django._project import NAME, project_settings
+from goplugins.contrib.django import NAME, project_settings
 from goplugins.contrib.django.middleware import PluginCallsMiddleware
 from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
 from goplugins.manager.factories import check_by_built_in_factories

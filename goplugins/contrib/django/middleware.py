@@ -10,7 +10,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from goplugins.contrib._request_limits import Scope
-from goplugins.contrib.django._project import project_settings
+from goplugins.contrib.django import project_settings
 from goplugins.doctor import bounded_here
 
 __all__ = ["PluginCallsMiddleware"]

@@ -8,7 +8,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from goplugins.contrib.django._project import hosted, project_settings
+from goplugins.contrib.django import hosted, project_settings
 from goplugins.contrib.health import readiness
 
 __all__ = ["health"]

@@ -22,8 +22,7 @@ project.start()
 
 from django.core import checks  # noqa: E402 - needs the settings
 
-from goplugins.contrib.django import plugins, project_settings, reset  # noqa: E402
-from goplugins.contrib.django._project import hosted  # noqa: E402
+from goplugins.contrib.django import hosted, plugins, project_settings, reset  # noqa: E402
 from goplugins.contrib.django.checks import check_configuration, check_middleware  # noqa: E402
 from goplugins.contrib.django.middleware import PluginCallsMiddleware  # noqa: E402
 

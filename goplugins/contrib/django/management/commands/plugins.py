@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from goplugins.contrib import _commands as commands
-from goplugins.contrib.django._project import hosted, project_settings
+from goplugins.contrib.django import hosted, project_settings
 from goplugins.errors import PluginError
 
 __all__ = ["Command"]
