@@ -29,7 +29,7 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.policy_checks import check_breaker, check_retry
+from goplugins.config.policy_validation import check_breaker, check_retry
 from goplugins.config.problems import Problem, Problems, independent, path_parts, raise_for, untouched
 from goplugins.config.references import Names
 from goplugins.config.schema import as_mappings, as_tuple, merge, sparse_repr

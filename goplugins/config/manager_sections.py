@@ -30,7 +30,7 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.policy_checks import check_policies
+from goplugins.config.policy_validation import check_policies
 from goplugins.config.problems import Problems
 from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
 from goplugins.enums import LoadBalancingStrategy, ReloadStrategy

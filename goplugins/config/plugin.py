@@ -35,7 +35,7 @@ from goplugins.config.plugin_sections import (
     RateLimitConfig,
     RetryConfig,
 )
-from goplugins.config.policy_checks import NOT_HEDGED, check_breaker, check_policies
+from goplugins.config.policy_validation import NOT_HEDGED, check_breaker, check_policies
 from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
 from goplugins.config.transport_options import BUILT_IN_KINDS, OPTIONS, check_options, kind_of_plugin, read_options

@@ -9,7 +9,7 @@ import attrs
 from goplugins.config.field_types import near_name
 from goplugins.config.manager_sections import LoadBalancerConfig
 from goplugins.config.plugin import PluginConfig
-from goplugins.config.policy_checks import NOT_HEDGED
+from goplugins.config.policy_validation import NOT_HEDGED
 from goplugins.config.problems import Path, Problems
 from goplugins.errors import DuplicatePluginNameError, InvalidConfigError
 

@@ -16,7 +16,7 @@ from goplugins.health.check_run import CheckRun, HasHealth, check_health, timed_
 from goplugins.health.probe_pool import Job, ProbePool, shared_probe_pool
 from goplugins.health.status_record import HealthRecord
 from goplugins.models.results import HealthStatus
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import create_lock, register_forkable

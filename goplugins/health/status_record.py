@@ -9,7 +9,7 @@ import attrs
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, Replay, Verdict
 from goplugins.models.results import HealthStatus
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 
 _GOOD = (PluginStatus.HEALTHY, PluginStatus.DEGRADED)
 

@@ -18,7 +18,7 @@ from goplugins.observability.setup import Observers
 from goplugins.pipeline.pipeline import resolved
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_rlock
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler

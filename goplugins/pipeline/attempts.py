@@ -23,8 +23,8 @@ from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import AttemptFinished
 from goplugins.resilience.bulkhead import Bulkhead
+from goplugins.resilience.call_counts import Counts
 from goplugins.resilience.circuit_breaker import CircuitBreaker
-from goplugins.resilience.counts import Counts
 from goplugins.resilience.permits import Permit, SharedPermit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.runtime.call import Call

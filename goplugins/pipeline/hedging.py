@@ -6,7 +6,7 @@ from typing import Any
 
 from goplugins.errors import PluginClosedError, PluginError, PluginTimeoutError, Verdict
 from goplugins.pipeline.attempts import Run
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.resilience.hedge_policy import HedgePolicy
 from goplugins.resilience.retry_budget import RetryBudget
 from goplugins.runtime.call import Call

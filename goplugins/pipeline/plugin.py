@@ -29,7 +29,7 @@ from goplugins.observability.event_stream import EventStream, publish
 from goplugins.observability.events import BreakerChanged, CallFinished
 from goplugins.pipeline.attempts import Checker, Forward, Shared
 from goplugins.pipeline.pipeline import Pipeline, resolved
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
 from goplugins.runtime.callbacks import run_callback

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from goplugins.errors import PluginClosedError
 from goplugins.models.metrics import bucket_of
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable

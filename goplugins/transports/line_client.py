@@ -16,7 +16,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.base import TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool, Lease
-from goplugins.transports.credentials import PluginCredentials
+from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import error_text, metadata_of
 from goplugins.transports.health_status import CheckResult, run_check, status_of_word
 from goplugins.transports.interface import Sender

@@ -17,7 +17,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
-from goplugins.transports.credentials import PluginCredentials
+from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process_handle import Handle
 from goplugins.transports.interface import Sender

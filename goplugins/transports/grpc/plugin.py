@@ -20,7 +20,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
-from goplugins.transports.credentials import PluginCredentials
+from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.grpc.cancellation import call_unless_cancelled, end_interrupted
 from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
 from goplugins.transports.grpc.codecs import Codec, Envelope, Metadata, MetadataWriter, Native

@@ -21,7 +21,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.base import TransportFactory, TransportSettings
-from goplugins.transports.credentials import PluginCredentials
+from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
 from goplugins.transports.health_status import CheckResult, run_check
 from goplugins.transports.http.engine import Engine

@@ -13,7 +13,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream
 from goplugins.pipeline.attempts import Shared
 from goplugins.pipeline.plugin import GuardedPlugin
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.testing import ManualClock

@@ -7,7 +7,7 @@ import threading
 import attrs
 
 from goplugins.models.metrics import Latencies, PluginMetrics, bucket_of
-from goplugins.resilience.counts import Counts
+from goplugins.resilience.call_counts import Counts
 from goplugins.resilience.in_flight import InFlightTracker
 
 
