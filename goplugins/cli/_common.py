@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from goplugins.runtime.text import printable
@@ -25,9 +25,20 @@ _FOLDED = 24
 _GAP = 3
 
 
-def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Adds ``--config``."""
-    parser.add_argument("--config", "-c", metavar="FILE", required=required, help="configuration file of the plugins")
+def new_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    help_text: str,
+    execute: Callable[[argparse.Namespace], int],
+    *,
+    config: bool = False,
+) -> argparse.ArgumentParser:
+    """Adds a command, described by the docstring of ``execute``; with ``config``, one that needs ``--config``."""
+    parser = commands.add_parser(name, help=help_text, description=execute.__doc__)
+    parser.set_defaults(execute=execute)
+    if config:
+        parser.add_argument("--config", "-c", metavar="FILE", required=True, help="configuration file of the plugins")
+    return parser
 
 
 def manager_of(name: str) -> Manager[Any, Any]:

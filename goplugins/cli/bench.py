@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.cli._common import Column, add_config, has_rich, manager_of, write_table
+from goplugins.cli._common import Column, has_rich, manager_of, new_command, write_table
 from goplugins.cli._figures import NONE, amount, duration, share
 from goplugins.contrib._commands import request_of
 from goplugins.errors import InvalidArgumentError, PluginError
@@ -85,8 +85,7 @@ class Result:
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``bench``."""
-    parser = commands.add_parser("bench", help="measure how fast a plugin answers", description=_execute.__doc__)
-    add_config(parser)
+    parser = new_command(commands, "bench", "measure how fast a plugin answers", _execute, config=True)
     parser.add_argument("name", metavar="NAME", help="name of the plugin or group")
     parser.add_argument("request", metavar="JSON", nargs="?", default="null", help="the request (default: null)")
     parser.add_argument(
@@ -98,7 +97,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="concurrent callers (default: 1)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="timeout of each call")
     parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from goplugins.cli._common import add_config, manager_of
+from goplugins.cli._common import manager_of, new_command
 from goplugins.cli._figures import duration
 from goplugins.contrib import _commands as commands
 from goplugins.errors import ConfigError, InvalidArgumentError, PluginError, PluginNotFoundError
@@ -14,8 +14,7 @@ from goplugins.runtime.text import printable
 
 def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``call``."""
-    parser = subparsers.add_parser("call", help=commands.CALL_HELP, description=_execute.__doc__)
-    add_config(parser)
+    parser = new_command(subparsers, "call", commands.CALL_HELP, _execute, config=True)
     parser.add_argument("name", metavar="NAME", help="name of the plugin or group")
     parser.add_argument("request", metavar="JSON", help="the request; - reads it from stdin")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="timeout of the whole call")
@@ -23,7 +22,6 @@ def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--key", metavar="TEXT", help="key by which a consistent-hash group picks the member")
     parser.add_argument("--idempotent", action="store_true", help="the call may be repeated after any failure")
     parser.add_argument("--verbose", "-v", action="store_true", help="write member, attempts and duration to stderr")
-    parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goplugins.cli import importing
+from goplugins.cli._common import new_command
 from goplugins.errors import ConfigError, ConfigFileError, UnresolvedVariableError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser("config", help=help_text, description=f"Actions: {help_text}.")
     actions = parser.add_subparsers(metavar="action", required=True)
 
-    check = actions.add_parser("check", help="report all problems of a file", description=_check.__doc__)
+    check = new_command(actions, "check", "report all problems of a file", _check)
     check.add_argument("file", metavar="FILE")
     check.add_argument(
         "--elsewhere",
@@ -34,17 +35,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="skip what depends on the machine that will use the file: unset variables, certificate files, discovered "
         "plugins",
     )
-    check.set_defaults(execute=_check)
 
-    diff = actions.add_parser("diff", help="show the differences of two files", description=_diff.__doc__)
+    diff = new_command(actions, "diff", "show the differences of two files", _diff)
     diff.add_argument("old", metavar="A")
     diff.add_argument("new", metavar="B")
-    diff.set_defaults(execute=_diff)
 
-    show = actions.add_parser("show", help="show all settings of a file, defaults included", description=_show.__doc__)
+    show = new_command(actions, "show", "show all settings of a file, defaults included", _show)
     show.add_argument("file", metavar="FILE")
     show.add_argument("--origin", action="store_true", help="show the origin of each setting")
-    show.set_defaults(execute=_show)
     importing.add_action(actions)
 
 

@@ -7,7 +7,7 @@ import ipaddress
 import signal
 import sys
 
-from goplugins.cli._common import add_config, manager_of
+from goplugins.cli._common import manager_of, new_command
 from goplugins.errors import InvalidArgumentError
 
 _LOCALHOST = "127.0.0.1"
@@ -17,10 +17,8 @@ _PORT = 8765
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``dashboard``."""
-    parser = commands.add_parser(
-        "dashboard", help="serve a page that shows the state of the plugins", description=_execute.__doc__
-    )
-    add_config(parser)
+    help_text = "serve a page that shows the state of the plugins"
+    parser = new_command(commands, "dashboard", help_text, _execute, config=True)
     parser.add_argument("--host", default=_LOCALHOST, help=f"address to listen at (default: {_LOCALHOST})")
     parser.add_argument(
         "--port", type=int, default=_PORT, help=f"port to listen at; 0 for any free one (default: {_PORT})"
@@ -29,7 +27,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--allow-actions", action="store_true", help="enable the buttons; they affect the plugins of this process only"
     )
-    parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:

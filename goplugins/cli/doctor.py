@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from goplugins.cli._common import new_command
+
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
     from goplugins.doctor import Host
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``doctor``."""
-    parser = commands.add_parser("doctor", help="check for known problems", description=_examine.__doc__)
+    parser = new_command(commands, "doctor", "check for known problems", _examine)
     parser.add_argument("--config", metavar="FILE", help="configuration file that the application loads")
     parser.add_argument("--workers", type=int, metavar="N", help="number of processes that load it")
     parser.add_argument(
@@ -31,7 +33,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="-- COMMAND",
         help="command that starts the application, such as: -- gunicorn --workers 4 app:app. It is not run",
     )
-    parser.set_defaults(execute=_examine)
 
 
 def _examine(arguments: argparse.Namespace) -> int:

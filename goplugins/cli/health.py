@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 
-from goplugins.cli._common import Column, add_config, manager_of, write_table
+from goplugins.cli._common import Column, manager_of, new_command, write_table
 from goplugins.cli._figures import NONE, duration
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
@@ -26,11 +26,9 @@ _GOOD = frozenset({PluginStatus.HEALTHY, PluginStatus.UNKNOWN})
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``health``."""
-    parser = commands.add_parser("health", help="check the health of all plugins", description=_execute.__doc__)
-    add_config(parser)
+    parser = new_command(commands, "health", "check the health of all plugins", _execute, config=True)
     parser.add_argument("names", metavar="NAME", nargs="*", help="only these plugins (default: all)")
     parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.set_defaults(execute=_execute)
 
 
 def _execute(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goplugins.cli._common import new_command
 from goplugins.errors import ConfigError, ConfigFileError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _NO_NAME = re.compile(r"[^A-Z0-9]+")
 
 def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds ``import-go``."""
-    parser = actions.add_parser("import-go", help="convert a file of the Go library", description=_import.__doc__)
+    parser = new_command(actions, "import-go", "convert a file of the Go library", _import)
     parser.add_argument("file", metavar="FILE", help="JSON file of the Go library")
     parser.add_argument(
         "--format", choices=("yaml", "json"), default="yaml", help="format of the result (default: yaml)"
@@ -28,7 +29,6 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--include-secrets", action="store_true", help="write the secrets themselves instead of variables"
     )
-    parser.set_defaults(execute=_import)
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -113,6 +113,7 @@ def _unfinished(config: ManagerConfig) -> list[ConfigError]:
 
 def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dict[str, str]]:
     """Plain values for a file, and the variables in place of secrets, with the paths of their fields."""
+    from goplugins.config.problems import path_text
     from goplugins.config.schema import shown
 
     variables: dict[str, str] = {}
@@ -141,13 +142,7 @@ def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dic
         number = 2
         while variable in variables:
             variable, number = f"{base}_{number}", number + 1
-        variables[variable] = _path(path)
+        variables[variable] = path_text(path)
         return f"{before.replace('${', '$${')}${{{variable}}}"
 
     return merged(full, masked, ()), variables
-
-
-def _path(path: tuple[str | int, ...]) -> str:
-    from goplugins.config.problems import path_text
-
-    return path_text(path)

@@ -43,26 +43,18 @@ def _missing(
     left_out: Mapping[str, str],
 ) -> str:
     for name, wanted in sorted(plugin.manifest.requirements.requires.items()):
-        fault = _fault(name, wanted, found, others, left_out)
+        required = found.get(name)
+        if name in others:
+            fault = _mismatch(others[name], wanted)
+        elif required is None:
+            fault = "which was left out as well" if name in left_out else "which does not exist"
+        elif required.config.enabled is False:
+            fault = "which is not enabled"
+        else:
+            fault = _mismatch(required.manifest.version, wanted)
         if fault:
             return f"requirements.requires: needs {name!r}{'' if wanted == ANY else f' {wanted}'}, {fault}"
     return ""
-
-
-def _fault(
-    name: str,
-    wanted: str,
-    found: Mapping[str, DiscoveredPlugin],
-    others: Mapping[str, str | None],
-    left_out: Mapping[str, str],
-) -> str:
-    if name in others:
-        return _mismatch(others[name], wanted)
-    if name not in found:
-        return "which was left out as well" if name in left_out else "which does not exist"
-    if found[name].config.enabled is False:
-        return "which is not enabled"
-    return _mismatch(found[name].manifest.version, wanted)
 
 
 def _mismatch(version: str | None, wanted: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import queue
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
@@ -17,35 +16,20 @@ R = TypeVar("R")
 Progress = bool | Callable[[int], object] | None
 
 
-def in_order(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
-    """Results in input order. Items are read only while the results are iterated, at most ``window`` ahead."""
-    source = iter(items)
-    pending: collections.deque[Future[R]] = collections.deque()
-    exhausted = False
-    try:
-        while True:
-            while not exhausted and len(pending) < window:
-                try:
-                    item = next(source)
-                except StopIteration:
-                    exhausted = True
-                else:
-                    pending.append(start(item))
-            if not pending:
-                return
-            result = pending[0].result()  # stays in pending, so that an interrupt cancels it as well
-            pending.popleft()
-            yield result
-    finally:
-        for future in pending:
-            future.cancel()
+def results_of(
+    items: Iterable[T], start: Callable[[T], Future[R]], window: int, *, ordered: bool
+) -> Generator[R, None, None]:
+    """Results, of which items are read only while they are iterated, at most ``window`` ahead.
 
-
-def as_completed(items: Iterable[T], start: Callable[[T], Future[R]], window: int) -> Generator[R, None, None]:
-    """Results as they complete. Items are read only while the results are iterated, at most ``window`` ahead."""
+    Args:
+        items: may be endless.
+        start: starts the call of an item.
+        window: calls at a time.
+        ordered: in input order; False yields them as they complete.
+    """
     source = iter(items)
     done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
-    pending: set[Future[R]] = set()
+    pending: dict[Future[R], None] = {}  # in the order of their items
     exhausted = False
     try:
         while True:
@@ -56,13 +40,15 @@ def as_completed(items: Iterable[T], start: Callable[[T], Future[R]], window: in
                     exhausted = True
                 else:
                     future = start(item)
-                    pending.add(future)
-                    future.add_done_callback(done.put)
+                    pending[future] = None
+                    if not ordered:
+                        future.add_done_callback(done.put)
             if not pending:
                 return
-            future = done.get()
-            pending.discard(future)
-            yield future.result()
+            future = next(iter(pending)) if ordered else done.get()
+            result = future.result()  # stays in pending, so that an interrupt cancels it as well
+            del pending[future]
+            yield result
     finally:
         for future in pending:
             future.cancel()

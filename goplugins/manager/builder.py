@@ -1,10 +1,10 @@
-"""Builds guarded plugins from their configurations, all or none."""
+"""Builds guarded plugins from their configurations."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -169,20 +169,6 @@ class Builder:
         """
         plugin.reconfigure(config, hedge_pool=self._pool_for(config), keep=keep)
         plugin.wire.reconfigure(config)
-
-    def build_all(self, configs: Iterable[PluginConfig]) -> list[GuardedPlugin]:
-        """The enabled plugins, all or none: if one fails, those built before are closed."""
-        built: list[GuardedPlugin] = []
-        try:
-            for index, config in enumerate(configs):
-                if not config.enabled:
-                    continue
-                built.append(self.build_at(index, config))
-        except BaseException:
-            for plugin in built:
-                plugin.drain_and_close(0.0, "another plugin of its configuration could not be built")
-            raise
-        return built
 
 
 def _warn_if_nothing_is_idempotent(config: PluginConfig) -> None:

@@ -10,17 +10,14 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
 from goplugins.runtime.workers import WorkerPool
-from goplugins.transports.watched_files import WatchedFiles
-
-if TYPE_CHECKING:
-    from goplugins.discovery import DirectoryWatch
+from goplugins.transports.watched_files import WatchedFiles, reader_of
 
 __all__ = ["Watch"]
 
@@ -69,7 +66,7 @@ class Watch:
         interval: float = 1.0,
         on_signal: bool = False,
         on_close: Callable[[Watch], object] | None = None,
-        files: DirectoryWatch | None = None,
+        files: WatchedFiles | None = None,
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval < math.inf:
             raise InvalidArgumentError(f"interval: expected seconds greater than 0, got {interval!r}")
@@ -80,8 +77,8 @@ class Watch:
         self._clock = clock
         self._schedule = schedule
         self._on_close = on_close
-        self._files = files or WatchedFiles([path], clock, settle=min(_SETTLE, interval), known=False)
         self._settle = min(_SETTLE, interval)
+        self._files = files or WatchedFiles(reader_of([path], clock), clock, settle=self._settle, known=())
         self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY
         self._retry_at: float | None = None

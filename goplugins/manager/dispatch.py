@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.headers import check_headers
-from goplugins.manager.batch import Progress, as_completed, in_order, reporting
+from goplugins.manager.batch import Progress, reporting, results_of
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.observability.setup import Observers
@@ -110,38 +110,29 @@ class CallDispatcher:
             max_wait,
         )
 
-    def run(self, name: str, call: Call, *, traced: bool = True) -> Any:
-        """Makes the call on this thread, in a span of its own where calls are traced."""
+    def run(self, name: str, call: Call, plugin: GuardedPlugin | None = None, *, traced: bool = True) -> Any:
+        """Makes the call on this thread, in a span of its own where calls are traced.
+
+        Args:
+            name: the plugin's name.
+            call: the call.
+            plugin: has admitted the call already.
+            traced: False within the span.
+        """
         tracer = self._observers.tracer
         if tracer is not None and traced:
-            return tracer.trace(self._run_untraced, name, call)
+            return tracer.trace(partial(self.run, plugin=plugin, traced=False), name, call)
         while True:
-            plugin = self._registry.plugins.get(name) or self._find(name, call)
+            if plugin is None:
+                plugin = self._registry.plugins.get(name) or self._find(name, call)
             try:
                 return plugin.call(call)
             except PluginClosedError:
-                # A reload has just replaced the plugin, which did not admit the call: its successor makes it.
+                # A reload has just replaced the plugin, which did not admit the call, or let it wait for a slot: its
+                # successor makes it.
                 if call.admitted or self._registry.plugins.get(name) in (plugin, None):
                     raise
-
-    def _run_untraced(self, name: str, call: Call) -> Any:
-        return self.run(name, call, traced=False)
-
-    def _run_admitted(self, name: str, plugin: GuardedPlugin, call: Call) -> Any:
-        """Makes an admitted call on this thread, in a span of its own where calls are traced."""
-        tracer = self._observers.tracer
-        if tracer is None:
-            return self._run_admitted_untraced(plugin, name, call)
-        return tracer.trace(partial(self._run_admitted_untraced, plugin), name, call)
-
-    def _run_admitted_untraced(self, plugin: GuardedPlugin, name: str, call: Call) -> Any:
-        try:
-            return plugin.call(call)
-        except PluginClosedError:
-            # The call was waiting for a slot when the plugin was replaced: its successor makes it.
-            if call.admitted or self._registry.plugins.get(name) in (plugin, None):
-                raise
-        return self._run_untraced(name, call)
+            plugin = None
 
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)
@@ -196,7 +187,7 @@ class CallDispatcher:
     def submit(self, name: str, call: Call) -> Future[Any]:
         """Makes the call on a worker."""
         plugin = self._admit(name, call)
-        return self._on_worker(plugin, call, lambda: self._run_admitted(name, plugin, call))
+        return self._on_worker(plugin, call, lambda: self.run(name, call, plugin))
 
     def _submit_result(self, name: str, call: Call, done: Callable[[CallResult[Any]], object]) -> Future[Any]:
         """Makes the call on a worker, or on this thread if all are busy; a :class:`PluginError` is in the result."""
@@ -205,7 +196,7 @@ class CallDispatcher:
         def make() -> CallResult[Any]:
             started = self._clock.monotonic()
             try:
-                result = self._result(name, call, started, self._run_admitted(name, plugin, call))
+                result = self._result(name, call, started, self.run(name, call, plugin))
             except PluginError as error:
                 result = self._result(name, call, started, None, error)
             done(result)
@@ -252,8 +243,7 @@ class CallDispatcher:
                 done(result)
                 return _completed(result)
 
-        iterate = in_order if ordered else as_completed
-        results = iterate(requests, start, min(concurrency or most, most))
+        results = results_of(requests, start, min(concurrency or most, most), ordered=ordered)
         return reporting(results, progress, len(requests) if isinstance(requests, Sized) else None)
 
 

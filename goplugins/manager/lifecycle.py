@@ -70,11 +70,13 @@ class Lifecycle:
         """
         built: list[GuardedPlugin] = []
         try:
-            built = self.builder.build_all(config.plugins)
+            for index, each in enumerate(config.plugins):
+                if each.enabled:
+                    built.append(self.builder.build_at(index, each))
             self.registry.add(built, (plugin.name for plugin in config.plugins if not plugin.enabled))
         except BaseException:
             for plugin in built:
-                plugin.drain_and_close(0.0)
+                plugin.drain_and_close(0.0, "another plugin of its configuration could not be built")
             raise
         return built
 

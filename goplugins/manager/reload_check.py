@@ -54,22 +54,15 @@ def check_all(plugins: Sequence[GuardedPlugin], timeout: float) -> dict[str, Hea
 
 
 def _failure(plugin: GuardedPlugin, check: Future[HealthStatus | None], timeout: float) -> str:
+    """Why a plugin can't be put into use; empty if it can. With health checks switched off it need not be healthy."""
     if not check.done():
         return f"did not answer its health check within {timeout:g} s"
-    return failure_of(check.result(), checked=bool(resolved(plugin.config.health_check).enabled))
-
-
-def failure_of(found: HealthStatus | None, *, checked: bool = True) -> str:
-    """Why a plugin with that health can't be put into use; empty if it can.
-
-    Args:
-        found: None if the check had no result.
-        checked: False for a plugin with health checks switched off, which need not be healthy.
-    """
+    found = check.result()
     if found is None:
         return ""
     if found.status is PluginStatus.OFFLINE:
         return f"can't be reached: {found.message or 'no reason given'}"
-    if found.status is PluginStatus.UNHEALTHY and checked and not _HAS_NO_HEALTH.search(found.message):
-        return f"is unhealthy: {found.message or 'no reason given'}"
-    return ""
+    if found.status is not PluginStatus.UNHEALTHY or _HAS_NO_HEALTH.search(found.message):
+        return ""
+    checked = resolved(plugin.config.health_check).enabled
+    return f"is unhealthy: {found.message or 'no reason given'}" if checked else ""

@@ -25,6 +25,7 @@ from goplugins.observability.event_stream import publish
 from goplugins.observability.events import ReloadFinished
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock
+from goplugins.transports.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     # Modules that only reloads need are imported by the first reload.
@@ -40,6 +41,9 @@ _LAST_RELOAD = "last reload"
 
 _SCAN_INTERVAL = 5.0
 """Seconds between two checks of the plugin directories."""
+
+_SETTLE = 0.5
+"""Seconds that plugin directories must stay the same before they are scanned: files may change one after the other."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -284,8 +288,6 @@ class ConfigLoader:
         """With ``discovery.watch_mode``, reloads ``source`` when its plugin directories change."""
         before, self._directory_watch = self._directory_watch, None
         if loaded.config.discovery.watch_mode and loaded.discovery is not None and loaded.report is not None:
-            from goplugins.discovery import DirectoryWatch
-
             self._directory_watch = watch = Watch(
                 _name_of(source),
                 lambda: self.reload(source, ReloadOptions()),
@@ -293,7 +295,9 @@ class ConfigLoader:
                 self._lifecycle.maintenance.every,
                 interval=_SCAN_INTERVAL,
                 on_close=self._watch_closed,
-                files=DirectoryWatch(loaded.discovery, self._clock, known=loaded.report.signature),
+                files=WatchedFiles(
+                    loaded.discovery.signature, self._clock, settle=_SETTLE, known=loaded.report.signature
+                ),
             )
             self._watches[id(watch)] = watch
         if before is not None:

@@ -11,7 +11,7 @@ import attrs
 from goplugins.config.credentials import AuthConfig, files_of
 from goplugins.errors import ConfigError, MissingBearerTokenError, PluginError
 from goplugins.runtime.clock import Clock
-from goplugins.transports.watched_files import WatchedFiles
+from goplugins.transports.watched_files import WatchedFiles, reader_of
 
 logger = logging.getLogger("goplugins.transports")
 
@@ -46,7 +46,7 @@ class PluginCredentials:
         paths = files_of(auth)
         self.watched = bool(paths)
         # Before the files are read: a change in between must not be missed.
-        self._files = WatchedFiles(paths, clock, settle=_SETTLE)
+        self._files = WatchedFiles(reader_of(paths, clock), clock, settle=_SETTLE)
         self.auth = _with_token(section)
 
     def renew(self, apply: Callable[[AuthConfig], None]) -> None:

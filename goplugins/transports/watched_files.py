@@ -1,11 +1,11 @@
-"""Detection of changed files: configuration, certificates, tokens."""
+"""Detection of changed files: configuration, plugin directories, certificates, tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from goplugins.runtime.clock import Clock
 
@@ -41,6 +41,17 @@ class _File:
         return self._digest
 
 
+def reader_of(paths: Iterable[str], clock: Clock) -> Callable[[], tuple[str, ...]]:
+    """Reads the files' digests, for :class:`WatchedFiles`."""
+    files = [_File(path) for path in paths]
+
+    def read() -> tuple[str, ...]:
+        now = clock.time()
+        return tuple(file.digest(now) for file in files)
+
+    return read
+
+
 class WatchedFiles:
     """Detects when the content of some files has changed and is stable.
 
@@ -48,27 +59,22 @@ class WatchedFiles:
     thread at a time.
 
     Args:
-        paths: the files.
+        read: the state of the files, such as :func:`reader_of` makes it; compared with ==.
         clock: measures.
         settle: seconds that new content must stay the same before it counts as changed.
-        known: False if the current content counts as changed, too.
+        known: the state that is no change; by default the present one.
     """
 
-    def __init__(self, paths: Iterable[str], clock: Clock, *, settle: float, known: bool = True) -> None:
-        self._files = [_File(path) for path in paths]
+    def __init__(self, read: Callable[[], object], clock: Clock, *, settle: float, known: object = None) -> None:
+        self._read = read
         self._clock = clock
         self._settle = settle
-        self._known: tuple[str, ...] = self._digests() if known else ()
-        self._seen = self._known
+        self._known = self._seen = read() if known is None else known
         self._since = clock.monotonic()
-
-    def _digests(self) -> tuple[str, ...]:
-        now = self._clock.time()
-        return tuple(file.digest(now) for file in self._files)
 
     def changed(self) -> bool:
         """Reads the files; whether there is new content that is stable. Stays true until :meth:`accept`."""
-        found = self._digests()
+        found = self._read()
         if found != self._seen:
             self._seen = found
             self._since = self._clock.monotonic()
@@ -78,11 +84,6 @@ class WatchedFiles:
     def pending(self) -> bool:
         """Whether the last read found new content, stable or not."""
         return self._seen != self._known
-
-    @property
-    def complete(self) -> bool:
-        """Whether the last read found every file."""
-        return all(self._seen)
 
     def accept(self) -> None:
         """Makes the content of the last read the known one."""

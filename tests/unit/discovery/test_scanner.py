@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from goplugins import Discovery, DiscoveryConfig, ManagerConfig, PluginConfig
-from goplugins.discovery import DirectoryWatch, DiscoveryReport
+from goplugins.discovery import DiscoveryReport
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
 from goplugins.testing import ManualClock
+from goplugins.transports.watched_files import WatchedFiles
 from tests.unit.discovery.conftest import GiveAway, program, put
 
 
@@ -517,7 +518,7 @@ def test_a_change_counts_once_it_has_settled(plugins: Path) -> None:
     discovery = Discovery(DiscoveryConfig(directories=[str(plugins)]))
     report = discovery.scan()
     put(plugins, "while-loading")
-    watch = DirectoryWatch(discovery, clock, settle=0.5, known=report.signature)
+    watch = WatchedFiles(discovery.signature, clock, settle=0.5, known=report.signature)
     assert not watch.changed()
     assert watch.pending
     clock.advance(0.4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from goplugins.manager.batch import as_completed, in_order
+from goplugins.manager.batch import results_of
 
 
 class Interrupted(Future[int]):
@@ -25,12 +25,12 @@ def test_ctrl_c_cancels_all_calls() -> None:
         return started[-1]
 
     with pytest.raises(KeyboardInterrupt):
-        list(in_order(range(9), start, 3))
+        list(results_of(range(9), start, 3, ordered=True))
     assert [future.cancelled() for future in started] == [True] * 3
 
 
-@pytest.mark.parametrize("loop", [in_order, as_completed])
-def test_closing_the_results_cancels_calls_that_have_not_started(loop: Any) -> None:
+@pytest.mark.parametrize("ordered", [True, False])
+def test_closing_the_results_cancels_calls_that_have_not_started(ordered: bool) -> None:
     started: list[Future[int]] = []
 
     def start(number: int) -> Future[int]:
@@ -39,7 +39,7 @@ def test_closing_the_results_cancels_calls_that_have_not_started(loop: Any) -> N
             started[0].set_result(7)
         return started[-1]
 
-    results = loop(range(9), start, 3)
+    results = results_of(range(9), start, 3, ordered=ordered)
     assert next(results) == 7
     results.close()
     assert [future.cancelled() for future in started] == [False, True, True]

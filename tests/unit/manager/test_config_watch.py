@@ -20,7 +20,7 @@ from goplugins.enums import PluginStatus
 from goplugins.manager.config_watch import Watch
 from goplugins.runtime.scheduler import Scheduler
 from goplugins.testing import ManualClock
-from goplugins.transports.watched_files import WatchedFiles
+from goplugins.transports.watched_files import reader_of
 
 from .conftest import Harness, config
 
@@ -223,9 +223,7 @@ def test_sighup_needs_the_main_thread(fixture: Fixture) -> None:
 
 def test_pipes_and_directories_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    files = WatchedFiles([str(tmp_path / "pipe"), str(tmp_path)], ManualClock(), settle=0.0)
-    assert not files.changed()
-    assert not files.complete
+    assert reader_of([str(tmp_path / "pipe"), str(tmp_path)], ManualClock())() == ("", "")
 
 
 # --- with a manager ----------------------------------------------------------------------------------------------
