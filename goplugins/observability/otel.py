@@ -18,8 +18,6 @@ from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.observability.spans import Span
 
-_KINDS = {"client": SpanKind.CLIENT, "server": SpanKind.SERVER}
-
 
 class _Span:
     __slots__ = ("span",)
@@ -59,7 +57,7 @@ class OpenTelemetryTracing:
     def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
         """Starts a span."""
         given: Context | None = context
-        return _Span(self._tracer.start_span(name, given, _KINDS[kind], dict(attributes)))
+        return _Span(self._tracer.start_span(name, given, SpanKind[kind.upper()], dict(attributes)))
 
     def extract_context(self, headers: Mapping[str, str]) -> Any:
         """The context that the configured propagators (W3C by default) read from the headers."""

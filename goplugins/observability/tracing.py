@@ -105,7 +105,8 @@ class Tracer:
 
     def _end(self, opened: _OpenSpan, call: Call, error: BaseException | None) -> None:
         span = opened.span
-        try:
+
+        def end() -> None:
             span.set_attribute("goplugins.attempts", call.attempts)
             span.set_attribute("goplugins.source", call.source)
             if call.member:
@@ -120,10 +121,8 @@ class Tracer:
                 text = error.message if isinstance(error, PluginError) else type(error).__name__
                 span.set_status(SpanStatusCode.TIMEOUT if kind == "timeout" else SpanStatusCode.ERROR, text)
             span.finish()
-        except Exception as exc:
-            if belongs_to_host(exc):
-                raise
-            logger.exception("ending the span of a call of %r failed", opened.plugin)
+
+        _run_safely(end, opened.plugin)
 
     def __call__(self, event: Event) -> None:
         """Records the end of an attempt, on a thread within the call's context."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.errors import ConfigError, InvalidArgumentError, InvalidCertificateError
+from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.workers import WorkerPool
 from goplugins.serve._addresses import check_free
@@ -18,6 +18,7 @@ from goplugins.serve._grpc_service import Service, abort_with
 from goplugins.serve._served_function import ServedPlugin
 from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.grpc.messages import EXECUTE
+from goplugins.transports.tls import read_pem
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
@@ -51,18 +52,9 @@ class ServerTLS:
         Raises:
             InvalidCertificateError: a file that can't be read.
         """
-        pair = (_read(self.key_file, "key_file"), _read(self.cert_file, "cert_file"))
-        authorities = _read(self.ca_file, "ca_file") if self.ca_file else None
+        pair = (read_pem(self.key_file, "key_file"), read_pem(self.cert_file, "cert_file"))
+        authorities = read_pem(self.ca_file, "ca_file") if self.ca_file else None
         return load().ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
-
-
-def _read(file: str, field: str) -> bytes:
-    try:
-        with open(file, "rb") as stream:
-            return stream.read()
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise InvalidCertificateError(f"{file!r} can't be used: {reason}", path=field) from exc
 
 
 class _BesideCalls:

@@ -114,14 +114,22 @@ def _check_pem(file: str, field: str, marker: str) -> None:
     """Checks each file by itself: OpenSSL does not say which of two files is at fault."""
     if not file:
         raise InvalidCertificateError("missing", path=f"auth.{field}", fix="write the path of a PEM file")
-    try:
-        with open(file, encoding="latin-1") as stream:
-            text = stream.read()
-    except OSError as exc:
-        raise _invalid(field, file, exc.strerror or str(exc)) from exc
-    if marker not in text:
+    if marker.encode() not in read_pem(file, f"auth.{field}"):
         kind = "private key" if "KEY" in marker else "certificate"
         raise _invalid(field, file, f"it contains no {kind} in PEM form")
+
+
+def read_pem(file: str, path: str) -> bytes:
+    """The contents of a certificate or key file.
+
+    Raises:
+        InvalidCertificateError: it can't be read; ``path`` is that of the configuration field.
+    """
+    try:
+        with open(file, "rb") as stream:
+            return stream.read()
+    except OSError as exc:
+        raise InvalidCertificateError(f"{file!r} can't be used: {exc.strerror or exc}", path=path) from exc
 
 
 def _reason(exc: ssl.SSLError) -> str:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from goplugins.errors import (
     AuthConfigError,
@@ -103,25 +103,6 @@ def _pair(name: str, value: str, where: str) -> tuple[str, str | bytes]:
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
-class Codec(Protocol):
-    """Turns calls into request messages and reply messages into values."""
-
-    method: str
-    needs_metadata: bool
-
-    def prepare(self, call: Call) -> None:
-        """Sets ``call.payload``."""
-        ...
-
-    def request(self, call: Call, remaining: float) -> bytes:
-        """The message of one attempt, which has ``remaining`` seconds."""
-        ...
-
-    def read(self, call: Call, reply: bytes, metadata: Sequence[Any]) -> Any:
-        """The typed response; raises the plugin's own error."""
-        ...
-
-
 class Envelope:
     """JSON in the messages of ``plugin.proto``."""
 
@@ -132,9 +113,11 @@ class Envelope:
         self._messages = messages()
 
     def prepare(self, call: Call) -> None:
+        """Sets ``call.payload``."""
         call.payload = call.codec.encode(call.request)
 
     def request(self, call: Call, remaining: float) -> bytes:
+        """The message of one attempt, which has ``remaining`` seconds."""
         message = self._messages.ExecuteRequest(
             payload=call.payload, request_id=call.request_id, timeout_ms=max(int(remaining * 1000), 1)
         )
@@ -200,6 +183,7 @@ class Native:
             raise UnserializableRequestError(f"the request can't be encoded: {exc}") from exc
 
     def request(self, call: Call, remaining: float) -> bytes:
+        """The message of one attempt."""
         return call.payload
 
     def read(self, call: Call, reply: bytes, metadata: Sequence[Any]) -> Any:
@@ -212,3 +196,7 @@ class Native:
         if found:
             call.reply_metadata = found
         return parse(call.codec.response_type, reply)  # type: ignore[attr-defined]
+
+
+Codec = Envelope | Native
+"""Turns calls into request messages and reply messages into values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Sequence
@@ -210,25 +211,18 @@ class GRPCPlugin(Sender):
         if self._info is None and not self._target.method:
             clock = self._settings.clock
             deadline = Deadline(clock.monotonic() + min(_INFO_TIMEOUT, self._settings.timeout), clock)
-            try:
-                self._info = self._read_info(self._request(INFO, b"", deadline))
-            except PluginError:
-                return self._configured_info()
-        return self._info or self._configured_info()
-
-    def _configured_info(self) -> PluginInfo:
-        return PluginInfo(name=self._settings.name, metadata={"transport": self._transport, "endpoint": self._endpoint})
-
-    def _read_info(self, reply: bytes) -> PluginInfo:
-        found = parse(messages().InfoResponse, reply)
-        return PluginInfo(
-            name=found.name or self._settings.name,
-            version=found.version,
-            description=found.description,
-            author=found.author,
-            capabilities=tuple(found.capabilities),
-            metadata=dict(found.metadata),
-        )
+            with contextlib.suppress(PluginError):
+                found = parse(messages().InfoResponse, self._request(INFO, b"", deadline))
+                self._info = PluginInfo(
+                    name=found.name or self._settings.name,
+                    version=found.version,
+                    description=found.description,
+                    author=found.author,
+                    capabilities=tuple(found.capabilities),
+                    metadata=dict(found.metadata),
+                )
+        configured = {"transport": self._transport, "endpoint": self._endpoint}
+        return self._info or PluginInfo(name=self._settings.name, metadata=configured)
 
     def close(self) -> None:
         """Closes the connection once the calls in flight have ended; later calls are rejected."""

@@ -14,10 +14,10 @@ from goplugins.config.credentials import AuthConfig
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin_sections import ConnectionConfig
 from goplugins.enums import TransportType
-from goplugins.errors import InvalidCertificateError, InvalidConfigError
+from goplugins.errors import InvalidConfigError
 from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.resolver import Address
-from goplugins.transports.tls import client_context
+from goplugins.transports.tls import client_context, read_pem
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -128,20 +128,11 @@ def tls_credentials(auth: AuthConfig, *, trust_env: bool) -> Callable[[], Any]:
         InvalidCertificateError: a file is missing or can't be used; ``path`` names the field.
     """
     context = client_context(auth)
-    roots = _read(auth.ca_file, "ca_file")
+    roots, chain, key = (
+        read_pem(file, f"auth.{field}") if (file := getattr(auth, field)) else None
+        for field in ("ca_file", "cert_file", "key_file")
+    )
     if roots is None and not trust_env:
         # Empty if the machine has them in a directory only; then grpc's own are used.
         roots = "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
-    key, chain = _read(auth.key_file, "key_file"), _read(auth.cert_file, "cert_file")
     return lambda: load().ssl_channel_credentials(roots, key, chain)
-
-
-def _read(file: str, field: str) -> bytes | None:
-    if not file:
-        return None
-    try:
-        with open(file, "rb") as stream:
-            return stream.read()
-    except OSError as exc:
-        reason = exc.strerror or str(exc)
-        raise InvalidCertificateError(f"{file!r} can't be used: {reason}", path=f"auth.{field}") from exc
