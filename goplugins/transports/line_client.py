@@ -39,6 +39,9 @@ class LineClient(Sender, Generic[C]):
         pool: its connections. A request passed to them ends with a line break.
         error: class of the error for an ``error_kind`` that has no class of its own.
         credentials: sent in the headers of every line; by default made of ``config``.
+
+    Attributes:
+        pool: its connections.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import struct
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from goplugins.config.credentials import validate_auth
 from goplugins.config.endpoints import Endpoint
@@ -25,16 +25,11 @@ from goplugins.errors import (
     Replay,
     UnixTransportError,
 )
-from goplugins.models.context import ExecutionContext
-from goplugins.models.plugin import PluginInfo
-from goplugins.models.results import HealthStatus
-from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
-from goplugins.transports.interface import Sender
 from goplugins.transports.line_channel import LineChannel
 from goplugins.transports.line_client import LineClient
 
@@ -211,7 +206,7 @@ def socket_pool(endpoint: str, settings: TransportSettings, make: _Make[C]) -> C
     )
 
 
-class UnixSocketPlugin(Sender):
+class UnixSocketPlugin(LineClient[UnixConnection]):
     """A plugin behind a Unix socket. Connects with the first call; used by many threads at once.
 
     Args:
@@ -224,52 +219,13 @@ class UnixSocketPlugin(Sender):
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
         settings = TransportSettings.of(config, clock)
-        self._name, self._endpoint = config.name, config.endpoint
         pool = socket_pool(config.endpoint, settings, UnixConnection)
-        self._client = LineClient(config, settings, pool, error=UnixTransportError)
-        self.watches_credentials = self._client.watches_credentials
+        super().__init__(config, settings, pool, error=UnixTransportError)
         # Runs before the collector reaches the sockets, which would warn that they were not closed.
         weakref.finalize(self, pool.close).atexit = False
 
-    # --- Sender ------------------------------------------------------------------------------------------------
-
-    def prepare(self, call: Call) -> None:
-        self._client.prepare(call)
-
-    def send(self, call: Call) -> Any:
-        """One line each way. See :class:`goplugins.transports.interface.Sender`."""
-        return self._client.send(call)
-
-    def health(self, timeout: float) -> HealthStatus:
-        """One health request, outside the policies; UNKNOWN if every connection is in use; never raises."""
-        return self._client.health(timeout)
-
-    def info(self) -> PluginInfo:
-        """The plugin's reply to an info request; until it has answered one, what the configuration says."""
-        return self._client.info()
-
-    def close(self) -> None:
-        """Closes idle connections now, and those in use as their calls end; later calls are rejected."""
-        self._client.close()
-
-    def sweep(self) -> None:
-        self._client.sweep()
-
-    def renew_credentials(self) -> None:
-        self._client.renew_credentials()
-
-    # --- Plugin ------------------------------------------------------------------------------------------------
-
-    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
-        """One attempt with plain JSON values, outside the policies.
-
-        Raises:
-            PluginError: the attempt failed.
-        """
-        return self._client.execute(request, context)
-
     def __repr__(self) -> str:
-        return f"<UnixSocketPlugin {self._name!r} at {self._endpoint}>"
+        return f"<UnixSocketPlugin {self._settings.name!r} at {self._endpoint}>"
 
 
 class UnixSocketPluginFactory(TransportFactory[UnixSocketPlugin]):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 from goplugins.config.credentials import validate_auth
 from goplugins.config.plugin import PluginConfig
 from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import ExecTransportError
-from goplugins.models.context import ExecutionContext
-from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
-from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.base import TransportFactory, TransportSettings
@@ -20,11 +16,10 @@ from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process_handle import Handle
-from goplugins.transports.interface import Sender
 from goplugins.transports.line_client import LineClient
 
 
-class ExecPlugin(Sender):
+class ExecPlugin(LineClient[Handle]):
     """A plugin that runs as a subprocess, started at the first call; used by many threads at once.
 
     A process handles one call at a time, so there are up to ``connection.max_connections`` processes. Up to
@@ -41,8 +36,7 @@ class ExecPlugin(Sender):
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._settings = settings = TransportSettings.of(config, clock)
-        self._executable = config.executable
+        settings = TransportSettings.of(config, clock)
         connection = settings.connection
         credentials = PluginCredentials(config.auth, clock, config.name)
         self._launcher = launcher = Launcher(
@@ -63,52 +57,24 @@ class ExecPlugin(Sender):
             idle_timeout=float("inf"),
             clock=clock,
         )
-        self._client = LineClient(config, settings, pool, error=ExecTransportError, credentials=credentials)
+        super().__init__(config, settings, pool, error=ExecTransportError, credentials=credentials)
         # Ends the processes of a forgotten plugin. At interpreter exit the supervisor ends all processes.
         self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
-        self.watches_credentials = credentials.watched
         register_forkable(launcher)
-
-    # --- Sender ------------------------------------------------------------------------------------------------
-
-    def prepare(self, call: Call) -> None:
-        self._client.prepare(call)
-
-    def send(self, call: Call) -> Any:
-        """Sends one line to a process and reads one. See :class:`goplugins.transports.interface.Sender`."""
-        return self._client.send(call)
 
     def health(self, timeout: float) -> HealthStatus:
         """Sends a health request to an idle process, or starts the first one; UNKNOWN if all are busy; never raises."""
-        pool = self._client.pool
-        if pool.open and not pool.idle:
-            return HealthStatus(PluginStatus.UNKNOWN, "all processes are busy", self._settings.clock.time())
-        return self._client.health(timeout)
-
-    def info(self) -> PluginInfo:
-        """The plugin's reply to an info request; until then, the configured information."""
-        return self._client.info()
+        if self.pool.open and not self.pool.idle:
+            return HealthStatus(PluginStatus.UNKNOWN, "all processes are busy", self._clock.time())
+        return super().health(timeout)
 
     def close(self) -> None:
         """Ends idle processes now, and busy ones after their calls; later calls are rejected."""
-        _end(self._client.pool, self._launcher)
-
-    def renew_credentials(self) -> None:
-        self._client.renew_credentials()
-
-    # --- Plugin ------------------------------------------------------------------------------------------------
-
-    def execute(self, request: Any, context: ExecutionContext = ExecutionContext(), /) -> Any:  # noqa: B008 - frozen
-        """One attempt with plain JSON values, outside the policies.
-
-        Raises:
-            PluginError: the attempt failed.
-        """
-        return self._settings.execute(self, request, context)
+        _end(self.pool, self._launcher)
 
     def __repr__(self) -> str:
-        return f"<ExecPlugin {self._settings.name!r} of {self._executable}>"
+        return f"<ExecPlugin {self._settings.name!r} of {self._endpoint}>"
 
 
 def _end(pool: ConnectionPool[Handle], launcher: Launcher) -> None:

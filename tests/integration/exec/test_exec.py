@@ -113,7 +113,7 @@ class TestCalls:
         call(plugin)
         with ThreadPoolExecutor(1) as pool:
             busy = pool.submit(call, plugin, {"do": "sleep", "seconds": 0.5})
-            until(lambda: not plugin._client.pool.idle)
+            until(lambda: not plugin.pool.idle)
             assert plugin.health(1).status is PluginStatus.UNKNOWN
             with pytest.raises(SaturatedError):
                 call(plugin, timeout=0.1)
@@ -125,7 +125,7 @@ class TestCalls:
             list(
                 pool.map(lambda number: call(plugin, {"do": "sleep", "seconds": 0.2}, 5, request_id=str(number)), "abc")
             )
-        assert plugin._client.pool.idle == 1
+        assert plugin.pool.idle == 1
         until(lambda: len(_plugins_among_children()) == 1)
 
     def test_missing_program_is_an_error_of_the_configuration(self):
@@ -405,7 +405,7 @@ class TestEnd:
     def test_a_call_interrupted_before_its_cleanup_leaves_no_process(self, make):
         plugin = make(max_connections=1)
         pid = call(plugin, PID)
-        lease = plugin._client.pool.try_acquire(Deadline.after(1))
+        lease = plugin.pool.try_acquire(Deadline.after(1))
         del lease  # as by Ctrl-C between the pool's last line and the caller's next
         gc.collect()
         until(lambda: not is_alive(pid))

@@ -63,7 +63,7 @@ class TestInterruptedCalls:
         monkeypatch.setattr(Process, "lost", lambda self: None)
         plugin = make()
         pid = call(plugin, PID)
-        lease = plugin._client.pool.try_acquire(Deadline.after(5))
+        lease = plugin.pool.try_acquire(Deadline.after(5))
         del lease
         gc.collect()
         until(lambda: not is_alive(pid), 4)

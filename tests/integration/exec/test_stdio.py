@@ -119,7 +119,7 @@ def test_through_the_exec_plugin(make, args, caplog):
     assert "hidden" not in str(hidden.value)
     assert plugin.health(2).status is PluginStatus.HEALTHY
     assert plugin.info().version == "1.0"
-    assert plugin._client.pool.open == 1
+    assert plugin.pool.open == 1
     plugin.close()
 
 

@@ -154,7 +154,7 @@ class Hedged:
     @property
     def in_use(self) -> int:
         """Connections in use; for gRPC, calls in flight on its connection."""
-        pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "_client.pool", "GRPCPlugin": "_slots"}
+        pools = {"HTTPPlugin": "_engine.pool", "UnixSocketPlugin": "pool", "GRPCPlugin": "_slots"}
         pool: Any = self.plugin
         for name in pools[type(self.plugin).__name__].split("."):
             pool = getattr(pool, name)

@@ -145,10 +145,7 @@ class Callers:
 
 def pool_of(plugin: GuardedPlugin) -> Any:
     wire: Any = plugin.wire
-    for way in ("_engine", "_client"):
-        if hasattr(wire, way):
-            return getattr(wire, way).pool
-    return None
+    return getattr(getattr(wire, "_engine", wire), "pool", None)
 
 
 def connected(ports: Mapping[str, set[str]]) -> Counter[str]:

@@ -198,7 +198,7 @@ class TestReplies:
         plugin = make(max_response_bytes=1000)
         with contextlib.suppress(PluginError):
             call(plugin)
-        assert plugin._client.pool.open == 0
+        assert plugin.pool.open == 0
         server.handler = reply_ok
         assert call(plugin) == "ok"
         assert server.connections == 2
@@ -236,7 +236,7 @@ def test_a_caller_beyond_the_limit_is_rejected_in_time(raw, make):
     plugin = make(max_connections=1)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(call, plugin, timeout=0.5)
-        while not plugin._client.pool.open:
+        while not plugin.pool.open:
             time.sleep(0.001)
         with pytest.raises(SaturatedError):
             call(plugin, timeout=0.1)
@@ -255,7 +255,7 @@ def test_known_fault_execute_racing_with_close_crashed(serve, make):
         for future in futures:
             error = future.exception()
             assert error is None or isinstance(error, PluginClosedError)
-        assert plugin._client.pool.open == 0
+        assert plugin.pool.open == 0
 
 
 class TestReconnecting:
@@ -273,7 +273,7 @@ class TestReconnecting:
         for _ in range(3):
             call(plugin)
         assert server.connections == 3
-        assert plugin._client.pool.open == 0
+        assert plugin.pool.open == 0
 
     def test_dead_idle_connection_is_replaced_silently(self, raw, make):
         server = raw(replies(ok))
@@ -355,15 +355,15 @@ class TestReconnecting:
         with ThreadPoolExecutor(32) as pool:
             found = list(pool.map(lambda number: call(plugin, number, 20.0, request_id=str(number)), range(1000)))
         assert found == list(range(1000))
-        assert plugin._client.pool.open <= 4
+        assert plugin.pool.open <= 4
 
 
 def fork_with_a_connection(path):
     plugin = UnixSocketPlugin(PluginConfig(name="p", transport="unix", endpoint=path))
     assert call(plugin, 1) == 1
-    child = in_child(lambda: [plugin._client.pool.open, call(plugin, 2), call(plugin, 3)])
+    child = in_child(lambda: [plugin.pool.open, call(plugin, 2), call(plugin, 3)])
     assert [call(plugin, number) for number in range(20)] == list(range(20))
-    found = child, plugin._client.pool.open
+    found = child, plugin.pool.open
     plugin.close()
     return found
 

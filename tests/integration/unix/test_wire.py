@@ -329,7 +329,7 @@ class TestReply:
         plugin.prepare(made)
         with pytest.raises(ReplyTypeError):
             plugin.send(made)
-        assert plugin._client.pool.idle == 1
+        assert plugin.pool.idle == 1
 
 
 class TestServed:
@@ -410,7 +410,7 @@ class TestServed:
         with pytest.raises(PluginRequestError, match="larger than 1000 bytes"):
             call(plugin, "x" * 500_000)
         assert call(plugin, "short") == "short"
-        assert plugin._client.pool.open == 1
+        assert plugin.pool.open == 1
 
     def test_line_that_is_too_long_ends_its_connection(self, serve, path):
         serve(max_request_bytes=1000)
@@ -471,7 +471,7 @@ class TestServed:
         assert (found.status, found.message) == (PluginStatus.UNHEALTHY, "the disk is full")
         state[0] = "offline"
         assert plugin.health(1).status is PluginStatus.OFFLINE
-        assert plugin._client.pool.open == 1
+        assert plugin.pool.open == 1
 
 
 AUTHS = [
