@@ -51,7 +51,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
     Exit code: 0 for none, 1 for any, 2 if the file can't be read.
     """
-    from goplugins.config.loading import load_config
+    from goplugins.config import ManagerConfig
     from goplugins.config.problems import counted
     from goplugins.discovery.origins import load_with_origins
     from goplugins.manager.factories import check_by_built_in_factories
@@ -59,7 +59,7 @@ def _check(arguments: argparse.Namespace) -> int:
     name: str = arguments.file
     try:
         if arguments.elsewhere:
-            config = load_config(name)
+            config = ManagerConfig.from_file(name)
         else:
             config, origins = load_with_origins(name, check=check_by_built_in_factories())
             _warn(origins.report)
@@ -82,10 +82,10 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     Exit code, as of diff: 0 for none, 1 for any, 2 if a file is not valid. Discovery does not run.
     """
+    from goplugins.config import ManagerConfig
     from goplugins.config.diff import PluginDiff
-    from goplugins.config.loading import load_config
 
-    diff = PluginDiff.between(load_config(arguments.old), load_config(arguments.new))
+    diff = PluginDiff.between(ManagerConfig.from_file(arguments.old), ManagerConfig.from_file(arguments.new))
     sys.stdout.write(f"{diff}\n")
     return 1 if diff else 0
 

@@ -69,9 +69,9 @@ def _plugins(name: str | None) -> list[PluginConfig]:
     if name is None:
         return []
     from goplugins.config.groups import spread
-    from goplugins.config.loading import load_resolved
+    from goplugins.config.manager import load
 
-    return list(spread(load_resolved(name)).plugins)
+    return list(spread(load(name, check_files=True).resolved).plugins)
 
 
 def _not_checked(arguments: argparse.Namespace, host: Host) -> str:

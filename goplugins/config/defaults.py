@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
@@ -14,57 +14,39 @@ from goplugins.config.plugin_sections import (
     DEFAULT_CACHE,
     DEFAULT_CIRCUIT_BREAKER,
     DEFAULT_CONNECTION,
+    DEFAULT_FALLBACK,
     DEFAULT_HEALTH_CHECK,
     DEFAULT_HEDGE,
     DEFAULT_RATE_LIMIT,
     DEFAULT_RETRY,
     CircuitBreakerConfig,
-    ConnectionConfig,
-    FallbackConfig,
-    HealthCheckConfig,
-    RateLimitConfig,
-    RetryConfig,
 )
 from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import fields_of, merge
 from goplugins.enums import AuthMethod
 from goplugins.errors import ConfigError
 
-T = TypeVar("T")
-
 _MAX_DOUBLINGS = 3
 """How often in a row the open time of a circuit doubles where ``max_recovery_timeout`` is left out."""
 
-_DEFAULTS: Mapping[type[Any], Any] = {
-    type(section): section
-    for section in (
-        DEFAULT_BULKHEAD,
-        DEFAULT_CACHE,
-        DEFAULT_CIRCUIT_BREAKER,
-        DEFAULT_CONNECTION,
-        DEFAULT_HEALTH_CHECK,
-        DEFAULT_HEDGE,
-        DEFAULT_RATE_LIMIT,
-        DEFAULT_RETRY,
-    )
+INHERITED: Mapping[str, Any] = {
+    "retry": DEFAULT_RETRY,
+    "circuit_breaker": DEFAULT_CIRCUIT_BREAKER,
+    "health_check": DEFAULT_HEALTH_CHECK,
+    "connection": DEFAULT_CONNECTION,
+    "rate_limit": DEFAULT_RATE_LIMIT,
 }
+"""Production defaults of the sections that a plugin inherits from the manager's ``default_*`` section, by name."""
 
+OPTIONAL: Mapping[str, Any] = {
+    "bulkhead": DEFAULT_BULKHEAD,
+    "fallback": DEFAULT_FALLBACK,
+    "cache": DEFAULT_CACHE,
+    "hedge": DEFAULT_HEDGE,
+}
+"""Production defaults of the sections that have an effect only where they are written, by name."""
 
-@attrs.frozen
-class SectionDefaults:
-    """The sections that plugins inherit from a manager's ``default_*`` sections; no field is left out."""
-
-    retry: RetryConfig
-    circuit_breaker: CircuitBreakerConfig
-    health_check: HealthCheckConfig
-    connection: ConnectionConfig
-    rate_limit: RateLimitConfig
-
-
-PRODUCTION = SectionDefaults(
-    DEFAULT_RETRY, DEFAULT_CIRCUIT_BREAKER, DEFAULT_HEALTH_CHECK, DEFAULT_CONNECTION, DEFAULT_RATE_LIMIT
-)
-"""The production defaults."""
+_DEFAULTS = {type(section): section for section in (*INHERITED.values(), *OPTIONAL.values())}
 
 
 def completed(section: object) -> Any:
@@ -99,9 +81,18 @@ got -1 (write an integer of 0 or more)
     return resolve_breaker(full) if isinstance(full, CircuitBreakerConfig) else full
 
 
-def merge_or_none(section: T | None, base: T) -> T | None:
-    """:func:`merge` for a section that does something only where it is written: None stays None."""
-    return None if section is None else merge(section, base)
+def merge_sections(config: Any, inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a plugin or group with nothing left to inherit, by name.
+
+    Args:
+        config: the plugin or group.
+        inherited: defaults of the sections that it inherits. Those of :data:`OPTIONAL` stay None if they are.
+    """
+    sections = {name: merge(getattr(config, name), default) for name, default in inherited.items()}
+    for name, default in OPTIONAL.items():
+        section = getattr(config, name)
+        sections[name] = None if section is None else merge(section, default)
+    return sections
 
 
 def resolve_breaker(breaker: CircuitBreakerConfig) -> CircuitBreakerConfig:
@@ -120,8 +111,3 @@ def resolve_auth(auth: AuthConfig | None) -> AuthConfig:
     if auth is None:
         return AuthConfig(method=AuthMethod.NONE)
     return auth if auth.method is not None or auth.suggested_method else attrs.evolve(auth, method=AuthMethod.NONE)
-
-
-def resolve_fallback(fallback: FallbackConfig | None) -> FallbackConfig | None:
-    """Fills in ``reserve``. Not :func:`merge`: ``value`` may be None, as an answer."""
-    return fallback if fallback is None or fallback.reserve is not None else attrs.evolve(fallback, reserve=0.0)

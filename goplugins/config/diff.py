@@ -10,7 +10,7 @@ import attrs
 
 from goplugins.config.groups import DnsGroupConfig, GroupConfig
 from goplugins.config.manager import ManagerConfig
-from goplugins.config.manager_sections import LoadBalancerConfig
+from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig
 from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.problems import counted
 from goplugins.config.schema import UNSET, Field, fields_of, same_value, shown
@@ -36,7 +36,7 @@ _IN_PLACE = frozenset(
 )
 """Fields of a plugin that do not affect its connections."""
 
-_OF_GROUPS = frozenset({"bulkhead", "cache", "fallback", "hedge", "rate_limit", "request_timeout", "retry"})
+_OF_GROUPS = frozenset({"request_timeout", *GROUP_POLICIES})
 """Fields of a group's ``balancer`` that are also fields of the group's own configuration."""
 
 _NOTHING: Any = object()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import attrs
 
+from goplugins.config.defaults import OPTIONAL
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.manager import ManagerConfig
-from goplugins.config.manager_sections import LoadBalancerConfig, LoadBalancerMember
+from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig, LoadBalancerMember
 from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
 from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
@@ -82,15 +84,13 @@ def _dns_group(plugin: PluginConfig, resolved: ManagerConfig) -> DnsGroupConfig:
 
 def _instance(plugin: PluginConfig) -> PluginConfig:
     """The plugin without the policies that its group has."""
+    none: dict[str, Any] = dict.fromkeys(OPTIONAL)
     return attrs.evolve(
         plugin,
         endpoints=(),
         balancing=None,
         rate_limit=attrs.evolve(plugin.rate_limit or RateLimitConfig(), enabled=False),
-        bulkhead=None,
-        fallback=None,
-        cache=None,
-        hedge=None,
+        **none,
     )
 
 
@@ -101,15 +101,14 @@ def _group_of(plugin: PluginConfig, members: Iterable[LoadBalancerMember], resol
         name=plugin.name,
         members=tuple(members),
         request_timeout=plugin.connection.request_timeout if plugin.connection is not None else None,
-        retry=plugin.retry,
-        rate_limit=plugin.rate_limit,
-        bulkhead=plugin.bulkhead,
-        fallback=plugin.fallback,
-        cache=plugin.cache,
-        hedge=plugin.hedge,
+        **_policies(plugin),
     )
     group = _group(balancer, resolved)
     return attrs.evolve(group, enabled=plugin.enabled, labels=plugin.labels, annotations=plugin.annotations)
+
+
+def _policies(config: PluginConfig | LoadBalancerConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in GROUP_POLICIES}
 
 
 def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig:
@@ -118,15 +117,10 @@ def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig
         name=balancer.name,
         type=GROUP_KIND,
         transport=TransportType.PYTHON,
-        retry=balancer.retry,
         circuit_breaker=CircuitBreakerConfig(enabled=False),
         health_check=HealthCheckConfig(enabled=False),
         connection=ConnectionConfig(request_timeout=balancer.request_timeout),
-        rate_limit=balancer.rate_limit,
-        bulkhead=balancer.bulkhead,
-        fallback=balancer.fallback,
-        cache=balancer.cache,
-        hedge=balancer.hedge,
+        **_policies(balancer),
     )
     found = resolved.resolve(config)
     assert isinstance(found, GroupConfig)  # noqa: S101 - resolving keeps the class

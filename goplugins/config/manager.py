@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from goplugins.config.credentials import check_auth_files
-from goplugins.config.defaults import SectionDefaults, merge_or_none, resolve_fallback
+from goplugins.config.defaults import INHERITED, merge_sections
 from goplugins.config.field_types import LogLevel, Port
 from goplugins.config.manager_sections import DiscoveryConfig, LoadBalancerConfig, ObservabilityConfig, check_balancer
 from goplugins.config.plugin import PluginConfig, check_plugin, resolve_plugin
 from goplugins.config.plugin_sections import (
-    DEFAULT_BULKHEAD,
-    DEFAULT_CACHE,
     DEFAULT_CIRCUIT_BREAKER,
     DEFAULT_CONNECTION,
     DEFAULT_HEALTH_CHECK,
-    DEFAULT_HEDGE,
     DEFAULT_RATE_LIMIT,
     DEFAULT_RETRY,
     CircuitBreakerConfig,
@@ -186,7 +183,7 @@ idempotent=False, budget_ratio=0.2)
         Raises:
             ConfigError: all problems found, each with its path.
         """
-        return load(os.fspath(path), os.environ).config
+        return load(os.fspath(path)).config
 
     def to_json(self, *, include_secrets: bool = False) -> str:
         """JSON text that :meth:`from_json` reads; durations as seconds.
@@ -202,35 +199,19 @@ idempotent=False, budget_ratio=0.2)
         return dump_json(self, include_secrets=include_secrets)
 
     def _with_default_sections(self) -> ManagerConfig:
-        return attrs.evolve(
-            self,
-            default_retry=merge(self.default_retry, DEFAULT_RETRY),
-            default_circuit_breaker=merge(self.default_circuit_breaker, DEFAULT_CIRCUIT_BREAKER),
-            default_health_check=merge(self.default_health_check, DEFAULT_HEALTH_CHECK),
-            default_connection=merge(self.default_connection, DEFAULT_CONNECTION),
-            default_rate_limit=merge(self.default_rate_limit, DEFAULT_RATE_LIMIT),
-        )
+        own = self._section_defaults()
+        sections: dict[str, Any] = {f"default_{name}": merge(own[name], base) for name, base in INHERITED.items()}
+        return attrs.evolve(self, **sections)
 
-    def _section_defaults(self) -> SectionDefaults:
-        return SectionDefaults(
-            self.default_retry,
-            self.default_circuit_breaker,
-            self.default_health_check,
-            self.default_connection,
-            self.default_rate_limit,
-        )
+    def _section_defaults(self) -> dict[str, Any]:
+        return {name: getattr(self, f"default_{name}") for name in INHERITED}
 
     def _resolve_balancer(self, balancer: LoadBalancerConfig) -> LoadBalancerConfig:
-        limit = merge(balancer.rate_limit or RateLimitConfig(enabled=False), self.default_rate_limit)
+        limited = attrs.evolve(balancer, rate_limit=balancer.rate_limit or RateLimitConfig(enabled=False))
         return attrs.evolve(
-            balancer,
+            limited,
             request_timeout=balancer.request_timeout or self.default_connection.request_timeout,
-            retry=merge(balancer.retry, self.default_retry),
-            rate_limit=limit,
-            bulkhead=merge_or_none(balancer.bulkhead, DEFAULT_BULKHEAD),
-            fallback=resolve_fallback(balancer.fallback),
-            cache=merge_or_none(balancer.cache, DEFAULT_CACHE),
-            hedge=merge_or_none(balancer.hedge, DEFAULT_HEDGE),
+            **merge_sections(limited, {"retry": self.default_retry, "rate_limit": self.default_rate_limit}),
         )
 
 
@@ -308,8 +289,8 @@ class Loaded:
 
 
 def load(
-    source: object,
-    environ: Mapping[str, str],
+    source: ManagerConfig | Mapping[str, Any] | str | PathLike[str],
+    environ: Mapping[str, str] | None = None,
     *,
     check_files: bool = False,
     further: FurtherCheck | None = None,
@@ -318,11 +299,37 @@ def load(
 ) -> Loaded:
     """Reads, expands and validates a configuration, and reports all problems at once.
 
-    See :func:`goplugins.config.loading.load_config` and, with ``check_files``,
-    :func:`goplugins.config.loading.load_resolved`.
+    In every text, ``${VAR}`` is replaced by the variable's value. ``${VAR:default}`` has a default, which follows the
+    colon immediately and contains no variable; ``$${`` is a plain ``${``. A text that consists of one ``${VAR}`` can
+    also set a number, a switch or a duration. Variables such as ``GOPLUGINS__PLUGINS__AUTH__ENDPOINT`` override the
+    values of a file, but not those of a mapping or a ``ManagerConfig``.
+
+    Args:
+        source: the configuration, a mapping, or the path of a .json, .toml, .yaml or .yml file.
+        environ: the variables; the process's environment when left out.
+        check_files: checks that certificate, key, CA and token files can be read, too.
+        further: further checks. Called with the configuration with its defaults, and the indexes of plugins that have
+            problems already, so that a check can skip those; returns problems with their paths. Fields that can't be
+            read are missing from the configuration.
+        registered: as for :meth:`ManagerConfig.validate`.
+        extend: adds further plugins to a configuration without type errors, before it is checked as a whole.
+
+    Raises:
+        ConfigFileError: the file is missing, unreadable or of an unknown kind.
+        ConfigSyntaxError: the file is not valid JSON, TOML or YAML; with line and column.
+        ConfigError: all other problems at once, each with its path.
+
+    >>> loaded = load(
+    ...     {"plugins": [{"name": "a", "transport": "http", "endpoint": "http://${HOST}/a",
+    ...                   "retry": {"max_retries": "${RETRIES:2}"}}]},
+    ...     environ={"HOST": "a.example.com"},
+    ... )
+    >>> loaded.config.plugins[0].endpoint, loaded.resolved.plugins[0].retry.max_retries
+    ('http://a.example.com/a', 2)
     """
     from goplugins.config.environment import expand
 
+    environ = os.environ if environ is None else environ
     problems = Problems()
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "configuration"
     try:

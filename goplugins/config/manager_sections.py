@@ -36,6 +36,9 @@ from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
 from goplugins.enums import LoadBalancingStrategy, ReloadStrategy
 from goplugins.errors import DuplicatePluginNameError, InvalidConfigError, InvalidPluginNameError
 
+GROUP_POLICIES = ("retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge")
+"""Policies that a group has instead of its members; breaker, health checks and connections are the members'."""
+
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 

@@ -10,21 +10,11 @@ import attrs
 
 from goplugins.config.chaos import ChaosConfig, check_chaos
 from goplugins.config.credentials import AuthConfig, check_auth, check_auth_files
-from goplugins.config.defaults import (
-    PRODUCTION,
-    SectionDefaults,
-    merge_or_none,
-    resolve_auth,
-    resolve_breaker,
-    resolve_fallback,
-)
+from goplugins.config.defaults import INHERITED, merge_sections, resolve_auth, resolve_breaker
 from goplugins.config.endpoints import Endpoint, check_endpoint, check_health_endpoint
 from goplugins.config.field_types import Address, Addresses, Environment, Options
-from goplugins.config.manager_sections import LoadBalancerConfig, check_name
+from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig, check_name
 from goplugins.config.plugin_sections import (
-    DEFAULT_BULKHEAD,
-    DEFAULT_CACHE,
-    DEFAULT_HEDGE,
     BulkheadConfig,
     CacheConfig,
     CircuitBreakerConfig,
@@ -37,7 +27,7 @@ from goplugins.config.plugin_sections import (
 )
 from goplugins.config.policy_validation import NOT_HEDGED, check_breaker, check_policies
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, merge, sparse_repr
+from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, sparse_repr
 from goplugins.config.transport_options import BUILT_IN_KINDS, OPTIONS, check_options, kind_of_plugin, read_options
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
@@ -58,7 +48,7 @@ _NO_AUTH = (None, AuthConfig(), AuthConfig(method=AuthMethod.NONE))
 _NOT_POLICIES = frozenset({"type", "transport", "endpoint", "options"})
 """Fields that mean nothing for a plugin registered in code."""
 
-_SET_ON_PLUGIN = ("name", "members", "request_timeout", "retry", "rate_limit", "bulkhead", "fallback", "cache", "hedge")
+_SET_ON_PLUGIN = ("name", "members", "request_timeout", *GROUP_POLICIES)
 """Fields that ``balancing`` must leave out: the group has those of the plugin."""
 
 
@@ -150,7 +140,7 @@ class PluginConfig:
 
         problems = Problems(found=type_problems(self))
         if not problems.found:
-            check_plugin(self, resolve_plugin(self, PRODUCTION), problems)
+            check_plugin(self, resolve_plugin(self, INHERITED), problems)
         raise_for(problems.found, f"plugin {self.name!r}")
 
     def validate_policies(self, name: str | None = None, *, defaults: PluginResolver | None = None) -> None:
@@ -168,7 +158,7 @@ class PluginConfig:
         problems = Problems(found=[problem for problem in type_problems(self) if problem[0][0] not in _NOT_POLICIES])
         if not problems.found:
             named = self if name is None else attrs.evolve(self, name=name)
-            resolved = resolve_plugin(named, PRODUCTION) if defaults is None else defaults.resolve(named)
+            resolved = resolve_plugin(named, INHERITED) if defaults is None else defaults.resolve(named)
             _check_registered(named, resolved, problems)
         raise_for(problems.found, f"plugin {self.name if name is None else name!r}")
 
@@ -204,22 +194,16 @@ def is_dns_group(plugin: PluginConfig) -> bool:
     return plugin.options.get("resolve") is True and kind_of_plugin(plugin.type, plugin.transport) in _DNS_KINDS
 
 
-def resolve_plugin(plugin: PluginConfig, defaults: SectionDefaults) -> PluginConfig:
+def resolve_plugin(plugin: PluginConfig, defaults: Mapping[str, Any]) -> PluginConfig:
     """The plugin with nothing left to inherit; ``defaults`` have no field left out, ``max_recovery_timeout`` apart."""
+    sections = merge_sections(plugin, defaults)
+    sections["circuit_breaker"] = resolve_breaker(sections["circuit_breaker"])
     return attrs.evolve(
         plugin,
         type=kind_of_plugin(plugin.type, plugin.transport),
         enabled=True if plugin.enabled is None else plugin.enabled,
         auth=resolve_auth(plugin.auth),
-        retry=merge(plugin.retry, defaults.retry),
-        circuit_breaker=resolve_breaker(merge(plugin.circuit_breaker, defaults.circuit_breaker)),
-        health_check=merge(plugin.health_check, defaults.health_check),
-        connection=merge(plugin.connection, defaults.connection),
-        rate_limit=merge(plugin.rate_limit, defaults.rate_limit),
-        bulkhead=merge_or_none(plugin.bulkhead, DEFAULT_BULKHEAD),
-        fallback=resolve_fallback(plugin.fallback),
-        cache=merge_or_none(plugin.cache, DEFAULT_CACHE),
-        hedge=merge_or_none(plugin.hedge, DEFAULT_HEDGE),
+        **sections,
     )
 
 

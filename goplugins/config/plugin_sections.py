@@ -272,6 +272,7 @@ DEFAULT_RATE_LIMIT = RateLimitConfig(
     enabled=False, requests_per_second=10.0, burst_size=20, time_window=1.0, max_wait=0.0
 )
 DEFAULT_CACHE = CacheConfig(max_entries=1024, stale_if_error=0.0)
+DEFAULT_FALLBACK = FallbackConfig(value=None, reserve=0.0)  # a value that is None stays: it is an answer
 DEFAULT_HEDGE = HedgeConfig(enabled=False, percentile=0.95, min_delay=0.01)
 # For plugins that have the section: max_concurrent is required, and without max_wait a call waits until its deadline.
 DEFAULT_BULKHEAD = BulkheadConfig(max_waiting=0, adaptive=False, min_concurrent=1)

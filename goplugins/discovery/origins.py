@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 
 from goplugins.config import ManagerConfig
+from goplugins.config.defaults import INHERITED
 from goplugins.config.line_numbers import lines_of
 from goplugins.config.manager import FurtherCheck, Source, load
 from goplugins.config.problems import Path as FieldPath, path_text
@@ -19,7 +20,6 @@ from goplugins.discovery import DiscoveredPlugin, Discovery, DiscoveryReport
 __all__ = ["Origins", "load_with_origins"]
 
 DEFAULT = "default"
-_INHERITED = ("retry", "circuit_breaker", "health_check", "connection", "rate_limit")
 _NAMED = ("plugins", "load_balancers")
 
 _Marks = dict[FieldPath, str]
@@ -72,7 +72,7 @@ def load_with_origins(
         source: the configuration, a mapping, or a file's path.
         environ: the variables; the process's environment when left out.
         registered: names of plugins registered in code; references to unknown plugins are not checked when None.
-        check: further checks, as for :func:`goplugins.config.loading.load_resolved`.
+        check: further checks, as for :func:`goplugins.config.manager.load`.
 
     Returns:
         The configuration with its defaults and with the plugins that discovery found, and the origins.
@@ -183,7 +183,7 @@ def _leaves(instance: Any, path: FieldPath) -> Iterator[tuple[FieldPath, Any]]:
 
 def _origin(path: FieldPath, marks: _Marks) -> str:
     found = marks.get(path)
-    if found is None and len(path) == 4 and path[0] in _NAMED and path[2] in _INHERITED:
+    if found is None and len(path) == 4 and path[0] in _NAMED and path[2] in INHERITED:
         found = marks.get((f"default_{path[2]}", path[3]))
     return found or DEFAULT
 

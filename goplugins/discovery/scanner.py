@@ -36,7 +36,7 @@ class Discovery:
         environ: for ``${VAR}`` in manifests, and for variables such as ``GOPLUGINS__PLUGINS__GEO__ENDPOINT``; the
             process's environment when left out.
         registered: names of plugins registered in code; when None, references to unknown plugins are not checked.
-        check: checks of factories, as for :func:`goplugins.config.loading.load_resolved`.
+        check: checks of factories, as for :func:`goplugins.config.manager.load`.
         before: the plugins in use. One whose file has become invalid stays as it was; it is removed when its file is
             removed or becomes unsafe.
 

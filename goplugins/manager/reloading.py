@@ -14,7 +14,7 @@ import attrs
 
 from goplugins.config import ManagerConfig, ReloadOptions
 from goplugins.config.groups import spread
-from goplugins.config.loading import load_resolved
+from goplugins.config.manager import load
 from goplugins.config.schema import as_mappings
 from goplugins.enums import PluginStatus, ReloadStrategy
 from goplugins.errors import ConfigError, InvalidArgumentError, ManagerClosedError, PluginError, ReloadError
@@ -185,7 +185,7 @@ class ConfigLoader:
             scans.append((discovery, report))
             return report.added_to(config)
 
-        config = spread(load_resolved(source, further=check, registered=from_code, extend=discover))
+        config = spread(load(source, check_files=True, further=check, registered=from_code, extend=discover).resolved)
         return Loaded(config, *scans[-1]) if scans else Loaded(config)
 
     def _check_open(self) -> None:

@@ -29,7 +29,7 @@ from goplugins.config import (
     parse_duration,
 )
 from goplugins.config.field_types import MAX_SECONDS
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from goplugins.enums import AuthMethod, LoadBalancingStrategy, TransportType
 from goplugins.errors import ConfigError, InvalidArgumentError
 
@@ -250,7 +250,7 @@ field_names = st.sampled_from([*(field.name for field in attrs.fields(ManagerCon
 def test_reading_any_value_raises_only_config_errors(values: dict[str, Any]) -> None:
     assert_helpful(problems_of(ManagerConfig.from_mapping, values))
     assert_helpful(problems_of(ManagerConfig.from_go_json, json.dumps(values)))
-    assert_helpful(problems_of(load_config, values, environ={}))
+    assert_helpful(problems_of(load, values, environ={}))
 
 
 @given(st.integers(-(2**62), 2**62))

@@ -14,7 +14,7 @@ import yaml
 
 from goplugins import Manager, ManagerConfig
 from goplugins.cli import main
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from tests.unit.discovery.conftest import put
 
 GO_FILE = Path(__file__).resolve().parents[2] / "data/go-v1.0.0-config.json"
@@ -198,7 +198,7 @@ def test_import_go_writes_a_loadable_configuration(
     assert "plugins[2].options.batch: unknown option" in err
     path = Path(f"imported.{kind}")
     path.write_text(json.dumps(values) if kind == "json" else yaml.safe_dump(values))
-    loaded = load_config(path)
+    loaded = load(path).config
     assert loaded.plugins[0] == ours.plugins[0]
     assert loaded.plugins[1] == ours.plugins[1]
     assert (loaded.default_retry, loaded.discovery) == (ours.default_retry, ours.discovery)

@@ -9,7 +9,7 @@ from goplugins.config import (
     ManagerConfig,
     PluginConfig,
 )
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from goplugins.errors import ConfigError
 
 GOOD = PluginConfig(name="a", transport="http", endpoint="http://host/p")
@@ -40,7 +40,7 @@ def plugin_messages(**plugin: Any) -> dict[str, str]:
 def messages(values: Any, **environ: str) -> dict[str, str]:
     """Messages and fixes of the problems of a configuration, by path."""
     try:
-        load_config(values, environ=environ)
+        load(values, environ=environ)
     except ConfigError as error:
         return {each.path.removeprefix("plugins[0]."): f"{each.message} ({each.fix})" for each in error.problems}
     return {}

@@ -16,19 +16,19 @@ from goplugins.config import (
     PluginConfig,
     RetryConfig,
 )
-from goplugins.config.loading import load_config, load_resolved
+from goplugins.config.manager import load
 from goplugins.errors import ConfigError
 
 PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
 
 
-def load(plugin: dict[str, Any], **environ: str) -> PluginConfig:
-    return load_config({"plugins": [{**PLUGIN, **plugin}]}, environ=environ).plugins[0]
+def loaded_plugin(plugin: dict[str, Any], **environ: str) -> PluginConfig:
+    return load({"plugins": [{**PLUGIN, **plugin}]}, environ=environ).config.plugins[0]
 
 
 def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
     with pytest.raises(ConfigError) as caught:
-        load_config(source, environ=environ)
+        load(source, environ=environ)
     assert all(problem.path and problem.fix for problem in caught.value.problems)
     return {problem.path: problem for problem in caught.value.problems}
 
@@ -38,7 +38,7 @@ JSON = """{"default_retry": {"max_interval": "1m30s"},
 
 
 def test_variables_in_any_text() -> None:
-    plugin = load(
+    plugin = loaded_plugin(
         {
             "endpoint": "http://${HOST}:${PORT:80}/${EMPTY:}$${HOST}",
             "labels": {"a": "$5 ${HOST}", "b": "$$", "c": "$HOST"},
@@ -55,11 +55,11 @@ def test_variables_in_any_text() -> None:
 
 
 def test_a_variable_s_value_is_not_expanded_again() -> None:
-    assert load({"labels": {"a": "${A}"}}, A="${B}").labels == {"a": "${B}"}
+    assert loaded_plugin({"labels": {"a": "${A}"}}, A="${B}").labels == {"a": "${B}"}
 
 
 def test_a_text_of_one_variable_may_set_a_number_a_switch_or_a_duration() -> None:
-    plugin = load(
+    plugin = loaded_plugin(
         {
             "retry": {"max_retries": "${N:3}", "multiplier": "${M}", "idempotent": "${YES}"},
             "connection": {"request_timeout": "${SECONDS}", "idle_timeout": "${TEXT}", "keep_alive": "${NO}"},
@@ -86,7 +86,7 @@ def test_other_texts_are_not_read_as_numbers() -> None:
 
 
 def test_texts_from_variables_become_plain_strings() -> None:
-    plugin = load(
+    plugin = loaded_plugin(
         {"name": "${A}", "type": "mine", "options": {"x": ["${A}"]}, "fallback": {"value": {"y": "${A}"}}}, A="text"
     )
     assert plugin.fallback is not None
@@ -128,7 +128,7 @@ def test_variables_in_a_configuration_set_in_code() -> None:
             PluginConfig(**PLUGIN, auth=AuthConfig(method="bearer", token="${TOKEN}"), options={"proxy": "http://${P}"})
         ]
     )
-    plugin = load_config(config, environ={"TOKEN": "t", "P": "p:1"}).plugins[0]
+    plugin = load(config, environ={"TOKEN": "t", "P": "p:1"}).config.plugins[0]
     assert plugin.auth is not None
     assert (plugin.auth.token, plugin.options) == ("t", {"proxy": "http://p:1"})
     assert config.plugins[0].auth == AuthConfig(method="bearer", token="${TOKEN}")
@@ -136,7 +136,7 @@ def test_variables_in_a_configuration_set_in_code() -> None:
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOPLUGINS_TEST_NAME", "from-environment")
-    config = load_config({"plugins": [{**PLUGIN, "name": "${GOPLUGINS_TEST_NAME}"}]})
+    config = load({"plugins": [{**PLUGIN, "name": "${GOPLUGINS_TEST_NAME}"}]}).config
     assert config.plugins[0].name == "from-environment"
 
 
@@ -151,7 +151,7 @@ def test_a_default_in_shell_syntax_is_refused_even_if_it_is_not_used(default: st
 
 
 def test_a_default_may_be_a_negative_number() -> None:
-    assert load({"priority": "${A:-5}", "labels": {"x": "${A:-.5}"}}).priority == -5
+    assert loaded_plugin({"priority": "${A:-5}", "labels": {"x": "${A:-.5}"}}).priority == -5
 
 
 def test_a_variable_within_a_default_is_refused() -> None:
@@ -180,7 +180,7 @@ FILE: dict[str, Any] = {
 def load_overridden(tmp_path: Path, values: dict[str, Any] | None = None, **environ: str) -> ManagerConfig:
     path = tmp_path / "plugins.json"
     path.write_text(json.dumps(FILE if values is None else values))
-    return load_config(path, environ={f"GOPLUGINS__{name}": text for name, text in environ.items()})
+    return load(path, environ={f"GOPLUGINS__{name}": text for name, text in environ.items()}).config
 
 
 def override_problems(tmp_path: Path, values: dict[str, Any] | None = None, **environ: str) -> dict[str, str]:
@@ -276,7 +276,7 @@ def test_an_override_may_be_for_a_plugin_that_discovery_finds(tmp_path: Path) ->
 def test_code_takes_precedence_over_overrides() -> None:
     environ = {"GOPLUGINS__PLUGINS__AUTH__PRIORITY": "5", "GOPLUGINS__LOG_LEVEL": "debug"}
     for source in (FILE, ManagerConfig.from_mapping(FILE)):
-        config = load_config(source, environ=environ)
+        config = load(source, environ=environ).config
         assert (config.plugins[0].priority, config.log_level) == (0, "info")
 
 
@@ -284,13 +284,13 @@ def test_other_variables_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(json.dumps(FILE))
     environ = {"GOPLUGINS_LOG_LEVEL": "debug", "PLUGINS__AUTH__PRIORITY": "5", "HOME": "/"}
-    assert load_config(path, environ=environ) == load_config(path, environ={})
+    assert load(path, environ=environ).config == load(path, environ={}).config
 
 
 def test_names_of_overrides_may_be_lower_case(tmp_path: Path) -> None:
     path = tmp_path / "plugins.json"
     path.write_text(json.dumps(FILE))
-    assert load_config(path, environ={"goplugins__plugins__auth__priority": "5"}).plugins[0].priority == 5
+    assert load(path, environ={"goplugins__plugins__auth__priority": "5"}).config.plugins[0].priority == 5
 
 
 def test_plugins_added_by_extend_are_checked_with_the_others() -> None:
@@ -303,9 +303,9 @@ def test_plugins_added_by_extend_are_checked_with_the_others() -> None:
         found = {"name": "found", "transport": "unix", "endpoint": "/run/b"}
         return ManagerConfig(plugins=[*config.plugins, ManagerConfig.from_mapping({"plugins": [found]}).plugins[0]])
 
-    resolved = load_resolved(values, registered=(), extend=add)
+    resolved = load(values, registered=(), extend=add, check_files=True).resolved
     assert [plugin.name for plugin in resolved.plugins] == ["a", "found"]
     assert resolved.plugins[1].retry is not None
     with pytest.raises(ConfigError, match="there is no plugin 'found'"):
-        load_resolved(values, registered=(), extend=lambda config: config)
-    load_resolved(values, registered=())  # without discovery, the name is not checked
+        load(values, registered=(), extend=lambda config: config, check_files=True)
+    load(values, registered=(), check_files=True)  # without discovery, the name is not checked

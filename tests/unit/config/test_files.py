@@ -14,7 +14,7 @@ from goplugins.config import (
     PluginConfig,
     RetryConfig,
 )
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from goplugins.errors import ConfigError
 
 PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
@@ -22,7 +22,7 @@ PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://
 
 def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
     with pytest.raises(ConfigError) as caught:
-        load_config(source, environ=environ)
+        load(source, environ=environ)
     assert all(problem.path and problem.fix for problem in caught.value.problems)
     return {problem.path: problem for problem in caught.value.problems}
 
@@ -63,7 +63,7 @@ def test_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, tex
         default_retry=RetryConfig(max_interval=90.0),
         plugins=[PluginConfig(name="a", transport="http", endpoint="http://example.com/p", labels={"on": "yes"})],
     )
-    assert load_config(path) == load_config(str(path)) == ManagerConfig.from_file(str(path)) == expected
+    assert load(path).config == load(str(path)).config == ManagerConfig.from_file(str(path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_syntax_errors_have_line_and_column_and_repeat_no_text(
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(errors.ConfigSyntaxError) as caught:
-        load_config(path)
+        load(path)
     assert place in str(caught.value)
     assert caught.value.path == str(path)
     assert caught.value.fix
@@ -103,7 +103,7 @@ def test_yaml_keys_are_strings_and_aliases_and_merges_work(tmp_path: Path) -> No
         "- &base {name: a, transport: http, endpoint: 'http://h', fallback: {value: 1, on: [rate-limit]}}\n"
         "- {<<: *base, name: b}\n"
     )
-    first, second = load_config(path).plugins
+    first, second = load(path).config.plugins
     assert (first.name, second.name) == ("a", "b")
     assert first.fallback == second.fallback
     assert first.fallback is not None
@@ -119,14 +119,14 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
         ("plugins:\n- token: hunter2", "read JSON text by ManagerConfig.from_json"),
     ]:
         with pytest.raises(errors.ConfigFileError) as caught:
-            load_config(path)
+            load(path)
         assert text in str(caught.value)
         assert caught.value.path
         assert caught.value.fix
         assert "hunter2" not in str(caught.value)
     (tmp_path / "directory.json").mkdir()
     with pytest.raises(errors.ConfigFileError, match="can't be read"):
-        load_config(tmp_path / "directory.json")
+        load(tmp_path / "directory.json")
 
 
 def test_yaml_without_pyyaml_names_the_package_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_yaml_without_pyyaml_names_the_package_to_install(tmp_path: Path, monkey
 
     monkeypatch.setattr(builtins, "__import__", without_yaml)
     with pytest.raises(errors.ConfigFileError, match=r"pip install goplugins\[yaml\]"):
-        load_config(path)
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_recursive_or_huge_yaml_aliases_are_refused(tmp_path: Path, text: str, m
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(errors.ConfigSyntaxError, match=message) as caught:
-        load_config(path)
+        load(path)
     assert str(path) in str(caught.value)
 
 
@@ -167,11 +167,11 @@ def test_thousands_of_plugins_may_share_a_yaml_anchor(tmp_path: Path) -> None:
     plugins = "".join(f"- {{name: p{i}, transport: http, endpoint: 'http://h', retry: *r}}\n" for i in range(1, 1000))
     first = "- {name: p0, transport: http, endpoint: 'http://h', retry: &r {max_retries: 1, multiplier: 3}}\n"
     path.write_text(f"plugins:\n{first}{plugins}")
-    assert {plugin.retry for plugin in load_config(path).plugins} == {RetryConfig(max_retries=1, multiplier=3)}
+    assert {plugin.retry for plugin in load(path).config.plugins} == {RetryConfig(max_retries=1, multiplier=3)}
 
 
 def test_deeply_nested_toml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("a = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(errors.ConfigSyntaxError, match="nested too deeply"):
-        load_config(path)
+        load(path)

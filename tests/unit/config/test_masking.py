@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from goplugins.config import AuthConfig, FallbackConfig, ManagerConfig, PluginConfig, RetryConfig
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from goplugins.errors import ConfigError, InvalidConfigError
 
 SECRET = "hunter2"
@@ -106,7 +106,7 @@ def test_messages_do_not_show_a_value_in_a_key(tmp_path: Path, text: str, path: 
     file = tmp_path / "c.yaml"
     file.write_text(f"plugins:\n- {{name: a, transport: http, endpoint: 'http://h', {text}}}\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(file)
+        load(file)
     problems = caught.value.problems
     assert path in [problem.path for problem in problems] or not path
     assert fix in str(caught.value)

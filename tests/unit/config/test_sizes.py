@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from goplugins.config import ManagerConfig, PluginConfig
-from goplugins.config.loading import load_config
+from goplugins.config.manager import load
 from goplugins.config.sizes import parse_size
 from goplugins.errors import ConfigError
 from tests.unit.config.helpers import PLUGIN, plugin_messages
@@ -62,7 +62,7 @@ def test_a_size_from_a_variable_and_as_an_option() -> None:
     plugin: dict[str, Any] = {"name": "a", "transport": "exec", "executable": "x", "options": {"max_memory": "1 GiB"}}
     plugin["connection"] = {"max_response_bytes": "${SIZE}"}
     for text, size in (("1 MiB", 1 << 20), ("123", 123)):
-        config = load_config({"plugins": [plugin]}, environ={"SIZE": text}).plugins[0]
+        config = load({"plugins": [plugin]}, environ={"SIZE": text}).config.plugins[0]
         assert config.options == {"max_memory": 1 << 30}
         assert config.connection is not None
         assert config.connection.max_response_bytes == size

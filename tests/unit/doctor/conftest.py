@@ -8,7 +8,7 @@ import pytest
 
 from goplugins.config import PluginConfig
 from goplugins.config.groups import spread
-from goplugins.config.loading import load_resolved
+from goplugins.config.manager import load
 from goplugins.doctor import this_process
 
 
@@ -25,4 +25,4 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def plugins(*given: dict[str, Any], **sections: Any) -> list[PluginConfig]:
     http = {"transport": "http", "endpoint": "http://127.0.0.1:9"}
     values = {"plugins": [{"name": f"p{number}", **http, **each} for number, each in enumerate(given or [{}])]}
-    return list(spread(load_resolved({**values, **sections})).plugins)
+    return list(spread(load({**values, **sections}, check_files=True).resolved).plugins)

@@ -16,7 +16,7 @@ from goplugins.config import (
     PluginConfig,
     RetryConfig,
 )
-from goplugins.config.loading import load_config, load_resolved
+from goplugins.config.manager import load
 from goplugins.errors import ConfigError
 
 PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
@@ -24,7 +24,7 @@ PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://
 
 def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
     with pytest.raises(ConfigError) as caught:
-        load_config(source, environ=environ)
+        load(source, environ=environ)
     assert all(problem.path and problem.fix for problem in caught.value.problems)
     return {problem.path: problem for problem in caught.value.problems}
 
@@ -44,12 +44,12 @@ plugins:
 @pytest.mark.parametrize("source", [None, 5, [], b"c.json"])
 def test_objects_that_are_not_a_configuration(source: Any) -> None:
     with pytest.raises(errors.InvalidConfigError, match="expected a configuration"):
-        load_config(source)
+        load(source)
 
 
 def test_a_configuration_without_variables_is_loaded_unchanged() -> None:
     config = ManagerConfig(plugins=[PluginConfig(**PLUGIN, retry=RetryConfig(max_retries=0))])
-    assert load_config(config, environ={}) == config
+    assert load(config, environ={}).config == config
 
 
 def test_type_errors_unset_variables_and_contradictions_are_reported_together() -> None:
@@ -86,7 +86,7 @@ def test_a_mapping_that_contains_itself_is_refused() -> None:
     options: dict[str, Any] = {}
     options["options"] = options
     with pytest.raises(errors.InvalidConfigError, match="contains itself"):
-        load_config({"plugins": [{**PLUGIN, "options": options}]})
+        load({"plugins": [{**PLUGIN, "options": options}]})
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_single_problem_names_its_file(tmp_path: Path, name: str, text: str, m
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load(path)
     error = caught.value
     assert len(error.problems) == 1
     assert str(error).startswith(f"[{error.code}] {path}{message}")
@@ -120,24 +120,24 @@ def test_several_problems_name_the_file_once(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("metrics_port: x\nlog_level: y\nplugins: [{name: a, transport: http, endpoint: 'http://h'}]\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load(path)
     assert str(caught.value).count(str(path)) == 1
     assert caught.value.source == str(path)
 
 
 def test_a_list_of_plugins_in_code_belongs_under_plugins() -> None:
     with pytest.raises(errors.InvalidConfigError, match=r"put it under plugins:"):
-        load_config([PLUGIN])  # type: ignore[arg-type]
+        load([PLUGIN])  # type: ignore[arg-type]
 
 
 def test_a_resolved_configuration_has_its_defaults_and_its_files_checked() -> None:
-    config = load_resolved({"plugins": [PLUGIN]})
-    assert config == load_config({"plugins": [PLUGIN]}).with_defaults()
+    config = load({"plugins": [PLUGIN]}, check_files=True).resolved
+    assert config == load({"plugins": [PLUGIN]}).config.with_defaults()
     auth = {"method": "mtls", "cert_file": "/none/c", "key_file": "/none/k"}
     plugin = {"name": "a", "transport": "https", "endpoint": "https://h", "auth": auth}
-    assert load_config({"plugins": [plugin]}).plugins
+    assert load({"plugins": [plugin]}).config.plugins
     with pytest.raises(ConfigError) as caught:
-        load_resolved({"plugins": [plugin]})
+        load({"plugins": [plugin]}, check_files=True)
     assert [problem.path for problem in caught.value.problems] == [
         "plugins[0].auth.cert_file",
         "plugins[0].auth.key_file",
@@ -164,7 +164,7 @@ def test_further_checks_are_reported_with_all_other_problems() -> None:
         ],
     }
     with pytest.raises(ConfigError) as caught:
-        load_resolved(source, environ={}, further=further)
+        load(source, environ={}, further=further, check_files=True)
     assert [problem.path for problem in caught.value.problems] == [
         "metrics_port",
         "plugins[0].type",
