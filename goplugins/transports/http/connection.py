@@ -19,9 +19,9 @@ from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTooLa
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import errors
+from goplugins.transports.http.connector import drop_socket, shut_down
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
 from goplugins.transports.http.parser import FastPathParser, ReplyParser
-from goplugins.transports.http.urllib3_connection import drop_socket, shut_down
 
 _CHUNK = 65536
 _MAX_POLL = 86_400_000.0

@@ -1,19 +1,13 @@
-"""What urllib3, http.client, OpenSSL and the system raise, translated into errors of goplugins.
-
-A cause is an error of the system or of http.client. The libraries' own wrappers hold the connection, or the request
-with its credentials; they are left out.
-"""
+"""What urllib3, OpenSSL and the system raise, translated into errors of goplugins."""
 
 from __future__ import annotations
 
-import http.client
 import ssl
 from typing import Protocol
 
 import urllib3.exceptions
 
 from goplugins.errors import (
-    BadReplyError,
     CertificateError,
     ConnectionLostError,
     PluginConnectionError,
@@ -21,16 +15,15 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
     TLSError,
-    TruncatedReplyError,
 )
 from goplugins.runtime.deadline import Deadline
 
-LIBRARY_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
-"""What the system and the libraries above it may raise. ValueError: http.client's for malformed numbers."""
+LIBRARY_ERRORS = (OSError, urllib3.exceptions.HTTPError, ValueError)
+"""What may be raised while a connection is opened. ValueError: a host name that TLS can't ask for."""
 
 
 class ExchangeState(Protocol):
-    """State of an exchange: see the attributes of the same names of either engine's connections."""
+    """State of an exchange; see :class:`goplugins.transports.http.connection.Connection`."""
 
     @property
     def sent(self) -> int: ...
@@ -54,8 +47,6 @@ def _connect_error(exc: Exception, deadline: Deadline, tls: bool) -> PluginError
         return CertificateError(f"the plugin's certificate was rejected: {exc.verify_message or exc.reason or exc}")
     if isinstance(exc, TimeoutError) or deadline.remaining() <= 0:
         return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)
-    if "unnel connection failed" in str(exc):
-        return PluginConnectionError(f"the proxy refused: {exc}")
     if isinstance(exc, ssl.SSLError):
         return _tls_error(f"the TLS handshake failed: {_tls_reason(exc)}", final=_rejects_certificate(exc))
     if tls:
@@ -76,12 +67,12 @@ def exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> Plug
     """The error for an exchange that failed after ``seconds``, with its cause set; ``exc`` if that is one already."""
     if isinstance(exc, PluginError):
         return exc
-    error = _exchange_error(exc, state, seconds)
-    error.__cause__ = state.failure or _safe_cause(exc)
+    error = _exchange_error(state, seconds)
+    error.__cause__ = state.failure or exc
     return error
 
 
-def _exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> PluginError:
+def _exchange_error(state: ExchangeState, seconds: float) -> PluginError:
     failure = state.failure
     if isinstance(failure, TimeoutError):
         received = f"{state.received or 'no'} bytes received"
@@ -96,19 +87,7 @@ def _exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> Plu
     if failure is not None:
         when = "in the middle of the reply" if state.received else "before the reply"
         return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}")
-    return _protocol_error(exc, state)
-
-
-def _protocol_error(exc: Exception, state: ExchangeState) -> PluginError:
-    if not state.received:
-        return ConnectionLostError("the plugin closed the connection before it replied")
-    if isinstance(exc, http.client.BadStatusLine) and not (state.eof and str(exc).lstrip("'").startswith("HTTP/")):
-        return BadReplyError("the reply is not HTTP: it has no status line")
-    if isinstance(exc, http.client.LineTooLong) or "maximum allowed length" in str(exc):
-        return BadReplyError("the reply has a line that is too long")
-    if state.eof:
-        return TruncatedReplyError(f"the reply ended too early, after {state.received} bytes with its head")
-    return BadReplyError(f"the reply is not HTTP: {type(exc).__name__}")
+    return ConnectionLostError("the plugin closed the connection before it replied")
 
 
 def _safe_cause(exc: Exception) -> BaseException | None:

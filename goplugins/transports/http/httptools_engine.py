@@ -27,6 +27,9 @@ class HttptoolsEngine:
         connection: limits and times, resolved.
         resolver: finds addresses.
         clock: measures.
+
+    Attributes:
+        exchanges: runs them.
     """
 
     def __init__(
@@ -43,18 +46,18 @@ class HttptoolsEngine:
             is_dead=Connection.is_dead,
             drop=Connection.drop,
         )
-        self._exchanges = Exchanges(self.pool, keep_alive=bool(connection.keep_alive), errors=(OSError, EOFError))
+        self.exchanges = Exchanges(self.pool, keep_alive=bool(connection.keep_alive), errors=(OSError, EOFError))
 
     def _connect(self, deadline: Deadline) -> Connection:
-        return Connection(self._connector.open(deadline).sock, self._clock, self._limit)
+        return Connection(self._connector.open(deadline), self._clock, self._limit)
 
     def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
         lease = self.pool.acquire(call.deadline)
-        return self._exchanges.run(lease, request.message(call), call, read)
+        return self.exchanges.run(lease, request.message(call), call, read)
 
     def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
         lease = self.pool.acquire_free(deadline)
-        return self._exchanges.run(lease, request.health_message, HealthAttempt(deadline), unread)
+        return self.exchanges.run(lease, request.health_message, HealthAttempt(deadline), unread)
 
     def renew(self, context: ssl.SSLContext) -> None:
         self._connector.context = context

@@ -61,11 +61,10 @@ class RequestWriter:
         self.health_headers = {**self._base, **self._fixed}
         self.path = target.prefix + target.path
         self.health_path = target.prefix + target.health_path
-        host = _host_header(target)
-        self._start = f"POST {self.path} HTTP/1.1\r\nHost: {host}\r\n"
+        self._host = _host_header(target)
+        self._start = self._head("POST", self.path, {})
         self._usual_head = self._start + _lines({**self._with_body, **self._fixed})
-        health = f"GET {self.health_path} HTTP/1.1\r\nHost: {host}\r\n{_lines(self.health_headers)}\r\n"
-        self.health_message = health.encode("latin-1")
+        self.health_message = self.encode("GET", self.health_path, self.health_headers)
 
     def check(self, call: Call) -> None:
         """Rejects headers that can't be sent or that a caller must not set.
@@ -134,6 +133,25 @@ class RequestWriter:
         return b'{"data":%b%b' % (call.payload, self.envelope_end(call))
 
     # --- as bytes ----------------------------------------------------------------------------------------------
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        return f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{_lines(headers)}"
+
+    def encode(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
+        """A whole request.
+
+        Args:
+            method: of the request line.
+            path: of the request line.
+            headers: all but Host and Content-Length.
+            body: None for a request without one.
+
+        Raises:
+            InvalidHeaderError: a header contains a line break, or characters outside Latin-1.
+        """
+        head = self._head(method, path, headers)
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        return f"{head}{length}\r\n".encode("latin-1") + (body or b"")
 
     def message(self, call: Call) -> bytes:
         """The whole request of a call, head and body.

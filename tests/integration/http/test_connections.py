@@ -285,7 +285,7 @@ def fork_with_a_connection(engine):
         plugin = HTTPPlugin(config)
         assert call(plugin) == "ok"
         connection = plugin._engine.pool._idle[0].connection
-        descriptor = getattr(connection, "socket", connection).fileno()
+        descriptor = connection.fileno()
 
         def child():
             closed = not os.path.exists(f"/proc/self/fd/{descriptor}")

@@ -443,7 +443,6 @@ def test_keyboard_interrupt_closes_the_connection_and_frees_its_slot(serve, make
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("goplugins.transports.http.requests_engine._Connection._read", interrupted)
         patch.setattr("goplugins.transports.http.parser.ReplyParser.on_headers_complete", interrupted)
         patch.setattr("goplugins.transports.http.parser.FastPathParser.read", lambda *_: None)  # it calls no Python
         # The parser of the existing connection holds the original method.
