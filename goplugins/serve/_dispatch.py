@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 
 import attrs
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
 from goplugins.models.context import ExecutionContext
 from goplugins.models.reply import Reply
+from goplugins.models.results import HealthStatus
 from goplugins.observability.tracing import serving_span
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import deadline
@@ -22,11 +24,18 @@ from goplugins.serve._served_function import ServedPlugin
 
 _logger = logging.getLogger("goplugins.serve")
 
+HEALTH_TIMEOUT = 5.0
+"""Seconds for a health check whose caller gives no time."""
+
 INTERNAL_TEXT = "internal error"
 """What callers get of an exception: its own text may contain secrets."""
 
 _FORWARDED = ("Idempotency-Key", "traceparent", "tracestate")
 """Headers of HTTP and gRPC that the function gets beside the message's own; all others concern the connection."""
+
+
+encode_json = json.JSONEncoder(separators=(",", ":")).encode
+"""One line of JSON."""
 
 
 class Kind(enum.Enum):
@@ -126,6 +135,17 @@ def _run(
 
 def _is_over(incoming: Incoming, clock: Clock) -> bool:
     return incoming.timeout is not None and clock.monotonic() >= incoming.arrived + incoming.timeout
+
+
+def checked_health(plugin: ServedPlugin[Any, Any], timeout: float = HEALTH_TIMEOUT) -> tuple[bool, HealthStatus]:
+    """Whether the plugin can take calls, and its whole status."""
+    found = plugin.health(timeout)
+    return found.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}, found
+
+
+def health_json(status: HealthStatus) -> str:
+    """The data of a reply to a health request."""
+    return encode_json({**attrs.asdict(status), "status": status.status.value})
 
 
 def _refuse_constant(name: str) -> NoReturn:

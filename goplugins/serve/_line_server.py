@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._auth import Guard
 from goplugins.serve._dispatch import (
+    HEALTH_TIMEOUT,
     INTERNAL_TEXT,
     Incoming,
     Kind,
     Outcome,
+    checked_health,
     dispatch,
+    encode_json,
+    health_json,
     parse_request,
     text_field,
     texts_field,
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
 
 _logger = logging.getLogger("goplugins.serve")
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 MAX_DISCARDED = 64 * 1024 * 1024
 """Bytes of the rest of a line that is too long that are read and dropped after its refusal."""
@@ -40,7 +42,6 @@ MAX_DISCARDED = 64 * 1024 * 1024
 DISCARD_TIMEOUT = 1.0
 """Seconds for that. Without it, a client that sends its whole line before it reads would get a broken pipe."""
 
-_HEALTH_TIMEOUT = 5.0
 _START = 4096
 """Bytes of a line that is too long in which its request id is searched."""
 
@@ -175,15 +176,15 @@ class LineService:
         if kind == "health":
             return self._health(request_id, _timeout(envelope))
         if kind == "info":
-            return _success(kind, request_id, _encode(attrs.asdict(self._plugin.info())))
+            return _success(kind, request_id, encode_json(attrs.asdict(self._plugin.info())))
         if kind == "ping":
             return _success(kind, request_id)
         raise InvalidArgumentError("type: expected execute, health, info or ping")
 
     def _health(self, request_id: str, timeout: float | None) -> bytes:
-        status = self._plugin.health(_HEALTH_TIMEOUT if timeout is None else timeout)
-        data = _encode({**attrs.asdict(status), "status": status.status.value})
-        if status.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}:
+        usable, status = checked_health(self._plugin, HEALTH_TIMEOUT if timeout is None else timeout)
+        data = health_json(status)
+        if usable:
             return _success("health", request_id, data)
         text = status.message or f"the plugin is {status.status.value}"
         return _line("health", request_id, b'"success":false,"data":%b,"error":%b' % (data.encode(), _text(text)))
@@ -213,7 +214,7 @@ def _bytes(value: str | None) -> bytes | None:
 
 
 def _text(text: str) -> bytes:
-    return _encode(text).encode()
+    return encode_json(text).encode()
 
 
 def _line(kind: str, request_id: str, rest: bytes) -> bytes:
@@ -240,11 +241,11 @@ def _failure(
             headers["X-Error-Code"] = metadata["error_code"]  # Go clients read headers only
     if headers:
         fields["headers"] = headers
-    return _line(kind, request_id, _encode(fields)[1:-1].encode())
+    return _line(kind, request_id, encode_json(fields)[1:-1].encode())
 
 
 def _outcome(request_id: str, outcome: Outcome) -> bytes:
     if outcome.kind is Kind.OK:
-        metadata = b',"metadata":%b' % _encode(dict(outcome.metadata)).encode() if outcome.metadata else b""
+        metadata = b',"metadata":%b' % encode_json(dict(outcome.metadata)).encode() if outcome.metadata else b""
         return _line("execute", request_id, b'"success":true,"data":%b%b' % (outcome.data, metadata))
     return _failure("execute", request_id, outcome.kind.value, outcome.error, outcome.metadata, outcome.retry_after)

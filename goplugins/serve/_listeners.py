@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from goplugins.config.endpoints import Endpoint
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 _PROXY = "serve http behind a reverse proxy that terminates TLS"
 
 
+class ServerSettings(TypedDict):
+    """What all servers take; see :func:`goplugins.serve.start`."""
+
+    auth: AuthConfig | None
+    threads: int
+    max_request_bytes: int
+
+
 class Server(Protocol):
     """A server of any transport."""
 
@@ -33,13 +41,7 @@ class Server(Protocol):
 
 
 def open_server(
-    plugin: ServedPlugin[Any, Any],
-    url: str,
-    *,
-    auth: AuthConfig | None,
-    threads: int,
-    max_request_bytes: int,
-    tls: ServerTLS | None,
+    plugin: ServedPlugin[Any, Any], url: str, tls: ServerTLS | None, **settings: Unpack[ServerSettings]
 ) -> tuple[Server, str]:
     """A listening server and its URL, which has the real port in place of port 0.
 
@@ -52,15 +54,14 @@ def open_server(
     if scheme == "stdio":
         from goplugins.serve._stdio import stdio_server
 
-        return stdio_server(plugin, auth=auth, max_request_bytes=max_request_bytes), url
+        return stdio_server(plugin, auth=settings["auth"], max_request_bytes=settings["max_request_bytes"]), url
     if scheme == "unix":
         from goplugins.serve._unix import unix_server
 
-        path = endpoint_of(url)
-        return unix_server(plugin, path, auth=auth, threads=threads, max_request_bytes=max_request_bytes), url
+        return unix_server(plugin, endpoint_of(url), **settings), url
     if scheme in ("grpc", "grpcs"):
-        return _grpc_server(plugin, url, scheme, auth, threads, max_request_bytes, tls)
-    return _http_server(plugin, url, auth, threads, max_request_bytes)
+        return _grpc_server(plugin, url, scheme, tls, settings)
+    return _http_server(plugin, url, settings)
 
 
 def endpoint_of(url: str) -> str:
@@ -76,13 +77,7 @@ def endpoint_of(url: str) -> str:
 
 
 def _grpc_server(
-    plugin: ServedPlugin[Any, Any],
-    url: str,
-    scheme: str,
-    auth: AuthConfig | None,
-    threads: int,
-    max_request_bytes: int,
-    tls: ServerTLS | None,
+    plugin: ServedPlugin[Any, Any], url: str, scheme: str, tls: ServerTLS | None, settings: ServerSettings
 ) -> tuple[Server, str]:
     from goplugins.serve._grpc import Server as GRPCServer
 
@@ -91,20 +86,17 @@ def _grpc_server(
     address = _listen_address(
         TransportType.GRPC, url.partition("://")[2].rstrip("/"), url, f"{scheme}://127.0.0.1:9000"
     )
-    server = GRPCServer(
-        plugin, address.authority, auth=auth, threads=threads, max_request_bytes=max_request_bytes, tls=tls
-    )
+    server = GRPCServer(plugin, address.authority, tls=tls, **settings)
     return server, f"{scheme}://{_in_url(address.host)}:{server.port}"
 
 
-def _http_server(
-    plugin: ServedPlugin[Any, Any], url: str, auth: AuthConfig | None, threads: int, max_request_bytes: int
-) -> tuple[Server, str]:
+def _http_server(plugin: ServedPlugin[Any, Any], url: str, settings: ServerSettings) -> tuple[Server, str]:
     if url.lower().startswith("https:"):
         raise InvalidEndpointURLError("https is not served", fix=_PROXY)
     address = _listen_address(TransportType.HTTP, url, url, "http://127.0.0.1:8000")
     path = address.path.rstrip("/")
-    app = wsgi(plugin, auth=auth, path=path or None, max_request_bytes=max_request_bytes)
+    limit = settings["max_request_bytes"]
+    app = wsgi(plugin, auth=settings["auth"], path=path or None, max_request_bytes=limit)
     try:
         from goplugins.serve._waitress import Server as HTTPServer
     except ModuleNotFoundError as exc:
@@ -114,7 +106,7 @@ def _http_server(
     base = f"http://{_in_url(address.host)}"
     listener = bind(address.host, address.port or 0, f"{base}:{address.port}{path}")
     try:
-        server = HTTPServer(app, listener, threads=threads, max_request_bytes=max_request_bytes)
+        server = HTTPServer(app, listener, threads=settings["threads"], max_request_bytes=limit)
     except BaseException:
         listener.close()
         raise

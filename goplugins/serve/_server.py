@@ -10,10 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from goplugins.errors import InvalidArgumentError, PluginError
-from goplugins.serve._listeners import endpoint_of, open_server
+from goplugins.serve._listeners import ServerSettings, endpoint_of, open_server
 from goplugins.serve._served_function import ServedPlugin
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
@@ -189,24 +189,25 @@ def start(
     ...     urllib.request.urlopen(server.url + "/health").status
     200
     """
-    return _start(plugin, url, auth, threads, grace, max_request_bytes, tls, lambda: None)
+    return _start(
+        plugin, url, tls, grace, lambda: None, auth=auth, threads=threads, max_request_bytes=max_request_bytes
+    )
 
 
 def _start(
     plugin: ServedPlugin[Any, Any],
     url: str,
-    auth: AuthConfig | None,
-    threads: int,
-    grace: float,
-    max_request_bytes: int,
     tls: ServerTLS | None,
+    grace: float,
     on_end: Callable[[], None],
+    **settings: Unpack[ServerSettings],
 ) -> RunningServer:
+    threads = settings["threads"]
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InvalidArgumentError(f"threads: expected 1 or more, got {threads!r}")
     if not grace >= 0:
         raise InvalidArgumentError(f"grace: expected seconds of 0 or more, got {grace!r}")
-    server, where = open_server(plugin, url, auth=auth, threads=threads, max_request_bytes=max_request_bytes, tls=tls)
+    server, where = open_server(plugin, url, tls, **settings)
     return RunningServer(server, where, grace, on_end)
 
 
@@ -259,13 +260,14 @@ def run(
     if "stdio:" in urls and len(urls) > 1:
         raise InvalidArgumentError("stdio: can't be combined with other addresses: one client owns the process")
     secured = any(url.lower().startswith("grpcs:") for url in urls)
+    settings = ServerSettings(auth=auth, threads=threads, max_request_bytes=max_request_bytes)
     _ensure_logging()
     with StopSignals() as signals, contextlib.ExitStack() as running:
         servers = []
         for url in urls:
             # Among several addresses only grpcs ones get tls; tls without any grpcs address is refused.
             own = tls if url.lower().startswith("grpcs:") or not secured else None
-            server = _start(plugin, url, auth, threads, grace, max_request_bytes, own, signals.server_ended)
+            server = _start(plugin, url, own, grace, signals.server_ended, **settings)
             servers.append(running.enter_context(server))
             if not quiet and url != "stdio:":  # stdout carries the replies
                 sys.stdout.write(f"listening on {server.endpoint}\n")

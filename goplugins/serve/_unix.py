@@ -100,12 +100,7 @@ class _Connection:
 
 
 def unix_server(
-    plugin: ServedPlugin[Any, Any],
-    endpoint: str,
-    *,
-    auth: AuthConfig | None,
-    threads: int,
-    max_request_bytes: int,
+    plugin: ServedPlugin[Any, Any], endpoint: str, *, auth: AuthConfig | None, threads: int, max_request_bytes: int
 ) -> UnixServer:
     """A server that listens at ``endpoint``.
 

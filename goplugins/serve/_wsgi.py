@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http
-import json
 import logging
 import math
 import uuid
@@ -14,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.config.durations import parse_duration
-from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
-from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._auth import Guard
 from goplugins.serve._dispatch import (
@@ -24,7 +21,10 @@ from goplugins.serve._dispatch import (
     Incoming,
     Kind,
     Outcome,
+    checked_health,
     dispatch,
+    encode_json,
+    health_json,
     parse_request,
     text_field,
     texts_field,
@@ -42,7 +42,6 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 ARRIVED = "goplugins.arrived"
 """Key of the environ where a server puts the arrival time of the request, on the clock's monotonic scale."""
 
-_HEALTH_TIMEOUT = 5.0
 _MAX_ID_IN_HEADER = 200
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in http.HTTPStatus}
 _STATUS_OF_KIND = {
@@ -55,7 +54,6 @@ _STATUS_OF_KIND = {
 }
 
 _logger = logging.getLogger("goplugins.serve")
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class _Refusal(Exception):  # noqa: N818 - an early reply; does not leave this module
@@ -160,12 +158,11 @@ class _App:
         return rest == "", readers.get(rest)
 
     def _health(self) -> _Reply:
-        status = self._plugin.health(_HEALTH_TIMEOUT)
-        usable = status.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}
-        return _Reply(200 if usable else 503, _health_body(status))
+        usable, status = checked_health(self._plugin)
+        return _Reply(200 if usable else 503, health_json(status).encode())
 
     def _info(self) -> _Reply:
-        return _Reply(200, _encode(attrs.asdict(self._plugin.info())).encode())
+        return _Reply(200, encode_json(attrs.asdict(self._plugin.info())).encode())
 
     def _execute(self, environ: WSGIEnvironment) -> _Reply:
         arrived = environ.get(ARRIVED)
@@ -259,15 +256,11 @@ def error_body(text: str, request_id: str = "", metadata: Mapping[str, str] | No
         envelope["request_id"] = request_id
     if metadata:
         envelope["metadata"] = dict(metadata)
-    return _encode(envelope).encode()
+    return encode_json(envelope).encode()
 
 
 def _outcome_body(outcome: Outcome, request_id: str) -> bytes:
     if outcome.kind is Kind.OK:
-        metadata = b',"metadata":%b' % _encode(dict(outcome.metadata)).encode() if outcome.metadata else b""
-        return b'{"data":%b,"request_id":%b%b}' % (outcome.data, _encode(request_id).encode(), metadata)
+        metadata = b',"metadata":%b' % encode_json(dict(outcome.metadata)).encode() if outcome.metadata else b""
+        return b'{"data":%b,"request_id":%b%b}' % (outcome.data, encode_json(request_id).encode(), metadata)
     return error_body(outcome.error, request_id, outcome.metadata)
-
-
-def _health_body(status: HealthStatus) -> bytes:
-    return _encode({**attrs.asdict(status), "status": status.status.value}).encode()

@@ -32,6 +32,7 @@ from goplugins.runtime.workers import WorkerPool
 from goplugins.serve._served_function import ServedPlugin, plugin
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.transports.base import TransportFactory, TransportSettings
+from goplugins.transports.health_status import failed_check
 from goplugins.transports.import_object import named_object
 from goplugins.transports.interface import Sender
 
@@ -121,20 +122,14 @@ class _Isolated(Sender):
             return future.result()
         if future.cancel():
             raise SaturatedError(f"no free worker before the deadline: all {self._workers.max_workers} were busy")
-        raise PluginTimeoutError("timed out; the call continues and keeps its worker thread until it ends")
+        raise PluginTimeoutError("timed out; the plugin's code continues and keeps its worker thread until it ends")
 
     def health(self, timeout: float) -> HealthStatus:
-        status, message = PluginStatus.OFFLINE, "the health check timed out"
         try:
             found: HealthStatus = self._wait(self._workers.submit(self._sender.health, timeout), timeout)
             return found
-        except SaturatedError:
-            status, message = PluginStatus.UNKNOWN, "all workers are busy"
-        except PluginClosedError:
-            status, message = PluginStatus.UNKNOWN, "the plugin is closed"
-        except PluginTimeoutError:
-            pass
-        return HealthStatus(status, message, last_check=self._clock.time())
+        except PluginError as error:
+            return HealthStatus(failed_check(error)[0], error.message, last_check=self._clock.time())
 
     def close(self) -> None:
         self._sender.close()
