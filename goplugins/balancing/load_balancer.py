@@ -13,13 +13,12 @@ from typing import Any, Generic, Self, TypeVar, overload
 import attrs
 
 from goplugins.balancing.group_health import check_unknown, group_health
-from goplugins.balancing.guards import guard_group, guard_member
 from goplugins.balancing.member import Member, Selection
 from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
-from goplugins.config import LoadBalancerConfig
-from goplugins.enums import LoadBalancingStrategy
+from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
+from goplugins.enums import LoadBalancingStrategy, TransportType
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
@@ -167,7 +166,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         """
         is_member = hasattr(plugin, "call_as_member")
         if not is_member:
-            as_sender(plugin)  # raises for an object that is not a plugin
+            sender = as_sender(plugin)
         found: str = plugin.name if is_member else name or plugin.info().name
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1
@@ -177,7 +176,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             priority = given.priority if given is not None else 0
         if enabled is None:
             enabled = given.enabled if given is not None else True
-        owned = None if is_member else guard_member(plugin, found, clock=self._clock, rng=self._rng)
+        owned = None if is_member else self._guard_with(PluginConfig(name=found), sender, plugin)
         member: Member = plugin if owned is None else owned
         dispatcher = self._dispatcher
         with dispatcher.lock:
@@ -357,9 +356,22 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             return False
 
     def _make_guard(self) -> GuardedPlugin:
-        guard = guard_group(self, self.config, clock=self._clock, rng=self._rng)
-        self._guard = self._guarded_by_name.setdefault("", guard)
+        """The group with its configured policies, for calls without a manager. No breaker: each member has its own."""
+        config = self.config
+        own = PluginConfig(
+            name=config.name,
+            retry=config.retry,
+            rate_limit=config.rate_limit,
+            connection=ConnectionConfig(request_timeout=config.request_timeout),
+            circuit_breaker=CircuitBreakerConfig(enabled=False),
+        )
+        self._guard = self._guarded_by_name.setdefault("", self._guard_with(own, self, self))
         return self._guard
+
+    def _guard_with(self, config: PluginConfig, sender: Sender, plugin: Any) -> GuardedPlugin:
+        """Default policies around a sender, where the configuration has none."""
+        resolved = ManagerConfig().resolve(attrs.evolve(config, transport=TransportType.PYTHON))
+        return GuardedPlugin(sender, plugin, resolved, from_config=False, clock=self._clock, rng=self._rng)
 
 
 class _MemberListener:

@@ -197,7 +197,8 @@ class MemberDispatcher:
         """Gives some turns of a member in slow start to others; all of them for urgent calls."""
         slow_start = self.config.slow_start
         # Relative to the member that is furthest: if all are in slow start, no turns are given away.
-        share = state.share(now, slow_start) / share_at(self.table.slow_start_until, now, slow_start)
+        share = share_at(state.slow_start_until, now, slow_start)
+        share /= share_at(self.table.slow_start_until, now, slow_start)
         if self._score_fell is not None:
             # A member that is passed over keeps the lowest score: more turns must be given away for the same share.
             share /= share + (1.0 - share) * len(self.table.ready)

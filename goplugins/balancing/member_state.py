@@ -188,11 +188,7 @@ class MemberState:
         """The latency in seconds, decayed until now; None without a sample."""
         return None if self.latency is None else self.latency * math.exp((self.latency_at - now) / DECAY)
 
-    def share(self, now: float, slow_start: float) -> float:
-        """The share of its turns that it takes: from 0.1 to 1 during its slow start, then 1."""
-        return share_at(self.slow_start_until, now, slow_start)
-
 
 def share_at(slow_start_until: float, now: float, slow_start: float) -> float:
-    """The share of its turns that a member takes whose slow start ends at ``slow_start_until``."""
+    """The share of its turns that a member takes: from 0.1 to 1 until its slow start ends, then 1."""
     return 1.0 if slow_start_until <= now else max(0.1, 1.0 - (slow_start_until - now) / slow_start)

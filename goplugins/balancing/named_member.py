@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from goplugins.pipeline.attempts import Checker
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.call import Call
+from goplugins.runtime.callbacks import Subscribers
 from goplugins.transports.interface import Sender
 
 
@@ -32,7 +32,8 @@ class NamedMember:
         self._registry = registry
         self._group_name = group_name
         self._group = weakref.ref(group)
-        self._callbacks: list[Callable[[], object]] = []
+        self._subscribers = Subscribers()
+        self._leave_registry: Callable[[], object] | None = None
         self._subscribed_to: GuardedPlugin | None = None
         self._unsubscribe: Callable[[], object] | None = None
 
@@ -101,16 +102,17 @@ class NamedMember:
 
     def subscribe(self, callback: Callable[[], object], /) -> Callable[[], object]:
         """See :class:`goplugins.balancing.Member`."""
-        if not self._callbacks:
-            self._registry.subscribe(self._registry_changed)
+        if self._leave_registry is None:
+            self._leave_registry = self._registry.subscribe(self._registry_changed)
             self._registry_changed()
-        self._callbacks.append(callback)
+        remove = self._subscribers.add(callback)
 
         def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._callbacks.remove(callback)
-            if not self._callbacks:
-                self._registry.unsubscribe(self._registry_changed)
+            remove()
+            leave = self._leave_registry
+            if leave is not None and not self._subscribers:
+                self._leave_registry = None
+                leave()
                 self._subscribe_to(None)
 
         return unsubscribe
@@ -119,15 +121,11 @@ class NamedMember:
         plugin = self.plugin
         if plugin is not self._subscribed_to:
             self._subscribe_to(plugin)
-            self._notify()
+            self._subscribers.notify()
 
     def _subscribe_to(self, plugin: GuardedPlugin | None) -> None:
         unsubscribe, self._unsubscribe, self._subscribed_to = self._unsubscribe, None, plugin
         if unsubscribe is not None:
             unsubscribe()
         if plugin is not None:
-            self._unsubscribe = plugin.subscribe(self._notify)
-
-    def _notify(self) -> None:
-        for callback in tuple(self._callbacks):
-            callback()
+            self._unsubscribe = plugin.subscribe(self._subscribers.notify)

@@ -7,7 +7,7 @@ import math
 import attrs
 
 from goplugins.balancing.member import Member
-from goplugins.balancing.member_state import Condition, MemberState
+from goplugins.balancing.member_state import Condition, MemberState, share_at
 from goplugins.balancing.named_member import NamedMember
 from goplugins.models.explanation import GroupExplanation, MemberExplanation  # noqa: F401 - see _moved_modules.py
 
@@ -81,7 +81,7 @@ def explain_member(state: MemberState, now: float, slow_start: float) -> MemberE
         next_try=next_try,
         weight=state.weight,
         priority=state.priority,
-        share=state.share(now, slow_start),
+        share=share_at(state.slow_start_until, now, slow_start),
         active=state.active,
         latency=state.latency_now(now),
         failures=state.failures,
@@ -103,7 +103,7 @@ def describe_condition(state: MemberState, now: float, slow_start: float) -> tup
             return _OPEN, "held open by force_open(), until reset()", None
         return _OPEN, "", max(0.0, left)
     what, reason, next_try = _describe(state, condition, now)
-    if condition is _READY and (share := state.share(now, slow_start)) < 1.0:
+    if condition is _READY and (share := share_at(state.slow_start_until, now, slow_start)) < 1.0:
         what, reason = "starting slowly", f"takes {share:.0%} of its turns for now"
     if state.ready and condition is not _READY:
         reason, next_try = f"{reason}; ignored in a panic", 0.0

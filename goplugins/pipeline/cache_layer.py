@@ -6,8 +6,6 @@ import logging
 from collections.abc import Collection, Hashable
 from typing import Any
 
-import attrs
-
 from goplugins.config.plugin_sections import CacheConfig
 from goplugins.errors import PluginError
 from goplugins.pipeline.attempts import Run, Shared
@@ -69,7 +67,6 @@ class Outage:
             return self._calls, self._last - since
 
 
-@attrs.frozen
 class Outages:
     """The outages of one plugin: a reload does not end them.
 
@@ -79,14 +76,10 @@ class Outages:
         fallback_failing: the fallback fails as well.
     """
 
-    stale: Outage
-    fallback: Outage
-    fallback_failing: Outage
-
-    @classmethod
-    def of(cls, clock: Clock) -> Outages:
-        """None under way."""
-        return cls(Outage(clock), Outage(clock), Outage(clock))
+    def __init__(self, clock: Clock) -> None:
+        self.stale = Outage(clock)
+        self.fallback = Outage(clock)
+        self.fallback_failing = Outage(clock)
 
 
 class CacheLayer:

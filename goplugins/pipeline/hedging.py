@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from goplugins.errors import PluginClosedError, PluginError, PluginTimeoutError, Verdict
 from goplugins.pipeline.attempts import Run
 from goplugins.resilience.call_counts import Counts
@@ -33,6 +35,7 @@ def hedge_pool() -> WorkerPool:
     return WorkerPool("goplugins-hedge", max_workers=_WORKERS, max_queued=_WORKERS, inline=False)
 
 
+@attrs.define(eq=False)
 class Hedger:
     """Makes the first attempt of a call, and for idempotent calls a second one beside it if that is late.
 
@@ -44,19 +47,11 @@ class Hedger:
         counts: take the hedges that were sent and won; by default counts of its own.
     """
 
-    def __init__(
-        self,
-        policy: HedgePolicy,
-        pool: WorkerPool,
-        budget: RetryBudget,
-        clock: Clock = SYSTEM_CLOCK,
-        counts: Counts | None = None,
-    ) -> None:
-        self.policy = policy
-        self.pool = pool
-        self.budget = budget
-        self.clock = clock
-        self.counts = Counts() if counts is None else counts
+    policy: HedgePolicy
+    pool: WorkerPool
+    budget: RetryBudget
+    clock: Clock = SYSTEM_CLOCK
+    counts: Counts = attrs.field(factory=Counts)
 
     def __call__(self, call: Call, attempt: Run) -> Any:
         """What ``attempt`` returns: for ``call`` itself on this thread, or for copies of it on two workers.

@@ -44,19 +44,15 @@ def resolved(value: T | None) -> T:
     return value
 
 
+@attrs.define(eq=False)
 class RetryLayer:
     """Makes the first attempt, hedged if so configured, and the retries that the policy allows after a failure."""
 
-    __slots__ = ("_budget", "_hedger", "_inner", "_policy", "_shared")
-
-    def __init__(
-        self, attempt: Run, policy: RetryPolicy, budget: RetryBudget, hedger: Hedger | None, shared: Shared
-    ) -> None:
-        self._inner = attempt
-        self._policy = policy
-        self._budget = budget
-        self._hedger = hedger
-        self._shared = shared
+    _inner: Run
+    _policy: RetryPolicy
+    _budget: RetryBudget
+    _hedger: Hedger | None
+    _shared: Shared
 
     def run(self, call: Call) -> Any:
         """Makes the attempts of a call.
@@ -336,4 +332,4 @@ class _Parts:
         from goplugins.pipeline.cache_layer import Outages
 
         old = None if self._keep is None else self._keep.outages
-        return old or Outages.of(self._shared.clock)
+        return old or Outages(self._shared.clock)

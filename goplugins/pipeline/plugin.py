@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
@@ -32,7 +31,7 @@ from goplugins.pipeline.pipeline import Pipeline, resolved
 from goplugins.resilience.call_counts import Counts
 from goplugins.resilience.in_flight import InFlightTracker
 from goplugins.runtime.call import Call
-from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.callbacks import Subscribers
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import create_lock
 from goplugins.runtime.scheduler import get_scheduler
@@ -96,7 +95,7 @@ class GuardedPlugin:
         self.superseded = False
         self._now = clock.monotonic
         self._lock = create_lock(self)  # held only to swap pipelines
-        self._listeners: list[Callable[[], object]] = []
+        self._subscribers = Subscribers()
         self._shared = Shared(
             name=config.name,
             clock=clock,
@@ -243,21 +242,16 @@ class GuardedPlugin:
         """
         while True:
             before = self.pipeline
-            sender = before.sender
+            sender, commit = before.sender, None
             if config.chaos != before.config.chaos:
-                from goplugins.transports.chaos import with_chaos
+                from goplugins.transports.chaos import with_other_chaos
 
-                sender = with_chaos(sender.wire, config, clock=self.clock)
+                sender, commit = with_other_chaos(sender, config, clock=self.clock)
             after = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool, keep=keep or before)
             if self._swap(before, after):
                 break
-        if sender is not before.sender:
-            from goplugins.transports.chaos import ChaosSender
-
-            layer = before.sender
-            while isinstance(layer, ChaosSender):
-                layer.end()  # delayed attempts continue now
-                layer = layer.wrapped
+        if commit is not None:
+            commit()
         if self.checker is not None and config.health_check != before.config.health_check:
             self.checker.reconfigure(resolved(config.health_check))
         self.notify_changed()
@@ -304,18 +298,11 @@ class GuardedPlugin:
         Returns:
             A function that ends the subscription.
         """
-        self._listeners.append(callback)
-
-        def unsubscribe() -> None:
-            with contextlib.suppress(ValueError):
-                self._listeners.remove(callback)
-
-        return unsubscribe
+        return self._subscribers.add(callback)
 
     def notify_changed(self) -> None:
         """Calls the subscribers."""
-        for callback in tuple(self._listeners):
-            run_callback(callback)
+        self._subscribers.notify()
 
     def _breaker_changed(self, old: CircuitBreakerState, new: CircuitBreakerState) -> None:
         breaker = self.pipeline.breaker

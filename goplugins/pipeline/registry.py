@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from goplugins.errors import (
     PluginNotFoundError,
 )
 from goplugins.pipeline.plugin import GuardedPlugin
-from goplugins.runtime.callbacks import run_callback
+from goplugins.runtime.callbacks import Subscribers
 from goplugins.runtime.fork import create_lock
 
 _COMPARABLE = 200
@@ -41,7 +40,7 @@ class Registry:
         self._draining: dict[int, GuardedPlugin] = {}
         self.closed = False
         self._load = load
-        self._listeners: list[Callable[[], object]] = []
+        self._subscribers = Subscribers()
         self.plugins: Mapping[str, GuardedPlugin] = MappingProxyType({})
 
     def add(self, plugins: Iterable[GuardedPlugin], disabled: Iterable[str] = ()) -> None:
@@ -64,7 +63,7 @@ class Registry:
                 names[plugin.name] = plugin
             self.plugins = MappingProxyType(names)
             self._disabled |= frozenset(disabled)
-        self._notify()
+        self._subscribers.notify()
 
     def replace(
         self,
@@ -106,7 +105,7 @@ class Registry:
             self.plugins = MappingProxyType(names)
             if disabled is not None:
                 self._disabled = frozenset(disabled)
-        self._notify()
+        self._subscribers.notify()
         return old
 
     @property
@@ -155,7 +154,7 @@ class Registry:
                 self._draining.pop(id(plugin), None)
             self.plugins = MappingProxyType(names)
             self._disabled = disabled
-        self._notify()
+        self._subscribers.notify()
         return back, gone
 
     def remove(self, name: str) -> GuardedPlugin:
@@ -172,7 +171,7 @@ class Registry:
                 self.plugins = MappingProxyType(names)
         if plugin is None:
             raise self.not_found(name)
-        self._notify()
+        self._subscribers.notify()
         return plugin
 
     def close(self) -> Sequence[GuardedPlugin]:
@@ -183,18 +182,13 @@ class Registry:
             self.plugins = MappingProxyType({})
             return list(self._draining.values())
 
-    def subscribe(self, listener: Callable[[], object]) -> None:
-        """Has ``listener`` called, outside the lock, after names were added, removed or replaced."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Callable[[], object]) -> Callable[[], object]:
+        """Has ``listener`` called, outside the lock, after names were added, removed or replaced.
 
-    def unsubscribe(self, listener: Callable[[], object]) -> None:
-        """Ends :meth:`subscribe`; harmless when repeated."""
-        with contextlib.suppress(ValueError):
-            self._listeners.remove(listener)
-
-    def _notify(self) -> None:
-        for listener in tuple(self._listeners):
-            run_callback(listener)
+        Returns:
+            A function that ends the subscription.
+        """
+        return self._subscribers.add(listener)
 
     def discard(self, plugin: GuardedPlugin) -> bool:
         """Forgets a removed plugin that is closed now; True for the first time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -18,3 +19,28 @@ def run_callback(callback: Callable[..., object], *args: object) -> None:
         if belongs_to_host(exc):
             raise
         logger.exception("a callback failed: %r", callback)
+
+
+class Subscribers:
+    """Callbacks that are called, outside all locks, after something has changed."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], object]] = []
+
+    def __len__(self) -> int:
+        return len(self._callbacks)
+
+    def add(self, callback: Callable[[], object]) -> Callable[[], object]:
+        """Adds one; returns a function that removes it, and may be called again."""
+        self._callbacks.append(callback)
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):
+                self._callbacks.remove(callback)
+
+        return remove
+
+    def notify(self) -> None:
+        """Calls each of them, and logs what one raises."""
+        for callback in tuple(self._callbacks):
+            run_callback(callback)

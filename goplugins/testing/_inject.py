@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from goplugins.config import ChaosConfig
 from goplugins.errors import InvalidArgumentError
-from goplugins.runtime.fork import create_lock
 from goplugins.transports.chaos import ChaosSender
 from goplugins.transports.interface import Sender
 
@@ -26,43 +25,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Layers:
-    """Adds and removes layers of chaos, one at a time."""
-
-    def __init__(self) -> None:
-        self._lock = create_lock(self)
-
-    def add(self, plugin: GuardedPlugin, config: ChaosConfig) -> ChaosSender:
-        """Adds a new outermost layer, which the next call goes through. Takes the lock."""
-        layer = ChaosSender(plugin.sender, config, plugin.config, clock=plugin.clock)
-
-        def wrap(present: Sender) -> Sender:
-            layer.wrapped = present
-            return layer
-
-        with self._lock:
-            plugin.replace_sender(wrap)
-        return layer
-
-    def remove(self, plugin: GuardedPlugin, layer: ChaosSender) -> None:
-        """Removes a layer, also from below others. Takes the lock."""
-
-        def unwrap(present: Sender) -> Sender:
-            if present is layer:
-                return layer.wrapped
-            above: Sender = present
-            while isinstance(above, ChaosSender):
-                if above.wrapped is layer:
-                    above.wrapped = layer.wrapped
-                    break
-                above = above.wrapped
-            return present
-
-        with self._lock:
-            plugin.replace_sender(unwrap)
-
-
-_layers = _Layers()
+def _without_ended(sender: Sender) -> Sender:
+    """The sender without the outermost layers that have ended; one beneath another layer passes all calls on."""
+    while isinstance(sender, ChaosSender) and sender.injected and sender.ended:
+        sender = sender.wrapped
+    return sender
 
 
 class Injection:
@@ -89,8 +56,15 @@ class Injection:
     def __enter__(self) -> Self:
         if self._layer is not None:
             raise InvalidArgumentError("inject: a block can be entered only once; call inject() again")
-        self._plugin = self._manager._registry.get(self._name)
-        self._layer = _layers.add(self._plugin, self._config)
+        plugin = self._plugin = self._manager._registry.get(self._name)
+        layer = ChaosSender(plugin.wire, self._config, plugin.config, clock=plugin.clock, injected=True)
+
+        def wrap(present: Sender) -> Sender:
+            layer.wrapped = present
+            return layer
+
+        plugin.replace_sender(wrap)
+        self._layer = layer
         logger.warning("plugin %r: fault injection begins: %s", self._name, self._layer.chaos)
         return self
 
@@ -100,8 +74,8 @@ class Injection:
         plugin, layer = self._plugin, self._layer
         if plugin is None or layer is None:
             return
-        _layers.remove(plugin, layer)
         layer.end()
+        plugin.replace_sender(_without_ended)
         counts = ", ".join(f"{count} x {fault}" for fault, count in layer.counts.items() if count)
         logger.warning(
             "plugin %r: fault injection ends: %s in %d attempts", self._name, counts or "no fault", layer.attempts

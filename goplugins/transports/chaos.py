@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from goplugins.config import ChaosConfig, PluginConfig
@@ -82,6 +82,26 @@ def with_chaos(sender: Sender, config: PluginConfig, *, clock: Clock) -> Sender:
     return wrapped
 
 
+def with_other_chaos(sender: Sender, config: PluginConfig, *, clock: Clock) -> tuple[Sender, Callable[[], object]]:
+    """Replaces the layer of the former configuration; layers of :func:`goplugins.testing.inject` stay, outside of it.
+
+    Returns:
+        The sender to be used from now on, and a function to be called once it is: that ends the former layer's waits.
+    """
+    beneath = with_chaos(sender.wire, config, clock=clock)
+    lowest, former = None, sender
+    while isinstance(former, ChaosSender) and former.injected:
+        lowest, former = former, former.wrapped
+
+    def commit() -> None:
+        if lowest is not None:
+            lowest.wrapped = beneath
+        if isinstance(former, ChaosSender):
+            former.end()  # delayed attempts continue now
+
+    return (beneath if lowest is None else sender), commit
+
+
 class ChaosSender(Sender):
     """A layer around a :class:`~goplugins.transports.interface.Sender` that delays attempts and lets them fail.
 
@@ -98,17 +118,22 @@ class ChaosSender(Sender):
         chaos: valid; ``enabled`` is ignored.
         config: of the plugin.
         clock: waits.
+        injected: it belongs to a test and not to the configuration.
 
     Attributes:
-        wrapped: the sender beneath. Layers of chaos are added and removed; see :mod:`goplugins.testing`.
+        wrapped: the sender beneath, which a reload may replace.
+        ended: it injects no more faults.
         chaos: description of the faults, layers beneath included.
     """
 
-    def __init__(self, sender: Sender, chaos: ChaosConfig, config: PluginConfig, *, clock: Clock) -> None:
+    def __init__(
+        self, sender: Sender, chaos: ChaosConfig, config: PluginConfig, *, clock: Clock, injected: bool = False
+    ) -> None:
         seed = chaos.seed
         if seed is None:
             seed = random.Random().getrandbits(32)  # noqa: S311 - not a secret; logged for repetition
         self.wrapped = sender
+        self.injected = injected
         self.watches_credentials = sender.watches_credentials
         self._config = config
         self._faults = chaos
@@ -126,7 +151,7 @@ class ChaosSender(Sender):
         self._lock = create_lock(self)
         self._counts: dict[str, int] = dict.fromkeys(_COUNTED, 0)
         self._attempts = 0
-        self._ended = False
+        self.ended = False
         self._waiting: set[Waiter] = set()
         register_forkable(self)
 
@@ -138,7 +163,7 @@ class ChaosSender(Sender):
 
     def send(self, call: Call) -> Any:
         """One attempt, perhaps delayed, perhaps with a fault. See :class:`goplugins.transports.interface.Sender`."""
-        if self._ended:  # a call that began earlier, and is retried
+        if self.ended:  # a call that began earlier, and is retried
             return self.wrapped.send(call)
         fault, delay = self._draw(self._attempts_rng)
         if delay:
@@ -161,7 +186,7 @@ class ChaosSender(Sender):
 
     def health(self, timeout: float) -> HealthStatus:
         """Checks the wire; with ``health: true`` the check may be delayed or fail. Never raises."""
-        if not self._includes_health:
+        if self.ended or not self._includes_health:
             return self.wrapped.health(timeout)
         clock = self._clock
         started = clock.monotonic()
@@ -203,6 +228,8 @@ class ChaosSender(Sender):
     def chaos(self) -> str:
         """Description of the faults; layers beneath follow."""
         beneath = self.wrapped.chaos
+        if self.ended:
+            return beneath
         return f"{self._description}; {beneath}" if beneath else self._description
 
     @property
@@ -223,7 +250,7 @@ class ChaosSender(Sender):
 
     def end(self) -> None:
         """Injects no more faults: delayed attempts continue now, and hanging ones return the wire's reply."""
-        self._ended = True  # first: a thread that starts to wait reads it after its waiter is in the set
+        self.ended = True  # first: a thread that starts to wait reads it after its waiter is in the set
         for waiter in list(self._waiting):
             waiter.set()
 
@@ -259,7 +286,7 @@ class ChaosSender(Sender):
         waiter = Waiter()
         self._waiting.add(waiter)
         try:
-            if self._ended:
+            if self.ended:
                 return False
             timeout = max(0.0, min(seconds, deadline.remaining()))
             if deadline.cancellation is None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
+import attrs
 import pytest
 
-from goplugins import Manager, PluginConfig, serve
+from goplugins import ChaosConfig, Manager, PluginConfig, serve
 from goplugins.errors import (
     ConfigError,
     ConnectionLostError,
@@ -221,6 +222,21 @@ def test_begin_and_end_are_in_the_log(manager, caplog):
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert {record.name for record in caplog.records} == {"goplugins.chaos"}
+
+
+def test_a_block_goes_on_over_changes_of_the_configured_chaos(manager):
+    plugin = manager._registry.get("shout")
+    wire, config = plugin.wire, plugin.config
+    with inject(manager, "shout", error=1.0) as outer, inject(manager, "shout", latency=1.0, delay=0.001) as inner:
+        for chaos in (ChaosConfig(enabled=True, refuse=1.0), ChaosConfig(enabled=True, refuse=0.5, seed=1), None):
+            plugin.reconfigure(attrs.evolve(config, chaos=chaos))
+            assert error_of(manager) is PluginInternalError
+        plugin.reconfigure(attrs.evolve(config, chaos=ChaosConfig(enabled=True, refuse=1.0)))
+    assert (outer.attempts, inner.attempts) == (3, 3)
+    assert error_of(manager) is PluginConnectionError  # the configured fault only
+    plugin.reconfigure(config)
+    assert plugin.sender is wire
+    assert manager.execute("shout", "a") == "A"
 
 
 def test_a_plugin_that_was_replaced_meanwhile_is_named(manager, caplog):
