@@ -10,7 +10,7 @@ import attrs
 
 from goplugins.config.field_types import Duration, SecondsOrZero, Share, Whole, kind_of
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.schema import sparse_repr
+from goplugins.config.schema import Section
 from goplugins.errors import InvalidConfigError
 
 FAULTS = ("error", "refuse", "reset", "garbage", "hang")
@@ -47,7 +47,7 @@ def _as_span(value: float | Sequence[float] | None) -> Span | None:
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class ChaosConfig:
+class ChaosConfig(Section):
     """Faults injected between a plugin's policies and its transport, so that an application can rehearse them.
 
     ``latency`` and each fault are shares of the attempts, 0 to 1. Latency is drawn independently of the faults. Of the
@@ -84,8 +84,6 @@ class ChaosConfig:
     garbage: Share | None = None
     hang: Share | None = None
     health: bool | None = None
-
-    __repr__ = sparse_repr
 
     def validate(self) -> None:
         """Checks types, and that each setting has what it needs to take effect.

@@ -15,7 +15,7 @@ import attrs
 from goplugins.config.field_types import Secret, SecretTexts
 from goplugins.config.masking import MASK
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.schema import as_member, as_text_table, sparse_repr
+from goplugins.config.schema import Section, as_member, as_text_table
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
     AuthConfigError,
@@ -66,7 +66,7 @@ def _method(value: AuthMethod | str | int | None) -> AuthMethod | None:
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class AuthConfig:
+class AuthConfig(Section):
     """How calls to a plugin are authenticated. Secrets are masked in ``repr``.
 
     Attributes:
@@ -93,8 +93,6 @@ class AuthConfig:
     key_file: str = ""
     ca_file: str = ""
     headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
-
-    __repr__ = sparse_repr
 
     @property
     def suggested_method(self) -> AuthMethod | None:

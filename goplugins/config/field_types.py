@@ -282,21 +282,11 @@ class Member:
 
 
 @attrs.frozen
-class Function:
-    """A callable, which only code can set."""
-
-    def read(self, value: object, *, text: bool) -> Callable[..., Any]:
-        if callable(value):
-            return value
-        raise InvalidConfigError(f"expected a callable, got {kind_of(value)}", fix="set it in code, or leave it out")
-
-
-@attrs.frozen
 class Instance:
     """An object with certain methods, which only code can set.
 
     Attributes:
-        what: name of such an object in messages.
+        what: what such an object is, in messages.
         methods: methods that the object must have.
     """
 
@@ -308,7 +298,7 @@ class Instance:
         if not missing:
             return value
         lack = f" without {', '.join(missing)}()" if not isinstance(value, str | int | float | dict | list) else ""
-        found = f"expected a {self.what}, got {kind_of(value)}{lack}"
+        found = f"expected {self.what}, got {kind_of(value)}{lack}"
         raise InvalidConfigError(found, fix="set it in code, or leave it out")
 
 
@@ -348,11 +338,12 @@ SecondsOrZero = Annotated[float, Duration(zero=True)]
 LogLevel = Annotated[str, Choice(("debug", "info", "warn", "warning", "error", "critical"))]
 MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a prefix of metric names", "goplugins")]
 LabelName = Annotated[str, Text(r"[A-Za-z_][A-Za-z0-9_.\-/]*", "a label name", "team")]
+Function = Annotated[Callable[[Any, Exception], Any], Instance("a callable", ("__call__",))]
 Collector = Annotated[
     Any,
-    Instance("metrics collector", ("increment_counter", "set_gauge", "record_histogram")),
+    Instance("a metrics collector", ("increment_counter", "set_gauge", "record_histogram")),
 ]
-Tracing = Annotated[Any, Instance("tracing provider", ("start_span", "extract_context", "inject_context"))]
+Tracing = Annotated[Any, Instance("a tracing provider", ("start_span", "extract_context", "inject_context"))]
 Secret = Annotated[str, Masked(mask_text)]
 Address = Annotated[str, Masked(mask_url)]
 Addresses = Annotated[tuple[str, ...], Masked(mask_urls)]

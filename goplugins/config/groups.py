@@ -13,7 +13,7 @@ from goplugins.config.manager import ManagerConfig
 from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig, LoadBalancerMember
 from goplugins.config.plugin import PluginConfig, is_dns_group
 from goplugins.config.plugin_sections import CircuitBreakerConfig, ConnectionConfig, HealthCheckConfig, RateLimitConfig
-from goplugins.config.schema import UNSET, Unset, as_mapping, sparse_repr
+from goplugins.config.schema import UNSET, Unset, as_mapping
 from goplugins.enums import TransportType
 
 GROUP_KIND = "group"
@@ -30,8 +30,6 @@ class GroupConfig(PluginConfig):
 
     balancer: LoadBalancerConfig | Unset = UNSET
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
 class DnsGroupConfig(GroupConfig):
@@ -42,8 +40,6 @@ class DnsGroupConfig(GroupConfig):
     """
 
     instance: PluginConfig | Unset = UNSET
-
-    __repr__ = sparse_repr
 
 
 def spread(resolved: ManagerConfig) -> ManagerConfig:

@@ -29,7 +29,7 @@ from goplugins.config.plugin_sections import (
 from goplugins.config.policy_validation import check_breaker, check_retry
 from goplugins.config.problems import Problem, Problems, independent, path_parts, raise_for, untouched
 from goplugins.config.references import Names
-from goplugins.config.schema import as_mappings, as_tuple, merge, sparse_repr
+from goplugins.config.schema import Section, as_mappings, as_tuple, merge
 from goplugins.errors import ConfigError, InvalidConfigError, NoPluginsConfiguredError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _balancers(value: Iterable[LoadBalancerConfig]) -> tuple[LoadBalancerConfig,
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class ManagerConfig:
+class ManagerConfig(Section):
     """The configuration of a manager. ``ManagerConfig()`` has the production defaults.
 
     Attributes:
@@ -81,8 +81,6 @@ idempotent=False, budget_ratio=0.2)
     discovery: DiscoveryConfig = attrs.field(factory=DiscoveryConfig)
     load_balancers: tuple[LoadBalancerConfig, ...] = attrs.field(default=(), converter=_balancers)
     observability: ObservabilityConfig = attrs.field(factory=ObservabilityConfig)
-
-    __repr__ = sparse_repr
 
     def with_defaults(self) -> ManagerConfig:
         """The same configuration with nothing left to inherit; doing it twice changes nothing.

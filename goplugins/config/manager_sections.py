@@ -32,7 +32,7 @@ from goplugins.config.plugin_sections import (
 )
 from goplugins.config.policy_validation import check_policies
 from goplugins.config.problems import Problems
-from goplugins.config.schema import as_member, as_texts, as_tuple, sparse_repr
+from goplugins.config.schema import Section, as_member, as_texts, as_tuple
 from goplugins.enums import LoadBalancingStrategy, ReloadStrategy
 from goplugins.errors import DuplicatePluginNameError, InvalidConfigError, InvalidPluginNameError
 
@@ -43,7 +43,7 @@ _NAME = re.compile(r"[^\s\x00-\x1f\x7f]{1,200}")
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class DiscoveryConfig:
+class DiscoveryConfig(Section):
     """Finding plugins in directories, and among installed packages.
 
     Attributes:
@@ -60,11 +60,9 @@ class DiscoveryConfig:
     watch_mode: bool = False
     entry_points: bool = False
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class ObservabilityConfig:
+class ObservabilityConfig(Section):
     """Metrics, traces and log lines.
 
     Attributes:
@@ -99,11 +97,9 @@ class ObservabilityConfig:
     performance_metrics: bool = True
     error_metrics: bool = True
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class LoadBalancerMember:
+class LoadBalancerMember(Section):
     """One plugin of a load-balanced group. In files the name alone is enough.
 
     Attributes:
@@ -120,8 +116,6 @@ class LoadBalancerMember:
     priority: int = 0
     enabled: bool = True
 
-    __repr__ = sparse_repr
-
 
 def _balancing(value: LoadBalancingStrategy | str | int) -> LoadBalancingStrategy:
     return as_member(LoadBalancingStrategy, value) or LoadBalancingStrategy.ROUND_ROBIN
@@ -132,7 +126,7 @@ def _members(value: Iterable[LoadBalancerMember]) -> tuple[LoadBalancerMember, .
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class LoadBalancerConfig:
+class LoadBalancerConfig(Section):
     """A load-balanced group of plugins. Only the group retries; its members make single attempts.
 
     Attributes:
@@ -175,15 +169,13 @@ class LoadBalancerConfig:
     cache: CacheConfig | None = None
     hedge: HedgeConfig | None = None
 
-    __repr__ = sparse_repr
-
 
 def _reloading(value: ReloadStrategy | str | int) -> ReloadStrategy:
     return as_member(ReloadStrategy, value) or ReloadStrategy.GRACEFUL
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class ReloadOptions:
+class ReloadOptions(Section):
     """How a new configuration replaces the running one.
 
     Attributes:
@@ -201,8 +193,6 @@ class ReloadOptions:
     max_concurrent_reloads: Positive = 3
     health_check_timeout: Seconds = 10.0
     rollback_on_failure: bool = True
-
-    __repr__ = sparse_repr
 
     def validate(self) -> None:
         """Checks types and ranges.

@@ -27,7 +27,7 @@ from goplugins.config.plugin_sections import (
 )
 from goplugins.config.policy_validation import NOT_HEDGED, check_breaker, check_policies
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.schema import as_member, as_table, as_text_table, as_texts, sparse_repr
+from goplugins.config.schema import Section, as_member, as_table, as_text_table, as_texts
 from goplugins.config.transport_options import BUILT_IN_KINDS, OPTIONS, check_options, kind_of_plugin, read_options
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
@@ -65,7 +65,7 @@ def _transport(value: TransportType | str | int | None) -> TransportType | None:
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class PluginConfig:
+class PluginConfig(Section):
     """How one plugin is reached, and the policies of its calls. A section that is left out is inherited.
 
     Attributes:
@@ -125,8 +125,6 @@ class PluginConfig:
     options: Options = attrs.field(factory=dict, converter=as_table)
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
     annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
-
-    __repr__ = sparse_repr
 
     _read_fields = staticmethod(read_options)  # for conversion: options are read by the rules of the transport
 

@@ -6,7 +6,6 @@ production defaults below. Durations are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import attrs
@@ -23,12 +22,12 @@ from goplugins.config.field_types import (
     SecondsOrZero,
     Share,
 )
-from goplugins.config.schema import UNSET, as_texts, sparse_repr
+from goplugins.config.schema import UNSET, Section, as_texts
 from goplugins.config.sizes import Bytes
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class RetryConfig:
+class RetryConfig(Section):
     """Retries of failed attempts.
 
     The wait before retry n is ``min(initial_interval * multiplier ** (n - 1), max_interval)``.
@@ -51,11 +50,9 @@ class RetryConfig:
     idempotent: bool | None = None
     budget_ratio: Share | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class CircuitBreakerConfig:
+class CircuitBreakerConfig(Section):
     """When the circuit to a failing plugin opens, and how it closes again.
 
     Attributes:
@@ -85,11 +82,9 @@ class CircuitBreakerConfig:
     slow_call_rate: PositiveShare | None = None
     metrics_only: bool | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class HealthCheckConfig:
+class HealthCheckConfig(Section):
     """Regular health checks of a plugin.
 
     Attributes:
@@ -107,11 +102,9 @@ class HealthCheckConfig:
     failure_limit: Positive | None = None
     endpoint: str | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class ConnectionConfig:
+class ConnectionConfig(Section):
     """The connections to a plugin, and timeouts.
 
     Attributes:
@@ -134,11 +127,9 @@ class ConnectionConfig:
     disable_compression: bool | None = None
     max_response_bytes: Bytes | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class RateLimitConfig:
+class RateLimitConfig(Section):
     """Limit of the rate of attempts: a token bucket.
 
     Attributes:
@@ -155,11 +146,9 @@ class RateLimitConfig:
     time_window: Seconds | None = None
     max_wait: SecondsOrZero | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class BulkheadConfig:
+class BulkheadConfig(Section):
     """Limit of concurrent calls of a plugin. A plugin without this section has no limit.
 
     Attributes:
@@ -177,11 +166,9 @@ class BulkheadConfig:
     adaptive: bool | None = None
     min_concurrent: Positive | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class FallbackConfig:
+class FallbackConfig(Section):
     """The answer when the plugin can't give one: exactly one of ``plugin``, ``value`` and ``function``.
 
     Attributes:
@@ -194,15 +181,13 @@ class FallbackConfig:
 
     plugin: str = ""
     value: Any = UNSET
-    function: Annotated[Callable[[Any, Exception], Any], Function()] | None = None
+    function: Function | None = None
     on: tuple[Annotated[str, Choice(("rate-limit",))], ...] = attrs.field(default=(), converter=as_texts)
     reserve: SecondsOrZero | None = None
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class CacheConfig:
+class CacheConfig(Section):
     """Cache of answers in memory, for idempotent calls only. A plugin without this section has no cache.
 
     Attributes:
@@ -217,11 +202,9 @@ class CacheConfig:
     stale_if_error: SecondsOrZero | None = None
     vary_headers: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class HedgeConfig:
+class HedgeConfig(Section):
     """A second attempt for idempotent calls that take unusually long; the first answer counts.
 
     Attributes:
@@ -235,8 +218,6 @@ class HedgeConfig:
     delay: Seconds | None = None
     percentile: PositiveShare | None = None
     min_delay: SecondsOrZero | None = None
-
-    __repr__ = sparse_repr
 
 
 # The production defaults. Fields that the Go library has, too, have its defaults.

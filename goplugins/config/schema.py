@@ -90,7 +90,7 @@ def as_mappings(value: Any) -> Any:
     kind = type(value)
     if kind in _SCALARS:
         return value
-    if kind.__module__.startswith("goplugins.config.") and attrs.has(kind):
+    if isinstance(value, Section):
         value = as_mapping(value)
     if isinstance(value, Mapping):
         return {key: as_mappings(item) for key, item in value.items()}
@@ -191,11 +191,15 @@ def plain(value: Any, *, secrets: bool = False) -> Any:
     return value
 
 
-def sparse_repr(self: Any) -> str:
-    """A repr with the fields that differ from their defaults, secrets masked."""
-    parts = []
-    for field in fields_of(type(self)):
-        value = getattr(self, field.name)
-        if value != field.default:
-            parts.append(f"{field.name}={(field.masked.mask(value) if field.masked else value)!r}")
-    return f"{type(self).__name__}({', '.join(parts)})"
+class Section:
+    """Base of the configuration classes. ``repr`` has the fields that differ from their defaults, secrets masked."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        parts = []
+        for field in fields_of(type(self)):
+            value = getattr(self, field.name)
+            if value != field.default:
+                parts.append(f"{field.name}={(field.masked.mask(value) if field.masked else value)!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"

@@ -13,7 +13,7 @@ from goplugins.config import PluginConfig
 from goplugins.config.conversion import read
 from goplugins.config.environment import expand, override_plugin
 from goplugins.config.problems import Problem, Problems, raise_for, untouched
-from goplugins.config.schema import as_text_table, as_texts, fields_of, sparse_repr
+from goplugins.config.schema import Section, as_text_table, as_texts, fields_of
 from goplugins.discovery.versions import parse_range, parse_version
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError, InvalidPluginNameError
@@ -25,7 +25,7 @@ _FILES = ("token_file", "cert_file", "key_file", "ca_file")
 
 
 @attrs.frozen(kw_only=True, repr=False)
-class PluginRequirements:
+class PluginRequirements(Section):
     """The requirements of a plugin.
 
     Attributes:
@@ -36,11 +36,9 @@ class PluginRequirements:
     min_version: str = ""
     requires: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
 
-    __repr__ = sparse_repr
-
 
 @attrs.frozen(kw_only=True, repr=False)
-class PluginManifest:
+class PluginManifest(Section):
     """The identity of a plugin. All other fields of a manifest are those of :class:`~goplugins.PluginConfig`.
 
     Attributes:
@@ -58,8 +56,6 @@ class PluginManifest:
     author: str = ""
     capabilities: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
     requirements: PluginRequirements = attrs.field(factory=PluginRequirements)
-
-    __repr__ = sparse_repr
 
 
 _Variables = dict[tuple[str | int, ...], str]
