@@ -91,7 +91,7 @@ def _load_authorities(context: ssl.SSLContext, file: str) -> None:
     try:
         context.load_verify_locations(file)
     except ssl.SSLError as exc:
-        raise _invalid("ca_file", file, _reason(exc)) from exc
+        raise _invalid("ca_file", file, tls_reason(exc)) from exc
 
 
 def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
@@ -107,7 +107,7 @@ def _load_client_certificate(context: ssl.SSLContext, cert_file: str, key_file: 
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
             raise _invalid("key_file", key_file, "it does not belong to cert_file") from exc
-        raise _invalid("cert_file", cert_file, _reason(exc)) from exc
+        raise _invalid("cert_file", cert_file, tls_reason(exc)) from exc
 
 
 def _check_pem(file: str, field: str, marker: str) -> None:
@@ -132,7 +132,8 @@ def read_pem(file: str, path: str) -> bytes:
         raise InvalidCertificateError(f"{file!r} can't be used: {exc.strerror or exc}", path=path) from exc
 
 
-def _reason(exc: ssl.SSLError) -> str:
+def tls_reason(exc: ssl.SSLError) -> str:
+    """OpenSSL's name for an error, as words."""
     return (exc.reason or str(exc)).replace("_", " ").lower()
 
 

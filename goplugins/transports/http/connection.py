@@ -34,6 +34,14 @@ _ESTABLISHED = 1
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
+_CLOSED_BY_PEER = (
+    ConnectionResetError,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+
 
 class Connection:
     """One connected socket and the parsers of its replies.
@@ -200,11 +208,18 @@ class Connection:
 
     def is_gone(self, exc: Exception) -> bool:
         """Whether the peer had closed the connection before it sent any byte of a reply."""
-        return errors.is_gone(exc, self)
+        if self.received or isinstance(exc, PluginError):
+            return False
+        return self.eof if self.failure is None else isinstance(self.failure, _CLOSED_BY_PEER)
 
     def error_of(self, exc: Exception, deadline: Deadline) -> PluginError:
         """The error for what an exchange raised."""
-        return errors.exchange_error(exc, self, self._now() - self._started)
+        if isinstance(exc, PluginError):
+            return exc
+        seconds = self._now() - self._started
+        error = errors.exchange_error(self.failure, sent=self.sent, received=self.received, seconds=seconds)
+        error.__cause__ = self.failure or exc
+        return error
 
     # --- for the pool ------------------------------------------------------------------------------------------
 

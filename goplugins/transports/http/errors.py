@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from typing import Protocol
 
 import urllib3.exceptions
 
@@ -17,22 +16,10 @@ from goplugins.errors import (
     TLSError,
 )
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports.tls import tls_reason
 
 LIBRARY_ERRORS = (OSError, urllib3.exceptions.HTTPError, ValueError)
 """What may be raised while a connection is opened. ValueError: a host name that TLS can't ask for."""
-
-
-class ExchangeState(Protocol):
-    """State of an exchange; see :class:`goplugins.transports.http.connection.Connection`."""
-
-    @property
-    def sent(self) -> int: ...
-    @property
-    def received(self) -> int: ...
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def failure(self) -> OSError | None: ...
 
 
 def connect_error(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginError:
@@ -48,46 +35,35 @@ def _connect_error(exc: Exception, deadline: Deadline, tls: bool) -> PluginError
     if isinstance(exc, TimeoutError) or deadline.remaining() <= 0:
         return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)
     if isinstance(exc, ssl.SSLError):
-        return _tls_error(f"the TLS handshake failed: {_tls_reason(exc)}", final=_rejects_certificate(exc))
+        return _tls_error(f"the TLS handshake failed: {tls_reason(exc)}", final=_rejects_certificate(exc))
     if tls:
         return TLSError(f"the TLS handshake failed: {_reason(exc)}")
     return PluginConnectionError(f"no connection: {_reason(exc)}")
 
 
-def is_gone(exc: BaseException, state: ExchangeState) -> bool:
-    """Whether the peer had closed the connection before it sent any byte of a reply."""
-    if state.received or isinstance(exc, PluginError) or isinstance(state.failure or exc, TimeoutError):
-        return False
-    failure = state.failure
-    closed = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-    return isinstance(failure, closed) or (failure is None and state.eof)
+def exchange_error(failure: OSError | None, *, sent: int, received: int, seconds: float) -> PluginError:
+    """The error for an exchange that failed after ``seconds``.
 
-
-def exchange_error(exc: Exception, state: ExchangeState, seconds: float) -> PluginError:
-    """The error for an exchange that failed after ``seconds``, with its cause set; ``exc`` if that is one already."""
-    if isinstance(exc, PluginError):
-        return exc
-    error = _exchange_error(state, seconds)
-    error.__cause__ = state.failure or exc
-    return error
-
-
-def _exchange_error(state: ExchangeState, seconds: float) -> PluginError:
-    failure = state.failure
+    Args:
+        failure: of a system call; None if the peer closed the connection before it replied.
+        sent: bytes of the request that the system has accepted.
+        received: bytes of the reply.
+        seconds: since the exchange began.
+    """
+    if failure is None:
+        return ConnectionLostError("the plugin closed the connection before it replied")
     if isinstance(failure, TimeoutError):
-        received = f"{state.received or 'no'} bytes received"
-        return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({received})")
+        got = f"{received or 'no'} bytes received"
+        return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({got})")
     if isinstance(failure, ssl.SSLError) and "ALERT" in (failure.reason or ""):
         # With TLS 1.3 a server checks the client's certificate only once the client has started to send.
-        rejected = not state.received and _rejects_certificate(failure)
-        error = _tls_error(f"the plugin ended the TLS connection: {_tls_reason(failure)}", final=rejected)
-        if state.sent and not rejected:
+        rejected = not received and _rejects_certificate(failure)
+        error = _tls_error(f"the plugin ended the TLS connection: {tls_reason(failure)}", final=rejected)
+        if sent and not rejected:
             error.replay = Replay.IF_IDEMPOTENT
         return error
-    if failure is not None:
-        when = "in the middle of the reply" if state.received else "before the reply"
-        return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}")
-    return ConnectionLostError("the plugin closed the connection before it replied")
+    when = "in the middle of the reply" if received else "before the reply"
+    return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}")
 
 
 def _safe_cause(exc: Exception) -> BaseException | None:
@@ -100,10 +76,6 @@ def _safe_cause(exc: Exception) -> BaseException | None:
 
 def _reason(exc: BaseException) -> str:
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
-
-
-def _tls_reason(exc: ssl.SSLError) -> str:
-    return (exc.reason or str(exc)).replace("_", " ").lower()
 
 
 def _tls_error(message: str, *, final: bool) -> TLSError:
