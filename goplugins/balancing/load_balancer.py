@@ -12,11 +12,10 @@ from typing import Any, Generic, Self, TypeVar, overload
 
 import attrs
 
-from goplugins.balancing.group_health import check_unknown, group_health
 from goplugins.balancing.member import Member, Selection
 from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
-from goplugins.balancing.report import LoadBalancerStats, explain_member, member_stats
+from goplugins.balancing.report import LoadBalancerStats, check_unknown, explain_member, group_health, member_stats
 from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.enums import LoadBalancingStrategy, TransportType
 from goplugins.errors import (

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from goplugins.balancing.member_state import Condition, MemberState, Traffic, share_at
 from goplugins.balancing.member_table import MemberTable
-from goplugins.balancing.no_member_error import Refusals, no_member_error
 from goplugins.balancing.outlier_detection import Ejection, OutlierDetection
+from goplugins.balancing.report import Refusals, no_member_error
 from goplugins.balancing.strategies import NO_MEMBERS, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
 from goplugins.errors import (

@@ -1,15 +1,29 @@
-"""Statistics and explanations of a group's members."""
+"""What a group says of its members: statistics, explanations, its health, and why none of them takes a call."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
 from goplugins.balancing.member import Member
 from goplugins.balancing.member_state import Condition, MemberState, share_at
 from goplugins.balancing.named_member import NamedMember
+from goplugins.enums import PluginStatus
+from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError
 from goplugins.models.explanation import GroupExplanation, MemberExplanation  # noqa: F401 - see _moved_modules.py
+from goplugins.models.results import HealthStatus
+from goplugins.runtime.clock import Clock
+
+Refusals = Mapping[MemberState, PluginError]
+"""Members that have refused this call before sending it, with their errors."""
+
+_WEAK = (PluginStatus.DEGRADED, PluginStatus.UNHEALTHY)
+_MAX_NAMES = 5  # in a group's health
+_MAX_MEMBERS = 10  # described in an error, which must be cheap to build
+_MAX_ERROR_LENGTH = 200  # characters of the last error in the message, which is logged with each refusal
 
 
 @attrs.frozen
@@ -152,3 +166,117 @@ def _endpoint(member: Member) -> str:
     """The endpoint; empty if the member's name contains it."""
     endpoint = member.endpoint
     return "" if endpoint.rpartition("//")[2].rstrip("/") in member.name else endpoint
+
+
+def check_unknown(states: Sequence[MemberState], timeout: float, clock: Clock) -> dict[str, PluginStatus]:
+    """Checks the enabled members whose health is unknown, one after the other, within ``timeout`` seconds.
+
+    Returns:
+        The results by name.
+    """
+    deadline = clock.monotonic() + timeout
+    found = {}
+    unknown = [state for state in states if state.enabled and state.member.status() is PluginStatus.UNKNOWN]
+    for index, state in enumerate(unknown):
+        left = deadline - clock.monotonic()
+        if left > 0:
+            found[state.name] = state.member.health(left / (len(unknown) - index)).status
+    return found
+
+
+def group_health(states: Sequence[MemberState], checked: Mapping[str, PluginStatus], now: float) -> HealthStatus:
+    """HEALTHY if all members are, OFFLINE if none takes calls, else DEGRADED with the names of those that are out.
+
+    UNKNOWN until a health check or a call has found a member healthy. Expects the group's lock.
+
+    Args:
+        states: the members.
+        checked: results of :func:`check_unknown`.
+        now: seconds since the Unix epoch.
+    """
+    enabled = [state for state in states if state.enabled]
+    status = {state: checked.get(state.name) or state.member.status() for state in enabled}
+    out = {
+        state: str(state.condition if state.condition is not Condition.READY else status[state])
+        for state in enabled
+        if state.condition is not Condition.READY or status[state] is PluginStatus.OFFLINE
+    }
+    weak = [state for state in enabled if status[state] in _WEAK and state not in out]
+    names = [f"{state.name} ({why})" for state, why in out.items()]
+    names += [f"{state.name} ({status[state]})" for state in weak]
+    text = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if names[_MAX_NAMES:] else "")
+    if not enabled:
+        return HealthStatus(PluginStatus.OFFLINE, "no member is enabled", now)
+    if len(out) == len(enabled):
+        return HealthStatus(PluginStatus.OFFLINE, f"no member takes calls: {text}", now)
+    if names:
+        return HealthStatus(PluginStatus.DEGRADED, f"{len(names)} of {len(enabled)} members: {text}", now)
+    if any(state.timed or status[state] is PluginStatus.HEALTHY for state in enabled):
+        return HealthStatus(PluginStatus.HEALTHY, f"{len(enabled)} members", now)
+    return HealthStatus(PluginStatus.UNKNOWN, "no member has been checked or called yet", now)
+
+
+def no_member_error(
+    name: str, states: Sequence[MemberState], refusals: Refusals, now: float, slow_start: float
+) -> PluginError:
+    """Builds the error. The lock is not needed: calls to a group that is down must stay cheap.
+
+    Returns:
+        A :class:`~goplugins.errors.CircuitBreakerOpenError` if all enabled members have open breakers, else a
+        :class:`~goplugins.errors.NoAvailablePluginsError`. ``retry_after`` is the smallest of all members;
+        ``details["members"]`` gives, for the first ten members, the reason, the last error, and the time until the
+        next try.
+    """
+    if not states:
+        return NoAvailablePluginsError("the group has no members", plugin=name)
+    reasons: dict[str, int] = {}
+    soonest = math.inf
+    members: list[dict[str, Any]] = []
+    failed: MemberState | None = None
+    for state in states:
+        error = refusals.get(state) if refusals else None
+        if error is None:
+            what, reason, next_try = describe_condition(state, now, slow_start)
+            kind = what
+        else:
+            what, reason, next_try = "refused the call", error.message, error.retry_after
+            kind = _OPEN if isinstance(error, CircuitBreakerOpenError) else f"refused it ({error.code})"
+        reasons[kind] = reasons.get(kind, 0) + 1
+        if next_try is not None and next_try < soonest:
+            soonest = next_try
+        if state.last_error and (failed is None or state.last_error_at > failed.last_error_at):
+            failed = state
+        if len(members) < _MAX_MEMBERS:
+            members.append(
+                {
+                    "name": state.name,
+                    "state": what,
+                    "reason": reason,
+                    "next_try": next_try,
+                    "last_error": state.last_error,
+                    "last_error_ago": now - state.last_error_at if state.last_error else None,
+                }
+            )
+    details: dict[str, Any] = {"members": members}
+    if len(states) > _MAX_MEMBERS:
+        details["members_left_out"] = len(states) - _MAX_MEMBERS
+    enabled = len(states) - reasons.get("disabled", 0) - reasons.get("draining", 0)
+    cls = CircuitBreakerOpenError if enabled and reasons.get(_OPEN, 0) == enabled else NoAvailablePluginsError
+    retry_after = soonest if soonest < math.inf else None
+    text = _refusal_text(reasons, len(states), retry_after, failed, now)
+    return cls(text, plugin=name, retry_after=retry_after, details=details)
+
+
+def _refusal_text(
+    reasons: Mapping[str, int], count: int, retry_after: float | None, failed: MemberState | None, now: float
+) -> str:
+    kinds = ", ".join([f"{number} {kind}" for kind, number in reasons.items()])
+    text = f"none of {count} members can take the call: {kinds}"
+    if retry_after is not None:
+        text += f"; next try in {retry_after:.3f} s"
+    if failed is not None:
+        error = failed.last_error
+        if len(error) > _MAX_ERROR_LENGTH:
+            error = f"{error[:_MAX_ERROR_LENGTH]}..."
+        text += f"; last error (member {failed.name!r}, {now - failed.last_error_at:.1f} s ago): {error}"
+    return text
