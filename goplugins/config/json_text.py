@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
-from goplugins.config.problems import Problems, raise_for, shown_key
+from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import shown
 from goplugins.errors import ConfigSyntaxError, InvalidConfigError
+from goplugins.json_text import EMPTY, NotJSONError, read_json
 
 
 def decode_text(data: str | bytes, source: str) -> str:
@@ -30,44 +30,17 @@ def decode_text(data: str | bytes, source: str) -> str:
 def parse_json(data: str | bytes, source: str) -> Any:
     """The value of a JSON text.
 
-    No message repeats the text, which may contain secrets. The errors have no cause, since a JSONDecodeError contains
-    the whole text.
-
     Raises:
-        ConfigSyntaxError: the text is not JSON, contains NaN or infinity, or has a duplicate key; with line
-            and column.
+        ConfigSyntaxError: the text is not JSON, contains NaN, infinity or a number out of range, or has a duplicate
+            key; with line and column where they are known.
     """
-    text = decode_text(data, source)
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as exc:
-        message = f"line {exc.lineno}, column {exc.colno}: {exc.msg if text.strip() else 'the text is empty'}"
-        fix = "correct the JSON there" if text.strip() else 'write {"plugins": [...]}'
-        raise ConfigSyntaxError(message, path=source, fix=fix) from None
-    except RecursionError:
-        raise ConfigSyntaxError("nested too deeply", path=source, fix="flatten the JSON") from None
-    except _NotPlainJSONError as exc:
-        raise ConfigSyntaxError(str(exc), path=source, fix=exc.fix) from None
-
-
-class _NotPlainJSONError(ValueError):
-    def __init__(self, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.fix = fix
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise _NotPlainJSONError(
-            f"the key {shown_key(twice[0])!r} occurs more than once in an object", "keep one of them"
-        )
-    return result
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotPlainJSONError(f"{name} is not JSON", "write a finite number")
+        return read_json(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
+    except NotJSONError as exc:
+        line, column = exc.place or (0, 0)
+        where = f"line {line}, column {column}: " if line else ""
+        fix = 'write {"plugins": [...]}' if exc.reason == EMPTY else "correct the JSON there"
+        raise ConfigSyntaxError(f"{where}{exc.reason}", path=source, fix=fix) from None
 
 
 def dump_json(config: object, *, include_secrets: bool) -> str:

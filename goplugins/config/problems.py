@@ -8,9 +8,7 @@ from typing import TypeAlias
 
 from goplugins.config.field_types import near_name
 from goplugins.errors import ConfigError, InvalidConfigError, MissingEndpointError, MissingSocketPathError
-
-_KEY_END = re.compile(r"[\s:=]")
-_LONGEST_KEY = 40
+from goplugins.json_text import shown_key
 
 Path: TypeAlias = tuple[str | int, ...]
 Problem: TypeAlias = tuple[Path, ConfigError]
@@ -53,12 +51,6 @@ def counted(items: Sized, what: str) -> str:
     ('1 plugin', '0 plugins')
     """
     return f"{len(items)} {what}{'' if len(items) == 1 else 's'}"
-
-
-def shown_key(key: str) -> str:
-    """A key for a message, without what follows a space, colon or equals sign: it may be a secret value."""
-    name = _KEY_END.split(key, maxsplit=1)[0][:_LONGEST_KEY]
-    return key if name == key else f"{name}..."
 
 
 def unknown_fix(key: str, known: Collection[str], what: str) -> str:

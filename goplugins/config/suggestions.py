@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from goplugins.config.field_types import kind_of
-from goplugins.config.problems import shown_key, unknown_fix
+from goplugins.config.problems import unknown_fix
 from goplugins.config.schema import fields_of
 from goplugins.enums import LoadBalancingStrategy
+from goplugins.json_text import shown_key
 
 _OTHER_NAMES: Mapping[str, Mapping[str, str]] = {
     "PluginConfig": {

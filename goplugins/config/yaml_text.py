@@ -9,8 +9,9 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from goplugins.config.problems import Path, shown_key
+from goplugins.config.problems import Path
 from goplugins.errors import ConfigSyntaxError
+from goplugins.json_text import shown_key
 
 _MAX_ALIASED = 1_000_000
 

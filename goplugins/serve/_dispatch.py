@@ -7,12 +7,13 @@ import enum
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError, PluginTimeoutError
+from goplugins.json_text import NotJSONError, read_json
 from goplugins.models.context import ExecutionContext
 from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
@@ -148,30 +149,19 @@ def health_json(status: HealthStatus) -> str:
     return encode_json({**attrs.asdict(status), "status": status.status.value})
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def parse_value(text: bytes, what: str) -> Any:
     """Parses one JSON value; ``what`` names the text in an error.
 
     Raises:
-        InvalidArgumentError: the text is something else; the message does not quote it.
+        InvalidArgumentError: the text is something else.
 
     >>> parse_value(b'[1, "a"]', "the payload")
     [1, 'a']
     """
     try:
-        return _decoder.decode(text.decode("utf-8"))
-    except json.JSONDecodeError as exc:
-        raise InvalidArgumentError(f"{what} is not JSON: {exc.msg} at character {exc.pos}") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidArgumentError(f"{what} is not UTF-8: byte {exc.start}") from exc
-    except (ValueError, RecursionError) as exc:
-        raise InvalidArgumentError(f"{what} is not JSON: {exc}"[:200]) from exc
+        return read_json(text)
+    except NotJSONError as exc:
+        raise InvalidArgumentError(f"{what} is not JSON: {exc}") from None
 
 
 def parse_request(body: bytes) -> dict[str, Any]:

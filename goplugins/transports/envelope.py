@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from json.scanner import make_scanner
-from typing import Any, NoReturn
+from typing import Any
 
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
+from goplugins.json_text import EMPTY, NotJSONError, read_json
 from goplugins.runtime.call import Call
 from goplugins.runtime.text import from_outside
 
@@ -20,14 +20,6 @@ def dump_texts(values: Mapping[str, str]) -> str:
     return json.dumps(dict(values), separators=(",", ":"))
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decoder = json.JSONDecoder(parse_constant=_reject_constant)
-_scan = make_scanner(_decoder)  # type: ignore[arg-type]  # decode() calls it between two regular expressions
-
-
 def parse_value(body: bytes, *, whole: bool = False) -> Any:
     """The one JSON value in ``body``.
 
@@ -37,16 +29,12 @@ def parse_value(body: bytes, *, whole: bool = False) -> Any:
 
     Raises:
         TruncatedReplyError: the text ends within a value.
-        BadReplyError: anything else, such as trailing bytes or NaN. The message quotes none of it.
+        BadReplyError: anything else, such as trailing bytes, NaN, or a key that an object has twice.
     """
     try:
-        text = body.decode("utf-8")
-        value, end = _scan(text, 0)
-        if end == len(text):
-            return value
-    except (StopIteration, ValueError, RecursionError):
-        pass
-    return _parse_slowly(body, whole)
+        return read_json(body)
+    except NotJSONError as exc:
+        raise _broken(exc, body, whole) from None
 
 
 def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
@@ -56,28 +44,20 @@ def parse_object(body: bytes, *, whole: bool = False) -> dict[str, Any]:
         TruncatedReplyError: the text ends within a value.
         BadReplyError: anything else, such as trailing bytes, NaN, or a value that is not an object.
     """
-    value = parse_value(body, whole=whole)
+    try:
+        value = read_json(body)
+    except NotJSONError as exc:
+        raise _broken(exc, body, whole) from None
     if type(value) is not dict:
         raise BadReplyError(f"the reply is a JSON {type(value).__name__}, expected an object with data or error")
     return value
 
 
-def _parse_slowly(body: bytes, whole: bool) -> Any:
-    """As :func:`parse_value`, also with white space around the value; raises the error for a malformed one."""
-    try:
-        return _decoder.decode(body.decode("utf-8"))
-    except json.JSONDecodeError as exc:
-        if exc.pos < len(exc.doc.rstrip()) and not exc.msg.startswith("Unterminated string"):
-            raise BadReplyError(f"the reply is not JSON: {exc.msg} at character {exc.pos}") from exc
-        raise _truncated(body, whole) from exc
-    except UnicodeDecodeError as exc:
-        raise BadReplyError(f"the reply is not JSON: byte {exc.start} is not UTF-8") from exc
-    except (ValueError, RecursionError) as exc:
-        raise BadReplyError(f"the reply is not JSON: {exc}"[:300]) from exc
-
-
-def _truncated(body: bytes, whole: bool) -> TruncatedReplyError:
-    error = TruncatedReplyError(f"the reply's JSON ends too early, after {len(body)} bytes")
+def _broken(exc: NotJSONError, body: bytes, whole: bool) -> BadReplyError:
+    if not exc.ended:
+        return BadReplyError(f"the reply is not JSON: {exc}")
+    empty = exc.reason == EMPTY
+    error = TruncatedReplyError("the reply is empty" if empty else f"its JSON ends too early, after {len(body)} bytes")
     if whole:  # a retry would return the same broken text
         error.retryable, error.replay = False, Replay.NEVER
     return error
