@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import weakref
 from collections.abc import Callable
 
-from goplugins.errors import NameResolutionError, PluginError, PluginTimeoutError, Replay, SaturatedError
+from goplugins.errors import NameResolutionError, PluginError, PluginTimeoutError, Replay
 from goplugins.runtime.clock import Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import create_lock, register_forkable
@@ -122,8 +121,7 @@ class DnsRefresh:
             delay = max(0.0, self._started_at + _MIN_PAUSE - now)
             self._next_early = now + delay + _MIN_PAUSE
             self._early_done = None if delay else Event()
-        with contextlib.suppress(SaturatedError):
-            self._keep(self._schedule(self._run_early, None, delay))
+        self._keep(self._schedule(self._run_early, None, delay))
 
     def _keep(self, early: ScheduledTask) -> None:
         with self._lock:
@@ -224,11 +222,7 @@ class DnsRefresh:
     def _schedule_regular(self) -> None:
         if self._is_scheduled():
             return
-        try:
-            task = self._schedule(self._run_regular, self._interval, self._interval)
-        except SaturatedError:
-            self.idle = True  # the next call tries again
-            return
+        task = self._schedule(self._run_regular, self._interval, self._interval)
         with self._lock:
             superfluous = self._is_scheduled()
             if not superfluous:

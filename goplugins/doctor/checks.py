@@ -47,7 +47,7 @@ def examine(plugins: Collection[PluginConfig], host: Host, *, bounded: bool = Fa
     enabled = [plugin for plugin in plugins if plugin.enabled]
     names = {plugin.name for plugin in enabled}
     # The instances of a plugin with several endpoints have its timeout and none of its limits.
-    own = [plugin for plugin in enabled if plugin.name.partition("@")[0] not in names - {plugin.name}]
+    own = [each for each in enabled if (base := each.name.partition("@")[0]) == each.name or base not in names]
     found = [finding for rule in _RULES for finding in rule(own, host)]
     return [each for each in found if not (bounded and each.kind == "timeout-above-worker")]
 

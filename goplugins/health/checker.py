@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from goplugins.config.defaults import completed
 from goplugins.config.plugin_sections import HealthCheckConfig
@@ -173,11 +174,7 @@ class HealthChecker:
     # --- start and stop --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Checks at once, then every ``interval``. Does nothing if checks are disabled or it is running.
-
-        Raises:
-            SaturatedError: the system has no thread left.
-        """
+        """Checks at once, then every ``interval``. Does nothing if checks are disabled or it is running."""
         with self._lock:
             if self._running or not self._enabled:
                 return
@@ -185,14 +182,8 @@ class HealthChecker:
             self._done = threading.Event()
             scheduler = self._scheduler = self._scheduler or get_scheduler()
             interval = self._interval
-        try:
-            # On the scheduler's thread, since the workers may all hang: a tick only queues and counts.
-            task = scheduler.schedule(
-                self._tick, interval, first=0.0, submit=_run_inline, jitter=_JITTER, rng=self._rng
-            )
-        except SaturatedError:
-            self.stop(0.0)
-            raise
+        # On the scheduler's thread, since the workers may all hang: a tick only queues and counts.
+        task = scheduler.schedule(self._tick, interval, first=0.0, submit=_run_inline, jitter=_JITTER, rng=self._rng)
         with self._lock:
             if self._running and self._task is None:
                 self._task = task
@@ -296,17 +287,26 @@ class HealthChecker:
             run = self._run = CheckRun()
         try:
             if self._custom_submit is not None:
-                self._custom_submit(lambda: self._perform(run))
+                future = self._custom_submit(lambda: self._perform(run))
             else:
-                self._workers.submit(lambda: self._perform(run), suspect=self._record.is_suspect)
+                future = self._workers.submit(lambda: self._perform(run), suspect=self._record.is_suspect)
         except Exception as exc:
-            with self._lock:
-                self._run = None
-            run.done.set()
+            self._drop(run)
             if not isinstance(exc, SaturatedError):
                 raise
-            logger.warning("plugin %r: health check skipped, no worker thread is free", self.name)
+        else:
+            if isinstance(future, Future):  # also if no thread can be started for it later on
+                future.add_done_callback(lambda _: self._drop(run))
         return run
+
+    def _drop(self, run: CheckRun) -> None:
+        """Ends a check that will not begin; nothing if it has ended."""
+        with self._lock:
+            if self._run is not run:
+                return
+            self._run = None
+        run.done.set()
+        logger.warning("plugin %r: health check skipped, no worker thread is free", self.name)
 
     def wait_for(self, run: CheckRun, end: float) -> None:
         """Waits until a check has ended or has had its whole timeout; counts it as failed if it is overdue.
@@ -455,10 +455,7 @@ class HealthChecker:
         """Restarts the scheduler's thread in a forked child, so that regular checks go on there."""
         scheduler = self._scheduler
         if scheduler is not None and scheduler.needs_thread and self._running:
-            try:
-                scheduler.ensure_thread()
-            except SaturatedError:
-                logger.warning("plugin %r: no regular health checks: no thread left for the scheduler", self.name)
+            scheduler.ensure_thread()
 
     def after_fork_in_child(self) -> None:
         """The status stays; a check under way was the parent's."""

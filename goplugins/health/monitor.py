@@ -65,9 +65,9 @@ class HealthMonitor:
         self._scheduler = scheduler
         self._pool = ProbePool(max_workers)
         self._lock = create_lock(self)
-        # Replaced, never changed: read without the lock.
-        self._members: Mapping[str, _Member] = {}
-        self._reported: Mapping[str, HealthStatus] = {}  # of names without a checker
+        # Changed under the lock, read without it: an iteration takes a copy.
+        self._members: dict[str, _Member] = {}
+        self._reported: dict[str, HealthStatus] = {}  # of names without a checker
         self._listeners: tuple[HealthListener, ...] = ()
         self._closed = False
 
@@ -80,15 +80,14 @@ class HealthMonitor:
 
         Raises:
             PluginClosedError: after :meth:`shutdown`.
-            SaturatedError: the system has no thread left.
         """
         member = _Member(checker, partial(self._changed, name))
         with self._lock:
             if self._closed:
                 raise PluginClosedError("the health monitor is shut down", plugin=name)
             old = self._members.get(name)
-            self._members = {**self._members, name: member}
-            self._reported = {key: value for key, value in self._reported.items() if key != name}
+            self._members[name] = member
+            self._reported.pop(name, None)
         if old is not None:
             old.stop()
         checker.name = checker.name or name
@@ -100,9 +99,8 @@ class HealthMonitor:
     def remove_checker(self, name: str) -> None:
         """Removes a plugin's checker and status, and stops the checker without waiting for a check under way."""
         with self._lock:
-            old = self._members.get(name)
-            self._members = {key: value for key, value in self._members.items() if key != name}
-            self._reported = {key: value for key, value in self._reported.items() if key != name}
+            old = self._members.pop(name, None)
+            self._reported.pop(name, None)
         if old is not None:
             old.stop()
 
@@ -114,7 +112,7 @@ class HealthMonitor:
             return
         with self._lock:
             old = self._reported.get(name, HealthStatus())
-            self._reported = {**self._reported, name: status}
+            self._reported[name] = status
         if old.status is not status.status:
             self._changed(name, old, status)
 
@@ -138,7 +136,8 @@ class HealthMonitor:
 
     def get_all_status(self) -> dict[str, HealthStatus]:
         """The last known status of every name."""
-        return {**self._reported, **{name: member.checker.status for name, member in self._members.items()}}
+        members = self._members.copy()
+        return self._reported.copy() | {name: member.checker.status for name, member in members.items()}
 
     def get_overall_health(self, *, without: Container[str] = ()) -> HealthStatus:
         """One status for all, whose message names the plugins that caused it.
@@ -150,7 +149,7 @@ class HealthMonitor:
         yet, or there is none at all; else HEALTHY. Plugins whose checks are disabled are counted once they have been
         checked. ``last_check`` is that of the oldest status, ``response_time`` the longest.
         """
-        members = self._members
+        members = self._members.copy()
         counted = {
             name: status
             for name, status in self.get_all_status().items()
@@ -180,7 +179,7 @@ class HealthMonitor:
             timeout: seconds to wait at most; by default until each check that begins has had its own timeout. Of a
                 plugin whose check takes longer the last known status is returned.
         """
-        self._check((member.checker for member in self._members.values()), timeout)
+        self._check((member.checker for member in self._members.copy().values()), timeout)
         return self.get_all_status()
 
     def check_unknown(self, timeout: float | None = None) -> None:
@@ -189,7 +188,7 @@ class HealthMonitor:
         Args:
             timeout: seconds to wait at most; by default until each check that begins has had its own timeout.
         """
-        checkers = [member.checker for member in self._members.values()]
+        checkers = [member.checker for member in self._members.copy().values()]
         self._check(
             (each for each in checkers if each.status.status is PluginStatus.UNKNOWN or not each.is_running), timeout
         )
@@ -221,7 +220,7 @@ class HealthMonitor:
             self._closed = True
             members, self._members = self._members, {}
             self._listeners = ()
-            self._reported = {**self._reported, **{name: member.checker.status for name, member in members.items()}}
+            self._reported |= {name: member.checker.status for name, member in members.items()}
         for member in members.values():
             member.stop()
         end = SYSTEM_CLOCK.monotonic() + timeout

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from goplugins.errors import InvalidArgumentError, SaturatedError
+from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.workers import WorkerPool
 
 logger = logging.getLogger("goplugins.health")
@@ -38,34 +39,30 @@ class ProbePool:
         self._suspects = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False)
         self._reports = WorkerPool("goplugins-health", 1, _UNBOUNDED, inline=False)
 
-    def submit(self, job: Job, *, suspect: bool = False) -> None:
+    def submit(self, job: Job, *, suspect: bool = False) -> Future[None]:
         """Queues ``job`` for a worker of its kind. Never blocks.
 
-        Raises:
-            PluginClosedError: after :meth:`close`.
-            SaturatedError: the system has no thread left.
-        """
-        self._submit(self._suspects if suspect else self._pool, job)
-
-    def submit_report(self, job: Job) -> None:
-        """Queues a ``job`` that is no check, and that no check delays: it notifies of changes. Never blocks.
+        Returns:
+            Ends with a :class:`SaturatedError` if the system has no thread left; the job never runs then.
 
         Raises:
             PluginClosedError: after :meth:`close`.
-            SaturatedError: the system has no thread left.
         """
-        self._submit(self._reports, job)
+        return _submit(self._suspects if suspect else self._pool, job)
 
-    def _submit(self, pool: WorkerPool, job: Job) -> None:
-        # In an empty context: a check must not run under the deadline of the request that happened to start it.
-        future = contextvars.Context().run(pool.submit, _run, job)
-        if future.done() and not future.cancelled() and isinstance(error := future.exception(), SaturatedError):
-            raise error
+    def submit_report(self, job: Job) -> Future[None]:
+        """As :meth:`submit`, for a ``job`` that is no check, and that no check delays: it notifies of changes."""
+        return _submit(self._reports, job)
 
     def close(self) -> None:
         """Drops queued jobs and ends idle workers, without waiting for running jobs. Harmless when repeated."""
         for pool in (self._pool, self._suspects, self._reports):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(pool: WorkerPool, job: Job) -> Future[None]:
+    # In an empty context: a check must not run under the deadline of the request that happened to start it.
+    return contextvars.Context().run(pool.submit, _run, job)
 
 
 def _run(job: Job) -> None:

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from goplugins.errors import InvalidArgumentError, PluginError, SaturatedError, belongs_to_host
+from goplugins.errors import InvalidArgumentError, PluginError, belongs_to_host
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
-from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.watched_files import WatchedFiles, reader_of
 
 __all__ = ["Watch"]
@@ -41,7 +40,7 @@ class Watch:
         path: the file.
         reload: loads it.
         clock: measures time.
-        schedule: schedules the checks of the file.
+        schedule: schedules the checks of the file, on threads where they and the reloads may take long.
         interval: seconds between two checks.
         on_signal: reload on SIGHUP as well, whether the file has changed or not. Only on the main thread.
         on_close: called when the watch is closed.
@@ -79,12 +78,10 @@ class Watch:
         self._on_close = on_close
         self._settle = min(_SETTLE, interval)
         self._files = files or WatchedFiles(reader_of([path], clock), clock, settle=self._settle, known=())
-        self._worker = WorkerPool("goplugins-watch", 1, 1)
         self._retry_after = _FIRST_RETRY
         self._retry_at: float | None = None
         self._closed = False
         self._check_lock = create_lock(self, "_check_lock")
-        self._reloading = False
         self._next_check: ScheduledTask | None = None
         self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._hook = _SignalHook(self._signals) if on_signal else None
@@ -94,19 +91,13 @@ class Watch:
         except BaseException:
             self.close()
             raise
-        register_forkable(self)
-
-    def after_fork_in_child(self) -> None:
-        """A reload under way goes on in the parent process only."""
-        self._reloading = False
-        self._next_check = None
 
     def check(self) -> None:
-        """Checks the file now, and starts a reload if it has changed or a retry is due."""
+        """Checks the file now, and reloads it if it has changed or a retry is due. Runs on a thread of the watch."""
         if not self._check_lock.acquire(blocking=False):
-            return  # another thread is checking
+            return  # another thread is checking, or reloading
         try:
-            if self._closed or self._reloading:
+            if self._closed:
                 return
             wanted = self._was_signalled()
             if self._files.changed():
@@ -114,19 +105,13 @@ class Watch:
                 self._retry_after = _FIRST_RETRY
             elif self._files.pending and not wanted:
                 self._next_check = self._schedule(self.check, None, self._settle)
-                return
             elif self._retry_at is not None and self._clock.monotonic() >= self._retry_at:
                 wanted = True
             if wanted:
                 self._files.accept()
-                self._reloading = True
+                self._run()
         finally:
             self._check_lock.release()
-        if wanted:
-            try:
-                self._worker.submit(self._run)
-            except PluginError as exc:
-                self._failed(exc if isinstance(exc, SaturatedError) else None)
 
     def _was_signalled(self) -> bool:
         signalled = False
@@ -136,7 +121,6 @@ class Watch:
         return signalled
 
     def _run(self) -> None:
-        """Reloads. On a worker of the watch's own: the maintenance threads are for short work."""
         try:
             self._reload()
         except Exception as exc:
@@ -147,18 +131,13 @@ class Watch:
                 logger.warning("%s: not loaded (%s), next try in %g s", self.path, type(exc).__name__, after)
             else:
                 logger.exception("%s: the reload raised an unexpected error, next try in %g s", self.path, after)
-            self._failed(exc)
+            self.last_error = exc
+            self._retry_at = self._clock.monotonic() + after
+            self._retry_after = min(2 * after, _LONGEST_RETRY)
         else:
             self.reloads += 1
             self.last_error = None
             self._retry_at = None
-            self._reloading = False
-
-    def _failed(self, error: Exception | None) -> None:
-        self.last_error = error
-        self._retry_at = self._clock.monotonic() + self._retry_after
-        self._retry_after = min(2 * self._retry_after, _LONGEST_RETRY)
-        self._reloading = False
 
     def close(self) -> None:
         """Ends the checks. A reload under way goes on. Harmless when repeated."""
@@ -168,7 +147,6 @@ class Watch:
                 task.cancel()
         if self._hook is not None:
             self._hook.remove()
-        self._worker.shutdown(wait=False)
         if self._on_close is not None:
             self._on_close(self)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -12,7 +11,7 @@ import attrs
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import ManagerConfig
 from goplugins.config.schema import shown
-from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
+from goplugins.errors import InvalidArgumentError
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.event_stream import Sink, Wanted, publish
@@ -23,8 +22,6 @@ from goplugins.transports.interface import Sender
 
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
-
-logger = logging.getLogger("goplugins.dashboard")
 
 
 @attrs.frozen
@@ -75,10 +72,7 @@ def clock_of(manager: Manager[Any, Any]) -> Clock:
 
 def start_health_checks(manager: Manager[Any, Any]) -> None:
     """Starts the health checks, as the first call would. Does not wait for them."""
-    try:
-        manager._ready().maintenance.start()
-    except (PluginClosedError, SaturatedError) as exc:
-        logger.warning("health checks can't be started: %s", exc)
+    manager._ready().maintenance.start_soon()
 
 
 def attach_sink(manager: Manager[Any, Any], sink: Sink, *, calls: Wanted, changes: bool) -> Callable[[], None]:

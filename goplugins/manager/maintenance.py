@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
-from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.errors import PluginClosedError
 from goplugins.health import HealthChecker, HealthMonitor
 from goplugins.models.metrics import PluginMetrics
 from goplugins.models.results import HealthStatus
@@ -20,8 +20,8 @@ from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import create_rlock
-from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
+from goplugins.runtime.fork import create_rlock, register_forkable
+from goplugins.runtime.scheduler import ScheduledTask, Submit, get_scheduler
 from goplugins.runtime.workers import WorkerPool
 
 P = ParamSpec("P")
@@ -58,11 +58,21 @@ class Maintenance:
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
         self._removed = PluginMetrics()  # counts of plugins and members that are gone
+        self._starting: ScheduledTask | None = None
+        self._started = False
         self._sweeps: ScheduledTask | None = None
         self._files: ScheduledTask | None = None
         self._host_checked = False
         self._closed = False
+        self._before_call = _weakly(self.start_soon)
         self.monitor.subscribe(_weakly(self._health_changed))
+        register_forkable(self)
+
+    def after_fork_in_child(self) -> None:
+        """A start that was under way goes on in the parent process only: the child's first call begins it anew."""
+        if self._starting is not None and not self._started:
+            self._starting = None
+            self._start_before_calls()
 
     def watch(self, plugin: GuardedPlugin, seen: HealthStatus | None = None) -> None:
         """Checks the plugin's health from its first call in this process on; at once if the maintenance has started.
@@ -82,11 +92,10 @@ class Maintenance:
         with self._lock:
             self._checkers[plugin.name] = checker
             started = self._sweeps is not None and not self._closed
-        plugin.watch_with(checker, _weakly(self.start))
+        plugin.watch_with(checker, self._before_call)
         if started:
             self._follow_files()
-            # Without a free thread, or at shutdown, the next start() adds it.
-            with contextlib.suppress(PluginClosedError, SaturatedError):
+            with contextlib.suppress(PluginClosedError):
                 self.monitor.add_checker(plugin.name, checker)
 
     def remove(self, plugin: GuardedPlugin) -> bool:
@@ -138,7 +147,7 @@ class Maintenance:
 
     def schedule_lookup(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
         """As :meth:`every`, on threads for methods that may block for some seconds."""
-        return get_scheduler().schedule(method, interval, first=first, submit=self._lookup_pool.submit)
+        return self.every(method, interval, first, self._lookup_pool.submit)
 
     # --- counts ----------------------------------------------------------------------------------------------------
 
@@ -170,27 +179,56 @@ class Maintenance:
 
     # --- periodic work -------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Starts what has not been started. Harmless when repeated."""
-        with self._lock:
-            if self._closed:
-                return
-            for name, checker in self._checkers.items():
-                if self.monitor.get_status(name) is None:
-                    self.monitor.add_checker(name, checker)
-            if self._sweeps is None:
-                self._sweeps = self.every(self._sweep, _SWEEP_INTERVAL, _SWEEP_INTERVAL)
-        self._follow_files()
-        self._observers.start(self.every)
+    def start_soon(self) -> bool:
+        """Has :meth:`start` run on a worker. The first call does not wait for it, and does not fail if it can't run.
+
+        Returns:
+            False if the system has no thread left for it: the next call tries again.
+        """
         if not self._host_checked:
             self._host_checked = True
             from goplugins.doctor import warn_once
 
             warn_once([plugin.config for plugin in self._registry.plugins.values()])
+        if self._starting is None and not self._closed:
+            self._starting = self.every(self.start, None, 0.0)
+        scheduler = get_scheduler()
+        return not scheduler.needs_thread or scheduler.ensure_thread()
 
-    def every(self, method: Callable[[], object], interval: float | None, first: float) -> ScheduledTask:
-        """Runs a short bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``."""
-        return get_scheduler().schedule(method, interval, first=first, submit=self._pool.submit)
+    def start(self) -> None:
+        """Starts what has not been started. Harmless when repeated."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._sweeps is None:
+                self._sweeps = self.every(self._sweep, _SWEEP_INTERVAL, _SWEEP_INTERVAL)
+            names = list(self._checkers)
+        for name in names:
+            with self._lock:  # for each, since there may be many
+                checker = self._checkers.get(name)
+                if checker is not None and not self._closed and self.monitor.get_status(name) is None:
+                    self.monitor.add_checker(name, checker)
+        self._follow_files()
+        self._observers.start(self.every)
+        self._started = True
+        self._start_before_calls()
+
+    def _start_before_calls(self) -> None:
+        """Without a thread for the scheduler, has each call try to start it."""
+        if get_scheduler().needs_thread:
+            for plugin in self._registry.plugins.values():
+                plugin.on_first_call = self._before_call
+
+    def every(
+        self, method: Callable[[], object], interval: float | None, first: float, submit: Submit | None = None
+    ) -> ScheduledTask:
+        """Runs a bound method, held weakly, every ``interval`` seconds, or once with None, after ``first``.
+
+        Short ones only, unless ``submit`` runs it on other threads than those of the maintenance.
+        """
+        task = get_scheduler().schedule(method, interval, first=first, submit=submit or self._pool.submit)
+        self._start_before_calls()
+        return task
 
     def _follow_files(self) -> None:
         """Starts the checks of certificate and token files, if any plugin has some."""
@@ -236,13 +274,12 @@ class Maintenance:
             plugin.sweep()
 
 
-def _weakly(method: Callable[P, object]) -> Callable[P, object]:
-    """The bound method, without keeping its object alive."""
+def _weakly(method: Callable[P, bool | None]) -> Callable[P, bool]:
+    """The bound method, without keeping its object alive; True once that is gone."""
     reference = weakref.WeakMethod(method)
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+    def call(*args: P.args, **kwargs: P.kwargs) -> bool:
         alive = reference()
-        if alive is not None:
-            alive(*args, **kwargs)
+        return alive is None or bool(alive(*args, **kwargs))
 
     return call

@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,6 +26,7 @@ from goplugins.observability.event_stream import publish
 from goplugins.observability.events import ReloadFinished
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock
+from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ _SCAN_INTERVAL = 5.0
 
 _SETTLE = 0.5
 """Seconds that plugin directories must stay the same before they are scanned: files may change one after the other."""
+
+_MOST_WATCHES = 8
+"""Watches that check their files, or reload, at the same time."""
 
 ConfigSource = ManagerConfig | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -112,6 +117,8 @@ class ConfigLoader:
         self._discovered: DiscoveryReport | None = None  # of the running configuration
         self._directory_watch: Watch | None = None
         self._watches: dict[int, Watch] = {}
+        self._watch_pool = WorkerPool("goplugins-watch", _MOST_WATCHES, _MOST_WATCHES)
+        self._schedule = partial(lifecycle.maintenance.every, submit=self._watch_pool.submit)
 
     # --- loading ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +280,7 @@ class ConfigLoader:
             name,
             lambda: self.reload(name, options),
             self._clock,
-            self._lifecycle.maintenance.every,
+            self._schedule,
             interval=interval,
             on_signal=on_signal,
             on_close=self._watch_closed,
@@ -292,7 +299,7 @@ class ConfigLoader:
                 _name_of(source),
                 lambda: self.reload(source, ReloadOptions()),
                 self._clock,
-                self._lifecycle.maintenance.every,
+                self._schedule,
                 interval=_SCAN_INTERVAL,
                 on_close=self._watch_closed,
                 files=WatchedFiles(
@@ -313,6 +320,7 @@ class ConfigLoader:
         self._pending = None
         for watch in list(self._watches.values()):
             watch.close()
+        self._watch_pool.shutdown(wait=False)
 
 
 def reload_options(strategy: ReloadStrategy | str | None, options: object) -> ReloadOptions:

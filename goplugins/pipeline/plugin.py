@@ -63,7 +63,8 @@ class GuardedPlugin:
     Attributes:
         pipeline: the policies; a reload replaces it in one assignment.
         tracker: the calls in flight.
-        on_first_call: runs before the first call in every process: background work starts when it is needed.
+        on_first_call: runs before the first call in every process, since background work starts when it is needed, and
+            before each further one until it returns True.
         superseded: another plugin has taken its place, and makes the calls that this one has not admitted.
         last_error: when the last call failed that was sent, and its code and message.
     """
@@ -91,7 +92,7 @@ class GuardedPlugin:
         self.counts = Counts() if counts is None else counts
         self.tracker = InFlightTracker(self.counts)
         self.last_error: tuple[float, str] | None = None
-        self.on_first_call: Callable[[], object] | None = None
+        self.on_first_call: Callable[[], bool] | None = None
         self.superseded = False
         self._now = clock.monotonic
         self._lock = create_lock(self)  # held only to swap pipelines
@@ -219,9 +220,9 @@ class GuardedPlugin:
         self._annotate(error, call, self._now() - error.elapsed)
 
     def _run_first_call_hook(self) -> None:
-        hook, self.on_first_call = self.on_first_call, None
-        if hook is not None:
-            hook()
+        hook = self.on_first_call
+        if hook is not None and hook() and self.on_first_call is hook:
+            self.on_first_call = None
 
     # --- policies ----------------------------------------------------------------------------------------------
 
@@ -319,7 +320,7 @@ class GuardedPlugin:
         """The plugin's health checker, once it is watched."""
         return self._shared.history.checker
 
-    def watch_with(self, checker: Checker, on_first_call: Callable[[], object]) -> None:
+    def watch_with(self, checker: Checker, on_first_call: Callable[[], bool]) -> None:
         """Has a checker take the outcomes of calls from now on, and ``on_first_call`` run before the next call."""
         self._shared.history.checker = checker
         self.on_first_call = on_first_call
@@ -446,5 +447,5 @@ class GuardedPlugin:
         self.on_first_call = self.on_first_call or _ensure_scheduler
 
 
-def _ensure_scheduler() -> None:
-    get_scheduler().ensure_thread()
+def _ensure_scheduler() -> bool:
+    return get_scheduler().ensure_thread()

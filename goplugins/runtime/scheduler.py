@@ -15,6 +15,8 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 
 import attrs
 
@@ -28,6 +30,9 @@ logger = logging.getLogger("goplugins.scheduler")
 
 Job = Callable[[], object]
 Submit = Callable[[Job], object]
+
+_RETRY = 1.0
+"""Seconds after which a task is submitted again that no worker could take."""
 
 _LONGEST_SLEEP = 60.0
 """Seconds that the thread sleeps at most, in case the owners of all tasks were collected meanwhile."""
@@ -47,6 +52,7 @@ class ScheduledTask:
     _last: float  # when it was last due, or was made
     _entry: int = 0  # number of its valid entry in the heap
     _pending: bool = False  # submitted, and not done yet
+    _refused: bool = False  # no worker could take it the last time
     _cancelled: bool = False
 
     @property
@@ -69,6 +75,7 @@ class ScheduledTask:
 
     def run(self) -> None:
         """Runs the method; called on a worker."""
+        self._refused = False
         try:
             method = None if self._cancelled else self._method()
             if method is not None:
@@ -87,11 +94,7 @@ class ScheduledTask:
 
 
 Schedule = Callable[[Job, float | None, float], ScheduledTask]
-"""Runs a bound method, held weakly, every ``interval`` seconds, or once with None, after ``first`` seconds.
-
-Raises:
-    SaturatedError: the system has no thread left.
-"""
+"""Runs a bound method, held weakly, every ``interval`` seconds, or once with None, after ``first`` seconds."""
 
 
 class Scheduler:
@@ -106,7 +109,8 @@ class Scheduler:
         threaded: False for tests that call :meth:`run_due` themselves: there is no thread.
 
     Attributes:
-        needs_thread: True in a forked child that has not restarted the thread yet; see :meth:`ensure_thread`.
+        needs_thread: there are tasks and no thread, in a forked child or since the system had no thread left; see
+            :meth:`ensure_thread`.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, idle: float = 5.0, threaded: bool = True) -> None:
@@ -123,6 +127,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self._waiter = Waiter()
         self._thread: threading.Thread | None = None
+        self._refused = False  # the system had no thread left when one was last needed
         self._heap: list[tuple[float, int, ScheduledTask]] = []
         # Keys of tasks whose owners were collected. A finaliser may run at any point of any thread, also one that holds
         # the lock: all that it can safely do is to put an item on a SimpleQueue.
@@ -158,7 +163,6 @@ class Scheduler:
 
         Raises:
             InvalidArgumentError: ``interval`` is not more than 0, or there is neither ``interval`` nor ``first``.
-            SaturatedError: the system has no thread left.
         """
         if interval is not None:
             _positive(interval)
@@ -171,21 +175,17 @@ class Scheduler:
             self._tasks[key] = task
             sooner = self._push(task, now + (self._varied(task) if first is None else first))
         if sooner or self._thread is None:
-            try:
-                self.ensure_thread()
-            except SaturatedError:
-                task.cancel()
-                raise
+            self.ensure_thread()
         return task
 
-    def ensure_thread(self) -> None:
+    def ensure_thread(self) -> bool:
         """Starts the thread if there are tasks and no thread, or else wakes it.
 
         A forked child has its parent's tasks and no thread. The thread is not started within the fork, since many
         children only exec, but by the first call that finds ``needs_thread`` True.
 
-        Raises:
-            SaturatedError: the system has no thread left.
+        Returns:
+            False if the system has no thread left. The tasks stay, and ``needs_thread`` stays True: call this again.
         """
         thread = None
         with self._lock:
@@ -194,7 +194,7 @@ class Scheduler:
                 thread = self._thread = threading.Thread(target=self._loop, name="goplugins-scheduler", daemon=True)
         self._waiter.set()
         if thread is None:
-            return
+            return True
         try:
             thread.start()
         except RuntimeError as exc:  # a limit of memory or threads, or the interpreter is shutting down
@@ -202,7 +202,16 @@ class Scheduler:
                 if self._thread is thread:
                     self._thread = None
                 self.needs_thread = bool(self._tasks)
-            raise SaturatedError(f"the scheduler's thread could not be started: {exc}") from exc
+            if not self._refused:
+                self._refused = True
+                logger.warning(
+                    "health checks, watches and other periodic work stand still until there is a thread for "
+                    "them, which each call tries to start: %s (limits: ulimit -u, pids.max)",
+                    exc,
+                )
+            return False
+        self._refused = False
+        return True
 
     @property
     def scheduled(self) -> int:
@@ -250,14 +259,36 @@ class Scheduler:
             self._discard(task)
             return
         try:
-            submit(task.run)
-        except Exception as exc:
+            future = submit(task.run)
+        except SaturatedError as exc:
+            self._run_later(task, exc)
+        except Exception:
             task._pending = False
-            if isinstance(exc, SaturatedError):
-                logger.warning("no worker is free for %r: skipped this time", task)
-            else:
-                # Its pool is broken or closed; other tasks must go on.
-                logger.exception("could not submit %r", task)
+            # Its pool is broken or closed; other tasks must go on.
+            logger.exception("could not submit %r", task)
+        else:
+            if isinstance(future, Future):
+                future.add_done_callback(partial(self._submitted, task))
+
+    def _submitted(self, task: ScheduledTask, future: Future[object]) -> None:
+        """The end of a run, or of a queued one that never began."""
+        if future.cancelled():
+            task._pending = False  # its pool was shut down
+        elif isinstance(exc := future.exception(), SaturatedError):
+            self._run_later(task, exc)
+
+    def _run_later(self, task: ScheduledTask, why: SaturatedError) -> None:
+        """Makes a task due again that no worker could take."""
+        delay = _RETRY if task._interval is None else min(task._interval, _RETRY)
+        if not task._refused:
+            logger.warning("%r can't run, and is tried again every %g s: %s", task, delay, why.message)
+        task._refused = True
+        task._pending = False
+        with self._lock:
+            if not task._cancelled:
+                self._tasks[task._key] = task
+                self._push(task, self._clock.monotonic() + delay)
+        self.ensure_thread()
 
     def _loop(self) -> None:
         waiter = self._waiter

@@ -17,7 +17,6 @@ import attrs
 
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.contrib.dashboard._records import member_key, number, off_record, record, summary
-from goplugins.errors import SaturatedError
 from goplugins.manager.control import (
     attach_sink,
     clock_of,
@@ -141,13 +140,9 @@ class Board:
         with self._lock:
             if self._ticket is not None:
                 return
-            try:
-                self._ticket = get_scheduler().schedule(
-                    self.sample, self._interval, first=0.0, submit=self._pool.submit, jitter=0.0
-                )
-            except SaturatedError as exc:
-                logger.warning("the dashboard takes no samples: %s", exc)
-                return
+            self._ticket = get_scheduler().schedule(
+                self.sample, self._interval, first=0.0, submit=self._pool.submit, jitter=0.0
+            )
             self._detach = attach_sink(self.manager, self.history.record, calls="failed", changes=False)
 
     def _stop(self) -> None:

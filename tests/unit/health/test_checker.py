@@ -129,18 +129,17 @@ def test_offline_ends_with_the_regular_checks(bench: Bench) -> None:
     assert "last seen offline" in bench.checker.status.message
 
 
-def test_start_without_a_thread_left_raises_and_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_started_without_a_thread_left_it_checks_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     checker = HealthChecker(FakePlugin(), CONFIG, scheduler=Scheduler(idle=0.01), submit=inline)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(SaturatedError):
-            checker.start()
-    assert not checker.is_running
-    checker.start()
+        checker.start()
+        assert checker.status.status is PluginStatus.UNKNOWN
     assert checker.is_running
+    assert eventually(lambda: checker.status.status is PluginStatus.HEALTHY)
     checker.stop()
 
 

@@ -49,7 +49,6 @@ class Fixture:
 
     def start(self, **options: Any) -> Watch:
         self.watch = Watch(str(self.path), self.reload, self.clock, self.schedule, **options)
-        self.watch._worker.submit = lambda job: job()  # type: ignore[assignment,method-assign,misc,return-value]
         return self.watch
 
     def run(self, seconds: float) -> list[str | None]:

@@ -9,12 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from goplugins.errors import InvalidArgumentError, PluginClosedError, SaturatedError
 from goplugins.runtime.scheduler import Scheduler, get_scheduler
+from goplugins.runtime.workers import WorkerPool
 from goplugins.testing import ManualClock
 from tests.processes import in_child, run
 
@@ -216,6 +218,47 @@ def test_a_full_pool_skips_one_time_only(
     scheduler.run_due()
     assert owner.runs == 1
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("interval", [30.0, None])
+@pytest.mark.parametrize("learned", ["at once", "by its future", "later"])
+def test_a_task_that_no_worker_can_take_is_submitted_again(
+    scheduler: Scheduler, clock: ManualClock, interval: float | None, learned: str
+) -> None:
+    owner, refused, future = Owner(), SaturatedError("no thread left"), Future[None]()
+
+    def submit(job: Callable[[], object]) -> object:
+        if learned == "done":
+            return job()
+        if learned == "at once":
+            raise refused
+        if learned == "by its future":
+            future.set_exception(refused)
+        return future
+
+    scheduler.schedule(owner.work, interval, first=0.0, submit=submit, jitter=0.0)
+    scheduler.run_due()
+    if learned == "later":
+        future.set_exception(refused)
+    learned = "done"
+    scheduler.run_due()
+    assert owner.runs == 0, "not in a loop"
+    clock.advance(1.0)
+    scheduler.run_due()
+    assert owner.runs == 1
+    assert scheduler.scheduled == (0 if interval is None else 1)
+
+
+def test_a_run_that_is_dropped_with_its_pool_is_due_at_the_next_time(scheduler: Scheduler, clock: ManualClock) -> None:
+    owner, pool = Owner(), WorkerPool("t", 1, 1)
+    stuck = threading.Event()
+    pool.submit(stuck.wait, 5.0)
+    task = scheduler.schedule(owner.work, 1.0, submit=pool.submit, jitter=0.0)
+    clock.advance(1.0)
+    scheduler.run_due()
+    pool.shutdown(wait=False, cancel_futures=True)
+    stuck.set()
+    assert not task._pending
 
 
 def test_a_broken_pool_harms_no_other_task(
@@ -464,18 +507,22 @@ def test_the_thread_sleeps_on_the_given_clock(clock: ManualClock) -> None:
         thread.join(0.005)
 
 
-def test_a_thread_that_can_not_be_started_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_can_not_be_started_is_started_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     scheduler, owner = Scheduler(idle=0.05), Owner()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(SaturatedError, match="can't start new thread"):
-            scheduler.schedule(owner.work, 1.0, submit=inline)
-    assert scheduler.scheduled == 0
-    task = scheduler.schedule(owner.work, 30.0, first=0.0, submit=inline)
+        task = scheduler.schedule(owner.work, 30.0, first=0.0, submit=inline)
+        assert scheduler.needs_thread
+        assert not scheduler.ensure_thread()
+    assert caplog.text.count("can't start new thread") == 1
+    assert scheduler.ensure_thread()
     assert owner.ran.wait(5.0)
+    assert not scheduler.needs_thread
     task.cancel()
     assert eventually(lambda: not threads_of(scheduler))
 
