@@ -9,11 +9,21 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-__all__ = ["Peer", "RawServer", "Request", "free_port", "http_reply", "ok", "read_http2_request", "reply_ok"]
+__all__ = [
+    "Peer",
+    "RawServer",
+    "Request",
+    "free_port",
+    "http_reply",
+    "ok",
+    "read_http2_request",
+    "reply_ok",
+    "silent_address",
+]
 
 
 @dataclass
@@ -260,3 +270,18 @@ def free_port() -> int:
     port: int = sock.getsockname()[1]
     sock.detach()  # open until the process ends
     return port
+
+
+@contextlib.contextmanager
+def silent_address(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[socket.AddressFamily, Any]]:
+    """An address that answers no connection attempt, as behind a firewall that drops packets: its backlog is full."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket(family))
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket(family))
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield family, listener.getsockname()

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPSConnection
 
-from goplugins.errors import PluginConnectionError, PluginError, PluginTimeoutError, Replay
+from goplugins.errors import PluginConnectionError, PluginError, Replay
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
 from goplugins.runtime.text import from_outside
 from goplugins.transports.http import errors
 from goplugins.transports.http.target import Target
-from goplugins.transports.resolver import Address, Resolver, literal_address
+from goplugins.transports.resolver import Resolver, literal_address
+from goplugins.transports.tcp import AddressOrder, connect_tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from goplugins.runtime.cancellation import Cancellation
 
 
 _MAX_PROXY_HEAD = 65536
 """Bytes of a proxy's reply to a request for a tunnel."""
 
+_PROXY_STATUS = re.compile(rb"HTTP/1\.[01] ((\d)\d\d(?!\d)[^\r\n]*)")
+
 
 class Connector:
-    """Opens connections.
+    """Opens connections to one target, and learns which of its addresses answer.
 
     Args:
         target: address and proxy.
@@ -48,6 +51,7 @@ class Connector:
         self._timeout = timeout
         self._resolver = resolver
         self._clock = clock
+        self._order = AddressOrder(clock)
 
     def open(self, deadline: Deadline) -> socket.socket:
         """A connected socket on which TLS, and a proxy's tunnel where there is one, are established.
@@ -55,107 +59,133 @@ class Connector:
         Raises:
             PluginError: no connection; nothing of a request was sent.
         """
-        target, clock = self._target, self._clock
-        limit = Deadline(min(deadline.at, clock.monotonic() + self._timeout), clock)
-        host, port = target.first_hop
-        connection: _Connection
-        if target.tls:
-            connection = _TLSConnection(
-                host, port, self._resolver, clock, socket_options=target.socket_options, ssl_context=self.context
-            )
-            if target.proxy is not None:
-                connection.set_tunnel(target.host, target.port)
-                connection.tunnel_request = _tunnel_request(target)
-        else:
-            connection = _Connection(host, port, self._resolver, clock, socket_options=target.socket_options)
+        started = self._clock.monotonic()
+        own = started + self._timeout
+        limit = Deadline(min(deadline.at, own), self._clock)
+        opening = _Opening(self._target, self.context, self._resolver, self._order, limit)
         try:
-            return connection.open(limit, deadline.cancellation)
-        except PluginError:
-            raise
+            return opening.run(deadline.cancellation)
         except errors.LIBRARY_ERRORS as exc:
-            raise errors.connect_error(exc, limit, tls=target.tls)  # noqa: B904 - its cause is set
+            if isinstance(exc, PluginError):  # some of them are errors of the system, too
+                error: PluginError = exc
+            else:
+                seconds, late = self._clock.monotonic() - started, limit.remaining() <= 0
+                whose = "connection.connection_timeout" if own < deadline.at else "the call's deadline"
+                error = errors.connect_error(exc, opening.stage, late=late, after=f"{seconds:.3g} s ({whose})")
+            if opening.at_proxy:
+                error.message = f"the proxy {self._target.proxy}: {error.message}"
+                error.details["proxy"] = self._target.proxy
+            raise error  # noqa: B904 - its cause is set
 
 
-class _Connection(HTTPConnection):
-    """HTTP over TCP: addresses from the plugin's resolver, one deadline for opening the connection.
+class _Opening:
+    """One connection that is being opened.
 
-    A subclass, since that is how urllib3's connections are extended: ``_new_conn`` opens their socket.
+    Attributes:
+        stage: what it waits for, for the text of an error.
+        at_proxy: whether the other side is a proxy, until that has made a tunnel.
     """
 
-    def __init__(self, host: str, port: int, resolver: Resolver, clock: Clock, **options: Any) -> None:
-        super().__init__(host, port, **options)
+    def __init__(
+        self,
+        target: Target,
+        context: ssl.SSLContext | None,
+        resolver: Resolver,
+        order: AddressOrder,
+        deadline: Deadline,
+    ) -> None:
+        self._target = target
+        self._context = context
         self._resolver = resolver
-        self._clock = clock
-        self._connect_by = Deadline(0.0, clock)
+        self._order = order
+        self._deadline = deadline
         self._on_socket: Callable[[socket.socket], None] | None = None
-        self.tunnel_request = b""
+        self._sock: socket.socket | None = None
+        self.stage = errors.CONNECTING
+        self.at_proxy = target.proxy is not None
 
-    def open(self, deadline: Deadline, cancellation: Cancellation | None) -> socket.socket:
-        """Resolves, connects, and establishes tunnel and TLS before ``deadline``, unless cancelled.
-
-        Raises:
-            PluginError: of :func:`open_socket` and the resolver.
-            OSError: the tunnel or the TLS handshake failed; the connection is closed.
-        """
-        self._connect_by = deadline
+    def run(self, cancellation: Cancellation | None) -> socket.socket:
+        """The socket; closes it if opening the connection fails, or is cancelled or interrupted."""
         try:
             if cancellation is None:
-                self.connect()
-            else:
-                self._connect_unless(cancellation)
+                return self._open()
+            sockets = _OpeningSockets(cancellation)
+            self._on_socket = sockets.add
+            try:
+                return cancellation.guard(sockets.shut_down, self._open)
+            finally:
+                sockets.close()
         except BaseException:
-            self.close()
+            if self._sock is not None:
+                self._sock.close()
             raise
-        return self.sock
 
-    def _connect_unless(self, cancellation: Cancellation) -> None:
-        sockets = _OpeningSockets(cancellation)
-        self._on_socket = sockets.add
-        try:
-            cancellation.guard(sockets.shut_down, self.connect)
-        finally:
-            sockets.close()
+    def _open(self) -> socket.socket:
+        host, port = self._target.first_hop
+        literal = literal_address(host, port)
+        found = [literal] if literal is not None else self._resolver.resolve(host, port, self._deadline)
+        options = self._target.socket_options
+        sock = connect_tcp(found, options, self._deadline, order=self._order, on_socket=self._on_socket)
+        self._sock = sock
+        if not self._target.tls:
+            return sock
+        if self.at_proxy:
+            self._request_tunnel(sock)
+            self.at_proxy = False
+        self.stage = errors.TLS
+        self._bound(sock)  # for the whole of OpenSSL's handshake
+        connection = _TLSConnection(sock, self._target, self._context)
+        connection.connect()
+        self._sock = secured = connection.sock
+        return secured
 
-    def _new_conn(self) -> socket.socket:
-        literal = literal_address(self.host, self.port)
-        found = [literal] if literal is not None else self._resolver.resolve(self.host, self.port, self._connect_by)
-        sock = open_socket(found, self.socket_options or (), self._connect_by, self._on_socket)
-        remaining = self._connect_by.remaining()
+    def _bound(self, sock: socket.socket) -> None:
+        """Limits the next wait on the socket to what is left of the deadline."""
+        remaining = self._deadline.remaining()
         if remaining <= 0:
-            sock.close()
-            raise _timeout()
-        sock.settimeout(remaining)  # applies to the whole of OpenSSL's handshake
-        return sock
+            raise TimeoutError
+        sock.settimeout(remaining)
 
-    def _tunnel(self) -> None:
-        """Requests a tunnel from the proxy: http.client's own method would wait anew for each byte of a slow one."""
-        sock, deadline = self.sock, self._connect_by
-        sock.sendall(self.tunnel_request)
+    def _request_tunnel(self, sock: socket.socket) -> None:
+        """CONNECT by hand: http.client's own would begin its timeout anew with each byte of a slow proxy."""
+        self.stage = errors.TUNNEL
+        self._bound(sock)
+        sock.sendall(_tunnel_request(self._target))
         head = b""
         while b"\r\n\r\n" not in head:
-            if len(head) > _MAX_PROXY_HEAD:
-                raise PluginConnectionError("the proxy refused: its reply has a head that is too long")
-            sock.settimeout(max(deadline.remaining(), 0.001))
+            self._bound(sock)
             received = sock.recv(_MAX_PROXY_HEAD)
-            if not received:
-                raise ConnectionResetError("the proxy closed the connection")
             head += received
-        version, _, status = head.partition(b"\r\n")[0].partition(b" ")
-        if not version.startswith(b"HTTP/") or not status.startswith(b"200"):
-            raise PluginConnectionError(f"the proxy refused: {from_outside(status or version, 200)}")
-        sock.settimeout(max(deadline.remaining(), 0.001))
+            if not received or len(head) > _MAX_PROXY_HEAD:
+                raise PluginConnectionError("its reply to CONNECT is " + ("too long" if received else "cut short"))
+        found = _PROXY_STATUS.match(head)
+        if found is None:
+            raise PluginConnectionError("its reply to CONNECT is not HTTP")
+        if found[2] != b"2":
+            # A refusal of credentials, or of the plugin's host, is the same the next time.
+            final = found[2] != b"5"
+            replay = Replay.NEVER if final else None
+            status = from_outside(found[1], 200)
+            raise PluginConnectionError(f"it refused the tunnel: HTTP {status}", retryable=not final, replay=replay)
 
 
-class _TLSConnection(_Connection, HTTPSConnection):
-    """HTTP over TLS."""
+class _TLSConnection(HTTPSConnection):
+    """TLS by urllib3, over a socket that is connected to the plugin already."""
+
+    def __init__(self, sock: socket.socket, target: Target, context: ssl.SSLContext | None) -> None:
+        super().__init__(target.host, target.port, ssl_context=context)
+        self._connected = sock
+
+    def _new_conn(self) -> socket.socket:
+        return self._connected
 
 
 def _tunnel_request(target: Target) -> bytes:
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    authority = f"{host}:{target.port}"
-    headers = {"Host": authority, **target.proxy_headers}
-    lines = [f"CONNECT {authority} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    return "\r\n".join(lines).encode("latin-1")
+    host = target.host.partition("%")[0]
+    host = f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    headers = {"Host": f"{host}:{target.port}", **target.proxy_headers}
+    lines = [f"CONNECT {host}:{target.port} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 class _OpeningSockets:
@@ -197,51 +227,3 @@ def drop_socket(sock: socket.socket) -> None:
     descriptor = sock.detach()
     if descriptor >= 0:
         os.close(descriptor)
-
-
-def open_socket(
-    addresses: Sequence[Address],
-    options: Sequence[tuple[int, int, int | bytes]],
-    deadline: Deadline,
-    on_socket: Callable[[socket.socket], None] | None = None,
-) -> socket.socket:
-    """Connects to the first address that accepts.
-
-    The addresses still to be tried share the remaining time, so that one that drops packets does not use it up.
-    ``on_socket`` gets each socket before it connects.
-
-    Raises:
-        PluginConnectionError: all of them refused or can't be reached.
-        PluginTimeoutError: no answer in time; nothing was sent.
-    """
-    failure: OSError | None = None
-    for position, (family, address) in enumerate(addresses):
-        remaining = deadline.remaining()
-        if remaining <= 0:
-            break
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            close_in_children(sock.fileno())
-            for option in options:
-                sock.setsockopt(*option)
-            if on_socket is not None:
-                on_socket(sock)
-            sock.settimeout(remaining / (len(addresses) - position))
-            sock.connect(address)
-        except OSError as exc:
-            sock.close()
-            if failure is None or not isinstance(exc, TimeoutError):
-                failure = exc
-            continue
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-    if failure is None or isinstance(failure, TimeoutError):
-        raise _timeout() from failure
-    reason = failure.strerror or str(failure)
-    raise PluginConnectionError(f"no connection: {reason[:1].lower()}{reason[1:]}") from failure
-
-
-def _timeout() -> PluginTimeoutError:
-    return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)

@@ -15,30 +15,42 @@ from goplugins.errors import (
     Replay,
     TLSError,
 )
-from goplugins.runtime.deadline import Deadline
 from goplugins.transports.tls import tls_reason
 
 LIBRARY_ERRORS = (OSError, urllib3.exceptions.HTTPError, ValueError)
 """What may be raised while a connection is opened. ValueError: a host name that TLS can't ask for."""
 
+CONNECTING, TUNNEL, TLS = "connecting", "waiting for a tunnel", "in the TLS handshake"
+"""What a connection that is being opened waits for."""
 
-def connect_error(exc: Exception, deadline: Deadline, *, tls: bool) -> PluginError:
-    """The error for a failed tunnel or TLS handshake; nothing of the request was sent."""
-    error = _connect_error(exc, deadline, tls)
+
+def connect_error(exc: Exception, stage: str, *, late: bool, after: str) -> PluginError:
+    """The error, with its cause set, for a connection that could not be opened; nothing of the request was sent.
+
+    Args:
+        exc: what failed.
+        stage: what was waited for.
+        late: whether the time is over.
+        after: the time that has passed, and whose limit ended it.
+    """
+    error = _connect_error(exc, stage, late, after)
     error.__cause__ = _safe_cause(exc)
     return error
 
 
-def _connect_error(exc: Exception, deadline: Deadline, tls: bool) -> PluginError:
+def _connect_error(exc: Exception, stage: str, late: bool, after: str) -> PluginError:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return CertificateError(f"the plugin's certificate was rejected: {exc.verify_message or exc.reason or exc}")
-    if isinstance(exc, TimeoutError) or deadline.remaining() <= 0:
-        return PluginTimeoutError("timed out while connecting; nothing was sent", replay=Replay.ALWAYS)
+    if isinstance(exc, TimeoutError) or late:
+        reason = f" ({exc.strerror})" if isinstance(exc, TimeoutError) and exc.strerror else ""
+        message = f"timed out while {stage}{reason}, after {after}; nothing was sent"
+        return PluginTimeoutError(message, replay=Replay.ALWAYS)
     if isinstance(exc, ssl.SSLError):
         return _tls_error(f"the TLS handshake failed: {tls_reason(exc)}", final=_rejects_certificate(exc))
-    if tls:
-        return TLSError(f"the TLS handshake failed: {_reason(exc)}")
-    return PluginConnectionError(f"no connection: {_reason(exc)}")
+    reason = _reason(exc)
+    if stage == TLS:
+        return TLSError(f"the TLS handshake failed: {reason}")
+    return PluginConnectionError(f"no connection: {reason[:1].lower()}{reason[1:]}")
 
 
 def exchange_error(failure: OSError | None, *, sent: int, received: int, seconds: float) -> PluginError:

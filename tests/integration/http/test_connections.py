@@ -237,32 +237,6 @@ def test_no_descriptor_leaks(serve, make):
     assert descriptors() <= before
 
 
-def test_two_addresses_share_the_remaining_time(serve, make):
-    """A first address that drops packets leaves time for the second."""
-    import socket
-
-    server = serve()
-    with socket.socket() as hole:
-        hole.bind(("127.0.0.1", 0))
-        hole.listen(0)
-        fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(hole.getsockname())
-            fillers.append(filler)
-
-        class Two:
-            def resolve(self, host, port, deadline):
-                return [(socket.AF_INET, hole.getsockname()), (socket.AF_INET, ("127.0.0.1", server.port))]
-
-        try:
-            assert call(make("http://two.example/x", resolver=Two()), timeout=1.0) == "ok"
-        finally:
-            for filler in fillers:
-                filler.close()
-
-
 def test_hanging_name_resolution_ends_at_the_deadline(make, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kw: release.wait(5) and [])
