@@ -21,7 +21,7 @@ from goplugins.resilience.call_counts import Counts
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import create_lock, register_forkable
-from goplugins.runtime.scheduler import ScheduledTask, Scheduler, get_scheduler
+from goplugins.runtime.scheduler import ScheduledTask, Scheduler, get_scheduler, run_on_scheduler
 
 logger = logging.getLogger("goplugins.health")
 
@@ -183,7 +183,9 @@ class HealthChecker:
             scheduler = self._scheduler = self._scheduler or get_scheduler()
             interval = self._interval
         # On the scheduler's thread, since the workers may all hang: a tick only queues and counts.
-        task = scheduler.schedule(self._tick, interval, first=0.0, submit=_run_inline, jitter=_JITTER, rng=self._rng)
+        task = scheduler.schedule(
+            self._tick, interval, first=0.0, submit=run_on_scheduler, jitter=_JITTER, rng=self._rng
+        )
         with self._lock:
             if self._running and self._task is None:
                 self._task = task
@@ -469,7 +471,3 @@ class HealthChecker:
     def __repr__(self) -> str:
         state = "running" if self._running else "not running"
         return f"<HealthChecker {self.name!r}: {self._record.status.status}, {state}>"
-
-
-def _run_inline(job: Job) -> None:
-    job()

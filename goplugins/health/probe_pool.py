@@ -2,7 +2,8 @@
 
 A check may last for its whole timeout, or forever where a plugin within this process ignores it. So suspects (plugins
 whose last check failed or hung) have half of the workers to themselves: however many plugins are down, their checks
-delay no other plugin's. What checks that hang mean is reported on a thread of its own.
+delay no other plugin's. A check that takes long does not hold its worker: another thread takes its place. What checks
+that hang mean is reported on a thread of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from goplugins.runtime.workers import WorkerPool
 logger = logging.getLogger("goplugins.health")
 
 Job = Callable[[], object]
+
+_PATIENCE = 1.0
+"""Seconds after which a further thread takes the place of one that is still at a check."""
 
 _UNBOUNDED = 2**31  # each plugin queues one check at most
 
@@ -35,9 +39,9 @@ class ProbePool:
     def __init__(self, max_workers: int = 8) -> None:
         if max_workers < 1:
             raise InvalidArgumentError(f"max_workers: expected an integer of at least 1, got {max_workers!r}")
-        self._pool = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False)
-        self._suspects = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False)
-        self._reports = WorkerPool("goplugins-health", 1, _UNBOUNDED, inline=False)
+        self._pool = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False, patience=_PATIENCE)
+        self._suspects = WorkerPool("goplugins-probe", max_workers, _UNBOUNDED, inline=False, patience=_PATIENCE)
+        self._reports = WorkerPool("goplugins-health", 1, _UNBOUNDED, inline=False, patience=_PATIENCE)
 
     def submit(self, job: Job, *, suspect: bool = False) -> Future[None]:
         """Queues ``job`` for a worker of its kind. Never blocks.

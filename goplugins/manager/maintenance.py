@@ -29,6 +29,11 @@ P = ParamSpec("P")
 _SWEEP_INTERVAL = 5.0
 """Seconds between two sweeps for idle connections."""
 
+_PATIENCE = 1.0
+"""Seconds after which a further thread takes the place of one that is still at its task."""
+
+_UNBOUNDED = 2**31  # each task waits once at most
+
 _FILES_INTERVAL = 0.5
 """Seconds between two checks of certificate and token files."""
 
@@ -52,8 +57,9 @@ class Maintenance:
         self._events = events
         self._observers = observers
         self._clock = clock
-        self._pool = WorkerPool("goplugins-maintenance", 1, 8)
-        self._lookup_pool = WorkerPool("goplugins-lookup", 2, 64)  # a lookup may hang, and must delay nothing else
+        # Files and name servers may hang, and must delay nothing else.
+        self._pool = WorkerPool("goplugins-maintenance", 1, _UNBOUNDED, patience=_PATIENCE)
+        self._lookup_pool = WorkerPool("goplugins-lookup", 2, _UNBOUNDED, patience=_PATIENCE)
         self._lock = create_rlock(self)
         self._checkers: dict[str, HealthChecker] = {}
         self._members: dict[int, GuardedPlugin] = {}
@@ -61,7 +67,7 @@ class Maintenance:
         self._starting: ScheduledTask | None = None
         self._started = False
         self._sweeps: ScheduledTask | None = None
-        self._files: ScheduledTask | None = None
+        self._files: weakref.WeakKeyDictionary[GuardedPlugin, ScheduledTask] = weakref.WeakKeyDictionary()
         self._host_checked = False
         self._closed = False
         self._before_call = _weakly(self.start_soon)
@@ -94,7 +100,7 @@ class Maintenance:
             started = self._sweeps is not None and not self._closed
         plugin.watch_with(checker, self._before_call)
         if started:
-            self._follow_files()
+            self._follow_files(plugin)
             with contextlib.suppress(PluginClosedError):
                 self.monitor.add_checker(plugin.name, checker)
 
@@ -104,6 +110,9 @@ class Maintenance:
             if not self._registry.discard(plugin):
                 return False
             self._remove_counts(plugin)
+            files = self._files.pop(plugin, None)
+        if files is not None:
+            files.cancel()
         self.forget(plugin)
         return True
 
@@ -208,7 +217,8 @@ class Maintenance:
                 checker = self._checkers.get(name)
                 if checker is not None and not self._closed and self.monitor.get_status(name) is None:
                     self.monitor.add_checker(name, checker)
-        self._follow_files()
+        for plugin in self._registry.plugins.values():
+            self._follow_files(plugin)
         self._observers.start(self.every)
         self._started = True
         self._start_before_calls()
@@ -230,16 +240,11 @@ class Maintenance:
         self._start_before_calls()
         return task
 
-    def _follow_files(self) -> None:
-        """Starts the checks of certificate and token files, if any plugin has some."""
-        plugins = self._registry.plugins.values()
+    def _follow_files(self, plugin: GuardedPlugin) -> None:
+        """Starts the checks of a plugin's certificate and token files, if it has some: a task for each plugin."""
         with self._lock:
-            if self._files is None and not self._closed and any(plugin.wire.watches_credentials for plugin in plugins):
-                self._files = self.every(self._renew_credentials, _FILES_INTERVAL, _FILES_INTERVAL)
-
-    def _renew_credentials(self) -> None:
-        for plugin in self._registry.plugins.values():
-            plugin.wire.renew_credentials()
+            if plugin not in self._files and not self._closed and plugin.wire.watches_credentials:
+                self._files[plugin] = self.every(plugin.wire.renew_credentials, _FILES_INTERVAL, _FILES_INTERVAL)
 
     def check_unknown(self) -> None:
         """Checks, now, all plugins without a known health and those without periodic checks."""
@@ -254,7 +259,7 @@ class Maintenance:
         """Ends it all; waits at most ``timeout`` seconds for running health checks."""
         with self._lock:
             self._closed = True
-            for ticket in (self._sweeps, self._files):
+            for ticket in (self._sweeps, *self._files.values()):
                 if ticket is not None:
                     ticket.cancel()
         self.monitor.shutdown(timeout)

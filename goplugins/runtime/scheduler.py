@@ -155,8 +155,9 @@ class Scheduler:
         Args:
             method: a bound method; held weakly, so that lambdas and nested functions are refused.
             interval: seconds between two runs; None for a single run.
-            submit: takes the due task: a pool's ``submit``. Called on the scheduler's thread, so it must not block
-                or run the task. A bound method is held weakly, too: the task's owner must refer to the pool.
+            submit: takes the due task: a pool's ``submit``, or :func:`run_on_scheduler`. Called on the scheduler's
+                thread, so it must not block. A bound method is held weakly, too: the task's owner must refer to the
+                pool.
             first: seconds until the first run; by default an interval.
             jitter: each interval is varied by up to this share, so that tasks do not run in step.
             rng: draws the jitter.
@@ -381,6 +382,11 @@ class Scheduler:
             spread = self._rng.random() * task._jitter * (task._interval or 0.0)
             self._push(task, dues.get(task, task._last) + spread)
         self.needs_thread = bool(self._tasks) and self._threaded
+
+
+def run_on_scheduler(job: Job) -> None:
+    """Runs a task on the scheduler's thread itself: for tasks that only decide, and never wait."""
+    job()
 
 
 def _positive(interval: float) -> float:

@@ -18,11 +18,16 @@ from typing import Any, ParamSpec, TypeVar
 import attrs
 
 from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.scheduler import ScheduledTask, get_scheduler, run_on_scheduler
 from goplugins.runtime.slots import SlotSet
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_MOST_OVERDUE = 7
+"""For each worker, threads with overdue tasks that are not counted."""
 
 IDLE_SECONDS = 10.0
 """Seconds after which an idle thread ends."""
@@ -63,8 +68,10 @@ class _Task:
 class _State:
     """State shared by the threads. They refer to this and not to the pool, so that an unused pool is collected."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_workers: int, patience: float | None) -> None:
         self.name = name
+        self.max_workers = max_workers
+        self.patience = patience
         self.mark = object()
         # Callers take the lock itself: entering a Condition is Python code, and an interrupt within that could leave
         # the lock held.
@@ -74,10 +81,20 @@ class _State:
         self.threads: set[threading.Thread] = set()
         self.starting: set[threading.Thread] = set()
         self.leaving: set[threading.Thread] = set()
+        self.busy: dict[threading.Thread, float] = {}  # since when, on the system clock's monotonic scale
         self.slots = SlotSet()
         self.idle = 0
         self.closed = False
         self.forked = False  # a forked child's copy: its only thread forked within a task
+
+    @property
+    def working(self) -> int:
+        """The number of threads without those of overdue tasks, of which only so many are left out."""
+        if self.patience is None:
+            return len(self.threads)
+        overdue = SYSTEM_CLOCK.monotonic() - self.patience
+        hung = sum(since < overdue for since in self.busy.values())
+        return len(self.threads) - min(hung, _MOST_OVERDUE * self.max_workers)
 
 
 class WorkerPool(Executor):
@@ -89,17 +106,22 @@ class WorkerPool(Executor):
         max_queued: tasks that may wait for a thread.
         inline: whether a worker that submits to its own pool runs the task itself if no other is idle. False where
             the caller waits no longer than a deadline: the task must not run on its thread.
+        patience: seconds after which a running task counts no longer against ``max_workers``, so that tasks that hang
+            delay no others: up to seven further threads for each worker take its place. None for no such limit.
 
     >>> with WorkerPool("example", max_workers=2, max_queued=8) as pool:
     ...     pool.submit(pow, 2, 10).result()
     1024
     """
 
-    def __init__(self, name: str, max_workers: int, max_queued: int, *, inline: bool = True) -> None:
+    def __init__(
+        self, name: str, max_workers: int, max_queued: int, *, inline: bool = True, patience: float | None = None
+    ) -> None:
         self._inline = inline
         self.max_workers = max_workers
         self.max_queued = max_queued
-        self._state = _State(name)
+        self._relief: ScheduledTask | None = None
+        self._state = _State(name, max_workers, patience)
         self._finalizer = weakref.finalize(self, _close_unheld, self._state)
         self._finalizer.atexit = False
         register_forkable(self)
@@ -127,6 +149,23 @@ class WorkerPool(Executor):
         if verdict == "inline":
             task.run()
         elif verdict == "start":
+            self._start_thread(state)
+        elif state.patience is not None and state.tasks and (self._relief is None or not self._relief.active):
+            self._relief = get_scheduler().schedule(
+                self._relieve, state.patience, first=state.patience, submit=run_on_scheduler
+            )
+
+    def _relieve(self) -> None:
+        """Has threads started for tasks that wait for overdue ones; on the scheduler's thread."""
+        state = self._state
+        waiting = len(state.tasks)
+        if not waiting and self._relief is not None:
+            self._relief.cancel()
+        for _ in range(waiting):
+            with state.lock:
+                wanted = state.tasks and not state.idle and state.working < self.max_workers
+            if not wanted:
+                return
             self._start_thread(state)
 
     def reserve(self, count: int) -> list[WorkerSlot]:
@@ -167,7 +206,7 @@ class WorkerPool(Executor):
             state.tasks.append(task)
             state.changed.notify()
             return "queued"
-        if len(state.threads) < self.max_workers:
+        if state.working < self.max_workers:
             state.tasks.append(task)
             return "start"
         if self._inline and state.mark in _serving.get():
@@ -181,11 +220,10 @@ class WorkerPool(Executor):
         return "queued"
 
     def _start_thread(self, state: _State) -> None:
-        arguments = (state, self.max_workers)
-        thread = threading.Thread(target=_work, args=arguments, name=f"{state.name}-worker", daemon=True)
+        thread = threading.Thread(target=_work, args=(state,), name=f"{state.name}-worker", daemon=True)
         try:
             with state.lock:
-                if len(state.threads) >= self.max_workers:
+                if state.working >= self.max_workers:
                     return  # other callers have started threads, which take the task
                 state.starting.add(thread)
                 state.threads.add(thread)
@@ -195,7 +233,7 @@ class WorkerPool(Executor):
                 if thread in state.starting:  # it may never begin
                     state.starting.discard(thread)
                     state.threads.discard(thread)
-                stranded = bool(state.tasks) and not state.threads
+                stranded = bool(state.tasks) and not state.working
             if isinstance(exc, RuntimeError):
                 _refuse_stranded(state, exc)
                 return
@@ -239,7 +277,7 @@ class WorkerPool(Executor):
         closed = self._state.closed
         self._state.forked = True
         self._finalizer.detach()
-        self._state = _State(self._state.name)
+        self._state = _State(self._state.name, self.max_workers, self._state.patience)
         self._state.closed = closed
         self._finalizer = weakref.finalize(self, _close_unheld, self._state)
         self._finalizer.atexit = False
@@ -269,7 +307,7 @@ def _refuse_stranded(state: _State, why: RuntimeError) -> None:
     """Fails the tasks that no thread will ever take."""
     with state.changed:
         state.changed.notify_all()
-        if state.threads:
+        if state.working:
             return  # one of those takes them
         stranded = list(state.tasks)
         state.tasks.clear()
@@ -278,15 +316,20 @@ def _refuse_stranded(state: _State, why: RuntimeError) -> None:
             task.future.set_exception(SaturatedError(f"{state.name}: no thread could be started: {why}"))
 
 
-def _work(state: _State, max_workers: int) -> None:
+def _work(state: _State) -> None:
     me = threading.current_thread()
     with state.lock:
-        if me not in state.starting and len(state.threads) >= max_workers:
+        if me not in state.starting and state.working >= state.max_workers:
             return  # its start was interrupted, and others have been started in its place
         state.starting.discard(me)
         state.threads.add(me)
     while True:
         with state.changed:
+            state.busy.pop(me, None)
+            if state.working > state.max_workers:
+                state.threads.discard(me)
+                state.changed.notify_all()
+                return  # its task was overdue, and another thread has taken its place
             while not state.tasks:
                 if state.closed:
                     state.leaving.add(me)
@@ -300,6 +343,7 @@ def _work(state: _State, max_workers: int) -> None:
                     state.threads.discard(me)
                     return
             task = state.tasks.popleft()
+            state.busy[me] = SYSTEM_CLOCK.monotonic()
         task.run()
         if state.forked:
             return  # in a forked child that returned from the task: no further task can come

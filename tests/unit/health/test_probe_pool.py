@@ -54,13 +54,15 @@ def quick(pool: ProbePool, *, suspect: bool = False) -> threading.Event:
 
 
 @pytest.mark.parametrize(("suspect", "workers"), [(False, 8), (True, 8)])
-def test_jobs_run_on_at_most_so_many_threads(pool: ProbePool, suspect: bool, workers: int) -> None:
-    jobs = Jobs()
+def test_jobs_run_on_at_most_so_many_threads(monkeypatch: pytest.MonkeyPatch, suspect: bool, workers: int) -> None:
+    monkeypatch.setattr("goplugins.health.probe_pool._PATIENCE", 60.0)
+    jobs, pool = Jobs(), ProbePool(8)
     submit(pool, jobs, 40, suspect=suspect)
     assert eventually(lambda: jobs.running == workers)
     jobs.release.set()
     assert eventually(lambda: jobs.ended == 40)
     assert jobs.max_running == workers
+    pool.close()
 
 
 @pytest.mark.parametrize("suspect", [False, True])
@@ -88,7 +90,7 @@ def test_no_hanging_check_delays_a_report(pool: ProbePool) -> None:
     jobs = Jobs()
     submit(pool, jobs, 20, suspect=False)
     submit(pool, jobs, 20, suspect=True)
-    assert eventually(lambda: jobs.running == 16)
+    assert eventually(lambda: jobs.running >= 16)
     done = threading.Event()
     pool.submit_report(done.set)
     assert done.wait(5.0)
@@ -170,3 +172,15 @@ def test_a_pool_without_workers_is_refused() -> None:
 
 def test_checkers_without_a_monitor_share_one_pool() -> None:
     assert shared_probe_pool() is shared_probe_pool()
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+@pytest.mark.parametrize("hung", [8, 20])
+def test_checks_that_hang_for_ever_delay_no_other_for_long(pool: ProbePool, hung: int, suspect: bool) -> None:
+    jobs = Jobs()
+    submit(pool, jobs, hung, suspect=suspect)
+    try:
+        assert quick(pool, suspect=suspect).wait(15.0)
+    finally:
+        jobs.release.set()
+    assert eventually(lambda: jobs.ended == hung)

@@ -157,6 +157,46 @@ def test_no_task_of_many_threads_is_lost():
         assert pool.threads <= 4
 
 
+@pytest.mark.parametrize("hung", [2, 7, 14])
+def test_tasks_that_hang_delay_no_other(hung):
+    gate, pool = threading.Event(), WorkerPool("patient", 2, 64, inline=False, patience=0.05)
+    stuck = [pool.submit(gate.wait, 30) for _ in range(hung)]
+    assert pool.submit(int).result(10) == 0, "it was queued behind them"
+    assert pool.submit(int).result(10) == 0
+    gate.set()
+    assert all(future.result(10) for future in stuck)
+    assert wait_until(lambda: pool.threads <= 2), "the further threads end"
+    pool.shutdown()
+
+
+def test_the_threads_of_tasks_that_hang_are_bounded():
+    gate, pool = threading.Event(), WorkerPool("bounded", 1, 64, inline=False, patience=0.01)
+    stuck = [pool.submit(gate.wait, 30) for _ in range(20)]
+    assert wait_until(lambda: pool.threads == 8)
+    gate.wait(0.2)
+    assert pool.threads == 8
+    gate.set()
+    assert all(future.result(10) for future in stuck)
+    pool.shutdown()
+
+
+def test_no_thread_for_a_task_while_all_others_hang(monkeypatch):
+    gate, pool = threading.Event(), WorkerPool("refused", 1, 64, inline=False, patience=0.01)
+    stuck = pool.submit(gate.wait, 30)
+    assert wait_until(lambda: not pool._state.working)
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert isinstance(pool.submit(int).exception(5), SaturatedError)
+    assert pool.submit(int).result(10) == 0
+    gate.set()
+    assert stuck.result(10)
+    pool.shutdown()
+
+
 def test_no_thread_can_be_started(monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")
