@@ -82,6 +82,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "InvalidPluginNameError",
         "InvalidTransportError",
         "LoadBalancerError",
+        "LocalResourceError",
         "ManagerClosedError",
         "MissingAPIKeyError",
         "MissingBasicCredentialsError",

@@ -108,7 +108,7 @@ class PluginError(Exception):
     replay: Replay = Replay.NEVER
     kind: ClassVar[str] = "plugin"
     verdict: ClassVar[Verdict] = Verdict.FAILURE
-    unsent: ClassVar[bool] = False
+    unsent: bool = False
     overload: ClassVar[bool] = False
     fallback: ClassVar[Literal["always", "never", "rate-limit"]] = "always"
     _json_fields: ClassVar[tuple[str, ...]] = _JSON_FIELDS

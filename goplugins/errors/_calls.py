@@ -74,6 +74,19 @@ class SaturatedError(PluginError):
     unsent = True
 
 
+class LocalResourceError(SaturatedError):
+    """This process or machine lacks what the call needs: a file descriptor, a thread, memory, a local port.
+
+    It says nothing of the plugin: neither its breaker nor its health counts it.
+
+    Attributes:
+        unsent: False if the request may have reached the plugin; then only an idempotent call is made again.
+    """
+
+    code = "PLUGIN_1219"
+    replay = Replay.ALWAYS
+
+
 class PluginClosedError(PluginError):
     """The plugin was closed, replaced or removed."""
 

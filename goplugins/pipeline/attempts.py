@@ -18,6 +18,7 @@ from goplugins.errors import (
     RateLimitExceededError,
     Verdict,
     is_fair_timeout,
+    local_failure,
 )
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream, publish
@@ -188,8 +189,8 @@ class Attempt:
         call.attempts += 1
         try:
             value = self._sender.send(call)
-        except PluginError as error:
-            self._record_failure(permit, error, call, self._now() - started)
+        except Exception as exc:
+            self._record_failure(permit, exc, call, self._now() - started)
             raise
         except BaseException:
             permit.ignore()
@@ -218,13 +219,24 @@ class Attempt:
             raise
         call.admitted = admitted
 
-    def _record_failure(self, permit: Permit, error: PluginError, call: Call, elapsed: float) -> None:
+    def _record_failure(self, permit: Permit, exc: Exception, call: Call, elapsed: float) -> None:
         """Settles the permit by what the error says of the plugin, and reports it.
 
         Raises:
+            LocalResourceError: in place of an error that was caused by a lack of this process or machine.
             CircuitBreakerTimeoutError: in place of the timeout of a breaker's probe.
         """
-        history = self._history
+        local = local_failure(exc)
+        if local is not None and local is not exc:
+            try:
+                self._record_failure(permit, local, call, elapsed)
+                raise local from local.__cause__
+            finally:
+                del local, exc  # their tracebacks hold this frame: no work for the collector
+        if not isinstance(exc, PluginError):
+            permit.ignore()
+            return
+        history, error = self._history, exc
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)

@@ -19,6 +19,7 @@ from goplugins.errors import (
     PluginInternalError,
     PluginNotFoundError,
     belongs_to_host,
+    local_failure,
     redact_url,
 )
 from goplugins.models.explanation import Explanation, GroupExplanation
@@ -166,7 +167,7 @@ class GuardedPlugin:
                 code = type(exc).__name__
                 self._emit(call, started, exc, as_member)
                 raise
-            fault = PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
+            fault = _unexpected(exc, call)
             code = fault.code
             self._annotate(fault, call, started)
             self._emit(call, started, fault, as_member)
@@ -445,6 +446,11 @@ class GuardedPlugin:
     def after_fork_in_child(self) -> None:
         """Has the scheduler's thread started by the next call: a child that only execs needs none."""
         self.on_first_call = self.on_first_call or _ensure_scheduler
+
+
+def _unexpected(exc: Exception, call: Call) -> PluginError:
+    fault = local_failure(exc, unsent=not call.attempts)
+    return fault or PluginInternalError(f"unexpected {type(exc).__name__} in goplugins: {exc}")
 
 
 def _ensure_scheduler() -> bool:

@@ -12,6 +12,7 @@ from goplugins.errors import (
     PluginInternalError,
     PluginTimeoutError,
     belongs_to_host,
+    local_failure,
 )
 from goplugins.models.context import trusted_context
 from goplugins.models.plugin import Plugin, PluginInfo
@@ -101,7 +102,8 @@ class PluginAdapter(Sender):
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            return HealthStatus(PluginStatus.UNHEALTHY, f"its health check raised {type(exc).__name__}: {exc}")
+            status = PluginStatus.UNHEALTHY if local_failure(exc) is None else PluginStatus.UNKNOWN
+            return HealthStatus(status, f"its health check raised {type(exc).__name__}: {exc}")
 
     def info(self) -> PluginInfo:
         return self._plugin.info()

@@ -12,6 +12,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     SaturatedError,
     belongs_to_host,
+    local_failure,
 )
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
@@ -48,6 +49,9 @@ def status_of_word(word: object, otherwise: PluginStatus) -> PluginStatus:
 
 def failed_check(error: PluginError) -> tuple[PluginStatus, str]:
     """Status and message of a health check that ended with an error."""
+    local = local_failure(error)
+    if local is not None:  # no verdict on the plugin
+        return PluginStatus.UNKNOWN, local.message
     if isinstance(error, SaturatedError):
         return PluginStatus.UNKNOWN, "every connection is in use"
     if isinstance(error, PluginClosedError):
@@ -78,7 +82,11 @@ def run_check(
     except Exception as exc:
         if belongs_to_host(exc):
             raise
-        status, message = PluginStatus.UNHEALTHY, f"the health check raised {type(exc).__name__}: {exc}"
+        local = local_failure(exc)
+        if local is not None:
+            status, message = failed_check(local)
+        else:
+            status, message = PluginStatus.UNHEALTHY, f"the health check raised {type(exc).__name__}: {exc}"
     return HealthStatus(
         status=status,
         message=from_outside(scrub(message), _MAX_MESSAGE),

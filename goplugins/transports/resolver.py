@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay
+from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay, missing_resource
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
@@ -83,6 +83,15 @@ class _Lookup:
         self.error: Exception | None = None
 
 
+def _lack_of_descriptors() -> OSError | None:
+    """Why this process can open no socket; None if it can. The system reports that as a name without an address."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as exc:
+        return exc if missing_resource(exc) else None
+    return None
+
+
 class ThreadedResolver:
     """Resolves names on helper threads and waits for them within the caller's deadline.
 
@@ -132,7 +141,7 @@ class ThreadedResolver:
                 found = socket.getaddrinfo(key[0], key[1], type=socket.SOCK_STREAM)
                 lookup.addresses = [(family, address) for family, _, _, _, address in found]
             except (OSError, ValueError) as exc:  # ValueError: a label that is empty or too long
-                lookup.error = exc
+                lookup.error = _lack_of_descriptors() or exc
             finally:
                 if not lookup.addresses and lookup.error is None:
                     lookup.error = OSError(0, "no address found")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from goplugins.errors import local_failure
 from goplugins.models.context import ExecutionContext
 from goplugins.runtime.call import Call, Codec
 from goplugins.runtime.clock import Clock
@@ -47,4 +48,13 @@ def single_call(
     )
     sender.prepare(call)
     call.attempts = 1
-    return sender.send(call)
+    try:
+        return sender.send(call)
+    except Exception as exc:
+        local = local_failure(exc)
+        if local is None or local is exc:
+            raise
+        try:
+            raise local from local.__cause__
+        finally:
+            del local, exc  # their tracebacks hold this frame: no work for the collector

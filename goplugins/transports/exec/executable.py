@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 
-from goplugins.errors import PluginConnectionError, Replay
+from goplugins.errors import LocalResourceError, PluginConnectionError, Replay, missing_resource
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 
@@ -139,9 +139,12 @@ class Executable:
 
     # --- errors ------------------------------------------------------------------------------------------------
 
-    def failure(self, exc: Exception, path: str) -> PluginConnectionError:
+    def failure(self, exc: Exception, path: str) -> PluginConnectionError | LocalResourceError:
         """The error for a failed start; with a fix if the failure is lasting."""
         code = exc.errno if isinstance(exc, OSError) else None
+        lacks = "the system's limit of processes is reached" if code == errno.EAGAIN else missing_resource(exc)
+        if lacks:
+            return LocalResourceError(f"{self._executable} could not be started: {lacks} ({exc})")
         reason = str(exc)
         if isinstance(exc, OSError) and exc.strerror:
             reason = exc.strerror

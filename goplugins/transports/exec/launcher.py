@@ -12,6 +12,7 @@ import attrs
 
 from goplugins.errors import (
     InvalidConfigError,
+    LocalResourceError,
     MissingExecutableError,
     PluginClosedError,
     PluginConnectionError,
@@ -293,9 +294,10 @@ class Launcher:
         started = self._clock.monotonic()
         try:
             process = self._start(Deadline(started + self._arguments.start_timeout, self._clock))
-        except PluginConnectionError as error:
-            lasting = error.replay is Replay.NEVER
-            self.backoff.failed(started, error.message, lasting=lasting)
+        except (PluginConnectionError, LocalResourceError) as error:
+            if isinstance(error, PluginConnectionError):
+                lasting = error.replay is Replay.NEVER
+                self.backoff.failed(started, error.message, lasting=lasting)
             start.error = error
             start.done.set()
             return False
