@@ -281,6 +281,40 @@ class Member:
             _refuse("one of " + ", ".join(words), value, fix, self.error)
 
 
+_GRPC_STATUSES = (
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+
+
+@attrs.frozen
+class Status:
+    """The status of a reply that is an error: an HTTP status, or the name of a gRPC status."""
+
+    def read(self, value: object, *, text: bool) -> int | str:
+        if isinstance(value, str) and value.upper() in _GRPC_STATUSES:
+            return value.upper()
+        if isinstance(value, str) and not isinstance(value, ExpandedText):
+            near = near_name(value, _GRPC_STATUSES)
+            fix = f"did you mean {near!r}?" if near else "write an HTTP status such as 503, or a gRPC status"
+            _refuse("a status", value, fix)
+        return Whole(low=400, high=599).read(value, text=text)
+
+
 @attrs.frozen
 class Instance:
     """An object with certain methods, which only code can set.
@@ -344,6 +378,7 @@ Collector = Annotated[
     Instance("a metrics collector", ("increment_counter", "set_gauge", "record_histogram")),
 ]
 Tracing = Annotated[Any, Instance("a tracing provider", ("start_span", "extract_context", "inject_context"))]
+ReplyStatus = Annotated[int | str, Status()]
 Secret = Annotated[str, Masked(mask_text)]
 Address = Annotated[str, Masked(mask_url)]
 Addresses = Annotated[tuple[str, ...], Masked(mask_urls)]

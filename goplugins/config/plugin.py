@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Protocol
 
 import attrs
@@ -270,7 +271,7 @@ def _check_transport(
 def _check_unused_fields(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
     """Adds fields that a built-in transport has no use for; a custom factory may use them."""
 
-    def unused(fix: str, *path: str) -> None:
+    def unused(fix: str, *path: str | int) -> None:
         problems.add(InvalidConfigError, f"is not used by transport {transport}", fix, *path)
 
     if transport is TransportType.EXECUTABLE:
@@ -283,6 +284,9 @@ def _check_unused_fields(plugin: PluginConfig, transport: TransportType, problem
                 unused(fix, name)
     if plugin.health_check is not None and plugin.health_check.endpoint and transport not in _HTTP | _GRPC:
         unused("remove it: health checks use the plugin's own address", "health_check", "endpoint")
+    for index, status in enumerate((plugin.retry and plugin.retry.statuses) or ()):
+        if not isinstance(status, int if transport in _HTTP else str if transport in _GRPC else NoneType):
+            unused("remove it: the status is not one of this transport's", "retry", "statuses", index)
     if transport is TransportType.PYTHON and plugin.auth not in _NO_AUTH:
         unused("remove it: a call within this process has no credentials", "auth")
 

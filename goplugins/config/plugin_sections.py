@@ -6,6 +6,7 @@ production defaults below. Durations are seconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import attrs
@@ -18,12 +19,17 @@ from goplugins.config.field_types import (
     Positive,
     PositiveShare,
     Rate,
+    ReplyStatus,
     Seconds,
     SecondsOrZero,
     Share,
 )
-from goplugins.config.schema import UNSET, Section, as_texts
+from goplugins.config.schema import UNSET, Section, as_texts, as_tuple
 from goplugins.config.sizes import Bytes
+
+
+def _statuses(value: Iterable[int | str] | None) -> tuple[int | str, ...] | None:
+    return None if value is None else as_tuple(value)
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -40,6 +46,11 @@ class RetryConfig(Section):
         random_jitter: varies each wait by up to 10 % in both directions.
         idempotent: repeating a call has no further effect, so that failures after sending are retried, too.
         budget_ratio: retries and hedged attempts per call, on average over the last seconds; 0 to 1.
+        attempt_timeout: seconds for one attempt, within the call's deadline; waits for a token, a slot or a connection
+            do not count. No limit but the call's when left out.
+        statuses: the replies that are retried, as HTTP statuses (503) or gRPC statuses ("UNAVAILABLE"), instead of 429,
+            500, 502, 503 and 504 and of the gRPC statuses that mean the same. All but 429 and a 503 with Retry-After
+            only if the call is idempotent.
     """
 
     max_retries: Count | None = None
@@ -49,6 +60,8 @@ class RetryConfig(Section):
     random_jitter: bool | None = None
     idempotent: bool | None = None
     budget_ratio: Share | None = None
+    attempt_timeout: Seconds | None = None
+    statuses: tuple[ReplyStatus, ...] | None = attrs.field(default=None, converter=_statuses)
 
 
 @attrs.frozen(kw_only=True, repr=False)

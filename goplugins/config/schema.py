@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import attrs
 
@@ -203,3 +203,12 @@ class Section:
             if value != field.default:
                 parts.append(f"{field.name}={(field.masked.mask(value) if field.masked else value)!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
+
+    if not TYPE_CHECKING:  # type checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            """The default of a field that an earlier release, which pickled this value, did not have."""
+            for field in fields_of(type(self)):
+                if field.name == name:
+                    return field.default
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -30,6 +30,7 @@ from goplugins.resilience.permits import Permit, SharedPermit
 from goplugins.resilience.rate_limiter import RateLimiter
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock, Event
+from goplugins.runtime.deadline import AttemptDeadline, Deadline
 from goplugins.transports.interface import Sender
 
 Run = Callable[[Call], Any]
@@ -37,6 +38,9 @@ Run = Callable[[Call], Any]
 
 Forward = Callable[[str, Call], Any]
 """Makes a call of another plugin, by its name and under its own policies."""
+
+_EARLY = 0.01
+"""Seconds before a deadline in which a timeout, which the plugin may report as well, is that deadline's."""
 
 _SHORTEST_INTERVAL = 0.25
 """Seconds between two health checks while the breaker is open, at least."""
@@ -240,7 +244,11 @@ class Attempt:
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)
-        elif verdict is Verdict.IGNORED or (isinstance(error, PluginTimeoutError) and not history.was_fair(elapsed)):
+        elif verdict is Verdict.IGNORED or (
+            isinstance(error, PluginTimeoutError)
+            and not _had_attempt_timeout(error, call.deadline)
+            and not history.was_fair(elapsed)
+        ):
             permit.ignore()
         else:
             permit.failure(elapsed)
@@ -259,3 +267,38 @@ class Attempt:
         member = call.member if error is None else error.plugin or ""
         at = shared.clock.time()
         publish(sinks, AttemptFinished(shared.name, at, call.request_id, call.attempts, elapsed, error, member))
+
+
+class TimedAttempt(Attempt):
+    """An attempt with a deadline of its own, which begins when it is sent.
+
+    Args:
+        seconds: ``retry.attempt_timeout``.
+    """
+
+    __slots__ = ("_seconds",)
+
+    def __init__(
+        self, sender: Sender, breaker: CircuitBreaker, limiter: RateLimiter | None, shared: Shared, seconds: float
+    ) -> None:
+        super().__init__(sender, breaker, limiter, shared)
+        self._seconds = seconds
+
+    def _send(self, call: Call, permit: Permit, started: float) -> Any:
+        of_call = call.deadline
+        try:
+            call.deadline = AttemptDeadline(of_call, self._seconds)
+            return super()._send(call, permit, started)
+        finally:
+            call.deadline = of_call
+
+
+def _had_attempt_timeout(error: PluginTimeoutError, deadline: Deadline) -> bool:
+    """Whether the attempt has used up ``retry.attempt_timeout``; the error's text then says so."""
+    seconds = deadline.attempt_timeout
+    if seconds is None or deadline.remaining() > _EARLY:
+        return False
+    if "attempt_timeout" not in error.details:
+        error.details["attempt_timeout"] = seconds
+        error.message = f"{error.message}; retry.attempt_timeout is {seconds:g} s"
+    return True

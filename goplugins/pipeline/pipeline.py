@@ -10,7 +10,7 @@ import attrs
 
 from goplugins.config import BulkheadConfig, PluginConfig
 from goplugins.errors import InvalidArgumentError, PluginError, Replay
-from goplugins.pipeline.attempts import Attempt, Run, Shared
+from goplugins.pipeline.attempts import Attempt, Run, Shared, TimedAttempt
 from goplugins.resilience.bulkhead import Bulkhead, load_signal
 from goplugins.resilience.circuit_breaker import CircuitBreaker
 from goplugins.resilience.hedge_policy import HedgePolicy
@@ -66,7 +66,7 @@ class RetryLayer:
         except PluginError as error:
             if call.attempts:
                 self._budget.deposit()
-            if error.replay is Replay.NEVER:
+            if error.replay is Replay.NEVER and self._policy.statuses is None:
                 raise  # most refusals end here, and must stay as cheap as a call
             return self._retry(call, error)
         self._budget.deposit()
@@ -175,7 +175,8 @@ class Pipeline:
     def __attrs_post_init__(self) -> None:
         """Puts the layers around one another: the one place that says their order."""
         layers = (self._fallback_layer, self._cache_layer, self._bulkhead_layer, self._retry_layer)
-        attempt: Run = Attempt(self.sender, self.breaker, self.limiter, self._shared).run
+        parts, seconds = (self.sender, self.breaker, self.limiter, self._shared), self.retry.attempt_timeout
+        attempt: Run = (Attempt(*parts) if seconds is None else TimedAttempt(*parts, seconds)).run
         run = attempt
         for layer in reversed(layers):
             run = layer(run)

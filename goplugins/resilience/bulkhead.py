@@ -169,7 +169,9 @@ max_waiting is 0
                     self._queue.append(queued)
                     self._serve()
             if permit.slot is None:
-                permit.slot = self._wait(queued, deadline, closing)
+                permit.slot = self._wait(queued, None if deadline is None else deadline.of_call, closing)
+                if deadline is not None:
+                    deadline.restart()
         except BaseException:
             permit.slot = None  # or the traceback would hold it
             self._leave_queue(queued)

@@ -94,6 +94,7 @@ class RateLimiter:
         if self.allow():
             return
         waiter = _Waiter()
+        attempt, deadline = deadline, None if deadline is None else deadline.of_call
         try:
             with self._lock:
                 now = self._refill()
@@ -109,6 +110,8 @@ class RateLimiter:
                     self._tokens -= 1.0
             if not refused:
                 self._wait(waiter, deadline, closing)
+                if attempt is not None:
+                    attempt.restart()
         except BaseException:
             self._abandon(waiter)
             raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import attrs
 
 from goplugins.config.defaults import completed
-from goplugins.errors import PluginError, Replay, Verdict
+from goplugins.errors import BadReplyError, PluginError, Replay, Verdict
 from goplugins.resilience.retry_budget import RetryBudget
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
@@ -39,6 +39,11 @@ class RetryPolicy:
         config: counts and intervals; a field that is None has its default.
         rng: the source of the jitter.
 
+    Attributes:
+        max_retries: retries of a call that states no number.
+        attempt_timeout: seconds for one attempt; None for no limit. Applied by the attempts.
+        statuses: of replies, the ones that are retried; None for the rule of the errors themselves.
+
     Raises:
         InvalidConfigError: a count or interval out of range.
 
@@ -51,6 +56,8 @@ class RetryPolicy:
     def __init__(self, config: RetryConfig, *, rng: random.Random | None = None) -> None:
         settings = completed(config)
         self.max_retries: int = settings.max_retries
+        self.attempt_timeout: float | None = settings.attempt_timeout
+        self.statuses: frozenset[int | str] | None = None if settings.statuses is None else frozenset(settings.statuses)
         self._initial: float = settings.initial_interval
         self._longest: float = settings.max_interval
         self._multiplier: float = settings.multiplier
@@ -66,10 +73,15 @@ class RetryPolicy:
             seconds = self._longest
         return seconds * (0.9 + 0.2 * self._rng.random()) if self._jitter else seconds
 
-    @staticmethod
-    def may_replay(error: PluginError, idempotent: bool) -> bool:
-        """Whether an attempt that ended with ``error`` can be made again without the risk of a second effect."""
-        return error.replay is Replay.ALWAYS or (error.replay is Replay.IF_IDEMPOTENT and idempotent)
+    def may_replay(self, error: PluginError, idempotent: bool) -> bool:
+        """Whether an attempt that ended with ``error`` is made again, as far as that has no risk of a second effect."""
+        replay = error.replay
+        if self.statuses is not None and (status := _status_of(error)) is not None:
+            if status not in self.statuses:
+                return False
+            if replay is Replay.NEVER:
+                replay = Replay.IF_IDEMPOTENT
+        return replay is Replay.ALWAYS or (replay is Replay.IF_IDEMPOTENT and idempotent)
 
     def run(
         self,
@@ -227,6 +239,13 @@ class _Retries(Generic[T]):
             self.error.details["retry_stopped"] = why
         if why == "budget" and self.on_budget_exhausted is not None:
             self.on_budget_exhausted()
+
+
+def _status_of(error: PluginError) -> int | str | None:
+    """The status of a reply; None for an error without one, and for a reply that forbids a retry."""
+    if isinstance(error, ConnectionError | TimeoutError | BadReplyError) or error.details.get("retry_forbidden"):
+        return None
+    return error.details.get("status")
 
 
 def _retrying() -> type[Retrying]:

@@ -11,7 +11,7 @@ from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.cancellation import Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 
-__all__ = ["CancellableDeadline", "Deadline", "deadline"]
+__all__ = ["AttemptDeadline", "CancellableDeadline", "Deadline", "deadline"]
 
 _new = object.__new__
 
@@ -29,8 +29,10 @@ class Deadline:
 
     __slots__ = ("at", "clock")
 
-    # A class attribute: only the deadlines of hedged attempts can be cancelled, and it costs others nothing.
+    # Class attributes, which cost other deadlines nothing: only those of hedged attempts can be cancelled, and only an
+    # AttemptDeadline has a timeout.
     cancellation: Cancellation | None = None
+    attempt_timeout: float | None = None
 
     def __init__(self, at: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self.at = at
@@ -56,6 +58,14 @@ class Deadline:
         """Seconds left; zero or less once it has passed."""
         return self.at - self.clock.monotonic()
 
+    @property
+    def of_call(self) -> Deadline:
+        """The deadline of the whole call, which bounds waits for what this process lacks: a connection, a token."""
+        return self
+
+    def restart(self) -> None:
+        """Such a wait is over: the time of an :class:`AttemptDeadline` begins again."""
+
     def __repr__(self) -> str:
         return f"<Deadline in {self.remaining():.3f} s>"
 
@@ -68,6 +78,41 @@ class CancellableDeadline(Deadline):
     def __init__(self, at: float, clock: Clock, cancellation: Cancellation) -> None:
         super().__init__(at, clock)
         self.cancellation = cancellation
+
+
+class AttemptDeadline(Deadline):
+    """The deadline of one attempt: ``seconds`` from now, or that of what it belongs to if that is earlier.
+
+    Attributes:
+        attempt_timeout: the seconds that it follows from; None if the call's deadline is earlier.
+
+    >>> from goplugins.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> limit = AttemptDeadline(Deadline.after(2.0, clock), 0.5)
+    >>> clock.advance(1.75)  # the attempt waits for a connection
+    >>> limit.restart()
+    >>> limit.remaining(), limit.attempt_timeout
+    (0.25, None)
+    """
+
+    __slots__ = ("_outer", "_seconds", "attempt_timeout", "cancellation")
+
+    def __init__(self, outer: Deadline, seconds: float) -> None:
+        super().__init__(outer.at, outer.clock)
+        self._outer = outer
+        self._seconds = seconds
+        self.cancellation = outer.cancellation
+        self.restart()
+
+    @property
+    def of_call(self) -> Deadline:
+        return self._outer.of_call
+
+    def restart(self) -> None:
+        outer = self._outer
+        outer.restart()
+        at = self.clock.monotonic() + self._seconds
+        self.at, self.attempt_timeout = (at, self._seconds) if at < outer.at else (outer.at, outer.attempt_timeout)
 
 
 class _Enclosing:

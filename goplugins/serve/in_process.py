@@ -108,7 +108,23 @@ class _Isolated(Sender):
         return self._sender.info()
 
     def send(self, call: Call) -> Any:
-        return self._wait(self._workers.submit(self._sender.send, call), call.deadline.remaining())
+        deadline = call.deadline
+        if deadline.attempt_timeout is None:
+            return self._wait(self._workers.submit(self._sender.send, call), deadline.remaining())
+        begun = Waiter()
+        future = self._workers.submit(self._begin, call, begun)
+        future.add_done_callback(begun.set)  # also if it never begins
+        try:
+            self._clock.wait(begun, max(0.0, deadline.of_call.remaining()))
+        except BaseException:
+            future.cancel()
+            raise
+        return self._wait(future, deadline.remaining() if begun.is_set() else 0.0)
+
+    def _begin(self, call: Call, begun: Waiter) -> Any:
+        call.deadline.restart()  # the wait for a worker is no time of the attempt's
+        begun.set()
+        return self._sender.send(call)
 
     def _wait(self, future: Future[Any], seconds: float) -> Any:
         done = Waiter()

@@ -182,7 +182,7 @@ class ConnectionPool(Generic[C]):
         if not queued:
             return self.acquire(deadline)
         try:
-            slot = self._await_slot(caller, deadline)
+            slot = self._await_slot(caller, deadline.of_call)
         except BaseException:
             self._leave_queue(caller)
             raise
@@ -191,6 +191,7 @@ class ConnectionPool(Generic[C]):
                 raise PluginClosedError("the plugin was closed while this call waited for a connection")
             raise SaturatedError(f"no free connection before the deadline: all {self.max_connections} were in use")
         slot.idle_since = self._now()
+        deadline.restart()
         return self._make_lease(slot, deadline)
 
     def _await_slot(self, caller: _QueuedCaller, deadline: Deadline) -> _Slot[C] | None:

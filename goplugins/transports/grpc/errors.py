@@ -104,8 +104,7 @@ def translate(failure: grpc.RpcError, attempt: Attempt, scrub: Callable[[str], s
     error.details["status"] = status
     metadata = failure.trailing_metadata() or ()
     _add_metadata(error, metadata, scrub)
-    if error.retryable:
-        _apply_pushback(error, metadata)
+    _apply_pushback(error, metadata)
     return error
 
 
@@ -207,7 +206,10 @@ def _apply_pushback(error: PluginError, metadata: Sequence[Any]) -> None:
     if value is None:
         return
     if isinstance(value, str) and _PUSHBACK.fullmatch(value):
+        if not error.retryable:
+            return
         error.replay = Replay.ALWAYS
         error.retry_after = int(value) / 1000.0
     else:
         error.replay = Replay.NEVER
+        error.details["retry_forbidden"] = True

@@ -270,3 +270,47 @@ def test_a_failed_call_leaves_no_garbage_cycles(idempotent: bool, pair: dict[str
         assert cost(50) < 50  # threads of the server and the pools may leave a few
     finally:
         gc.enable()
+
+
+# --- attempt timeout -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["endpoints", "group", "member"])
+def test_an_attempt_that_had_its_time_is_made_again_on_another_member(
+    of: str, pair: dict[str, Instance], stack: ExitStack
+) -> None:
+    first, second = pair.values()
+    timed = {"attempt_timeout": "200ms"}
+    if of == "endpoints":
+        manager = stack.enter_context(Manager(str, str))
+        balancing = {"strategy": "consistent-hash", "slow_start": 0}
+        manager.load_from_config(endpoints(*pair.values(), retry={**RETRY, **timed}, balancing=balancing))
+        if manager.execute("g", "x", key="k") == second.name:
+            first, second = second, first
+    elif of == "group":
+        manager = group(pair, stack, strategy="priority", retry={**RETRY, **timed})
+    else:
+        manager = group(pair, stack, strategy="priority", own={"retry": timed})
+    first.hold.clear()
+
+    result = manager.execute_result("g", "x", key="k", timeout=9)
+
+    assert (result.value, result.attempts) == (second.name, 2)
+    found = manager.explain("g").group
+    assert found is not None
+    assert [member.failures for member in found.members if member.name != result.member] == [1]
+    assert in_flight(manager) == 0
+
+
+def test_waits_within_a_member_are_no_time_of_the_groups_attempt(pair: dict[str, Instance], stack: ExitStack) -> None:
+    """A member's bulkhead and limiter may wait longer than an attempt may take: nothing has been sent then."""
+    limited = {
+        "bulkhead": {"max_concurrent": 1, "max_waiting": 2},
+        "rate_limit": {"enabled": True, "requests_per_second": 2, "burst_size": 1, "max_wait": 5},
+    }
+    del pair["b"]
+    balancer = {"members": ["a"], "retry": {"attempt_timeout": "300ms", "max_retries": 0}}
+    manager = group(pair, stack, own=limited, **balancer)
+    results = list(manager.map_results("g", ["x"] * 3, timeout=9, concurrency=3))
+    assert [result.error for result in results] == [None] * 3
+    assert max(result.elapsed for result in results) > 0.5

@@ -70,7 +70,7 @@ class Task:
 
     Attributes:
         do: name of one of the functions below.
-        value: the value of the reply.
+        value: the value of the reply; of "hang" also the file whose appearance it waits for.
         seconds: minimum duration.
         ledger: file to which each execution appends a line: request, key, timeout and process.
         until: file whose appearance the worker waits for.
@@ -153,6 +153,13 @@ def _context(task: Task, context: ExecutionContext) -> Any:
     }
 
 
+def _hang(task: Task, context: ExecutionContext) -> Any:
+    end = time.monotonic() + _MAX_WAIT
+    while not os.path.exists(task.value) and time.monotonic() < end:
+        time.sleep(0.005)
+    return task.value
+
+
 _ACTIONS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
     "answer": _answer,
     "reject": _reject,
@@ -160,6 +167,7 @@ _ACTIONS: dict[str, Callable[[Task, ExecutionContext], Any]] = {
     "unavailable": _unavailable,
     "unavailable for now": _unavailable_for_now,
     "unserialisable": _unserialisable,
+    "hang": _hang,
     "context": _context,
 }
 

@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from goplugins import Manager
-from tests.integration.hedging.conftest import Service
+from tests.integration.hedging.conftest import WIRES, Service
 
 
-def load(service: Service, **sections: Any) -> Manager[Any, Any]:
+def load(service: Service, wire: str = "http", **sections: Any) -> Manager[Any, Any]:
     manager = Manager()
-    own = {"name": "p", "transport": "http", "endpoint": service.endpoint}
+    own = {"name": "p", "transport": wire, "endpoint": service.endpoint}
     plugin = {**own, "health_check": {"enabled": False}, **sections}
     manager.load_from_config({"plugins": [plugin]})
     return manager
@@ -61,3 +63,14 @@ def test_after_two_failed_attempts_the_call_is_retried(serve: Callable[..., Serv
         assert (result.value, result.attempts) == ("x", 3)
     assert service.timeouts == sorted(service.timeouts, reverse=True)
     assert len(set(service.timeouts)) == 3
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_each_of_two_attempts_has_its_own_time(serve: Callable[..., Service], wire: str) -> None:
+    service = serve(wire, lambda number: 10.0 if number < 2 else 0.0)
+    retry = {"idempotent": True, "max_retries": 1, "initial_interval": "1ms", "attempt_timeout": "400ms"}
+    with load(service, wire, hedge={"enabled": True, "delay": "20ms"}, retry=retry) as manager:
+        result = manager.execute_result("p", "x", timeout=9.0)
+        assert (result.value, result.attempts) == ("x", 3)
+        assert manager.metrics().plugins["p"].hedges_sent == 1
+    assert all(seconds <= 0.4 for seconds in service.timeouts)
