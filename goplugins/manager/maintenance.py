@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
@@ -68,7 +69,7 @@ class Maintenance:
         self._started = False
         self._sweeps: ScheduledTask | None = None
         self._files: weakref.WeakKeyDictionary[GuardedPlugin, ScheduledTask] = weakref.WeakKeyDictionary()
-        self._host_checked = False
+        self._checked_in = 0  # the process whose server was checked
         self._closed = False
         self._before_call = _weakly(self.start_soon)
         self.monitor.subscribe(_weakly(self._health_changed))
@@ -194,15 +195,19 @@ class Maintenance:
         Returns:
             False if the system has no thread left for it: the next call tries again.
         """
-        if not self._host_checked:
-            self._host_checked = True
-            from goplugins.doctor import warn_once
-
-            warn_once([plugin.config for plugin in self._registry.plugins.values()])
+        if self._checked_in != os.getpid():
+            self._checked_in = os.getpid()
+            self.check_host()
         if self._starting is None and not self._closed:
             self._starting = self.every(self.start, None, 0.0)
         scheduler = get_scheduler()
         return not scheduler.needs_thread or scheduler.ensure_thread()
+
+    def check_host(self) -> None:
+        """Warns of known problems of the plugins under this process's server, each kind once a process."""
+        from goplugins.doctor import warn_once
+
+        warn_once([plugin.config for plugin in self._registry.plugins.values()])
 
     def start(self) -> None:
         """Starts what has not been started. Harmless when repeated."""

@@ -165,6 +165,7 @@ class ConfigLoader:
         plugins = self._lifecycle.build_and_add(loaded.config)
         self._accept(loaded, source)  # before the plugins are announced: it attaches those who listen
         self._lifecycle.watch(plugins)
+        self._lifecycle.maintenance.check_host()  # before a call in a server's master can do harm
         logger.info("loaded %d plugins from %s", len(plugins), _name_of(source))
 
     def _accept(self, loaded: Loaded, source: ConfigSource) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import random
-import sys
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -19,7 +15,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState, Retrying
+    from tenacity import RetryCallState
 
     from goplugins.config import RetryConfig
 
@@ -64,6 +60,10 @@ class RetryPolicy:
         self._jitter: bool = settings.random_jitter
         # The system's generator: forked workers would all draw the same jitter from an inherited one.
         self._rng = rng or random.SystemRandom()
+        # Imported here and not by the first retry, which has a deadline, and beside which the process may fork.
+        from tenacity import Retrying
+
+        self._retrying = Retrying
 
     def delay(self, number: int) -> float:
         """Seconds to wait before retry ``number`` (from 1): exponential up to ``max_interval``, +-10 % with jitter."""
@@ -120,10 +120,9 @@ class RetryPolicy:
         limit = self.max_retries if max_retries is None else max_retries
         if limit <= 0 or not self.may_replay(first_error, idempotent):
             try:
-                raise first_error  # most errors end here, without the import of tenacity, which is slow
+                raise first_error  # most errors end here, without tenacity, which is slow
             finally:
                 del first_error  # its traceback refers to this frame: a cycle for the garbage collector
-        kind = _retrying()
         retries = _Retries(
             self,
             attempt,
@@ -136,7 +135,7 @@ class RetryPolicy:
             closing,
             on_budget_exhausted,
         )
-        retrying = kind(
+        retrying = self._retrying(
             retry=retries.may_go_on,
             stop=retries.must_stop,
             wait=retries.next_wait,
@@ -246,22 +245,6 @@ def _status_of(error: PluginError) -> int | str | None:
     if isinstance(error, ConnectionError | TimeoutError | BadReplyError) or error.details.get("retry_forbidden"):
         return None
     return error.details.get("status")
-
-
-def _retrying() -> type[Retrying]:
-    """Tenacity's class, imported at the first retry.
-
-    On a thread of its own, where no signal handler runs: an exception raised in the middle of the import (Ctrl-C, a
-    task's time limit) would leave the package half imported, and no retry in this process would work again.
-    """
-    if "tenacity" not in sys.modules:
-        with contextlib.suppress(RuntimeError):  # no thread left: import on this one
-            thread = threading.Thread(target=importlib.import_module, args=("tenacity",), daemon=True)
-            thread.start()
-            thread.join()
-    from tenacity import Retrying
-
-    return Retrying
 
 
 def _give_up(_: RetryCallState) -> None:

@@ -1,12 +1,14 @@
 """Fork support: the process-wide list of locks and parts that a child process renews.
 
-After ``os.fork`` Python runs the hook in the child. A process that was forked by C code (uWSGI's workers, unless it is
+A fork waits for imports of other threads, since a child can't complete them. After ``os.fork`` Python runs the hook in
+the child. A process that was forked by C code (uWSGI's workers, unless it is
 configured otherwise) runs no hook: its first call finds that ``FORK_MARK`` is 0, and renews then.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import mmap
 import os
@@ -15,6 +17,8 @@ import threading
 import weakref
 from functools import partial
 from typing import Any, Final, Protocol
+
+from goplugins.runtime.clock import SYSTEM_CLOCK, Waiter
 
 logger = logging.getLogger("goplugins.processes")
 
@@ -77,6 +81,33 @@ FORK_MARK: Final[Mark] = _page() or _MarkByPid()
 FORK_MARK[0] = 1
 
 
+# --- imports -----------------------------------------------------------------------------------------------------
+
+_IMPORT_TIMEOUT = 5.0
+"""Seconds that a fork waits for imports of other threads."""
+
+_POLL_INTERVAL = 0.002
+
+_unawaited: set[tuple[str, int]] = set()  # imports that have lasted longer; later forks do not wait for them
+
+
+def _await_imports() -> None:
+    """Before a fork: in a child, an import of another thread never ends, and blocks every later one of the module."""
+    end = SYSTEM_CLOCK.monotonic() + _IMPORT_TIMEOUT
+    while found := _imports_elsewhere() - _unawaited:
+        if SYSTEM_CLOCK.monotonic() >= end:
+            _unawaited.update(found)
+            break
+        Waiter().wait(_POLL_INTERVAL)
+
+
+def _imports_elsewhere() -> set[tuple[str, int]]:
+    """The modules that other threads are importing, each with its thread."""
+    locks: Any = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {})  # CPython's, not public
+    owners = {(name, getattr(lock(), "owner", None)) for name, lock in list(locks.items())}
+    return {(name, owner) for name, owner in owners if owner not in (None, threading.get_ident())}
+
+
 # --- renewed in a child ----------------------------------------------------------------------------------------
 
 # Dicts, since their operations are atomic: another thread may be registering at the moment of the fork.
@@ -135,7 +166,7 @@ def _add_hook() -> None:
     global _hooked  # noqa: PLW0603 - the hook can be registered only once a process and never be removed
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=renew_after_fork)
+        os.register_at_fork(before=_await_imports, after_in_child=renew_after_fork)
 
 
 def close_in_children(descriptor: int) -> None:

@@ -23,6 +23,7 @@ import attrs
 from goplugins.errors import InvalidArgumentError, SaturatedError, belongs_to_host
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.server_master import in_master
 
 __all__ = ["Schedule", "ScheduledTask", "Scheduler", "get_scheduler"]
 
@@ -109,7 +110,8 @@ class Scheduler:
         threaded: False for tests that call :meth:`run_due` themselves: there is no thread.
 
     Attributes:
-        needs_thread: there are tasks and no thread, in a forked child or since the system had no thread left; see
+        needs_thread: there are tasks and no thread: in a forked child, since the system had no thread left, or in a
+            server's master; see
             :meth:`ensure_thread`.
     """
 
@@ -183,15 +185,21 @@ class Scheduler:
         """Starts the thread if there are tasks and no thread, or else wakes it.
 
         A forked child has its parent's tasks and no thread. The thread is not started within the fork, since many
-        children only exec, but by the first call that finds ``needs_thread`` True.
+        children only exec, but by the first call that finds ``needs_thread`` True. A server's master has none.
 
         Returns:
-            False if the system has no thread left. The tasks stay, and ``needs_thread`` stays True: call this again.
+            False in a server's master, or if the system has no thread left. The tasks stay, and ``needs_thread`` stays
+            True: call this again.
         """
         thread = None
+        if self._thread is None and in_master():
+            self.needs_thread = self._threaded and bool(self._tasks)
+            return not self.needs_thread
         with self._lock:
             self.needs_thread = False
             if self._threaded and self._thread is None and self._tasks:
+                # Of the kind that the thread needs: gevent may have patched the standard library only now.
+                self._waiter = Waiter()
                 thread = self._thread = threading.Thread(target=self._loop, name="goplugins-scheduler", daemon=True)
         self._waiter.set()
         if thread is None:

@@ -21,6 +21,7 @@ from goplugins.errors import PluginClosedError, SaturatedError
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler, run_on_scheduler
+from goplugins.runtime.server_master import in_master
 from goplugins.runtime.slots import SlotSet
 
 P = ParamSpec("P")
@@ -30,7 +31,7 @@ _MOST_OVERDUE = 7
 """For each worker, threads with overdue tasks that are not counted."""
 
 IDLE_SECONDS = 10.0
-"""Seconds after which an idle thread ends."""
+"""Seconds after which an idle thread ends; in a server's master, which is about to fork, it ends at once."""
 
 # Marks of the pools whose tasks this context belongs to, also on threads of other pools and in copies of the context.
 _serving: contextvars.ContextVar[frozenset[object]] = contextvars.ContextVar("goplugins_workers", default=frozenset())
@@ -337,7 +338,7 @@ def _work(state: _State) -> None:
                     state.changed.notify_all()
                     return
                 state.idle += 1
-                woken = state.changed.wait(IDLE_SECONDS)
+                woken = state.changed.wait(0.0 if in_master() else IDLE_SECONDS)
                 state.idle -= 1
                 if not woken and not state.tasks:
                     state.threads.discard(me)

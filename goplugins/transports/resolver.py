@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - getaddrinfo() imports it at its first use
 import ipaddress
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Plugins behind gRPC. `grpc` is loaded when the first one is called."""
+"""Plugins behind gRPC. `grpc` is loaded when the first one is built."""
 
 from __future__ import annotations
 

@@ -177,6 +177,7 @@ class Channels:
     def _open(self) -> Channel:
         check_descriptors()
         grpc = load()
+        opening = FORK_GUARD.begin_opening()
         if self._credentials is None:
             raw = grpc.insecure_channel(self._target, options=self._options)
         else:
@@ -184,6 +185,7 @@ class Channels:
         protect_locks(raw)
         channel = Channel(raw, FORK_GUARD.epoch)
         FORK_GUARD.opened(raw, channel.active, channel)
+        del opening
         return channel
 
     def end_call(self, call: ActiveCall) -> None:

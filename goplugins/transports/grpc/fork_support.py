@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import functools
 import importlib
 import os
 import threading
@@ -33,12 +34,15 @@ _POLL_INTERVAL = 0.002
 """Seconds between checks during a fork. Polled, not notified: an interrupted thread can then delay no other thread."""
 
 
+@functools.cache
 def load() -> Any:
-    """The grpc package, loaded at the first call, with its fork support switched on."""
+    """The grpc package, loaded when the first plugin is built, with its fork support switched on."""
     # grpc reads the variable at its first import. If the host has imported grpc before, it is too late.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
     import grpc
 
+    with contextlib.suppress(ImportError):  # which grpc itself imports with its first channel; not public
+        importlib.import_module("grpc._channel")
     return grpc
 
 
@@ -60,8 +64,11 @@ class ForkGuard:
         self._channels: dict[int, tuple[grpc.Channel, Sized]] = {}
         self._forgotten: SimpleQueue[grpc.Channel] = SimpleQueue()
         self._unregistered: set[grpc.Channel] = set()
+        self._openings = SlotSet()
         self._closings = SlotSet()
         self._reset()
+        register_forkable(self)
+        os.register_at_fork(before=self._await_openings)
 
     def _reset(self) -> None:
         self.lock = threading.Lock()
@@ -90,6 +97,12 @@ class ForkGuard:
                 raise PluginTimeoutError("the process was forking; nothing was sent", replay=Replay.ALWAYS)
             deadline.clock.wait(Waiter(), min(remaining, _POLL_INTERVAL))
 
+    def begin_opening(self) -> object:
+        """Announces a channel that is about to be created; keep the result referenced until :meth:`opened`."""
+        opening = _ChangingChannel()
+        self._openings.hold(opening)
+        return opening
+
     def opened(self, channel: grpc.Channel, active: Sized, owner: object) -> None:
         """Records a channel and the collection of its active calls; the first one registers the fork hooks.
 
@@ -104,7 +117,7 @@ class ForkGuard:
             self._channels[id(channel)] = (channel, active)
             register, self._registered = not self._registered, True
         if register:
-            register_forkable(self)
+            # Only now: hooks run in reverse order, this one before that which grpc registers with its first channel.
             os.register_at_fork(before=self._before_fork, after_in_parent=self._after_in_parent)
 
     def _forget(self, channel: grpc.Channel, epoch: int) -> None:
@@ -125,7 +138,7 @@ class ForkGuard:
         """Closes a channel. Takes the lock."""
         with self.lock:
             self._channels.pop(id(channel), None)
-            closing = _Closing()  # until this frame ends, in any way
+            closing = _ChangingChannel()  # until this frame ends, in any way
             self._closings.hold(closing)
         channel.close()
 
@@ -141,11 +154,17 @@ class ForkGuard:
         if locked:
             self.lock.release()
         until = SYSTEM_CLOCK.monotonic() + FORK_TIMEOUT
-        while self.calls or self._closings:
+        while self.calls or self._openings or self._closings:
             if SYSTEM_CLOCK.monotonic() >= until:
                 self._unregistered.update(channel for channel, _ in list(self._channels.values()))
                 _change_registration(self._unregistered, "fork_unregister_channel")
                 break
+            SYSTEM_CLOCK.wait(Waiter(), _POLL_INTERVAL)
+
+    def _await_openings(self) -> None:
+        """Before a fork, also one that begins while another thread creates the first channel."""
+        until = SYSTEM_CLOCK.monotonic() + FORK_TIMEOUT
+        while self._openings and SYSTEM_CLOCK.monotonic() < until:
             SYSTEM_CLOCK.wait(Waiter(), _POLL_INTERVAL)
 
     def _after_in_parent(self) -> None:
@@ -165,8 +184,8 @@ class ForkGuard:
 
     def after_fork_in_child(self) -> None:
         """Keeps all channels as inherited ones, and finds out whether this process can use gRPC."""
-        calls = self.calls + len(self._closings)
-        if not self.forking:
+        calls = self.calls + len(self._openings) + len(self._closings)
+        if self._registered and not self.forking:
             self._refusal = (
                 "this process was forked without Python's fork hooks, after gRPC was used, so gRPC can't be used in "
                 "it: start uWSGI with py-call-uwsgi-fork-hooks or lazy-apps, other servers so that they fork before "
@@ -179,6 +198,7 @@ class ForkGuard:
             )
         self._inherited.extend(channel for channel, _ in self._channels.values())
         self._channels = {}
+        self._openings = SlotSet()
         self._closings = SlotSet()
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
@@ -187,8 +207,8 @@ class ForkGuard:
         self._reset()
 
 
-class _Closing:
-    """A channel that is being closed, during which grpc holds locks."""
+class _ChangingChannel:
+    """A channel that is being opened or closed, during which grpc holds locks."""
 
     __slots__ = ("__weakref__",)
 

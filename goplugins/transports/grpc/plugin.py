@@ -59,6 +59,9 @@ class GRPCPlugin(Sender):
     """
 
     def __init__(self, config: PluginConfig, *, clock: Clock = SYSTEM_CLOCK, address: Address | None = None) -> None:
+        # Loaded by the thread that builds the plugin: a call has a deadline, and the process may fork beside it.
+        load()
+        messages()
         self._settings = settings = TransportSettings.of(config, clock)
         connection = settings.connection
         self._credentials = PluginCredentials(config.auth, clock, config.name)

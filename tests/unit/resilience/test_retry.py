@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import random
-import subprocess
-import sys
 import threading
 import traceback
 import weakref
@@ -390,78 +387,3 @@ def test_a_budget_of_exactly_one_pays_for_a_retry():
             return True
 
     assert make().run(PluginConnectionError("no"), lambda: "ok", budget=OneLeft(), clock=ManualClock()) == "ok"
-
-
-# --- the import of tenacity ------------------------------------------------------------------------------------------
-
-
-def test_tenacity_is_imported_at_the_first_retry():
-    code = """
-import sys
-from goplugins.errors import PluginExecutionError
-from goplugins import RetryConfig
-from goplugins.resilience import RetryPolicy
-try:
-    RetryPolicy(RetryConfig()).run(PluginExecutionError("no"), lambda: None)
-except PluginExecutionError:
-    pass
-assert "tenacity" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
-
-
-@pytest.mark.parametrize(
-    ("error", "retries"),
-    [(PluginConnectionError("refused"), 0), (PluginExecutionError("no"), 3), (PluginExecutionError("no"), 0)],
-)
-def test_without_a_retry_tenacity_is_not_imported(monkeypatch, error, retries):
-    monkeypatch.setitem(sys.modules, "tenacity", None)  # importing it fails
-    with pytest.raises(type(error)) as caught:
-        make().run(error, lambda: pytest.fail("an attempt was made"), max_retries=retries, clock=ManualClock())
-    assert caught.value is error
-    assert error.details == {}
-
-
-PROGRAM = """
-import sys
-
-from goplugins.errors import PluginConnectionError
-from goplugins import RetryConfig
-from goplugins.resilience import RetryPolicy
-from tests.interrupts import interrupted_at
-
-policy = RetryPolicy(RetryConfig(max_retries=1, initial_interval=0.001))
-
-
-def retry():
-    assert policy.run(PluginConnectionError(), lambda: 7) == 7
-
-
-interrupted_at(int(sys.argv[1]), retry, ("tenacity/__init__.py", "threading.py"))
-retry()
-"""
-
-
-def test_an_interrupt_in_the_first_retry_breaks_no_later_retry() -> None:
-    running = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM, str(number)], stderr=subprocess.PIPE, text=True)
-        for number in (0, 1, 4, 16, 40)
-    ]
-    for program in running:
-        _, stderr = program.communicate(timeout=30)
-        assert program.returncode == 0, stderr
-
-
-def test_without_a_thread_left_tenacity_is_imported_by_the_caller(monkeypatch):
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
-    module = importlib.import_module("tenacity")
-    monkeypatch.delitem(sys.modules, "tenacity")
-    clock = ManualClock(1000.0)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", refuse)
-            assert make().run(refused(), lambda: "value", clock=clock) == "value"
-    finally:
-        sys.modules["tenacity"] = module
