@@ -166,6 +166,10 @@ class DnsGroup(Sender):
         self._dns.used = True
         return self._balancer.health(max(0.0, deadline.remaining()))
 
+    def group_health(self) -> HealthStatus | None:
+        """The group's health from what is known of its members; None while it has none."""
+        return self._balancer.group_health() if self._balancer.explain().members else None
+
     def info(self) -> PluginInfo:
         """The group's name and members, without contacting them."""
         return self._balancer.info()

@@ -6,7 +6,7 @@ import logging
 import random
 import uuid
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -17,7 +17,7 @@ from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, check_unknown, explain_member, group_health, member_stats
 from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
-from goplugins.enums import LoadBalancingStrategy, TransportType
+from goplugins.enums import LoadBalancingStrategy, PluginStatus, TransportType
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
@@ -303,10 +303,18 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         dispatcher = self._dispatcher
         with dispatcher.lock:
             states = list(dispatcher.table.states.values())
-        checked = check_unknown(states, timeout, self._clock)
+        return self.group_health(check_unknown(states, timeout, self._clock))
+
+    def group_health(self, checked: Mapping[str, PluginStatus] | None = None) -> HealthStatus:
+        """The group's health from what is known of its members.
+
+        Args:
+            checked: statuses by name that go before what is known.
+        """
+        dispatcher = self._dispatcher
         with dispatcher.lock:
             dispatcher.refresh(dispatcher.now())
-            return group_health(list(dispatcher.table.states.values()), checked, self._clock.time())
+            return group_health(list(dispatcher.table.states.values()), checked or {}, self._clock.time())
 
     # --- end ---------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class Change:
     @property
     def in_place(self) -> bool:
         """Whether the change can be applied to a running plugin, which keeps its connections."""
-        if self.path in {"connection.request_timeout", "health_check.endpoint"}:
+        if self.path in {"connection.request_timeout", "health_check.endpoint", "health_check.kind"}:
             return self.path == "connection.request_timeout"
         first, _, rest = self.path.partition(".")
         return first in _IN_PLACE or (first == "balancer" and rest.partition(".")[0] in _OF_GROUPS)

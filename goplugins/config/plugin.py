@@ -266,6 +266,24 @@ def _check_transport(
         _check_executable(plugin, problems)
     if resolved.health_check is not None and resolved.health_check.endpoint:
         check_health_endpoint(transport, resolved.health_check.endpoint, problems.below("health_check", "endpoint"))
+    _check_health_kind(plugin, transport, problems)
+
+
+def _check_health_kind(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:
+    """Adds a kind of health check that the transport does not have, and one that needs no endpoint."""
+    if plugin.health_check is None:
+        return
+    kind, endpoint = plugin.health_check.kind, plugin.health_check.endpoint
+    if kind == "connect" and transport is TransportType.PYTHON:
+        problems.add(
+            InvalidConfigError, "a call within this process has no connection", "remove it", "health_check", "kind"
+        )
+    if kind == "message" and plugin.options.get("method"):
+        message, fix = "is for PluginService, which options.method replaces", "remove it"
+        problems.add(InvalidConfigError, message, fix, "health_check", "kind")
+    if endpoint and (kind in {"connect", "none"} or (kind == "message" and transport in _GRPC)):
+        message, fix = f"is not used by health_check.kind: {kind}", "remove one of them"
+        problems.add(InvalidConfigError, message, fix, "health_check", "endpoint")
 
 
 def _check_unused_fields(plugin: PluginConfig, transport: TransportType, problems: Problems) -> None:

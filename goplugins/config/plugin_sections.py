@@ -102,6 +102,10 @@ class HealthCheckConfig(Section):
 
     Attributes:
         enabled: whether the plugin is checked regularly.
+        kind: how. "auto", also when left out, presumes nothing of the plugin: over HTTP a GET, where 404, 405 and 501
+            are no failure; over gRPC the standard health service, if there is one; on a Unix socket a connection; of a
+            program whether a process runs, without starting one. "message" is for plugins that understand goplugins'
+            own health request; "connect" only connects; "none" checks nothing.
         interval: seconds between two checks.
         timeout: seconds for one check.
         failure_limit: consecutive failed checks that make the plugin OFFLINE.
@@ -110,6 +114,7 @@ class HealthCheckConfig(Section):
     """
 
     enabled: bool | None = None
+    kind: Annotated[str, Choice(("auto", "message", "connect", "none"))] | None = None
     interval: Seconds | None = None
     timeout: Seconds | None = None
     failure_limit: Positive | None = None

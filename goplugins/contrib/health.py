@@ -63,7 +63,8 @@ def _reason(view: PluginState) -> str:
         return judged.word
     checker: Any = view.plugin.checker
     is_checked = getattr(checker, "enabled", False)
-    if is_checked and view.explanation.group is None and view.explanation.health.status is PluginStatus.UNKNOWN:
+    health = view.explanation.health
+    if is_checked and view.explanation.group is None and health.status is PluginStatus.UNKNOWN and health.reported:
         return "not checked yet"
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -43,25 +44,25 @@ class CheckRun:
     thread: int | None = None
 
 
-def check_health(plugin: HasHealth, name: str, timeout: float) -> HealthStatus | None:
-    """The plugin's health; UNHEALTHY where the check fails, None where it has no result.
+def check_health(check: Callable[[float], HealthStatus], name: str, timeout: float) -> HealthStatus:
+    """The plugin's health; UNHEALTHY where the check fails, UNKNOWN where it has no verdict.
 
-    There is no result if the plugin reports UNKNOWN or is closed, or if no connection or process was free.
+    There is no verdict if the plugin reports UNKNOWN or is closed, or if no connection or process was free.
     """
     try:
-        result: object = plugin.health(timeout)
+        result: object = check(timeout)
     except Exception as exc:
         if belongs_to_host(exc):
             raise
         if isinstance(exc, PluginError) and exc.verdict is Verdict.IGNORED:
-            return None
+            return HealthStatus(message=str(exc), reported=False)
         kind = HealthCheckTimeoutError if isinstance(exc, TimeoutError) else HealthCheckFailedError
         text = exc.message if isinstance(exc, PluginError) else str(exc)
         return _unhealthy(kind(f"the health check failed: {type(exc).__name__}: {text}", plugin=name or None))
     if not isinstance(result, HealthStatus):
         text = f"health() returned {type(result).__name__}, not a HealthStatus"
         return _unhealthy(HealthCheckFailedError(text, plugin=name or None))
-    return None if result.status is PluginStatus.UNKNOWN else result
+    return result
 
 
 def timed_out(name: str, timeout: float, took: float) -> HealthStatus:
@@ -71,4 +72,4 @@ def timed_out(name: str, timeout: float, took: float) -> HealthStatus:
 
 
 def _unhealthy(error: HealthCheckFailedError) -> HealthStatus:
-    return HealthStatus(PluginStatus.UNHEALTHY, str(error))
+    return HealthStatus(PluginStatus.UNHEALTHY, str(error), reported=False)

@@ -41,9 +41,12 @@ class HealthChecker:
 
     A check that finds HEALTHY or DEGRADED succeeded and is shown as reported; one success is enough at any time.
     A check that finds UNHEALTHY or OFFLINE, raises, or exceeds ``timeout`` failed: that shows as UNHEALTHY at once,
-    and as OFFLINE from ``failure_limit`` failures in a row. A check without a result (UNKNOWN, no free connection, a
-    closed plugin) changes nothing. While a check hangs no other is begun, and each interval that it goes on hanging
-    counts as one more failure.
+    and as OFFLINE from ``failure_limit`` failures in a row. A check without a verdict (UNKNOWN, no free connection, a
+    closed plugin) keeps the status, but for OFFLINE, which becomes UNHEALTHY: no check would end it. While a check
+    hangs no other is begun, and each interval that it goes on hanging counts as one more failure.
+
+    Calls are evidence as well, if they are reported. An answered call makes a plugin HEALTHY whose checks have no
+    verdict. Checks that go on failing without a report of the plugin itself show as DEGRADED while calls are answered.
 
     Checks bypass the plugin's policies and run on a few workers, never on the scheduler's thread. Nothing runs before
     :meth:`start` or :meth:`check`. Hold a reference to the checker: it stops when it is garbage collected.
@@ -58,6 +61,7 @@ class HealthChecker:
         submit: runs checks: a pool's ``submit``. By default a few workers that all checkers of the process share.
         rng: the source of the interval's jitter (+-10 %).
         counts: counts checks and their failures; by default an object of its own.
+        expect_success: called when the next answered call should be reported by :meth:`report_success`.
 
     Raises:
         InvalidConfigError: interval, timeout or failure_limit is not more than 0.
@@ -83,6 +87,7 @@ class HealthChecker:
         submit: Callable[[Job], object] | None = None,
         rng: random.Random | None = None,
         counts: Counts | None = None,
+        expect_success: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self._plugin = plugin
@@ -96,6 +101,7 @@ class HealthChecker:
         self._lock = create_lock(self)
         self._counts = Counts() if counts is None else counts
         self._record = HealthRecord(self._counts)
+        self._expect_success = expect_success
         self._notifying = False
         self._running = False
         self._task: ScheduledTask | None = None
@@ -103,12 +109,13 @@ class HealthChecker:
         self._run: CheckRun | None = None
         self._done = threading.Event()
         register_forkable(self)
+        expect_success()
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> HealthStatus:
-        """The result of the last check that had one; UNKNOWN before the first."""
+        """The result of the last check that had one, and of the calls since; UNKNOWN before the first of either."""
         self._ensure_thread()
         return self._record.status
 
@@ -244,7 +251,8 @@ class HealthChecker:
 
     def _configure(self, config: HealthCheckConfig) -> None:
         settings = completed(config)
-        self._enabled: bool = settings.enabled
+        self._sends_nothing: bool = settings.kind == "none"
+        self._enabled: bool = settings.enabled and not self._sends_nothing
         self._configured_interval: float = settings.interval
         self._timeout: float = settings.timeout
         self._failure_limit: int = settings.failure_limit
@@ -280,13 +288,19 @@ class HealthChecker:
     def begin(self) -> CheckRun:
         """Queues a check without waiting for it; returns the one that is queued or under way if there is one.
 
+        A plugin with checks of the kind "none" is not checked.
+
         Raises:
             PluginClosedError: its monitor was shut down meanwhile.
         """
         with self._lock:
             if self._run is not None:
                 return self._run
-            run = self._run = CheckRun()
+            run = CheckRun()
+            if self._sends_nothing:
+                run.done.set()
+                return run
+            self._run = run
         try:
             if self._custom_submit is not None:
                 future = self._custom_submit(lambda: self._perform(run))
@@ -353,7 +367,7 @@ class HealthChecker:
             started = run.started = self._clock.monotonic()
         result: HealthStatus | None = None
         try:
-            result = check_health(self._plugin, self.name, timeout)
+            result = check_health(self._plugin.health, self.name, timeout)
         finally:
             took = self._clock.monotonic() - started
             with self._lock:
@@ -361,15 +375,16 @@ class HealthChecker:
                     self._run = None
                     # An overdue check has been counted as failed; its late result is dropped.
                     if result is not None and run.overdue_at is None:
-                        self._check_ended(
-                            result if took <= timeout + _GRACE else timed_out(self.name, timeout, took), took
-                        )
+                        late = took > timeout + _GRACE and result.status is not PluginStatus.UNKNOWN
+                        self._check_ended(timed_out(self.name, timeout, took) if late else result, took)
             self._notify()
             run.done.set()
 
     def _check_ended(self, result: HealthStatus, took: float) -> None:
         """The caller holds the lock."""
         self._record.check_ended(result, limit=self._failure_limit, when=self._clock.time(), took=took)
+        if self._record.awaits_call:
+            self._expect_success()
 
     def _count_overdue(self, run: CheckRun) -> bool:
         """Counts a failure if the check has exceeded its timeout, and one more for each interval since; True if so."""
@@ -391,23 +406,22 @@ class HealthChecker:
     # --- evidence from calls ---------------------------------------------------------------------------------------
 
     def report_success(self) -> None:
-        """A call reached the plugin: ends an OFFLINE that :meth:`report_failure` had set."""
+        """A call was answered: ends what :meth:`report_failure` had set, and outweighs failed checks."""
         self._ensure_thread()
-        if self._record.unreached:
-            with self._lock:
-                self._record.call_succeeded()
-            self._notify()
+        with self._lock:
+            self._record.call_succeeded(checked=self._enabled)
+        self._notify()
 
     def report_failure(self, error: BaseException) -> None:
         """A call failed. ``failure_limit`` in a row that did not reach the plugin make it OFFLINE.
 
-        Only while regular checks run, since only those would end that status. Errors that the plugin answered with
-        (an HTTP 500, say) are not counted: a balancer ejects a member for those.
+        Only while regular checks run, since only those would end that status for a group; else what only calls had
+        shown becomes UNKNOWN. Errors that the plugin answered with (an HTTP 500, say) are not counted: a balancer
+        ejects a member for those.
         """
         self._ensure_thread()
         with self._lock:
-            if self._running:
-                self._record.call_failed(error, limit=self._failure_limit)
+            self._record.call_failed(error, limit=self._failure_limit, checked=self._running)
         self._notify()
 
     def set_status(self, status: HealthStatus) -> None:

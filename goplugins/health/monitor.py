@@ -139,6 +139,11 @@ class HealthMonitor:
         members = self._members.copy()
         return self._reported.copy() | {name: member.checker.status for name, member in members.items()}
 
+    @property
+    def reported(self) -> Mapping[str, HealthStatus]:
+        """The statuses by :meth:`update_status` of names without a checker."""
+        return self._reported
+
     def get_overall_health(self, *, without: Container[str] = ()) -> HealthStatus:
         """One status for all, whose message names the plugins that caused it.
 
@@ -146,30 +151,21 @@ class HealthMonitor:
             without: names that are not counted, such as those of a group's members, where the group is counted.
 
         UNHEALTHY if any is UNHEALTHY or OFFLINE; else DEGRADED if any is; else UNKNOWN if any has not been checked
-        yet, or there is none at all; else HEALTHY. Plugins whose checks are disabled are counted once they have been
-        checked. ``last_check`` is that of the oldest status, ``response_time`` the longest.
+        yet, or there is none at all; else HEALTHY. Plugins whose checks are disabled or have no verdict are counted
+        once their health is known. ``last_check`` is that of the oldest status, ``response_time`` the longest.
         """
         members = self._members.copy()
-        counted = {
-            name: status
-            for name, status in self.get_all_status().items()
-            if name not in without
-            and (status.status is not PluginStatus.UNKNOWN or name not in members or members[name].checker.enabled)
-        }
-        if not counted:
-            return HealthStatus(PluginStatus.UNKNOWN, "no plugin has a health check")
-        worst = _worst(counted.values())
-        causes = {name: status for name, status in counted.items() if _SEVERITY[status.status] == _SEVERITY[worst]}
-        return HealthStatus(
-            worst,
-            f"all {len(counted)} are healthy" if worst is PluginStatus.HEALTHY else _described(causes),
-            last_check=min(status.last_check for status in counted.values()),
-            response_time=max(status.response_time for status in counted.values()),
-            metadata={
-                name: str(status.status)
-                for name, status in counted.items()
-                if status.status is not PluginStatus.HEALTHY
-            },
+        return overall(
+            {
+                name: status
+                for name, status in self.get_all_status().items()
+                if name not in without
+                and (
+                    status.status is not PluginStatus.UNKNOWN
+                    or name not in members
+                    or (members[name].checker.enabled and status.reported)
+                )
+            }
         )
 
     def check_all(self, timeout: float | None = None) -> dict[str, HealthStatus]:
@@ -233,6 +229,23 @@ class HealthMonitor:
     def _changed(self, name: str, old: HealthStatus, new: HealthStatus) -> None:
         for listener in self._listeners:
             run_callback(listener, name, old, new)
+
+
+def overall(statuses: Mapping[str, HealthStatus]) -> HealthStatus:
+    """One status for all; UNKNOWN if there is none. See :meth:`HealthMonitor.get_overall_health`."""
+    if not statuses:
+        return HealthStatus(PluginStatus.UNKNOWN, "no plugin has a health check")
+    worst = _worst(statuses.values())
+    causes = {name: status for name, status in statuses.items() if _SEVERITY[status.status] == _SEVERITY[worst]}
+    return HealthStatus(
+        worst,
+        f"all {len(statuses)} are healthy" if worst is PluginStatus.HEALTHY else _described(causes),
+        last_check=min(status.last_check for status in statuses.values()),
+        response_time=max(status.response_time for status in statuses.values()),
+        metadata={
+            name: str(status.status) for name, status in statuses.items() if status.status is not PluginStatus.HEALTHY
+        },
+    )
 
 
 def _worst(statuses: Iterable[HealthStatus]) -> PluginStatus:

@@ -93,7 +93,14 @@ class Maintenance:
         checker = plugin.checker
         if not isinstance(checker, HealthChecker):
             config = resolved(plugin.config.health_check)
-            checker = HealthChecker(plugin, config, name=plugin.name, clock=self._clock, counts=plugin.counts)
+            checker = HealthChecker(
+                plugin,
+                config,
+                name=plugin.name,
+                clock=self._clock,
+                counts=plugin.counts,
+                expect_success=plugin.expect_success,
+            )
         if seen is not None:
             checker.set_status(seen)
         with self._lock:
@@ -257,8 +264,16 @@ class Maintenance:
         self.monitor.check_unknown()
 
     def status_of(self, name: str) -> HealthStatus:
-        """The result of the last health check."""
-        return self.monitor.get_status(name) or HealthStatus()
+        """The health of a plugin or member at this moment, by its checks, its calls and its breaker."""
+        checker = self._checkers.get(name)
+        checked = HealthStatus() if checker is None else checker.status
+        plugin = self._registry.plugins.get(name) or self.members.get(name)
+        return checked if plugin is None else plugin.judge(checked)
+
+    def awaits_check(self, name: str) -> bool:
+        """Whether the plugin is checked regularly, and no check has ended yet, or it reports itself as UNKNOWN."""
+        checker = self._checkers.get(name)
+        return checker is not None and checker.enabled and checker.status.reported
 
     def shutdown(self, timeout: float) -> None:
         """Ends it all; waits at most ``timeout`` seconds for running health checks."""

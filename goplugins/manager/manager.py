@@ -415,7 +415,7 @@ class Manager(Generic[Req, Resp]):
         DEGRADED, and so is the whole.
         """
         self._ready().maintenance.check_unknown()
-        return self._lifecycle.maintenance.monitor.get_overall_health(without=self._lifecycle.reports.instances())
+        return self._lifecycle.reports.overall_health()
 
     def metrics(self) -> ManagerMetrics:
         """Counts since the manager was created, removed plugins included, and those of each present plugin."""

@@ -9,7 +9,8 @@ import attrs
 
 from goplugins.config import LoadBalancerConfig
 from goplugins.config.groups import GroupConfig
-from goplugins.enums import TransportType
+from goplugins.enums import PluginStatus, TransportType
+from goplugins.health.monitor import overall
 from goplugins.manager.maintenance import Maintenance
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import ManagerMetrics
@@ -40,6 +41,17 @@ class PluginReports:
         """The last known health of all plugins, and of the members of DNS groups."""
         names = {**self._registry.plugins, **self._maintenance.members}
         return {name: self._maintenance.status_of(name) for name in names}
+
+    def overall_health(self) -> HealthStatus:
+        """See :meth:`goplugins.Manager.overall_health`."""
+        without = self.instances()
+        found = {
+            name: status
+            for name, status in self.statuses().items()
+            if name not in without
+            and (status.status is not PluginStatus.UNKNOWN or self._maintenance.awaits_check(name))
+        }
+        return overall({**self._maintenance.monitor.reported, **found})
 
     def metrics(self) -> ManagerMetrics:
         """See :meth:`goplugins.Manager.metrics`."""

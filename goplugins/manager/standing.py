@@ -7,11 +7,14 @@ import attrs
 from goplugins.enums import CircuitBreakerState, PluginStatus
 from goplugins.manager.control import PluginState, is_forced_open
 from goplugins.models.explanation import Explanation, GroupExplanation
+from goplugins.models.results import HealthStatus
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.history import Minute, Rate
 
 SEVERITIES = ("down", "degraded", "unknown", "healthy", "off")
 """The worst first. "off" is a plugin with ``enabled: false``."""
+
+_DOWN = (PluginStatus.UNHEALTHY, PluginStatus.OFFLINE)
 
 _FAILING = 0.1
 _FAILURES = 3
@@ -50,20 +53,20 @@ def standing(state: PluginState, rate: Rate | None = None, minute: Minute | None
     failing = _failing(rate, minute)
     if failing and found.severity in {"healthy", "unknown"}:
         return Standing("degraded", "failing", failing)
-    if found.severity == "unknown" and minute is not None and minute.calls > minute.failed:
-        return Standing("healthy", "answering", "its health is not checked, but calls succeed")
     if found.severity in {"healthy", "unknown"} and not explanation.admits:
         return Standing("degraded", "refusing", explanation.reason)
     return found
 
 
 def _of_breaker(explanation: Explanation) -> Standing | None:
+    if explanation.breaker is CircuitBreakerState.CLOSED:
+        return None
+    if explanation.health.status not in _DOWN:
+        return Standing("degraded", "probing", "a few calls are let through to see whether it has recovered")
     if explanation.breaker is CircuitBreakerState.OPEN:
         # The last error is of more use than "circuit breaker is open", which the word says already.
         known = is_failure(explanation.last_error.partition(" ")[0])
         return Standing("down", "circuit open", explanation.last_error if known else explanation.reason)
-    if explanation.breaker is CircuitBreakerState.HALF_OPEN:
-        return Standing("degraded", "probing", "a few calls are let through to see whether it has recovered")
     return None
 
 
@@ -96,7 +99,7 @@ _BY_STATUS = {
 def _of_plugin(explanation: Explanation) -> Standing:
     status = explanation.health.status
     why = "" if status is PluginStatus.HEALTHY else explanation.health.message
-    if status is PluginStatus.UNKNOWN and not why:
+    if explanation.health == HealthStatus():
         why = "its health was not checked yet"
     return Standing(_BY_STATUS[status], str(status), why)
 

@@ -24,6 +24,8 @@ class HealthStatus:
         last_check: time of the check in seconds since the Unix epoch; 0 before the first.
         response_time: duration of the check in seconds.
         metadata: details that the plugin reported.
+        reported: False if no report of the plugin is behind it: it has none to give, the check failed, or the status
+            follows from calls. Calls that are answered outweigh a failed check, but no report.
     """
 
     status: PluginStatus = PluginStatus.UNKNOWN
@@ -31,6 +33,12 @@ class HealthStatus:
     last_check: float = 0.0
     response_time: float = 0.0
     metadata: Mapping[str, str] = attrs.field(factory=dict)
+    reported: bool = True
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        """Also of pickles from before ``reported``."""
+        for name, value in {"reported": True, **state}.items():
+            object.__setattr__(self, name, value)
 
 
 @attrs.frozen

@@ -66,8 +66,8 @@ class AttemptHistory:
 
     Attributes:
         usual_latency: moving average of successful attempts, in seconds; 0 before the first.
-        suspected: a failure was reported to the checker, and no success since.
-        checker: receives failures, and the first success after one.
+        suspected: the next success is reported to the checker, which waits for it or has a failure of it.
+        checker: receives failures, and the successes that it waits for.
     """
 
     __slots__ = ("checker", "suspected", "usual_latency")
@@ -82,7 +82,7 @@ class AttemptHistory:
         return is_fair_timeout(elapsed, self.usual_latency)
 
     def report_success(self) -> None:
-        """Reports the first success after a failure to the checker."""
+        """Reports a success that the checker waits for."""
         if self.checker is not None:
             self.suspected = False
             self.checker.report_success()
@@ -244,6 +244,8 @@ class Attempt:
         verdict = error.verdict
         if verdict is Verdict.SUCCESS:
             permit.success(elapsed)
+            if history.suspected:
+                history.report_success()
         elif verdict is Verdict.IGNORED or (
             isinstance(error, PluginTimeoutError)
             and not _had_attempt_timeout(error, call.deadline)

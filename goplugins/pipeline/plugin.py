@@ -137,13 +137,13 @@ class GuardedPlugin:
         Raises:
             PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass unchanged.
         """
+        if self.on_first_call is not None:
+            self._run_first_call_hook()
         started = self._now()
         ok: bool | None = False
         code = ""
         pipeline = self.pipeline
         try:
-            if self.on_first_call is not None:
-                self._run_first_call_hook()
             self.tracker.enter(call)
             call.admitted = True
             pipeline.sender.prepare(call)
@@ -222,13 +222,8 @@ class GuardedPlugin:
 
     def _run_first_call_hook(self) -> None:
         hook = self.on_first_call
-        try:
-            if hook is not None and hook() and self.on_first_call is hook:
-                self.on_first_call = None
-        except Exception as exc:
-            if local_failure(exc) is None:
-                raise
-            # The call may need nothing of what is lacking; the next one runs the hook again.
+        if hook is not None and hook() and self.on_first_call is hook:
+            self.on_first_call = None
 
     # --- policies ----------------------------------------------------------------------------------------------
 
@@ -331,6 +326,10 @@ class GuardedPlugin:
         self._shared.history.checker = checker
         self.on_first_call = on_first_call
 
+    def expect_success(self) -> None:
+        """Has the next success of an attempt reported to the checker."""
+        self._shared.history.suspected = True
+
     def health(self, timeout: float) -> HealthStatus:
         """Checks the plugin's health, outside the policies. A good result ends the waiting time of an open breaker."""
         status = self.sender.health(timeout)
@@ -340,6 +339,26 @@ class GuardedPlugin:
                 breaker.probe_succeeded()
                 self.notify_changed()
         return status
+
+    def judge(self, checked: HealthStatus) -> HealthStatus:
+        """The plugin's health at this moment: a group's follows from its members, and an open breaker counts.
+
+        Args:
+            checked: by its own health checks and calls.
+        """
+        known = self.wire.group_health() or checked
+        breaker = self.pipeline.breaker
+        if breaker.state is CircuitBreakerState.CLOSED or known.status in (
+            PluginStatus.UNHEALTHY,
+            PluginStatus.OFFLINE,
+        ):
+            return known
+        status, message = PluginStatus.DEGRADED, "the next calls are probes of its circuit breaker"
+        if breaker.state is CircuitBreakerState.OPEN and breaker.retry_after() > 0:
+            status, message = PluginStatus.UNHEALTHY, "its circuit breaker is open"
+            if self.last_error is not None:
+                message += f", after {self.last_error[1]}"
+        return attrs.evolve(known, status=status, message=message, reported=False)
 
     def sweep(self) -> None:
         """Closes connections that were idle for too long."""

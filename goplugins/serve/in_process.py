@@ -8,6 +8,8 @@ import json
 from concurrent.futures import Future
 from typing import Any
 
+import attrs
+
 from goplugins.config.endpoints import Endpoint
 from goplugins.config.plugin import PluginConfig
 from goplugins.enums import PluginStatus, TransportType
@@ -145,7 +147,7 @@ class _Isolated(Sender):
             found: HealthStatus = self._wait(self._workers.submit(self._sender.health, timeout), timeout)
             return found
         except PluginError as error:
-            return HealthStatus(failed_check(error)[0], error.message, last_check=self._clock.time())
+            return attrs.evolve(failed_check(error), message=error.message, last_check=self._clock.time())
 
     def close(self) -> None:
         self._sender.close()

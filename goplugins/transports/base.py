@@ -30,6 +30,7 @@ class TransportSettings:
         connection: limits and times, with the production defaults where the plugin's section says None.
         timeout: seconds of a call that has no timeout of its own.
         idempotent: whether calls are idempotent that do not say so themselves.
+        health_kind: the kind of health checks.
     """
 
     name: str
@@ -37,13 +38,16 @@ class TransportSettings:
     connection: ConnectionConfig
     timeout: float
     idempotent: bool
+    health_kind: str
 
     @classmethod
     def of(cls, config: PluginConfig, clock: Clock) -> TransportSettings:
         """The settings in ``config``, which need not be resolved."""
         connection = merge(config.connection or ConnectionConfig(), DEFAULT_CONNECTION)
         idempotent = config.retry is not None and config.retry.idempotent
-        return cls(config.name, clock, connection, connection.request_timeout or 30.0, bool(idempotent))
+        kind = config.health_check.kind if config.health_check is not None else None
+        timeout = connection.request_timeout or 30.0
+        return cls(config.name, clock, connection, timeout, bool(idempotent), kind or "auto")
 
     def execute(self, sender: Sender, request: Any, context: ExecutionContext) -> Any:
         """One attempt with plain JSON values over ``sender``, outside the policies.

@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 from goplugins.config import ChaosConfig, PluginConfig
 from goplugins.config.chaos import FAULTS
 from goplugins.enums import TransportType
@@ -199,8 +201,14 @@ class ChaosSender(Sender):
         if not fault:
             return self.wrapped.health(max(deadline.remaining(), 1e-3))
         self._count("health")
-        status, message = failed_check(self._error(fault))
-        return HealthStatus(status, message, last_check=clock.time(), response_time=clock.monotonic() - started)
+        found = failed_check(self._error(fault))
+        return attrs.evolve(found, last_check=clock.time(), response_time=clock.monotonic() - started)
+
+    def first_health(self, timeout: float) -> HealthStatus:
+        return self.wrapped.first_health(timeout)
+
+    def group_health(self) -> HealthStatus | None:
+        return self.wrapped.group_health()
 
     def info(self) -> PluginInfo:
         return self.wrapped.info()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
+
+import attrs
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
@@ -18,6 +21,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.text import from_outside
+from goplugins.transports.connection_pool import ConnectionPool
 
 _MAX_MESSAGE = 500
 """Characters."""
@@ -34,9 +38,6 @@ _WORDS = {
     "out_of_service": PluginStatus.OFFLINE,
 }
 
-CheckResult = tuple[PluginStatus, str, Mapping[str, str]]
-"""Status, message and metadata."""
-
 
 def status_of_word(word: object, otherwise: PluginStatus) -> PluginStatus:
     """The status for the word with which a service reports a problem; ``otherwise`` for any other word or none.
@@ -47,22 +48,37 @@ def status_of_word(word: object, otherwise: PluginStatus) -> PluginStatus:
     return _WORDS.get(word.lower(), otherwise) if isinstance(word, str) else otherwise
 
 
-def failed_check(error: PluginError) -> tuple[PluginStatus, str]:
-    """Status and message of a health check that ended with an error."""
+def failed_check(error: PluginError) -> HealthStatus:
+    """The result of a health check that ended with an error; UNKNOWN if the check was not made."""
     local = local_failure(error)
     if local is not None:  # no verdict on the plugin
-        return PluginStatus.UNKNOWN, local.message
+        return HealthStatus(PluginStatus.UNKNOWN, local.message, reported=False)
     if isinstance(error, SaturatedError):
-        return PluginStatus.UNKNOWN, "every connection is in use"
+        return HealthStatus(PluginStatus.UNKNOWN, "every connection is in use", reported=False)
     if isinstance(error, PluginClosedError):
-        return PluginStatus.UNKNOWN, "the plugin is closed"
-    if isinstance(error, PluginConnectionError | PluginTimeoutError):
-        return PluginStatus.OFFLINE, str(error)
-    return PluginStatus.UNHEALTHY, str(error)
+        return HealthStatus(PluginStatus.UNKNOWN, "the plugin is closed", reported=False)
+    lost = isinstance(error, PluginConnectionError | PluginTimeoutError)
+    return HealthStatus(PluginStatus.OFFLINE if lost else PluginStatus.UNHEALTHY, str(error), reported=False)
+
+
+def without_report(what: str) -> HealthStatus:
+    """The result of a check that has reached a plugin which has no health to report."""
+    return HealthStatus(PluginStatus.HEALTHY, f"it answers; it has no {what}", reported=False)
+
+
+def check_connection(pool: ConnectionPool[Any], deadline: Deadline) -> HealthStatus:
+    """A health check that sends nothing: finds an idle connection that is alive, or opens one and closes it again.
+
+    Raises:
+        PluginError: no connection could be opened; SaturatedError if all are in use.
+    """
+    lease = pool.acquire_free(deadline)
+    pool.release(lease, reusable=lease.reused)
+    return HealthStatus(PluginStatus.HEALTHY, "a connection can be opened")
 
 
 def run_check(
-    check: Callable[[Deadline], CheckResult], timeout: float, clock: Clock, scrub: Callable[[str], str]
+    check: Callable[[Deadline], HealthStatus], timeout: float, clock: Clock, scrub: Callable[[str], str]
 ) -> HealthStatus:
     """Runs one health check.
 
@@ -73,24 +89,24 @@ def run_check(
         scrub: removes credentials from a text that the plugin sent.
     """
     started = clock.monotonic()
-    metadata: Mapping[str, str] = {}
     try:
         # Not Deadline.after(): an enclosing deadline of the caller must not make a plugin appear dead.
-        status, message, metadata = check(Deadline(started + timeout, clock))
+        found = check(Deadline(started + timeout, clock))
     except PluginError as error:
-        status, message = failed_check(error)
+        found = failed_check(error)
     except Exception as exc:
         if belongs_to_host(exc):
             raise
         local = local_failure(exc)
+        message = f"the health check raised {type(exc).__name__}: {exc}"
         if local is not None:
-            status, message = failed_check(local)
+            found = failed_check(local)
         else:
-            status, message = PluginStatus.UNHEALTHY, f"the health check raised {type(exc).__name__}: {exc}"
-    return HealthStatus(
-        status=status,
-        message=from_outside(scrub(message), _MAX_MESSAGE),
+            found = HealthStatus(PluginStatus.UNHEALTHY, message, reported=False)
+    return attrs.evolve(
+        found,
+        message=from_outside(scrub(found.message), _MAX_MESSAGE),
         last_check=clock.time(),
         response_time=clock.monotonic() - started,
-        metadata={scrub(key): scrub(value) for key, value in metadata.items()},
+        metadata={scrub(key): scrub(value) for key, value in found.metadata.items()},
     )

@@ -55,6 +55,13 @@ class Sender(ABC):
         UNKNOWN if no connection is free. Never raises.
         """
 
+    def first_health(self, timeout: float) -> HealthStatus:
+        """The health of a plugin that is about to be put into use, within ``timeout`` seconds. Never raises.
+
+        Unlike a later check it may start what the first call would start.
+        """
+        return self.health(timeout)
+
     @abstractmethod
     def info(self) -> PluginInfo:
         """Name, version and capabilities of the plugin, as far as known."""
@@ -74,6 +81,10 @@ class Sender(ABC):
 
     def explain(self) -> GroupExplanation | None:
         """State of each member; None for a sender that is no group."""
+        return None
+
+    def group_health(self) -> HealthStatus | None:
+        """The group's health by what is known of its members, without a check; None if it has none, or is no group."""
         return None
 
     def reconfigure(self, config: PluginConfig) -> None:  # noqa: B027 - a default

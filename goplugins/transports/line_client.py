@@ -18,7 +18,7 @@ from goplugins.transports.base import TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import error_text, metadata_of
-from goplugins.transports.health_status import CheckResult, run_check, status_of_word
+from goplugins.transports.health_status import check_connection, run_check, status_of_word
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 from goplugins.transports.line_messages import RequestLines, parse_reply, reply_error, reply_value
@@ -118,11 +118,27 @@ class LineClient(Sender, Generic[C]):
     # --- health and info ---------------------------------------------------------------------------------------
 
     def health(self, timeout: float) -> HealthStatus:
-        """A health request, within ``timeout`` seconds; UNKNOWN if no connection is free; never raises."""
+        """A connection, or a health request if the configuration says that the plugin understands it.
+
+        UNKNOWN if no connection is free; never raises.
+        """
         return run_check(self._check, timeout, self._clock, self._credentials.scrub)
 
-    def _check(self, deadline: Deadline) -> CheckResult:
-        reply = self._request("health", self.pool.acquire_free(deadline), deadline)
+    def first_health(self, timeout: float) -> HealthStatus:
+        """See :class:`goplugins.transports.interface.Sender`."""
+        return run_check(self._check_new, timeout, self._clock, self._credentials.scrub)
+
+    def _check_new(self, deadline: Deadline) -> HealthStatus:
+        return self._check(deadline)
+
+    def _check(self, deadline: Deadline) -> HealthStatus:
+        if self._settings.health_kind != "message":
+            return check_connection(self.pool, deadline)
+        return self._ask(self.pool.acquire_free(deadline), deadline)
+
+    def _ask(self, lease: Lease[C], deadline: Deadline) -> HealthStatus:
+        """What the plugin replies to a health request."""
+        reply = self._request("health", lease, deadline)
         success = reply["success"]
         data = reply.get("data")
         fields = data if isinstance(data, dict) else {}
@@ -130,12 +146,19 @@ class LineClient(Sender, Generic[C]):
         if not success and status is PluginStatus.HEALTHY:
             status = PluginStatus.UNHEALTHY
         message = fields.get("message")
-        text = error_text(reply) or (message if isinstance(message, str) else "")
-        return status, text, metadata_of(fields) if isinstance(fields.get("metadata"), dict) else {}
+        return HealthStatus(
+            status,
+            error_text(reply) or (message if isinstance(message, str) else ""),
+            metadata=metadata_of(fields) if isinstance(fields.get("metadata"), dict) else {},
+            reported=success or "status" in fields,
+        )
 
     def info(self) -> PluginInfo:
-        """The plugin's reply to an info request, sent until it is answered; until then what the configuration says."""
-        if self._info is None:
+        """What the configuration says of the plugin, and with health checks of the kind "message" what it says itself.
+
+        The request is repeated until it has an answer.
+        """
+        if self._info is None and self._settings.health_kind == "message":
             self._info = self._request_info()
         return self._info or self._configured_info
 

@@ -82,6 +82,19 @@ class Executable:
             raise self._lasting("it is not in PATH; install it, or write its full path as `executable`")
         return os.path.abspath(found)
 
+    def check_present(self, env: Mapping[str, str]) -> None:
+        """Checks that there is a file to execute, without opening it.
+
+        Raises:
+            PluginConnectionError: there is none, or this user may not execute it.
+        """
+        path = self.find(env)
+        code = 0 if os.path.isfile(path) and os.access(path, os.X_OK) else errno.EACCES
+        if not os.path.exists(path):
+            code = errno.ENOENT
+        if code:
+            raise self.failure(OSError(code, os.strerror(code)), path)
+
     @contextlib.contextmanager
     def checked(self, path: str, deadline: Deadline) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The path to execute, and the descriptors that the process must inherit for it.

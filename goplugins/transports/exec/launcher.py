@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidConfigError,
     LocalResourceError,
@@ -20,6 +21,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
 )
+from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.exec.channel import State
@@ -30,6 +32,12 @@ from goplugins.transports.exec.supervisor import supervisor_of_process
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
+
+_START_GRACE = 2.0
+"""Seconds after which a process counts as started that has not ended."""
+
+_WAITS, _WAIT_INTERVAL = 3, 0.02
+"""A process that was seen waiting so often, at intervals of so many seconds, has started."""
 
 _FIRST_DELAY = 0.05
 _MAX_DELAY = 5.0
@@ -98,6 +106,11 @@ class Backoff:
             self._lasting = lasting
             self._last_failed = now
             self._until = now + delay
+
+    @property
+    def reason(self) -> str:
+        """Why the last start failed; empty if it did not."""
+        return self._reason if self._failures else ""
 
     def succeeded(self) -> None:
         """A process has answered: the next one may start at once."""
@@ -172,6 +185,46 @@ class Launcher:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._held: list[_Start] = []
+        self._started = weakref.WeakSet[Process]()
+
+    # --- for health checks -------------------------------------------------------------------------------------
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process runs, idle or in use. Takes the lock."""
+        with self._lock:
+            started = list(self._started)
+        return any(not process.end and process.channel.state is not State.CLOSED for process in started)
+
+    def health_without_process(self) -> HealthStatus:
+        """What is known, without a process, of the next start: DEGRADED if the last process failed, else UNKNOWN.
+
+        Raises:
+            PluginClosedError: the plugin is closed.
+            PluginConnectionError: the program is missing, or may not be executed.
+        """
+        if self._closed:
+            raise PluginClosedError("the plugin is closed")
+        self._program.check_present(environment(self._env, inherit=self._inherit_env))
+        status, message = PluginStatus.UNKNOWN, "no process runs: the next call starts one"
+        failure = self.backoff.reason or ("" if self._newest is None else self._newest.failure)
+        if failure:
+            status, message = PluginStatus.DEGRADED, f"{message}; the last one failed: {failure}"
+        return HealthStatus(status, message, reported=False)
+
+    def await_start(self, process: Process, deadline: Deadline) -> None:
+        """Waits until a process that has just started waits for something itself: its first line, as a rule.
+
+        Raises:
+            PluginConnectionError: it has ended.
+        """
+        until = min(deadline.at, self._clock.monotonic() + _START_GRACE)
+        waits = 0
+        while waits < _WAITS and self._clock.monotonic() < until:
+            self._clock.wait(Waiter(), _WAIT_INTERVAL)
+            waits = waits + 1 if process.is_waiting else 0
+        if process.end:
+            raise PluginConnectionError(f"the process ended before its first call: {process.end}")
 
     # --- for the pool ------------------------------------------------------------------------------------------
 
@@ -302,6 +355,8 @@ class Launcher:
             start.done.set()
             return False
         self._newest = process
+        with self._lock:
+            self._started.add(process)
         start.handle = Handle(process)
         start.done.set()
         with self._lock:

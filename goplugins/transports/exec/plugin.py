@@ -10,6 +10,7 @@ from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import ExecTransportError
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
@@ -57,17 +58,37 @@ class ExecPlugin(LineClient[Handle]):
             idle_timeout=float("inf"),
             clock=clock,
         )
+        self._keeps_idle = bool(connection.keep_alive is not False and connection.max_idle_connections)
         super().__init__(config, settings, pool, error=ExecTransportError, credentials=credentials)
         # Ends the processes of a forgotten plugin. At interpreter exit the supervisor ends all processes.
         self._finalizer = weakref.finalize(self, _end, pool, launcher)
         self._finalizer.atexit = False
         register_forkable(launcher)
 
-    def health(self, timeout: float) -> HealthStatus:
-        """Sends a health request to an idle process, or starts the first one; UNKNOWN if all are busy; never raises."""
-        if self.pool.open and not self.pool.idle:
-            return HealthStatus(PluginStatus.UNKNOWN, "all processes are busy", self._clock.time())
-        return super().health(timeout)
+    def _check(self, deadline: Deadline) -> HealthStatus:
+        """Whether a process runs. None is started for it, and none reads a line unless the configuration says so."""
+        if not self._launcher.has_process:
+            return self._launcher.health_without_process()
+        if self._settings.health_kind != "message":
+            return HealthStatus(PluginStatus.HEALTHY, "a process runs")
+        if not self.pool.idle:
+            return HealthStatus(message="all processes are busy", reported=False)
+        return super()._check(deadline)
+
+    def _check_new(self, deadline: Deadline) -> HealthStatus:
+        """Starts the first process, which the first call will use: a program that can't start is found out now."""
+        if not self._keeps_idle:
+            return self._check(deadline)
+        lease = self.pool.acquire_free(deadline)
+        if self._settings.health_kind == "message":
+            return self._ask(lease, deadline)
+        started = False
+        try:
+            self._launcher.await_start(lease.connection.process, deadline)
+            started = True
+        finally:
+            self.pool.release(lease, reusable=started)
+        return HealthStatus(PluginStatus.HEALTHY, "a process runs")
 
     def close(self) -> None:
         """Ends idle processes now, and busy ones after their calls; later calls are rejected."""

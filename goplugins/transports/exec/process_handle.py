@@ -137,6 +137,20 @@ class Process:
         if self.channel.state is not State.CLOSED:
             self._post(Command.END_LOST, self)
 
+    @property
+    def failure(self) -> str:
+        """Why it ended, if it neither exited with status 0 nor was closed in order; empty while it runs."""
+        return "" if self.closed_normally or not self.popen.returncode else self.fault or self.end
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it sleeps, as in a read from an empty pipe. Always False where the system does not say so."""
+        try:
+            with open(f"/proc/{self.pid}/stat", encoding="utf-8", errors="replace") as stat:
+                return stat.read().rpartition(") ")[2][:1] == "S"
+        except OSError:
+            return False
+
     def is_dead(self) -> bool:
         """Whether an idle process can't be used any more."""
         if self.channel.state is State.CLOSED:

@@ -7,48 +7,46 @@ from typing import Any
 
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginRequestError
+from goplugins.models.results import HealthStatus
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc.messages import CHECK, HEALTH, messages, parse
-from goplugins.transports.health_status import CheckResult, status_of_word
+from goplugins.transports.health_status import status_of_word, without_report
 
 
 class HealthChecker:
-    """Checks the health of one plugin.
+    """Checks the health of one plugin: by the standard health service, or by PluginService's own method.
 
-    PluginService's own method is called first, since its reply has more than one bit; then the standard health
-    service. A plugin that reports both as unimplemented is healthy: it answers.
+    The own method's reply has more than one bit, but only plugins of goplugins have it.
 
     Args:
         send: makes a call outside of the plugin's policies: method, request, deadline. Raises a PluginError.
-        service: the name to check by the standard service alone; empty for the server as a whole.
-        native: whether the plugin is a service of another kind, without PluginService.
+        service: the name to check by the standard service; empty for the server as a whole.
+        kind: see :class:`goplugins.HealthCheckConfig`.
     """
 
-    def __init__(self, send: Callable[[str, bytes, Deadline], bytes], service: str, native: bool) -> None:
+    def __init__(self, send: Callable[[str, bytes, Deadline], bytes], service: str, kind: str) -> None:
         self._send = send
         self._service = service
-        self._has_own_method = not native and not service
+        self._kind = kind
 
-    def check(self, deadline: Deadline) -> CheckResult:
+    def check(self, deadline: Deadline) -> HealthStatus:
         """One health check.
 
         Raises:
             PluginError: it failed.
         """
-        if self._has_own_method:
-            try:
-                return self._own_method(deadline)
-            except PluginRequestError as error:
-                if error.details.get("status") != "UNIMPLEMENTED":
-                    raise
-        return self._standard_service(deadline)
+        if self._kind == "message":
+            reply = parse(messages().HealthResponse, self._send(HEALTH, b"", deadline))
+            status = status_of_word(reply.status, PluginStatus.HEALTHY)
+            return HealthStatus(status, reply.message, metadata=reply.metadata)
+        try:
+            return self._standard_service(deadline)
+        except PluginRequestError:
+            if self._kind != "connect":
+                raise
+            return HealthStatus(PluginStatus.HEALTHY, "it answers")
 
-    def _own_method(self, deadline: Deadline) -> CheckResult:
-        reply = parse(messages().HealthResponse, self._send(HEALTH, b"", deadline))
-        status = status_of_word(reply.status, PluginStatus.HEALTHY)
-        return status, reply.message, reply.metadata
-
-    def _standard_service(self, deadline: Deadline) -> CheckResult:
+    def _standard_service(self, deadline: Deadline) -> HealthStatus:
         service = self._service
         request = messages().HealthCheckRequest(service=service).SerializeToString()
         response: Any = messages().HealthCheckResponse
@@ -57,14 +55,16 @@ class HealthChecker:
         except PluginRequestError as error:
             status = error.details.get("status")
             if status == "UNIMPLEMENTED" and not service:
-                return PluginStatus.HEALTHY, "it answers; it has no health service", {}
+                return without_report("health service")
             if status == "NOT_FOUND" and not service:
-                return PluginStatus.UNKNOWN, "its health service has no status for the server as a whole", {}
+                return HealthStatus(
+                    message="its health service has no status for the server as a whole", reported=False
+                )
             raise
-        if serving == response.SERVING:
-            return PluginStatus.HEALTHY, "", {}
+        if serving == response.SERVING or self._kind == "connect":
+            return HealthStatus(PluginStatus.HEALTHY)
         if serving == response.UNKNOWN:
-            return PluginStatus.UNKNOWN, "its health service reports UNKNOWN", {}
+            return HealthStatus(message="its health service reports UNKNOWN")
         names = response.ServingStatus.DESCRIPTOR.values_by_number
         name = names[serving].name if serving in names else str(serving)
-        return PluginStatus.UNHEALTHY, f"its health service reports {name}", {}
+        return HealthStatus(PluginStatus.UNHEALTHY, f"its health service reports {name}")

@@ -23,7 +23,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
-from goplugins.transports.health_status import CheckResult, run_check
+from goplugins.transports.health_status import check_connection, run_check
 from goplugins.transports.http.engine import Engine
 from goplugins.transports.http.reply import health_result, read_envelope, status_error
 from goplugins.transports.http.request import RequestWriter
@@ -63,6 +63,8 @@ class HTTPPlugin(Sender):
         self.watches_credentials = self._credentials.watched
         self._target = target = target_of(config)
         self._endpoint = redact_url(config.endpoint)
+        given = config.health_check is not None and config.health_check.endpoint
+        self._expects_health = bool(given) or settings.health_kind == "message"
         self._trust_env = bool(config.options.get("trust_env"))
         self._new_writer = partial(
             RequestWriter,
@@ -75,6 +77,9 @@ class HTTPPlugin(Sender):
         self._use(auth)
         self._engine: Engine
         if session is not None:
+            if settings.health_kind == "connect":
+                message, fix = "is not possible with a session, which connects by itself", "write auto"
+                raise InvalidConfigError(message, path="health_check.kind", fix=fix)
             from goplugins.transports.http.session_engine import SessionEngine
 
             self._engine = SessionEngine(session, target, auth, settings.connection, clock)
@@ -123,11 +128,13 @@ class HTTPPlugin(Sender):
             raise
 
     def health(self, timeout: float) -> HealthStatus:
-        """One GET, outside the policies; UNKNOWN if every connection is in use; never raises."""
+        """One GET or connection, outside the policies; UNKNOWN if every connection is in use; never raises."""
         return run_check(self._check, timeout, self._settings.clock, self._credentials.scrub)
 
-    def _check(self, deadline: Deadline) -> CheckResult:
-        return health_result(self._engine.get_health(self._writer, deadline))
+    def _check(self, deadline: Deadline) -> HealthStatus:
+        if self._settings.health_kind == "connect":
+            return check_connection(self._engine.pool, deadline)
+        return health_result(self._engine.get_health(self._writer, deadline), expected=self._expects_health)
 
     def info(self) -> PluginInfo:
         """Name and endpoint of the configuration: the HTTP protocol has no request for more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -21,22 +20,21 @@ from goplugins.errors import (
     TruncatedReplyError,
     UnexpectedRedirectError,
 )
+from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.text import from_outside
 from goplugins.transports.envelope import check_request_id, error_text, metadata_of, parse_object
-from goplugins.transports.health_status import CheckResult, status_of_word
+from goplugins.transports.health_status import status_of_word, without_report
 from goplugins.transports.http.engine import HTTPReply
 
 _SNIPPET = 200
 """Characters of a text that is not an envelope's."""
 
+_NO_ENDPOINT = (404, 405, 501)
+"""Statuses with which a service replies that has no health endpoint."""
+
 _MAX_RETRY_AFTER = 10.0 * 365 * 86400
 """Seconds."""
-
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
-
-_RETRY_AFTER = re.compile(r"(?:[A-Za-z]+, *)?[^\s,][^,]*?(?=\s*(?:,|$))")
-"""One value of the header: a date has a comma after its day of the week."""
 
 
 def read_envelope(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
@@ -105,14 +103,24 @@ def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> P
     return error
 
 
-def health_result(reply: HTTPReply) -> CheckResult:
-    """Status, message and metadata in a reply to a health request."""
+def health_result(reply: HTTPReply, *, expected: bool) -> HealthStatus:
+    """What a reply to a health request says.
+
+    Args:
+        reply: the whole reply.
+        expected: whether the configuration says that there is a health endpoint: its absence is a failure then.
+    """
+    if reply.status in _NO_ENDPOINT and not expected:
+        return without_report(f"health endpoint (HTTP {reply.status})")
     fields = reply.fields = _fields_of(reply)
     text = _failure_text(reply)
     metadata = _metadata_of(fields)
-    if not 200 <= reply.status < 300:
-        return PluginStatus.UNHEALTHY, f"HTTP {reply.status}" + (f": {text}" if text else ""), metadata
-    return status_of_word(fields.get("status"), PluginStatus.HEALTHY), text, metadata
+    status = status_of_word(fields.get("status"), PluginStatus.HEALTHY)
+    if 200 <= reply.status < 300:
+        return HealthStatus(status, text, metadata=metadata)
+    reported = reply.status == 503 or status is not PluginStatus.HEALTHY
+    text = f"HTTP {reply.status}: {text}" if text else f"HTTP {reply.status}"
+    return HealthStatus(PluginStatus.UNHEALTHY, text, metadata=metadata, reported=reported)
 
 
 def _failure_text(reply: HTTPReply) -> str:
@@ -130,9 +138,7 @@ def _failure_text(reply: HTTPReply) -> str:
 
 def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
     status = reply.status
-    headers = reply.headers
-    # A date is one of the plugin's clock, which may differ from this machine's.
-    retry_after = parse_retry_after(headers.get("retry-after"), _moment(headers.get("date", "")) or now)
+    retry_after = parse_retry_after(reply.headers.get("retry-after"), now)
     if status == 429:
         return PluginThrottledError(f"HTTP {status}: too many calls", retry_after=retry_after)
     if status == 503:
@@ -149,38 +155,31 @@ def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
 
 
 def parse_retry_after(text: str | None, now: float) -> float | None:
-    """Seconds to wait, from a Retry-After header: seconds or a date (RFC 9110, 10.2.3), also with decimals or repeated.
+    """Seconds to wait, from a Retry-After header in either form (RFC 9110, 10.2.3); a date in the past means 0.
 
     Args:
-        text: the header's value; the values of several headers, separated by commas.
-        now: seconds since the Unix epoch, by the clock of the reply.
+        text: the header's value.
+        now: seconds since the Unix epoch.
 
     Returns:
-        The longest wait, 0 for a date in the past; None if the header is missing or can't be parsed.
+        None if the header is missing or can't be parsed.
 
-    >>> parse_retry_after("120", 0.0), parse_retry_after("0.5, 2", 0.0)
-    (120.0, 2.0)
+    >>> parse_retry_after("120", 0.0)
+    120.0
     >>> parse_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 15.0)
     45.0
     >>> parse_retry_after("soon", 0.0) is None
     True
     """
-    found = [_wait_of(each, now) for each in _RETRY_AFTER.findall((text or "")[:512])]
-    return max((min(each, _MAX_RETRY_AFTER) for each in found if each is not None), default=None)
-
-
-def _wait_of(text: str, now: float) -> float | None:
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    moment = _moment(text)
-    return None if moment is None else max(moment - now, 0.0)
-
-
-def _moment(text: str) -> float | None:
-    """A date as seconds since the Unix epoch."""
+    text = (text or "").strip()
+    if not text or len(text) > 64:
+        return None
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MAX_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(text)
         # HTTP dates are UTC; "-0000", which some servers send, would be read as local time.
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -103,7 +103,7 @@ def connect(wire: Wire, shared: Callable[[Wire, str], Server]) -> Iterator[Calla
 def configuration(server: Server, **sections: Any) -> dict[str, Any]:
     plugin = {
         "name": "p",
-        "health_check": {"enabled": False},
+        "health_check": {"enabled": False, "kind": "message"},
         "retry": {"initial_interval": 0.01, "max_retries": 3},
         "circuit_breaker": {"enabled": True},
         "rate_limit": {"enabled": True, "requests_per_second": 100_000, "burst_size": 100_000},

@@ -155,6 +155,7 @@ class Wire:
         serve: starts a server in an empty directory, given the name of a plugin and the expected credentials.
         remote: whether the plugin runs in another process, which can be killed and can require credentials.
         has_info: whether the transport has a request for the plugin's info.
+        listens: whether the plugin listens before the first call, or starts with it.
         rare: whether only `make processes` runs it, and not `make test`.
     """
 
@@ -162,6 +163,7 @@ class Wire:
     serve: Callable[[str, Auth, Path], Server]
     remote: bool = True
     has_info: bool = True
+    listens: bool = True
     rare: bool = False
 
     def marked(self, *marks: pytest.MarkDecorator) -> Any:
@@ -176,6 +178,6 @@ WIRES = (
     Wire("grpc", listening("grpc://127.0.0.1:0")),
     Wire("unix", listening("unix://{folder}/plugin.sock")),
     Wire("framed", listening("framed:{folder}/plugin.sock")),
-    Wire("exec", Program),
+    Wire("exec", Program, listens=False),
     Wire("python", Imported, remote=False),
 )

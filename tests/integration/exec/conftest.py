@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from goplugins.config import AuthConfig, ConnectionConfig, PluginConfig
+from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
 from goplugins.transports.exec import ExecPlugin
 
 PROGRAM = str(Path(__file__).with_name("program.py"))
@@ -26,6 +26,7 @@ def config(
     env: list[str] | None = None,
     work_dir: str = "",
     auth: AuthConfig | None = None,
+    kind: str | None = None,
     **connection: Any,
 ) -> PluginConfig:
     return PluginConfig(
@@ -38,6 +39,7 @@ def config(
         env=env or [],  # type: ignore[arg-type]
         work_dir=work_dir,
         auth=auth,
+        health_check=HealthCheckConfig(kind=kind),
         connection=ConnectionConfig(**connection),
     )
 

@@ -98,7 +98,8 @@ class TestCalls:
         assert json.loads((tmp_path / "seen").read_text())["headers"] == {"Authorization": "Bearer s3cret"}
 
     def test_info_and_health_of_a_program_with_neither(self, make):
-        plugin = make()
+        plugin = make(kind="message")
+        call(plugin)
         assert plugin.info().name == "p"
         assert plugin.health(5).status is PluginStatus.HEALTHY
 
@@ -109,7 +110,7 @@ class TestCalls:
         assert 1 <= len(pids) <= 3
 
     def test_all_processes_are_busy(self, make):
-        plugin = make(max_connections=1)
+        plugin = make(max_connections=1, kind="message")
         call(plugin)
         with ThreadPoolExecutor(1) as pool:
             busy = pool.submit(call, plugin, {"do": "sleep", "seconds": 0.5})

@@ -107,7 +107,7 @@ def test_recorded_go_lines_are_answered(started):
 
 def test_through_the_exec_plugin(make, args, caplog):
     caplog.set_level("INFO", "goplugins.plugin.p")
-    plugin = make(executable=sys.executable, args=args)
+    plugin = make(executable=sys.executable, args=args, kind="message")
     assert call(plugin, {"a": 1}, 20) == {"a": 1}
     assert call(plugin, "print") == "print"
     assert call(plugin, "read") == ""

@@ -178,6 +178,7 @@ def make() -> Iterator[Callable[..., GRPCPlugin]]:
         auth: AuthConfig | None = None,
         options: dict[str, Any] | None = None,
         health: str | None = None,
+        kind: str | None = None,
         **connection: Any,
     ) -> GRPCPlugin:
         config = PluginConfig(
@@ -186,7 +187,7 @@ def make() -> Iterator[Callable[..., GRPCPlugin]]:
             endpoint=endpoint,
             auth=auth,
             options=options or {},
-            health_check=HealthCheckConfig(endpoint=health),
+            health_check=HealthCheckConfig(endpoint=health, kind=kind),
             connection=ConnectionConfig(**connection),
         )
         plugins.append(GRPCPlugin(config))

@@ -34,7 +34,7 @@ from goplugins.errors import (
     UnserializableRequestError,
 )
 from goplugins.transports.grpc import GRPCPluginFactory
-from goplugins.transports.grpc.messages import CHECK, HEALTH, messages
+from goplugins.transports.grpc.messages import CHECK, messages
 from goplugins.transports.json_codec import codec_for
 from tests.integration.grpc.conftest import aborting, call, failure, ok, reply
 from tests.servers import free_port
@@ -323,7 +323,7 @@ class TestHealth:
         ],
     )
     def test_own_method_reports_status_and_message(self, serve, make, word, status):
-        found = make(serve(self.served(word)).address).health(2)
+        found = make(serve(self.served(word)).address, kind="message").health(2)
         assert found.status is status
         assert found.message == ("disk full" if word == "disk full" else "")
         assert found.response_time > 0
@@ -357,7 +357,7 @@ class TestHealth:
         assert make(f"127.0.0.1:{free_port()}").health(2).status is PluginStatus.OFFLINE
 
     def test_a_hanging_check_is_offline_in_time(self, raw, make):
-        server = raw({HEALTH: lambda *_: time.sleep(0.6) or b""})
+        server = raw({CHECK: lambda *_: time.sleep(0.6) or b""})
         for stopwatch in time_limit(0.3):
             with stopwatch:
                 assert make(server.address).health(0.2).status is PluginStatus.OFFLINE

@@ -52,7 +52,7 @@ def until(condition: Any, seconds: float = 5.0) -> None:
 @pytest.mark.parametrize("transport", ["http", "grpc", "unix"])
 def test_known_fault_a_server_with_all_threads_busy_appeared_dead(gate: Gate, transport: str, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/s" if transport == "unix" else f"{transport}://127.0.0.1:0"
-    config = {"name": "gate", "transport": transport, "health_check": {"enabled": False}}
+    config = {"name": "gate", "transport": transport, "health_check": {"enabled": False, "kind": "message"}}
     with serve.start(gate.plugin, url, threads=2) as server, Manager(int, int) as manager:
         manager.load_from_config({"plugins": [{**config, "endpoint": server.endpoint}]})
         calls = [manager.submit("gate", number, timeout=10) for number in range(5)]  # two run, three wait

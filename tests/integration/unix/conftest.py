@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from goplugins import serve as serve_module
-from goplugins.config import AuthConfig, ConnectionConfig, PluginConfig
+from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.serve._unix import UnixServer, unix_server
@@ -83,15 +83,18 @@ def raw(path: str) -> Iterator[Callable[..., RawServer]]:
 
 @pytest.fixture
 def make(path: str) -> Iterator[Callable[..., UnixSocketPlugin]]:
-    """Makes plugins and closes them after the test; keywords are those of ConnectionConfig."""
+    """Makes plugins and closes them after the test; keywords are of ConnectionConfig, and kind of health checks."""
     plugins: list[UnixSocketPlugin] = []
 
-    def build(endpoint: str = "", *, auth: AuthConfig | None = None, **connection: Any) -> UnixSocketPlugin:
+    def build(
+        endpoint: str = "", *, auth: AuthConfig | None = None, kind: str | None = None, **connection: Any
+    ) -> UnixSocketPlugin:
         config = PluginConfig(
             name="p",
             transport="unix",  # type: ignore[arg-type]
             endpoint=endpoint or path,
             auth=auth,
+            health_check=HealthCheckConfig(kind=kind),
             connection=ConnectionConfig(**connection),
         )
         plugin = UnixSocketPlugin(config)

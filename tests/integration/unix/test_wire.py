@@ -92,7 +92,7 @@ class TestGoLines:
 
     def test_request_lines_have_the_fields_of_go(self, raw, make):
         server = raw()
-        plugin = make()
+        plugin = make(kind="message")
         call(plugin, {"a": 1}, 30.0, request_id="data-1", headers={"X-Trace-ID": "trace-abc"})
         plugin.info()
         plugin.health(5.0)
@@ -121,7 +121,7 @@ class TestGoLines:
 
     def test_info_of_a_go_server(self, raw, make):
         server = raw(replies(lambda request: ok(request, GO_REPLIES[1]["data"])))
-        plugin = make()
+        plugin = make(kind="message")
         info = plugin.info()
         assert (info.name, info.version, info.author) == ("echo", "2.3.4", "a")
         assert (list(info.capabilities), info.metadata) == (["execute"], {"k": "v"})
@@ -169,7 +169,7 @@ class TestRequest:
     )
     def test_credentials_are_in_every_line_under_their_http_names(self, raw, make, auth, headers):
         server = raw()
-        plugin = make(auth=auth)
+        plugin = make(auth=auth, kind="message")
         call(plugin)
         call(plugin, headers={"X-Other": "1"})
         plugin.health(1)
@@ -287,7 +287,7 @@ class TestReply:
 
     def test_health_contains_no_secret(self, raw, make):
         raw(replies(lambda request: ok(request, {"status": "healthy", "metadata": {f"a {SECRET}": SECRET}})))
-        found = make(auth=AuthConfig(method="bearer", token=SECRET)).health(2)
+        found = make(auth=AuthConfig(method="bearer", token=SECRET), kind="message").health(2)
         assert found.metadata == {"a ***": "***"}
 
     def test_wrong_request_id(self, raw, make):
@@ -464,7 +464,7 @@ class TestServed:
             return None
 
         serve(unhealthy)
-        plugin = make()
+        plugin = make(kind="message")
         assert plugin.health(1).status is PluginStatus.DEGRADED
         state[0] = "the disk is full"
         found = plugin.health(1)
@@ -490,9 +490,9 @@ class TestAuthentication:
     def test_right_and_wrong_credentials(self, serve, make, right, wrong):
         serve(auth=right)
         assert call(make(auth=right), 1) == 1
-        assert make(auth=right).health(1).status is PluginStatus.HEALTHY
+        assert make(auth=right, kind="message").health(1).status is PluginStatus.HEALTHY
         for auth in (wrong, None):
-            plugin = make(auth=auth)
+            plugin = make(auth=auth, kind="message")
             with pytest.raises(AuthenticationError):
                 call(plugin, 1)
             assert plugin.health(1).status is PluginStatus.UNHEALTHY
@@ -518,7 +518,7 @@ def test_plugin_without_manager_executes_plain_json(serve, make):
 
 
 def test_info_without_a_server_is_that_of_the_configuration(make, serve, path):
-    plugin = make()
+    plugin = make(kind="message")
     assert plugin.info().metadata == {"transport": "unix", "endpoint": path}
     serve(echo)
     assert plugin.info().version == "2.3.4"

@@ -99,7 +99,7 @@ def test_never_healthy_before_a_first_check(monitor: HealthMonitor) -> None:
     assert plugins["b"].checks == 1
     status = monitor.get_overall_health()
     assert status.status is PluginStatus.UNKNOWN
-    assert status.message == "b is unknown"
+    assert status.message == "b is unknown (no free connection)"
     plugins["b"].answer = HEALTHY
     monitor.check_all(5.0)
     assert monitor.get_overall_health().status is PluginStatus.HEALTHY

@@ -50,7 +50,9 @@ class FakeClient(Sender):
         if word == "hangs":
             threading.Event().wait(timeout + 0.5)
         if word == "nohealth":
-            return HealthStatus(PluginStatus.UNHEALTHY, "HTTP 404")
+            return HealthStatus(
+                PluginStatus.HEALTHY, "it answers; it has no health endpoint (HTTP 404)", reported=False
+            )
         if word in {"offline", "unhealthy", "unknown", "degraded"}:
             return HealthStatus(PluginStatus(word), f"it is {word}")
         return HealthStatus(PluginStatus.HEALTHY)
