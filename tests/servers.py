@@ -97,7 +97,7 @@ class Peer:
 
     def _fill(self) -> bool:
         try:
-            data = self.sock.recv(65536)
+            data = self.sock.recv(1 << 20)
         except OSError:
             return False
         self.buffer += data

@@ -52,8 +52,13 @@ def _missing(exc: BaseException) -> str:
     if isinstance(exc, OSError):
         return _LACKING.get(exc.errno or 0, "")
     if isinstance(exc, ImportError):  # a library that the dynamic linker could not open: there is a text only
-        return next((text for code, text in _LACKING.items() if os.strerror(code) in str(exc)), "")
+        return missing_by_text(str(exc))
     return ""
+
+
+def missing_by_text(text: str) -> str:
+    """The same for the text of a library of this process that passes on the system's message, not its number."""
+    return next((found for code, found in _LACKING.items() if os.strerror(code) in text), "")
 
 
 def local_failure(exc: BaseException, *, unsent: bool = False) -> LocalResourceError | None:

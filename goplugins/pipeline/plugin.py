@@ -137,13 +137,13 @@ class GuardedPlugin:
         Raises:
             PluginError: what went wrong, with attempts and elapsed time. Exceptions of the host pass unchanged.
         """
-        if self.on_first_call is not None:
-            self._run_first_call_hook()
         started = self._now()
         ok: bool | None = False
         code = ""
         pipeline = self.pipeline
         try:
+            if self.on_first_call is not None:
+                self._run_first_call_hook()
             self.tracker.enter(call)
             call.admitted = True
             pipeline.sender.prepare(call)
@@ -222,8 +222,13 @@ class GuardedPlugin:
 
     def _run_first_call_hook(self) -> None:
         hook = self.on_first_call
-        if hook is not None and hook() and self.on_first_call is hook:
-            self.on_first_call = None
+        try:
+            if hook is not None and hook() and self.on_first_call is hook:
+                self.on_first_call = None
+        except Exception as exc:
+            if local_failure(exc) is None:
+                raise
+            # The call may need nothing of what is lacking; the next one runs the hook again.
 
     # --- policies ----------------------------------------------------------------------------------------------
 

@@ -142,7 +142,10 @@ class _Connector(Generic[C]):
             PluginTimeoutError: the connection was not accepted in time; nothing was sent.
         """
         until = Deadline(min(deadline.at, self._clock.monotonic() + self._timeout), self._clock)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise self._error(exc) from exc
         try:
             close_in_children(sock.fileno())
             sock.settimeout(None)

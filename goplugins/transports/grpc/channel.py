@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,27 @@ from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 if TYPE_CHECKING:
     import grpc
 
-_CONNECTING, _TRANSIENT_FAILURE = 1, 3
+_CONNECTING, _READY, _TRANSIENT_FAILURE = 1, 2, 3
 """Of ``grpc_connectivity_state``."""
+
+
+_NEEDED_PIPES = 4
+"""Twice as many descriptors are needed at most to open a channel and its connection."""
+
+
+def check_descriptors() -> None:
+    """Passes if gRPC can open a channel and a connection: without a descriptor its C code ends the process.
+
+    Raises:
+        OSError: this process, or the machine, has no more descriptors.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(_NEEDED_PIPES):
+            opened += os.pipe()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @attrs.define(eq=False)
@@ -61,12 +81,24 @@ class Channel:
 
     def is_connected(self) -> bool | None:
         """After a failed call: False if there is no connection, True if there is or was one; None if unknown."""
+        state = self._state()
+        return None if state is None else state not in (_CONNECTING, _TRANSIENT_FAILURE)
+
+    def check_connectable(self) -> None:
+        """Passes if the channel has a connection, or the descriptors to open one.
+
+        Raises:
+            OSError: this process has no more descriptors.
+        """
+        if self._state() != _READY:
+            check_descriptors()
+
+    def _state(self) -> int | None:
         try:
             # Only reads a state; the public way to it starts a thread for each channel.
-            state = self.raw._channel.check_connectivity_state(False)  # type: ignore[attr-defined]
+            return self.raw._channel.check_connectivity_state(False)  # type: ignore[attr-defined,no-any-return]
         except AttributeError:
             return None
-        return state not in (_CONNECTING, _TRANSIENT_FAILURE)
 
 
 class ActiveCall:
@@ -143,6 +175,7 @@ class Channels:
                 return call
 
     def _open(self) -> Channel:
+        check_descriptors()
         grpc = load()
         opening = FORK_GUARD.begin_opening()
         if self._credentials is None:

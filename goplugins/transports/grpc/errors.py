@@ -17,6 +17,7 @@ from goplugins.errors import (
     CertificateError,
     ConnectionLostError,
     GRPCTransportError,
+    LocalResourceError,
     NameResolutionError,
     PluginConnectionError,
     PluginError,
@@ -27,6 +28,7 @@ from goplugins.errors import (
     Replay,
     ReplyTooLargeError,
     TLSError,
+    missing_by_text,
 )
 from goplugins.runtime.text import from_outside
 from goplugins.transports.envelope import MAX_ERROR_TEXT
@@ -132,7 +134,8 @@ def _unavailable(text: str, attempt: Attempt) -> PluginError:
         if _NOT_RESOLVED.search(text):
             return NameResolutionError("the plugin's host name could not be resolved")
         if _NOT_CONNECTED.search(text):
-            return _no_connection(text, attempt)
+            lacks = missing_by_text(text)
+            return LocalResourceError(lacks) if lacks else _no_connection(text, attempt)
     if _BROKEN.search(text):
         return ConnectionLostError("the connection broke before the reply")
     return PluginUnavailableError("gRPC UNAVAILABLE: the plugin is unavailable")

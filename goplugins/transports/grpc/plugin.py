@@ -11,7 +11,7 @@ from typing import Any
 from goplugins.config.credentials import AuthConfig, auth_headers, validate_auth
 from goplugins.config.plugin import PluginConfig
 from goplugins.enums import TransportType
-from goplugins.errors import ConnectionLostError, PluginError, PluginTimeoutError, Replay, redact_url
+from goplugins.errors import ConnectionLostError, PluginError, PluginTimeoutError, Replay, local_failure, redact_url
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
@@ -127,7 +127,7 @@ class GRPCPlugin(Sender):
     ) -> tuple[bytes, Sequence[Any]]:
         """Makes the call; once more over a new connection if the used one turned out to be dead."""
         while True:
-            active = self._channels.begin_call(deadline)
+            active = self._begin_call(deadline)
             try:
                 return self._attempt(active, method, request, metadata, deadline)
             except ConnectionLostError as error:
@@ -136,6 +136,25 @@ class GRPCPlugin(Sender):
                 call.reconnected = True
             finally:
                 self._channels.end_call(active)
+
+    def _begin_call(self, deadline: Deadline) -> ActiveCall:
+        """A call on a channel that is connected, or can be.
+
+        Raises:
+            LocalResourceError: not for want of descriptors, memory or threads here.
+        """
+        active: ActiveCall | None = None
+        try:
+            active = self._channels.begin_call(deadline)
+            active.channel.check_connectable()
+            return active
+        except BaseException as exc:
+            if active is not None:
+                self._channels.end_call(active)
+            lack = local_failure(exc, unsent=True)
+            if lack is None or lack is exc:
+                raise
+            raise lack from exc
 
     def _attempt(
         self, active: ActiveCall, method: str, request: bytes, metadata: Metadata, deadline: Deadline

@@ -1,12 +1,12 @@
-"""Reply bodies: collected whole, within their cap before and after decompression."""
+"""Reply bodies: collected whole, within their cap before and after decompression; of errors, what can be read."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _GZIP_NAMES = ("gzip", "x-gzip")
@@ -46,10 +46,33 @@ def collect(chunks: Iterable[bytes], encoding: str, limit: int) -> bytes:
         BadReplyError: the compressed data is broken.
         TruncatedReplyError: the compressed data ends too early.
     """
+    return b"".join(_pieces(chunks, encoding, limit))
+
+
+def collect_error(
+    chunks: Iterable[bytes], encoding: str, limit: int, is_failure: Callable[[Exception], bool]
+) -> tuple[bytes, bool]:
+    """As much of the body as can be read, and whether that is all of it: of a reply that its status has judged already.
+
+    Args:
+        chunks: as received.
+        encoding: the Content-Encoding, as received.
+        limit: bytes at most.
+        is_failure: whether an exception means that the rest can't be read; others are raised.
+    """
+    found: list[bytes] = []
+    try:
+        found += _pieces(chunks, check_encoding(encoding), limit)
+    except Exception as exc:
+        if not isinstance(exc, PluginError) and not is_failure(exc):
+            raise
+        return b"".join(found), False
+    return b"".join(found), True
+
+
+def _pieces(chunks: Iterable[bytes], encoding: str, limit: int) -> Iterator[bytes]:
     chunks = _capped(chunks, limit)
-    if encoding:
-        chunks = _decompressed(chunks, encoding, limit)
-    return b"".join(chunks)
+    return _decompressed(chunks, encoding, limit) if encoding else chunks
 
 
 def _capped(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:

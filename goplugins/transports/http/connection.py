@@ -6,6 +6,7 @@ again with each byte that a slow server sends.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -33,6 +34,9 @@ _TCP_INFO = struct.Struct("=B127xQ")
 _ESTABLISHED = 1
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+_REFUSAL = re.compile(rb"(?:HTTP/1\.\d 1\d\d[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)*HTTP/1\.\d [3-9]\d\d ")
+"""A final reply, after any interim ones, whose status decides what it means, before its request has been sent."""
 
 _CLOSED_BY_PEER = (
     ConnectionResetError,
@@ -67,6 +71,7 @@ class Connection:
         "_sock",
         "_started",
         "_tcp_info",
+        "_unsent",
         "_write",
         "clean",
         "eof",
@@ -95,7 +100,7 @@ class Connection:
             self._read, self._write, self._pending = sock.read, sock.write, sock.pending
         else:
             self._tcp_info = _tcp_info_of(sock)
-        self.sent = self.received = 0
+        self.sent = self.received = self._unsent = 0
         self.clean = self.eof = False
         self.failure: OSError | None = None
 
@@ -117,53 +122,77 @@ class Connection:
         try:
             self.sent = count = self._write(message)
         except OSError as exc:
-            self._write_rest(message, exc)
-        else:
-            if count != len(message):
-                self._write_rest(message)
+            return self._exchange_rest(message, exc)
+        if count != len(message):
+            return self._exchange_rest(message, None)
         data = self.receive()
         reply = self._read_fast(data)
         if reply is not None:
             self.clean = self.failure is None and (self._pending is None or not self._pending())
             return reply
+        return self._read_reply(data)
+
+    def _read_reply(self, data: bytes) -> HTTPReply:
         parser = self._parser
         reply = parser.read(self, data)
         if parser.keep_alive and self.failure is None and not self.eof:
             self.clean = self._pending is None or not self._pending()
         return reply
 
-    # --- writing -----------------------------------------------------------------------------------------------
+    # --- a request that the system does not accept at once ---------------------------------------------------------
 
-    def _write_rest(self, message: bytes, failure: OSError | None = None) -> None:
-        """Writes what the first write, which perhaps failed, left over.
+    def _exchange_rest(self, message: bytes, failure: OSError | None) -> HTTPReply:
+        """The exchange after a first write that perhaps failed.
 
-        A server may refuse early, reply (or send an alert) and close: its reply says more than the broken pipe, and
-        without a reply, reading fails next.
+        A server may refuse a large request early and close, or read no further: its reply, or its alert, says more than
+        the broken pipe or the deadline. Without a reply, reading fails next.
         """
+        early = bytearray()
+        self._unsent = len(message)
         try:
             if failure is not None and not isinstance(failure, _WOULD_BLOCK):
                 raise failure
-            self._write_all(message, failure)
+            self._write_all(message, failure, early)
         except (ConnectionError, ssl.SSLEOFError) as exc:
             self.failure = exc
         except OSError as exc:
             self.failure = exc
             raise
+        reply = self._read_reply(bytes(early) or self.receive())
+        self._unsent = len(message) - self.sent
+        self.clean = self.clean and not self._unsent
+        return reply
 
-    def _write_all(self, message: bytes, refusal: OSError | None) -> None:
+    def _write_all(self, message: bytes, refusal: OSError | None, early: bytearray) -> None:
+        """Writes the rest, unless a refusal arrives meanwhile; adds to ``early`` what has arrived."""
         poll = select.poll()
         with memoryview(message) as view:
-            while self.sent < len(message):
+            while self.sent < len(message) and not self.eof and not _REFUSAL.match(early):
                 # TLS may have to read before it can continue to write.
-                poll.register(
-                    self._sock, select.POLLIN if isinstance(refusal, ssl.SSLWantReadError) else select.POLLOUT
-                )
-                poll.poll(self._milliseconds())
+                reads_only = isinstance(refusal, ssl.SSLWantReadError)
+                poll.register(self._sock, select.POLLIN if reads_only else select.POLLIN | select.POLLOUT)
+                found = poll.poll(self._milliseconds())
+                if found and found[0][1] & ~select.POLLOUT:
+                    early += self._read_early()
+                    if not reads_only:
+                        continue
                 try:
                     self.sent += self._write(view[self.sent :])
                     refusal = None
                 except _WOULD_BLOCK as exc:
                     refusal = exc
+
+    def _read_early(self) -> bytes:
+        """What has arrived while a request is written; empty if that is a part of a TLS record only, or the end."""
+        try:
+            data = self._read(_CHUNK)
+        except _WOULD_BLOCK:
+            return b""
+        self.received += len(data)
+        self.eof = not data
+        if self.received > self._limit:
+            raise ReplyTooLargeError(f"the reply with its framing is larger than {self._limit} bytes")
+        return data
 
     def _milliseconds(self) -> float:
         remaining = self._at - self._now()
@@ -172,6 +201,10 @@ class Connection:
         return min(remaining * 1e3, _MAX_POLL)
 
     # --- reading -----------------------------------------------------------------------------------------------
+
+    def hasten(self, seconds: float) -> None:
+        """Ends this exchange no later than in ``seconds``."""
+        self._at = min(self._at, self._now() + seconds)
 
     def receive(self) -> bytes:
         """The bytes that have arrived, at least one; empty once the peer has closed its side.
@@ -217,7 +250,9 @@ class Connection:
         if isinstance(exc, PluginError):
             return exc
         seconds = self._now() - self._started
-        error = errors.exchange_error(self.failure, sent=self.sent, received=self.received, seconds=seconds)
+        error = errors.exchange_error(
+            self.failure, sent=self.sent, unsent=self._unsent - self.sent, received=self.received, seconds=seconds
+        )
         error.__cause__ = self.failure or exc
         return error
 

@@ -53,20 +53,24 @@ def _connect_error(exc: Exception, stage: str, late: bool, after: str) -> Plugin
     return PluginConnectionError(f"no connection: {reason[:1].lower()}{reason[1:]}")
 
 
-def exchange_error(failure: OSError | None, *, sent: int, received: int, seconds: float) -> PluginError:
+def exchange_error(failure: OSError | None, *, sent: int, unsent: int, received: int, seconds: float) -> PluginError:
     """The error for an exchange that failed after ``seconds``.
 
     Args:
         failure: of a system call; None if the peer closed the connection before it replied.
         sent: bytes of the request that the system has accepted.
+        unsent: bytes of a large request that it has not, since the peer read no further.
         received: bytes of the reply.
         seconds: since the exchange began.
     """
     if failure is None:
         return ConnectionLostError("the plugin closed the connection before it replied")
     if isinstance(failure, TimeoutError):
-        got = f"{received or 'no'} bytes received"
-        return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({got})")
+        if unsent > 0:
+            doing = f"sending the request ({sent} of {sent + unsent} bytes sent)"
+        else:
+            doing = f"waiting for the reply ({received or 'no'} bytes received)"
+        return PluginTimeoutError(f"timed out after {seconds:.3g} s {doing}")
     if isinstance(failure, ssl.SSLError) and "ALERT" in (failure.reason or ""):
         # With TLS 1.3 a server checks the client's certificate only once the client has started to send.
         rejected = not received and _rejects_certificate(failure)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from goplugins.errors import BadReplyError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
 from goplugins.transports.http import body as reply_body
 from goplugins.transports.http.engine import Headers, HTTPReply
 
@@ -35,7 +35,13 @@ _LONGEST_LINE = 65536
 
 _START = b"HTTP/1."
 _KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
-_NO_CONTENT = (204, 304)
+_NO_CONTENT = 204
+_ERRORS = 300
+"""From this status on, the status alone decides what a reply means, whatever its body is."""
+
+_ERROR_BODY_TIME = 1.0
+"""Seconds that the rest of an error's body may take."""
+
 _NO_HEADERS: dict[bytes, bytes] = {}
 
 
@@ -44,7 +50,10 @@ class Source(Protocol):
 
     @property
     def received(self) -> int: ...
+    @property
+    def failure(self) -> OSError | None: ...
     def receive(self) -> bytes: ...
+    def hasten(self, seconds: float) -> None: ...
 
 
 class _ExtraBytes(Exception):  # noqa: N818 - passes only through the parser
@@ -159,6 +168,8 @@ class ReplyParser:
         while self._status < 200:
             self._parse(source, source.receive())
         headers = self._headers
+        if self._status >= _ERRORS:
+            return HTTPReply(self._status, Headers(headers), self._error_body(source), True)
         framed = b"content-length" in headers or b"transfer-encoding" in headers
         if self._done and b"content-encoding" not in headers:
             body = b"".join(self._chunks)
@@ -169,6 +180,19 @@ class ReplyParser:
             encoding = reply_body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
             body = reply_body.collect(self._rest(source), encoding, self._limit)
         return HTTPReply(self._status, Headers(headers), body, framed)
+
+    def _error_body(self, source: Source) -> bytes:
+        """As much as can be read in a short time, and nothing of a body that is announced as too large."""
+        headers = self._headers
+        length = headers.get(b"content-length", b"0")
+        if not self._done:
+            source.hasten(_ERROR_BODY_TIME if int(length) <= self._limit else 0.0)
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        body, whole = reply_body.collect_error(
+            self._rest(source), encoding, self._limit, lambda exc: exc is source.failure
+        )
+        self.keep_alive = self.keep_alive and whole
+        return body
 
     def _rest(self, source: Source) -> Iterator[bytes]:
         chunks = self._chunks
@@ -199,22 +223,23 @@ class ReplyParser:
                 raise BadReplyError("the reply has a line that is too long")
 
     def _raise_for(self, exc: HttpParserError | HttpParserUpgrade) -> None:
-        """Raises the error for what the parser, or one of its callbacks, rejected."""
-        if isinstance(exc, HttpParserCallbackError) and exc.__context__ is not None:
-            # An interrupt (Ctrl-C, a task's time limit) is wrapped like our own errors.
-            if not isinstance(exc.__context__, _ExtraBytes):
-                raise exc.__context__ from None
-        elif not self._done:
-            if isinstance(exc, HttpParserUpgrade):
-                raise BadReplyError(
-                    f"the reply switches to another protocol than HTTP (status {self._status})"
-                ) from None
-            if str(exc) == "Content-Length overflow":
-                raise ReplyTooLargeError(
-                    f"the reply is larger than {self._limit} bytes: its Content-Length is far larger"
-                ) from exc
-            raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
-        self.keep_alive = False  # the reply is whole, but unexpected bytes follow it
+        """Raises the error for what the parser, or one of its callbacks, rejected; ends a broken body of an error."""
+        context = exc.__context__ if isinstance(exc, HttpParserCallbackError) else None
+        overflow = str(exc) == "Content-Length overflow"
+        if overflow and not self._status:
+            self._status = self._parser.get_status_code()
+        judged = self._done or self._status >= _ERRORS
+        if context is not None and not isinstance(context, _ExtraBytes | (PluginError if judged else _ExtraBytes)):
+            raise context from None  # an interrupt (Ctrl-C, a task's time limit) is wrapped like our own errors
+        if judged:  # bytes follow a whole reply, or the body of an error ends here
+            self._done, self.keep_alive = True, False
+            return
+        if isinstance(exc, HttpParserUpgrade):
+            raise BadReplyError(f"the reply switches to another protocol than HTTP (status {self._status})") from None
+        if overflow:
+            message = f"the reply is larger than {self._limit} bytes: its Content-Length is far larger"
+            raise ReplyTooLargeError(message) from exc
+        raise BadReplyError(f"the reply is not HTTP: {exc}") from exc
 
     def _end(self, source: Source) -> None:
         """Handles the end of the connection, which ends a reply that announces no length."""
@@ -226,7 +251,7 @@ class ReplyParser:
             raise TruncatedReplyError(f"the reply ended within its head, after {source.received} bytes")
         if self._status < 200:
             raise BadReplyError(f"the reply is an interim one only (status {self._status})")
-        if b"content-length" in headers or b"transfer-encoding" in headers:
+        if self._status < _ERRORS and (b"content-length" in headers or b"transfer-encoding" in headers):
             raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
         self._done = True
 
@@ -259,9 +284,11 @@ class ReplyParser:
         status = parser.get_status_code()
         if status < 100:
             raise BadReplyError(f"the reply is not HTTP: its status is {status}")
-        if b"content-length" in headers:
+        if status >= _ERRORS:
+            pass  # see _error_body
+        elif b"content-length" in headers:
             length = headers[b"content-length"]
-            if int(length) > self._limit and status not in _NO_CONTENT:
+            if int(length) > self._limit and status != _NO_CONTENT:
                 announced = length[:40].decode("latin-1")
                 raise ReplyTooLargeError(
                     f"the reply is larger than {self._limit} bytes: its Content-Length is {announced}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -35,6 +36,11 @@ _NO_ENDPOINT = (404, 405, 501)
 
 _MAX_RETRY_AFTER = 10.0 * 365 * 86400
 """Seconds."""
+
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+
+_RETRY_AFTER = re.compile(r"(?:[A-Za-z]+, *)?[^\s,][^,]*?(?=\s*(?:,|$))")
+"""One value of the header: a date has a comma after its day of the week."""
 
 
 def read_envelope(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
@@ -138,7 +144,9 @@ def _failure_text(reply: HTTPReply) -> str:
 
 def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
     status = reply.status
-    retry_after = parse_retry_after(reply.headers.get("retry-after"), now)
+    headers = reply.headers
+    # A date is one of the plugin's clock, which may differ from this machine's.
+    retry_after = parse_retry_after(headers.get("retry-after"), _moment(headers.get("date", "")) or now)
     if status == 429:
         return PluginThrottledError(f"HTTP {status}: too many calls", retry_after=retry_after)
     if status == 503:
@@ -155,31 +163,38 @@ def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
 
 
 def parse_retry_after(text: str | None, now: float) -> float | None:
-    """Seconds to wait, from a Retry-After header in either form (RFC 9110, 10.2.3); a date in the past means 0.
+    """Seconds to wait, from a Retry-After header: seconds or a date (RFC 9110, 10.2.3), also with decimals or repeated.
 
     Args:
-        text: the header's value.
-        now: seconds since the Unix epoch.
+        text: the header's value; the values of several headers, separated by commas.
+        now: seconds since the Unix epoch, by the clock of the reply.
 
     Returns:
-        None if the header is missing or can't be parsed.
+        The longest wait, 0 for a date in the past; None if the header is missing or can't be parsed.
 
-    >>> parse_retry_after("120", 0.0)
-    120.0
+    >>> parse_retry_after("120", 0.0), parse_retry_after("0.5, 2", 0.0)
+    (120.0, 2.0)
     >>> parse_retry_after("Thu, 01 Jan 1970 00:01:00 GMT", 15.0)
     45.0
     >>> parse_retry_after("soon", 0.0) is None
     True
     """
-    text = (text or "").strip()
-    if not text or len(text) > 64:
-        return None
-    if text.isascii() and text.isdigit():
-        return min(float(text), _MAX_RETRY_AFTER)
+    found = [_wait_of(each, now) for each in _RETRY_AFTER.findall((text or "")[:512])]
+    return max((min(each, _MAX_RETRY_AFTER) for each in found if each is not None), default=None)
+
+
+def _wait_of(text: str, now: float) -> float | None:
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    moment = _moment(text)
+    return None if moment is None else max(moment - now, 0.0)
+
+
+def _moment(text: str) -> float | None:
+    """A date as seconds since the Unix epoch."""
     try:
         moment = parsedate_to_datetime(text)
         # HTTP dates are UTC; "-0000", which some servers send, would be read as local time.
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -104,8 +104,8 @@ class SessionEngine:
     ) -> HTTPReply:
         try:
             return read(self._exchange(request, deadline))
-        except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
-            if isinstance(exc, PluginError) or belongs_to_host(exc):
+        except Exception as exc:
+            if isinstance(exc, PluginError) or not _is_failure(exc):
                 raise
             raise _translated(exc) from _safe_cause(exc)
         finally:
@@ -120,7 +120,11 @@ class SessionEngine:
 
         def read_whole(response: requests.Response, *_: Any, **__: Any) -> None:
             # In a hook, since a session reads the body of a redirect to its end, however large, even if not followed.
-            read.append(body.collect(_chunks(response, deadline), "", self._limit))
+            chunks = _chunks(response, deadline)
+            if response.status_code < 300:
+                read.append(body.collect(chunks, "", self._limit))
+            else:
+                read.append(body.collect_error(chunks, "", self._limit, _is_failure)[0])
 
         prepared.hooks["response"].append(read_whole)
         settings = session.merge_environment_settings(prepared.url or "", {}, True, self._verify, self._certificate)
@@ -147,6 +151,12 @@ def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
+
+
+def _is_failure(exc: Exception) -> bool:
+    """Whether the exchange failed, as opposed to an exception of the application that was raised meanwhile."""
+    kinds = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
+    return isinstance(exc, kinds) and not belongs_to_host(exc)
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

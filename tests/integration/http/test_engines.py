@@ -253,7 +253,7 @@ class TestGivenSession:
         with pytest.raises(UnexpectedRedirectError):
             call(given(small.url))
         large = http_reply(b"x" * 100_000, "302 Found", {"Location": elsewhere.url})
-        with pytest.raises(ReplyTooLargeError):
+        with pytest.raises(UnexpectedRedirectError):
             call(given(serve(lambda peer: peer.read_request() and peer.send(large)).url, max_response_bytes=1000))
         assert elsewhere.requests == []
 
