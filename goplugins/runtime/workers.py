@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
-from goplugins.errors import PluginClosedError, SaturatedError
+from goplugins.errors import LocalResourceError, PluginClosedError, SaturatedError
 from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler, run_on_scheduler
@@ -314,7 +314,7 @@ def _refuse_stranded(state: _State, why: RuntimeError) -> None:
         state.tasks.clear()
     for task in stranded:
         if task.future.set_running_or_notify_cancel():
-            task.future.set_exception(SaturatedError(f"{state.name}: no thread could be started: {why}"))
+            task.future.set_exception(LocalResourceError(f"{state.name}: no thread could be started: {why}"))
 
 
 def _work(state: _State) -> None:

@@ -13,6 +13,7 @@ from goplugins.errors import (
     Replay,
     ReplyTooLargeError,
     TruncatedReplyError,
+    missing_resource,
 )
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
@@ -164,13 +165,17 @@ class LineChannel:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def _send(self, line: bytes) -> OSError | None:
-        """Sends what the system accepts. A broken pipe is returned, not raised: the peer may have sent the reason."""
+        """Sends what the system accepts. A broken pipe is returned, not raised: the peer may have sent the reason.
+
+        Raises:
+            ConnectionLostError: this machine lacks memory or buffers, so that there will be no reply.
+        """
         try:
             self.sent = self._write(line)
         except BlockingIOError:
             pass
         except OSError as exc:
-            return exc
+            return self._broken(exc)
         return None if self.sent == len(line) else self._send_rest(memoryview(line))
 
     def _send_rest(self, line: memoryview) -> OSError | None:
@@ -191,8 +196,13 @@ class LineChannel:
         except PluginError:
             raise
         except OSError as exc:
-            return exc
+            return self._broken(exc)
         return None
+
+    def _broken(self, exc: OSError) -> OSError:
+        if missing_resource(exc):
+            raise self._lost(exc) from exc
+        return exc
 
     def _has_early_reply(self) -> bool:
         """Reads bytes that arrived while the request is still being sent; True if sending more is useless."""

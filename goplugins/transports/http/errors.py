@@ -14,6 +14,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     Replay,
     TLSError,
+    missing_resource,
 )
 from goplugins.transports.tls import tls_reason
 
@@ -79,7 +80,10 @@ def exchange_error(failure: OSError | None, *, sent: int, unsent: int, received:
             error.replay = Replay.IF_IDEMPOTENT
         return error
     when = "in the middle of the reply" if received else "before the reply"
-    return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}")
+    unsent = not sent and missing_resource(failure)  # without a byte of it the plugin can't act on a request
+    return ConnectionLostError(
+        f"the connection broke {when}: {_reason(failure)}", replay=Replay.ALWAYS if unsent else None
+    )
 
 
 def _safe_cause(exc: Exception) -> BaseException | None:
