@@ -34,7 +34,7 @@ class Member(Protocol):
         """Makes one attempt under the member's own policies; never retries.
 
         Raises:
-            PluginError: the attempt failed. Errors of kind "refused" mean that nothing was sent.
+            PluginError: the attempt failed. One of kind "refused" that is ``unsent`` leaves the call to others.
         """
         ...
 

@@ -311,7 +311,7 @@ class MemberDispatcher:
             self._wake(state)
         if self._transitions:
             self._publish_transitions()
-        if isinstance(error, PluginError) and error.kind == _REFUSED and call.deadline.at > self.now():
+        if isinstance(error, PluginError) and error.kind == _REFUSED and error.unsent and call.deadline.at > self.now():
             return error
         _name_member(error, state)
         return None

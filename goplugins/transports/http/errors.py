@@ -80,10 +80,9 @@ def exchange_error(failure: OSError | None, *, sent: int, unsent: int, received:
             error.replay = Replay.IF_IDEMPOTENT
         return error
     when = "in the middle of the reply" if received else "before the reply"
-    unsent = not sent and missing_resource(failure)  # without a byte of it the plugin can't act on a request
-    return ConnectionLostError(
-        f"the connection broke {when}: {_reason(failure)}", replay=Replay.ALWAYS if unsent else None
-    )
+    # Without a byte of it the plugin can't act on a request.
+    replay = Replay.ALWAYS if not sent and missing_resource(failure) else None
+    return ConnectionLostError(f"the connection broke {when}: {_reason(failure)}", replay=replay)
 
 
 def _safe_cause(exc: Exception) -> BaseException | None:

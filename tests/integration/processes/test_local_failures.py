@@ -17,6 +17,8 @@ pytestmark = [
 
 _SETUP = '''
 import contextlib, ctypes, resource, struct
+import requests
+from goplugins import HTTPPlugin, PluginConfig
 
 
 BREAKER = {"failure_threshold": 1, "min_request_threshold": 1}
@@ -33,6 +35,10 @@ def limited_manager(keep_alive):
     settings["load_balancers"][0]["retry"] = {"max_retries": 0}
     manager = Manager()
     manager.load_from_config(settings)
+    own = {"name": "session", "transport": "http", "endpoint": WHERE["http"]}
+    with_session = HTTPPlugin(PluginConfig.from_mapping(own), session=requests.Session())
+    policies = {"retry": {"max_retries": 0}, "circuit_breaker": BREAKER}
+    manager.register(with_session, PluginConfig.from_mapping({"name": "session", **policies}), name="session")
     return manager
 
 @contextlib.contextmanager
@@ -86,7 +92,7 @@ def refuse_on_this_thread(call, code):
 
 def run_refused(call, code, keep_alive):
     manager = limited_manager(keep_alive)
-    names = (*NAMES, "named")
+    names = (*NAMES, "named", "session")
     call_all(manager, names=names)
     plugins = manager._registry.plugins
     found = []
@@ -117,7 +123,7 @@ def outcome(manager, name):
 
 def run(limit, free, keep_alive, warm):
     manager = limited_manager(keep_alive)
-    names = (*NAMES, "named")
+    names = (*NAMES, "named", "session")
     if warm:
         call_all(manager, names=names)
     plugins = manager._registry.plugins
@@ -149,7 +155,7 @@ def _check(found, may_be_refused, always_served):
     assert afterwards == 1
 
 
-_WIRES = ("http", "requests", "https", "grpc", "unix", "group", "hedged", "cached", "limited", "named")
+_WIRES = ("http", "requests", "https", "grpc", "unix", "group", "hedged", "cached", "limited", "named", "session")
 
 
 @pytest.mark.parametrize("free", [0, 1, 2, 3, 5, 8, 12])
@@ -191,6 +197,8 @@ _REFUSALS = [
 def test_system_calls_that_the_kernel_refuses(run, call, code):
     keep_alive = call in ("sendto", "recvfrom")
     (found,) = run(_SETUP + f"run_refused({call!r}, {code}, keep_alive={keep_alive})")
-    plaintext = ("http", "requests", "unix", "group", "cached", "limited", "named")
+    plaintext = {"http", "requests", "unix", "group", "cached", "limited", "named"}
+    if keep_alive:  # a session keeps its connections in any case
+        plaintext.add("session")
     _check(found, _WIRES, ("python", "isolated", "exec"))
     assert {found[0][name] for name in plaintext} == {"LocalResourceError"}
