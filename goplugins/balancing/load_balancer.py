@@ -8,7 +8,7 @@ import uuid
 import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, get_args, overload
 
 import attrs
 
@@ -17,10 +17,11 @@ from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, check_unknown, explain_member, group_health, member_stats
 from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
+from goplugins.config.manager_sections import GROUP_POLICIES
 from goplugins.enums import LoadBalancingStrategy, PluginStatus, TransportType
 from goplugins.errors import (
     DuplicatePluginNameError,
-    InvalidArgumentError,
+    LoadBalancerError,
     PluginClosedError,
     PluginNotFoundError,
     belongs_to_host,
@@ -30,6 +31,7 @@ from goplugins.models.explanation import GroupExplanation
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import EventStream
+from goplugins.pipeline.hedging import hedge_pool
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -60,7 +62,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
     there is one.
 
     Args:
-        config: all settings, or just the name.
+        config: all settings, or just the name, or just the strategy, which then is the name, too.
         request_type: what :meth:`execute` takes; plain JSON values by default.
         response_type: what it returns.
         strategy: replaces the one of ``config``.
@@ -123,13 +125,16 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         rng: random.Random | None = None,
         events: EventStream | None = None,
     ) -> None:
+        if isinstance(config, LoadBalancingStrategy):  # a string, too, but no name
+            config, strategy = config.value, config if strategy is None else strategy
         found = LoadBalancerConfig(name=config) if isinstance(config, str) else config
         self.config = found if strategy is None else attrs.evolve(found, strategy=_strategy(strategy))
         self.name = self.config.name
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._dispatcher = MemberDispatcher(self.config, clock=clock, rng=self._rng, events=events)
-        self._codec = codec_for(request_type, response_type)
+        self._types = (request_type, response_type)
+        self._codec = codec_for(*self._types)
         self._guard: GuardedPlugin | None = None
         # A dict, since setdefault is atomic: no lock to renew after a fork.
         self._guarded_by_name: dict[str, GuardedPlugin] = {}
@@ -160,7 +165,8 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
 
         Raises:
             DuplicatePluginNameError: the name is taken.
-            InvalidArgumentError: the object is not a plugin, or the weight is below 1.
+            InvalidArgumentError: the object is not a plugin; a :class:`~goplugins.errors.LoadBalancerError` if the
+                weight is below 1, or the priority is not an integer.
             PluginClosedError: the balancer is closed.
         """
         is_member = hasattr(plugin, "call_as_member")
@@ -170,9 +176,11 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1
         if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
-            raise InvalidArgumentError(f"weight: expected an integer of at least 1, got {weight!r}")
+            raise LoadBalancerError(f"weight: expected an integer of at least 1, got {weight!r}")
         if priority is None:
             priority = given.priority if given is not None else 0
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise LoadBalancerError(f"priority: expected an integer, got {priority!r}")
         if enabled is None:
             enabled = given.enabled if given is not None else True
         owned = None if is_member else self._guard_with(PluginConfig(name=found), sender, plugin)
@@ -274,6 +282,15 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
 
     # --- state -------------------------------------------------------------------------------------------------
 
+    @property
+    def policies(self) -> PluginConfig:
+        """What the group's configuration says of its calls as a whole."""
+        config = self.config
+        own = {name: getattr(config, name) for name in GROUP_POLICIES}
+        return PluginConfig(
+            name=config.name, connection=ConnectionConfig(request_timeout=config.request_timeout), **own
+        )
+
     def stats(self) -> dict[str, LoadBalancerStats]:
         """Statistics of each member, by name."""
         dispatcher = self._dispatcher
@@ -363,22 +380,28 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             return False
 
     def _make_guard(self) -> GuardedPlugin:
-        """The group with its configured policies, for calls without a manager. No breaker: each member has its own."""
-        config = self.config
-        own = PluginConfig(
-            name=config.name,
-            retry=config.retry,
-            rate_limit=config.rate_limit,
-            connection=ConnectionConfig(request_timeout=config.request_timeout),
-            circuit_breaker=CircuitBreakerConfig(enabled=False),
-        )
+        """The group with its configured policies, for calls without a manager. No breaker: each member has its own.
+
+        Raises:
+            LoadBalancerError: made by ``LoadBalancer[A, B](...)`` without the types, which would silently mean Any.
+        """
+        if self._types == (Any, Any) and get_args(getattr(self, "__orig_class__", None)) not in {(), (Any, Any)}:
+            message = "LoadBalancer[A, B](name) can't see its types at run time: write LoadBalancer(name, A, B)"
+            raise LoadBalancerError(message, plugin=self.name)
+        own = self.policies
+        if own.fallback is not None and own.fallback.plugin:
+            message = "its fallback is another plugin, which only a manager can call: register the group"
+            raise LoadBalancerError(message, plugin=self.name)
+        own = attrs.evolve(own, circuit_breaker=CircuitBreakerConfig(enabled=False))
         self._guard = self._guarded_by_name.setdefault("", self._guard_with(own, self, self))
         return self._guard
 
     def _guard_with(self, config: PluginConfig, sender: Sender, plugin: Any) -> GuardedPlugin:
         """Default policies around a sender, where the configuration has none."""
         resolved = ManagerConfig().resolve(attrs.evolve(config, transport=TransportType.PYTHON))
-        return GuardedPlugin(sender, plugin, resolved, from_config=False, clock=self._clock, rng=self._rng)
+        pool = hedge_pool() if config.hedge is not None and config.hedge.enabled else None
+        clock, rng = self._clock, self._rng
+        return GuardedPlugin(sender, plugin, resolved, from_config=False, clock=clock, rng=rng, hedge_pool=pool)
 
 
 class _MemberListener:
@@ -400,4 +423,4 @@ def _strategy(value: LoadBalancingStrategy | str) -> LoadBalancingStrategy:
         return LoadBalancingStrategy(value)
     except ValueError as exc:
         known = ", ".join(LoadBalancingStrategy)
-        raise InvalidArgumentError(f"strategy: expected one of {known}, got {value!r}") from exc
+        raise LoadBalancerError(f"strategy: expected one of {known}, got {value!r}") from exc

@@ -70,14 +70,16 @@ class AuthConfig(Section):
     """How calls to a plugin are authenticated. Secrets are masked in ``repr``.
 
     Attributes:
-        method: decides which of the fields below are used; none when left out.
+        method: decides which of the fields below are used; none when left out. A client certificate can be combined
+            with any: ``cert_file`` and ``key_file`` are used with every method, and method mtls also sends the api_key,
+            the token, or the username and password that are set.
         api_key: sent as ``X-API-Key`` by method api-key.
         token: sent as ``Authorization: Bearer`` by method bearer.
         token_file: path of a file with the token, instead of ``token``. This file and the three below are read again
             when they change.
         username: sent with ``password`` by method basic.
         password: see ``username``.
-        cert_file: path of the PEM certificate that method mtls presents.
+        cert_file: path of the PEM certificate that is presented on a TLS transport.
         key_file: path of the private key of ``cert_file``.
         ca_file: path of the authorities to trust on a TLS transport, with every method.
         headers: sent with every method; the only ones that method custom sends.
@@ -126,7 +128,7 @@ class AuthConfig(Section):
 
 
 def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
-    """The headers that authenticate a call. Methods none and mtls send ``auth.headers`` only, as does custom.
+    """The headers that authenticate a call. Methods none and custom send ``auth.headers`` only.
 
     Args:
         auth: the section; the token of a ``token_file`` has been read into ``token``.
@@ -142,11 +144,12 @@ def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
     _check_credentials(auth, charset, problems)
     raise_for(problems.found, "auth")
     headers = dict(auth.headers)
-    if auth.method is AuthMethod.API_KEY:
+    sent = _sent_methods(auth)
+    if AuthMethod.API_KEY in sent:
         _set(headers, "X-API-Key", auth.api_key)
-    elif auth.method is AuthMethod.BEARER:
+    if AuthMethod.BEARER in sent:
         _set(headers, "Authorization", f"Bearer {auth.token}")
-    elif auth.method is AuthMethod.BASIC:
+    if AuthMethod.BASIC in sent:
         _set(headers, "Authorization", basic_credentials(auth.username, auth.password))
     return headers
 
@@ -158,6 +161,13 @@ def basic_credentials(username: str, password: str) -> str:
     'Basic dXNlcjpwYTpzcw=='
     """
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _sent_methods(auth: AuthConfig) -> set[AuthMethod | None]:
+    """The methods whose credentials are sent as headers: beside a client certificate, of all credentials given."""
+    if auth.method is not AuthMethod.MTLS:
+        return {auth.method}
+    return {method for name, method in _METHODS.items() if method is not AuthMethod.MTLS and getattr(auth, name)}
 
 
 def _set(headers: dict[str, str], name: str, value: str) -> None:
@@ -191,7 +201,7 @@ def _check_credentials(auth: AuthConfig, charset: str, problems: Problems, *, to
         is_header_value = name in {"api_key", "token"}
         if fault := _text_fault(getattr(auth, name), charset if is_header_value else ""):
             problems.add(AuthConfigError, *fault, name)
-    if ":" in auth.username and auth.method is AuthMethod.BASIC:
+    if ":" in auth.username and AuthMethod.BASIC in _sent_methods(auth):
         fix = "use another user name"
         problems.add(AuthConfigError, "contains a colon, which method basic can't send", fix, "username")
     for name, value in auth.headers.items():
@@ -215,6 +225,26 @@ def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None
         if not getattr(auth, name) and not (name == "token" and token_file):
             fix = f"set auth.{name}, or another auth.method"
             problems.add(error, f"is required for method {auth.method}", fix, name)
+    if auth.method not in {None, AuthMethod.NONE}:  # method none keeps credentials for later use
+        _check_others(auth, problems, token_file)
+
+
+def _check_others(auth: AuthConfig, problems: Problems, token_file: str) -> None:
+    """Adds credentials that the method does not send, and halves of pairs."""
+    certificate = auth.method is AuthMethod.MTLS
+    for name, method in _METHODS.items():
+        if getattr(auth, name) and not certificate and method not in {auth.method, AuthMethod.MTLS}:
+            fix = f"remove it, or write method: {method}; beside a client certificate, method: mtls sends it as well"
+            problems.add(AuthConfigError, f"is not used by method {auth.method}", fix, name)
+    pairs = [("username", "password")] if certificate else [("cert_file", "key_file")]
+    for one, other in (*pairs, *(reversed(pair) for pair in pairs)):
+        if getattr(auth, one) and not getattr(auth, other):
+            problems.add(AuthConfigError, f"is required with {one}", f"set auth.{other}, or remove {one}", other)
+    if certificate and auth.token_file and not (auth.token or token_file):
+        problems.add(MissingBearerTokenError, "has not been read", "read it into token", "token_file")
+    if certificate and auth.username and (auth.token or auth.token_file):
+        fix = "keep one of them: both are sent as Authorization"
+        problems.add(AuthConfigError, "is set, and so is a token", fix, "username")
 
 
 def is_header(name: str, value: str = "") -> bool:

@@ -109,6 +109,9 @@ def _policies(config: PluginConfig | LoadBalancerConfig) -> dict[str, Any]:
 
 def _group(balancer: LoadBalancerConfig, resolved: ManagerConfig) -> GroupConfig:
     """A group's configuration. Breaker and health checks are those of the members, so the group has none."""
+    own = {plugin.name: plugin.priority for plugin in resolved.plugins}
+    members = (attrs.evolve(each, priority=each.priority or own.get(each.name, 0)) for each in balancer.members)
+    balancer = attrs.evolve(balancer, members=tuple(members))
     config = GroupConfig(
         name=balancer.name,
         type=GROUP_KIND,

@@ -105,7 +105,7 @@ class LoadBalancerMember(Section):
     Attributes:
         name: the plugin's name.
         weight: its share of the calls, relative to the other members' weights.
-        priority: members with a larger number are preferred by strategy priority.
+        priority: members with a larger number are preferred by strategy priority; 0 for the plugin's own ``priority``.
         enabled: whether it takes calls from the start.
     """
 

@@ -78,7 +78,8 @@ class PluginConfig(Section):
         endpoints: addresses of several instances, instead of ``endpoint``: calls are distributed among them.
         balancing: how calls are distributed, with ``endpoints`` or ``options.resolve``; name and members follow from
             the plugin.
-        priority: members with a larger number are preferred by strategy priority.
+        priority: as a member of groups with strategy priority, which prefer larger numbers; a group's ``members`` may
+            say otherwise.
         enabled: true when left out.
         executable: the program of an exec plugin.
         args: its arguments.

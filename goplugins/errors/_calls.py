@@ -326,8 +326,8 @@ class NoAvailablePluginsError(PluginError):
     unsent = True
 
 
-class LoadBalancerError(PluginError):
-    """A load-balanced group can't be called with these options."""
+class LoadBalancerError(InvalidArgumentError):
+    """A load-balanced group can't be called or changed with these options; nothing was sent."""
 
     code = "LOADBALANCER_1702"
     fallback = "never"

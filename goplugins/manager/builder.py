@@ -90,8 +90,11 @@ class Builder:
         balancer: LoadBalancer[Any, Any] = LoadBalancer(
             config.balancer, clock=self._clock, rng=self._rng, events=self._events
         )
-        for member in config.balancer.members:
-            balancer.add_plugin(NamedMember(member.name, self._registry, config.name, balancer))
+        for each in config.balancer.members:
+            member = NamedMember(each.name, self._registry, config.name, balancer)
+            registered = member.plugin  # in code; the priority of the others is in the configuration
+            priority = each.priority or (0 if registered is None else registered.config.priority)
+            balancer.add_plugin(member, priority=priority)
         return self.guard(balancer, config, from_config=True)
 
     def _build_dns_group(self, config: DnsGroupConfig) -> GuardedPlugin:

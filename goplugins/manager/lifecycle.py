@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config.schema import as_mapping
 from goplugins.enums import TransportType
 from goplugins.manager.builder import Builder
 from goplugins.manager.dispatch import CallDispatcher
@@ -24,6 +25,7 @@ from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
+from goplugins.transports.interface import Sender
 
 _SUCCESSOR_TIME = 0.05
 """Seconds that waiting calls of a closed plugin have to go to its successor."""
@@ -96,6 +98,9 @@ class Lifecycle:
         if config is not None:
             config.validate_policies(found, defaults=defaults)
         base = config if config is not None else PluginConfig(name=found)
+        brought = plugin.policies if isinstance(plugin, Sender) else None
+        if brought is not None:
+            base = attrs.evolve(base, **{**as_mapping(brought), **as_mapping(base)})
         base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
         guarded = self.builder.guard(plugin, defaults.resolve(base), from_config=False)
         self.registry.add([guarded])

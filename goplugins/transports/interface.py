@@ -87,6 +87,11 @@ class Sender(ABC):
         """The group's health by what is known of its members, without a check; None if it has none, or is no group."""
         return None
 
+    @property
+    def policies(self) -> PluginConfig | None:
+        """The policies that a group made in code brings along; those of its registration take precedence."""
+        return None
+
     def reconfigure(self, config: PluginConfig) -> None:  # noqa: B027 - a default
         """Applies a resolved configuration that differs only in policies: a group passes them on to its members."""
 

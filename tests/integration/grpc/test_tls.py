@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 
+import attrs
 import pytest
 import trustme
 
@@ -93,6 +94,12 @@ class TestMutual:
     def test_right(self, serve, make, tls, files, ca_file):
         server = serve(echo, tls=tls(ca=ca_file))
         assert call(make(server.address, transport="grpc-tls", auth=self.auth(files, ca_file)), 1) == 1
+
+    @pytest.mark.parametrize("method", ["mtls", "bearer"])
+    def test_with_a_token(self, serve, make, tls, files, ca_file, method):
+        auth = attrs.evolve(self.auth(files, ca_file), method=method, token="tok-456")
+        server = serve(echo, tls=tls(ca=ca_file), auth=AuthConfig(method="bearer", token="tok-456"))
+        assert call(make(server.address, transport="grpc-tls", auth=auth), 1) == 1
 
     @pytest.mark.parametrize("presented", [True, False])
     def test_wrong_or_none(self, serve, make, tls, files, ca_file, presented):

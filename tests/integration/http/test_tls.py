@@ -100,6 +100,20 @@ def test_mtls(serve, make, server_context, ca_file, client_files, authority):
     assert call(make(server.url, auth=auth)) == "ok"
 
 
+@pytest.mark.parametrize("method", ["mtls", "bearer"])
+@pytest.mark.parametrize("field", ["token", "token_file"])
+def test_a_client_certificate_and_a_token_belong_together(
+    serve, make, server_context, ca_file, client_files, authority, tmp_path, method, field
+):
+    cert, key = client_files()
+    server = serve(tls=server_context(client_authority=authority))
+    (tmp_path / "token").write_text("tok-456\n")
+    token = {field: "tok-456" if field == "token" else str(tmp_path / "token")}
+    auth = AuthConfig(method=method, cert_file=cert, key_file=key, ca_file=ca_file, **token)
+    assert call(make(server.url, auth=auth)) == "ok"
+    assert server.requests[0].headers["authorization"] == "Bearer tok-456"
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("presented", [True, False])
 def test_client_certificate_that_the_server_rejects(

@@ -19,6 +19,7 @@ from goplugins.enums import LoadBalancingStrategy
 from goplugins.errors import (
     DuplicatePluginNameError,
     InvalidArgumentError,
+    LoadBalancerError,
     PluginClosedError,
     PluginConnectionError,
     PluginNotFoundError,
@@ -392,3 +393,37 @@ def test_disable_drains_and_enable_starts_slowly() -> None:
     assert group.count(10) == {"b": 10}
     group.balancer.enable_plugin("a")
     assert group.states()["a"] == "starting slowly"
+
+
+# --- what the constructor takes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", LoadBalancingStrategy)
+def test_a_strategy_alone_is_a_strategy_as_in_go(strategy: LoadBalancingStrategy) -> None:
+    balancer: LoadBalancer[Any, Any] = LoadBalancer(strategy)
+    assert (balancer.config.strategy, balancer.name) == (strategy, strategy.value)
+    assert balancer.explain().strategy is strategy
+    assert LoadBalancer(strategy, strategy="p2c").config.strategy is LoadBalancingStrategy.P2C
+    assert LoadBalancer(strategy.value).config.strategy is LoadBalancingStrategy.ROUND_ROBIN, "a plain text is a name"
+
+
+def test_type_arguments_that_can_t_be_seen_are_refused_at_the_first_call() -> None:
+    for balancer in (LoadBalancer[str, str]("search"), LoadBalancer[Any, str](LoadBalancerConfig(name="search"))):
+        balancer.add_plugin(Echo("first"))
+        with pytest.raises(LoadBalancerError, match=r"write LoadBalancer\(name, A, B\)") as caught:
+            balancer.execute("x")
+        assert (caught.value.code, caught.value.plugin) == ("LOADBALANCER_1702", "search")
+    plain = LoadBalancer[Any, Any]("search", members=[Echo("first")])
+    typed = LoadBalancer[str, str]("search", str, str, members=[Echo("first")])
+    assert plain.execute("x") == typed.execute("x")
+
+
+@pytest.mark.parametrize("options", [{"weight": 0}, {"weight": True}, {"weight": 1.5}, {"priority": "high"}])
+def test_a_change_with_wrong_options_is_a_load_balancer_error(options: dict[str, Any]) -> None:
+    balancer: LoadBalancer[Any, Any] = LoadBalancer("search")
+    with pytest.raises(LoadBalancerError) as caught:
+        balancer.add_plugin(Echo("first"), **options)
+    assert isinstance(caught.value, InvalidArgumentError)
+    assert balancer.stats() == {}
+    with pytest.raises(LoadBalancerError, match="strategy"):
+        LoadBalancer("search", strategy="best")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -132,10 +133,62 @@ def test_headers_of_each_method() -> None:
     assert auth_headers(bearer) == {"Authorization": "Bearer t", "A": "b"}
 
 
+FIELDS: dict[str, dict[str, str]] = {
+    "api-key": {"api_key": "k"},
+    "bearer": {"token": "t"},
+    "basic": {"username": "u", "password": "p"},
+    "mtls": {"cert_file": "c", "key_file": "s"},
+    "custom": {},
+}
+CERTIFICATE: dict[str, Any] = {"method": "mtls", "cert_file": "c", "key_file": "k"}
+SENT = {
+    "api-key": {"X-API-Key": "k"},
+    "bearer": {"Authorization": "Bearer t"},
+    "basic": {"Authorization": "Basic dTpw"},
+}
+
+
+@pytest.mark.parametrize("other", FIELDS)
+@pytest.mark.parametrize("method", FIELDS)
+def test_each_credential_beside_each_method_is_sent_or_refused(method: str, other: str) -> None:
+    auth = AuthConfig.from_mapping({"method": method, "headers": {"X-Team": "a"}, **FIELDS[method], **FIELDS[other]})
+    plugin = attrs.evolve(GOOD, transport="https", endpoint="https://h", auth=auth)
+    if {other, method} & {"mtls", "custom"} or other == method:
+        sent = {"X-Team": "a", **SENT.get(method, {}), **(SENT.get(other, {}) if method == "mtls" else {})}
+        if method == "custom" and other in SENT:
+            assert set(codes_of(plugin)) == {f"auth.{name}" for name in FIELDS[other]}
+        else:
+            assert codes_of(plugin) == {}
+            assert auth_headers(auth) == sent
+    else:
+        assert set(codes_of(plugin)) == {f"auth.{name}" for name in FIELDS[other]}
+    off = AuthConfig.from_mapping({"method": "none", **FIELDS[method], **FIELDS[other]})
+    assert codes_of(off) == {}, "method none switches all of them off"
+
+
+@pytest.mark.parametrize(
+    ("auth", "path"),
+    [
+        (AuthConfig(method="mtls", cert_file="c", key_file="k", username="u"), "auth.password"),
+        (AuthConfig(method="mtls", cert_file="c", key_file="k", password="p"), "auth.username"),
+        (
+            AuthConfig(method="mtls", cert_file="c", key_file="k", username="u", password="p", token="t"),
+            "auth.username",
+        ),
+        (AuthConfig(method="mtls", cert_file="c", key_file="k", username="a:b", password="p"), "auth.username"),
+        (AuthConfig(method="bearer", token="t", cert_file="c"), "auth.key_file"),
+        (AuthConfig(method="bearer", token="t", key_file="k"), "auth.cert_file"),
+    ],
+)
+def test_halves_of_pairs_and_two_values_of_one_header(auth: AuthConfig, path: str) -> None:
+    assert list(codes_of(attrs.evolve(GOOD, transport="https", endpoint="https://h", auth=auth))) == [path]
+
+
 @pytest.mark.parametrize(
     "auth",
     [
         AuthConfig(token="t"),
+        AuthConfig(method="mtls", cert_file="c", key_file="k", token_file="/run/token"),  # not read yet
         AuthConfig(method="bearer"),
         AuthConfig(method="bearer", token_file="/run/token"),  # not read yet
         AuthConfig(method="basic", username="u"),

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from goplugins import ExecutionContext, Manager, PluginInfo, PluginStatus, serve
+from goplugins import (
+    CacheConfig,
+    ExecutionContext,
+    FallbackConfig,
+    LoadBalancer,
+    LoadBalancerConfig,
+    Manager,
+    PluginConfig,
+    PluginInfo,
+    PluginStatus,
+    RetryConfig,
+    serve,
+)
 from goplugins.errors import (
     CircuitBreakerOpenError,
     ConfigError,
+    LoadBalancerError,
     NoAvailablePluginsError,
     PluginConnectionError,
     PluginExecutionError,
@@ -195,3 +208,80 @@ def test_with_one_of_three_instances_down_the_plugin_is_degraded():
         assert gone.removeprefix("http://") in overall.message
         statuses = [status.status for name, status in manager.health().items() if name != "p"]
         assert statuses.count(PluginStatus.HEALTHY) == 2
+
+
+AGAIN = ExecutionContext(idempotent=True)
+
+
+# --- priority, and settings of a balancer made in code ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["plugin", "member", "registered"])
+def test_the_priority_of_a_member_is_the_plugin_s_own_unless_the_group_says_otherwise(manager, where):
+    members = [Member("first"), Member("second")]
+    priorities = {"first": 1, "second": 2}
+    own = {} if where == "member" else priorities
+    for member in members:
+        priority = own.get(member.name, 0) if where == "registered" else 0
+        manager.register(member, PluginConfig(priority=priority), name=f"{member.name}-in-code")
+    names = {name: f"{name}-in-code" for name in priorities}
+    listed = [{"name": name, "priority": priorities[key] if where == "member" else 0} for key, name in names.items()]
+    config = {"load_balancers": [{"name": "g", "strategy": "priority", "members": listed}]}
+    if where == "plugin":
+        config["plugins"] = [
+            {"name": name, "transport": "http", "endpoint": f"http://127.0.0.1:{free_port()}", "priority": number}
+            for name, number in priorities.items()
+        ]
+        config["load_balancers"][0]["members"] = list(priorities)
+    manager.load_from_config(config)
+    explained = {member.name.removesuffix("-in-code"): member.priority for member in manager.explain("g").group.members}
+    assert explained == priorities
+    if where != "plugin":
+        assert {manager.execute("g", None) for _ in range(6)} == {"second"}
+
+
+def test_a_reload_changes_the_priority_of_members():
+    def config(*priorities):
+        plugins = [
+            {"name": f"p{index}", "transport": "http", "endpoint": "http://127.0.0.1:1", "priority": number}
+            for index, number in enumerate(priorities)
+        ]
+        group = {"name": "g", "strategy": "priority", "members": ["p0", "p1"]}
+        return {"log_level": "error", "plugins": plugins, "load_balancers": [group]}
+
+    with Manager() as manager:
+        manager.load_from_config(config(1, 2))
+        report = manager.reload_config(config(3, 2))
+        assert [member.priority for member in manager.explain("g").group.members] == [3, 2]
+    assert {update.name: update.in_place for update in report.diff.updated} == {"p0": True, "g": False}
+
+
+def test_a_balancer_registered_in_code_brings_its_policies_along(manager):
+    flaky = Member("flaky")
+    flaky.error = PluginConnectionError
+    config = LoadBalancerConfig(
+        name="g", request_timeout=3.0, retry=RetryConfig(max_retries=0), fallback=FallbackConfig(value="fallback")
+    )
+    balancer = LoadBalancer(config, members=[flaky])
+    manager.register(balancer)
+    assert (manager.execute("g", None), flaky.calls) == ("fallback", 1)
+    manager.unregister("g")
+    balancer = LoadBalancer(config, members=[flaky])
+    manager.register(balancer, PluginConfig(fallback=FallbackConfig(value="another")))
+    assert (manager.execute("g", None), flaky.calls) == ("another", 2)
+
+
+def test_a_balancer_alone_has_a_cache_and_a_fallback():
+    member = Member("m")
+    config = LoadBalancerConfig(name="g", cache=CacheConfig(ttl=60), fallback=FallbackConfig(value="fallback"))
+    with LoadBalancer(config, members=[member]) as balancer:
+        assert {balancer.execute(1, AGAIN) for _ in range(3)} == {"m"}
+        assert member.calls == 1
+        member.error = PluginConnectionError
+        assert balancer.execute(2, ExecutionContext(max_retries=0)) == "fallback"
+
+
+def test_a_balancer_alone_can_t_call_another_plugin():
+    config = LoadBalancerConfig(name="g", fallback=FallbackConfig(plugin="other"))
+    with LoadBalancer(config, members=[Member("m")]) as balancer, pytest.raises(LoadBalancerError, match="manager"):
+        balancer.execute(1)

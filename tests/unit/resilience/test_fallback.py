@@ -35,6 +35,7 @@ ELIGIBLE = {
     "InvalidArgumentError": NO,
     "InvalidHeaderError": NO,
     "LoadBalancerError": NO,
+    "LocalResourceError": YES,
     "ManagerClosedError": NO,
     "NameResolutionError": YES,
     "NoAvailablePluginsError": YES,
