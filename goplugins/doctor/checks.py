@@ -83,6 +83,16 @@ def _gevent(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
         )
 
 
+def _eventlet(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
+    if host.eventlet and _uses_grpc(plugins):
+        yield Finding(
+            "eventlet-grpc",
+            "eventlet has patched the standard library, which gRPC does not support",
+            "a gRPC call blocks every greenlet of its process until it is answered",
+            "use another kind of worker, such as gthread, or another transport",
+        )
+
+
 def _grpc_forks(plugins: Sequence[PluginConfig], host: Host) -> Iterator[Finding]:
     if not host.grpc_forks and _uses_grpc(plugins):
         yield Finding(
@@ -137,6 +147,7 @@ _RULES: tuple[Callable[[Sequence[PluginConfig], Host], Iterator[Finding]], ...] 
     _uwsgi_threads,
     _uwsgi_forks,
     _gevent,
+    _eventlet,
     _grpc_forks,
     _limits,
     _timeouts,

@@ -20,6 +20,7 @@ class Host:
         limit_name: the server's name for that limit.
         threads: whether background threads run between requests.
         gevent: whether gevent has patched the standard library.
+        eventlet: whether eventlet has.
         grpc_gevent: whether gRPC was initialised for gevent.
         grpc_forks: whether gRPC's fork support is on.
         fork_hooks: whether Python's fork hooks run when the server forks.
@@ -31,6 +32,7 @@ class Host:
     limit_name: str = ""
     threads: bool = True
     gevent: bool = False
+    eventlet: bool = False
     grpc_gevent: bool = False
     grpc_forks: bool = True
     fork_hooks: bool = True
@@ -40,7 +42,8 @@ def gunicorn_host(worker_class: str, workers: int | None, timeout: float) -> Hos
     """Gunicorn with these settings. Its timeout ends sync workers only: the others send heartbeats during a request."""
     kind = worker_class.rpartition(".")[2].lower()
     limit = timeout if timeout and kind in {"sync", "syncworker"} else None
-    return Host("gunicorn", workers, limit, "gunicorn's --timeout", gevent="gevent" in kind)
+    green = {"gevent": "gevent" in kind, "eventlet": "eventlet" in kind}
+    return Host("gunicorn", workers, limit, "gunicorn's --timeout", **green)
 
 
 def uwsgi_host(options: Mapping[str, str]) -> Host:

@@ -167,6 +167,7 @@ def _celery(words: Sequence[str], environ: Mapping[str, str]) -> Host:
     return attrs.evolve(
         Host("celery", 1 if one_process else found.concurrency, min(limits, default=None), "Celery's time limit"),
         gevent=found.pool == "gevent",
+        eventlet=found.pool == "eventlet",
     )
 
 

@@ -36,7 +36,8 @@ def host_here() -> Host:
     grpc: Any = sys.modules.get("grpc._cython.cygrpc")
     return attrs.evolve(
         found,
-        gevent=found.gevent or _is_patched(),
+        gevent=found.gevent or _has_patched("gevent.monkey", "is_module_patched"),
+        eventlet=found.eventlet or _has_patched("eventlet.patcher", "is_monkey_patched"),
         grpc_gevent=bool(getattr(grpc, "g_gevent_activated", False)),
         grpc_forks=_grpc_forks(grpc),
     )
@@ -106,9 +107,8 @@ def _celery() -> Host | None:
 # --- libraries -----------------------------------------------------------------------------------------------------
 
 
-def _is_patched() -> bool:
-    monkey: Any = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("socket"))
+def _has_patched(module: str, question: str) -> bool:
+    return bool(getattr(sys.modules.get(module), question, lambda _: False)("socket"))
 
 
 def _grpc_forks(grpc: Any) -> bool:

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.polling import Poll, create_poll
 from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineService
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class StdioServer:
 
     def _answer_all(self) -> None:
         reader = self._service.reader()
-        poll = select.poll()
+        poll = create_poll()
         poll.register(self._reader, select.POLLIN)
         poll.register(self._wake_reader, select.POLLIN)
         while not reader.ended:
@@ -112,7 +113,7 @@ class StdioServer:
                 self._write(self._service.answer(line, self._clock.monotonic(), "stdin"))
         self._discard_rest(poll)
 
-    def _discard_rest(self, poll: select.poll) -> None:
+    def _discard_rest(self, poll: Poll) -> None:
         """Reads the rest of a line that was refused, so that the host can read the refusal; :meth:`stop` ends it."""
         end, discarded = self._clock.monotonic() + DISCARD_TIMEOUT, 0
         while discarded < MAX_DISCARDED and (left := end - self._clock.monotonic()) > 0:

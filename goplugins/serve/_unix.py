@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.log_throttle import LogThrottle
+from goplugins.runtime.polling import create_poll
 from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineService
 from goplugins.serve._unix_listener import Listener
 
@@ -170,7 +171,7 @@ class UnixServer:
             self._close()
 
     def _wait(self, *, accepting: bool, timeout: float | None = None) -> None:
-        poll = select.poll()
+        poll = create_poll()
         poll.register(self._wake_reader, select.POLLIN)
         if accepting:
             poll.register(self._listener.sock, select.POLLIN)
@@ -210,7 +211,7 @@ class UnixServer:
         self._full = False
         if len(self._connections) < _CONNECTIONS:
             return True
-        waiting = select.poll()
+        waiting = create_poll()
         waiting.register(self._listener.sock, select.POLLIN)
         if waiting.poll(0):
             self._full = True

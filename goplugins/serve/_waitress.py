@@ -32,6 +32,7 @@ from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-unty
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.log_throttle import LogThrottle
+from goplugins.runtime.polling import create_poll
 from goplugins.serve._wsgi import ARRIVED, error_body
 
 if TYPE_CHECKING:
@@ -310,6 +311,6 @@ class Server:
 
 def _has_unread_bytes(sock: socket.socket) -> bool:
     """Whether bytes have arrived that are not read yet."""
-    poll = select.poll()
+    poll = create_poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

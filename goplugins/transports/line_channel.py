@@ -17,6 +17,7 @@ from goplugins.errors import (
 )
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.polling import create_poll
 
 _CHUNK = 65536
 """Bytes per read; for much larger ones the allocator requests memory from the system each time."""
@@ -119,7 +120,7 @@ class LineChannel:
         self._write = write
         self._now = clock.monotonic
         self._limit = limit
-        poll = select.poll()
+        poll = create_poll()
         poll.register(reader, select.POLLIN)
         self._poll = poll.poll
         self._buffer = LineBuffer()
@@ -180,7 +181,7 @@ class LineChannel:
 
     def _send_rest(self, line: memoryview) -> OSError | None:
         """Sends the rest and reads meanwhile: a peer that is blocked in its own output would never read ours."""
-        poll = select.poll()
+        poll = create_poll()
         poll.register(self._reader, select.POLLIN)
         poll.register(self._writer, select.POLLOUT | (select.POLLIN if self._writer == self._reader else 0))
         try:

@@ -12,6 +12,7 @@ from itertools import chain, zip_longest
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
+from goplugins.runtime.polling import create_poll
 from goplugins.transports.resolver import Address
 
 _NEXT_AFTER = 0.25
@@ -154,7 +155,7 @@ class _Race:
         self._failures[address] = failure
 
     def _wait(self, seconds: float) -> list[int]:
-        poll = select.poll()
+        poll = create_poll()
         for descriptor in self._opening:
             poll.register(descriptor, select.POLLOUT)
         return [descriptor for descriptor, _ in poll.poll(min(seconds * 1e3, _MAX_POLL))]

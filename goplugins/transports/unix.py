@@ -28,6 +28,7 @@ from goplugins.errors import (
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
+from goplugins.runtime.polling import create_poll
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.line_channel import LineChannel
@@ -69,7 +70,7 @@ class SocketConnection:
 
     def is_dead(self) -> bool:
         """Whether an idle connection was closed by the peer, or has unexpected bytes."""
-        poll = select.poll()
+        poll = create_poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 

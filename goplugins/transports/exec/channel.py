@@ -19,6 +19,7 @@ from goplugins.errors import (
 )
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.polling import create_poll
 from goplugins.transports.envelope import parse_object
 from goplugins.transports.exec import sigpipe
 from goplugins.transports.line_channel import LineChannel
@@ -190,7 +191,7 @@ class ExecChannel(LineChannel):
         with self._lock:
             if self.state is not State.IDLE:
                 return 0
-            poll = select.poll()  # the caller's own may be in use
+            poll = create_poll()  # the caller's own may be in use
             poll.register(self._reader, select.POLLIN)
             found = poll.poll(0)
             if not found:

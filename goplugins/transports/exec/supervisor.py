@@ -17,6 +17,7 @@ import attrs
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.polling import create_poll
 from goplugins.transports.exec.channel import State
 from goplugins.transports.exec.orphan_guard import OrphanGuard
 from goplugins.transports.exec.process_handle import Command, Process
@@ -75,7 +76,7 @@ class Supervisor:
         self._commands: SimpleQueue[tuple[Command, Process]] = SimpleQueue()
         self._processes: set[Process] = set()
         # Only the supervisor thread uses what follows.
-        self._poll = select.poll()
+        self._poll = create_poll()
         self._by_pidfd: dict[int, Process] = {}
         self._by_stderr: dict[int, Process] = {}
         self._by_stdout: dict[int, Process] = {}

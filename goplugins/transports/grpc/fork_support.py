@@ -68,7 +68,7 @@ class ForkGuard:
         self._closings = SlotSet()
         self._reset()
         register_forkable(self)
-        os.register_at_fork(before=self._await_openings)
+        os.register_at_fork(before=self._before_early_fork, after_in_parent=self._after_in_parent)
 
     def _reset(self) -> None:
         self.lock = threading.Lock()
@@ -118,7 +118,7 @@ class ForkGuard:
             register, self._registered = not self._registered, True
         if register:
             # Only now: hooks run in reverse order, this one before that which grpc registers with its first channel.
-            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_in_parent)
+            os.register_at_fork(before=self._before_fork)
 
     def _forget(self, channel: grpc.Channel, epoch: int) -> None:
         """The finalizer. Takes no lock."""
@@ -161,16 +161,18 @@ class ForkGuard:
                 break
             SYSTEM_CLOCK.wait(Waiter(), _POLL_INTERVAL)
 
-    def _await_openings(self) -> None:
-        """Before a fork, also one that begins while another thread creates the first channel."""
-        until = SYSTEM_CLOCK.monotonic() + FORK_TIMEOUT
-        while self._openings and SYSTEM_CLOCK.monotonic() < until:
-            SYSTEM_CLOCK.wait(Waiter(), _POLL_INTERVAL)
+    def _before_early_fork(self) -> None:
+        """Before a fork that began while another thread created the first channel, without the hook above."""
+        if (self._openings or self._channels) and self._own_fork() is None:
+            self._before_fork()
+
+    def _own_fork(self) -> tuple[int, bool] | None:
+        return next((fork for fork in reversed(self.forking) if fork[0] == threading.get_ident()), None)
 
     def _after_in_parent(self) -> None:
-        own = next((fork for fork in reversed(self.forking) if fork[0] == threading.get_ident()), None)
+        own = self._own_fork()
         if own is None:
-            return  # this fork began before the hooks were registered
+            return  # gRPC was not used before this fork
         self.forking.remove(own)
         if not self.forking:  # while another thread forks, its child needs them unregistered as well
             channels, self._unregistered = self._unregistered, set()

@@ -19,6 +19,7 @@ from typing import cast
 from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.polling import create_poll
 from goplugins.transports.http import errors
 from goplugins.transports.http.connector import drop_socket, shut_down
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
@@ -88,7 +89,7 @@ class Connection:
         self._limit = 8 * limit + FRAMING_ALLOWANCE
         self._parser = ReplyParser(limit)
         self._read_fast = FastPathParser(limit).read
-        register = select.poll()
+        register = create_poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll
         self._read: Callable[[int], bytes] = sock.recv
@@ -165,7 +166,7 @@ class Connection:
 
     def _write_all(self, message: bytes, refusal: OSError | None, early: bytearray) -> None:
         """Writes the rest, unless a refusal arrives meanwhile; adds to ``early`` what has arrived."""
-        poll = select.poll()
+        poll = create_poll()
         with memoryview(message) as view:
             while self.sent < len(message) and not self.eof and not _REFUSAL.match(early):
                 # TLS may have to read before it can continue to write.

@@ -218,8 +218,9 @@ class _OpeningSockets:
 def shut_down(sock: socket.socket) -> None:
     """Wakes a thread that reads or writes on the socket; the descriptor stays open."""
     # Not an SSLSocket's own method, which removes the encryption under a thread that may continue to read.
+    shutdown = getattr(socket.socket, "shutdown", None)  # None for eventlet's class, whose objects have it
     with contextlib.suppress(OSError):  # the peer closed first
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR) if shutdown is None else shutdown(sock, socket.SHUT_RDWR)
 
 
 def drop_socket(sock: socket.socket) -> None:

@@ -31,6 +31,7 @@ def test_no_problem_no_finding() -> None:
         ({}, {"name": "uwsgi", "threads": False}, "uwsgi-threads", "enable-threads = true"),
         (GRPC, {"name": "uwsgi", "fork_hooks": False}, "uwsgi-fork-hooks", "py-call-uwsgi-fork-hooks = true"),
         (GRPC, {"gevent": True}, "gevent-grpc", "init_gevent()"),
+        (GRPC, {"eventlet": True}, "eventlet-grpc", "another kind of worker"),
         (GRPC, {"grpc_forks": False}, "grpc-fork-support", "GRPC_ENABLE_FORK_SUPPORT=1"),
         (
             {"rate_limit": {"enabled": True, "requests_per_second": 10}},
@@ -58,9 +59,10 @@ def test_each_kind_of_problem(given: dict[str, Any], facts: dict[str, Any], kind
 
 
 def test_problems_of_grpc_need_a_grpc_plugin() -> None:
-    bad = attrs.evolve(GUNICORN, name="uwsgi", gevent=True, grpc_forks=False, fork_hooks=False)
+    bad = attrs.evolve(GUNICORN, name="uwsgi", gevent=True, eventlet=True, grpc_forks=False, fork_hooks=False)
     assert kinds(plugins(), bad) == []
-    assert kinds(plugins(GRPC), attrs.evolve(bad, grpc_gevent=True, grpc_forks=True, fork_hooks=True)) == []
+    good = attrs.evolve(bad, grpc_gevent=True, eventlet=False, grpc_forks=True, fork_hooks=True)
+    assert kinds(plugins(GRPC), good) == []
 
 
 def test_limits_of_one_worker_are_not_multiplied() -> None:

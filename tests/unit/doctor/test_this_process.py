@@ -94,11 +94,13 @@ def test_the_first_call_in_a_process_logs_each_finding_once(monkeypatch: pytest.
     assert warned()[0].startswith("[uwsgi-threads] ")
 
 
-def test_nothing_is_logged_before_the_first_call(monkeypatch: pytest.MonkeyPatch, warned: Any) -> None:
+def test_findings_are_logged_when_a_configuration_is_loaded(monkeypatch: pytest.MonkeyPatch, warned: Any) -> None:
+    """Before a call at import can do harm in a server's master."""
     uwsgi(monkeypatch)
     with Manager(str, str) as manager:
+        assert warned() == []
         manager.load_from_config({"plugins": [{"name": "a", "transport": "python", "endpoint": f"{__name__}:echo"}]})
-    assert warned() == []
+        assert len(warned()) == 1
 
 
 def test_a_second_manager_adds_findings_of_other_kinds(monkeypatch: pytest.MonkeyPatch, warned: Any) -> None:
