@@ -15,6 +15,7 @@ import datetime
 import decimal
 import functools
 import json
+import sys
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set as AbstractSet
 from typing import Any, ForwardRef, Literal, get_args, get_origin, get_type_hints, is_typeddict
@@ -26,7 +27,7 @@ from cattrs.gen import make_mapping_structure_fn
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
-from goplugins.errors import InvalidArgumentError, ReplyTypeError, UnserializableRequestError
+from goplugins.errors import InvalidArgumentError, PluginClosedError, ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
 
@@ -387,3 +388,9 @@ def codec_for(request_type: Any = Any, response_type: Any = Any) -> Codec:
         return _cached(request_type, response_type)
     except TypeError:  # a type form that is not hashable
         return _make(request_type, response_type)
+    except ImportError as exc:
+        if not sys.is_finalizing():
+            raise
+        raise PluginClosedError(
+            "the interpreter is exiting, and can't import what the first call of a type needs"
+        ) from exc

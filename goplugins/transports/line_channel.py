@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 from collections.abc import Callable
 
@@ -78,11 +80,13 @@ class LineChannel:
         write: writes what fits and returns its length.
         clock: measures.
         limit: bytes that a reply may have.
+        end: a descriptor that becomes readable once the peer has ended, even if others hold its pipes; -1 for none.
 
     Attributes:
-        sent: bytes of the request that the system has accepted in this exchange.
+        sent: bytes of the request that the system has accepted in this exchange; 0 if the peer has not read all of it.
         received: bytes received in this exchange.
         gone: whether the peer had closed its side before it sent any byte of a reply.
+        surplus: whether the peer has sent more than the last reply.
         clean: whether only whole lines were exchanged so far, so that the channel can be used again.
         replies: number of replies since the channel was opened.
     """
@@ -90,6 +94,8 @@ class LineChannel:
     __slots__ = (
         "_at",
         "_buffer",
+        "_end",
+        "_length",
         "_limit",
         "_now",
         "_poll",
@@ -103,6 +109,7 @@ class LineChannel:
         "received",
         "replies",
         "sent",
+        "surplus",
     )
 
     def __init__(
@@ -113,7 +120,9 @@ class LineChannel:
         write: Callable[[bytes | memoryview], int],
         clock: Clock,
         limit: int,
+        end: int = -1,
     ) -> None:
+        self._end = end
         self._reader = reader
         self._writer = writer
         self._read = read
@@ -122,11 +131,13 @@ class LineChannel:
         self._limit = limit
         poll = create_poll()
         poll.register(reader, select.POLLIN)
+        if end >= 0:
+            poll.register(end, select.POLLIN)
         self._poll = poll.poll
         self._buffer = LineBuffer()
         self._at = self._started = 0.0
-        self.sent = self.received = self.replies = 0
-        self.gone = False
+        self._length = self.sent = self.received = self.replies = 0
+        self.gone = self.surplus = False
         self.clean = True
 
     def poll_idle(self) -> int:
@@ -138,7 +149,7 @@ class LineChannel:
         if not ready:
             return 0
         self.clean = False
-        return ready[0][1]
+        return dict(ready).get(self._reader, select.POLLHUP)
 
     def exchange(self, line: bytes, deadline: Deadline) -> bytes:
         """Sends ``line``, which ends with its line break, and returns the reply without one.
@@ -151,12 +162,14 @@ class LineChannel:
         """
         self.clean = self.gone = False
         self.sent = self.received = 0
+        self._length = len(line)
         self._at = deadline.at
         self._started = self._now()
         broken = self._send(line)
         reply = self._receive(broken)
         self.replies += 1
-        self.clean = self.sent == len(line) and not self._buffer.held
+        self.surplus = bool(self._buffer.held)
+        self.clean = self.sent == len(line) and not self.surplus
         return reply
 
     def is_gone(self, exc: Exception) -> bool:
@@ -184,6 +197,8 @@ class LineChannel:
         poll = create_poll()
         poll.register(self._reader, select.POLLIN)
         poll.register(self._writer, select.POLLOUT | (select.POLLIN if self._writer == self._reader else 0))
+        if self._end >= 0:
+            poll.register(self._end, select.POLLIN)
         try:
             while self.sent < len(line):
                 ready = dict(poll.poll(self._milliseconds()))
@@ -191,6 +206,8 @@ class LineChannel:
                     raise self._timeout()
                 if ready.get(self._reader, 0) & ~select.POLLOUT and self._has_early_reply():
                     return None
+                if self._end in ready:
+                    return BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
                 if self._writer in ready:
                     with contextlib.suppress(BlockingIOError):
                         self.sent += self._write(line[self.sent :])
@@ -238,11 +255,13 @@ class LineChannel:
     def _next_chunk(self, broken: OSError | None) -> bytes:
         while True:
             wait = (self._at - self._now()) * 1000.0
-            if wait <= 0.0 or not self._poll(min(wait, _MAX_POLL)):
+            if wait <= 0.0 or not (ready := self._poll(min(wait, _MAX_POLL))):
                 raise self._timeout()
             try:
                 chunk = self._read(_CHUNK)
             except BlockingIOError:
+                if any(descriptor == self._end for descriptor, _ in ready):  # nothing more will come
+                    raise self._lost(broken) from broken
                 continue
             except OSError as exc:
                 raise self._lost(exc) from exc
@@ -266,11 +285,22 @@ class LineChannel:
         received = f"{self.received or 'no'} bytes received"
         return PluginTimeoutError(f"timed out after {seconds:.3g} s waiting for the reply ({received})")
 
+    def _is_unread(self, exc: OSError | None) -> bool:
+        """Whether the system shows that the peer, which is gone, has not read the whole request.
+
+        Args:
+            exc: what the system reported; None for the end of its output.
+        """
+        return False
+
     def _lost(self, exc: OSError | None) -> PluginError:
         self.gone = not self.received
+        # A line without its end is no request, not even at the end of the input: more than the line break is missing.
+        if self.sent < self._length - 1 or self._is_unread(exc):
+            self.sent = 0
         reason = "" if exc is None else f": {exc.strerror or exc}"
         if self.gone:
-            # If the system has accepted no byte, the plugin can't have acted on the request.
+            # Then the plugin can't have acted on the request.
             replay = None if self.sent else Replay.ALWAYS
             return ConnectionLostError(f"the plugin closed the connection before it replied{reason}", replay=replay)
         if exc is not None and not isinstance(exc, BrokenPipeError):

@@ -68,6 +68,13 @@ class SocketConnection:
 
     _sock: socket.socket
 
+    def _is_unread(self, exc: OSError | None) -> bool:
+        # Linux reports a reset of a Unix socket only if it was closed with bytes that its owner had not read.
+        platform: str = sys.platform
+        if platform != "linux":
+            return False
+        return _unread_bytes(self._sock) > 0 if exc is None else exc.errno == errno.ECONNRESET
+
     def is_dead(self) -> bool:
         """Whether an idle connection was closed by the peer, or has unexpected bytes."""
         poll = create_poll()
@@ -107,6 +114,15 @@ class UnixConnection(SocketConnection, LineChannel):
 
     def is_dead(self) -> bool:
         return bool(self.poll_idle())
+
+
+def _unread_bytes(sock: socket.socket) -> int:
+    """How much of what was sent waits in the peer's queue, in units of the kernel."""
+    import fcntl
+    import termios
+
+    found: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0]
+    return found
 
 
 def _is_connected(sock: socket.socket) -> bool:

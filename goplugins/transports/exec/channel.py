@@ -57,6 +57,7 @@ class ExecChannel(LineChannel):
         stdout: our end of its stdout; non-blocking.
         limit: maximum bytes of a reply.
         start_timeout: seconds until it must have answered its first request, if that request's caller gave up.
+        pidfd: becomes readable when it ends; -1 for none.
         clock: source of time.
 
     Attributes:
@@ -66,9 +67,17 @@ class ExecChannel(LineChannel):
 
     __slots__ = ("_abandoned", "_lock", "_start_timeout", "_stdin", "_was_starting", "start_ends", "state")
 
-    def __init__(self, stdin: int, stdout: int, *, limit: int, start_timeout: float, clock: Clock) -> None:
+    def __init__(
+        self, stdin: int, stdout: int, *, limit: int, start_timeout: float, clock: Clock, pidfd: int = -1
+    ) -> None:
         super().__init__(
-            stdout, stdin, lambda size: os.read(stdout, size), lambda data: sigpipe.write(stdin, data), clock, limit
+            stdout,
+            stdin,
+            lambda size: os.read(stdout, size),
+            lambda data: sigpipe.write(stdin, data),
+            clock,
+            limit,
+            pidfd,
         )
         self._stdin = stdin
         self._start_timeout = start_timeout
@@ -110,6 +119,9 @@ class ExecChannel(LineChannel):
         if self.clean:
             self.state = State.IDLE
         return reply
+
+    def _is_unread(self, exc: OSError | None) -> bool:
+        return _unread_bytes(self._stdin) > 0
 
     def _finish(self, request: _AbandonedRequest, deadline: Deadline) -> None:
         """Sends the rest of an abandoned request, waits for its reply, and drops it."""

@@ -13,7 +13,6 @@ import attrs
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidConfigError,
-    LocalResourceError,
     MissingExecutableError,
     PluginClosedError,
     PluginConnectionError,
@@ -232,11 +231,13 @@ class Launcher:
         """A process without an owner: a held one, or a new one.
 
         Raises:
+            PluginClosedError: the interpreter is exiting.
             PluginConnectionError: it could not be started, or must not be started yet. Nothing was sent.
             PluginTimeoutError: the deadline has passed; a start under way is left to the next caller.
         """
         if deadline.remaining() <= 0:
             raise PluginTimeoutError("the deadline passed before a process was started", replay=Replay.ALWAYS)
+        supervisor_of_process().check_not_exiting()
         claim = _Claim()
         start = self._claim_held(claim) or self._claim_new(claim)
         try:
@@ -347,7 +348,7 @@ class Launcher:
         started = self._clock.monotonic()
         try:
             process = self._start(Deadline(started + self._arguments.start_timeout, self._clock))
-        except (PluginConnectionError, LocalResourceError) as error:
+        except PluginError as error:
             if isinstance(error, PluginConnectionError):
                 lasting = error.replay is Replay.NEVER
                 self.backoff.failed(started, error.message, lasting=lasting)
@@ -380,7 +381,7 @@ class Launcher:
                     scrub=self._scrub,
                     on_reaped=self.start_thread.process_reaped,
                 )
-        except PluginConnectionError:
+        except PluginError:
             raise
         except Exception as exc:
             # Any exception: it has to reach the waiting caller, which can't see this thread's tracebacks.

@@ -101,7 +101,9 @@ class Process:
         self._handle: weakref.ref[Handle] | None = None
         self._lock = threading.Lock()  # no signal may be sent once the pid can belong to another process
         self._reaped = False
-        self.channel = ExecChannel(stdin, stdout, limit=limit, start_timeout=start_timeout, clock=clock)
+        self.channel = ExecChannel(
+            stdin, stdout, limit=limit, start_timeout=start_timeout, clock=clock, pidfd=self.pidfd
+        )
 
     # --- for the owner of the handle ---------------------------------------------------------------------------
 
@@ -115,14 +117,19 @@ class Process:
         return self._handle is not None and self._handle() is None
 
     def close(self) -> None:
-        """Closes it after use: a process with a clean channel may exit on its own, any other is killed.
+        """Closes it after use: a process that owes no reply may exit on its own, any other is killed.
 
         A process that owes a reply could delay it indefinitely, and would exceed ``max_connections`` meanwhile.
         """
-        if self.channel.clean or self.wrote_unasked:
+        channel = self.channel
+        if channel.surplus:
+            self.set_wrote_unasked()
+        # Gone without a fault: it has closed its output before it has read the request, and is about to exit.
+        if channel.clean or self.wrote_unasked or (channel.gone and not self.fault and not channel.sent):
             self.closed_normally = not self.wrote_unasked
             self._post(Command.CLOSE, self)
         else:
+            self.fault = self.fault or "it was closed before it had answered"
             self._post(Command.KILL, self)
 
     def keep_starting(self) -> None:
@@ -211,16 +218,17 @@ class Process:
         stdin, self.stdin = self.stdin, -1
         _close(stdin)
 
-    def close_watched(self) -> None:
-        """Closes stderr and the pidfd."""
+    def close_stderr(self) -> None:
+        """Closes our end of stderr."""
         stderr, self.stderr = self.stderr, -1
-        pidfd, self.pidfd = self.pidfd, -1
-        _close(stderr, pidfd)
+        _close(stderr)
 
     def close_all(self) -> None:
-        """Closes all its descriptors."""
+        """Closes all its descriptors. A caller may wait for the pidfd until then."""
         self.close_pipes()
-        self.close_watched()
+        self.close_stderr()
+        pidfd, self.pidfd = self.pidfd, -1
+        _close(pidfd)
 
     def disown(self) -> None:
         """In a forked child: the process is the parent's, and is never called, signalled or reaped from here."""

@@ -9,12 +9,14 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
 import attrs
 
+from goplugins.errors import PluginClosedError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.polling import create_poll
@@ -111,10 +113,10 @@ class Supervisor:
         """Passes while processes may be started.
 
         Raises:
-            RuntimeError: the interpreter is exiting, and would not end a process that is started now.
+            PluginClosedError: the interpreter is exiting: no thread would start a process now, or end it.
         """
-        if self._exiting:
-            raise RuntimeError("the interpreter is exiting")
+        if self._exiting or sys.is_finalizing():
+            raise PluginClosedError("the interpreter is exiting, and starts no more processes")
 
     def open(self) -> None:
         """Opens the wake-up pipe and registers the hooks, before the first start. Takes the lock."""
@@ -355,7 +357,7 @@ class Supervisor:
         self._terminations.pop(process, None)
         with self.without_fork():
             self.orphan_guard.release(process.pid)  # before its number can be reused; may start a new guard
-            process.close_watched()
+            process.close_stderr()
         process.reap()
         process.log.close()
         process.on_reaped()
@@ -370,7 +372,7 @@ class Supervisor:
         self._stdout_unwatched.discard(process)
         self._starting.discard(process)
         with self.without_fork():
-            process.close_pipes()
+            process.close_all()
         with self._lock:
             self._processes.discard(process)
 
@@ -378,7 +380,7 @@ class Supervisor:
     def _log_end(process: Process) -> None:
         why = f", since: {process.fault}" if process.fault else ""
         last = f"; its last lines on stderr: {process.log.last_lines}" if process.log.last_lines else ""
-        level = logging.DEBUG if process.closed_normally else logging.WARNING
+        level = logging.WARNING if process.failure or process.fault else logging.DEBUG
         logger.log(level, "plugin %r, process %d: %s%s%s", process.name, process.pid, process.end, why, last)
 
     # --- exit and fork -----------------------------------------------------------------------------------------
