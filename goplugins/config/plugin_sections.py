@@ -129,6 +129,7 @@ class ConnectionConfig(Section):
         max_connections: limit of open connections (or processes); further calls wait within their deadlines.
         max_idle_connections: limit of idle connections that are kept; at most ``max_connections``.
         idle_timeout: seconds after which an idle connection is closed.
+        max_lifetime: seconds after which a connection is replaced between two calls; no limit when left out.
         connection_timeout: seconds for connecting, TLS handshake included.
         request_timeout: seconds for a whole call, if neither the call nor its context has a timeout.
         keep_alive: whether a connection is used for more than one call.
@@ -139,6 +140,7 @@ class ConnectionConfig(Section):
     max_connections: Positive | None = None
     max_idle_connections: Count | None = None
     idle_timeout: Seconds | None = None
+    max_lifetime: Seconds | None = None
     connection_timeout: Seconds | None = None
     request_timeout: Seconds | None = None
     keep_alive: bool | None = None

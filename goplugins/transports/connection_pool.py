@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections import deque
@@ -24,13 +25,13 @@ class _Slot(Generic[C]):
     returns it: no interrupt can make the pool smaller, or leave a connection open.
     """
 
-    __slots__ = ("__weakref__", "_abandon", "connection", "generation", "idle_since")
+    __slots__ = ("__weakref__", "_abandon", "connection", "expires", "generation", "idle_since")
 
     def __init__(self, abandon: Callable[[C], None]) -> None:
         self._abandon = abandon
         self.generation = 0
         self.connection: C | None = None
-        self.idle_since = 0.0
+        self.idle_since = self.expires = 0.0
 
     def __del__(self) -> None:
         connection = getattr(self, "connection", None)  # an interrupt may have broken into __init__
@@ -74,6 +75,7 @@ class ConnectionPool(Generic[C]):
         max_connections: bound on open connections.
         max_idle: bound on idle connections.
         idle_timeout: seconds after which an idle connection is not used again.
+        max_lifetime: seconds after which a connection is not used again, idle or not; None for no limit.
         clock: measures idle time and waits.
 
     A slot that becomes free goes to the caller that has waited longest. So while callers wait there is neither an
@@ -89,6 +91,7 @@ class ConnectionPool(Generic[C]):
         max_connections: int,
         max_idle: int,
         idle_timeout: float,
+        max_lifetime: float | None = None,
         drop: Callable[[C], None] | None = None,
         abandon: Callable[[C], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -101,6 +104,7 @@ class ConnectionPool(Generic[C]):
         self.max_connections = max_connections
         self.max_idle = max_idle
         self.idle_timeout = idle_timeout
+        self.max_lifetime = math.inf if max_lifetime is None else max_lifetime
         self._clock = clock
         self._now = clock.monotonic
         self._epoch = 0
@@ -151,12 +155,22 @@ class ConnectionPool(Generic[C]):
                 return None
         idle = slot.connection
         try:
-            if idle is not None and self._now() - slot.idle_since <= self.idle_timeout and not self._is_dead(idle):
+            # As _is_usable, without a call: this is the usual way.
+            if (
+                idle is not None
+                and (now := self._now()) - slot.idle_since <= self.idle_timeout
+                and now < slot.expires
+                and not self._is_dead(idle)
+            ):
                 return Lease(slot, idle, True, self._epoch)
         except BaseException:
             self._put_back(slot, reusable=False)
             raise
         return self._make_lease(slot, deadline)
+
+    def _is_usable(self, slot: _Slot[C], idle: C) -> bool:
+        now = self._now()
+        return now - slot.idle_since <= self.idle_timeout and now < slot.expires and not self._is_dead(idle)
 
     def _new_slot(self) -> _Slot[C]:
         """Expects the lock."""
@@ -229,7 +243,7 @@ class ConnectionPool(Generic[C]):
         epoch = self._epoch
         while (idle := slot.connection) is not None or self._idle:
             try:
-                if idle is not None and self._now() - slot.idle_since <= self.idle_timeout and not self._is_dead(idle):
+                if idle is not None and self._is_usable(slot, idle):
                     return Lease(slot, idle, True, epoch)
                 slot.connection = None
                 if idle is not None:
@@ -248,6 +262,7 @@ class ConnectionPool(Generic[C]):
     def _connect_into(self, slot: _Slot[C], deadline: Deadline, epoch: int) -> Lease[C]:
         # Read before it connects: a renewal meanwhile may come too late for this connection.
         slot.generation = self._generation
+        slot.expires = self._now() + self.max_lifetime
         try:
             connection = self._connect(deadline)
         except BaseException:
@@ -342,13 +357,14 @@ class ConnectionPool(Generic[C]):
     # --- maintenance ------------------------------------------------------------------------------------------------
 
     def sweep(self) -> int:
-        """Closes connections that were idle for longer than ``idle_timeout``; returns their number."""
-        limit = self._now() - self.idle_timeout
-        expired = []
+        """Closes idle connections that :meth:`acquire` would not use any more; returns their number."""
+        now = self._now()
+        limit = now - self.idle_timeout
         with self._lock:
-            while self._idle and self._idle[0].idle_since < limit:
-                expired.append(self._idle.popleft())
-                self._slots.pop(id(expired[-1]), None)
+            expired = [slot for slot in self._idle if slot.idle_since < limit or slot.expires <= now]
+            for slot in expired:
+                self._idle.remove(slot)
+                self._slots.pop(id(slot), None)
         return self._close_all(expired)
 
     def renew_all(self) -> None:

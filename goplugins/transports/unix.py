@@ -222,6 +222,7 @@ def socket_pool(endpoint: str, settings: TransportSettings, make: _Make[C]) -> C
         max_connections=limits.max_connections or 1,
         max_idle=limits.max_idle_connections or 0,
         idle_timeout=limits.idle_timeout or 30.0,
+        max_lifetime=limits.max_lifetime,
         clock=settings.clock,
     )
 

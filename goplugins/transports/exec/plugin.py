@@ -56,6 +56,7 @@ class ExecPlugin(LineClient[Handle]):
             max_connections=connection.max_connections or 1,
             max_idle=connection.max_idle_connections or 0,
             idle_timeout=float("inf"),
+            max_lifetime=connection.max_lifetime,
             clock=clock,
         )
         self._keeps_idle = bool(connection.keep_alive is not False and connection.max_idle_connections)

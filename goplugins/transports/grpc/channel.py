@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.errors import PluginClosedError
+from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.slots import SlotSet
 from goplugins.transports.grpc.cancellation import StartedCalls, protect_locks, record_calls
@@ -56,10 +58,12 @@ class Channel:
         started: the calls that each thread has started.
         replies: how many calls got a reply; shows whether the connection is alive.
         closing: whether it is closed after its last call.
+        expires: when the next call gets a new one.
     """
 
     raw: grpc.Channel
     epoch: int
+    expires: float
     methods: dict[str, Callable[..., Any]] = attrs.field(factory=dict)
     active: SlotSet = attrs.field(factory=SlotSet)
     started: StartedCalls = attrs.field(factory=dict)
@@ -120,6 +124,8 @@ class Channels:
         credentials: makes the channel's credentials; None for plaintext.
         options: of the channel.
         shared: False gives every call a connection of its own.
+        max_lifetime: seconds for which a channel gets calls; None for no limit.
+        clock: measures.
     """
 
     def __init__(
@@ -129,11 +135,15 @@ class Channels:
         options: Sequence[tuple[str, Any]],
         *,
         shared: bool,
+        max_lifetime: float | None,
+        clock: Clock,
     ) -> None:
         self._target = target
         self._credentials = credentials
         self._options = tuple(options)
         self._shared = shared
+        self._max_lifetime = math.inf if max_lifetime is None else max_lifetime
+        self._now = clock.monotonic
         self._closed = False
         self._current: Channel | None = None
 
@@ -148,8 +158,11 @@ class Channels:
         guard = FORK_GUARD
         with guard.lock:
             channel = self._current
-            if channel is not None and not guard.forking:
+            expired = channel is not None and self._now() >= channel.expires
+            if channel is not None and not expired and not guard.forking:
                 return channel.begin_call()
+        if channel is not None and expired:
+            self.replace(channel)
         return self._begin_on_new(deadline)
 
     def _begin_on_new(self, deadline: Deadline) -> ActiveCall:
@@ -185,7 +198,7 @@ class Channels:
         else:
             raw = grpc.secure_channel(self._target, self._credentials(), options=self._options)
         protect_locks(raw)
-        channel = Channel(raw, FORK_GUARD.epoch)
+        channel = Channel(raw, FORK_GUARD.epoch, self._now() + self._max_lifetime)
         FORK_GUARD.opened(raw, channel.active, channel)
         del opening
         return channel

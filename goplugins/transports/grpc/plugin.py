@@ -79,6 +79,8 @@ class GRPCPlugin(Sender):
             tls_credentials(auth, trust_env=target.trust_env) if target.tls else None,
             channel_options(target, connection),
             shared=bool(connection.keep_alive),
+            max_lifetime=connection.max_lifetime,
+            clock=clock,
         )
         slots = connection.max_connections or 1
         self._slots: ConnectionPool[_Slot] = ConnectionPool(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTooLargeError
+from goplugins.errors import PluginConnectionError, PluginError, PluginTimeoutError, Replay, ReplyTooLargeError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.polling import create_poll
@@ -33,6 +33,9 @@ _TCP_INFO = struct.Struct("=B127xQ")
 """Of Linux's ``tcp_info``: the state, and ``tcpi_bytes_received``. The kernel only ever adds fields behind them."""
 
 _ESTABLISHED = 1
+
+_REQUEST_TIMEOUT = 408
+"""On a kept connection: the server has waited too long for a request, and has not received this one."""
 
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -57,6 +60,7 @@ class Connection:
         received: bytes received in this exchange.
         eof: whether the peer has closed its side.
         failure: error of the system call that failed in this exchange.
+        given_up: whether the peer had given up the idle connection before it received the request.
     """
 
     __slots__ = (
@@ -69,6 +73,8 @@ class Connection:
         "_read",
         "_read_fast",
         "_received_before",
+        "_reuse_until",
+        "_reused",
         "_sock",
         "_started",
         "_tcp_info",
@@ -77,6 +83,7 @@ class Connection:
         "clean",
         "eof",
         "failure",
+        "given_up",
         "received",
         "sent",
     )
@@ -102,7 +109,8 @@ class Connection:
         else:
             self._tcp_info = _tcp_info_of(sock)
         self.sent = self.received = self._unsent = 0
-        self.clean = self.eof = False
+        self.clean = self.eof = self.given_up = self._reused = False
+        self._reuse_until: float | None = None
         self.failure: OSError | None = None
 
     def exchange(self, message: bytes, deadline: Deadline) -> HTTPReply:
@@ -130,15 +138,26 @@ class Connection:
         reply = self._read_fast(data)
         if reply is not None:
             self.clean = self.failure is None and (self._pending is None or not self._pending())
+            if reply.hint is not None:
+                self._limit_reuse(reply.hint)
             return reply
         return self._read_reply(data)
 
     def _read_reply(self, data: bytes) -> HTTPReply:
         parser = self._parser
         reply = parser.read(self, data)
+        if reply.status == _REQUEST_TIMEOUT and self._reused:
+            self.given_up, self.sent = True, 0
+            raise EOFError
         if parser.keep_alive and self.failure is None and not self.eof:
             self.clean = self._pending is None or not self._pending()
+        if reply.hint is not None:
+            self._limit_reuse(reply.hint)
         return reply
+
+    def _limit_reuse(self, hint: float) -> None:
+        """Gives the connection up before the server does, since a call that is on its way then would be lost."""
+        self._reuse_until = self._now() + max(hint - 1.0, hint / 2)
 
     # --- a request that the system does not accept at once ---------------------------------------------------------
 
@@ -242,6 +261,8 @@ class Connection:
 
     def is_gone(self, exc: Exception) -> bool:
         """Whether the peer had closed the connection before it sent any byte of a reply."""
+        if self.given_up:
+            return True
         if self.received or isinstance(exc, PluginError):
             return False
         return self.eof if self.failure is None else isinstance(self.failure, _CLOSED_BY_PEER)
@@ -250,6 +271,8 @@ class Connection:
         """The error for what an exchange raised."""
         if isinstance(exc, PluginError):
             return exc
+        if self.given_up:
+            return PluginConnectionError("the plugin closed the idle connection (HTTP 408) before it got the request")
         seconds = self._now() - self._started
         error = errors.exchange_error(
             self.failure, sent=self.sent, unsent=self._unsent - self.sent, received=self.received, seconds=seconds
@@ -260,7 +283,13 @@ class Connection:
     # --- for the pool ------------------------------------------------------------------------------------------
 
     def is_dead(self) -> bool:
-        """Whether an idle connection has become readable: closed by the peer, or with unexpected bytes."""
+        """Whether an idle connection must not be used again.
+
+        It has become readable: closed by the peer, or with unexpected bytes; or the peer is about to close it.
+        """
+        self._reused = True
+        if self._reuse_until is not None and self._now() >= self._reuse_until:
+            return True
         if self._tcp_info is not None:
             self._received_before += self.received
             self.received = 0

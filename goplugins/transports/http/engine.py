@@ -64,18 +64,22 @@ class HTTPReply:
         headers: parsed, or a well-formed head as received.
         body: decompressed.
         framed: whether a Content-Length or chunked encoding announced the end of the body.
+        hint: seconds after which the server closes the connection if it is idle; None if it has not said so.
 
     Attributes:
         fields: the JSON object in the body, once it has been parsed.
     """
 
-    __slots__ = ("_headers", "body", "fields", "framed", "status")
+    __slots__ = ("_headers", "body", "fields", "framed", "hint", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str] | bytes, body: bytes, framed: bool) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | bytes, body: bytes, framed: bool, hint: float | None = None
+    ) -> None:
         self.status = status
         self._headers = headers
         self.body = body
         self.framed = framed
+        self.hint = hint
         self.fields: dict[str, Any] = {}
 
     @property
@@ -131,5 +135,6 @@ def pool_for(connection: Any, clock: Clock, **functions: Any) -> ConnectionPool[
         max_connections=connection.max_connections,
         max_idle=connection.max_idle_connections,
         idle_timeout=connection.idle_timeout,
+        max_lifetime=connection.max_lifetime,
         clock=clock,
     )

@@ -7,6 +7,7 @@ Limits, and whether a connection is kept alive, are decided here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +44,15 @@ _ERROR_BODY_TIME = 1.0
 """Seconds that the rest of an error's body may take."""
 
 _NO_HEADERS: dict[bytes, bytes] = {}
+
+
+_HINT = re.compile(rb"\btimeout *= *\"?(\d{1,9})(?!\d)", re.IGNORECASE)
+
+
+def _hint_of(header: bytes) -> float | None:
+    """Seconds after which the server closes the connection if it is idle, from its Keep-Alive header."""
+    found = _HINT.search(header)
+    return None if found is None else float(found[1])
 
 
 class Source(Protocol):
@@ -107,7 +117,10 @@ class FastPathParser:
             incomplete.clear()
             self._begin()
             return None
-        return HTTPReply(200, head, chunks.pop(), True)
+        hint = None
+        if b"\nkeep-alive:" in lower:
+            hint = _hint_of(lower.partition(b"\nkeep-alive:")[2].partition(b"\r")[0])
+        return HTTPReply(200, head, chunks.pop(), True, hint)
 
 
 class ReplyParser:
@@ -168,8 +181,9 @@ class ReplyParser:
         while self._status < 200:
             self._parse(source, source.receive())
         headers = self._headers
+        hint = _hint_of(headers.get(b"keep-alive", b""))
         if self._status >= _ERRORS:
-            return HTTPReply(self._status, Headers(headers), self._error_body(source), True)
+            return HTTPReply(self._status, Headers(headers), self._error_body(source), True, hint)
         framed = b"content-length" in headers or b"transfer-encoding" in headers
         if self._done and b"content-encoding" not in headers:
             body = b"".join(self._chunks)
@@ -179,7 +193,7 @@ class ReplyParser:
         else:
             encoding = reply_body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
             body = reply_body.collect(self._rest(source), encoding, self._limit)
-        return HTTPReply(self._status, Headers(headers), body, framed)
+        return HTTPReply(self._status, Headers(headers), body, framed, hint)
 
     def _error_body(self, source: Source) -> bytes:
         """As much as can be read in a short time, and nothing of a body that is announced as too large."""

@@ -20,6 +20,7 @@ from goplugins.errors import (
     Replay,
     TruncatedReplyError,
     UnexpectedRedirectError,
+    redact_url,
 )
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
@@ -100,6 +101,10 @@ def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> P
     """
     error = _error_of_status(reply, now)
     error.details["status"] = reply.status
+    location = from_outside(redact_url(reply.headers.get("location", "")), _SNIPPET)
+    if location and isinstance(error, UnexpectedRedirectError):
+        error.details["location"] = location = scrub(location)
+        error.message = f"{error.message}; the plugin refers to {location}: if calls belong there, make it the endpoint"
     text = _failure_text(reply)
     if text:
         error.message = f"{error.message}: {scrub(text)}"

@@ -64,7 +64,7 @@ class SessionEngine:
         clock: measures.
 
     Raises:
-        InvalidConfigError: a proxy is configured, which the session decides.
+        InvalidConfigError: a proxy or ``max_lifetime`` is configured, which the session decides.
     """
 
     def __init__(
@@ -72,6 +72,9 @@ class SessionEngine:
     ) -> None:
         if target.proxy is not None:
             raise InvalidConfigError("has no effect with a session", path="options.proxy", fix="set session.proxies")
+        if connection.max_lifetime is not None:
+            path = "connection.max_lifetime"
+            raise InvalidConfigError("has no effect with a session", path=path, fix="its adapters keep connections")
         self._session = session
         self._origin = target.origin
         self._verify = auth.ca_file or None

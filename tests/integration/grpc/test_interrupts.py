@@ -20,6 +20,7 @@ import pytest
 
 from goplugins.config import PluginConfig
 from goplugins.errors import PluginError
+from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.grpc.channel import Channels
@@ -135,7 +136,7 @@ def test_calls_of_other_threads_continue_whenever_one_is_interrupted(address, ma
 
 def test_a_call_whose_object_is_lost_is_counted_out(address, make):
     """As an interrupt may do to a caller between any two of its steps."""
-    channels = Channels(address, None, (), shared=True)
+    channels = Channels(address, None, (), shared=True, max_lifetime=None, clock=SYSTEM_CLOCK)
     active = channels.begin_call(Deadline.after(2.0))
     assert FORK_GUARD.calls == 1
     del active
@@ -148,7 +149,7 @@ def test_a_call_whose_object_is_lost_is_counted_out(address, make):
 
 
 def test_this_version_of_grpc_has_the_private_parts_that_are_used(address):
-    channels = Channels(address, None, (), shared=True)
+    channels = Channels(address, None, (), shared=True, max_lifetime=None, clock=SYSTEM_CLOCK)
     active = channels.begin_call(Deadline.after(2.0))
     channel = active.channel
     channel.method("/a.B/C")

@@ -92,6 +92,46 @@ def test_dead_and_expired_idle_connections_are_not_used():
     assert bench.pool.open == bench.living == 2
 
 
+def test_a_connection_is_replaced_between_calls_at_the_end_of_its_lifetime():
+    clock = ManualClock()
+    bench = Bench(clock, max_lifetime=60.0)
+    first = bench.acquire()
+    for _ in range(5):  # in use all the time, so never idle for long
+        clock.advance(11)
+        bench.pool.release(first, reusable=True)
+        first = bench.acquire()
+        assert first.reused
+    clock.advance(11)
+    bench.pool.release(first, reusable=True)
+    assert not bench.acquire().reused
+    assert (len(bench.made), bench.living) == (2, 1)
+
+
+def test_a_waiting_caller_gets_no_connection_beyond_its_lifetime():
+    clock = ManualClock()
+    bench = Bench(clock, max_connections=1, max_lifetime=60.0)
+    lease = bench.acquire()
+    clock.advance(61)
+    caller = _QueuedCaller()
+    bench.pool._queue.append(caller)
+    bench.pool.release(lease, reusable=True)
+    slot = caller.waiter.take()
+    assert bench.pool._make_lease(slot, Deadline(clock.monotonic() + 1, clock)).connection is bench.made[1]
+
+
+def test_sweep_closes_idle_connections_beyond_their_lifetime():
+    clock = ManualClock()
+    bench = Bench(clock, max_connections=3, max_idle=3, idle_timeout=100.0, max_lifetime=60.0)
+    old = [bench.acquire(), bench.acquire()]
+    clock.advance(50)
+    new = bench.acquire()
+    for lease in (old[0], new, old[1]):
+        bench.pool.release(lease, reusable=True)
+    clock.advance(11)
+    assert bench.pool.sweep() == 2
+    assert bench.acquire().connection is new.connection
+
+
 def test_most_recent_connections_stay_when_there_are_too_many_idle():
     bench = Bench(max_connections=3, max_idle=1)
     leases = [bench.acquire() for _ in range(3)]
