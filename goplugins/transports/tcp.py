@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 
+from goplugins.errors import missing_resource
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import close_in_children
@@ -24,8 +25,8 @@ _REMEMBERED = 600.0
 _MAX_POLL = 86_400_000.0
 """Milliseconds: poll() takes a C int."""
 
-_NO_WAY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETUNREACH)
-"""This machine can't reach addresses of that family, which says less than the refusal of another address."""
+_NO_WAY = (errno.EAFNOSUPPORT, errno.ENETUNREACH)
+"""This machine can't reach addresses of that family."""
 
 _Option = tuple[int, int, int | bytes]
 
@@ -163,7 +164,8 @@ class _Race:
     def _failure(self, addresses: Sequence[Address]) -> OSError:
         """One error for all addresses, of the kind of the most telling failure."""
         failures = self._failures
-        telling = [failure for failure in failures.values() if failure.errno not in _NO_WAY]
+        # What this machine lacks says less than the refusal, or the silence, of another address.
+        telling = [each for each in failures.values() if each.errno not in _NO_WAY and not missing_resource(each)]
         silent = TimeoutError(errno.ETIMEDOUT, "no answer")
         chosen = telling[0] if telling else next(iter(failures.values()), silent)
         if len(failures) < len(addresses) and not telling:

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay
+from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay, missing_resource
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK
@@ -141,6 +141,25 @@ def test_the_refusal_of_an_address_says_more_than_a_family_that_this_machine_lac
         call(plugin)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     assert "[::1]:1: Address family not supported" in caught.value.message
+
+
+@pytest.mark.parametrize("other", ["refuses", "is silent"])
+def test_the_answer_of_an_address_says_more_than_a_lack_of_this_process(make, silent, monkeypatch, other):
+    port = free_port()
+    quiet = silent()
+    real = socket.socket
+
+    def limited(*args):
+        if args[:1] == (socket.AF_INET6,):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(*args)
+
+    found = [(socket.AF_INET6, ("::1", 1, 0, 0)), address(port) if other == "refuses" else quiet]
+    plugin = make("http://several.example/x", resolver=Answers(*found))
+    monkeypatch.setattr(socket, "socket", limited)
+    with pytest.raises(PluginConnectionError if other == "refuses" else PluginTimeoutError) as caught:
+        call(plugin, timeout=0.4)
+    assert not missing_resource(caught.value)
 
 
 @pytest.mark.parametrize(("connection_timeout", "whose"), [(5.0, "the call's deadline"), (0.2, "connection_timeout")])
