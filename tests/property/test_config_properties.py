@@ -188,6 +188,7 @@ def test_resolving_is_idempotent_and_sets_all_fields(config: ManagerConfig) -> N
     resolved = config.with_defaults()
     assert resolved.with_defaults() == resolved
     optional = {"window", "failure_rate", "slow_call_duration", "slow_call_rate", "endpoint"}
+    optional |= {"attempt_timeout", "statuses", "kind", "max_lifetime"}
     for plugin in resolved.plugins:
         for section in (
             plugin.retry,
@@ -216,7 +217,7 @@ def test_set_fields_are_kept_and_others_are_inherited(
     ]:
         for field in attrs.fields(type(own)):
             candidates = [getattr(section, field.name) for section in (own, default, production)]
-            assert getattr(result, field.name) == next(value for value in candidates if value is not None)
+            assert getattr(result, field.name) == next((value for value in candidates if value is not None), None)
 
 
 def problems_of(action: Callable[..., object], *args: Any, **how: Any) -> tuple[ConfigError, ...]:

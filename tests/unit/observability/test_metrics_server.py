@@ -9,14 +9,20 @@ import urllib.request
 
 import pytest
 
-from goplugins import (
-    Manager,
-)
+from goplugins import Manager
+from tests.timing import until
 
 
 def fetch(port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
         return reply.read().decode()
+
+
+def port_of(manager):
+    """The open port: after the first call it is opened in the background."""
+    observers = manager._lifecycle.observers
+    until(lambda: observers.metrics_port)
+    return observers.metrics_port
 
 
 CONFIG = {"plugins": [{"name": "echo", "transport": "python", "endpoint": f"{__name__}:echo"}]}
@@ -32,7 +38,7 @@ def test_metrics_port_serves_from_the_first_call_to_the_shutdown():
     observers = manager._lifecycle.observers
     assert observers.metrics_port is None
     manager.execute("echo", "hello")
-    port = observers.metrics_port
+    port = port_of(manager)
     assert 'one_calls_total{manager="",outcome="ok",plugin="echo",source="plugin"} 1.0' in fetch(port)
     manager.shutdown()
     with pytest.raises(urllib.error.URLError):
@@ -46,7 +52,7 @@ def test_a_reload_opens_and_closes_the_port():
         observers = manager._lifecycle.observers
         assert observers.metrics_port is None
         manager.reload_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "two"}})
-        first = observers.metrics_port
+        first = port_of(manager)
         assert "two_calls" in fetch(first)
         manager.reload_config(CONFIG)
         assert observers.metrics_port is None
@@ -58,10 +64,10 @@ def test_a_taken_port_fails_no_call_and_is_opened_later(caplog):
     with Manager(str, str) as first, Manager(str, str) as second:
         first.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "three"}})
         first.execute("echo", "hello")
-        port = first._lifecycle.observers.metrics_port
+        port = port_of(first)
         second.load_from_config({**CONFIG, "metrics_port": port, "observability": {"metrics_prefix": "three"}})
         assert second.execute("echo", "hello") == "hello"
-        assert "is taken" in caplog.text
+        until(lambda: "is taken" in caplog.text)
         assert "PROMETHEUS_MULTIPROC_DIR" in caplog.text
         first.shutdown()
         second._lifecycle.observers.tick()
@@ -73,7 +79,7 @@ def test_an_unreferenced_manager_closes_its_port():
     manager = Manager(str, str)
     manager.load_from_config({**CONFIG, "metrics_port": 0, "observability": {"metrics_prefix": "four"}})
     manager.execute("echo", "hello")
-    port = manager._lifecycle.observers.metrics_port
+    port = port_of(manager)
     del manager
     end = time.monotonic() + 10
     while time.monotonic() < end:
