@@ -70,23 +70,6 @@ def _of_breaker(explanation: Explanation) -> Standing | None:
     return None
 
 
-def _of_group(explanation: Explanation, group: GroupExplanation) -> Standing:
-    eligible, total = sum(member.eligible for member in group.members), len(group.members)
-    if not eligible:
-        return Standing("down", "no member", explanation.reason or "none of its members accepts calls")
-    if group.panic:
-        return Standing(
-            "degraded",
-            f"{eligible} of {total} members",
-            "too few members are healthy: calls go to all of them, whatever their health (panic mode)",
-        )
-    out = [member for member in group.members if not member.eligible]
-    if out:
-        why = ", ".join(f"{each.name} is {each.state}" for each in out[:3])
-        return Standing("degraded", f"{eligible} of {total} members", why)
-    return Standing("healthy", "healthy")
-
-
 _BY_STATUS = {
     PluginStatus.UNKNOWN: "unknown",
     PluginStatus.HEALTHY: "healthy",
@@ -94,6 +77,20 @@ _BY_STATUS = {
     PluginStatus.UNHEALTHY: "down",
     PluginStatus.OFFLINE: "down",
 }
+
+
+def _of_group(explanation: Explanation, group: GroupExplanation) -> Standing:
+    """The severity follows from the group's health; the word and the reason from its members."""
+    found = _of_plugin(explanation)
+    eligible, total = sum(member.eligible for member in group.members), len(group.members)
+    out = [f"{each.name} is {each.state}" for each in group.members if not each.eligible]
+    if not eligible:
+        why = explanation.reason or "none of its members accepts calls"
+        return attrs.evolve(found, word="no member", why=why)
+    if group.panic:
+        why = "too few members are healthy: calls go to all of them, whatever their health (panic mode)"
+        return attrs.evolve(found, word=f"{eligible} of {total} members", why=why)
+    return attrs.evolve(found, word=f"{eligible} of {total} members", why=", ".join(out[:3])) if out else found
 
 
 def _of_plugin(explanation: Explanation) -> Standing:

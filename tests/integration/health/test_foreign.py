@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,3 +196,56 @@ def test_a_program_that_is_missing_is_offline_and_back_once_it_is_there(load: Ca
 def test_kinds_that_have_no_effect_are_refused(config: dict[str, Any], field: str) -> None:
     with Manager() as manager, pytest.raises(InvalidConfigError, match=rf"health_check\.{field}"):
         manager.load_from_config({"plugins": [{"name": "p", **config}]})
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def group_of(*plugins: Foreign, **sections: Any) -> dict[str, Any]:
+    members = [{**plugin.config, "name": f"m{number}", **sections} for number, plugin in enumerate(plugins)]
+    group = {"name": "p", "members": [member["name"] for member in members]}
+    return {"log_level": "critical", "plugins": members, "load_balancers": [group]}
+
+
+@pytest.mark.parametrize("name", LISTENING)
+def test_instances_of_other_makers_take_calls(name: str, load: Callable[..., Any]) -> None:
+    with FOREIGN[name]() as one, FOREIGN[name]() as two:
+        endpoints = [each.config.pop("endpoint") for each in (one, two)]
+        manager = load(one, endpoints=endpoints, **every())
+        for _ in range(6):
+            assert manager.execute("p", 1, timeout=10) == 1
+        until(lambda: all(count.health_checks >= 3 for name, count in manager.metrics().plugins.items() if name != "p"))
+        assert agreed(manager) == "healthy"
+        one.stop()
+        until(lambda: agreed(manager) == "degraded")
+        two.stop()
+        until(lambda: agreed(manager) == "offline")
+
+
+def test_a_program_of_a_group_comes_back(tmp_path: Path) -> None:
+    """No check starts a process: a member whose program could not be started gets calls again by itself."""
+    with program() as one, program() as two, Manager() as manager:
+        broken = one.config["executable"]
+        os.rename(broken, f"{broken}-away")
+        manager.load_from_config(group_of(one, two, circuit_breaker={"enabled": False}, **every()))
+        with contextlib.suppress(PluginError):  # a start that can't succeed is not retried, not even by another member
+            manager.execute("p", 1, timeout=10)
+        until(lambda: str(manager.list_plugins()["m0"].status) == "offline")
+        assert [manager.execute("p", number, timeout=10) for number in range(9)] == list(range(9))
+        os.rename(f"{broken}-away", broken)
+
+        def answers() -> bool:
+            assert manager.execute("p", 1, timeout=10) == 1
+            return str(manager.list_plugins()["m0"].status) == "healthy"
+
+        until(answers, 30)
+
+
+def test_a_reload_starts_the_one_process_that_the_first_call_uses(load: Callable[..., Any]) -> None:
+    with socket_server() as old, program() as new:
+        manager = load(old, **every())
+        manager.execute("p", 1)
+        manager.reload_config({"log_level": "critical", "plugins": [{**new.config, **every()}]})
+        assert not new.seen(), "it was only started"
+        assert manager.execute("p", 2, timeout=10) == 2
+        assert new.seen() == ["execute"]
