@@ -16,6 +16,9 @@ from goplugins.errors import ConfigError, ConfigFileError
 if TYPE_CHECKING:
     from goplugins.config import ManagerConfig
 
+_WITHOUT_EFFECT = ("has no effect", "is not used", "unknown option")
+"""Problems of settings that the Go library accepts and ignores."""
+
 _NO_NAME = re.compile(r"[^A-Z0-9]+")
 
 
@@ -35,6 +38,10 @@ def _import(arguments: argparse.Namespace) -> int:
     """Reads a JSON file of the Go library, and writes a file for this library to stdout; warnings go to stderr.
 
     In the file of the Go library, durations are nanoseconds, and zero means left out. Secrets become ${VARIABLES}.
+    Settings without effect in this library are left out.
+
+    Exit code: 0 for a file that `config check` accepts once the variables are set, 1 for one that has to be corrected
+    first, 2 if there is none.
     """
     dump = _dumper(arguments.format)
     config = _read(arguments.file)
@@ -42,9 +49,10 @@ def _import(arguments: argparse.Namespace) -> int:
     sys.stdout.write(dump(values))
     for variable, path in variables.items():
         _warn(f"{path}: is a secret; set the variable {variable} to it where the manager runs")
-    for problem in _unfinished(config):
+    unfinished = _unfinished(config)
+    for problem in unfinished:
         _warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
-    return 0
+    return 1 if unfinished else 0
 
 
 def _warn(text: str) -> None:
@@ -62,8 +70,9 @@ def _dumper(kind: str) -> Callable[[Any], str]:
 
 
 def _read(name: str) -> ManagerConfig:
-    """The configuration; unknown fields are dropped with a warning, all other problems raised."""
+    """The configuration; settings without effect are dropped with a warning, values that can't be read raised."""
     from goplugins.config import ManagerConfig
+    from goplugins.config.go_json import ignored_windows
     from goplugins.config.json_text import parse_json
     from goplugins.config.problems import path_parts
 
@@ -72,16 +81,22 @@ def _read(name: str) -> ManagerConfig:
     except OSError as exc:
         raise ConfigFileError(f"can't be read: {exc.strerror}", path=name) from exc
     values = parse_json(data, name)
+    for path in ignored_windows(values):
+        _warn(f"{path}: is ignored by the Go library, where a rate is that of a second; written as 1 s")
     while True:
         try:
-            return ManagerConfig.from_go_json(json.dumps(values), source=name)
+            config = ManagerConfig.from_go_json(json.dumps(values), source=name)
+            problems = [problem for problem in _unfinished(config) if problem.message.startswith(_WITHOUT_EFFECT)]
         except ConfigError as exc:
-            unknown = [problem for problem in exc.problems if problem.message == "unknown field"]
-            dropped = [problem.path for problem in unknown if _drop(values, path_parts(problem.path))]
-            if len(unknown) < len(exc.problems) or len(dropped) < len(unknown):
+            problems = [problem for problem in exc.problems if problem.message == "unknown field"]
+            if len(problems) < len(exc.problems):
                 raise
-        for path in dropped:
-            _warn(f"{path}: has no counterpart in this library, left out")
+        dropped = [problem for problem in problems if _drop(values, path_parts(problem.path))]
+        if not dropped:
+            return ManagerConfig.from_go_json(json.dumps(values), source=name)
+        for problem in dropped:
+            reason = "has no counterpart in this library" if problem.message == "unknown field" else problem.message
+            _warn(f"{problem.path}: {reason}, left out")
 
 
 def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
@@ -139,6 +154,8 @@ def _portable(config: ManagerConfig, *, include_secrets: bool) -> tuple[Any, dic
         steps = [names[step] if place == 1 and isinstance(step, int) else step for place, step in enumerate(path)]
         label = [*steps[1:-1], name] if before else steps[1:]
         variable = base = _NO_NAME.sub("_", "_".join(map(str, label)).upper()).strip("_")
+        if base[:1].isdigit():
+            variable = base = f"_{base}"  # no variable begins with a digit
         number = 2
         while variable in variables:
             variable, number = f"{base}_{number}", number + 1

@@ -152,7 +152,11 @@ def _parse_url(transport: TransportType, text: str, lowest_port: int) -> Endpoin
         host = parts.hostname or ""
     except ValueError:
         raise _url_error("is not a URL", f"write a URL such as {transport}://host:port/path") from None
-    if parts.scheme != transport or not host:
+    if not parts.scheme or "://" not in text:
+        raise _error("is not a complete URL", f"start it with {transport}://host")
+    if not host:
+        raise _url_error("has no host", f"start it with {transport}://host")
+    if parts.scheme != transport:
         raise _url_error(*_scheme_fault(transport, parts))
     port = _port_of(parts)
     faults = list(_url_faults(text, parts))
@@ -188,11 +192,7 @@ def _port_of(parts: SplitResult) -> int | None:
 
 
 def _scheme_fault(transport: TransportType, parts: SplitResult) -> tuple[str, str]:
-    """What is wrong with a URL whose scheme or host is not as expected, and the fix."""
-    if not parts.netloc or not parts.scheme:
-        return "is not a complete URL", f"start it with {transport}://host"
-    if not parts.hostname:
-        return "has no host", f"start it with {transport}://host"
+    """What is wrong with the scheme of a URL, and the fix."""
     if parts.scheme == "http":
         return "is a plaintext URL on transport https", "write https:// here, or transport: http"
     if parts.scheme == "https":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from goplugins.config.conversion import read
@@ -15,6 +15,7 @@ from goplugins.errors import InvalidConfigError
 T = TypeVar("T")
 
 _NANOSECONDS = 1_000_000_000
+_TIME_WINDOW = "time_window"  # of a rate limit; ignored by the Go library, whose rates are those of a second
 
 
 def structure_go_json(cls: type[T], text: str | bytes, source: str) -> T:
@@ -47,6 +48,19 @@ def _section(values: Any, cls: type[Any], problems: Problems) -> Any:
     return result
 
 
+def ignored_windows(values: Any) -> Iterator[str]:
+    """The paths of time windows other than a second in the plain values of a file; they are read as a second."""
+    if not isinstance(values, Mapping):
+        return
+    plugins = values.get("plugins")
+    limits = {"default_rate_limit": values.get("default_rate_limit")}
+    for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
+        limits[f"plugins[{index}].rate_limit"] = plugin.get("rate_limit") if isinstance(plugin, Mapping) else None
+    for path, limit in limits.items():
+        if isinstance(limit, Mapping) and limit.get(_TIME_WINDOW) not in (None, 0, _NANOSECONDS):
+            yield f"{path}.{_TIME_WINDOW}"
+
+
 def _is_left_out(name: str, value: Any, field: Field) -> bool:
     if isinstance(value, Mapping) and field.section is not None:
         return all(_is_zero(item) for item in value.values())
@@ -67,7 +81,7 @@ def _value(value: Any, field: Field, problems: Problems) -> Any:
     if not isinstance(rule_for(field.kind), Duration):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return value / _NANOSECONDS
+        return 1.0 if field.name == _TIME_WINDOW else value / _NANOSECONDS
     message = f"expected integer nanoseconds, got {describe(value)}"
     fix = "write nanoseconds, or read the text by from_json if its durations have units or are seconds"
     problems.add(InvalidConfigError, message, fix)

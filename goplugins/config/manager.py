@@ -165,7 +165,8 @@ idempotent=False, budget_ratio=0.2)
     def from_go_json(cls, text: str | bytes, *, source: str = "configuration") -> ManagerConfig:
         """Reads JSON that the Go library wrote: durations are integer nanoseconds, and every field is present.
 
-        A section of zeros, and elsewhere a zero number or ``keep_alive: false``, means "left out".
+        A section of zeros, and elsewhere a zero number or ``keep_alive: false``, means "left out". A ``time_window``
+        is read as one second, since the Go library ignores it: its rates are those of a second.
 
         Raises:
             ConfigError: as :meth:`from_json`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SYMBOLS = (ROOT / "tests/data/go-v1.0.0-symbols.txt").read_text().split()
+FIELDS = dict(line.split() for line in (ROOT / "tests/data/go-v1.0.0-fields.txt").read_text().splitlines())
+"""The exported fields of the Go library's structs, with their JSON names; a dash for none."""
 NO_NAME = "—"
 
 
@@ -66,7 +69,7 @@ def test_every_symbol_has_exactly_one_row(rows: list[Row]) -> None:
     counts = Counter(row.go for row in rows)
     assert len(SYMBOLS) == len(set(SYMBOLS)) == 285
     assert sorted(set(SYMBOLS) - set(counts)) == [], "symbols without a row"
-    assert sorted(set(counts) - set(SYMBOLS)) == [], "rows of no symbol"
+    assert sorted(set(counts) - set(SYMBOLS) - set(FIELDS)) == [], "rows of no symbol"
     assert sorted(go for go, count in counts.items() if count > 1) == [], "symbols with several rows"
 
 
@@ -90,6 +93,25 @@ def test_names_of_done_rows_exist(rows: list[Row]) -> None:
             except (ImportError, AttributeError) as exc:
                 problems.append(f"{row.go} -> {row.python}: {exc}")
     assert problems == []
+
+
+def test_every_field_has_its_json_name_or_a_row(rows: list[Row]) -> None:
+    structs = {row.go: row.python for row in rows}
+    missing = []
+    for field, tag in FIELDS.items():
+        struct, _, name = field.partition(".")
+        if field in structs or structs[struct] == NO_NAME:
+            continue
+        try:
+            resolve(f"{structs[struct]}.{_snake_case(name) if tag == '-' else tag}")
+        except AttributeError:
+            missing.append(field)
+    assert missing == []
+
+
+def _snake_case(name: str) -> str:
+    """The name in lower case with underscores: ``RequestID`` is ``request_id``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def test_values_are_those_of_the_go_library(rows: list[Row]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,8 +195,7 @@ def test_import_go_writes_a_loadable_configuration(
     monkeypatch.setenv("AUTH_SERVICE_AUTH_TOKEN", "tok")
     monkeypatch.setenv("DATA_PROCESSOR_ENV_LOG_LEVEL", "debug")
     ours = ManagerConfig.from_go_json(GO_FILE.read_bytes())
-    del values["plugins"][2]["options"]  # no built-in factory has this option: see the warning
-    assert "plugins[2].options.batch: unknown option" in err
+    assert "plugins[2].options.batch: unknown option, left out" in err
     path = Path(f"imported.{kind}")
     path.write_text(json.dumps(values) if kind == "json" else yaml.safe_dump(values))
     loaded = load(path).config
@@ -207,7 +207,8 @@ def test_import_go_writes_a_loadable_configuration(
 def test_import_go_warns_of_settings_without_counterpart(capsys: pytest.CaptureFixture[str]) -> None:
     plugin = {
         "name": "a",
-        "transport": "https",
+        "transport": "exec",
+        "executable": "/bin/true",
         "endpoint": "https://host/a",
         "auth": {"method": "custom", "headers": {"X-Price": "${5}"}},
         "labels": {"note": "costs ${5}"},
@@ -221,11 +222,66 @@ def test_import_go_warns_of_settings_without_counterpart(capsys: pytest.CaptureF
     assert written["labels"] == {"note": "costs $${5}"}
     assert written["auth"]["headers"] == {"X-Price": "${A_AUTH_HEADERS_X_PRICE}"}
     assert written["env"] == ["KEY=${A_ENV_KEY}"]
-    for text in ("telemetry: has no counterpart", "plugins[0].sidecar: has no counterpart", "A_ENV_KEY"):
+    assert "endpoint" not in written
+    for text in (
+        "plugins[0].endpoint: is not used by transport exec, left out",
+        "telemetry: has no counterpart",
+        "plugins[0].sidecar: has no counterpart",
+        "A_ENV_KEY",
+    ):
         assert text in err
     assert "s3cret" not in out + err
     _, out, _ = config("import-go", "--include-secrets", "go.json", capsys=capsys)
     assert yaml.safe_load(out)["plugins"][0]["env"] == ["KEY=s3cret"]
+
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "time window": {"rate_limit": {"enabled": True, "requests_per_second": 5, "time_window": 60_000_000_000}},
+    "other credentials": {"auth": {"method": "bearer", "token": "t", "api_key": "k", "username": "u"}},
+    "token beside a certificate": {"auth": {"method": "mtls", "cert_file": "c", "key_file": "k", "token": "t"}},
+    "options of its own": {"options": {"batch": 5, "nested": {"a.b": [1]}}},
+    "process": {"executable": "/bin/true", "args": ["-v"], "env": ["A=b"], "work_dir": "/"},
+    "unused health endpoint": {"transport": "unix", "endpoint": "/run/a", "health_check": {"endpoint": "/health"}},
+    "endpoint of a program": {"transport": "exec", "executable": "/bin/true", "endpoint": "/bin/true"},
+    "credentials within the process": {"transport": "exec", "executable": "/bin/true", "auth": {"method": ""}},
+    "name that begins with a digit": {"name": "2fa", "auth": {"method": "bearer", "token": "t"}},
+    "name of two letters beyond ASCII": {"name": "\u00e9\u00e8", "auth": {"method": "bearer", "token": "t"}},
+    "secret in the address": {"endpoint": "https://host/a?key=1"},
+    "variable in a text": {"labels": {"note": "${HOME} and ${"}},
+    "words of YAML": {"labels": {"on": "yes", "030": "1:30", "~": "null"}},
+    "another factory": {"type": "payment"},
+    "priority": {"priority": 7},
+}
+
+
+@pytest.mark.parametrize("kind", ["yaml", "json"])
+@pytest.mark.parametrize("case", SECTIONS)
+def test_check_accepts_what_import_go_writes(
+    kind: str, case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = {"name": "a", "type": "", "transport": "https", "endpoint": "https://host/a", "enabled": True}
+    Path("go.json").write_text(json.dumps({"plugins": [{**plugin, **SECTIONS[case]}]}))
+    code, out, err = config("import-go", "--format", kind, "go.json", capsys=capsys)
+    assert code == 0, err
+    for variable in re.findall(r"\$\{(\w+)\}", out):
+        monkeypatch.setenv(variable, "https://host/a" if variable.endswith("ENDPOINT") else "secret")
+    Path(f"written.{kind}").write_text(out)
+    code, _, err = config("check", "--elsewhere", f"written.{kind}", capsys=capsys)
+    assert (code, err) == (0, "")
+    if case == "time window":
+        limit = load(f"written.{kind}").resolved.plugins[0].rate_limit
+        assert limit is not None
+        assert (limit.requests_per_second, limit.time_window) == (5, 1)
+
+
+def test_import_go_says_what_has_to_be_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = {"name": "two words", "transport": "https", "endpoint": "host/a"}
+    Path("go.json").write_text(json.dumps({"plugins": [plugin]}))
+    code, out, err = config("import-go", "go.json", capsys=capsys)
+    assert code == 1
+    assert yaml.safe_load(out)["plugins"][0]["name"] == "two words"
+    assert "plugins[0].name" in err
+    assert "plugins[0].endpoint: is not a complete URL" in err
 
 
 def test_import_go_of_an_invalid_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,3 +162,14 @@ def test_values_that_go_never_writes_are_rejected_with_their_path() -> None:
     }
     assert found["default_retry.initial_interval"].message == "expected integer nanoseconds, got '30s'"
     assert all(problem.fix for problem in found.values())
+
+
+@pytest.mark.parametrize("window", [60 * 10**9, 10**6, 10**9, 1])
+def test_a_time_window_is_a_second_as_for_the_go_library(window: int) -> None:
+    limit = {"enabled": True, "requests_per_second": 10, "burst_size": 5, "time_window": window}
+    plugin = {"name": "a", "transport": "http", "endpoint": "http://h", "rate_limit": limit}
+    config = ManagerConfig.from_go_json(json.dumps({"default_rate_limit": limit, "plugins": [plugin]}))
+    assert config.default_rate_limit.time_window == 1.0
+    assert config.plugins[0].rate_limit == RateLimitConfig(
+        enabled=True, requests_per_second=10, burst_size=5, time_window=1.0
+    )

@@ -49,7 +49,7 @@ def test_codes_of_the_go_library() -> None:
         "plugins[1].name": "PLUGIN_1001",
         "plugins[2].transport": "PLUGIN_1002",
         "plugins[3].endpoint": "PLUGIN_1003",
-        "plugins[4].endpoint": "PLUGIN_1004",
+        "plugins[4].endpoint": "PLUGIN_1005",
         "plugins[5].endpoint": "PLUGIN_1005",
         "plugins[6].endpoint": "PLUGIN_1006",
         "plugins[7].executable": "PLUGIN_1007",
