@@ -32,6 +32,7 @@ from goplugins.transports.grpc.messages import INFO, messages, parse
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
 from goplugins.transports.health_status import run_check
 from goplugins.transports.interface import Sender
+from goplugins.transports.proxies import mention_proxy
 from goplugins.transports.reconnect import Attempt as CallAttempt, HealthAttempt, may_reconnect
 from goplugins.transports.resolver import Address
 
@@ -69,6 +70,7 @@ class GRPCPlugin(Sender):
         self._connection_timeout = connection.connection_timeout or 10.0
         self._limit = connection.max_response_bytes or 0
         self._target = target = target_of(config, address)
+        self._trust_env = bool(config.options.get("trust_env"))
         self._transport = config.transport or TransportType.GRPC
         self._endpoint = redact_url(config.endpoint)
         auth = self._credentials.auth
@@ -76,7 +78,7 @@ class GRPCPlugin(Sender):
         self._codec: Codec = Native(target.method) if target.method else Envelope()
         self._channels = Channels(
             target.name,
-            tls_credentials(auth, trust_env=target.trust_env) if target.tls else None,
+            tls_credentials(auth, trust_env=self._trust_env) if target.tls else None,
             channel_options(target, connection),
             shared=bool(connection.keep_alive),
             max_lifetime=connection.max_lifetime,
@@ -208,6 +210,8 @@ class GRPCPlugin(Sender):
             sent=sent,
         )
         error = translate(exc, attempt, self._credentials.scrub)
+        if self._target.proxy and (is_broken(error) or isinstance(error, PluginTimeoutError)):
+            mention_proxy(error, redact_url(self._target.proxy))
         if is_broken(error):
             self._channels.replace(channel)
         elif not isinstance(error, PluginTimeoutError) or not attempt.is_over:
@@ -259,7 +263,7 @@ class GRPCPlugin(Sender):
 
     def _renew(self, auth: AuthConfig) -> None:
         target = self._target
-        credentials = tls_credentials(auth, trust_env=target.trust_env) if target.tls else None
+        credentials = tls_credentials(auth, trust_env=self._trust_env) if target.tls else None
         self._use(auth)
         if credentials is not None:
             self._channels.use_credentials(credentials)

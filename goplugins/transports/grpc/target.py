@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,9 @@ from goplugins.config.plugin_sections import ConnectionConfig
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError
 from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.proxies import proxy_of_environment
 from goplugins.transports.resolver import Address
-from goplugins.transports.tls import client_context, read_pem
+from goplugins.transports.tls import authorities_of, client_context, read_pem
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -33,7 +33,7 @@ class Target:
         name: the target in grpc's syntax.
         tls: whether the connection is encrypted.
         method: full name of the one method that is called natively; empty for PluginService.
-        trust_env: whether the proxies and certificate authorities of the environment are used.
+        proxy: URL of the proxy of the environment, with credentials; empty for none.
         health_service: the service name of health checks; empty for the server as a whole.
         authority: name for ``:authority`` and certificate, where ``name`` is an IP address; empty for ``name``.
     """
@@ -41,7 +41,7 @@ class Target:
     name: str
     tls: bool
     method: str = ""
-    trust_env: bool = False
+    proxy: str = attrs.field(default="", repr=False)
     health_service: str = ""
     authority: str = ""
 
@@ -58,7 +58,8 @@ def target_of(config: PluginConfig, address: Address | None = None) -> Target:
     """
     transport = TransportType(config.transport or TransportType.GRPC)
     name = config.endpoint
-    if not Endpoint.parse(transport, name).scheme:
+    endpoint = Endpoint.parse(transport, name)
+    if not endpoint.scheme:
         # With a scheme, a host named "unix" or "dns" stays a host; the % of a zone must be escaped in a URI.
         name = "dns:///" + name.replace("%", "%25")
     if address is not None:
@@ -74,10 +75,17 @@ def target_of(config: PluginConfig, address: Address | None = None) -> Target:
         name=name,
         tls=transport is TransportType.GRPC_TLS,
         method=method,
-        trust_env=bool(options.get("trust_env")),
+        proxy=_proxy_of(endpoint) if options.get("trust_env") else "",
         health_service=health.strip("/"),
         authority="" if address is None else config.endpoint,
     )
+
+
+def _proxy_of(endpoint: Endpoint) -> str:
+    """By the variables of grpc, and by those and all forms of NO_PROXY that HTTP plugins have."""
+    schemes, exceptions = ("grpc", "https", "http", "all"), ("no_grpc", "no")
+    found = proxy_of_environment(endpoint.host, endpoint.port or 443, schemes, exceptions)
+    return "" if found is None else found.geturl()
 
 
 def _literal(address: Address) -> str:
@@ -94,7 +102,7 @@ def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[
     connecting = _milliseconds(connection.connection_timeout)
     options: list[tuple[str, Any]] = [
         ("grpc.enable_retries", 0),  # retries are made by goplugins.resilience
-        ("grpc.enable_http_proxy", int(target.trust_env)),
+        ("grpc.enable_http_proxy", int(bool(target.proxy))),
         ("grpc.max_receive_message_length", connection.max_response_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.min_reconnect_backoff_ms", connecting),  # despite its name, the timeout of one attempt
@@ -105,6 +113,8 @@ def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.client_idle_timeout_ms", _milliseconds(connection.idle_timeout)),
     ]
+    if target.proxy:
+        options.append(("grpc.http_proxy", target.proxy))
     if target.authority:
         options.append(
             ("grpc.default_authority", target.authority)
@@ -121,18 +131,15 @@ def _milliseconds(seconds: float | None) -> int:
 def tls_credentials(auth: AuthConfig, *, trust_env: bool) -> Callable[[], Any]:
     """A function that makes the channel's credentials; the files are read and checked now.
 
-    Without ``auth.ca_file`` the machine's certificate authorities are trusted, as over HTTPS; with ``trust_env`` those
-    of ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH``, else those that come with grpc.
+    The authorities are those of HTTPS, and always given: grpc's own choice of them depends on the environment.
 
     Raises:
         InvalidCertificateError: a file is missing or can't be used; ``path`` names the field.
     """
-    context = client_context(auth)
-    roots, chain, key = (
+    client_context(auth, trust_env=trust_env)
+    roots = authorities_of(auth, trust_env=trust_env, variables=("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",)).pem()
+    chain, key = (
         read_pem(file, f"auth.{field}") if (file := getattr(auth, field)) else None
-        for field in ("ca_file", "cert_file", "key_file")
+        for field in ("cert_file", "key_file")
     )
-    if roots is None and not trust_env:
-        # Empty if the machine has them in a directory only; then grpc's own are used.
-        roots = "".join(map(ssl.DER_cert_to_PEM_cert, context.get_ca_certs(binary_form=True))).encode() or None
     return lambda: load().ssl_channel_credentials(roots, key, chain)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from goplugins._version import __version__
 from goplugins.config.credentials import AuthConfig, auth_headers, basic_credentials, validate_auth
@@ -29,6 +30,7 @@ from goplugins.transports.http.reply import health_result, read_envelope, status
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target, target_of
 from goplugins.transports.interface import Sender
+from goplugins.transports.proxies import mention_proxy
 from goplugins.transports.resolver import Address, FixedResolver, Resolver, ThreadedResolver
 from goplugins.transports.tls import client_context
 
@@ -61,7 +63,13 @@ class HTTPPlugin(Sender):
         self._settings = settings = TransportSettings.of(config, clock)
         self._credentials = PluginCredentials(config.auth, clock, config.name)
         self.watches_credentials = self._credentials.watched
-        self._target = target = target_of(config)
+        target = target_of(config)
+        # Until a tunnel is made the connector names the proxy in errors; later errors are the plugin's own.
+        self._proxy = target.proxy if target.prefix or session is not None else None
+        if session is not None:
+            # It sends to the proxy by itself, so requests have the form for the plugin.
+            target = attrs.evolve(target, prefix="", proxy_headers={})
+        self._target = target
         self._endpoint = redact_url(config.endpoint)
         given = config.health_check is not None and config.health_check.endpoint
         self._expects_health = bool(given) or settings.health_kind == "message"
@@ -82,7 +90,11 @@ class HTTPPlugin(Sender):
                 raise InvalidConfigError(message, path="health_check.kind", fix=fix)
             from goplugins.transports.http.session_engine import SessionEngine
 
-            self._engine = SessionEngine(session, target, auth, settings.connection, clock)
+            if config.options.get("proxy"):
+                raise InvalidConfigError(
+                    "has no effect with a session", path="options.proxy", fix="set session.proxies"
+                )
+            self._engine = SessionEngine(session, target, auth, settings.connection, clock, trust_env=self._trust_env)
         else:
             kind = _engine_kind(config.options.get("engine") or "fast")
             resolver = resolver or ThreadedResolver(clock=clock)
@@ -91,9 +103,12 @@ class HTTPPlugin(Sender):
         weakref.finalize(self, self._engine.pool.close).atexit = False
 
     def _use(self, auth: AuthConfig) -> None:
-        headers = _credential_headers(auth, self._target, trust_env=self._trust_env)
-        self._credentials.protect(auth, {**headers, **self._target.proxy_headers})
-        self._writer = self._new_writer(credentials=headers)
+        headers = auth_headers(auth)
+        defaults = {}
+        if self._trust_env and not headers and auth.method in (None, AuthMethod.NONE):
+            defaults = _netrc_headers(self._target)
+        self._credentials.protect(auth, {**headers, **defaults, **self._target.proxy_headers})
+        self._writer = self._new_writer(credentials=headers, defaults=defaults)
 
     def _renew(self, auth: AuthConfig) -> None:
         context = self._context(auth)
@@ -102,12 +117,7 @@ class HTTPPlugin(Sender):
             self._engine.renew(context)
 
     def _context(self, auth: AuthConfig) -> ssl.SSLContext | None:
-        if not self._target.tls:
-            return None
-        ca_file = ""
-        if self._trust_env:
-            ca_file = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
-        return client_context(auth, ca_file=ca_file)
+        return client_context(auth, trust_env=self._trust_env) if self._target.tls else None
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
@@ -125,6 +135,8 @@ class HTTPPlugin(Sender):
         except PluginError as error:
             self._credentials.scrub_error(error)
             error.endpoint = self._endpoint
+            if self._proxy is not None:
+                mention_proxy(error, self._proxy)
             raise
 
     def health(self, timeout: float) -> HealthStatus:
@@ -166,15 +178,11 @@ class HTTPPlugin(Sender):
         return f"<HTTPPlugin {self._settings.name!r} at {self._endpoint}>"
 
 
-def _credential_headers(auth: AuthConfig, target: Target, *, trust_env: bool) -> dict[str, str]:
-    """Headers from ``auth``; from .netrc only if the environment is trusted and ``auth`` has no credentials."""
-    headers = auth_headers(auth)
-    if headers or not trust_env or auth.method not in (None, AuthMethod.NONE):
-        return headers
+def _netrc_headers(target: Target) -> dict[str, str]:
     from requests.utils import get_netrc_auth
 
     found = get_netrc_auth(target.origin)
-    return {"Authorization": basic_credentials(*found)} if found else headers
+    return {"Authorization": basic_credentials(*found)} if found else {}
 
 
 def _engine_kind(name: str) -> Callable[..., Engine]:

@@ -157,8 +157,9 @@ def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
     if status == 503:
         replay = None if retry_after is None else Replay.ALWAYS
         return PluginUnavailableError(f"HTTP {status}: unavailable", retry_after=retry_after, replay=replay)
-    if status in (401, 403):
-        return AuthenticationError(f"HTTP {status}: the plugin rejected the credentials")
+    if status in (401, 403, 407):
+        who = "a proxy rejected the credentials for it" if status == 407 else "the plugin rejected the credentials"
+        return AuthenticationError(f"HTTP {status}: {who}")
     if status < 400:
         return UnexpectedRedirectError(f"HTTP {status}: redirects are not followed")
     if status < 500:

@@ -32,6 +32,7 @@ class RequestWriter:
         target: origin, path and proxy.
         version: of goplugins, for the User-Agent.
         credentials: headers that no caller may override.
+        defaults: headers that a caller may override, such as credentials of ``.netrc``.
         compression: whether compressed replies are accepted.
         keep_alive: whether connections are used again.
 
@@ -46,7 +47,14 @@ class RequestWriter:
     """
 
     def __init__(
-        self, target: Target, *, version: str, credentials: Mapping[str, str], compression: bool, keep_alive: bool
+        self,
+        target: Target,
+        *,
+        version: str,
+        credentials: Mapping[str, str],
+        defaults: Mapping[str, str],
+        compression: bool,
+        keep_alive: bool,
     ) -> None:
         # A forwarding proxy gets its credentials with each request; a tunnel got them when it was established.
         self._fixed = {**(target.proxy_headers if target.prefix else {}), **credentials}
@@ -54,6 +62,7 @@ class RequestWriter:
         self._base = {
             "User-Agent": f"goplugins-python/{version}",
             "Accept-Encoding": "gzip, deflate" if compression else "identity",
+            **defaults,
         }
         if not keep_alive:
             self._base["Connection"] = "close"

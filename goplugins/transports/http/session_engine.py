@@ -41,6 +41,7 @@ from goplugins.transports.http import body
 from goplugins.transports.http.engine import HTTPReply, ReadReply, pool_for, unread
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
+from goplugins.transports.tls import authorities_of
 
 _CHUNK = 16384
 
@@ -62,22 +63,30 @@ class SessionEngine:
         auth: its certificate files, for the session to use; credentials travel in headers.
         connection: limits and times, resolved.
         clock: measures.
+        trust_env: whether the environment may name proxies and certificate authorities; if not, a session that trusts
+            it does not, either.
 
     Raises:
-        InvalidConfigError: a proxy or ``max_lifetime`` is configured, which the session decides.
+        InvalidConfigError: ``max_lifetime`` is configured, which the session decides.
     """
 
     def __init__(
-        self, session: requests.Session, target: Target, auth: AuthConfig, connection: Any, clock: Clock
+        self,
+        session: requests.Session,
+        target: Target,
+        auth: AuthConfig,
+        connection: Any,
+        clock: Clock,
+        *,
+        trust_env: bool,
     ) -> None:
-        if target.proxy is not None:
-            raise InvalidConfigError("has no effect with a session", path="options.proxy", fix="set session.proxies")
         if connection.max_lifetime is not None:
             path = "connection.max_lifetime"
             raise InvalidConfigError("has no effect with a session", path=path, fix="its adapters keep connections")
         self._session = session
         self._origin = target.origin
-        self._verify = auth.ca_file or None
+        self._verify = authorities_of(auth, trust_env=trust_env).named or None  # without any, the session decides
+        self._proxies = {target.scheme: target.proxy_url} if target.proxy_url else {}
         self._certificate = (auth.cert_file, auth.key_file) if auth.cert_file else None
         self._limit = connection.max_response_bytes
         self._connection_timeout = connection.connection_timeout
@@ -96,7 +105,9 @@ class SessionEngine:
         return self._run(lease, prepared, deadline, unread)
 
     def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> requests.Request:
-        return requests.Request(method, self._origin + path, dict(headers), data=body)
+        # With an authentication of its own, the request gets none from .netrc.
+        auth = self._session.auth or _unchanged
+        return requests.Request(method, self._origin + path, dict(headers), data=body, auth=auth)
 
     def _run(
         self,
@@ -120,6 +131,7 @@ class SessionEngine:
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
         session, read = self._session, list[bytes]()
         prepared = session.prepare_request(request)
+        prepared.headers.update(request.headers)  # also those that an authentication of the session has replaced
 
         def read_whole(response: requests.Response, *_: Any, **__: Any) -> None:
             # In a hook, since a session reads the body of a redirect to its end, however large, even if not followed.
@@ -130,7 +142,12 @@ class SessionEngine:
                 read.append(body.collect_error(chunks, "", self._limit, _is_failure)[0])
 
         prepared.hooks["response"].append(read_whole)
-        settings = session.merge_environment_settings(prepared.url or "", {}, True, self._verify, self._certificate)
+        settings: dict[str, Any] = {
+            "proxies": {**self._proxies, **session.proxies},
+            "stream": True,
+            "verify": self._verify or session.verify,
+            "cert": self._certificate or session.cert,
+        }
         timeout = (min(remaining, self._connection_timeout), remaining)
         with session.send(prepared, timeout=timeout, allow_redirects=False, **settings) as response:
             framed = "content-length" in response.headers or "transfer-encoding" in response.headers
@@ -138,6 +155,10 @@ class SessionEngine:
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Does nothing: the session reads the certificate files whenever it connects."""
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _chunks(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
@@ -192,11 +213,15 @@ _Translation = tuple[tuple[type[BaseException], ...], Callable[[], PluginError]]
 _TRANSLATIONS: tuple[_Translation, ...] = (
     ((ssl.SSLCertVerificationError,), lambda: CertificateError("the plugin's certificate was rejected")),
     (
+        (requests.exceptions.ProxyError, urllib3.exceptions.ProxyError),
+        lambda: PluginConnectionError("no connection through the proxy of the session"),
+    ),
+    (
         (socket.gaierror, urllib3.exceptions.NameResolutionError),
         lambda: NameResolutionError("the plugin's name can't be resolved"),
     ),
     (
-        (urllib3.exceptions.NewConnectionError, requests.exceptions.ProxyError, ConnectionRefusedError),
+        (urllib3.exceptions.NewConnectionError, ConnectionRefusedError),
         lambda: PluginConnectionError("no connection to the plugin"),
     ),
     (

@@ -13,6 +13,7 @@ from goplugins.config.credentials import basic_credentials
 from goplugins.config.endpoints import DEFAULT_PORTS, Endpoint
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError, InvalidEndpointURLError, redact_url
+from goplugins.transports.proxies import parse_proxy, proxy_of_environment
 
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
@@ -31,6 +32,7 @@ class Target:
         health_path: of health checks, with its query.
         first_hop: host and port to connect to: the plugin's or the proxy's.
         proxy: URL of the proxy without credentials; None for none.
+        proxy_url: the same with them; empty for none.
         proxy_headers: credentials for the proxy.
         prefix: precedes the path in a request line: the origin for a forwarding proxy, else empty.
     """
@@ -43,6 +45,7 @@ class Target:
     health_path: str
     first_hop: tuple[str, int]
     proxy: str | None = None
+    proxy_url: str = attrs.field(default="", repr=False)
     proxy_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     prefix: str = ""
     socket_options: tuple[tuple[int, int, int], ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
@@ -66,7 +69,7 @@ def target_of(config: PluginConfig) -> Target:
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
     if config.connection is None or config.connection.keep_alive is not False:
         options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
-    proxy = _proxy_of(config.options or {}, origin, host)
+    proxy = _proxy_of(config.options or {}, scheme, host, port)
     return Target(
         scheme=scheme,
         host=host,
@@ -76,6 +79,7 @@ def target_of(config: PluginConfig) -> Target:
         health_path=_health_path(config, endpoint, query),
         first_hop=(host, port) if proxy is None else (proxy.hostname or "", proxy.port or 80),
         proxy=None if proxy is None else redact_url(proxy.geturl()),
+        proxy_url="" if proxy is None else proxy.geturl(),
         proxy_headers={} if proxy is None else _proxy_credentials(proxy),
         prefix=origin if proxy is not None and scheme == "http" else "",
         socket_options=tuple(options),
@@ -113,22 +117,11 @@ def _health_path(config: PluginConfig, endpoint: Endpoint, query: str) -> str:
     return base + (health.path or "/") + (f"?{health.query}" if health.query else "")
 
 
-def _proxy_of(options: Mapping[str, Any], origin: str, host: str) -> SplitResult | None:
+def _proxy_of(options: Mapping[str, Any], scheme: str, host: str, port: int) -> SplitResult | None:
     url = options.get("proxy")
-    if not url and options.get("trust_env"):
-        from urllib.request import getproxies, proxy_bypass
-
-        url = None if proxy_bypass(host) else getproxies().get(origin.partition(":")[0])
-    if not url:
-        return None
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme == "http" and parts.hostname and parts.port != 0:
-            return parts
-    except (ValueError, TypeError):
-        pass  # rejected below, without the URL: it may hold a password
-    fix = "write a URL such as http://host:3128"
-    raise InvalidConfigError("is not an http:// URL of a proxy", path="options.proxy", fix=fix)
+    if url:
+        return parse_proxy(url, "options.proxy")
+    return proxy_of_environment(host, port, (scheme, "all")) if options.get("trust_env") else None
 
 
 def _proxy_credentials(proxy: SplitResult) -> dict[str, str]:

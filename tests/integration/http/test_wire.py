@@ -253,6 +253,8 @@ def test_netrc_and_environment_are_ignored_unless_trusted(serve, make, tmp_path,
     assert server.requests[-1].headers["authorization"] == "Basic dXNlcjpwYTpzcw=="
     call(make(server.url, options={"trust_env": True}, auth=AuthConfig(method="bearer", token="tok-456")))
     assert server.requests[-1].headers["authorization"] == "Bearer tok-456"
+    call(make(server.url, options={"trust_env": True}), headers={"authorization": "Bearer of-the-call"})
+    assert server.requests[-1].headers["authorization"] == "Bearer of-the-call"
 
 
 class TestFailureBodies:

@@ -63,5 +63,20 @@ def test_options_of_the_channel():
     assert options["grpc.max_receive_message_length"] == 4 * 1024 * 1024
     assert options["grpc.min_reconnect_backoff_ms"] == 2000
     assert options["grpc.client_idle_timeout_ms"] == 7000
-    trusting = target_of(config("host:80", options={"trust_env": True}))
-    assert dict(channel_options(trusting, connection))["grpc.enable_http_proxy"] == 1
+
+
+def test_the_proxy_of_the_environment_is_given_to_the_channel(monkeypatch):
+    """grpc itself reads fewer variables, and fewer forms of NO_PROXY."""
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("ALL_PROXY", "http://u:pw@proxy.example:3128")
+    connection = merge(ConnectionConfig(), DEFAULT_CONNECTION)
+    trusting = config("host.example:80", options={"trust_env": True})
+    options = dict(channel_options(target_of(trusting), connection))
+    assert options["grpc.enable_http_proxy"] == 1
+    assert options["grpc.http_proxy"] == "http://u:pw@proxy.example:3128"
+    assert "pw" not in repr(target_of(trusting))
+    monkeypatch.setenv("NO_PROXY", "*.example:80")
+    options = dict(channel_options(target_of(trusting), connection))
+    assert options["grpc.enable_http_proxy"] == 0
