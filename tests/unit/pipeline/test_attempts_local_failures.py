@@ -120,7 +120,7 @@ def test_it_leaves_no_garbage():
     gc.disable()
     try:
         for _ in range(3):
-            plugin.sender.script.append(lacking())
+            plugin.sender.script.append(fail)
             with contextlib.suppress(LocalResourceError):  # pytest.raises makes garbage of its own
                 plugin.call(make_call(clock))
         assert gc.collect() == 0
