@@ -27,6 +27,9 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import Sender
 
+Registrable = Plugin[Any, Any] | Callable[..., Any]
+"""What ``register`` takes: an object with the methods of a plugin, or a function."""
+
 _SUCCESSOR_TIME = 0.05
 """Seconds that waiting calls of a closed plugin have to go to its successor."""
 
@@ -91,18 +94,23 @@ class Lifecycle:
                 publish(self.events.changes, event)
 
     def register(
-        self, plugin: Plugin[Any, Any], config: PluginConfig | None, name: str | None, defaults: ManagerConfig
+        self,
+        plugin: Registrable,
+        config: PluginConfig | None,
+        name: str | None,
+        defaults: ManagerConfig,
     ) -> None:
         """See :meth:`goplugins.Manager.register`; the plugin inherits the policies of ``defaults``."""
-        found = name or (config.name if config is not None else "") or plugin.info().name
+        made = _plugin_of(plugin)
+        found = name or (config.name if config is not None else "") or made.info().name
         if config is not None:
             config.validate_policies(found, defaults=defaults)
         base = config if config is not None else PluginConfig(name=found)
-        brought = plugin.policies if isinstance(plugin, Sender) else None
+        brought = made.policies if isinstance(made, Sender) else None
         if brought is not None:
             base = attrs.evolve(base, **{**as_mapping(brought), **as_mapping(base)})
         base = attrs.evolve(base, name=found, transport=base.transport or TransportType.PYTHON)
-        guarded = self.builder.guard(plugin, defaults.resolve(base), from_config=False)
+        guarded = self.builder.guard(made, defaults.resolve(base), from_config=False)
         self.registry.add([guarded])
         self.watch([guarded])
 
@@ -178,3 +186,12 @@ class Lifecycle:
         """Renews the plugins, and the random numbers: retries of sibling processes must not fall together."""
         self._rng.seed()
         self.registry.after_fork_in_child()
+
+
+def _plugin_of(given: Any) -> Plugin[Any, Any]:
+    """The object itself, or the served plugin of a function."""
+    if isinstance(given, type) or hasattr(given, "execute") or not callable(given):
+        return given  # type: ignore[no-any-return]  # its methods are checked later
+    from goplugins import serve
+
+    return serve.plugin(given)

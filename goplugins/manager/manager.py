@@ -16,7 +16,7 @@ from goplugins.manager.batch import Progress, values
 from goplugins.manager.bound import BoundPlugin
 from goplugins.manager.config_watch import Watch
 from goplugins.manager.dispatch import ContextSource
-from goplugins.manager.lifecycle import Lifecycle
+from goplugins.manager.lifecycle import Lifecycle, Registrable
 from goplugins.manager.pickling import ManagerPickler
 from goplugins.manager.reloading import ConfigLoader, ConfigSource, reload_options
 from goplugins.models.context import ExecutionContext
@@ -209,20 +209,20 @@ class Manager(Generic[Req, Resp]):
         self._ready()
         return self._loader.watch(path, reload_options(None, options), interval=interval, on_signal=signal)
 
-    def register(
-        self, plugin: Plugin[Any, Any], config: PluginConfig | None = None, *, name: str | None = None
-    ) -> None:
+    def register(self, plugin: Registrable, config: PluginConfig | None = None, *, name: str | None = None) -> None:
         """Adds a plugin created in code, with the policies of ``config`` (by default the manager's defaults).
 
+        Requests and answers are held to their types as over a wire.
+
         Args:
-            plugin: an object with the :class:`~goplugins.models.plugin.Plugin` methods.
+            plugin: an object with the :class:`~goplugins.models.plugin.Plugin` methods, or an annotated function.
             config: its policies; transport and endpoint are ignored.
             name: the name for calls; by default ``config.name``, else that of ``plugin.info()``.
 
         Raises:
             ConfigError: a policy's value is out of range.
             DuplicatePluginNameError: the name is taken.
-            InvalidArgumentError: the object lacks a method of a plugin.
+            InvalidArgumentError: the object lacks a method of a plugin, or the function a type.
             ManagerClosedError: after ``shutdown``.
         """
         self._ready().register(plugin, config, name, self._loader.config or ManagerConfig())

@@ -117,7 +117,8 @@ class Fallback:
         if self._function is not None:
             # Bounds the plugin calls that the function makes; its own work can't be interrupted.
             with deadline_block(max(call.deadline.remaining(), _MIN_SECONDS), clock=self._clock):
-                return self._function(call.request, error)
+                answer = self._function(call.request, error)
+            return call.codec.typed.admit_answer(answer)
         return self._static(call.codec)
 
     def _call_plugin(self, call: Call) -> Any:

@@ -11,8 +11,43 @@ NOTHING: Mapping[str, str] = {}
 """The headers or metadata of a call without any."""
 
 
+class TypedValues(Protocol):
+    """Holds values that stay in this process to the types of a codec."""
+
+    def admit_request(self, request: Any, /) -> Any:
+        """The request, or what a plugin over a wire would get.
+
+        Raises:
+            UnserializableRequestError: it does not fit the type.
+        """
+        ...
+
+    def admit_answer(self, answer: Any, /) -> Any:
+        """The answer, or what a caller over a wire would get.
+
+        Raises:
+            ReplyTypeError: it does not fit the type.
+        """
+        ...
+
+
 class Codec(Protocol):
-    """Converts between typed values and JSON, for one pair of request and response types."""
+    """Converts between typed values and JSON, for one pair of request and response types.
+
+    Attributes:
+        request_class: class whose instances are requests without a further check; None if every value is one.
+        answer_class: the same of answers.
+    """
+
+    request_type: Any
+    response_type: Any
+    request_class: type | None
+    answer_class: type | None
+
+    @property
+    def typed(self) -> TypedValues:
+        """The same types for values that are not written as JSON."""
+        ...
 
     def encode(self, request: Any) -> bytes:
         """The request as one line of JSON.

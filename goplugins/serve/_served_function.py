@@ -24,11 +24,12 @@ from goplugins.errors import (
 )
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
+from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import deadline
 from goplugins.serve._contract import UNSET, Rejected, Unavailable, types_of
-from goplugins.transports.json_codec import codec_for, explain_mismatch, structurer_for
+from goplugins.transports.json_codec import codec_for, explain_mismatch, structurer_for, typed_values
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
@@ -69,6 +70,8 @@ class ServedPlugin(Generic[Req, Resp]):
         self._structure = _structurer(self.request_type, f"plugin {info.name!r}, request")
         _structurer(self.response_type, f"plugin {info.name!r}, response")
         self._codec = codec_for(self.response_type)
+        # A caller in this process may have other types than the function: as over a wire, the JSON counts.
+        self._typed = typed_values(codec_for(self.request_type, self.response_type), codec_for().encode)
         functools.update_wrapper(self, function)
 
     def __call__(self, request: Req, context: ExecutionContext = _NO_CONTEXT, /) -> Resp:
@@ -116,11 +119,12 @@ class ServedPlugin(Generic[Req, Resp]):
             PluginInternalError: the function raised anything else, which is the cause.
         """
         name, limit = self._info.name, None
+        request = self._typed.admit_request(request)
         try:
             if context.timeout is None:
-                return self(request, context)
+                return self._admit(self(request, context))  # type: ignore[no-any-return]
             with deadline(context.timeout, clock=self._clock) as limit:
-                return self(request, context)
+                return self._admit(self(request, context))  # type: ignore[no-any-return]
         except Rejected as exc:
             details = {"metadata": exc.metadata} if exc.metadata else None
             raise PluginExecutionError(exc.message, plugin=name, details=details) from exc
@@ -156,6 +160,12 @@ class ServedPlugin(Generic[Req, Resp]):
 
     def close(self) -> None:
         """Does nothing: a function has no resources."""
+
+    def _admit(self, response: Any) -> Any:
+        """The response, held to its type as over a wire; metadata around it stays."""
+        if type(response) is Reply:
+            return attrs.evolve(response, value=self._typed.admit_answer(response.value))
+        return self._typed.admit_answer(response)
 
     def decode(self, data: Any) -> Req:
         """The typed request from parsed JSON.

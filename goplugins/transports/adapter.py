@@ -49,7 +49,10 @@ class PluginAdapter(Sender):
         self._plugin = plugin
 
     def prepare(self, call: Call) -> None:
-        """Does nothing: the request stays an object."""
+        """Holds the request to its type; it stays an object."""
+        wanted = call.codec.request_class
+        if wanted is not None and type(call.request) is not wanted:
+            call.request = call.codec.typed.admit_request(call.request)
 
     def send(self, call: Call) -> Any:
         deadline = call.deadline
@@ -84,8 +87,9 @@ class PluginAdapter(Sender):
             raise PluginInternalError(f"raised {type(exc).__name__}: {exc}") from exc
         if type(answer) is Reply:
             call.reply_metadata = answer.metadata
-            return answer.value
-        return answer
+            answer = answer.value
+        wanted = call.codec.answer_class
+        return answer if wanted is None or type(answer) is wanted else call.codec.typed.admit_answer(answer)
 
     def _own_name(self) -> str | None:
         """The name in the plugin's info(); None if that raises, which must not hide the error of the call."""

@@ -30,6 +30,7 @@ from cattrs.v import format_exception
 from goplugins.errors import InvalidArgumentError, PluginClosedError, ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
+from goplugins.transports.typed_values import PROMOTED, TypedValues, class_of
 
 
 class _MismatchError(TypeError):
@@ -294,16 +295,13 @@ def _name(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind)
 
 
-_PROMOTED: dict[type, tuple[type, ...]] = {float: (float, int), bytes: (bytes, bytearray, memoryview)}
-
-
 def _accepted(kind: Any) -> tuple[type, ...]:
     """Classes for isinstance() checks of a request of type ``kind``; ``object`` if it can't be checked."""
     if kind is None:
         return (type(None),)
     if kind is Any or not isinstance(kind, type) or is_typeddict(kind) or getattr(kind, "_is_protocol", False):
         return (object,)
-    return _PROMOTED.get(kind, (kind,))
+    return PROMOTED.get(kind, (kind,))
 
 
 def _with_article(name: str) -> str:
@@ -342,7 +340,18 @@ class JSONCodec:
     ['a']
     """
 
-    __slots__ = ("_accepted", "_class", "_structure", "_target", "_unstructure", "request_type", "response_type")
+    __slots__ = (
+        "_accepted",
+        "_class",
+        "_structure",
+        "_target",
+        "_unstructure",
+        "answer_class",
+        "request_class",
+        "request_type",
+        "response_type",
+        "typed",
+    )
 
     def __init__(self, request_type: Any = Any, response_type: Any = Any) -> None:
         self.request_type = request_type
@@ -351,6 +360,8 @@ class JSONCodec:
         self._class = self._accepted[0]
         self._unstructure = _unstructurer_for(request_type)
         self._structure, self._target = _structure_hook(response_type)
+        self.request_class, self.answer_class = class_of(request_type), class_of(response_type)
+        self.typed = _typed(self)
 
     def encode(self, request: Any) -> bytes:
         # isinstance() and not only the class: subclasses are accepted, and proxies such as Django's lazy objects.
@@ -369,10 +380,37 @@ class JSONCodec:
             raise ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}") from exc
 
 
+def _typed(codec: JSONCodec | ProtobufJSONCodec) -> TypedValues:
+    return typed_values(codec, codec.encode)
+
+
+def typed_values(codec: Codec, write_request: Callable[[Any], bytes]) -> TypedValues:
+    """Admits values of a codec's types.
+
+    Args:
+        codec: has the types.
+        write_request: writes a request that is no instance of its type as JSON, or refuses it.
+    """
+    kind = codec.request_type
+    return TypedValues(
+        kind,
+        codec.response_type,
+        write=lambda value: codec_for().encode(value),
+        write_request=write_request,
+        read_request=lambda data: structurer_for(kind)(data),  # noqa: PLW0108 - made when it is needed
+        read_answer=codec.decode,
+        explain=explain_mismatch,
+    )
+
+
 def _make(request_type: Any, response_type: Any) -> Codec:
     messages = is_message_type(request_type), is_message_type(response_type)
     codec = JSONCodec(Any if messages[0] else request_type, Any if messages[1] else response_type)
-    return ProtobufJSONCodec(request_type, response_type, codec) if any(messages) else codec
+    if not any(messages):
+        return codec
+    of_messages = ProtobufJSONCodec(request_type, response_type, codec)
+    of_messages.typed = _typed(of_messages)
+    return of_messages
 
 
 _cached = functools.lru_cache(maxsize=1024)(_make)

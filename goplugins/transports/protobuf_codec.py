@@ -7,6 +7,7 @@ from typing import Any
 
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
+from goplugins.transports.typed_values import TypedValues, class_of
 
 _NOT_OBJECTS = frozenset(
     f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "struct", "timestamp", "wrappers")
@@ -32,12 +33,15 @@ class ProtobufJSONCodec:
         other: codec for the one that is not a message class.
     """
 
-    __slots__ = ("_other", "request_type", "response_type")
+    __slots__ = ("_other", "answer_class", "request_class", "request_type", "response_type", "typed")
+
+    typed: TypedValues
 
     def __init__(self, request_type: Any, response_type: Any, other: Codec) -> None:
         self.request_type = request_type
         self.response_type = response_type
         self._other = other
+        self.request_class, self.answer_class = class_of(request_type), class_of(response_type)
 
     def encode(self, request: Any) -> bytes:
         """The request as one line of JSON.

@@ -195,7 +195,7 @@ class Native:
         found = {key: value for key, value in metadata if isinstance(value, str)}
         if found:
             call.reply_metadata = found
-        return parse(call.codec.response_type, reply)  # type: ignore[attr-defined]
+        return parse(call.codec.response_type, reply)
 
 
 Codec = Envelope | Native
