@@ -210,6 +210,10 @@ class ChaosSender(Sender):
     def group_health(self) -> HealthStatus | None:
         return self.wrapped.group_health()
 
+    @property
+    def policies(self) -> PluginConfig | None:
+        return self.wrapped.policies
+
     def info(self) -> PluginInfo:
         return self.wrapped.info()
 
