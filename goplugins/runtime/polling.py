@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from typing import Protocol
 
@@ -39,11 +40,19 @@ class _SelectPoll:
         del self._masks[fd if isinstance(fd, int) else fd.fileno()]
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
-        readers = [fd for fd, mask in self._masks.items() if mask & select.POLLIN]
-        writers = [fd for fd, mask in self._masks.items() if mask & select.POLLOUT]
         seconds = None if timeout is None or timeout < 0 else timeout / 1e3
-        readable, writable, _ = select.select(readers, writers, [], seconds)
-        found = dict.fromkeys(readable, select.POLLIN)
-        for fd in writable:
-            found[fd] = found.get(fd, 0) | select.POLLOUT
+        # Duplicates: eventlet refuses a second greenlet that waits for a descriptor.
+        watched: dict[int, int] = {}
+        try:
+            for fd in self._masks:
+                watched[os.dup(fd)] = fd
+            readers = [copy for copy, fd in watched.items() if self._masks[fd] & select.POLLIN]
+            writers = [copy for copy, fd in watched.items() if self._masks[fd] & select.POLLOUT]
+            readable, writable, _ = select.select(readers, writers, [], seconds)
+        finally:
+            for copy in watched:
+                os.close(copy)
+        found = {watched[copy]: select.POLLIN for copy in readable}
+        for copy in writable:
+            found[watched[copy]] = found.get(watched[copy], 0) | select.POLLOUT
         return list(found.items())

@@ -7,7 +7,8 @@ import os
 import re
 import ssl
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -144,6 +145,24 @@ def client_context(auth: AuthConfig, *, trust_env: bool = False) -> ssl.SSLConte
     Raises:
         InvalidCertificateError: a file is missing or can't be used; ``path`` is the field.
     """
+    context = _client_context(auth, trust_env)
+    _remade[context] = partial(_client_context, auth, trust_env)
+    return context
+
+
+_remade: weakref.WeakKeyDictionary[ssl.SSLContext, Callable[[], ssl.SSLContext]] = weakref.WeakKeyDictionary()
+
+
+def usable_context(context: ssl.SSLContext) -> ssl.SSLContext:
+    """The context, or one like it if gevent or eventlet has replaced its class since: the old one can't be used then.
+
+    A worker does that after its master has loaded the configuration.
+    """
+    make = None if type(context) is ssl.SSLContext else _remade.get(context)
+    return context if make is None else make()
+
+
+def _client_context(auth: AuthConfig, trust_env: bool) -> ssl.SSLContext:
     authorities = authorities_of(auth, trust_env=trust_env)
     presents = auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS
     if presents:
@@ -151,7 +170,7 @@ def client_context(auth: AuthConfig, *, trust_env: bool = False) -> ssl.SSLConte
         _load_client_certificate(context, auth.cert_file or "", auth.key_file or "")
         return context
     # Loading the authorities takes tens of milliseconds, and most of a megabyte of memory.
-    seen = authorities.stamp
+    seen = (ssl.SSLContext, authorities.stamp)
     shared = _shared_contexts.get(seen)
     if shared is None:
         shared = _shared_contexts[seen] = _new_context(authorities)

@@ -2,7 +2,8 @@
 
 Each call writes a line to a ledger file at its start and at its end, so that lost calls are detected. Environment
 variables: ``HOSTS_FOLDER`` has ``config.json`` and the ledger, ``HOSTS_IMPORT_CALLS`` is the number of calls of each
-plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its gevent hook.
+plugin at import, ``HOSTS_GEVENT`` is set where gRPC needs its gevent hook. With ``HOSTS_FIRST`` only this plugin is
+called, once, and the import ends ``HOSTS_DELAY`` seconds later.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from goplugins import BoundPlugin, Manager, PluginError
-from tests.hosts.plugins import Answer, Ask
+from tests.hosts.plugins import PLUGINS, Answer, Ask
 
 __all__ = ["CELERY", "CONFIG", "answer", "call", "prepare", "sockets"]
-
-PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
 
 _folder = Path(os.environ["HOSTS_FOLDER"])
 CONFIG = str(_folder / "config.json")
@@ -130,6 +129,10 @@ def prepare(manager: Manager[Any, Any]) -> None:
 
         gevent.init_gevent()
     _bound.update({plugin: manager.bind(plugin, Ask, Answer) for plugin in PLUGINS})
+    if first := os.environ.get("HOSTS_FIRST"):
+        call(first, "import-0")
+        time.sleep(float(os.environ["HOSTS_DELAY"]))
+        return
     for number in range(int(os.environ.get("HOSTS_IMPORT_CALLS", "0"))):
         for plugin in PLUGINS:
             call(plugin, f"import-{number}")

@@ -49,7 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("host", hosts, indirect=True, scope="session")
 
 
-def _missing(kind: type[Host]) -> list[str]:
+def missing(kind: type[Host]) -> list[str]:
     packages = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     return packages + [name for name in kind.programs if shutil.which(name) is None]
 
@@ -72,8 +72,8 @@ def servers(folder: Path) -> Iterator[PluginServers]:
 @pytest.fixture(scope="session")
 def host(request: pytest.FixtureRequest, folder: Path, servers: PluginServers) -> Iterator[Host]:
     kind: type[Host] = request.param
-    if missing := _missing(kind):
-        pytest.skip(f"needs {', '.join(missing)}")
+    if needed := missing(kind):
+        pytest.skip(f"needs {', '.join(needed)}")
     own = folder / kind.name
     own.mkdir()
     host = kind(own, servers.plugins)

@@ -28,6 +28,7 @@ from tests.servers import free_port
 from tests.timing import until
 
 __all__ = [
+    "FIRST_CALLS",
     "HOSTS",
     "Celery",
     "CeleryPlugins",
@@ -84,6 +85,8 @@ class Host:
     """Seconds after which a call with a timeout of 10 s counts as hung."""
     may_lose: ClassVar[int] = 0
     """Requests that the server may lose in a test before they reach the application."""
+    may_call_grpc: ClassVar[bool] = True
+    """Whether gRPC plugins can be called before the workers are forked."""
 
     def __init__(self, folder: Path, plugins: list[dict[str, Any]]) -> None:
         self.folder = folder
@@ -95,6 +98,7 @@ class Host:
         }
         (folder / "config.json").write_text(json.dumps(settings))
         self.log = folder / "log"
+        self.first: tuple[str, float] | None = None  # the only plugin called at import, and seconds until its end
         self._process: subprocess.Popen[bytes] | None = None
         self._before: set[int] = set()
 
@@ -113,6 +117,8 @@ class Host:
     def start(self) -> None:
         self._before = descendants(os.getpid())
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **self.environment()}
+        if self.first is not None:
+            environment |= {"HOSTS_FIRST": self.first[0], "HOSTS_DELAY": str(self.first[1])}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
@@ -304,6 +310,23 @@ class Gevent(Gunicorn):
         return {**super().environment(), "HOSTS_GEVENT": "1"}
 
 
+class GeventPreload(Gevent):
+    """The application is imported before gevent patches the standard library: gRPC's calls then block."""
+
+    name = "gunicorn-gevent-preload"
+    imports = True
+    arguments: ClassVar[tuple[str, ...]] = (*Gevent.arguments, "--preload")
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "HOSTS_GEVENT": ""}
+
+
+class Eventlet(Gunicorn):
+    name = "gunicorn-eventlet"
+    packages = ("gunicorn", "eventlet")
+    arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "eventlet")
+
+
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("pyuwsgi",)
@@ -335,6 +358,19 @@ class UWSGIPrefork(UWSGI):
     name = "uwsgi-prefork"
     imports = True
     arguments: ClassVar[tuple[str, ...]] = ("--enable-threads", "--py-call-uwsgi-fork-hooks")
+
+
+class UWSGIDefault(UWSGI):
+    """No hook of Python runs in its workers: gRPC can't be used in them if it was called at import."""
+
+    name = "uwsgi-default"
+    imports = True
+    may_call_grpc = False
+
+
+class UWSGIDefaultThreads(UWSGIDefault):
+    name = "uwsgi-default-threads"
+    arguments: ClassVar[tuple[str, ...]] = ("--enable-threads", "--threads", "4")
 
 
 class FlaskPreload(ThreadedPreload):
@@ -461,3 +497,19 @@ HOSTS: tuple[type[Host], ...] = (
     DjangoPrefork,
     CeleryPlugins,
 )
+
+FIRST_CALLS: tuple[type[Host], ...] = (
+    Sync,
+    Threaded,
+    SyncPreload,
+    ThreadedPreload,
+    Gevent,
+    GeventPreload,
+    Eventlet,
+    UWSGIThreads,
+    UWSGIDefault,
+    UWSGIDefaultThreads,
+    UWSGIPrefork,
+    Celery,
+)
+"""Those of ``test_first_calls.py``."""

@@ -9,7 +9,10 @@ import attrs
 
 from goplugins import serve
 
-__all__ = ["Answer", "Ask", "twice"]
+__all__ = ["PLUGINS", "Answer", "Ask", "twice"]
+
+PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
+"""Names of the plugins in the configuration."""
 
 
 @attrs.frozen

@@ -13,10 +13,10 @@ import pytest
 from goplugins import PluginExecutionError, PluginTimeoutError
 from tests.hosts.conftest import only
 from tests.hosts.hosts import Celery, CeleryPlugins, DjangoPrefork, FlaskPreload, Gevent, Host, Job
+from tests.hosts.plugins import PLUGINS
 from tests.hosts.processes import links, names
 from tests.timing import until
 
-PLUGINS = ("http", "https", "grpc", "grpc-tls", "unix", "exec", "python", "group")
 SOCKETS = 6
 """Sockets of a process that has called all plugins: one for each except exec and python."""
 

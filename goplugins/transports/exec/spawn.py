@@ -5,9 +5,9 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import queue
 import threading
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
 
 import attrs
 
@@ -157,7 +157,7 @@ class StartThread:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] | None = None
         self._runs = False
 
     def after_fork_in_child(self) -> None:
@@ -177,9 +177,11 @@ class StartThread:
         Raises:
             RuntimeError: no thread can be started.
         """
-        self._jobs.put(job)
         with self._lock:
-            runs = self._runs
+            if self._jobs is None:  # only now: gevent may have patched the standard library since the plugin was built
+                self._jobs = queue.SimpleQueue()
+            jobs, runs = self._jobs, self._runs
+        jobs.put(job)
         if not runs:
             # One C call. Thread.start waits for an Event, and a signal handler that raises there can leave the Event's
             # lock held, so that the new thread would hang before its first line.
@@ -194,7 +196,8 @@ class StartThread:
 
     def process_reaped(self) -> None:
         """Counts out one process that a job has started."""
-        self._jobs.put(None)
+        if self._jobs is not None:
+            self._jobs.put(None)
 
     def _run(self) -> None:
         # Set by the thread itself: the caller that started it may be interrupted before, and two may start one.
@@ -203,7 +206,7 @@ class StartThread:
                 return
             self._runs = True
         jobs, alive = self._jobs, 0
-        while True:
+        while jobs is not None:
             # First of all: another thread that was started for the same job may have run it.
             with self._lock:
                 if not alive and jobs.empty():

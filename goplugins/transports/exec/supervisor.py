@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import posix
 import select
 import signal
 import sys
@@ -78,7 +79,6 @@ class Supervisor:
         self._commands: SimpleQueue[tuple[Command, Process]] = SimpleQueue()
         self._processes: set[Process] = set()
         # Only the supervisor thread uses what follows.
-        self._poll = create_poll()
         self._by_pidfd: dict[int, Process] = {}
         self._by_stderr: dict[int, Process] = {}
         self._by_stdout: dict[int, Process] = {}
@@ -125,7 +125,6 @@ class Supervisor:
                 self._wake_reader, self._wake_writer = os.pipe()
                 os.set_blocking(self._wake_reader, False)
                 os.set_blocking(self._wake_writer, False)
-                self._poll.register(self._wake_reader, select.POLLIN)
             if not self._registered:
                 self._registered = True
                 register_forkable(self)
@@ -156,11 +155,13 @@ class Supervisor:
     def _wake(self) -> None:
         if self._wake_writer >= 0:
             with contextlib.suppress(BlockingIOError):  # a full pipe wakes as well
-                os.write(self._wake_writer, b"w")
+                posix.write(self._wake_writer, b"w")  # eventlet's os.write() lets one thread at a time write
 
     # --- the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._poll = create_poll()  # only now: gevent may have patched the standard library since the first start
+        self._poll.register(self._wake_reader, select.POLLIN)
         while True:
             try:
                 self._run_once()

@@ -21,6 +21,7 @@ from goplugins.transports.http import errors
 from goplugins.transports.http.target import Target
 from goplugins.transports.resolver import Resolver, literal_address
 from goplugins.transports.tcp import AddressOrder, connect_tcp
+from goplugins.transports.tls import usable_context
 
 if TYPE_CHECKING:
     from goplugins.runtime.cancellation import Cancellation
@@ -62,6 +63,8 @@ class Connector:
         started = self._clock.monotonic()
         own = started + self._timeout
         limit = Deadline(min(deadline.at, own), self._clock)
+        if self.context is not None:
+            self.context = usable_context(self.context)
         opening = _Opening(self._target, self.context, self._resolver, self._order, limit)
         try:
             return opening.run(deadline.cancellation)
