@@ -55,7 +55,7 @@ class Factories:
         for method in ("create_plugin", "supported_transports", "validate_config"):
             if not callable(getattr(factory, method, None)):
                 raise InvalidArgumentError(f"{type(factory).__name__} is not a plugin factory: it lacks {method}()")
-        self._factories[kind] = factory
+        self._factories[kind] = _taken(factory)
         self.registered.add(kind)
 
     def find(self, config: PluginConfig, path: str = "") -> PluginFactory:
@@ -69,7 +69,7 @@ class Factories:
         if found is None and kind in _BUILT_IN:
             module, name = _BUILT_IN[kind]
             found = getattr(importlib.import_module(module), name)(clock=self._clock, resolve=self._resolve)
-            self._factories[kind] = found
+            self._factories[kind] = _taken(found)
         if found is None:
             known = ", ".join(sorted({*_BUILT_IN, *self._factories}))
             raise UnsupportedTransportError(
@@ -123,3 +123,10 @@ def with_path(error: ConfigError, path: str) -> ConfigError:
         if not problem.path.startswith(path):
             problem.path = f"{path}.{problem.path}" if problem.path else path
     return error
+
+
+def _taken(factory: PluginFactory) -> PluginFactory:
+    """The factory, for configurations that a manager validates and whose policies it applies."""
+    if hasattr(factory, "of_manager"):  # a built-in one, or one that extends it
+        factory.of_manager = True
+    return factory

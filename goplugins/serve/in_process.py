@@ -253,8 +253,8 @@ class FunctionPluginFactory(TransportFactory[FunctionPlugin]):
 
     transports = (TransportType.PYTHON,)
 
-    def create_plugin(self, config: PluginConfig) -> FunctionPlugin:
+    def _create(self, config: PluginConfig) -> FunctionPlugin:
         return FunctionPlugin(config, clock=self._clock)
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         Endpoint.parse(TransportType.PYTHON, config.endpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -10,12 +11,15 @@ import attrs
 
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import DEFAULT_CONNECTION, ConnectionConfig
-from goplugins.config.schema import merge
+from goplugins.config.schema import as_mapping, merge
 from goplugins.enums import TransportType
+from goplugins.errors import UnsupportedTransportError
 from goplugins.models.context import ExecutionContext
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.transports.interface import Sender
 from goplugins.transports.single_call import single_call
+
+logger = logging.getLogger("goplugins.plugin")
 
 P = TypeVar("P", bound=Sender)
 
@@ -65,29 +69,84 @@ class TransportFactory(ABC, Generic[P]):
         clock: for its plugins.
         resolve: runs a function on another thread, such as a worker pool's ``submit``, for name resolution. Factories
             of transports without it ignore it.
+
+    Attributes:
+        of_manager: a manager uses it, which validates configurations and applies their policies.
     """
 
     transports: ClassVar[tuple[TransportType, ...]]
+    of_manager = False
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
         self._clock = clock
 
-    @abstractmethod
     def create_plugin(self, config: PluginConfig) -> P:
         """A plugin that has not connected to anything yet.
+
+        Without a manager it makes single attempts: a warning names what then has no effect.
 
         Raises:
             ConfigError: what :meth:`validate_config` raises, and files or modules that can't be used.
         """
+        if not self.of_manager:
+            config = self._validated(config)
+            if unused := _without_effect(config):
+                text = "plugin %r: it makes single attempts without a manager; no effect has %s"
+                logger.warning(text, config.name, ", ".join(unused))
+        return self._create(config)
 
     def supported_transports(self) -> Sequence[str]:
         """Values of :class:`~goplugins.enums.TransportType`."""
         return self.transports
 
-    @abstractmethod
     def validate_config(self, config: PluginConfig) -> None:
-        """Checks endpoint, options and credentials without opening, importing or starting anything.
+        """Checks the configuration without opening, importing or starting anything.
+
+        A manager has checked all but what only the transport can judge.
 
         Raises:
             ConfigError: the configuration can't be used with this transport.
         """
+        self._check(config if self.of_manager else self._validated(config))
+
+    def _validated(self, config: PluginConfig) -> PluginConfig:
+        """The configuration with its transport, by default the factory's own."""
+        if config.transport is None:
+            secure = len(self.transports) > 1 and config.endpoint.lower().startswith("https:")
+            config = attrs.evolve(config, transport=self.transports[1 if secure else 0])
+        if config.transport not in self.transports:
+            text = f"{type(self).__name__} does not serve transport {str(config.transport)!r}"
+            fix = f"use one of {', '.join(self.transports)}"
+            raise UnsupportedTransportError(text, path="transport", fix=fix)
+        config.validate()
+        return config
+
+    @abstractmethod
+    def _create(self, config: PluginConfig) -> P:
+        """The plugin of a valid configuration."""
+
+    @abstractmethod
+    def _check(self, config: PluginConfig) -> None:
+        """Checks endpoint, options and credentials as far as the transport can judge them."""
+
+
+_HONOURED = {"retry": {"idempotent"}, "health_check": {"enabled", "kind", "timeout", "endpoint"}}
+"""Fields of sections that a plugin without a manager honours."""
+
+_POLICIES = ("circuit_breaker", "rate_limit", "bulkhead", "fallback", "cache", "hedge", "chaos")
+
+
+def _without_effect(config: PluginConfig) -> list[str]:
+    """What only a manager applies, of what the configuration says."""
+    unused = []
+    for section, honoured in _HONOURED.items():
+        stated = getattr(config, section)
+        unused += [f"{section}.{name}" for name in as_mapping(stated) if name not in honoured] if stated else []
+    unused += [name for name in _POLICIES if getattr(config, name) is not None]
+    if config.endpoints:
+        unused.append("endpoints")
+    if config.options.get("resolve"):
+        unused.append("options.resolve")
+    if config.enabled is False:
+        unused.append("enabled")
+    return unused

@@ -259,9 +259,9 @@ class UnixSocketPluginFactory(TransportFactory[UnixSocketPlugin]):
 
     transports = (TransportType.UNIX,)
 
-    def create_plugin(self, config: PluginConfig) -> UnixSocketPlugin:
+    def _create(self, config: PluginConfig) -> UnixSocketPlugin:
         return UnixSocketPlugin(config, clock=self._clock)
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         socket_address(config.endpoint)
         validate_auth(config.auth, config.transport)

@@ -114,9 +114,9 @@ class ExecPluginFactory(TransportFactory[ExecPlugin]):
 
     transports = (TransportType.EXECUTABLE,)
 
-    def create_plugin(self, config: PluginConfig) -> ExecPlugin:
+    def _create(self, config: PluginConfig) -> ExecPlugin:
         return ExecPlugin(config, clock=self._clock)
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         check_options(config)
         validate_auth(config.auth, config.transport)

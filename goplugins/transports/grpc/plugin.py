@@ -292,7 +292,7 @@ class GRPCPluginFactory(TransportFactory[GRPCPlugin]):
 
     transports = (TransportType.GRPC, TransportType.GRPC_TLS)
 
-    def create_plugin(self, config: PluginConfig) -> GRPCPlugin:
+    def _create(self, config: PluginConfig) -> GRPCPlugin:
         return GRPCPlugin(config, clock=self._clock)
 
     def create_at(self, config: PluginConfig, address: Address) -> GRPCPlugin:
@@ -303,7 +303,7 @@ class GRPCPluginFactory(TransportFactory[GRPCPlugin]):
         """
         return GRPCPlugin(config, clock=self._clock, address=address)
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         target_of(config)
         validate_auth(config.auth, config.transport)
         if config.auth is not None:

@@ -210,7 +210,7 @@ class HTTPPluginFactory(TransportFactory[HTTPPlugin]):
         super().__init__(clock=clock)
         self._resolver = ThreadedResolver(resolve, clock=clock)
 
-    def create_plugin(self, config: PluginConfig) -> HTTPPlugin:
+    def _create(self, config: PluginConfig) -> HTTPPlugin:
         return HTTPPlugin(config, clock=self._clock, resolver=self._resolver)
 
     def create_at(self, config: PluginConfig, address: Address) -> HTTPPlugin:
@@ -221,7 +221,7 @@ class HTTPPluginFactory(TransportFactory[HTTPPlugin]):
         """
         return HTTPPlugin(config, clock=self._clock, resolver=FixedResolver(address))
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         target = target_of(config)
         if target.proxy is not None and config.options.get("resolve"):
             fix = "remove options.resolve or the proxy"

@@ -63,12 +63,15 @@ def test_proxy_credentials_are_not_in_the_repr():
     assert "hunter2" not in repr(found)
 
 
-def test_health_endpoint_on_another_host_is_rejected_by_the_factory():
+@pytest.mark.parametrize(
+    ("endpoint", "error"), [("http://other/x", InvalidConfigError), ("https://h/x", InvalidEndpointURLError)]
+)
+def test_health_endpoint_on_another_host_is_rejected_by_the_factory(endpoint, error):
     config = PluginConfig(
         name="p",
         transport="http",
         endpoint="http://h/x",
-        health_check=HealthCheckConfig(endpoint="https://h/x"),
+        health_check=HealthCheckConfig(endpoint=endpoint),
     )
-    with pytest.raises(InvalidConfigError):
+    with pytest.raises(error, match=r"health_check\.endpoint"):
         HTTPPluginFactory().validate_config(config)
