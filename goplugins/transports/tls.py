@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import ssl
@@ -64,19 +65,33 @@ class Authorities:
             raise self.unusable(self.file, tls_reason(exc)) from exc
 
     def pem(self) -> bytes:
-        """All certificates, each once."""
-        files = [self.file] if self.file else []
-        for directory in filter(None, self.directory.split(os.pathsep)):
-            with contextlib.suppress(OSError):
-                names = sorted(filter(_HASHED.fullmatch, os.listdir(directory)))
-                files += [os.path.join(directory, name) for name in names]
-        found = dict.fromkeys(found for file in files for found in _CERTIFICATE.findall(read_pem(file, self.path)))
+        """All certificates, each once.
+
+        Raises:
+            InvalidCertificateError: there is none.
+        """
+        contents = read_pem(self.file, self.path, self.origin) if self.file else b""
+        if self.directory:
+            contents += _contents_of(self.directory, self.stamp)
+        found = dict.fromkeys(_CERTIFICATE.findall(contents))
         if not found:
             raise self.unusable(self.file or self.directory, "it contains no certificate")
         return b"\n".join(found) + b"\n"
 
     def unusable(self, file: str, reason: str) -> InvalidCertificateError:
         return _invalid(self.path, file, reason, self.origin)
+
+
+@functools.lru_cache(maxsize=4)
+def _contents_of(directory: str, stamp: Hashable) -> bytes:
+    """Of all files in which OpenSSL looks for certificates; kept until the directory changes: they may be hundreds."""
+    contents = []
+    for folder in directory.split(os.pathsep):
+        with contextlib.suppress(OSError):
+            for name in sorted(filter(_HASHED.fullmatch, os.listdir(folder))):
+                with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as stream:
+                    contents.append(stream.read())
+    return b"\n".join(contents)
 
 
 def authorities_of(auth: AuthConfig, *, trust_env: bool, variables: Sequence[str] = ()) -> Authorities:
@@ -165,9 +180,10 @@ def usable_context(context: ssl.SSLContext) -> ssl.SSLContext:
 def _client_context(auth: AuthConfig, trust_env: bool) -> ssl.SSLContext:
     authorities = authorities_of(auth, trust_env=trust_env)
     presents = auth.cert_file or AuthMethod(auth.method or AuthMethod.NONE) is AuthMethod.MTLS
-    if presents:
+    if auth.ca_file or presents:
         context = _new_context(authorities)
-        _load_client_certificate(context, auth.cert_file or "", auth.key_file or "")
+        if presents:
+            _load_client_certificate(context, auth.cert_file or "", auth.key_file or "")
         return context
     # Loading the authorities takes tens of milliseconds, and most of a megabyte of memory.
     seen = (ssl.SSLContext, authorities.stamp)
@@ -178,7 +194,7 @@ def _client_context(auth: AuthConfig, trust_env: bool) -> ssl.SSLContext:
 
 
 _shared_contexts: weakref.WeakValueDictionary[Hashable, ssl.SSLContext] = weakref.WeakValueDictionary()
-"""Contexts without a client certificate, until the files of their authorities change."""
+"""Contexts of plugins without files of their own, until those of the machine or the environment change."""
 
 
 def _new_context(authorities: Authorities) -> ssl.SSLContext:

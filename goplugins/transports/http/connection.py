@@ -23,7 +23,7 @@ from goplugins.runtime.polling import create_poll
 from goplugins.transports.http import errors
 from goplugins.transports.http.connector import drop_socket, shut_down
 from goplugins.transports.http.engine import FRAMING_ALLOWANCE, HTTPReply
-from goplugins.transports.http.parser import FastPathParser, ReplyParser
+from goplugins.transports.http.parser import FastPathParser, IdleLimit, ReplyParser
 
 _CHUNK = 65536
 _MAX_POLL = 86_400_000.0
@@ -65,6 +65,7 @@ class Connection:
 
     __slots__ = (
         "_at",
+        "_idle_limit",
         "_limit",
         "_now",
         "_parser",
@@ -73,7 +74,6 @@ class Connection:
         "_read",
         "_read_fast",
         "_received_before",
-        "_reuse_until",
         "_reused",
         "_sock",
         "_started",
@@ -94,8 +94,9 @@ class Connection:
         self._now = clock.monotonic
         self._at = self._started = 0.0
         self._limit = 8 * limit + FRAMING_ALLOWANCE
-        self._parser = ReplyParser(limit)
-        self._read_fast = FastPathParser(limit).read
+        self._idle_limit = IdleLimit(self._now)
+        self._parser = ReplyParser(limit, self._idle_limit)
+        self._read_fast = FastPathParser(limit, self._idle_limit).read
         register = create_poll()
         register.register(sock, select.POLLIN)
         self._poll = register.poll
@@ -110,7 +111,6 @@ class Connection:
             self._tcp_info = _tcp_info_of(sock)
         self.sent = self.received = self._unsent = 0
         self.clean = self.eof = self.given_up = self._reused = False
-        self._reuse_until: float | None = None
         self.failure: OSError | None = None
 
     def exchange(self, message: bytes, deadline: Deadline) -> HTTPReply:
@@ -138,8 +138,6 @@ class Connection:
         reply = self._read_fast(data)
         if reply is not None:
             self.clean = self.failure is None and (self._pending is None or not self._pending())
-            if reply.hint is not None:
-                self._limit_reuse(reply.hint)
             return reply
         return self._read_reply(data)
 
@@ -151,13 +149,7 @@ class Connection:
             raise EOFError
         if parser.keep_alive and self.failure is None and not self.eof:
             self.clean = self._pending is None or not self._pending()
-        if reply.hint is not None:
-            self._limit_reuse(reply.hint)
         return reply
-
-    def _limit_reuse(self, hint: float) -> None:
-        """Gives the connection up before the server does, since a call that is on its way then would be lost."""
-        self._reuse_until = self._now() + max(hint - 1.0, hint / 2)
 
     # --- a request that the system does not accept at once ---------------------------------------------------------
 
@@ -288,7 +280,8 @@ class Connection:
         It has become readable: closed by the peer, or with unexpected bytes; or the peer is about to close it.
         """
         self._reused = True
-        if self._reuse_until is not None and self._now() >= self._reuse_until:
+        limit = self._idle_limit.at
+        if limit is not None and self._now() >= limit:
             return True
         if self._tcp_info is not None:
             self._received_before += self.received

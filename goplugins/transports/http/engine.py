@@ -64,22 +64,18 @@ class HTTPReply:
         headers: parsed, or a well-formed head as received.
         body: decompressed.
         framed: whether a Content-Length or chunked encoding announced the end of the body.
-        hint: seconds after which the server closes the connection if it is idle; None if it has not said so.
 
     Attributes:
         fields: the JSON object in the body, once it has been parsed.
     """
 
-    __slots__ = ("_headers", "body", "fields", "framed", "hint", "status")
+    __slots__ = ("_headers", "body", "fields", "framed", "status")
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str] | bytes, body: bytes, framed: bool, hint: float | None = None
-    ) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str] | bytes, body: bytes, framed: bool) -> None:
         self.status = status
         self._headers = headers
         self.body = body
         self.framed = framed
-        self.hint = hint
         self.fields: dict[str, Any] = {}
 
     @property

@@ -49,10 +49,25 @@ _NO_HEADERS: dict[bytes, bytes] = {}
 _HINT = re.compile(rb"\btimeout *= *\"?(\d{1,9})(?!\d)", re.IGNORECASE)
 
 
-def _hint_of(header: bytes) -> float | None:
-    """Seconds after which the server closes the connection if it is idle, from its Keep-Alive header."""
-    found = _HINT.search(header)
-    return None if found is None else float(found[1])
+class IdleLimit:
+    """When an idle connection is given up, by the Keep-Alive header of a reply: an attribute of both parsers.
+
+    Attributes:
+        at: None while no reply has had one.
+    """
+
+    __slots__ = ("_now", "at")
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.at: float | None = None
+
+    def read(self, header: bytes) -> None:
+        """Gives the connection up before the server does: a call that is on its way at that moment would be lost."""
+        found = _HINT.search(header)
+        if found is not None:
+            seconds = float(found[1])
+            self.at = self._now() + max(seconds - 1.0, seconds / 2)
 
 
 class Source(Protocol):
@@ -75,12 +90,14 @@ class FastPathParser:
 
     Args:
         limit: bytes that a body may have.
+        idle_limit: of the connection.
     """
 
-    __slots__ = ("_chunks", "_feed", "_incomplete", "_limit")
+    __slots__ = ("_chunks", "_feed", "_idle_limit", "_incomplete", "_limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, idle_limit: IdleLimit) -> None:
         self._limit = limit
+        self._idle_limit = idle_limit
         self._chunks: list[bytes] = []
         self._incomplete: list[bool] = []  # cleared at the end of a message
         self._begin()
@@ -117,10 +134,9 @@ class FastPathParser:
             incomplete.clear()
             self._begin()
             return None
-        hint = None
         if b"\nkeep-alive:" in lower:
-            hint = _hint_of(lower.partition(b"\nkeep-alive:")[2].partition(b"\r")[0])
-        return HTTPReply(200, head, chunks.pop(), True, hint)
+            self._idle_limit.read(lower.partition(b"\nkeep-alive:")[2].partition(b"\r")[0])
+        return HTTPReply(200, head, chunks.pop(), True)
 
 
 class ReplyParser:
@@ -128,6 +144,7 @@ class ReplyParser:
 
     Args:
         limit: bytes that a body may have, as sent and decompressed.
+        idle_limit: of the connection.
 
     Attributes:
         keep_alive: whether the last reply was whole, with nothing after it, and the peer keeps the connection alive.
@@ -139,6 +156,7 @@ class ReplyParser:
         "_done",
         "_feed",
         "_headers",
+        "_idle_limit",
         "_in_body",
         "_limit",
         "_parser",
@@ -150,8 +168,9 @@ class ReplyParser:
         "on_body",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, idle_limit: IdleLimit) -> None:
         self._limit = limit
+        self._idle_limit = idle_limit
         self._chunks: list[bytes] = []
         self.on_body: Callable[[bytes], None] = self._chunks.append
         self._headers = _NO_HEADERS
@@ -181,9 +200,10 @@ class ReplyParser:
         while self._status < 200:
             self._parse(source, source.receive())
         headers = self._headers
-        hint = _hint_of(headers.get(b"keep-alive", b""))
+        if b"keep-alive" in headers:
+            self._idle_limit.read(headers[b"keep-alive"])
         if self._status >= _ERRORS:
-            return HTTPReply(self._status, Headers(headers), self._error_body(source), True, hint)
+            return HTTPReply(self._status, Headers(headers), self._error_body(source), True)
         framed = b"content-length" in headers or b"transfer-encoding" in headers
         if self._done and b"content-encoding" not in headers:
             body = b"".join(self._chunks)
@@ -193,7 +213,7 @@ class ReplyParser:
         else:
             encoding = reply_body.check_encoding(headers.get(b"content-encoding", b"").decode("latin-1"))
             body = reply_body.collect(self._rest(source), encoding, self._limit)
-        return HTTPReply(self._status, Headers(headers), body, framed, hint)
+        return HTTPReply(self._status, Headers(headers), body, framed)
 
     def _error_body(self, source: Source) -> bytes:
         """As much as can be read in a short time, and nothing of a body that is announced as too large."""

@@ -101,8 +101,8 @@ def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> P
     """
     error = _error_of_status(reply, now)
     error.details["status"] = reply.status
-    location = from_outside(redact_url(reply.headers.get("location", "")), _SNIPPET)
-    if location and isinstance(error, UnexpectedRedirectError):
+    location = _location(reply)
+    if location:
         error.details["location"] = location = scrub(location)
         error.message = f"{error.message}; the plugin refers to {location}: if calls belong there, make it the endpoint"
     text = _failure_text(reply)
@@ -130,8 +130,15 @@ def health_result(reply: HTTPReply, *, expected: bool) -> HealthStatus:
     if 200 <= reply.status < 300:
         return HealthStatus(status, text, metadata=metadata)
     reported = reply.status == 503 or status is not PluginStatus.HEALTHY
+    text = text or _location(reply)
     text = f"HTTP {reply.status}: {text}" if text else f"HTTP {reply.status}"
     return HealthStatus(PluginStatus.UNHEALTHY, text, metadata=metadata, reported=reported)
+
+
+def _location(reply: HTTPReply) -> str:
+    """Where a redirect leads; empty for none."""
+    redirects = 300 <= reply.status < 400
+    return from_outside(redact_url(reply.headers.get("location", "")), _SNIPPET) if redirects else ""
 
 
 def _failure_text(reply: HTTPReply) -> str:

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from goplugins.config import AuthConfig, ConnectionConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidConfigError,
     PluginConnectionError,
@@ -241,6 +242,13 @@ class TestRedirect:
         assert caught.value.details["location"] == shown
         assert f"refers to {shown}:" in caught.value.message
         assert "s3cret" not in caught.value.message
+
+    def test_a_health_check_says_where_to(self, serve, make):
+        location = "https://other.example/health?token=s3cret"
+        server = serve(lambda peer: peer.read_request() and peer.send(http_reply("", "301 X", {"Location": location})))
+        status = make(server.url).health(5)
+        assert status.status is PluginStatus.UNHEALTHY
+        assert status.message == "HTTP 301: https://other.example/health"
 
     @pytest.mark.parametrize("status", ["304 Not Modified", "300 Multiple Choices"])
     def test_without_a_location(self, serve, make, status):

@@ -11,7 +11,7 @@ import zlib
 import pytest
 
 from goplugins.errors import BadReplyError, PluginError
-from goplugins.transports.http.parser import FastPathParser, ReplyParser
+from goplugins.transports.http.parser import FastPathParser, IdleLimit, ReplyParser
 from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, reply_ok
 
@@ -130,7 +130,7 @@ class TestFast:
         head = b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK + b"Content-Encoding: gzip\r\nX-Empty:\r\n"
         body = gzip.compress(GOOD)
         whole = head + CHUNKED + b"\r\n3\r\n%b\r\n%x\r\n%b\r\n0\r\nX: y\r\n\r\n" % (body[:3], len(body) - 3, body[3:])
-        parser = ReplyParser(1000)
+        parser = ReplyParser(1000, IdleLimit(time.monotonic))
         for _ in range(3):  # a parser is used for all replies of a connection
             reply = parser.read(Pieces([whole[at : at + step] for at in range(0, len(whole), step)]))
             assert (reply.status, reply.body, parser.keep_alive) == (200, GOOD, True)
@@ -150,7 +150,7 @@ class TestFast:
 
             with monkeypatch.context() as patch:
                 patch.setattr(ReplyParser, name, interrupted)
-                parser = ReplyParser(1000)
+                parser = ReplyParser(1000, IdleLimit(time.monotonic))
                 with pytest.raises(KeyboardInterrupt):
                     parser.read(Pieces([OK + LENGTH + b"\r\n" + GOOD]))
                 assert not parser.keep_alive
@@ -262,7 +262,7 @@ class TestFastPath:
 
     @pytest.mark.parametrize("reply", [*AMBIGUOUS.values(), *ONLY_FAST.values()], ids=[*AMBIGUOUS, *ONLY_FAST])
     def test_no_doubtful_reply_is_accepted(self, reply):
-        assert FastPathParser(1000).read(reply) is None
+        assert FastPathParser(1000, IdleLimit(time.monotonic)).read(reply) is None
 
     @pytest.mark.parametrize(
         "reply",
@@ -278,7 +278,7 @@ class TestFastPath:
         ],
     )
     def test_usual_replies_are_accepted(self, reply):
-        self.check(FastPathParser(len(GOOD)), reply, expected=True)
+        self.check(FastPathParser(len(GOOD), IdleLimit(time.monotonic)), reply, expected=True)
 
     @pytest.mark.parametrize(
         "reply",
@@ -305,13 +305,13 @@ class TestFastPath:
         ],
     )
     def test_unusual_replies_are_left_to_the_full_parser(self, reply):
-        fast = FastPathParser(1000)
+        fast = FastPathParser(1000, IdleLimit(time.monotonic))
         for _ in range(2):
             assert fast.read(reply) is None
             self.check(fast, OK + LENGTH + b"\r\n" + GOOD, expected=True)  # no state of the last reply is left
 
     def test_random_replies_are_parsed_as_by_the_full_parser(self):
-        dice, fast, seen = random.Random(11), FastPathParser(10_000), 0
+        dice, fast, seen = random.Random(11), FastPathParser(10_000, IdleLimit(time.monotonic)), 0
         for _ in range(5000):
             seen += self.check(fast, mutated(dice))
         assert seen > 100
@@ -321,7 +321,7 @@ class TestFastPath:
         found = fast.read(data)
         assert expected is None or (found is not None) is expected, data
         if found is not None:
-            parser = ReplyParser(10_000)
+            parser = ReplyParser(10_000, IdleLimit(time.monotonic))
             thorough = parser.read(Pieces([data]))
             assert parser.keep_alive, data
             for name in ("status", "body", "framed"):
