@@ -19,6 +19,7 @@ from goplugins.models.plugin import Plugin, PluginInfo
 from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
+from goplugins.transports.health_status import without_report
 from goplugins.transports.interface import Sender
 
 _MIN_TIMEOUT = 1e-6
@@ -103,6 +104,8 @@ class PluginAdapter(Sender):
     def health(self, timeout: float) -> HealthStatus:
         try:
             return self._plugin.health(timeout)
+        except NotImplementedError:
+            return without_report("health check")
         except Exception as exc:
             if belongs_to_host(exc):
                 raise

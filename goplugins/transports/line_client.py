@@ -133,6 +133,9 @@ class LineClient(Sender, Generic[C]):
 
     def _check(self, deadline: Deadline) -> HealthStatus:
         if self._settings.health_kind != "message":
+            if self.pool.open and not self.pool.idle:
+                # A server that serves one connection after the other would have one more to accept for each check.
+                return HealthStatus(message="every connection is in use", reported=False)
             return check_connection(self.pool, deadline)
         return self._ask(self.pool.acquire_free(deadline), deadline)
 

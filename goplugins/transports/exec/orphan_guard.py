@@ -20,6 +20,9 @@ from goplugins.transports.exec.popen import popen_class
 
 logger = logging.getLogger("goplugins.exec")
 
+_END_TIMEOUT = 1.0
+"""Seconds to wait for the end of a killed guard."""
+
 _SHELL = "/bin/sh"
 _SCRIPT = """
 groups=
@@ -111,7 +114,8 @@ class OrphanGuard:
         shell, self.shell = self.shell, None
         if shell is not None:
             shell.kill()
-            shell.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process in the kernel may not end at once
+                shell.wait(_END_TIMEOUT)
         if pipe >= 0:
             os.close(pipe)
 

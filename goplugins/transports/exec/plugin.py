@@ -70,11 +70,11 @@ class ExecPlugin(LineClient[Handle]):
         """Whether a process runs. None is started for it, and none reads a line unless the configuration says so."""
         if not self._launcher.has_process:
             return self._launcher.health_without_process()
-        if self._settings.health_kind != "message":
-            return HealthStatus(PluginStatus.HEALTHY, "a process runs")
         if not self.pool.idle:
             return HealthStatus(message="all processes are busy", reported=False)
-        return super()._check(deadline)
+        if self._settings.health_kind == "message":
+            return super()._check(deadline)
+        return HealthStatus(PluginStatus.HEALTHY, "a process runs")
 
     def _check_new(self, deadline: Deadline) -> HealthStatus:
         """Starts the first process, which the first call will use: a program that can't start is found out now."""

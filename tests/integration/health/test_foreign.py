@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from goplugins import Manager, PluginError
+from goplugins import HealthStatus, Manager, PluginError, PluginInfo
 from goplugins.contrib.health import culprits
 from goplugins.errors import InvalidConfigError
 from goplugins.manager.control import plugin_states
@@ -249,3 +252,50 @@ def test_a_reload_starts_the_one_process_that_the_first_call_uses(load: Callable
         assert not new.seen(), "it was only started"
         assert manager.execute("p", 2, timeout=10) == 2
         assert new.seen() == ["execute"]
+
+
+def test_a_server_of_one_connection_at_a_time_is_not_filled_with_checks() -> None:
+    """A check that connects during a long call would take a place in the queue of such a server, each time anew."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gp-") as folder,
+        socket.socket(socket.AF_UNIX) as listener,
+        Manager() as manager,
+    ):
+        listener.bind(f"{folder}/s")
+        listener.listen(1)
+        manager.load_from_config(
+            {"plugins": [{"name": "p", "transport": "unix", "endpoint": f"{folder}/s", **every()}]}
+        )
+        waiting = manager.submit("p", 1, timeout=20)
+        peer, _ = listener.accept()
+        request = json.loads(peer.makefile().readline())
+        time.sleep(0.5)  # ten checks
+        assert agreed(manager) != "offline"
+        peer.sendall(json.dumps({"request_id": request["request_id"], "success": True, "data": 2}).encode() + b"\n")
+        assert waiting.result(10) == 2
+        listener.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:  # one check may have connected before the call did
+                listener.accept()[0].close()
+        until(lambda: agreed(manager) == "healthy")
+        peer.close()
+
+
+def test_a_plugin_object_without_a_health_check_is_judged_by_its_calls() -> None:
+    class Plain:
+        def info(self) -> PluginInfo:
+            return PluginInfo("p")
+
+        def execute(self, request: Any, context: Any) -> Any:
+            return request
+
+        def health(self, timeout: float) -> HealthStatus:
+            raise NotImplementedError
+
+        def close(self) -> None: ...
+
+    with Manager() as manager:
+        manager.register(Plain(), name="p")
+        assert manager.execute("p", 1) == 1
+        manager.health()
+        assert agreed(manager) == "healthy"
