@@ -321,12 +321,6 @@ class GeventPreload(Gevent):
         return {**super().environment(), "HOSTS_GEVENT": ""}
 
 
-class Eventlet(Gunicorn):
-    name = "gunicorn-eventlet"
-    packages = ("gunicorn", "eventlet")
-    arguments: ClassVar[tuple[str, ...]] = ("--worker-class", "eventlet")
-
-
 class UWSGI(_Web):
     arguments: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ("pyuwsgi",)
@@ -391,6 +385,7 @@ class Celery(Host):
     packages = ("celery", "redis")
     programs = ("redis-server",)
     tasks = "tests.hosts.tasks"
+    pool: ClassVar[str] = "prefork"
     window = 16
     # On HUP under load a pool process waits for 30 s, because its parent no longer reads its results.
     hung = 60.0
@@ -421,7 +416,7 @@ class Celery(Host):
             self._redis.close()
 
     def command(self) -> list[str]:
-        options = ["--pool", "prefork", "--concurrency", "2", "--max-tasks-per-child", "400", "--loglevel", "WARNING"]
+        options = ["--pool", self.pool, "--concurrency", "2", "--max-tasks-per-child", "400", "--loglevel", "WARNING"]
         quiet = ["--without-gossip", "--without-mingle"]
         # As a script: on HUP Celery executes its own command line again, which fails for ``-m celery``.
         return [sys.executable, _script("celery"), "-A", self.tasks, "worker", *options, *quiet]
@@ -456,6 +451,13 @@ class Celery(Host):
         except Exception as error:
             return Outcome(job, lost=repr(error))
         return Outcome(job, reply["pid"], reply["error"], reply["seconds"])
+
+
+class CeleryEventlet(Celery):
+    name = "celery-eventlet"
+    imports = False
+    packages = ("celery", "redis", "eventlet")
+    pool = "eventlet"
 
 
 class CeleryPlugins(Celery):
@@ -505,11 +507,11 @@ FIRST_CALLS: tuple[type[Host], ...] = (
     ThreadedPreload,
     Gevent,
     GeventPreload,
-    Eventlet,
     UWSGIThreads,
     UWSGIDefault,
     UWSGIDefaultThreads,
     UWSGIPrefork,
     Celery,
+    CeleryEventlet,
 )
 """Those of ``test_first_calls.py``."""

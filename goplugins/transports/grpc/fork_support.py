@@ -14,13 +14,14 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import GRPCTransportError, PluginTimeoutError, Replay
+from goplugins.runtime.cancellation import Cancellation
 from goplugins.runtime.clock import SYSTEM_CLOCK, Waiter
-from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.deadline import CancellableDeadline, Deadline
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.slots import SlotSet
 
@@ -66,6 +67,7 @@ class ForkGuard:
         self._unregistered: set[grpc.Channel] = set()
         self._openings = SlotSet()
         self._closings = SlotSet()
+        self._checks: dict[int, Cancellation] = {}
         self._reset()
         register_forkable(self)
         os.register_at_fork(before=self._before_early_fork, after_in_parent=self._after_in_parent)
@@ -142,6 +144,16 @@ class ForkGuard:
             self._closings.hold(closing)
         channel.close()
 
+    @contextlib.contextmanager
+    def cancelled_by_forks(self, deadline: Deadline) -> Iterator[Deadline]:
+        """The deadline of a health check: a fork does not wait for it, but cancels it. The next check repeats it."""
+        cancellation = Cancellation()
+        self._checks[id(cancellation)] = cancellation
+        try:
+            yield CancellableDeadline(deadline.at, deadline.clock, cancellation)
+        finally:
+            self._checks.pop(id(cancellation), None)
+
     # --- forks -------------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
@@ -155,6 +167,8 @@ class ForkGuard:
             self.lock.release()
         until = SYSTEM_CLOCK.monotonic() + FORK_TIMEOUT
         while self.calls or self._openings or self._closings:
+            for check in list(self._checks.values()):
+                check.cancel()
             if SYSTEM_CLOCK.monotonic() >= until:
                 self._unregistered.update(channel for channel, _ in list(self._channels.values()))
                 _change_registration(self._unregistered, "fork_unregister_channel")
@@ -202,6 +216,7 @@ class ForkGuard:
         self._channels = {}
         self._openings = SlotSet()
         self._closings = SlotSet()
+        self._checks = {}
         self._inherited.append(self._forgotten)
         self._forgotten = SimpleQueue()
         self._unregistered = set()

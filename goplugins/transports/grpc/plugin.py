@@ -10,12 +10,13 @@ from typing import Any
 
 from goplugins.config.credentials import AuthConfig, auth_headers, validate_auth
 from goplugins.config.plugin import PluginConfig
-from goplugins.enums import TransportType
+from goplugins.enums import PluginStatus, TransportType
 from goplugins.errors import ConnectionLostError, PluginError, PluginTimeoutError, Replay, local_failure, redact_url
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
+from goplugins.runtime.cancellation import AttemptCancelledError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
@@ -26,7 +27,7 @@ from goplugins.transports.grpc.cancellation import call_unless_cancelled, end_in
 from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
 from goplugins.transports.grpc.codecs import Codec, Envelope, Metadata, MetadataWriter, Native
 from goplugins.transports.grpc.errors import Attempt, is_broken, translate
-from goplugins.transports.grpc.fork_support import load
+from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 from goplugins.transports.grpc.health import HealthChecker
 from goplugins.transports.grpc.messages import INFO, messages, parse
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
@@ -232,7 +233,14 @@ class GRPCPlugin(Sender):
 
     def health(self, timeout: float) -> HealthStatus:
         """One health check, outside the policies; UNKNOWN if every slot is in use; never raises."""
-        return run_check(self._health.check, timeout, self._settings.clock, self._credentials.scrub)
+        return run_check(self._check, timeout, self._settings.clock, self._credentials.scrub)
+
+    def _check(self, deadline: Deadline) -> HealthStatus:
+        try:
+            with FORK_GUARD.cancelled_by_forks(deadline) as limit:
+                return self._health.check(limit)
+        except AttemptCancelledError:
+            return HealthStatus(PluginStatus.UNKNOWN, "the process forked during the check", reported=False)
 
     def info(self) -> PluginInfo:
         """The plugin's reply to an info request; until then, the configured information."""

@@ -191,3 +191,30 @@ def test_a_fork_waits_for_the_first_grpc_channel_of_another_thread(run):
     """
     )
     assert reports == [2, 3]
+
+
+@pytest.mark.processes
+def test_a_fork_ends_health_checks_over_grpc_and_does_not_wait_for_them(run):
+    """A plugin that accepts connections and never answers: its checks would last until their timeout."""
+    reports = run(
+        """
+    silent = socket.create_server(("127.0.0.1", 0))
+    where = {"transport": "grpc", "endpoint": f"127.0.0.1:{silent.getsockname()[1]}"}
+    check = {"enabled": True, "interval": 0.05, "timeout": 20}
+    manager = Manager()
+    plugins = [each for each in configuration(WHERE)["plugins"] if each["name"] in ("http", "grpc")]
+    plugins += [{"name": f"silent{number}", **where, "health_check": check} for number in range(3)]
+    manager.load_from_config({"default_health_check": {"enabled": False}, "plugins": plugins, "log_level": "error"})
+    assert call(manager, "http") == 1
+    from goplugins.transports.grpc.fork_support import FORK_GUARD
+    until(lambda: FORK_GUARD.calls, 10)
+    started = time.monotonic()
+    report([in_child(lambda: call(manager, "grpc", 2), leave=os._exit), time.monotonic() - started])
+    report([call(manager, "grpc", 3), str(manager.list_plugins()["silent0"].status)])
+    os._exit(0)
+    """
+    )
+    (child, took), parent = reports
+    assert child == 2
+    assert took < 1.0
+    assert parent == [3, "unknown"]
