@@ -1,0 +1,1 @@
+"""Every field of the configuration, and what two of its values change."""
