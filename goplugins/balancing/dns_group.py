@@ -45,6 +45,7 @@ from goplugins.runtime.scheduler import ScheduledTask
 from goplugins.transports.interface import Sender
 from goplugins.transports.resolver import Address, Resolver
 from goplugins.transports.single_call import single_call
+from goplugins.transports.tcp import reachable
 
 logger = logging.getLogger("goplugins.balancing")
 
@@ -246,7 +247,7 @@ class DnsGroup(Sender):
             NameResolutionError: there are no addresses.
             PluginError: a new member can't be built.
         """
-        wanted = self._limit({name_at(self.name, address): address for address in addresses})
+        wanted = self._limit({name_at(self.name, address): address for address in reachable(addresses)})
         if not wanted:
             raise NameResolutionError(f"the name {self._dns.host!r} has no address")
         before = self._members

@@ -8,6 +8,7 @@ import select
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
+from typing import Any
 
 from goplugins.errors import missing_resource
 from goplugins.runtime.clock import Clock
@@ -29,6 +30,22 @@ _NO_WAY = (errno.EAFNOSUPPORT, errno.ENETUNREACH)
 """This machine can't reach addresses of that family."""
 
 _Option = tuple[int, int, int | bytes]
+
+
+def reachable(addresses: Iterable[Address]) -> list[Address]:
+    """The addresses whose family this machine has a way to; all of them if it has none to any."""
+    given = list(addresses)
+    ways = {family: _has_way(family, address) for family, address in reversed(given)}
+    return [each for each in given if ways[each[0]]] or given
+
+
+def _has_way(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)  # sends nothing: it looks for a route
+    except OSError as exc:
+        return exc.errno not in _NO_WAY
+    return True
 
 
 class AddressOrder:

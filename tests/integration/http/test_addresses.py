@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from goplugins import Manager
 from goplugins.errors import PluginConnectionError, PluginTimeoutError, Replay, missing_resource
 from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
@@ -100,6 +101,28 @@ def test_an_address_that_fails_at_once_costs_nothing(serve, make, request, famil
     for stopwatch in time_limit(0.2):
         with stopwatch:
             assert [call(plugin), call(plugin)] == ["ok", "ok"]
+
+
+@needs_ipv6
+@pytest.mark.parametrize("resolve", [False, True])
+def test_a_family_that_the_kernel_lacks_has_no_member_in_a_group(serve, no_ipv6, monkeypatch, resolve):
+    """``options.resolve`` makes a member of each address: half of the calls would fail."""
+    server = serve()
+    found = [(socket.AF_INET6, ("::1", server.port, 0, 0)), (socket.AF_INET, ("127.0.0.1", server.port))]
+    monkeypatch.setattr(
+        "socket.getaddrinfo", lambda *_, **__: [(family, socket.SOCK_STREAM, 6, "", where) for family, where in found]
+    )
+    plugin = {
+        "name": "p",
+        "transport": "http",
+        "endpoint": f"http://dual.example:{server.port}/",
+        "options": {"resolve": resolve},
+        "retry": {"max_retries": 0},
+        "health_check": {"enabled": False},
+    }
+    with Manager() as manager:
+        manager.load_from_config({"plugins": [plugin]})
+        assert [manager.execute("p", None) for _ in range(6)] == ["ok"] * 6
 
 
 def test_what_worked_is_forgotten_once_it_works_no_longer(serve, make, silent):

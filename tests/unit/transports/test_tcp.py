@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
 from goplugins.testing import ManualClock
-from goplugins.transports.tcp import AddressOrder
+from goplugins.transports.tcp import AddressOrder, reachable
 
 A, B, C = ((socket.AF_INET, (f"10.0.0.{number}", 80)) for number in (1, 2, 3))
 X, Y = ((socket.AF_INET6, (f"2001:db8::{number}", 80, 0, 0)) for number in (1, 2))
@@ -67,3 +68,21 @@ def test_forgotten_addresses_are_not_kept(order, clock):
 def test_a_known_family_that_the_name_lost_changes_nothing(order):
     order.learn(X, [])
     assert list(order.sort([A, B])) == [A, B]
+
+
+def test_reachable_leaves_out_a_family_without_a_route(monkeypatch):
+    real = socket.socket
+
+    class NoIPv6(socket.socket):
+        def __init__(self, family=-1, *args, **keywords):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *args, **keywords)
+
+    here = socket.AF_INET, ("127.0.0.1", 80)
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    assert reachable([X, here, Y]) == [here]
+    assert reachable([X, Y]) == [X, Y]
+    monkeypatch.setattr(socket, "socket", real)
+    assert reachable([here]) == [here]
+    assert reachable([]) == []
