@@ -38,6 +38,8 @@ class ProtobufJSONCodec:
     typed: TypedValues
 
     def __init__(self, request_type: Any, response_type: Any, other: Codec) -> None:
+        import google.protobuf.json_format  # noqa: F401 - now, and not by the first call
+
         self.request_type = request_type
         self.response_type = response_type
         self._other = other

@@ -63,7 +63,7 @@ _IMPORTED = """
 """
 
 
-@pytest.mark.parametrize("end", ["answer", "timeout", "refused"])
+@pytest.mark.parametrize("end", ["answer", "typed", "timeout", "refused"])
 def test_calls_import_nothing(run, end):
     """All that a call needs was imported when its plugin was built: imports know no deadline, and a fork cuts them."""
     actions = {
@@ -75,6 +75,22 @@ def test_calls_import_nothing(run, end):
     imported("submit and map")
     manager.health(), manager.overall_health(), [manager.explain(name) for name in NAMES], manager.metrics()
     imported("health")
+    """,
+        "typed": """
+    import attrs
+    from google.protobuf.struct_pb2 import Struct
+    Pair = attrs.make_class("Pair", {"request": attrs.field(type=dict[str, float]), "pid": attrs.field(type=int)})
+    calls = [manager.bind(name, kind, answer) for name in ("http", "grpc", "unix", "exec") for kind, answer in
+             [(dict[str, float], Pair), (Struct, Struct), (list[int], Pair)]]
+    before = set(sys.modules)
+    message = Struct()
+    message["a"] = 1
+    for number, value in enumerate([{"a": 1.0}, message, [1]] * 4):
+        try:
+            assert calls[number](value, timeout=5)
+        except PluginError as error:
+            assert number % 3 == 2, error  # the answer's list is no dictionary
+        imported(number)
     """,
         "timeout": """
     for name in NAMES:
