@@ -123,17 +123,20 @@ def test_before_the_first_call(plugin: Foreign, load: Callable[..., Any]) -> Non
 
 @over(*LINES)
 def test_answered_calls_outweigh_checks_that_are_not_understood(plugin: Foreign, load: Callable[..., Any]) -> None:
-    manager = load(plugin, **every(kind="message"))
+    manager = load(plugin, **every(0.1, kind="message"))
     manager.execute("p", 1, timeout=10)
     until(lambda: checks(manager) >= 2)
-    seen = set()
-    for _ in range(5):
+    seen: list[str] = []
+    while len(seen) < 5:
         before = checks(manager)
         manager.execute("p", 1)
         until(lambda before=before: checks(manager) > before)
+        before = checks(manager)
         manager.execute("p", 1)
-        seen.add(agreed(manager))
-    assert seen == {"degraded"}
+        status = agreed(manager)
+        if checks(manager) <= before + 1:  # or the machine was too slow: the second check is without a call before it
+            seen.append(status)
+    assert set(seen) == {"degraded"}
     until(lambda: agreed(manager) == "offline")  # now that only checks are left
     assert "health" in plugin.seen()
     manager.execute("p", 1)
