@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +15,14 @@ from goplugins.errors import ConfigSyntaxError
 from goplugins.json_text import shown_key
 
 _MAX_ALIASED = 1_000_000
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 
 class _Loader(yaml.SafeLoader):
-    """Only safe values, keys as they are written, no duplicate keys, and no alias of a value within itself."""
+    """Only safe values, keys as they are written, no duplicate keys, and no alias of a value within itself.
+
+    Numbers that only YAML 1.1 reads in its way are refused: 030 is 24 there, and 1:30 is 90.
+    """
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -39,9 +44,26 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 mark = key.start_mark
                 message = f"the key {shown_key(key.value)!r} occurs more than once"
-                raise ConstructorError(None, None, message, mark)
+                raise ConstructorError(None, None, message, mark, ": no key can be there twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        text = str(node.value)
+        if _OCTAL.fullmatch(text) or ":" in text:
+            kind = "an octal number" if ":" not in text else "a number to the base of 60"
+            fix = "write it without the zero" if ":" not in text else 'write it with a unit, such as "1m30s"'
+            message = f"YAML 1.1 reads this as {kind}"
+            raise ConstructorError(
+                None, None, message, node.start_mark, f": {fix}, or put it in quotes if it is a text"
+            )
+        whole = node.tag == "tag:yaml.org,2002:int"
+        number: int | float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        return number
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
@@ -75,7 +97,7 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = exc.problem_mark or exc.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         message = f"{place}{exc.problem or exc.context or 'not YAML'}"
-        raise ConfigSyntaxError(message, path=source, fix="correct the YAML there") from None
+        raise ConfigSyntaxError(message, path=source, fix=f"correct the YAML there{exc.note or ''}") from None
     except yaml.YAMLError:
         raise ConfigSyntaxError("not YAML", path=source, fix="remove control characters") from None
     except (ValueError, RecursionError):  # an invalid date; too deep nesting

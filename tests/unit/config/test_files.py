@@ -162,6 +162,44 @@ def test_recursive_or_huge_yaml_aliases_are_refused(tmp_path: Path, text: str, m
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["030", "-017", "+010", "0_17", "00", "1:30", "1:30:00", "190:20:30.15", "-1:30"])
+@pytest.mark.parametrize("field", ["priority: {}", "connection: {{request_timeout: {}}}", "fallback: {{value: [{}]}}"])
+def test_numbers_that_yaml_reads_in_another_way_are_refused(tmp_path: Path, number: str, field: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"plugins:\n- name: a\n  transport: http\n  endpoint: http://h\n  {field.format(number)}\n")
+    with pytest.raises(
+        errors.ConfigSyntaxError, match=r"line 5, column .*YAML 1.1 reads this as .*in quotes"
+    ) as caught:
+        load(path)
+    assert number not in str(caught.value).partition("YAML")[2], "it may be a password"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("-0", 0),
+        ("7", 7),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("0.5", 0.5),
+        ("08.5", 8.5),
+        ("'030'", "030"),
+        ("089", "089"),
+        ("'1:30'", "1:30"),
+        ("1e3", "1e3"),
+        ("1.5e+3", 1500.0),
+    ],
+)
+def test_other_numbers_of_yaml(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"plugins:\n- {{name: a, transport: http, endpoint: http://h, fallback: {{value: {text}}}}}\n")
+    fallback = load(path).config.plugins[0].fallback
+    assert fallback is not None
+    assert fallback.value == value
+    assert type(fallback.value) is type(value)
+
+
 def test_thousands_of_plugins_may_share_a_yaml_anchor(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     plugins = "".join(f"- {{name: p{i}, transport: http, endpoint: 'http://h', retry: *r}}\n" for i in range(1, 1000))
