@@ -152,12 +152,20 @@ class Launcher:
         config: what to run.
         limit: maximum bytes of a reply.
         start_timeout: seconds that a start may take, and from then on until the first reply.
+        max_closing: processes that may take their time to exit.
         clock: source of time.
         scrub: removes credentials from what a process prints.
     """
 
     def __init__(
-        self, config: PluginConfig, *, limit: int, start_timeout: float, clock: Clock, scrub: Callable[[str], str]
+        self,
+        config: PluginConfig,
+        *,
+        limit: int,
+        start_timeout: float,
+        max_closing: int,
+        clock: Clock,
+        scrub: Callable[[str], str],
     ) -> None:
         check_options(config)
         options = config.options
@@ -179,6 +187,7 @@ class Launcher:
         self.start_thread = StartThread()
         self.backoff = Backoff(clock)
         self._scrub = scrub
+        self._max_closing = max_closing
         self._reset()
 
     def _reset(self) -> None:
@@ -309,7 +318,9 @@ class Launcher:
         """Closes a process; if it failed before its first reply, the next start is delayed."""
         if failed and not process.channel.replies:
             self.backoff.failed(process.started, process.fault or process.end or "it ended before its first reply")
-        process.close()
+        with self._lock:
+            closing = sum(each.closing and not each.end for each in self._started)
+        process.close(at_once=closing >= self._max_closing)
 
     def shut(self) -> None:
         """Closes all held processes. A start that a caller is about to take, and any later one, serves one call."""

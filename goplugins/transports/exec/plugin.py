@@ -19,6 +19,9 @@ from goplugins.transports.exec.launcher import Launcher, check_options
 from goplugins.transports.exec.process_handle import Handle
 from goplugins.transports.line_client import LineClient
 
+_MIN_CLOSING = 8
+"""Processes beside those in use that may take their time to exit, whatever ``max_connections`` is."""
+
 
 class ExecPlugin(LineClient[Handle]):
     """A plugin that runs as a subprocess, started at the first call; used by many threads at once.
@@ -44,6 +47,7 @@ class ExecPlugin(LineClient[Handle]):
             config,
             limit=connection.max_response_bytes or 0,
             start_timeout=connection.connection_timeout or 10.0,
+            max_closing=max(_MIN_CLOSING, connection.max_connections or 1),
             clock=clock,
             scrub=credentials.scrub,
         )

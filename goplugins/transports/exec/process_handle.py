@@ -58,6 +58,7 @@ class Process:
         ended: set once it was reaped.
         end: how it ended, as text; empty until it was reaped.
         fault: why goplugins ended it; empty if it did not, or if the process ended on its own.
+        closing: whether it was closed after use; it may take some time to exit.
         closed_normally: whether it was closed without a fault.
         timed_out: whether its last call ended at the deadline.
         failed: whether its last call failed otherwise, or its start timeout has passed.
@@ -91,6 +92,7 @@ class Process:
         self.ended = Waiter()
         self.end = ""
         self.fault = ""
+        self.closing = False
         self.closed_normally = False
         self.timed_out = False
         self.failed = False
@@ -116,20 +118,26 @@ class Process:
         """Whether its handle was garbage collected without having been closed."""
         return self._handle is not None and self._handle() is None
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """Closes it after use: a process that owes no reply may exit on its own, any other is killed.
 
         A process that owes a reply could delay it indefinitely, and would exceed ``max_connections`` meanwhile.
+
+        Args:
+            at_once: kills it in any case.
         """
+        self.closing = True
         channel = self.channel
         if channel.surplus:
             self.set_wrote_unasked()
         # Gone without a fault: it has closed its output before it has read the request, and is about to exit.
-        if channel.clean or self.wrote_unasked or (channel.gone and not self.fault and not channel.sent):
+        in_order = channel.clean or self.wrote_unasked or (channel.gone and not self.fault and not channel.sent)
+        if in_order and not at_once:
             self.closed_normally = not self.wrote_unasked
             self._post(Command.CLOSE, self)
         else:
-            self.fault = self.fault or "it was closed before it had answered"
+            too_many = "too many processes of the plugin were about to exit"
+            self.fault = self.fault or (too_many if in_order else "it was closed before it had answered")
             self._post(Command.KILL, self)
 
     def keep_starting(self) -> None:

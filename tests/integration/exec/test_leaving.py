@@ -18,6 +18,7 @@ import pytest
 from goplugins.errors import ConnectionLostError, PluginConnectionError, Replay
 from tests.integration.exec.conftest import until
 from tests.integration.unix.conftest import call, make as unix_make, ok, path, raw, read_line
+from tests.processes import children
 from tests.servers import Peer
 
 __all__ = ["path", "raw", "unix_make"]  # fixtures
@@ -181,6 +182,20 @@ def test_noise_behind_a_reply_ends_the_process_in_order(program, tmp_path, caplo
     until(lambda: "it ended" in caplog.text)
     assert "it ended with exit status 0, since: it wrote to stdout outside of a call" in caplog.text
     assert (tmp_path / "ledger").read_text().split() == ["1", "closed"]
+
+
+def test_processes_that_take_long_to_exit_do_not_pile_up(program, tmp_path, caplog):
+    plugin = program(
+        """
+        for request in requests():
+            answer(request, "noise")
+        time.sleep(60)
+        """,
+        max_connections=1,
+    )
+    assert [call(plugin, number, 20) for number in range(12)] == list(range(12))
+    assert len(children(str(tmp_path))) <= 8 + 2
+    until(lambda: "killed by SIGKILL, since: it wrote to stdout outside of a call" in caplog.text)
 
 
 def test_each_kill_has_a_reason(program, caplog):
