@@ -42,7 +42,7 @@ def reachable(addresses: Iterable[Address]) -> list[Address]:
 def _has_way(family: int, address: Any) -> bool:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect(address)  # sends nothing: it looks for a route
+            sock.connect(address)  # sends nothing: the kernel finds a route, or none
     except OSError as exc:
         return exc.errno not in _NO_WAY
     return True

@@ -84,7 +84,7 @@ class Authorities:
 
 @functools.lru_cache(maxsize=4)
 def _contents_of(directory: str, stamp: Hashable) -> bytes:
-    """Of all files in which OpenSSL looks for certificates; kept until the directory changes: they may be hundreds."""
+    """Of all files in which OpenSSL finds certificates; kept until the directory changes: they may be hundreds."""
     contents = []
     for folder in directory.split(os.pathsep):
         with contextlib.suppress(OSError):

@@ -189,9 +189,17 @@ class ReplyParser:
 
         Raises:
             EOFError: the connection ended before the reply began.
-            PluginError: the reply is malformed, too large or too short.
+            PluginError: the reply is malformed, too large or too short; ``details`` has its status.
             OSError: the connection failed.
         """
+        try:
+            return self._read(source, data)
+        except PluginError as exc:
+            if self._status >= 200:
+                exc.details["status"] = self._status
+            raise
+
+    def _read(self, source: Source, data: bytes | None) -> HTTPReply:
         self._chunks.clear()
         self._done = self.keep_alive = False
         self._status = self._count = self._size = self._unparsed = 0
@@ -318,6 +326,7 @@ class ReplyParser:
         status = parser.get_status_code()
         if status < 100:
             raise BadReplyError(f"the reply is not HTTP: its status is {status}")
+        self._status = status
         if status >= _ERRORS:
             pass  # see _error_body
         elif b"content-length" in headers:
@@ -331,7 +340,6 @@ class ReplyParser:
             found = headers[b"transfer-encoding"][:40].decode("latin-1")
             raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {found!r}")
         self._in_body = True
-        self._status = status
 
     def on_message_complete(self) -> None:
         if self._status >= 200:

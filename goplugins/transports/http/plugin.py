@@ -14,7 +14,7 @@ from goplugins._version import __version__
 from goplugins.config.credentials import AuthConfig, auth_headers, basic_credentials, validate_auth
 from goplugins.config.plugin import PluginConfig
 from goplugins.enums import AuthMethod, TransportType
-from goplugins.errors import InvalidConfigError, PluginError, redact_url
+from goplugins.errors import BadReplyError, InvalidConfigError, PluginError, ReplyTooLargeError, redact_url
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
@@ -25,7 +25,7 @@ from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
 from goplugins.transports.health_status import check_connection, run_check
-from goplugins.transports.http.engine import Engine
+from goplugins.transports.http.engine import Engine, HTTPReply
 from goplugins.transports.http.reply import health_result, read_envelope, status_error
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target, target_of
@@ -146,7 +146,13 @@ class HTTPPlugin(Sender):
     def _check(self, deadline: Deadline) -> HealthStatus:
         if self._settings.health_kind == "connect":
             return check_connection(self._engine.pool, deadline)
-        return health_result(self._engine.get_health(self._writer, deadline), expected=self._expects_health)
+        try:
+            reply = self._engine.get_health(self._writer, deadline)
+        except (BadReplyError, ReplyTooLargeError) as error:
+            if error.details.get("status") is None:
+                raise
+            reply = HTTPReply(error.details["status"], {}, b"", framed=False)  # the status decides, not the body
+        return health_result(reply, expected=self._expects_health)
 
     def info(self) -> PluginInfo:
         """Name and endpoint of the configuration: the HTTP protocol has no request for more."""

@@ -136,10 +136,14 @@ class SessionEngine:
         def read_whole(response: requests.Response, *_: Any, **__: Any) -> None:
             # In a hook, since a session reads the body of a redirect to its end, however large, even if not followed.
             chunks = _chunks(response, deadline)
-            if response.status_code < 300:
-                read.append(body.collect(chunks, "", self._limit))
-            else:
+            if response.status_code >= 300:
                 read.append(body.collect_error(chunks, "", self._limit, _is_failure)[0])
+                return
+            try:
+                read.append(body.collect(chunks, "", self._limit))
+            except PluginError as exc:
+                exc.details["status"] = response.status_code
+                raise
 
         prepared.hooks["response"].append(read_whole)
         settings: dict[str, Any] = {

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from goplugins.config import ConnectionConfig, PluginConfig
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     HTTPTransportError,
@@ -109,6 +110,15 @@ def test_whatever_the_body_is_with_a_session(serve, status, body):
     with requests.Session() as session:
         session.trust_env = False
         judged(HTTPPlugin(config, session=session), status)
+
+
+@pytest.mark.parametrize("body", OWN_BODIES.values(), ids=OWN_BODIES)
+@pytest.mark.parametrize(
+    ("status", "health"), [("200 OK", PluginStatus.HEALTHY), ("503 Service Unavailable", PluginStatus.UNHEALTHY)]
+)
+def test_health_whatever_the_body_is(serve, make, status, health, body):
+    server = serve(lambda peer: peer.read_request() and peer.send(body(status)))
+    assert make(server.url, max_response_bytes=LIMIT).health(5).status is health
 
 
 @pytest.mark.parametrize("end", ["hangs", "drips", "resets"])
