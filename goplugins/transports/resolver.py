@@ -12,11 +12,15 @@ from typing import Any, Protocol
 from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay, missing_resource
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.descriptors import require_descriptors
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
 
 Address = tuple[socket.AddressFamily, Any]
 """A family and its argument for ``socket.connect``."""
+
+_NEEDED = 16
+"""Free descriptors below which a failed lookup is not the name's: other threads may have used them meanwhile."""
 
 Job = Callable[[], None]
 
@@ -85,9 +89,9 @@ class _Lookup:
 
 
 def _lack_of_descriptors() -> OSError | None:
-    """Why this process can open no socket; None if it can. The system reports that as a name without an address."""
+    """Why a lookup may have had no descriptor, which the system reports as a name without an address; else None."""
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+        require_descriptors(_NEEDED)
     except OSError as exc:
         return exc if missing_resource(exc) else None
     return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import attrs
 from goplugins.errors import PluginClosedError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.descriptors import require_descriptors
 from goplugins.runtime.slots import SlotSet
 from goplugins.transports.grpc.cancellation import StartedCalls, protect_locks, record_calls
 from goplugins.transports.grpc.fork_support import FORK_GUARD, load
@@ -24,24 +23,8 @@ _CONNECTING, _READY, _TRANSIENT_FAILURE = 1, 2, 3
 """Of ``grpc_connectivity_state``."""
 
 
-_NEEDED_PIPES = 4
-"""Opening a channel and its connection takes fewer than twice as many descriptors."""
-
-
-def check_descriptors() -> None:
-    """Passes if gRPC can open a channel and a connection: without a descriptor its C code ends the process.
-
-    Raises:
-        OSError: this process, or the machine, has no more descriptors.
-    """
-    opened: list[int] = []
-    try:
-        socket.socket(socket.AF_UNIX).close()
-        for _ in range(_NEEDED_PIPES):
-            opened += os.pipe()
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+_NEEDED = 8
+"""Descriptors that opening a channel and its connection takes at most. Without them gRPC's C code ends the process."""
 
 
 @attrs.define(eq=False)
@@ -97,7 +80,7 @@ class Channel:
             OSError: this process has no more descriptors.
         """
         if self._state() != _READY:
-            check_descriptors()
+            require_descriptors(_NEEDED)
 
     def _state(self) -> int | None:
         try:
@@ -190,7 +173,7 @@ class Channels:
                 return call
 
     def _open(self) -> Channel:
-        check_descriptors()
+        require_descriptors(_NEEDED)
         grpc = load()
         opening = FORK_GUARD.begin_opening()
         if self._credentials is None:
