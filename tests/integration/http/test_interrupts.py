@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import socket
 import time
 
 import pytest
@@ -13,9 +14,10 @@ import pytest
 from goplugins.errors import PluginError
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports import connection_pool, reconnect
+from goplugins.transports import connection_pool, reconnect, tcp
 from goplugins.transports.http import (
     connection,
+    connector,
     httptools_engine,
     parser,
     plugin as http_plugin,
@@ -24,12 +26,15 @@ from goplugins.transports.http import (
 from goplugins.transports.json_codec import codec_for
 from tests.integration.http.conftest import call
 from tests.interrupts import alarms_interrupt, interrupted_at
-from tests.servers import Peer, http_reply, ok
+from tests.servers import Peer, free_port, http_reply, ok
+from tests.timing import until
 
 OURS = tuple(
     module.__file__
     for module in (connection, connection_pool, reconnect, httptools_engine, parser, http_plugin, http_request)
 )
+
+OPENING = tuple(module.__file__ for module in (connector, tcp))
 
 
 @pytest.fixture
@@ -76,6 +81,35 @@ def test_interrupt_at_every_line_of_a_call_on_a_reused_connection(serve, make, r
         assert call(plugin, idempotent=True) == "ok", number
         number += 1
     assert number > points
+
+
+class TwoAddresses:
+    """One that refuses, and the server's."""
+
+    def __init__(self, port: int) -> None:
+        self.found = [(socket.AF_INET, ("127.0.0.1", each)) for each in (free_port(), port)]
+
+    def resolve(self, host, port, deadline):
+        return self.found
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_interrupt_at_every_line_of_opening_a_connection(serve, make):
+    server = serve()
+    plugin = make("http://two.example/x", resolver=TwoAddresses(server.port), max_connections=1, keep_alive=False)
+    number = 0
+    before = descriptors()
+    while True:
+        made = Call(None, codec_for(), Deadline.after(2), "req-1")
+        plugin.prepare(made)
+        if not interrupted_at(number, lambda made=made: plugin.send(made), OPENING):
+            break
+        del made
+        assert plugin._engine.pool.open == 0, number
+        number += 1
+    assert number > 60
+    assert call(plugin) == "ok"
+    until(lambda: descriptors() <= before + 1, what="no socket is left open")
 
 
 @pytest.mark.stress

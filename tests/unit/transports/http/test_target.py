@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from goplugins.config import HealthCheckConfig, PluginConfig
-from goplugins.errors import InvalidConfigError, InvalidEndpointURLError, MissingEndpointError
+from goplugins.errors import (
+    InvalidConfigError,
+    InvalidEndpointFormatError,
+    InvalidEndpointURLError,
+    MissingEndpointError,
+)
 from goplugins.transports.http import HTTPPluginFactory
 from goplugins.transports.http.target import target_of
 
@@ -32,11 +37,16 @@ def test_http_transport_may_use_a_secure_endpoint():
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["ftp://h/x", "h:80/x", "http:///x", "http://h:99999/x", "http://h:0/x", "http://[::1/x", "http://h/a b"],
+    ["ftp://h/x", "http:///x", "http://h:99999/x", "http://h:0/x", "http://[::1/x", "http://h/a b"],
 )
 def test_invalid_urls(endpoint):
     with pytest.raises(InvalidEndpointURLError):
         target(endpoint)
+
+
+def test_an_endpoint_without_a_scheme():
+    with pytest.raises(InvalidEndpointFormatError):
+        target("h:80/x")
 
 
 def test_missing():
