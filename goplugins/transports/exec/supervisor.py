@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
 import attrs
@@ -79,9 +79,7 @@ class Supervisor:
         self._commands: SimpleQueue[tuple[Command, Process]] = SimpleQueue()
         self._processes: set[Process] = set()
         # Only the supervisor thread uses what follows.
-        self._by_pidfd: dict[int, Process] = {}
-        self._by_stderr: dict[int, Process] = {}
-        self._by_stdout: dict[int, Process] = {}
+        self._watched: dict[int, tuple[Process, Callable[[Process], object]]] = {}  # by descriptor, with its handler
         self._without_pidfd: set[Process] = set()
         self._stdout_unwatched: set[Process] = set()  # may be in use by a caller
         self._starting: set[Process] = set()
@@ -182,16 +180,13 @@ class Supervisor:
         if self._wake_reader in dict(ready):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_reader, _CHUNK)
-        # Before any command: one may close a descriptor, and the next add a process with the same number.
-        ended = []
-        for descriptor, _ in ready:
-            if descriptor in self._by_stderr:
-                self._read_stderr(self._by_stderr[descriptor])
-            elif descriptor in self._by_stdout:
-                self._handle_stdout(self._by_stdout[descriptor])
-            elif descriptor in self._by_pidfd:
-                ended.append(self._by_pidfd[descriptor])
-        for process in [*ended, *(process for process in self._without_pidfd if process.has_ended())]:
+        # Before any command: one may close a descriptor, and the next add a process with the same number. The latest
+        # first: what a process wrote before its end, since the end is watched from the start.
+        for descriptor, _ in reversed(ready):
+            if descriptor in self._watched:
+                process, handle = self._watched[descriptor]
+                handle(process)
+        for process in [process for process in self._without_pidfd if process.has_ended()]:
             self._reap(process)
         self._run_commands()
         self._advance_starts()
@@ -225,14 +220,20 @@ class Supervisor:
                 self._terminate(process, kill=command is Command.KILL)
 
     def _begin_watch(self, process: Process) -> None:
-        self._by_stderr[process.stderr] = process
-        self._poll.register(process.stderr, select.POLLIN)
+        self._watch(process.stderr, process, self._read_stderr)
         self._watch_stdout_later(process)
         if process.pidfd < 0:
             self._without_pidfd.add(process)
         else:
-            self._by_pidfd[process.pidfd] = process
-            self._poll.register(process.pidfd, select.POLLIN)
+            self._watch(process.pidfd, process, self._reap)
+
+    def _watch(self, descriptor: int, process: Process, handle: Callable[[Process], object]) -> None:
+        self._watched[descriptor] = process, handle
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if self._watched.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
 
     # --- stderr and stdout -------------------------------------------------------------------------------------
 
@@ -247,8 +248,7 @@ class Supervisor:
         if chunk:
             process.log.feed(chunk)
             return True
-        self._poll.unregister(process.stderr)
-        del self._by_stderr[process.stderr]
+        self._unwatch(process.stderr)
         return False
 
     def _watch_stdout_later(self, process: Process) -> None:
@@ -259,12 +259,7 @@ class Supervisor:
 
     def _watch_stdout(self, process: Process) -> None:
         self._stdout_unwatched.discard(process)
-        self._by_stdout[process.stdout] = process
-        self._poll.register(process.stdout, select.POLLIN)
-
-    def _unwatch_stdout(self, process: Process) -> None:
-        if self._by_stdout.pop(process.stdout, None) is not None:
-            self._poll.unregister(process.stdout)
+        self._watch(process.stdout, process, self._handle_stdout)
 
     def _handle_stdout(self, process: Process) -> None:
         """Handles output, or its end, of a process that was idle when the watch began."""
@@ -277,7 +272,7 @@ class Supervisor:
                 process.set_wrote_unasked()
             self._terminate(process)
         else:  # it is busy, or was a moment ago
-            self._unwatch_stdout(process)
+            self._unwatch(process.stdout)
             self._watch_stdout_later(process)
 
     def _discard_stdout(self, process: Process) -> None:
@@ -285,7 +280,7 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):
             if os.read(process.stdout, _CHUNK):
                 return
-            self._unwatch_stdout(process)
+            self._unwatch(process.stdout)
 
     def _advance_starts(self) -> None:
         now = self._clock.monotonic()
@@ -326,14 +321,14 @@ class Supervisor:
         if process.end:
             self._remove(process)
         elif kill:
-            self._unwatch_stdout(process)
+            self._unwatch(process.stdout)
             with self.without_fork():
                 process.close_pipes()
             process.signal(signal.SIGKILL)
         else:
             with self.without_fork():
                 process.close_stdin()
-            if process.stdout not in self._by_stdout:
+            if process.stdout not in self._watched:
                 self._watch_stdout(process)
             self._terminations[process] = _Termination(self._clock.monotonic() + _STEPS[0][0])
 
@@ -347,13 +342,11 @@ class Supervisor:
 
     def _reap(self, process: Process) -> None:
         for _ in range(_LAST_CHUNKS):
-            if process.stderr not in self._by_stderr or not self._read_stderr(process):
+            if process.stderr not in self._watched or not self._read_stderr(process):
                 break
         process.signal(signal.SIGKILL)  # for the rest of its group, whose number is not free before it is reaped
-        for watched in (self._by_stderr, self._by_pidfd):
-            for descriptor in [key for key, value in watched.items() if value is process]:
-                self._poll.unregister(descriptor)
-                del watched[descriptor]
+        self._unwatch(process.stderr)
+        self._unwatch(process.pidfd)
         self._without_pidfd.discard(process)
         self._terminations.pop(process, None)
         with self.without_fork():
@@ -369,7 +362,7 @@ class Supervisor:
 
     def _remove(self, process: Process) -> None:
         """Removes a process that has ended and that no caller holds. Takes the lock."""
-        self._unwatch_stdout(process)
+        self._unwatch(process.stdout)
         self._stdout_unwatched.discard(process)
         self._starting.discard(process)
         with self.without_fork():
