@@ -341,3 +341,24 @@ def test_netrc(monkeypatch, tmp_path, engine, trust, explicit):
         assert found == ("Basic dXNlcjpwYXNz" if trust else None)
     else:
         assert found == "Bearer explicit"
+
+
+def test_a_session_that_does_not_trust_the_environment_stays_so(monkeypatch, tmp_path, proxy):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password pass\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+    with RawServer() as server, requests.Session() as session:
+        session.trust_env = False
+        config = PluginConfig(name="p", transport="http", endpoint=server.url, options={"trust_env": True})
+        assert HTTPPlugin(config, session=session).execute(1) == "ok"
+        assert "authorization" not in server.requests[0].headers
+    assert not proxy.requests
+
+
+def test_proxies_and_authentication_of_a_session_count_without_trust_env(monkeypatch, proxy):
+    with RawServer() as server, requests.Session() as session:
+        session.proxies = {"http": f"http://127.0.0.1:{proxy.port}"}
+        session.auth = ("user", "pass")
+        config = PluginConfig(name="p", transport="http", endpoint=server.url)
+        assert HTTPPlugin(config, session=session).execute(1) == "ok"
+    assert [request.headers["authorization"] for request in proxy.requests] == ["Basic dXNlcjpwYXNz"]

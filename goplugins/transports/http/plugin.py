@@ -64,16 +64,18 @@ class HTTPPlugin(Sender):
         self._credentials = PluginCredentials(config.auth, clock, config.name)
         self.watches_credentials = self._credentials.watched
         target = target_of(config)
-        # Until a tunnel is made the connector names the proxy in errors; later errors are the plugin's own.
-        self._proxy = target.proxy if target.prefix or session is not None else None
+        self._trust_env = bool(config.options.get("trust_env")) and (session is None or session.trust_env)
         if session is not None:
             # It sends to the proxy by itself, so requests have the form for the plugin.
             target = attrs.evolve(target, prefix="", proxy_headers={})
+            if not self._trust_env:
+                target = attrs.evolve(target, proxy=None, proxy_url="")
+        # Until a tunnel is made the connector names the proxy in errors; later errors are the plugin's own.
+        self._proxy = target.proxy if target.prefix or session is not None else None
         self._target = target
         self._endpoint = redact_url(config.endpoint)
         given = config.health_check is not None and config.health_check.endpoint
         self._expects_health = bool(given) or settings.health_kind == "message"
-        self._trust_env = bool(config.options.get("trust_env"))
         self._new_writer = partial(
             RequestWriter,
             target,
