@@ -113,7 +113,8 @@ class UnixConnection(SocketConnection, LineChannel):
         super().__init__(descriptor, descriptor, sock.recv, lambda data: sock.send(data, _NO_SIGNAL), clock, limit)
 
     def is_dead(self) -> bool:
-        return bool(self.poll_idle())
+        # A socket from before gevent's patch would block all greenlets.
+        return type(self._sock) is not socket.socket or bool(self.poll_idle())
 
 
 def _unread_bytes(sock: socket.socket) -> int:

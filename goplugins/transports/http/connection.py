@@ -66,6 +66,7 @@ class Connection:
     __slots__ = (
         "_at",
         "_idle_limit",
+        "_kind",
         "_limit",
         "_now",
         "_parser",
@@ -91,6 +92,7 @@ class Connection:
     def __init__(self, sock: socket.socket, clock: Clock, limit: int) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._kind = socket.socket
         self._now = clock.monotonic
         self._at = self._started = 0.0
         self._limit = 8 * limit + FRAMING_ALLOWANCE
@@ -277,11 +279,12 @@ class Connection:
     def is_dead(self) -> bool:
         """Whether an idle connection must not be used again.
 
-        It has become readable: closed by the peer, or with unexpected bytes; or the peer is about to close it.
+        It has become readable: closed by the peer, or with unexpected bytes; or the peer is about to close it. Or its
+        waits would block all greenlets, since gevent has patched the standard library meanwhile.
         """
         self._reused = True
         limit = self._idle_limit.at
-        if limit is not None and self._now() >= limit:
+        if (limit is not None and self._now() >= limit) or self._kind is not socket.socket:
             return True
         if self._tcp_info is not None:
             self._received_before += self.received
