@@ -8,7 +8,7 @@ import logging
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 import attrs
 
@@ -222,6 +222,18 @@ def _health_status(found: object) -> HealthStatus:
     return HealthStatus(PluginStatus.UNHEALTHY, found)
 
 
+class _Details(TypedDict, total=False):
+    """What :func:`plugin` takes besides the function and its types."""
+
+    name: str | None
+    version: str
+    description: str
+    author: str
+    capabilities: Sequence[str]
+    metadata: Mapping[str, str] | None
+    health: HealthCheck | None
+
+
 class _Decorator(Protocol):
     @overload
     def __call__(self, function: Callable[[Req, ExecutionContext], Resp], /) -> ServedPlugin[Req, Resp]: ...
@@ -234,28 +246,10 @@ def plugin(function: Callable[[Req, ExecutionContext], Resp], /) -> ServedPlugin
 @overload
 def plugin(function: Callable[[Req], Resp], /) -> ServedPlugin[Req, Resp]: ...
 @overload
-def plugin(
-    *,
-    name: str | None = None,
-    version: str = "",
-    description: str = "",
-    author: str = "",
-    capabilities: Sequence[str] = (),
-    metadata: Mapping[str, str] | None = None,
-    health: HealthCheck | None = None,
-) -> _Decorator: ...
+def plugin(**details: Unpack[_Details]) -> _Decorator: ...
 @overload
 def plugin(
-    *,
-    request: object = ...,
-    response: object = ...,
-    name: str | None = None,
-    version: str = "",
-    description: str = "",
-    author: str = "",
-    capabilities: Sequence[str] = (),
-    metadata: Mapping[str, str] | None = None,
-    health: HealthCheck | None = None,
+    *, request: object = ..., response: object = ..., **details: Unpack[_Details]
 ) -> Callable[[Callable[..., Any]], ServedPlugin[Any, Any]]: ...
 def plugin(
     function: Callable[..., Any] | None = None,
