@@ -10,6 +10,9 @@ from goplugins.errors._base import _JSON_FIELDS, PluginError, Verdict
 # --- configuration, 1000 to 1099 -------------------------------------------------------------------------------
 
 
+_MAX_SHOWN = 50
+"""Problems in the text of an error; ``problems`` has all of them."""
+
 _ANY_SOURCE = "configuration"
 """Name of a source that has none of its own; left out of messages that name the field's path."""
 
@@ -77,7 +80,9 @@ class InvalidConfigError(ConfigError):
     def __str__(self) -> str:
         if not self._problems:
             return super().__str__()
-        lines = "".join(f"\n  - {problem}" for problem in self._problems)
+        lines = "".join(f"\n  - {problem}" for problem in self._problems[:_MAX_SHOWN])
+        if len(self._problems) > _MAX_SHOWN:
+            lines += f"\n  - and {len(self._problems) - _MAX_SHOWN} more"
         return f"[{self.code}] {self.message}{lines}"
 
     @classmethod

@@ -163,6 +163,8 @@ class CacheLayer:
             logger.info(text, self._shared.name, *over)
 
     def _entry(self, call: Call, value: Any) -> CacheEntry | None:
+        if call.deadline.remaining() <= 0:  # to copy a large answer would keep its caller even longer
+            return None
         entry = CacheEntry.of(call, value)
         if entry is None and not self._warned:
             self._warned = True

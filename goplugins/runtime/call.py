@@ -57,11 +57,12 @@ class Codec(Protocol):
         """
         ...
 
-    def decode(self, data: Any) -> Any:
+    def decode(self, data: Any, deadline: Deadline | None = None) -> Any:
         """The typed response from parsed JSON.
 
         Raises:
-            ReplyTypeError: the data does not fit the type; names the field.
+            ReplyTypeError: the data does not fit the type; names the first fields that do not.
+            PluginTimeoutError: the deadline passed.
         """
         ...
 

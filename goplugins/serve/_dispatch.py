@@ -19,7 +19,7 @@ from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.observability.tracing import serving_span
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.deadline import deadline
+from goplugins.runtime.deadline import Deadline, deadline
 from goplugins.serve._contract import Rejected, Unavailable
 from goplugins.serve._served_function import ServedPlugin
 
@@ -98,10 +98,13 @@ def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = 
         if remaining <= 0:
             return Outcome(Kind.EXPIRED, error="the deadline passed before the plugin was called")
     try:
-        request = plugin.decode(incoming.data)
+        limit = None if remaining is None else Deadline(clock.monotonic() + remaining, clock)
+        request = plugin.decode(incoming.data, limit)
         context = ExecutionContext(
             request_id=incoming.request_id, timeout=remaining, headers=incoming.headers, metadata=incoming.metadata
         )
+    except PluginTimeoutError as exc:
+        return Outcome(Kind.EXPIRED, error=exc.message)
     except InvalidArgumentError as exc:
         return Outcome(Kind.INVALID, error=exc.message)
     return _run(plugin, request, context, incoming, clock)

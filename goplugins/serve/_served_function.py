@@ -27,9 +27,10 @@ from goplugins.models.plugin import PluginInfo
 from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.deadline import deadline
+from goplugins.runtime.deadline import Deadline, deadline
 from goplugins.serve._contract import UNSET, Rejected, Unavailable, types_of
-from goplugins.transports.json_codec import codec_for, explain_mismatch, structurer_for, typed_values
+from goplugins.transports.json_codec import codec_for, structurer_for, typed_values
+from goplugins.transports.json_converter import explain_mismatch
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
@@ -167,14 +168,17 @@ class ServedPlugin(Generic[Req, Resp]):
             return attrs.evolve(response, value=self._typed.admit_answer(response.value))
         return self._typed.admit_answer(response)
 
-    def decode(self, data: Any) -> Req:
+    def decode(self, data: Any, deadline: Deadline | None = None) -> Req:
         """The typed request from parsed JSON.
 
         Raises:
-            InvalidArgumentError: names the field that does not fit.
+            InvalidArgumentError: names the first fields that do not fit.
+            PluginTimeoutError: the deadline passed.
         """
         try:
-            return typing.cast("Req", self._structure(data))
+            return typing.cast("Req", self._structure(data, deadline))
+        except PluginTimeoutError:
+            raise
         except Exception as exc:
             raise InvalidArgumentError(f"the request does not fit: {explain_mismatch(exc, data)}") from exc
 
@@ -202,7 +206,7 @@ def _takes_context(function: Callable[..., Any], name: str) -> bool:
     raise InvalidArgumentError(f"plugin {name!r}: expected f(request) or f(request, context), got f{signature}")
 
 
-def _structurer(kind: Any, where: str) -> Callable[[Any], Any]:
+def _structurer(kind: Any, where: str) -> Callable[[Any, Deadline | None], Any]:
     try:
         return structurer_for(kind)
     except InvalidArgumentError as exc:

@@ -76,7 +76,7 @@ class _ServedSender(Sender):
             data = json.loads(plugin.encode(response))
         except InvalidArgumentError as exc:
             raise PluginInternalError(f"its response can't be written as JSON: {exc.message}") from exc
-        return call.codec.decode(data)
+        return call.codec.decode(data, call.deadline)
 
     def health(self, timeout: float) -> HealthStatus:
         return self._adapter.health(timeout)

@@ -110,4 +110,4 @@ def decode_data(envelope: dict[str, Any], call: Call) -> Any:
         if error:
             details = {"metadata": dict(call.reply_metadata)} if call.reply_metadata else None
             raise PluginExecutionError(error, details=details)
-    return call.codec.decode(envelope.get("data"))
+    return call.codec.decode(envelope.get("data"), call.deadline)

@@ -8,176 +8,30 @@ Go rejects it. A reply's datetime without an offset stays naive.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
-import datetime
-import decimal
 import functools
 import json
 import sys
-import uuid
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set as AbstractSet
+from collections.abc import Callable, Sequence
 from typing import Any, ForwardRef, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import attrs
-from cattrs import BaseValidationError, Converter, StructureHandlerNotFoundError, transform_error
-from cattrs.cols import is_namedtuple, list_structure_factory, namedtuple_structure_factory
-from cattrs.gen import make_mapping_structure_fn
-from cattrs.preconf.json import make_converter
-from cattrs.v import format_exception
+from cattrs import StructureHandlerNotFoundError
+from cattrs.cols import is_namedtuple
 
-from goplugins.errors import InvalidArgumentError, PluginClosedError, ReplyTypeError, UnserializableRequestError
+from goplugins.errors import (
+    InvalidArgumentError,
+    PluginClosedError,
+    PluginTimeoutError,
+    ReplyTypeError,
+    UnserializableRequestError,
+)
 from goplugins.runtime.call import Codec
+from goplugins.runtime.deadline import Deadline
+from goplugins.transports.conversion_limits import convert
+from goplugins.transports.json_converter import MAX_TEXT, explain_mismatch, identity, json_converter
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
 from goplugins.transports.typed_values import PROMOTED, TypedValues, class_of
-
-
-class _MismatchError(TypeError):
-    """A value of another kind; the message names both kinds, where cattrs names only the field's type."""
-
-    def __init__(self, expected: str, value: Any) -> None:
-        super().__init__(f"expected {expected}, got {_KINDS.get(type(value), type(value).__name__)}")
-
-
-_KINDS = {
-    bool: "a boolean",
-    dict: "an object",
-    float: "a number",
-    int: "a number",
-    list: "a list",
-    str: "a string",
-    type(None): "null",
-}
-
-
-def _strict(kind: type, name: str, accepted: tuple[type, ...] | None = None) -> Callable[[Any, Any], Any]:
-    types = accepted or (kind,)
-
-    def structure(value: Any, target: Any) -> Any:
-        if type(value) not in types:
-            raise _MismatchError(name, value)
-        return value if type(value) is target else target(value)  # the target may be a subclass, such as an IntEnum
-
-    return structure
-
-
-def _from_null(value: Any, _: Any) -> None:
-    if value is not None:
-        raise _MismatchError("null", value)
-
-
-def _from_base64(value: Any, _: Any) -> bytes:
-    if not isinstance(value, str):
-        raise _MismatchError("a base64 string", value)
-    try:
-        return base64.b64decode(value, validate=True)
-    except binascii.Error as exc:
-        raise ValueError(f"expected base64: {exc}") from exc
-
-
-def _from_text(kind: type) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, str):
-            raise _MismatchError(f"a string with a {kind.__name__}", value)
-        return kind(value)
-
-    return structure
-
-
-def _to_rfc3339(value: datetime.datetime) -> str:
-    if value.utcoffset() is None:
-        raise ValueError("a datetime has no time zone: give it one, as datetime.now(UTC) or value.astimezone() do")
-    return value.isoformat()
-
-
-_CONTAINERS: dict[Any, Callable[[list[Any]], Any]] = {
-    list: list,
-    Sequence: list,
-    MutableSequence: list,
-    set: set,
-    AbstractSet: frozenset,
-    frozenset: frozenset,
-    tuple: tuple,
-}
-
-
-def _is_collection(target: Any) -> bool:
-    origin = get_origin(target) or target
-    return not _is_fixed_tuple(target) and isinstance(origin, type) and origin in _CONTAINERS
-
-
-def _collection_factory(target: Any, converter: Converter) -> Callable[[Any, Any], Any]:
-    """Like cattrs' own, but only a JSON array will do: cattrs takes any iterable, a string included."""
-    arguments = get_args(target)
-    element = arguments[0] if arguments else Any
-    inner = list_structure_factory(list[element], converter)  # type: ignore[valid-type]
-    build = _CONTAINERS[get_origin(target) or target]
-
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, list):
-            raise _MismatchError("a list", value)
-        return build(inner(value, list[element]))  # type: ignore[valid-type]
-
-    return structure
-
-
-def _is_fixed_tuple(target: Any) -> bool:
-    arguments = get_args(target)
-    return get_origin(target) is tuple and bool(arguments) and arguments[-1] is not Ellipsis
-
-
-def _is_class(target: Any) -> bool:
-    origin = get_origin(target) or target
-    return isinstance(origin, type) and (attrs.has(origin) or dataclasses.is_dataclass(origin))
-
-
-def _is_table(target: Any) -> bool:
-    return (get_origin(target) or target) in (dict, Mapping, MutableMapping)
-
-
-def _only(kind: type, name: str, make: Callable[[Any], Any]) -> Callable[[Any], Callable[[Any, Any], Any]]:
-    """A hook factory whose hooks take JSON values of one kind.
-
-    cattrs' own would read an empty list, or "", as an object without fields, and make a class of its defaults.
-    """
-
-    def factory(target: Any) -> Callable[[Any, Any], Any]:
-        build = make(target)
-
-        def structure(value: Any, target: Any) -> Any:
-            if type(value) is not kind:
-                raise _MismatchError(name, value)
-            return build(value, target)
-
-        return structure
-
-    return factory
-
-
-@functools.cache
-def _converter() -> Converter:
-    converter = make_converter()
-    converter.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode("ascii"))
-    converter.register_structure_hook(bytes, _from_base64)
-    converter.register_structure_hook(bool, _strict(bool, "a boolean"))
-    converter.register_structure_hook(int, _strict(int, "an integer"))
-    converter.register_structure_hook(float, _strict(float, "a number", (float, int)))
-    converter.register_structure_hook(str, _strict(str, "a string"))
-    converter.register_structure_hook(type(None), _from_null)
-    converter.register_unstructure_hook(datetime.datetime, _to_rfc3339)
-    for text in (uuid.UUID, decimal.Decimal):
-        converter.register_unstructure_hook(text, str)
-        converter.register_structure_hook(text, _from_text(text))
-    converter.register_structure_hook_factory(_is_collection, _collection_factory)
-    for is_one, kind, name, make in (
-        (_is_class, dict, "an object", converter.gen_structure_attrs_fromdict),
-        (_is_table, dict, "an object", lambda target: make_mapping_structure_fn(target, converter, dict)),
-        (_is_fixed_tuple, list, "a list", lambda _: converter._structure_tuple),
-        (is_namedtuple, list, "a list", lambda target: namedtuple_structure_factory(target, converter)),
-    ):
-        converter.register_structure_hook_factory(is_one, _only(kind, name, make))
-    return converter
 
 
 def _resolve_references(kind: Any, seen: set[Any]) -> None:
@@ -224,36 +78,35 @@ def _resolved_hints(cls: type) -> list[Any]:
     return list(hints.values())
 
 
-def structurer_for(target: Any) -> Callable[[Any], Any]:
-    """A function that turns parsed JSON into ``target``; :func:`explain_mismatch` explains what it raises."""
+def structurer_for(target: Any) -> Callable[[Any, Deadline | None], Any]:
+    """A function that turns parsed JSON into ``target``, until a deadline that is a PluginTimeoutError.
+
+    :func:`explain_mismatch` explains what else it raises.
+    """
     hook, target = _structure_hook(target)
-    return lambda data: hook(data, target)
+    return lambda data, deadline: convert(hook, data, target, deadline)
 
 
 def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
     """The function that turns parsed JSON into ``target``, and its second argument."""
     if target is Any or target is object:
-        return _identity, target
+        return identity, target
     if target is None:
         target = type(None)
     _resolve_references(target, set())
     try:
-        return _converter().get_structure_hook(target), target
+        return json_converter().get_structure_hook(target), target
     except StructureHandlerNotFoundError as exc:
         raise InvalidArgumentError(
             f"{_name(target)} can't be decoded from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
         ) from exc
 
 
-def _identity(value: Any, _: Any) -> Any:
-    return value
-
-
 def _unstructurer_for(source: Any) -> Callable[[Any], Any]:
     if source is Any or source is object:
-        return _converter().unstructure
+        return json_converter().unstructure
     try:
-        return _converter().get_unstructure_hook(source)
+        return json_converter().get_unstructure_hook(source)
     except NameError as exc:
         raise InvalidArgumentError(f"{_name(source)} can't be written as JSON: {exc}: import it at run time") from exc
     except RecursionError as exc:  # of named tuples; classes may
@@ -266,7 +119,7 @@ def _plainer(value: Any) -> Any:
     Raises:
         TypeError: cattrs returned the value unchanged, which would recurse without end.
     """
-    plain = _converter().unstructure(value)
+    plain = json_converter().unstructure(value)
     if plain is value:
         raise TypeError(f"a {type(value).__name__} has no JSON form")
     return plain
@@ -316,21 +169,6 @@ def _another_type(expected: Any, request: Any) -> UnserializableRequestError:
     return UnserializableRequestError(f"the request has the wrong type: expected {wanted}, got {got}")
 
 
-def _explain(exc: BaseException, kind: type | None) -> str:
-    return str(exc) if isinstance(exc, _MismatchError) else format_exception(exc, kind)
-
-
-def explain_mismatch(exc: Exception, data: Any) -> str:
-    """The text of an exception that decoding ``data`` raised, with the path of each field."""
-    if isinstance(exc, BaseValidationError):
-        return "; ".join(transform_error(exc, "data", _explain))
-    if data is None:
-        return "data is missing or null"
-    if isinstance(exc, _MismatchError):
-        return f"{exc} @ data"
-    return f"{exc} @ data (a JSON {type(data).__name__})"
-
-
 class JSONCodec:
     """Encodes requests of one type and decodes responses of another.
 
@@ -370,11 +208,13 @@ class JSONCodec:
         try:
             return "".join(_json_chunks(self._unstructure(request), 0)).encode("ascii")
         except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as exc:
-            raise UnserializableRequestError(f"the request can't be written as JSON: {exc}") from exc
+            raise UnserializableRequestError(f"the request can't be written as JSON: {str(exc)[:MAX_TEXT]}") from exc
 
-    def decode(self, data: Any) -> Any:
+    def decode(self, data: Any, deadline: Deadline | None = None) -> Any:
         try:
-            return self._structure(data, self._target)
+            return convert(self._structure, data, self._target, deadline)
+        except PluginTimeoutError:
+            raise
         except Exception as exc:
             wanted = _with_article(_name(self.response_type))
             raise ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}") from exc
@@ -397,7 +237,7 @@ def typed_values(codec: Codec, write_request: Callable[[Any], bytes]) -> TypedVa
         codec.response_type,
         write=lambda value: codec_for().encode(value),
         write_request=write_request,
-        read_request=lambda data: structurer_for(kind)(data),  # noqa: PLW0108 - made when it is needed
+        read_request=lambda data: structurer_for(kind)(data, None),
         read_answer=codec.decode,
         explain=explain_mismatch,
     )

@@ -7,12 +7,16 @@ from typing import Any
 
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
+from goplugins.runtime.deadline import Deadline
 from goplugins.transports.typed_values import TypedValues, class_of
 
 _NOT_OBJECTS = frozenset(
     f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "struct", "timestamp", "wrappers")
 )
 """Files that declare messages whose JSON form is not an object."""
+
+_MAX_TEXT = 1000
+"""Characters of the text of protobuf, which may quote a value."""
 
 
 def is_message_type(kind: Any) -> bool:
@@ -66,7 +70,7 @@ class ProtobufJSONCodec:
         except (SerializeToJsonError, TypeError, ValueError, RecursionError) as exc:
             raise UnserializableRequestError(f"the request can't be written as JSON: {exc}") from exc
 
-    def decode(self, data: Any) -> Any:
+    def decode(self, data: Any, deadline: Deadline | None = None) -> Any:
         """The response message from parsed JSON.
 
         Raises:
@@ -74,7 +78,7 @@ class ProtobufJSONCodec:
         """
         kind = self.response_type
         if not is_message_type(kind):
-            return self._other.decode(data)
+            return self._other.decode(data, deadline)
         if not isinstance(data, dict) and kind.DESCRIPTOR.file.name not in _NOT_OBJECTS:
             what = (
                 "data is missing or null" if data is None else f"expected an object @ data, got {type(data).__name__}"
@@ -85,4 +89,4 @@ class ProtobufJSONCodec:
         try:
             return ParseDict(data, kind(), ignore_unknown_fields=True)
         except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as exc:
-            raise ReplyTypeError(f"the reply is not a {kind.__name__}: {exc} @ data") from exc
+            raise ReplyTypeError(f"the reply is not a {kind.__name__}: {str(exc)[:_MAX_TEXT]} @ data") from exc

@@ -147,7 +147,7 @@ class Envelope:
         if error or kind:
             fields = {"error": error, "error_kind": kind, "metadata": dict(own)}
             raise reply_error(fields, GRPCTransportError)
-        return call.codec.decode(parse_value(payload, whole=True) if payload else None)
+        return call.codec.decode(parse_value(payload, whole=True) if payload else None, call.deadline)
 
 
 class Native:
