@@ -69,10 +69,10 @@ class FramedFactory(TransportFactory[LineClient[Connection]]):
 
     transports = (TransportType.UNIX,)
 
-    def validate_config(self, config: PluginConfig) -> None:
+    def _check(self, config: PluginConfig) -> None:
         UnixSocketPluginFactory().validate_config(config)
 
-    def create_plugin(self, config: PluginConfig) -> LineClient[Connection]:
+    def _create(self, config: PluginConfig) -> LineClient[Connection]:
         settings = TransportSettings.of(config, self._clock)
         pool = socket_pool(config.endpoint, settings, Connection)
         return LineClient(config, settings, pool, error=UnixTransportError)
