@@ -342,7 +342,8 @@ def grpc_proxy(value: bool) -> Any:
     config = PluginConfig(name="p", transport="grpc", endpoint="h:1", options={"trust_env": value})
     full = ManagerConfig().resolve(config)
     assert full.connection is not None
-    return dict(channel_options(target_of(full, None), full.connection))["grpc.enable_http_proxy"]
+    with mock.patch.dict(os.environ, {"grpc_proxy": "http://proxy.invalid:3128"}):
+        return dict(channel_options(target_of(full, None), full.connection))["grpc.enable_http_proxy"]
 
 
 OPTIONS = [
