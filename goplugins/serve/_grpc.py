@@ -130,7 +130,8 @@ class _Handlers:
 
 
 def _refuse(request: bytes, context: Any) -> bytes:
-    abort_with(context, "RESOURCE_EXHAUSTED", f"all threads are busy, and {_MAX_WAITING} calls wait for one")
+    text = f"all threads are busy, and {_MAX_WAITING} calls wait for one"
+    abort_with(context, "RESOURCE_EXHAUSTED", text, (("grpc-retry-pushback-ms", "100"),))  # nothing was executed
 
 
 class Server:

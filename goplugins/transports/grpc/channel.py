@@ -13,8 +13,8 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.descriptors import require_descriptors
 from goplugins.runtime.slots import SlotSet
-from goplugins.transports.grpc.cancellation import StartedCalls, protect_locks, record_calls
 from goplugins.transports.grpc.fork_support import FORK_GUARD, load
+from goplugins.transports.grpc.unary import UNREAD, FutureCalls, SplitCalls
 
 if TYPE_CHECKING:
     import grpc
@@ -34,11 +34,10 @@ class Channel:
     Attributes:
         raw: the channel of the grpc package.
         epoch: see :class:`ForkGuard`.
-        methods: what calls a method, by its name.
+        invoke: makes a call.
         active: the calls under way, by the id of their :class:`ActiveCall`. Held weakly: a call that is interrupted at
             any point loses its object, and is counted out by that, so no interrupt keeps a channel open or a fork
             waiting.
-        started: the calls that each thread has started.
         replies: how many calls got a reply; shows whether the connection is alive.
         closing: whether it is closed after its last call.
         expires: when the next call gets a new one.
@@ -47,20 +46,10 @@ class Channel:
     raw: grpc.Channel
     epoch: int
     expires: float
-    methods: dict[str, Callable[..., Any]] = attrs.field(factory=dict)
+    invoke: SplitCalls | FutureCalls
     active: SlotSet = attrs.field(factory=SlotSet)
-    started: StartedCalls = attrs.field(factory=dict)
     replies: int = 0
     closing: bool = False
-
-    def method(self, name: str) -> Any:
-        """What calls a method, bytes to bytes; kept, since making it is expensive."""
-        found = self.methods.get(name)
-        if found is None:
-            found = self.raw.unary_unary(name)
-            record_calls(found, self.started)
-            self.methods[name] = found
-        return found
 
     def begin_call(self) -> ActiveCall:
         """Counts a call in. Expects the lock."""
@@ -180,8 +169,13 @@ class Channels:
             raw = grpc.insecure_channel(self._target, options=self._options)
         else:
             raw = grpc.secure_channel(self._target, self._credentials(), options=self._options)
-        protect_locks(raw)
-        channel = Channel(raw, FORK_GUARD.epoch, self._now() + self._max_lifetime)
+        UNREAD.sweep()
+        invoke: SplitCalls | FutureCalls
+        try:
+            invoke = SplitCalls(raw)
+        except AttributeError:
+            invoke = FutureCalls(raw)
+        channel = Channel(raw, FORK_GUARD.epoch, self._now() + self._max_lifetime, invoke)
         FORK_GUARD.opened(raw, channel.active, channel)
         del opening
         return channel
@@ -231,4 +225,7 @@ class Channels:
 
     @staticmethod
     def _close(channel: Channel) -> None:
-        FORK_GUARD.close(channel.raw)
+        if isinstance(channel.invoke, FutureCalls):  # grpc would wait for requests that are not read
+            FORK_GUARD.close_elsewhere(channel.raw, channel.epoch)
+        else:
+            FORK_GUARD.close(channel.raw)

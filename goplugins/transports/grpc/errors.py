@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from goplugins.errors import (
     AuthenticationError,
+    BadReplyError,
     CertificateError,
     ConnectionLostError,
     GRPCTransportError,
@@ -32,9 +33,7 @@ from goplugins.errors import (
 )
 from goplugins.runtime.text import from_outside
 from goplugins.transports.envelope import MAX_ERROR_TEXT
-
-if TYPE_CHECKING:
-    import grpc
+from goplugins.transports.grpc.unary import Outcome
 
 _NOT_CONNECTED = re.compile(r"failed to connect to all addresses|Empty update|connections to all backends failing")
 _NOT_RESOLVED = re.compile(r"DNS resolution failed|errors resolving|hostname lookup error|Name resolution failure")
@@ -89,30 +88,40 @@ class Attempt:
         return self.remaining <= 0.01
 
 
-def translate(failure: grpc.RpcError, attempt: Attempt, scrub: Callable[[str], str]) -> PluginError:
-    """The error for a status that is not OK.
+def translate(outcome: Outcome, attempt: Attempt, scrub: Callable[[str], str]) -> PluginError:
+    """The error for a status that is not OK, or for a reply that is not one message.
 
     Args:
-        failure: what grpc raised.
+        outcome: of the call.
         attempt: its circumstances.
         scrub: removes credentials from a remote text.
     """
-    status: str = failure.code().name
-    text: str = failure.details() or ""
-    error = _classified(status, text, attempt)
+    status, text = outcome.status, outcome.text
+    error = _wrong_count(outcome) or _classified(status, text, attempt)
     text = from_outside(scrub(text), MAX_ERROR_TEXT)
     if text:
         error.message = f"{error.message}: {text}"
     error.details["status"] = status
-    metadata = failure.trailing_metadata() or ()
-    _add_metadata(error, metadata, scrub)
-    _apply_pushback(error, metadata)
+    _add_metadata(error, outcome.trailing, scrub)
+    _apply_pushback(error, outcome.trailing)
     return error
 
 
 def is_broken(error: PluginError) -> bool:
     """Whether the channel's connection failed or broke, so that the channel is replaced."""
     return error.details.get("status") == "UNAVAILABLE" and not isinstance(error, PluginUnavailableError)
+
+
+def _wrong_count(outcome: Outcome) -> PluginError | None:
+    """The error for a method that does not reply with exactly one message."""
+    if outcome.status == "OK":
+        return BadReplyError("gRPC OK without a reply message: only a server-streaming method may reply with none")
+    if outcome.status == "DEADLINE_EXCEEDED" and outcome.reply is not None:
+        return BadReplyError(
+            "a reply message came, but not the end of the reply before the deadline: the method may be a "
+            "server-streaming one, and only methods that reply with one message can be called"
+        )
+    return None
 
 
 def _classified(status: str, text: str, attempt: Attempt) -> PluginError:
@@ -125,6 +134,8 @@ def _classified(status: str, text: str, attempt: Attempt) -> PluginError:
         return PluginRequestError(f"gRPC {status}: {_REQUEST_FAULTS[status]}")
     if status == "CANCELLED":
         return ConnectionLostError(f"gRPC {status}: the call was cancelled by the server")
+    if status == "DATA_LOSS":
+        return GRPCTransportError(f"gRPC {status}: the plugin lost data", retryable=False, replay=Replay.NEVER)
     return GRPCTransportError(f"gRPC {status}: the plugin failed")
 
 
@@ -176,7 +187,8 @@ def _timed_out(text: str, attempt: Attempt) -> PluginError:
 def _exhausted(text: str, attempt: Attempt) -> PluginError:
     found = _TOO_LARGE.search(text)
     if found is None:
-        return PluginThrottledError("gRPC RESOURCE_EXHAUSTED: too many calls")
+        # Also what a plugin reports that has run out of memory or disk space halfway.
+        return PluginThrottledError("gRPC RESOURCE_EXHAUSTED: too many calls", replay=Replay.IF_IDEMPOTENT)
     # Old versions of grpc do not report which side found a message too large.
     of_request = found[1] is not None and (int(found[1]) == attempt.sent or int(found[2]) != attempt.limit)
     if "SERVER:" in text or of_request:

@@ -114,7 +114,7 @@ class ForkGuard:
         another thread: a finalizer, which may run at any point of any thread, must not wait.
         """
         self._close_forgotten()
-        weakref.finalize(owner, self._forget, channel, self.epoch).atexit = False
+        weakref.finalize(owner, self.close_elsewhere, channel, self.epoch).atexit = False
         with self.lock:
             self._channels[id(channel)] = (channel, active)
             register, self._registered = not self._registered, True
@@ -122,8 +122,8 @@ class ForkGuard:
             # Only now: hooks run in reverse order, this one before that which grpc registers with its first channel.
             os.register_at_fork(before=self._before_fork)
 
-    def _forget(self, channel: grpc.Channel, epoch: int) -> None:
-        """The finalizer. Takes no lock."""
+    def close_elsewhere(self, channel: grpc.Channel, epoch: int) -> None:
+        """Closes a channel on another thread. Also a finalizer: takes no lock."""
         if epoch != self.epoch:
             self._inherited.append(channel)
             return

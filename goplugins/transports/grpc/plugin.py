@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,6 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.credential_rotation import PluginCredentials
-from goplugins.transports.grpc.cancellation import call_unless_cancelled, end_interrupted
 from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
 from goplugins.transports.grpc.codecs import Codec, Envelope, Metadata, MetadataWriter, Native
 from goplugins.transports.grpc.errors import Attempt, is_broken, translate
@@ -31,6 +29,7 @@ from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 from goplugins.transports.grpc.health import HealthChecker
 from goplugins.transports.grpc.messages import INFO, messages, parse
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
+from goplugins.transports.grpc.unary import UNREAD, Outcome, end
 from goplugins.transports.health_status import run_check
 from goplugins.transports.interface import Sender
 from goplugins.transports.proxies import mention_proxy
@@ -170,33 +169,19 @@ class GRPCPlugin(Sender):
         remaining = deadline.remaining()
         if remaining <= 0:
             raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-        started, thread = channel.started, threading.get_ident()
-        own = started[thread] = []
+        started: list[Any] = []
         try:
-            invoke = channel.method(method)
-            cancellation = deadline.cancellation
-            if cancellation is not None:
-                reply, rpc = call_unless_cancelled(cancellation, invoke, request, remaining, metadata)
-                trailing = rpc.trailing_metadata()
-            elif self._codec.needs_metadata:
-                reply, rpc = invoke.with_call(request, remaining, metadata)
-                trailing = rpc.trailing_metadata()
-            else:
-                reply, trailing = invoke(request, remaining, metadata), ()
-            channel.replies += 1
-            return reply, trailing or ()
-        except load().RpcError as exc:
-            error = self._failure(exc, channel, replies, deadline, remaining, len(request))
-            # A server's text that quotes the credentials must not appear in tracebacks either.
-            raise error from (exc if self._credentials.scrub(str(exc)) == str(exc) else None)
+            outcome = channel.invoke(started, method, request, remaining, metadata, deadline.cancellation)
         except BaseException as exc:
-            end_interrupted(exc, own, active)
+            end(exc, started, active)
             raise
-        finally:
-            started.pop(thread, None)
+        if outcome.status == "OK" and outcome.reply is not None:
+            channel.replies += 1
+            return outcome.reply, outcome.trailing
+        raise self._failure(outcome, channel, replies, deadline, remaining, len(request))
 
     def _failure(
-        self, exc: Any, channel: Channel, replies: int, deadline: Deadline, had: float, sent: int
+        self, outcome: Outcome, channel: Channel, replies: int, deadline: Deadline, had: float, sent: int
     ) -> PluginError:
         """The error for a status; decides whether the channel is used again."""
         remaining = deadline.remaining()
@@ -210,15 +195,16 @@ class GRPCPlugin(Sender):
             limit=self._limit,
             sent=sent,
         )
-        error = translate(exc, attempt, self._credentials.scrub)
+        error = translate(outcome, attempt, self._credentials.scrub)
         if self._target.proxy and (is_broken(error) or isinstance(error, PluginTimeoutError)):
             mention_proxy(error, redact_url(self._target.proxy))
         if is_broken(error):
             self._channels.replace(channel)
         elif not isinstance(error, PluginTimeoutError) or not attempt.is_over:
             channel.replies += 1
-        elif channel.replies == replies:
-            # No other call got a reply meanwhile: either the plugin is slow, or packets are lost.
+        elif outcome.unread or channel.replies == replies:
+            # No other call got a reply meanwhile: either the plugin is slow, or packets are lost. Or the plugin does
+            # not read: further requests would wait behind this one.
             self._channels.replace(channel)
         return error
 
@@ -259,6 +245,10 @@ class GRPCPlugin(Sender):
                 )
         configured = {"transport": self._transport, "endpoint": self._endpoint}
         return self._info or PluginInfo(name=self._settings.name, metadata=configured)
+
+    def sweep(self) -> None:
+        """Frees requests that were still unread when their calls ended; grpc itself closes idle connections."""
+        UNREAD.sweep()
 
     def close(self) -> None:
         """Closes the connection once the calls in flight have ended; later calls are rejected."""

@@ -22,6 +22,8 @@ from goplugins.transports.tls import authorities_of, client_context, read_pem
 if TYPE_CHECKING:
     from goplugins.config import PluginConfig
 
+_UNREAD_TIMEOUT_MS = 60_000
+
 _METHOD = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*")
 
 
@@ -101,7 +103,14 @@ def channel_options(target: Target, connection: ConnectionConfig) -> list[tuple[
     """The channel's options, from a connection section with all defaults filled in."""
     connecting = _milliseconds(connection.connection_timeout)
     options: list[tuple[str, Any]] = [
-        ("grpc.enable_retries", 0),  # retries are made by goplugins.resilience
+        # Retries are made by goplugins.resilience, and no service config with a policy is read. What is enabled are
+        # those on a new connection of a call that the server has provably not seen, as when it ends an old connection.
+        ("grpc.enable_retries", 1),
+        ("grpc.service_config_disable_resolution", 1),
+        # Ends a connection whose peer's system has acknowledged nothing for so long (TCP_USER_TIMEOUT): a request that
+        # is not read would be kept without end. It takes effect only together with pings; the first comes in 24 days.
+        ("grpc.keepalive_timeout_ms", max(_milliseconds(connection.request_timeout), _UNREAD_TIMEOUT_MS)),
+        ("grpc.keepalive_time_ms", 2**31 - 2),
         ("grpc.enable_http_proxy", int(bool(target.proxy))),
         ("grpc.max_receive_message_length", connection.max_response_bytes),
         ("grpc.max_send_message_length", -1),

@@ -37,7 +37,7 @@ from tests.timing import time_limit
 STATUSES = {
     "UNAVAILABLE": (PluginUnavailableError, Replay.IF_IDEMPOTENT),
     "DEADLINE_EXCEEDED": (PluginTimeoutError, Replay.IF_IDEMPOTENT),
-    "RESOURCE_EXHAUSTED": (PluginThrottledError, Replay.ALWAYS),
+    "RESOURCE_EXHAUSTED": (PluginThrottledError, Replay.IF_IDEMPOTENT),
     "UNAUTHENTICATED": (AuthenticationError, Replay.NEVER),
     "PERMISSION_DENIED": (AuthenticationError, Replay.NEVER),
     "INVALID_ARGUMENT": (PluginRequestError, Replay.NEVER),
@@ -48,7 +48,7 @@ STATUSES = {
     "UNIMPLEMENTED": (PluginRequestError, Replay.NEVER),
     "INTERNAL": (GRPCTransportError, Replay.IF_IDEMPOTENT),
     "UNKNOWN": (GRPCTransportError, Replay.IF_IDEMPOTENT),
-    "DATA_LOSS": (GRPCTransportError, Replay.IF_IDEMPOTENT),
+    "DATA_LOSS": (GRPCTransportError, Replay.NEVER),
     "ABORTED": (GRPCTransportError, Replay.IF_IDEMPOTENT),
     "CANCELLED": (ConnectionLostError, Replay.IF_IDEMPOTENT),
 }

@@ -25,6 +25,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.grpc.channel import Channels
 from goplugins.transports.grpc.fork_support import FORK_GUARD, load
+from goplugins.transports.grpc.unary import SplitCalls
 from tests.integration.grpc.conftest import call
 from tests.interrupts import alarms_interrupt
 
@@ -152,10 +153,11 @@ def test_this_version_of_grpc_has_the_private_parts_that_are_used(address):
     channels = Channels(address, None, (), shared=True, max_lifetime=None, clock=SYSTEM_CLOCK)
     active = channels.begin_call(Deadline.after(2.0))
     channel = active.channel
-    channel.method("/a.B/C")
     (state,) = (part for part in gc.get_referents(channel.raw._channel) if type(part).__name__ == "_ChannelState")
     assert "_Condition" in {type(part).__name__ for part in gc.get_referents(state)}
-    assert type(channel.methods["/a.B/C"]._channel).__name__ == "_RecordingChannel"
-    assert load()._cython.cygrpc.StatusCode.cancelled == 1
+    assert type(channel.invoke) is SplitCalls
+    cygrpc = load()._cython.cygrpc
+    assert cygrpc.StatusCode.cancelled == 1
+    assert cygrpc.PropagationConstants.GRPC_PROPAGATE_DEFAULTS == 0xFFFF
     channels.end_call(active)
     channels.close()

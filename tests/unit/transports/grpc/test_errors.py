@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,22 +15,7 @@ from goplugins.errors import (
     TLSError,
 )
 from goplugins.transports.grpc.errors import Attempt, translate
-
-
-class Failure:
-    """The part of grpc.RpcError that is used."""
-
-    def __init__(self, status: str, text: str) -> None:
-        self._status, self._text = status, text
-
-    def code(self) -> Any:
-        return SimpleNamespace(name=self._status)
-
-    def details(self) -> str:
-        return self._text
-
-    def trailing_metadata(self) -> tuple[()]:
-        return ()
+from goplugins.transports.grpc.unary import Outcome
 
 
 def translated(status: str, text: str, **fields: Any) -> Any:
@@ -45,7 +29,7 @@ def translated(status: str, text: str, **fields: Any) -> Any:
         "limit": 4000,
         "sent": 10,
     }
-    return translate(Failure(status, text), Attempt(**{**known, **fields}), str)  # type: ignore[arg-type]
+    return translate(Outcome(status, text, None, (), False), Attempt(**{**known, **fields}), str)
 
 
 NO_CONNECTION = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "

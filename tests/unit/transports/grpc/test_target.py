@@ -59,10 +59,14 @@ def test_health_service():
 def test_options_of_the_channel():
     connection = merge(ConnectionConfig(connection_timeout=2.0, idle_timeout=7.0), DEFAULT_CONNECTION)
     options = dict(channel_options(target_of(config("host:80")), connection))
-    assert options["grpc.enable_retries"] == options["grpc.enable_http_proxy"] == 0
+    assert options["grpc.service_config_disable_resolution"] == 1, "a retry policy of the network would be applied"
+    assert options["grpc.enable_http_proxy"] == 0
     assert options["grpc.max_receive_message_length"] == 4 * 1024 * 1024
     assert options["grpc.min_reconnect_backoff_ms"] == 2000
     assert options["grpc.client_idle_timeout_ms"] == 7000
+    assert options["grpc.keepalive_timeout_ms"] == 60_000
+    long = merge(ConnectionConfig(request_timeout=90.0), DEFAULT_CONNECTION)
+    assert dict(channel_options(target_of(config("host:80")), long))["grpc.keepalive_timeout_ms"] == 90_000
 
 
 def test_the_proxy_of_the_environment_is_given_to_the_channel(monkeypatch):
