@@ -147,3 +147,8 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
+
+
+def wall_time() -> float:
+    """Seconds since the epoch as the system has them, for C libraries: also where a test has frozen Python's clocks."""
+    return time.clock_gettime(time.CLOCK_REALTIME)

@@ -174,7 +174,12 @@ class GRPCPlugin(Sender):
             outcome = channel.invoke(started, method, request, remaining, metadata, deadline.cancellation)
         except BaseException as exc:
             end(exc, started, active)
+            if UNREAD.keeps(started):
+                self._channels.replace(channel)
             raise
+        if outcome.unread:
+            # Further requests would wait behind this one, and so would grpc in a forked child.
+            self._channels.replace(channel)
         if outcome.status == "OK" and outcome.reply is not None:
             channel.replies += 1
             return outcome.reply, outcome.trailing
@@ -202,9 +207,8 @@ class GRPCPlugin(Sender):
             self._channels.replace(channel)
         elif not isinstance(error, PluginTimeoutError) or not attempt.is_over:
             channel.replies += 1
-        elif outcome.unread or channel.replies == replies:
-            # No other call got a reply meanwhile: either the plugin is slow, or packets are lost. Or the plugin does
-            # not read: further requests would wait behind this one.
+        elif channel.replies == replies:
+            # No other call got a reply meanwhile: either the plugin is slow, or packets are lost.
             self._channels.replace(channel)
         return error
 

@@ -19,14 +19,13 @@ import functools
 import gc
 import operator
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from goplugins.runtime.cancellation import AttemptCancelledError, Cancellation
-from goplugins.runtime.clock import Waiter
+from goplugins.runtime.clock import SYSTEM_CLOCK, Waiter, wall_time
 from goplugins.runtime.fork import register_forkable
 from goplugins.transports.grpc.fork_support import load
 
@@ -38,6 +37,9 @@ _END_TIMEOUT = 1.0
 
 _FORGOTTEN_AFTER = 600.0
 """Seconds after which an unread request is forgotten: an interrupt may have lost its last event."""
+
+_CHECKS, _CHECK_INTERVAL = 5, 0.001
+"""How often, and after how many seconds each, a sent request is checked that ended after its reply."""
 
 _LATE = 0.02
 """Seconds after the deadline at which :class:`FutureCalls` give a call up."""
@@ -115,7 +117,7 @@ class SplitCalls:
         message, status = self._receive_message(0), self._receive_status(0)
         sending = (self._send_metadata(metadata, 0), self._send_message(request, 0), self._end_of_request)
         parts = ((sending, "sent"), ((self._receive_metadata(0), message, status), "received"))
-        until = time.clock_gettime(time.CLOCK_REALTIME) + timeout
+        until = wall_time() + timeout
         arguments = (_INHERIT_NOTHING, method.encode(), None, until, metadata, None, parts, None, None)
         # Started and recorded in one C call: an interrupt between the two would lose a call under way.
         started.extend(map(self._start, *zip(arguments, strict=True)))
@@ -124,7 +126,7 @@ class SplitCalls:
         else:
             cancel = functools.partial(started[0].cancel, _CANCELLED, "cancelled")
             cancellation.guard(cancel, functools.partial(_receive, started))
-        unread = len(started) < 3 and not _has_ended(started)
+        unread = len(started) < 3 and not _ends_soon(started)
         if unread:
             UNREAD.add(started)
         code = status.code()
@@ -153,6 +155,15 @@ def _has_ended(started: Started) -> bool:
     return len(started) == 3
 
 
+def _ends_soon(started: Started) -> bool:
+    """As :func:`_has_ended`; waits a few milliseconds for a request that was just sent or just given up."""
+    for _ in range(_CHECKS):
+        if _has_ended(started):
+            return True
+        SYSTEM_CLOCK.wait(Waiter(), _CHECK_INTERVAL)
+    return False
+
+
 class _UnreadRequests:
     """Calls that have ended for their callers, of which grpc has not sent the whole request."""
 
@@ -167,14 +178,18 @@ class _UnreadRequests:
     def add(self, started: Started) -> None:
         """Frees what has ended, and records one more call."""
         self.sweep()
-        self._calls.append((time.monotonic() + _FORGOTTEN_AFTER, started))
+        self._calls.append((SYSTEM_CLOCK.monotonic() + _FORGOTTEN_AFTER, started))
+
+    def keeps(self, started: Started) -> bool:
+        """Whether this call is recorded."""
+        return any(each is started for _, each in list(self._calls))
 
     def sweep(self) -> None:
         """Frees the calls that have ended meanwhile; never waits."""
         for _ in range(len(self._calls)):
             with contextlib.suppress(IndexError):  # another thread sweeps as well
                 until, started = self._calls.popleft()
-                if not _has_ended(started) and time.monotonic() < until:
+                if not _has_ended(started) and SYSTEM_CLOCK.monotonic() < until:
                     self._calls.append((until, started))
 
     def after_fork_in_child(self) -> None:
@@ -232,7 +247,7 @@ def _end(started: Started, waited: bool, active: object) -> None:
     call = started[0]
     if not waited:
         call.cancel(_CANCELLED, "interrupted")
-        if not _has_ended(started):
+        if not _ends_soon(started):
             UNREAD.add(started)
         return
     # grpc has cancelled a call whose wait is interrupted, but frees it only with its last event.
