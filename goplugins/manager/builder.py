@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Container, Iterator
-from concurrent.futures import Future
+from collections.abc import Container, Iterator
 from typing import Any
 
 from goplugins.config import LoadBalancerConfig, ManagerConfig, PluginConfig
@@ -21,11 +20,10 @@ from goplugins.pipeline.pipeline import Pipeline
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.pipeline.registry import Registry
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.adapter import as_sender
 from goplugins.transports.interface import AddressFactory
-from goplugins.transports.resolver import ThreadedResolver
+from goplugins.transports.resolver import shared_resolver
 
 logger = logging.getLogger("goplugins.manager")
 
@@ -41,7 +39,6 @@ class Builder:
         forward: makes a call of another plugin, for a fallback.
         clock: measures time, and waits.
         rng: for jitter.
-        resolve: runs a name's resolution on another thread, since it may block.
     """
 
     def __init__(
@@ -54,7 +51,6 @@ class Builder:
         *,
         clock: Clock,
         rng: random.Random,
-        resolve: Callable[..., Future[Any]],
     ) -> None:
         self._registry = registry
         self._factories = factories
@@ -63,9 +59,7 @@ class Builder:
         self._forward = forward
         self._clock = clock
         self._rng = rng
-        self._resolver = ThreadedResolver(resolve, clock=clock)
         self._hedge_pool: WorkerPool | None = None  # the threads of all hedged calls, once a plugin needs them
-        register_forkable(self._resolver)
 
     def problems(self, config: ManagerConfig, suspect: Container[int]) -> Iterator[ConfigError]:
         """What this manager can't build of a valid configuration; see :meth:`Factories.problems`."""
@@ -110,7 +104,7 @@ class Builder:
         factory.create_plugin(instance).close()
         group = DnsGroup(
             config,
-            resolver=self._resolver,
+            resolver=shared_resolver(),
             build=lambda member, address: self.guard(factory.create_at(member, address), member, from_config=True),
             owner=self._maintenance,
             clock=self._clock,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Container, Iterator, Set as AbstractSet
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Container, Iterator, Set as AbstractSet
 
 import attrs
 
@@ -14,7 +12,6 @@ from goplugins.config.manager import FurtherCheck
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.observability.setup import problems_of
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import PluginFactory
 
 _BUILT_IN = {
@@ -32,16 +29,14 @@ class Factories:
 
     Args:
         clock: measures time, and waits.
-        resolve: runs a name's resolution on another thread, since it may block.
 
     Attributes:
         registered: kinds of factories that code has registered.
     """
 
-    def __init__(self, *, clock: Clock, resolve: Callable[..., Future[Any]]) -> None:
+    def __init__(self, *, clock: Clock) -> None:
         self.registered: set[str] = set()
         self._clock = clock
-        self._resolve = resolve
         self._factories: dict[str, PluginFactory] = {}
 
     def register(self, kind: str, factory: PluginFactory) -> None:
@@ -68,7 +63,7 @@ class Factories:
         found = self._factories.get(kind)
         if found is None and kind in _BUILT_IN:
             module, name = _BUILT_IN[kind]
-            found = getattr(importlib.import_module(module), name)(clock=self._clock, resolve=self._resolve)
+            found = getattr(importlib.import_module(module), name)(clock=self._clock)
             self._factories[kind] = _taken(found)
         if found is None:
             known = ", ".join(sorted({*_BUILT_IN, *self._factories}))
@@ -108,7 +103,7 @@ class Factories:
 
 def check_by_built_in_factories() -> FurtherCheck:
     """A check by the built-in factories, for a configuration without a manager; custom factories are not known here."""
-    factories = Factories(clock=SYSTEM_CLOCK, resolve=WorkerPool("goplugins-check", 1, 1).submit)
+    factories = Factories(clock=SYSTEM_CLOCK)
 
     def check(config: ManagerConfig, suspect: AbstractSet[int]) -> Iterator[ConfigError]:
         custom = {index for index, plugin in enumerate(config.plugins) if plugin.type not in _BUILT_IN}

@@ -47,15 +47,13 @@ class Lifecycle:
     def __init__(self, load: Callable[[], object], pool: WorkerPool, *, clock: Clock, rng: random.Random) -> None:
         self._clock = clock
         self._rng = rng
-        self._resolve_pool = WorkerPool("goplugins-resolve", 4, 256)
-        resolve = self._resolve_pool.submit
         self.registry = Registry(load)
         self.events = EventStream()
         self.observers = Observers(self.events, clock, rng)
         self.maintenance = Maintenance(self.registry, self.events, self.observers, clock)
         self.reports = PluginReports(self.registry, self.maintenance, clock)
         self.dispatcher = CallDispatcher(self.registry, self.observers, pool, clock)
-        self.factories = Factories(clock=clock, resolve=resolve)
+        self.factories = Factories(clock=clock)
         self.builder = Builder(
             self.registry,
             self.factories,
@@ -64,7 +62,6 @@ class Lifecycle:
             self.dispatcher.run,
             clock=clock,
             rng=rng,
-            resolve=resolve,
         )
         register_forkable(self)
 
@@ -180,7 +177,6 @@ class Lifecycle:
             self._close(plugin)
         self.observers.close()
         self.builder.close()
-        self._resolve_pool.shutdown(wait=False)
 
     def after_fork_in_child(self) -> None:
         """Renews the plugins, and the random numbers: retries of sibling processes must not fall together."""

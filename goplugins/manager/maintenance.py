@@ -279,7 +279,7 @@ class Maintenance:
         """Ends it all; waits at most ``timeout`` seconds for running health checks."""
         with self._lock:
             self._closed = True
-            for ticket in (self._sweeps, *self._files.values()):
+            for ticket in (self._starting, self._sweeps, *self._files.values()):
                 if ticket is not None:
                     ticket.cancel()
         self.monitor.shutdown(timeout)

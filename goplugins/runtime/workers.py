@@ -151,7 +151,7 @@ class WorkerPool(Executor):
             task.run()
         elif verdict == "start":
             self._start_thread(state)
-        elif state.patience is not None and state.tasks and (self._relief is None or not self._relief.active):
+        elif verdict == "waiting" and state.patience is not None and (self._relief is None or not self._relief.active):
             self._relief = get_scheduler().schedule(
                 self._relieve, state.patience, first=state.patience, submit=run_on_scheduler
             )
@@ -182,17 +182,18 @@ class WorkerPool(Executor):
             state.slots.hold(*slots)
         return slots
 
-    def submit_to(self, slot: WorkerSlot, fn: Callable[[], object], done: Callable[[], object]) -> None:
-        """Runs ``fn`` on the reserved worker. The slot is released when ``fn`` has run: keep no reference to it.
+    def submit_to(self, slot: WorkerSlot | None, fn: Callable[[], object], done: Callable[[], object]) -> None:
+        """Runs ``fn`` on the reserved worker, or on any, and calls ``done`` then.
 
         It returns no Future: an interrupt of a thread within its methods may leave its lock held.
 
         Args:
-            slot: of :meth:`reserve`.
+            slot: of :meth:`reserve`, or None. It is released when ``fn`` has run: keep no reference to it.
             fn: what it raises is discarded.
             done: called when ``fn`` has run, or when it never will; on any thread, possibly this one.
 
         Raises:
+            SaturatedError: all workers are busy and the queue is full.
             PluginClosedError: the pool was shut down.
         """
         task = _Task(fn, slot=slot)
@@ -218,7 +219,7 @@ class WorkerPool(Executor):
                 details={"max_workers": self.max_workers, "max_queued": self.max_queued},
             )
         state.tasks.append(task)
-        return "queued"
+        return "waiting"
 
     def _start_thread(self, state: _State) -> None:
         thread = threading.Thread(target=_work, args=(state,), name=f"{state.name}-worker", daemon=True)
@@ -260,6 +261,8 @@ class WorkerPool(Executor):
         with state.changed:
             state.closed = True
             state.changed.notify_all()
+        if self._relief is not None and not state.tasks:
+            self._relief.cancel()
         if wait:
             me = threading.current_thread()
             with state.changed:

@@ -248,7 +248,6 @@ class FunctionPluginFactory(TransportFactory[FunctionPlugin]):
 
     Args:
         clock: for its plugins.
-        resolve: ignored: nothing is looked up on a network.
     """
 
     transports = (TransportType.PYTHON,)

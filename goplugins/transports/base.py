@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
@@ -67,8 +67,6 @@ class TransportFactory(ABC, Generic[P]):
 
     Args:
         clock: for its plugins.
-        resolve: runs a function on another thread, such as a worker pool's ``submit``, for name resolution. Factories
-            of transports without it ignore it.
 
     Attributes:
         of_manager: a manager uses it, which validates configurations and applies their policies.
@@ -77,7 +75,7 @@ class TransportFactory(ABC, Generic[P]):
     transports: ClassVar[tuple[TransportType, ...]]
     of_manager = False
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
 
     def create_plugin(self, config: PluginConfig) -> P:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import encodings.idna  # noqa: F401 - getaddrinfo() imports it at its first use
 import ipaddress
 import socket
-import threading
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from goplugins.errors import NameResolutionError, PluginTimeoutError, Replay, missing_resource
-from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Event
+from goplugins.errors import LocalResourceError, NameResolutionError, PluginTimeoutError, Replay, missing_resource
+from goplugins.runtime.clock import Event
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.descriptors import require_descriptors
-from goplugins.runtime.fork import register_forkable
+from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.workers import WorkerPool
 
 Address = tuple[socket.AddressFamily, Any]
@@ -22,10 +21,14 @@ Address = tuple[socket.AddressFamily, Any]
 _NEEDED = 16
 """Free descriptors below which a failed lookup is not the name's: other threads may have used them meanwhile."""
 
-Job = Callable[[], None]
+_THREADS = 64
+"""Lookups at a time, besides those that take long."""
 
-_MAX_QUEUED = 1024
-"""Lookups that may wait for a thread."""
+_PATIENCE = 0.25
+"""Seconds after which a lookup takes long. With name servers that answer it takes milliseconds."""
+
+_MAX_QUEUED = 16_384
+"""Lookups that may wait for a thread: one for each name at most."""
 
 
 class Resolver(Protocol):
@@ -78,14 +81,28 @@ class FixedResolver:
 
 
 class _Lookup:
-    """One running lookup; all callers that resolve the same name wait for it."""
+    """One lookup; all callers that resolve the same name wait for it."""
 
-    __slots__ = ("addresses", "done", "error")
+    __slots__ = ("addresses", "done", "error", "host", "port", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
         self.done = Event()
+        self.started = False
         self.addresses: list[Address] = []
         self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Makes the lookup; on a helper thread."""
+        self.started = True
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            self.addresses = [(family, address) for family, _, _, _, address in found]
+            if not found:
+                self.error = OSError(0, "no address found")
+        except Exception as exc:  # noqa: BLE001 - each caller raises it, such as ValueError: a label that is too long
+            self.error = (_lack_of_descriptors() or exc).with_traceback(None)  # which refers to this frame
 
 
 def _lack_of_descriptors() -> OSError | None:
@@ -100,68 +117,56 @@ def _lack_of_descriptors() -> OSError | None:
 class ThreadedResolver:
     """Resolves names on helper threads and waits for them within the caller's deadline.
 
+    A name is looked up once at a time, so that one which hangs holds one thread, however many calls need it. A lookup
+    that takes long makes room for others: see ``patience`` of :class:`WorkerPool`.
+
     Args:
-        submit: runs a function on another thread, such as ``WorkerPool.submit``; by default that of a pool of its own.
-        max_threads: of its own pool; further lookups wait in a queue.
-        clock: waits.
+        max_threads: lookups at a time, besides those that take long.
     """
 
-    def __init__(
-        self, submit: Callable[[Job], object] | None = None, *, max_threads: int = 4, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
-        self._submit = submit or WorkerPool("goplugins-resolve", max_threads, _MAX_QUEUED, inline=False).submit
-        self._clock = clock
-        self._reset()
+    def __init__(self, max_threads: int = _THREADS) -> None:
+        self._pool = WorkerPool("goplugins-resolve", max_threads, _MAX_QUEUED, inline=False, patience=_PATIENCE)
+        self._lock = create_lock(self)
+        self._lookups: dict[tuple[str, int], _Lookup] = {}  # the last one of each name
         register_forkable(self)
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._lookups: dict[tuple[str, int], _Lookup] = {}
 
     def after_fork_in_child(self) -> None:
         """Forgets lookups, which run in the parent only."""
-        self._reset()
+        self._lookups = {}
 
     def resolve(self, host: str, port: int, deadline: Deadline) -> list[Address]:
-        key = (host, port)
+        """See :meth:`Resolver.resolve`.
+
+        Raises:
+            LocalResourceError: the system has no thread left, or none was free before the deadline.
+        """
         with self._lock:
-            lookup = self._lookups.get(key)
-            leader = lookup is None
-            if lookup is None:
-                lookup = self._lookups[key] = _Lookup()
-        if leader:
-            self._launch(key, lookup)
-        if not self._clock.wait(lookup.done, max(deadline.remaining(), 0.0)):
+            lookup = self._lookups.get((host, port))
+            if lookup is None or lookup.done.is_set():
+                lookup = _Lookup(host, port)
+                # In an empty context: a lookup that hangs must not keep that of a request. It is stored once it is
+                # queued: an interrupt before leaves no lookup that will never run.
+                contextvars.Context().run(self._pool.submit_to, None, lookup.run, lookup.done.set)
+                self._lookups[host, port] = lookup
+        if not deadline.clock.wait(lookup.done, max(deadline.remaining(), 0.0)):
+            if not lookup.started:
+                raise LocalResourceError(f"no thread was free before the deadline to resolve the name {host!r}")
             raise PluginTimeoutError(f"the name {host!r} was not resolved before the deadline", replay=Replay.ALWAYS)
-        if lookup.error is not None:
+        cause = lookup.error
+        if cause is not None:
             # Each caller raises an error of its own: one object in several threads would mix their tracebacks.
-            cause = lookup.error
             reason = cause.strerror if isinstance(cause, OSError) else str(cause)
             raise NameResolutionError(f"the name {host!r} can't be resolved: {reason}") from cause
+        if not lookup.addresses:
+            text = f"no free thread to resolve the name {host!r}: raise the limit of threads (ulimit -u, pids.max)"
+            raise LocalResourceError(text)
         return lookup.addresses
 
-    def _launch(self, key: tuple[str, int], lookup: _Lookup) -> None:
-        def job() -> None:
-            try:
-                found = socket.getaddrinfo(key[0], key[1], type=socket.SOCK_STREAM)
-                lookup.addresses = [(family, address) for family, _, _, _, address in found]
-            except (OSError, ValueError) as exc:  # ValueError: a label that is empty or too long
-                lookup.error = _lack_of_descriptors() or exc
-            finally:
-                if not lookup.addresses and lookup.error is None:
-                    lookup.error = OSError(0, "no address found")
-                self._forget(key, lookup)
-                lookup.done.set()
 
-        try:
-            self._submit(job)
-        except BaseException:
-            lookup.error = OSError(0, "no helper thread was free")
-            self._forget(key, lookup)
-            lookup.done.set()
-            raise
+_of_process: dict[str, ThreadedResolver] = {}
 
-    def _forget(self, key: tuple[str, int], lookup: _Lookup) -> None:
-        with self._lock:
-            if self._lookups.get(key) is lookup:
-                del self._lookups[key]
+
+def shared_resolver() -> ThreadedResolver:
+    """The process's resolver, created at first use."""
+    found = _of_process.get("resolver")
+    return found if found is not None else _of_process.setdefault("resolver", ThreadedResolver())

@@ -255,7 +255,6 @@ class UnixSocketPluginFactory(TransportFactory[UnixSocketPlugin]):
 
     Args:
         clock: for its plugins.
-        resolve: ignored: a socket has no host name.
     """
 
     transports = (TransportType.UNIX,)

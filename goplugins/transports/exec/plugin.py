@@ -113,7 +113,6 @@ class ExecPluginFactory(TransportFactory[ExecPlugin]):
 
     Args:
         clock: for its plugins.
-        resolve: ignored: a program has no host name.
     """
 
     transports = (TransportType.EXECUTABLE,)

@@ -289,7 +289,6 @@ class GRPCPluginFactory(TransportFactory[GRPCPlugin]):
 
     Args:
         clock: for its plugins.
-        resolve: ignored: grpc resolves names on threads of its own, within each call's deadline.
     """
 
     transports = (TransportType.GRPC, TransportType.GRPC_TLS)

@@ -31,7 +31,7 @@ from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target, target_of
 from goplugins.transports.interface import Sender
 from goplugins.transports.proxies import mention_proxy
-from goplugins.transports.resolver import Address, FixedResolver, Resolver, ThreadedResolver
+from goplugins.transports.resolver import Address, FixedResolver, Resolver, shared_resolver
 from goplugins.transports.tls import client_context
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class HTTPPlugin(Sender):
     Args:
         config: fields of ``connection`` that are None take the production defaults.
         clock: measures and waits.
-        resolver: finds addresses; by default one of this plugin.
+        resolver: finds addresses; by default that of the process.
         session: sends the requests, with its own adapters, authentication and proxies. It stays open when the plugin
             is closed.
 
@@ -99,8 +99,7 @@ class HTTPPlugin(Sender):
             self._engine = SessionEngine(session, target, auth, settings.connection, clock, trust_env=self._trust_env)
         else:
             kind = _engine_kind(config.options.get("engine") or "fast")
-            resolver = resolver or ThreadedResolver(clock=clock)
-            self._engine = kind(target, self._context(auth), settings.connection, resolver, clock)
+            self._engine = kind(target, self._context(auth), settings.connection, resolver or shared_resolver(), clock)
         # Runs before the collector reaches the sockets, which would warn that they were not closed.
         weakref.finalize(self, self._engine.pool.close).atexit = False
 
@@ -209,17 +208,12 @@ class HTTPPluginFactory(TransportFactory[HTTPPlugin]):
 
     Args:
         clock: for its plugins.
-        resolve: runs a function on another thread, for name resolution; such as a worker pool's ``submit``.
     """
 
     transports = (TransportType.HTTP, TransportType.HTTPS)
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, resolve: Callable[..., object] | None = None) -> None:
-        super().__init__(clock=clock)
-        self._resolver = ThreadedResolver(resolve, clock=clock)
-
     def _create(self, config: PluginConfig) -> HTTPPlugin:
-        return HTTPPlugin(config, clock=self._clock, resolver=self._resolver)
+        return HTTPPlugin(config, clock=self._clock)
 
     def create_at(self, config: PluginConfig, address: Address) -> HTTPPlugin:
         """A plugin that connects to one address of its endpoint's host; requests and certificate name the host.
