@@ -142,7 +142,11 @@ class RetryPolicy:
             sleep=retries.sleep,
             retry_error_callback=_give_up,
         )
-        retrying(retries.next_attempt)
+        try:
+            retrying(retries.next_attempt)
+        finally:
+            # Tenacity's object refers to itself, and by its callbacks to the call: no work for the collector.
+            vars(retrying).clear()
         error, retries.error = retries.error, None
         if error is None:
             return retries.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 import weakref
@@ -298,7 +299,8 @@ class Launcher:
             raise PluginTimeoutError("no process was started before the deadline", replay=Replay.ALWAYS)
         self._forget(start)
         if start.error is not None:
-            raise start.error
+            # A copy: the frames of its traceback refer to the start, and the start to its error.
+            raise copy.copy(start.error)
         assert start.handle is not None  # noqa: S101 - done without an error
         return start.handle
 
@@ -363,7 +365,7 @@ class Launcher:
             if isinstance(error, PluginConnectionError):
                 lasting = error.replay is Replay.NEVER
                 self.backoff.failed(started, error.message, lasting=lasting)
-            start.error = error
+            start.error = error.with_traceback(None)
             start.done.set()
             return False
         self._newest = process

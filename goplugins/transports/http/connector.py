@@ -78,7 +78,10 @@ class Connector:
             if opening.at_proxy:
                 error.message = f"the proxy {self._target.proxy}: {error.message}"
                 error.details["proxy"] = self._target.proxy
-            raise error  # noqa: B904 - its cause is set
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no work for the collector
 
 
 class _Opening:

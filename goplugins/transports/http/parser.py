@@ -272,7 +272,10 @@ class ReplyParser:
             self._status = self._parser.get_status_code()
         judged = self._done or self._status >= _ERRORS
         if context is not None and not isinstance(context, _ExtraBytes | (PluginError if judged else _ExtraBytes)):
-            raise context from None  # an interrupt (Ctrl-C, a task's time limit) is wrapped like our own errors
+            try:
+                raise context from None  # an interrupt (Ctrl-C, a task's time limit) is wrapped like our own errors
+            finally:
+                del context, exc  # their tracebacks hold this frame: no work for the collector
         if judged:  # bytes follow a whole reply, or the body of an error ends here
             self._done, self.keep_alive = True, False
             return
