@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from goplugins.enums import CircuitBreakerState
+from goplugins.errors import InvalidArgumentError
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import ManagerMetrics
 from goplugins.observability.error_kinds import kind_of_error
@@ -14,8 +15,8 @@ from goplugins.observability.metrics_collector import DEFAULT_BUCKETS, EnhancedM
 
 __all__ = ["CollectorSink", "CommonPluginMetrics", "PluginSource"]
 
-STATES = {CircuitBreakerState.CLOSED: 0, CircuitBreakerState.HALF_OPEN: 1, CircuitBreakerState.OPEN: 2}
-"""Values of breaker state gauges."""
+STATES = {CircuitBreakerState.CLOSED: 0, CircuitBreakerState.OPEN: 1, CircuitBreakerState.HALF_OPEN: 2}
+"""Values of breaker state gauges, those of the Go library."""
 
 
 class PluginSource(Protocol):
@@ -39,7 +40,7 @@ class CommonPluginMetrics:
         request_duration: ``<prefix>_request_duration_seconds``, by plugin.
         active_requests: ``<prefix>_active_requests``, by plugin.
         error_count: ``<prefix>_errors_total``, by plugin and kind of error.
-        circuit_breaker_state: ``<prefix>_circuit_breaker_state``, by plugin: 0 closed, 1 half-open, 2 open.
+        circuit_breaker_state: ``<prefix>_circuit_breaker_state``, by plugin: 0 closed, 1 open, 2 half-open.
 
     >>> from goplugins.observability.metrics_collector import InMemoryCollector
     >>> collector = InMemoryCollector()
@@ -57,7 +58,7 @@ class CommonPluginMetrics:
         self.active_requests = gauge(f"{prefix}_active_requests", "Calls in flight.", "plugin")
         self.error_count = counter(f"{prefix}_errors_total", "Failed calls, by kind of error.", "plugin", "kind")
         self.circuit_breaker_state = gauge(
-            f"{prefix}_circuit_breaker_state", "0 closed, 1 half-open, 2 open.", "plugin"
+            f"{prefix}_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "plugin"
         )
 
     def record_request(self, plugin: str, duration: float, error: BaseException | None) -> None:
@@ -76,9 +77,16 @@ class CommonPluginMetrics:
         """Counts a call that ends."""
         self.active_requests.dec(plugin)
 
-    def set_circuit_breaker_state(self, plugin: str, state: CircuitBreakerState) -> None:
-        """Sets a breaker's state."""
-        self.circuit_breaker_state.set(STATES[state], plugin)
+    def set_circuit_breaker_state(self, plugin: str, state: CircuitBreakerState | int) -> None:
+        """Sets a breaker's state, which may be given as the gauge's value.
+
+        Raises:
+            InvalidArgumentError: it is no state.
+        """
+        value = STATES.get(state, state) if isinstance(state, CircuitBreakerState) else state
+        if type(value) is not int or value not in STATES.values():
+            raise InvalidArgumentError(f"state: expected a CircuitBreakerState, or 0, 1 or 2, got {state!r}")
+        self.circuit_breaker_state.set(value, plugin)
 
 
 class CollectorSink:

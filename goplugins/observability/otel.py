@@ -100,7 +100,7 @@ class OpenTelemetryMetrics:
             f"{prefix}.calls.in_flight", [self._in_flight], "{call}", "Calls in flight."
         )
         meter.create_observable_gauge(
-            f"{prefix}.breaker.state", [self._breakers], "1", "0 closed, 1 half-open, 2 open."
+            f"{prefix}.breaker.state", [self._breakers], "1", "0 closed, 1 open, 2 half-open."
         )
 
     def __call__(self, event: Event) -> None:

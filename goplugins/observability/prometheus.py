@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.values import ValueClass
 
-from goplugins.enums import PluginStatus
+from goplugins.enums import CircuitBreakerState as _State, PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.models.metrics import PluginMetrics
 from goplugins.observability.common_metrics import STATES, PluginSource
@@ -31,6 +31,9 @@ _COUNTED = {
     field.metadata["series"]: field.name for field in attrs.fields(PluginMetrics) if field.metadata.get("series")
 }
 """Counters that are read from a plugin's counts, and the field of each."""
+
+
+_BADNESS = [STATES[state] for state in (_State.CLOSED, _State.HALF_OPEN, _State.OPEN)]
 
 
 def is_multiprocess() -> bool:
@@ -88,7 +91,7 @@ class PrometheusFamilies:
         self.gauges = {
             "calls_in_flight": gauge("calls_in_flight", "Calls in flight.", summed),
             "rate_limit_tokens": gauge("rate_limit_tokens", "Tokens of the rate limiter.", summed),
-            "breaker_state": gauge("breaker_state", "0 closed, 1 half-open, 2 open.", worst),
+            "breaker_state": gauge("breaker_state", "0 closed, 1 open, 2 half-open.", worst),
             "unhealthy": gauge(
                 "unhealthy", "1 if the last health check found the plugin unhealthy or offline, else 0.", worst
             ),
@@ -121,9 +124,11 @@ class PrometheusFamilies:
         sums: dict[tuple[str, tuple[str, ...]], float] = {}
         for exporter in list(self.exporters):
             for name, labels, value in exporter.gauges():
-                worst = name in {"breaker_state", "unhealthy"}
                 before = sums.get((name, labels), 0.0)
-                sums[name, labels] = max(before, value) if worst else before + value
+                if name == "breaker_state":
+                    sums[name, labels] = max(before, value, key=lambda state: _BADNESS.index(int(state)))
+                else:
+                    sums[name, labels] = max(before, value) if name == "unhealthy" else before + value
         for (name, labels), value in sums.items():
             self.gauges[name].labels(*labels).set(value)
 
@@ -268,6 +273,8 @@ class PrometheusExporter:
             plugin = self._plugin(name)
             before, plugin.counts = plugin.counts, counts
             for counter, field in _COUNTED.items():
+                if field.startswith("health_check") and not self._health:
+                    continue
                 fresh = getattr(counts, field) - getattr(before, field)
                 if fresh > 0:
                     self._families.counted[counter].labels(*plugin.labels).inc(fresh)

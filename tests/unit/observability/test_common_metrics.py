@@ -12,7 +12,7 @@ from goplugins import (
     PluginConfig,
     PluginTimeoutError,
 )
-from goplugins.errors import ConfigError
+from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.observability.common_metrics import CommonPluginMetrics
 from goplugins.observability.metrics_collector import EnhancedMetricsCollector, InMemoryCollector
 from tests.unit.observability.fakes import ECHO
@@ -55,5 +55,21 @@ def test_the_common_metrics():
     assert metrics["p_active_requests"] == {"plugin=a": 1}
     assert metrics["p_requests_total"] == {"outcome=ok,plugin=a": 1, "outcome=error,plugin=a": 1}
     assert metrics["p_errors_total"] == {"kind=timeout,plugin=a": 1}
-    assert metrics["p_circuit_breaker_state"] == {"plugin=a": 2}
+    assert metrics["p_circuit_breaker_state"] == {"plugin=a": 1}
     assert metrics["p_request_duration_seconds"]["plugin=a"]["sum"] == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [*zip(CircuitBreakerState, (0, 1, 2), strict=True), (0, 0), (1, 1), (2, 2)],
+)
+def test_states_have_the_numbers_of_the_go_library(state, value):
+    collector = InMemoryCollector()
+    CommonPluginMetrics(collector, "p").set_circuit_breaker_state("a", state)
+    assert collector.get_metrics()["p_circuit_breaker_state"] == {"plugin=a": value}
+
+
+@pytest.mark.parametrize("state", [3, -1, True, 1.0, "closing", None])
+def test_other_numbers_are_no_states(state):
+    with pytest.raises(InvalidArgumentError, match="state: expected a CircuitBreakerState"):
+        CommonPluginMetrics(InMemoryCollector(), "p").set_circuit_breaker_state("a", state)
