@@ -12,7 +12,7 @@ _FIRST = """
     def first(name, delay):
         assert call(manager, name) == 1
         time.sleep(delay)
-        return in_child(lambda: call_all(manager, 2, within=2.0), leave=os._exit)
+        return in_child(lambda: call_all(manager, 2), leave=os._exit)
 
     def wrong(name, delay):
         found = in_child(lambda: first(name, delay), leave=os._exit, patience=20)
