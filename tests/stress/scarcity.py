@@ -260,7 +260,7 @@ def scenario(
             thread.join(10.0)
         hung = sum(thread.is_alive() for thread in threads)
     ended = time.monotonic()
-    unwell = _wait_until_well(manager, names, ended + 10.0)
+    failing = _wait_until_well(manager, names, ended + 10.0)
     late = max(callers, key=lambda each: each.latest)
     found = {
         "lost": [text for each in callers for text in each.lost][:20],
@@ -270,7 +270,7 @@ def scenario(
         "hung": hung,
         "outcomes": sum((each.outcomes for each in callers), collections.Counter()),
         "recovery": time.monotonic() - ended,
-        "unwell": unwell,
+        "failing": failing,
     }
     manager.shutdown(1.0)
     return found
@@ -278,11 +278,11 @@ def scenario(
 
 def _wait_until_well(manager: Manager[Any, Any], names: tuple[str, ...], end: float) -> list[str]:
     """Calls each plugin until all have answered and are healthy; those that are not by ``end``."""
-    unwell: list[str] = list(names)
-    while unwell and time.monotonic() < end:
-        unwell = [name for name in unwell if not _is_well(manager, name)]
+    failing: list[str] = list(names)
+    while failing and time.monotonic() < end:
+        failing = [name for name in failing if not _is_well(manager, name)]
         time.sleep(0.01)
-    return unwell
+    return failing
 
 
 def _is_well(manager: Manager[Any, Any], name: str) -> bool:
