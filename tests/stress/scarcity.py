@@ -112,7 +112,7 @@ class Caller:
     def run(self) -> None:
         while not self._stop.is_set():
             name = self._rng.choice(self._names)
-            timeout = self._rng.choice((0.2, TIMEOUT)) if name not in KEPT else TIMEOUT
+            timeout = TIMEOUT if name in KEPT or name in SCARCE else self._rng.choice((0.2, TIMEOUT))
             submitted = self._rng.random() < 0.1
             started = time.monotonic()
             error: BaseException | None = None
@@ -276,18 +276,20 @@ def scenario(
     return found
 
 
-def _wait_until_well(manager: Manager[Any, Any], names: tuple[str, ...], end: float) -> list[str]:
+def _wait_until_well(manager: Manager[Any, Any], names: tuple[str, ...], end: float) -> dict[str, str]:
     """Calls each plugin until all have answered and are healthy; those that are not by ``end``."""
-    failing: list[str] = list(names)
+    failing = dict.fromkeys(names, "not called yet")
     while failing and time.monotonic() < end:
-        failing = [name for name in failing if not _is_well(manager, name)]
+        failing = {name: why for name in failing if (why := _fault(manager, name))}
         time.sleep(0.01)
     return failing
 
 
-def _is_well(manager: Manager[Any, Any], name: str) -> bool:
+def _fault(manager: Manager[Any, Any], name: str) -> str:
+    """Why a plugin is not well; empty if it is."""
     try:
         manager.execute(name, 1, timeout=TIMEOUT)
-    except PluginError:
-        return False
-    return manager.list_plugins()[name].status in (PluginStatus.HEALTHY, PluginStatus.UNKNOWN)
+    except PluginError as error:
+        return str(error)
+    found = manager.list_plugins()[name]
+    return "" if found.status in (PluginStatus.HEALTHY, PluginStatus.UNKNOWN) else f"{found.status}: {found.message}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import textwrap
 
 import pytest
 
@@ -202,3 +203,25 @@ def test_system_calls_that_the_kernel_refuses(run, call, code):
         plaintext.add("session")
     _check(found, _WIRES, ("python", "isolated", "exec"))
     assert {found[0][name] for name in plaintext} == {"LocalResourceError"}
+
+
+def test_calls_over_grpc_end_after_the_thread_of_an_earlier_one_was_refused(run):
+    """grpc takes the events of calls that can be cancelled on a thread, and believes that it runs once it was begun."""
+    script = """
+    manager = limited_manager(keep_alive=True)
+    plugin = manager._registry.plugins["grpc"]
+    call(manager, "grpc")
+    with no_threads(0):
+        refused = [str(plugin.health(1.0).status) for _ in range(3)]
+        answered = call(manager, "grpc")
+    started = time.monotonic()
+    healthy = [str(plugin.health(5.0).status) for _ in range(3)]
+    with no_threads(0):
+        plugin.health(1.0)
+    manager.shutdown(5.0)
+    report([refused, answered, healthy, time.monotonic() - started < 5.0])
+    sys.stdout.flush()
+    os._exit(0)
+    """
+    (found,) = run(_SETUP + textwrap.dedent(script))
+    assert found == [["unknown"] * 3, 1, ["healthy"] * 3, True]
