@@ -205,8 +205,8 @@ def test_system_calls_that_the_kernel_refuses(run, call, code):
     assert {found[0][name] for name in plaintext} == {"LocalResourceError"}
 
 
-def test_calls_over_grpc_end_after_the_thread_of_an_earlier_one_was_refused(run):
-    """grpc takes the events of calls that can be cancelled on a thread, and believes that it runs once it was begun."""
+def test_health_checks_over_grpc_end_also_where_threads_were_refused(run):
+    """grpc's futures need a thread: after one was refused, no future of that channel would ever end."""
     script = """
     manager = limited_manager(keep_alive=True)
     plugin = manager._registry.plugins["grpc"]
@@ -224,4 +224,6 @@ def test_calls_over_grpc_end_after_the_thread_of_an_earlier_one_was_refused(run)
     os._exit(0)
     """
     (found,) = run(_SETUP + textwrap.dedent(script))
-    assert found == [["unknown"] * 3, 1, ["healthy"] * 3, True]
+    refused, *rest = found
+    assert set(refused) <= _NO_VERDICT
+    assert rest == [1, ["healthy"] * 3, True]
