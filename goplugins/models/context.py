@@ -46,6 +46,11 @@ def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
             raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
 
 
+def _names_only(headers: Mapping[str, str]) -> str:
+    """Headers for ``repr``: their values may be credentials."""
+    return repr(dict.fromkeys(headers, "***"))
+
+
 class _ContextSlots:
     """The slots of a context, writable: a frozen class sets its fields at four times the cost."""
 
@@ -86,7 +91,7 @@ class ExecutionContext(_ContextSlots):
     request_id: str | None = attrs.field(default=None, validator=_header_value)
     timeout: float | None = attrs.field(default=None, validator=_positive)
     max_retries: int | None = attrs.field(default=None, validator=_count)
-    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers)
+    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_headers, repr=_names_only)
     metadata: Mapping[str, str] = attrs.field(factory=dict, validator=_texts)
     idempotent: bool | None = None
     key: str = ""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import attrs
 
@@ -17,6 +21,11 @@ logger = logging.getLogger("goplugins.transports")
 
 _SETTLE = 0.3
 """Seconds that new content of a file must stay the same before it is used."""
+
+_SECRET_NAME = re.compile(
+    "auth|token|cookie|secret|passw|credential|signature|session|(?<!idempotency)[-_]key$", re.IGNORECASE
+)
+"""Names of headers with which calls carry credentials of their own."""
 
 _MIN_PREFIX = 8
 """Characters by which the beginning of a cut credential is recognised."""
@@ -78,20 +87,29 @@ class PluginCredentials:
         """A remote text without the credentials; see :func:`scrub`."""
         return scrub(text, self._secrets)
 
-    def scrub_error(self, error: PluginError) -> None:
-        """Removes the credentials from the message and the details of an error."""
-        if self._secrets:
-            error.message = self.scrub(error.message)
-            error.details = self._scrubbed(error.details)
+    def scrub_error(self, error: PluginError, headers: Mapping[str, str]) -> None:
+        """Removes the credentials from the message and the details of an error.
 
-    def _scrubbed(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.scrub(value)
-        if isinstance(value, Mapping):
-            return {self._scrubbed(name): self._scrubbed(each) for name, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._scrubbed(each) for each in value]
-        return value
+        Args:
+            error: of an attempt.
+            headers: of the call, which may have credentials of its own.
+        """
+        secrets = self._secrets
+        if headers:
+            secrets += secrets_of({name: value for name, value in headers.items() if _SECRET_NAME.search(name)})
+        if secrets:
+            error.message = scrub(error.message, secrets)
+            error.details = _scrubbed(error.details, secrets)
+
+
+def _scrubbed(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, secrets)
+    if isinstance(value, Mapping):
+        return {_scrubbed(name, secrets): _scrubbed(each, secrets) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_scrubbed(each, secrets) for each in value]
+    return value
 
 
 def _with_token(auth: AuthConfig) -> AuthConfig:
@@ -117,8 +135,10 @@ def _with_token(auth: AuthConfig) -> AuthConfig:
 def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
     """Texts that must not appear in an error: header values, credentials without their scheme, and ``others``.
 
+    Each also in the forms in which services echo a text: percent-encoded, and escaped for HTML and JSON.
+
     >>> secrets_of({"Authorization": "Bearer tok-456"})
-    ('Bearer tok-456', 'tok-456')
+    ('Bearer tok-456', 'Bearer%20tok-456', 'Bearer+tok-456', 'tok-456')
     """
     found = list(others)
     for value in headers.values():
@@ -126,7 +146,16 @@ def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:
         found.append(value)
         if credential and scheme.lower() in ("bearer", "basic", "token", "apikey"):
             found.append(credential.strip())
-    return tuple(secret for secret in found if len(secret) >= 4)
+    forms = (form for secret in found if len(secret) >= 4 for form in _forms(secret))
+    return tuple(dict.fromkeys(forms))
+
+
+def _forms(secret: str) -> Iterable[str]:
+    encoded = quote(secret, safe="")
+    yield from (secret, encoded, re.sub("%..", lambda found: found[0].lower(), encoded))
+    yield from (quote(secret), quote_plus(secret), html.escape(secret), html.escape(secret, quote=False))
+    yield html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+    yield from (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:

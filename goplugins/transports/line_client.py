@@ -99,7 +99,7 @@ class LineClient(Sender, Generic[C]):
             return reply_value(self._exchanges.run(lease, line, call, parse_reply), call, self._error)
         except PluginError as error:
             error.endpoint = self._endpoint
-            self._credentials.scrub_error(error)
+            self._credentials.scrub_error(error, call.headers)
             raise
 
     # --- maintenance -------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class GRPCPlugin(Sender):
                 self._slots.release(lease, reusable=True)
             return codec.read(call, reply, metadata)
         except PluginError as error:
-            self._credentials.scrub_error(error)
+            self._credentials.scrub_error(error, call.headers)
             error.endpoint = self._endpoint
             raise
 

@@ -134,7 +134,7 @@ class HTTPPlugin(Sender):
                 raise status_error(reply, self._settings.clock.time(), self._credentials.scrub)
             return decode_data(reply.fields, call)
         except PluginError as error:
-            self._credentials.scrub_error(error)
+            self._credentials.scrub_error(error, call.headers)
             error.endpoint = self._endpoint
             if self._proxy is not None:
                 mention_proxy(error, self._proxy)
