@@ -39,7 +39,11 @@ class Span(Protocol):
 
 
 class TracingProvider(Protocol):
-    """Creates spans, and propagates their context between processes."""
+    """Creates spans, and propagates their context between processes.
+
+    ``activate`` and ``decided``, and ``add_event`` of its spans, may be missing, as in the Go library: spans are then
+    not the current ones within calls, and ``tracing_sample_rate`` decides for every call.
+    """
 
     def start_span(self, name: str, *, kind: str, context: Any = None, attributes: Mapping[str, Any]) -> Span:
         """Starts a span of ``kind`` "client" or "server"; its parent is ``context``, by default the current span."""

@@ -16,6 +16,7 @@ from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import AttemptFinished, Event
 from goplugins.observability.spans import Span, TracingProvider, call_attributes
 from goplugins.runtime.call import Call
+from goplugins.runtime.text import one_line
 
 logger = logging.getLogger("goplugins.tracing")
 
@@ -83,7 +84,7 @@ class Tracer:
         provider = self._provider
         span = None
         try:
-            decided = provider.decided()
+            decided = provider.decided() if hasattr(provider, "decided") else None
             wanted = self._rng.random() < self._rate if decided is None else decided
             if wanted:
                 attributes = {"goplugins.request_id": call.request_id, **self._describe(name)}
@@ -112,13 +113,14 @@ class Tracer:
             if call.member:
                 span.set_attribute("goplugins.member", call.member)
             for _ in range(call.attempts - opened.events):  # a hedged attempt that was not awaited
-                span.add_event("attempt", {"goplugins.outcome": "abandoned"})
+                _add_event(span, {"goplugins.outcome": "abandoned"})
             if error is None:
                 span.set_status(SpanStatusCode.OK)
             else:
                 span.set_attribute("error.type", code_of_error(error))
                 kind = kind_of_error(error)
-                text = error.message if isinstance(error, PluginError) else type(error).__name__
+                # One line: exporters refuse a whole batch for a lone surrogate in one text.
+                text = one_line(error.message) if isinstance(error, PluginError) else type(error).__name__
                 span.set_status(SpanStatusCode.TIMEOUT if kind == "timeout" else SpanStatusCode.ERROR, text)
             span.finish()
 
@@ -141,7 +143,7 @@ class Tracer:
             attributes["goplugins.member"] = event.member
         if event.error is not None:
             attributes["error.type"] = code_of_error(event.error)
-        opened.span.add_event("attempt", attributes)
+        _add_event(opened.span, attributes)
 
 
 @contextlib.contextmanager
@@ -179,8 +181,15 @@ def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> It
         _run_safely(span.finish, plugin)
 
 
+def _add_event(span: Span, attributes: Mapping[str, Any]) -> None:
+    if hasattr(span, "add_event"):
+        span.add_event("attempt", attributes)
+
+
 def _activate(provider: TracingProvider, span: Span, plugin: str) -> Callable[[], None]:
     """Makes the span the current one; returns a function that ends this. Failures of the provider are logged."""
+    if not hasattr(provider, "activate"):
+        return lambda: None
     stack = contextlib.ExitStack()
     _run_safely(lambda: stack.enter_context(provider.activate(span)), plugin)
     return lambda: _run_safely(stack.close, plugin)

@@ -124,7 +124,9 @@ class Dashboard:
         text = page.data.decode()
         for mark, value in {"{{title}}": self._title, "{{token}}": token}.items():
             text = text.replace(mark, html.escape(value))
-        return reply.send(200, text.encode(), page.type, ("Cache-Control", "no-store"), *headers)
+        return reply.send(
+            200, text.encode("utf-8", "backslashreplace"), page.type, ("Cache-Control", "no-store"), *headers
+        )
 
     def _state(self, environ: WSGIEnvironment, reply: _Reply) -> Iterable[bytes]:
         self.board.request()
@@ -262,7 +264,8 @@ class _Reply:
 
     def json(self, status: int, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
         headers = headers or (("Cache-Control", "no-store"),)
-        return self.send(status, text.encode(), "application/json; charset=utf-8", *headers)
+        # Lone surrogates become the escapes that JSON has for them.
+        return self.send(status, text.encode("utf-8", "backslashreplace"), "application/json; charset=utf-8", *headers)
 
     def error(self, status: int, message: str, *headers: tuple[str, str]) -> Iterable[bytes]:
         return self.json(status, _json({"error": message}), ("Cache-Control", "no-store"), *headers)
