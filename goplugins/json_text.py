@@ -7,6 +7,7 @@ range of a float, NaN and Infinity. A byte order mark at the beginning is skippe
 from __future__ import annotations
 
 import codecs
+import encodings.utf_8_sig  # noqa: F401 - a call must not import the codec
 import json
 import math
 import re
