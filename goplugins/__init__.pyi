@@ -131,6 +131,9 @@ from goplugins.manager.config_watch import (
 from goplugins.manager.manager import (
     Manager as Manager,
 )
+from goplugins.manager.plugin_control import (
+    PluginControl as PluginControl,
+)
 from goplugins.manager.reloader import (
     PluginReloader as PluginReloader,
 )
@@ -344,6 +347,7 @@ __all__ = [
     "PluginClosedError",
     "PluginConfig",
     "PluginConnectionError",
+    "PluginControl",
     "PluginControlled",
     "PluginDiff",
     "PluginError",

@@ -131,6 +131,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "goplugins.manager.bound": ("BoundPlugin",),
     "goplugins.manager.config_watch": ("Watch",),
     "goplugins.manager.manager": ("Manager",),
+    "goplugins.manager.plugin_control": ("PluginControl",),
     "goplugins.manager.reloader": ("PluginReloader",),
     "goplugins.models.context": ("ExecutionContext",),
     "goplugins.models.explanation": (

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from goplugins.cli import bench, call, config, dashboard, doctor, health, serve, top
+from goplugins.cli import bench, call, config, ctl, dashboard, doctor, health, serve, top
 from goplugins.errors import ConfigError, PluginError
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ _COMMANDS = (
     health.add_command,
     top.add_command,
     dashboard.add_command,
+    ctl.add_command,
     bench.add_command,
     doctor.add_command,
 )

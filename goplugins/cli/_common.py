@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.text import printable
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ def new_command(
     if config:
         parser.add_argument("--config", "-c", metavar="FILE", required=True, help="configuration file of the plugins")
     return parser
+
+
+def headers_of(texts: Sequence[str]) -> dict[str, str]:
+    """The headers of options such as ``--header NAME=VALUE``."""
+    for text in texts:
+        if "=" not in text:
+            raise InvalidArgumentError(f"--header {printable(text)}: expected NAME=VALUE")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
 
 
 def manager_of(name: str) -> Manager[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from goplugins.cli._common import manager_of, new_command
+from goplugins.cli._common import headers_of, manager_of, new_command
 from goplugins.cli._figures import duration
 from goplugins.contrib import _commands as commands
 from goplugins.errors import ConfigError, InvalidArgumentError, PluginError, PluginNotFoundError
@@ -29,7 +29,7 @@ def _execute(arguments: argparse.Namespace) -> int:
 
     Exit code: 0 for an answer, 1 for a call that failed, 2 for a file or an argument that is not valid.
     """
-    headers = dict(_header(text) for text in arguments.header)
+    headers = headers_of(arguments.header)
     with manager_of(arguments.config) as manager:
         try:
             result = commands.call(
@@ -52,10 +52,3 @@ def _execute(arguments: argparse.Namespace) -> int:
         answered_by = f"{result.source} {result.member}".strip()
         sys.stderr.write(f"{printable(answered_by)}, {result.attempts} attempt(s), {duration(result.elapsed)}\n")
     return 0
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidArgumentError(f"--header {printable(name)}: expected NAME=VALUE")
-    return name, value

@@ -1,4 +1,4 @@
-"""States and actions of a manager for operators: what the dashboard needs beyond the public methods."""
+"""States of a manager for operators: what the dashboard needs beyond the public methods."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import attrs
 from goplugins.balancing.load_balancer import LoadBalancer
 from goplugins.config import ManagerConfig
 from goplugins.config.schema import shown
-from goplugins.errors import InvalidArgumentError
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import PluginMetrics
-from goplugins.observability.event_stream import Sink, Wanted, publish
-from goplugins.observability.events import PluginControlled
+from goplugins.observability.event_stream import Sink, Wanted
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
 from goplugins.transports.interface import Sender
@@ -98,70 +96,9 @@ def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, An
     return values
 
 
-# --- actions -------------------------------------------------------------------------------------------------------
-
-
 def is_forced_open(plugin: GuardedPlugin) -> bool:
     """Whether its circuit breaker is forced open."""
     return plugin.retry_after() == math.inf
-
-
-def reset_breaker(manager: Manager[Any, Any], name: str) -> None:
-    """Closes the plugin's circuit breaker, forced open or not.
-
-    Raises:
-        PluginNotFoundError: no plugin of that name.
-    """
-    plugin = manager._ready().reports.find(name)
-    breaker = plugin.pipeline.breaker
-    breaker.reset()
-    _announce(manager, name, "breaker_reset")
-    section = plugin.config.circuit_breaker
-    if section is not None and section.enabled is False:
-        breaker.disable()  # forcing it open has switched it on
-    plugin.notify_changed()
-
-
-def force_open(manager: Manager[Any, Any], name: str) -> None:
-    """Forces the plugin's circuit breaker open: all calls are rejected until :func:`reset_breaker`.
-
-    Raises:
-        PluginNotFoundError: no plugin of that name.
-    """
-    plugin = manager._ready().reports.find(name)
-    plugin.pipeline.breaker.force_open()
-    _announce(manager, name, "breaker_forced")
-    plugin.notify_changed()
-
-
-def disable_member(manager: Manager[Any, Any], group: str, member: str) -> None:
-    """Routes no more calls to a member of a group; those in flight go on.
-
-    Raises:
-        PluginNotFoundError: no group, or no member, of that name.
-        InvalidArgumentError: the members follow a DNS name.
-    """
-    _balancer(manager, group).disable_plugin(member)
-    _announce(manager, group, "member_disabled", member)
-
-
-def enable_member(manager: Manager[Any, Any], group: str, member: str) -> None:
-    """Ends :func:`disable_member`. Raises the same."""
-    _balancer(manager, group).enable_plugin(member)
-    _announce(manager, group, "member_enabled", member)
-
-
-def _announce(manager: Manager[Any, Any], plugin: str, action: str, member: str = "") -> None:
-    events = manager._ready().events
-    if events.changes:
-        publish(events.changes, PluginControlled(plugin, manager._clock.time(), action, member))
-
-
-def _balancer(manager: Manager[Any, Any], group: str) -> LoadBalancer[Any, Any]:
-    wire = manager._ready().reports.find(group).wire
-    if not has_configured_members(wire):
-        raise InvalidArgumentError(f"{group!r} has no members that can be disabled: no group, or one that follows DNS")
-    return wire
 
 
 def has_configured_members(wire: Sender) -> TypeGuard[LoadBalancer[Any, Any]]:

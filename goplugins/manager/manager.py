@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from os import PathLike
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, get_args, overload
 
 from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
@@ -18,6 +17,7 @@ from goplugins.manager.config_watch import Watch
 from goplugins.manager.dispatch import ContextSource
 from goplugins.manager.lifecycle import Lifecycle, Registrable
 from goplugins.manager.pickling import ManagerPickler
+from goplugins.manager.plugin_control import PluginControl
 from goplugins.manager.reloading import ConfigLoader, ConfigSource, reload_options
 from goplugins.models.context import ExecutionContext
 from goplugins.models.explanation import Explanation
@@ -129,7 +129,7 @@ class Manager(Generic[Req, Resp]):
         self._registry = lifecycle.registry
         self._dispatcher = lifecycle.dispatcher
         self._loader = loader = ConfigLoader(lifecycle, clock)
-        types = None if self._codec is None else (request_type, response_type)
+        types = (request_type, response_type) if request_type is not None else None
         self._pickler = ManagerPickler(self, Manager, lifecycle, loader, self._call_pool, types, clock)
 
     # --- plugins ---------------------------------------------------------------------------------------------------
@@ -429,6 +429,14 @@ class Manager(Generic[Req, Resp]):
         """
         return self._ready().reports.explain(name)
 
+    def control(self, name: str) -> PluginControl:
+        """Actions of operators on a plugin or group: breaker, enabling, health check.
+
+        Raises:
+            PluginNotFoundError: no plugin of that name.
+        """
+        return PluginControl(self._ready(), self._clock, name)
+
     def report(self) -> ObservabilityReport:
         """Calls, latencies and failures of each plugin; ``print`` it."""
         return self._ready().reports.report()
@@ -448,8 +456,6 @@ class Manager(Generic[Req, Resp]):
         """
         return self._ready().events.subscribe(listener, kinds, buffer=buffer)
 
-    # --- end -------------------------------------------------------------------------------------------------------
-
     def shutdown(self, timeout: float = 30.0) -> None:
         """Rejects new calls, waits at most ``timeout`` seconds for those in flight, then closes everything.
 
@@ -465,10 +471,8 @@ class Manager(Generic[Req, Resp]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shutdown(0.0 if isinstance(error, KeyboardInterrupt) else 30.0)  # Ctrl-C waits for no call
+    def __exit__(self, *raised: object) -> None:
+        self.shutdown(0.0 if isinstance(raised[1], KeyboardInterrupt) else 30.0)  # Ctrl-C waits for no call
 
     def __repr__(self) -> str:
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
@@ -476,8 +480,6 @@ class Manager(Generic[Req, Resp]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._pickler.__reduce__()
-
-    # --- inside ----------------------------------------------------------------------------------------------------
 
     def _ready(self) -> Lifecycle:
         """The plugins: renewed in a forked process, and loaded if this manager was unpickled. Not on a call's way."""

@@ -28,10 +28,12 @@ __all__ = ["AuditLog", "acting_as"]
 logger = logging.getLogger("goplugins.audit")
 
 _CONTROLS = {
-    "breaker_forced": "the circuit breaker was forced open; no calls until it is reset",
-    "breaker_reset": "the circuit breaker was reset",
-    "member_disabled": "member {} was disabled",
-    "member_enabled": "member {} was enabled",
+    "breaker_forced": "the circuit breaker{} was forced open; no calls until it is closed",
+    "breaker_closed": "the circuit breaker{} was closed",
+    "breaker_reset": "the circuit breaker{} was reset",
+    "health_checked": "the health{} was checked",
+    "member_disabled": "calls{} were stopped",
+    "member_enabled": "calls{} were allowed again",
 }
 
 _actor: contextvars.ContextVar[str | None] = contextvars.ContextVar("goplugins_actor", default=None)
@@ -102,7 +104,8 @@ def _entries(event: Event) -> Iterator[tuple[str, int, str]]:
     elif isinstance(event, PluginRemoved):
         yield "plugin_removed", logging.INFO, "drained and closed"
     elif isinstance(event, PluginControlled):
-        yield event.action, logging.WARNING, _CONTROLS.get(event.action, "{}").format(event.member)
+        member = f" of member {event.member}" if event.member else ""
+        yield event.action, logging.WARNING, _CONTROLS.get(event.action, "{}").format(member)
     elif isinstance(event, ReloadFinished):
         if event.report is None:
             yield "configuration_refused", logging.WARNING, f"{event.source}: {event.error}"

@@ -176,7 +176,8 @@ class PluginControlled:
     Attributes:
         plugin: the plugin's name.
         at: when, in seconds since the Unix epoch.
-        action: "breaker_forced" (open, until it is reset), "breaker_reset", "member_disabled" or "member_enabled".
+        action: "breaker_forced" (open, until it is closed), "breaker_closed", "breaker_reset", "member_disabled",
+            "member_enabled" or "health_checked".
         member: the group's member; empty if the action is on a plugin.
     """
 

@@ -257,6 +257,10 @@ class CircuitBreaker:
 
     # --- the operator's interface ------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Closes the breaker, which may open again; its counts stay. Ends :meth:`force_open` and :meth:`disable`."""
+        self._override(_NORMAL, _CLOSED)
+
     def force_open(self) -> None:
         """Refuses every call until :meth:`enable` or :meth:`reset`; with ``metrics_only`` it still refuses none."""
         self._override(_FORCED, _OPEN)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import InvalidArgumentError
-from goplugins.manager.control import disable_member, enable_member, force_open, reset_breaker
+from goplugins.manager.plugin_control import PluginControl
+from goplugins.models.results import HealthStatus
 from goplugins.observability.audit import acting_as
 
 if TYPE_CHECKING:
@@ -35,14 +36,19 @@ class RefusalError(InvalidArgumentError):
         self.status = status
 
 
-_ACTIONS: dict[str, tuple[Callable[..., object], str]] = {
-    "reset": (reset_breaker, "the circuit breaker of {plugin} is closed"),
-    "disable": (force_open, "{plugin} takes no calls until it is enabled"),
-    "enable": (reset_breaker, "{plugin} takes calls"),
-    "drain": (disable_member, "{member} gets no more calls of {plugin}"),
-    "restore": (enable_member, "{member} gets calls of {plugin}, few at first"),
+_ACTIONS: dict[str, tuple[Callable[[PluginControl, str], object], str]] = {
+    "reset": (lambda control, member: control.reset_breaker(member=member), "the circuit breaker of {on} is closed"),
+    "close": (lambda control, member: control.close_breaker(member=member), "the circuit breaker of {on} is closed"),
+    "open": (lambda control, member: control.force_open(member=member), "the circuit breaker of {on} is open"),
+    "disable": (lambda control, member: control.disable(member=member), "{on} takes no calls until it is enabled"),
+    "enable": (lambda control, member: control.enable(member=member), "{on} takes calls"),
+    "drain": (
+        lambda control, member: control.disable(member=_named(member)),
+        "{on} gets no more calls",
+    ),
+    "restore": (lambda control, member: control.enable(member=_named(member)), "{on} gets calls, few at first"),
+    "check": (lambda control, member: control.check_health(member=member), "{on} is {result}"),
 }
-_ON_MEMBERS = ("drain", "restore")
 
 
 def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, actor: str) -> str:
@@ -61,10 +67,18 @@ def perform(manager: Manager[Any, Any], action: str, environ: WSGIEnvironment, a
     if not isinstance(name, str) or not isinstance(member, str):
         raise RefusalError(400, "plugin: expected the name of a plugin")
     with acting_as(actor):
-        function(*((manager, name, member) if action in _ON_MEMBERS else (manager, name)))
-    done = done.format(plugin=name, member=member)
+        result = function(manager.control(name), member)
+    status = result.status if isinstance(result, HealthStatus) else ""
+    on = f"{member} of {name}" if member else name
+    done = done.format(plugin=name, member=member, on=on, result=status)
     logger.warning("%s: %s", actor, done)
     return done
+
+
+def _named(member: str) -> str:
+    if not member:
+        raise RefusalError(400, "member: expected the name of a member")
+    return member
 
 
 def _order(environ: WSGIEnvironment) -> dict[str, Any]:

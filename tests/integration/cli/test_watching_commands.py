@@ -1,4 +1,4 @@
-"""``goplugins top`` and ``goplugins dashboard``: frames in a pipe and in a terminal, a web page on a port."""
+"""``goplugins ctl``, ``top`` and ``dashboard``: actions on a process, frames in a pipe and a terminal, a web page."""
 
 from __future__ import annotations
 
@@ -53,6 +53,61 @@ def page():
             yield server.url
             server.shutdown()
             thread.join()
+
+
+# --- ctl -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operated():
+    """A manager, and the URL of its dashboard, which lets those act who send a header."""
+    import threading
+
+    with Manager() as manager:
+        manager.register(FakePlugin("auth"))
+        allowed = lambda environ: environ.get("HTTP_X_OPERATOR") == "ada"  # noqa: E731
+        app = dashboard.wsgi(manager, authorize=allowed, actor=lambda environ: environ["HTTP_X_OPERATOR"])
+        with PageServer(app, "127.0.0.1", 0) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            yield manager, server.url
+            server.shutdown()
+            thread.join()
+
+
+def test_ctl_acts_on_a_running_process(operated, capsys):
+    manager, url = operated
+    ctl = ["--url", url, "--header", "X-Operator=ada"]
+    for action, admits, text in (
+        ("disable", False, "auth takes no calls until it is enabled"),
+        ("enable", True, "auth takes calls"),
+        ("open", False, "the circuit breaker of auth is open"),
+        ("close", True, "the circuit breaker of auth is closed"),
+        ("open", False, "the circuit breaker of auth is open"),
+        ("reset", True, "the circuit breaker of auth is closed"),
+        ("check", True, "auth is healthy"),
+    ):
+        assert run("ctl", action, "auth", *ctl, capsys=capsys) == (0, f"{text}\n", "")
+        assert manager.explain("auth").admits is admits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["disable", "auth"], 1, "not allowed to act"),
+        (["disable", "none", "--header", "X-Operator=ada"], 1, "no plugin of this name"),
+        (["disable", "auth", "--member", "x", "--header", "X-Operator=ada"], 1, "no member 'x'"),
+        (["disable", "auth", "--header", "X-Operator"], 2, "expected NAME=VALUE"),
+        (["disable", "auth", "--url", "http://127.0.0.1:1"], 2, "no answer from http://127.0.0.1:1"),
+        (["disable", "auth", "--url", "ftp://x"], 2, "expected http:// or https://"),
+    ],
+)
+def test_ctl_says_what_was_refused(operated, arguments, code, text, capsys):
+    manager, url = operated
+    found, out, err = run("ctl", *([] if "--url" in arguments else ["--url", url]), *arguments, capsys=capsys)
+    assert (found, out) == (code, "")
+    assert text in err
+    assert manager.explain("auth").admits
 
 
 # --- top -------------------------------------------------------------------------------------------------------------

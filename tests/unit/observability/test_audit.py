@@ -12,7 +12,6 @@ from goplugins import (
     PluginConfig,
 )
 from goplugins.errors import AuthenticationError, CertificateError, ConfigError
-from goplugins.manager.control import force_open, reset_breaker
 from goplugins.observability.audit import acting_as
 from tests.unit.observability.fakes import ECHO, Raiser, fail
 
@@ -33,9 +32,9 @@ def test_security_relevant_events_are_recorded_completely_and_in_order(audit):
         manager.register(Raiser(), PluginConfig(name="moody"))
         fail(manager, AuthenticationError)
         fail(manager, CertificateError)
-        force_open(manager, "moody")
-        force_open(manager, "moody")
-        reset_breaker(manager, "moody")
+        manager.control("moody").force_open()
+        manager.control("moody").force_open()
+        manager.control("moody").reset_breaker()
         with acting_as("alice"):
             auth = {"method": "bearer", "token": "hunter2-token"}
             web = {"name": "web", "transport": "http", "endpoint": "http://x", "auth": auth, "enabled": False}
@@ -70,8 +69,8 @@ def test_records_below_the_log_level_use_no_number(caplog):
     with Manager() as manager:
         caplog.set_level(logging.WARNING, "goplugins.audit")
         manager.register(Raiser(), PluginConfig(name="moody"))
-        force_open(manager, "moody")
-        reset_breaker(manager, "moody")
+        manager.control("moody").force_open()
+        manager.control("moody").reset_breaker()
     found = [record for record in caplog.records if record.name == "goplugins.audit"]
     assert [(record.audit, record.sequence) for record in found] == [("breaker_forced", 1), ("breaker_reset", 2)]
 
