@@ -104,7 +104,7 @@ def _read_slowly(body: bytes) -> Any:
         raise NotJSONError("not UTF-8, but UTF-16")
     facts: dict[str, Any] = {}
     try:
-        return _decoder.decode(body.decode("utf-8-sig"))
+        return _decoder.decode(body.removeprefix(codecs.BOM_UTF8).decode())
     except NotJSONError:
         raise
     except json.JSONDecodeError as exc:
