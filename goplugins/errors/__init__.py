@@ -9,6 +9,7 @@ from __future__ import annotations
 from goplugins.errors._base import *  # noqa: F403
 from goplugins.errors._calls import *  # noqa: F403
 from goplugins.errors._configuration import *  # noqa: F403
+from goplugins.errors._host import *  # noqa: F403
 from goplugins.errors._local import *  # noqa: F403
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]

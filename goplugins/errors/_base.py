@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from goplugins.errors._host import belongs_to_host
+
 
 class Replay(enum.Enum):
     """Whether a failed attempt may be repeated without the risk of a second effect."""
@@ -39,17 +41,6 @@ def redact_url(url: str) -> str:
 
 _FAIR_TIMEOUT = 0.1
 """Seconds. A timeout after less than this and less than twice the usual latency is not the plugin's failure."""
-
-_HOST_PACKAGES = frozenset({"billiard", "celery", "gevent", "eventlet"})
-
-
-def belongs_to_host(exc: BaseException) -> bool:
-    """True for an exception that the host application raises in running code, such as a Celery task's time limit.
-
-    Celery's SoftTimeLimitExceeded is an ``Exception``, so it is recognised by its package. Such an exception passes
-    every layer unwrapped and is never retried.
-    """
-    return not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _HOST_PACKAGES
 
 
 def is_fair_timeout(elapsed: float, usual_latency: float) -> bool:

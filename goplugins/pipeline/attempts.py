@@ -17,6 +17,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     RateLimitExceededError,
     Verdict,
+    host_exception,
     is_fair_timeout,
     local_failure,
 )
@@ -194,6 +195,13 @@ class Attempt:
         try:
             value = self._sender.send(call)
         except Exception as exc:
+            host = host_exception(exc)
+            if host is not None:
+                permit.ignore()
+                try:
+                    raise host  # as it is, whatever a transport took it for
+                finally:
+                    del host  # its traceback holds this frame: no work for the collector
             self._record_failure(permit, exc, call, self._now() - started)
             raise
         except BaseException:

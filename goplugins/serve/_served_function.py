@@ -180,6 +180,8 @@ class ServedPlugin(Generic[Req, Resp]):
         except PluginTimeoutError:
             raise
         except Exception as exc:
+            if belongs_to_host(exc):
+                raise
             raise InvalidArgumentError(f"the request does not fit: {explain_mismatch(exc, data)}") from exc
 
     def encode(self, response: Resp) -> bytes:

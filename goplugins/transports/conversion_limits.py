@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from goplugins.errors import PluginTimeoutError
+from goplugins.errors import PluginTimeoutError, host_exception
 from goplugins.runtime.deadline import Deadline
 
 T = TypeVar("T")
@@ -55,7 +55,13 @@ def convert(hook: Callable[[Any, Any], T], data: Any, target: Any, deadline: Dea
     limits.left, limits.deadline = STEP, deadline
     try:
         return hook(data, target)
-    except Exception:
+    except Exception as exc:
+        host = host_exception(exc)
+        if host is not None:  # and no fault of the value
+            try:
+                raise host
+            finally:
+                del host
         if limits.late:
             raise PluginTimeoutError("the deadline passed while the data was converted") from None
         raise

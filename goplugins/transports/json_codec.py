@@ -25,6 +25,7 @@ from goplugins.errors import (
     PluginTimeoutError,
     ReplyTypeError,
     UnserializableRequestError,
+    belongs_to_host,
 )
 from goplugins.runtime.call import Codec
 from goplugins.runtime.deadline import Deadline
@@ -216,6 +217,8 @@ class JSONCodec:
         except PluginTimeoutError:
             raise
         except Exception as exc:
+            if belongs_to_host(exc):
+                raise
             wanted = _with_article(_name(self.response_type))
             raise ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}") from exc
 
