@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from goplugins.config.json_text import decode_text, parse_json
-from goplugins.errors import ConfigFileError, ConfigSyntaxError
+from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -64,7 +64,13 @@ def _parse_yaml(data: bytes, source: str) -> Any:
         from goplugins.config.yaml_text import parse_yaml
     except ImportError as exc:
         raise ConfigFileError("YAML needs PyYAML", path=source, fix="pip install goplugins[yaml]") from exc
-    return parse_yaml(decode_text(data, source), source)
+    try:
+        return parse_yaml(decode_text(data, source), source)
+    except (AttributeError, LookupError, ValueError) as exc:  # of PyYAML itself, such as a KeyError for !!bool maybe
+        if isinstance(exc, ConfigError):
+            raise
+        fix = "write the value without a tag (!!...)"
+        raise ConfigSyntaxError("a value has not the form of its tag", path=source, fix=fix) from None
 
 
 _PARSERS: Mapping[str, Callable[[bytes, str], Any]] = {

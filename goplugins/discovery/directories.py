@@ -16,7 +16,7 @@ from goplugins.discovery.manifest import MANIFEST_KINDS, read_plugin
 from goplugins.discovery.permissions import is_unsafe, read_safely, safe_directory, safe_file, safe_program
 from goplugins.discovery.report import DiscoveredPlugin, DiscoveryProblem
 from goplugins.enums import TransportType
-from goplugins.errors import ConfigError
+from goplugins.errors import ConfigError, ConfigFileError, belongs_to_host
 
 Note = Callable[[DiscoveryProblem], None]
 
@@ -85,6 +85,17 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _from_manifest(path: str, environ: Mapping[str, str]) -> DiscoveredPlugin:
+    try:
+        return _read_manifest(path, environ)
+    except (ConfigError, OSError):
+        raise
+    except Exception as exc:  # such as a RecursionError: no file may keep others from being found
+        if belongs_to_host(exc):
+            raise
+        raise ConfigFileError(f"can't be used: {type(exc).__name__}: {exc}", path=path, fix="correct it") from exc
+
+
+def _read_manifest(path: str, environ: Mapping[str, str]) -> DiscoveredPlugin:
     values = parse_file(read_safely(path), path)
     manifest, config, variables = read_plugin(values, environ, source=path, directory=os.path.dirname(path))
     if config.transport is TransportType.EXECUTABLE and os.sep in config.executable:

@@ -103,7 +103,7 @@ def _follow(path: str) -> tuple[str, os.stat_result]:
                 _check_step(here, found, path)
             current = here
         return current, os.lstat(current)
-    except OSError as exc:
+    except (OSError, ValueError) as exc:  # ValueError: no name of a file can have such characters
         raise _unreadable(path, exc) from exc
 
 
@@ -152,6 +152,7 @@ def is_unsafe(error: Exception) -> bool:
     return isinstance(error, ConfigFileError) and _UNSAFE in error.details
 
 
-def _unreadable(path: str, exc: OSError) -> ConfigFileError:
-    state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {exc.strerror}"
+def _unreadable(path: str, exc: OSError | ValueError) -> ConfigFileError:
+    reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+    state = "does not exist" if isinstance(exc, FileNotFoundError) else f"can't be read: {reason}"
     return ConfigFileError(state, path=path, fix="create it, or remove its name from the configuration")

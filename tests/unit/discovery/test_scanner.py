@@ -539,3 +539,28 @@ def test_the_manifest_of_the_documentation(plugins: Path) -> None:
     put(plugins, "auth", version="1.3")
     report = scan(plugins)
     assert (list(report.found), report.problems) == (["auth", "geo"], ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bad.yaml", "name: x\nenabled: !!bool maybe\n"),
+        ("bad.yaml", "name: !!timestamp soon\n"),
+        ("bad.yaml", "name: !!int ten\n"),
+        ("bad.yaml", "name: !!binary '*'\n"),
+        ("bad.yaml", "a: " + "[" * 5000),
+        ("bad.json", '{"name": "x", "transport": "http", "endpoint": "http://h/", "priority": ' + "9" * 5000 + "}"),
+        ("bad.json", '{"name": "x", "transport": "exec", "executable": "/bin/sh\\u0000x"}'),
+        ("bad.json", '{"name": "x", "transport": "exec", "executable": "/bin/\\ud800"}'),
+        ("bad.json", '{"name": ' + "[" * 950 + "]" * 950 + "}"),
+        ("bad.json", '{"name": "x\\ud800", "transport": "unix", "endpoint": "/run/x"}'),
+        ("bad.toml", "name = " + "[" * 5000),
+        ("bad.toml", "name = 99999-99-99"),
+    ],
+)
+def test_no_manifest_keeps_others_from_being_found(plugins: Path, name: str, text: str) -> None:
+    put(plugins, "good")
+    (plugins / name).write_text(text)
+    report = scan(plugins)
+    assert list(report.found) == ["good"]
+    assert [problem.path for problem in report.problems] == [str(plugins / name)]
