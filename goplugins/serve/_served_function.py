@@ -29,6 +29,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline, deadline
 from goplugins.serve._contract import UNSET, Rejected, Unavailable, types_of
+from goplugins.transports.conversion_limits import error_of
 from goplugins.transports.json_codec import codec_for, structurer_for, typed_values
 from goplugins.transports.json_converter import explain_mismatch
 
@@ -177,12 +178,12 @@ class ServedPlugin(Generic[Req, Resp]):
         """
         try:
             return typing.cast("Req", self._structure(data, deadline))
-        except PluginTimeoutError:
-            raise
-        except Exception as exc:
-            if belongs_to_host(exc):
-                raise
-            raise InvalidArgumentError(f"the request does not fit: {explain_mismatch(exc, data)}") from exc
+        except Exception as exc:  # noqa: BLE001 - raised below
+            failure = exc
+        try:  # not within the except block: an exception of the host keeps its own context
+            raise error_of(failure) or _mismatch(failure, data)
+        finally:
+            del failure  # its traceback holds this frame: no work for the collector
 
     def encode(self, response: Resp) -> bytes:
         """The response as one line of JSON.
@@ -191,6 +192,12 @@ class ServedPlugin(Generic[Req, Resp]):
             UnserializableRequestError: it is not of the type, or has a value that JSON lacks.
         """
         return self._codec.encode(response)
+
+
+def _mismatch(exc: Exception, data: Any) -> InvalidArgumentError:
+    error = InvalidArgumentError(f"the request does not fit: {explain_mismatch(exc, data)}")
+    error.__cause__ = exc
+    return error
 
 
 def _takes_context(function: Callable[..., Any], name: str) -> bool:

@@ -22,14 +22,12 @@ from cattrs.cols import is_namedtuple
 from goplugins.errors import (
     InvalidArgumentError,
     PluginClosedError,
-    PluginTimeoutError,
     ReplyTypeError,
     UnserializableRequestError,
-    belongs_to_host,
 )
 from goplugins.runtime.call import Codec
 from goplugins.runtime.deadline import Deadline
-from goplugins.transports.conversion_limits import convert
+from goplugins.transports.conversion_limits import STEP, error_of, limits, new_state
 from goplugins.transports.json_converter import MAX_TEXT, explain_mismatch, identity, json_converter
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
 from goplugins.transports.typed_values import PROMOTED, TypedValues, class_of
@@ -80,12 +78,17 @@ def _resolved_hints(cls: type) -> list[Any]:
 
 
 def structurer_for(target: Any) -> Callable[[Any, Deadline | None], Any]:
-    """A function that turns parsed JSON into ``target``, until a deadline that is a PluginTimeoutError.
+    """A function that turns parsed JSON into ``target``, until a deadline.
 
-    :func:`explain_mismatch` explains what else it raises.
+    :func:`~goplugins.transports.conversion_limits.error_of` gives the meaning of what it raises.
     """
     hook, target = _structure_hook(target)
-    return lambda data, deadline: convert(hook, data, target, deadline)
+
+    def structure(data: Any, deadline: Deadline | None) -> Any:
+        limits.state = new_state(deadline)
+        return hook(data, target)
+
+    return structure
 
 
 def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
@@ -212,15 +215,21 @@ class JSONCodec:
             raise UnserializableRequestError(f"the request can't be written as JSON: {str(exc)[:MAX_TEXT]}") from exc
 
     def decode(self, data: Any, deadline: Deadline | None = None) -> Any:
+        limits.state = [STEP, 0, False, deadline]  # new_state(), without a call
         try:
-            return convert(self._structure, data, self._target, deadline)
-        except PluginTimeoutError:
-            raise
-        except Exception as exc:
-            if belongs_to_host(exc):
-                raise
-            wanted = _with_article(_name(self.response_type))
-            raise ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}") from exc
+            return self._structure(data, self._target)
+        except Exception as exc:  # noqa: BLE001 - raised below
+            failure = exc
+        try:  # not within the except block: an exception of the host keeps its own context
+            raise error_of(failure) or self._mismatch(failure, data)
+        finally:
+            del failure  # its traceback holds this frame: no work for the collector
+
+    def _mismatch(self, exc: Exception, data: Any) -> ReplyTypeError:
+        wanted = _with_article(_name(self.response_type))
+        error = ReplyTypeError(f"the reply is not {wanted}: {explain_mismatch(exc, data)}")
+        error.__cause__ = exc
+        return error
 
 
 def _typed(codec: JSONCodec | ProtobufJSONCodec) -> TypedValues:

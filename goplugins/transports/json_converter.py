@@ -28,7 +28,16 @@ from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from goplugins.json_text import shown_key
-from goplugins.transports.conversion_limits import MAX_FAULTS, STEP, EnoughError, add_fault, count, counted
+from goplugins.transports.conversion_limits import (
+    MAX_FAULTS,
+    STEP,
+    EnoughError,
+    add_fault,
+    check,
+    count,
+    counted,
+    limits,
+)
 
 
 class _MismatchError(TypeError):
@@ -196,7 +205,10 @@ def _only(kind: type, name: str, make: Callable[[Any], Any]) -> Callable[[Any], 
         def structure(value: Any, target: Any) -> Any:
             if type(value) is not kind:
                 raise _MismatchError(name, value)
-            count(1)
+            state = limits.state
+            state[0] -= 1
+            if state[0] < 0:
+                check(state)
             try:
                 return build(value, target)
             except Exception:
