@@ -170,8 +170,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             PluginClosedError: the balancer is closed.
         """
         is_member = hasattr(plugin, "call_as_member")
-        if not is_member:
-            sender = as_sender(plugin)
+        sender = None if is_member else as_sender(plugin)
         found: str = plugin.name if is_member else name or plugin.info().name
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1
@@ -183,7 +182,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             raise LoadBalancerError(f"priority: expected an integer, got {priority!r}")
         if enabled is None:
             enabled = given.enabled if given is not None else True
-        owned = None if is_member else self._guard_with(PluginConfig(name=found), sender, plugin)
+        owned = None if sender is None else self._guard_with(PluginConfig(name=found), sender, plugin)
         member: Member = plugin if owned is None else owned
         dispatcher = self._dispatcher
         with dispatcher.lock:

@@ -12,6 +12,7 @@ from goplugins.config.manager import FurtherCheck
 from goplugins.errors import ConfigError, InvalidArgumentError, InvalidConfigError, UnsupportedTransportError
 from goplugins.observability.setup import problems_of
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.transports.base import TransportFactory
 from goplugins.transports.interface import PluginFactory
 
 _BUILT_IN = {
@@ -122,6 +123,6 @@ def with_path(error: ConfigError, path: str) -> ConfigError:
 
 def _taken(factory: PluginFactory) -> PluginFactory:
     """The factory, for configurations that a manager validates and whose policies it applies."""
-    if hasattr(factory, "of_manager"):  # a built-in one, or one that extends it
+    if isinstance(factory, TransportFactory):
         factory.of_manager = True
     return factory

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     ConnectionLostError,
@@ -19,6 +21,8 @@ from goplugins.models.plugin import Plugin, PluginInfo
 from goplugins.models.reply import Reply
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
+from goplugins.runtime.text import from_outside
+from goplugins.transports.envelope import MAX_ERROR_TEXT
 from goplugins.transports.health_status import without_report
 from goplugins.transports.interface import Sender
 
@@ -73,19 +77,20 @@ class PluginAdapter(Sender):
         except PluginError as exc:
             if exc.plugin is None or exc.plugin == self._own_name():
                 exc.plugin = None  # it may be registered under another name than that of its info()
+                exc.message = _clean(exc.message)
                 raise
             # The error of a plugin that this one called. Its replay rule says nothing of what this one did before.
             if isinstance(exc, PluginTimeoutError) and call.deadline.remaining() <= 0:
                 raise PluginTimeoutError(f"timed out in a call of {exc.plugin!r}") from exc
             raise PluginInternalError(f"its call of {exc.plugin!r} failed: {exc.message}") from exc
         except TimeoutError as exc:
-            raise PluginTimeoutError(f"timed out: {exc}") from exc
+            raise PluginTimeoutError(f"timed out: {_clean(exc)}") from exc
         except ConnectionError as exc:
-            raise ConnectionLostError(f"{type(exc).__name__}: {exc}") from exc
+            raise ConnectionLostError(f"{type(exc).__name__}: {_clean(exc)}") from exc
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            raise PluginInternalError(f"raised {type(exc).__name__}: {exc}") from exc
+            raise PluginInternalError(f"raised {type(exc).__name__}: {_clean(exc)}") from exc
         if type(answer) is Reply:
             call.reply_metadata = answer.metadata
             answer = answer.value
@@ -103,17 +108,23 @@ class PluginAdapter(Sender):
 
     def health(self, timeout: float) -> HealthStatus:
         try:
-            return self._plugin.health(timeout)
+            status = self._plugin.health(timeout)
+            return status if status.message.isprintable() else attrs.evolve(status, message=_clean(status.message))
         except NotImplementedError:
             return without_report("health check")
         except Exception as exc:
             if belongs_to_host(exc):
                 raise
-            status = PluginStatus.UNHEALTHY if local_failure(exc) is None else PluginStatus.UNKNOWN
-            return HealthStatus(status, f"its health check raised {type(exc).__name__}: {exc}")
+            found = PluginStatus.UNHEALTHY if local_failure(exc) is None else PluginStatus.UNKNOWN
+            return HealthStatus(found, f"its health check raised {type(exc).__name__}: {_clean(exc)}")
 
     def info(self) -> PluginInfo:
         return self._plugin.info()
 
     def close(self) -> None:
         self._plugin.close()
+
+
+def _clean(text: object) -> str:
+    """What a plugin says, as one line of bounded length for an error, a health status or a log line."""
+    return from_outside(str(text), MAX_ERROR_TEXT)

@@ -170,7 +170,8 @@ def _hook_of(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
     """The hook for the elements of a container."""
     if kind is Any:
         return identity
-    return converter.structure if isinstance(kind, TypeVar) else converter.get_structure_hook(kind)
+    hook: Callable[[Any, Any], Any] = converter.structure
+    return hook if isinstance(kind, TypeVar) else converter.get_structure_hook(kind)
 
 
 def _at(exc: Exception, index: int | str, kind: Any) -> Exception:
