@@ -50,6 +50,7 @@ def listening(answer: bytes | None) -> Iterator[int]:
     try:
         yield server.getsockname()[1]
     finally:
+        server.shutdown(socket.SHUT_RDWR)  # ends accept(), which close() does not
         server.close()
         for connection in open_now:
             with contextlib.suppress(OSError):
