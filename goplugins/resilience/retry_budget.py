@@ -81,7 +81,7 @@ class RetryBudget:
         """How many withdrawals are possible now; below 1 the next one is refused."""
         with self._lock:
             self._refresh()
-            return sum(self._buckets) / _UNIT + self._reserve
+            return max(sum(self._buckets) / _UNIT + self._reserve, 0.0)  # the reserve may be a rounding below 0
 
     def set_ratio(self, ratio: float) -> None:
         """Changes the deposit of calls from now on; earlier deposits stay.

@@ -135,7 +135,7 @@ def _collection_factory(target: Any, converter: Converter) -> Callable[[Any, Any
                 if add_fault():
                     break
         if faults:
-            raise IterableValidationError("While structuring a list", faults, target)
+            raise IterableValidationError("While structuring a list", faults, target)  # pyright: ignore[reportCallIssue]
         return found if build is list else build(found)
 
     return structure
@@ -160,7 +160,7 @@ def _table_factory(target: Any, converter: Converter) -> Callable[[Any, Any], An
                 if add_fault():
                     break
         if faults:
-            raise IterableValidationError("While structuring an object", faults, target)
+            raise IterableValidationError("While structuring an object", faults, target)  # pyright: ignore[reportCallIssue]
         return found
 
     return structure

@@ -63,7 +63,9 @@ _IMPORTED = """
 """
 
 
-@pytest.mark.parametrize("end", ["answer", "typed", "timeout", "refused"])
+@pytest.mark.parametrize(
+    "end", ["answer", "typed", *(pytest.param(each, marks=pytest.mark.processes) for each in ("timeout", "refused"))]
+)
 def test_calls_import_nothing(run, end):
     """All that a call needs was imported when its plugin was built: imports know no deadline, and a fork cuts them."""
     actions = {
@@ -128,6 +130,7 @@ sys.meta_path.insert(0, Slow())
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["http", "grpc"])
 def test_slow_imports_do_not_delay_a_first_call_with_retries(run, name):
     """A first call that fails, with its retries, ends by its deadline."""
@@ -164,6 +167,7 @@ def test_a_fork_waits_for_imports_of_other_threads(run, tmp_path):
     assert reports == [7]
 
 
+@pytest.mark.processes
 def test_an_import_without_end_delays_one_fork_and_no_other(run, tmp_path):
     (tmp_path / "endless_module.py").write_text("import time\nstarted = True\ntime.sleep(60)\n")
     reports = run(
