@@ -35,6 +35,7 @@ from goplugins import (
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
 from goplugins.testing import ManualClock
+from tests.timing import until
 from tests.unit.pipeline.fakes import FakeSender, Latch
 
 
@@ -483,10 +484,7 @@ def test_no_thread_is_left_after_shutdown():
         manager.register(Recorder())
         list(manager.map("recorder", range(100)))
         manager.health()
-    left = [thread for thread in threading.enumerate() if thread not in before and "scheduler" not in thread.name]
-    for thread in left:
-        thread.join(2)
-    assert [thread for thread in left if thread.is_alive()] == []
+    until(lambda: all(each in before or "scheduler" in each.name for each in threading.enumerate()))
 
 
 def test_results_are_values_of_a_generic_type():
