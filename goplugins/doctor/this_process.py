@@ -131,18 +131,19 @@ def bounded_here() -> None:
     _bounded = True
 
 
-def warn_once(plugins: Collection[PluginConfig]) -> None:
+def warn_once(plugins: Collection[PluginConfig], *, loading: bool = False) -> None:
     """Logs the findings of :func:`examine`, each kind once a process. Never raises.
 
     Args:
         plugins: of one manager, resolved.
+        loading: no call was made yet. Timeouts are left to the first call: what bounds them may follow the loading.
     """
     pid = os.getpid()
     if pid not in _logged:
         _logged.clear()
     logged = _logged.setdefault(pid, set())
     try:
-        for finding in examine(plugins, host_here(), bounded=_bounded):
+        for finding in examine(plugins, host_here(), bounded=_bounded or loading):
             if finding.kind not in logged:
                 logged.add(finding.kind)
                 logger.warning("%s", finding)

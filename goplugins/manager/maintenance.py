@@ -214,7 +214,8 @@ class Maintenance:
         """Warns of known problems of the plugins under this process's server, each kind once a process."""
         from goplugins.doctor import warn_once
 
-        warn_once([plugin.config for plugin in self._registry.plugins.values()])
+        plugins = [plugin.config for plugin in self._registry.plugins.values()]
+        warn_once(plugins, loading=self._checked_in != os.getpid())
 
     def start(self) -> None:
         """Starts what has not been started. Harmless when repeated."""
