@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import functools
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 _PACKAGES = frozenset({"billiard", "celery", "dramatiq", "eventlet", "gevent", "huey", "rq"})
 """Packages that raise exceptions in running code, also by means that leave no trace."""
+
+_SIGNALS = tuple(signal.valid_signals())
 
 _MAX_DEPTH = 8
 """Causes of causes that are followed."""
@@ -24,16 +27,15 @@ def belongs_to_host(exc: BaseException) -> bool:
     that another thread sends is recognised by its package. Such an exception passes every layer unwrapped and is never
     retried.
     """
-    if not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _PACKAGES:
-        return True
-    return _is_of_signal_handler(exc)
+    return _belongs_to_host(exc, _handlers())
 
 
 def host_exception(exc: BaseException) -> BaseException | None:
     """The exception of the host that led to ``exc``, also within a group; None if there is none."""
     if threading.current_thread() is not threading.main_thread():  # no other thread runs signal handlers
         return None
-    found = (each for each in _chain(exc, _MAX_DEPTH) if belongs_to_host(each))
+    handlers = _handlers()
+    found = (each for each in _chain(exc, _MAX_DEPTH) if _belongs_to_host(each, handlers))
     return next((each for each in found if each is exc or not _is_handled_outside(each)), None)
 
 
@@ -58,13 +60,13 @@ def _chain(exc: BaseException | None, depth: int) -> Iterator[BaseException]:
         yield from _chain(exc.__context__, depth - 1)
 
 
-def _is_of_signal_handler(exc: BaseException) -> bool:
-    """Whether a frame of the traceback is a signal handler's."""
-    trace: TracebackType | None = exc.__traceback__
-    if trace is None or threading.current_thread() is not threading.main_thread():
+def _belongs_to_host(exc: BaseException, handlers: frozenset[CodeType]) -> bool:
+    if not isinstance(exc, Exception) or type(exc).__module__.partition(".")[0] in _PACKAGES:
+        return True
+    if not handlers or threading.current_thread() is not threading.main_thread():
         return False
-    handlers = _handlers()
-    while trace is not None:
+    trace: TracebackType | None = exc.__traceback__
+    while trace is not None:  # is a frame of it a signal handler's?
         if trace.tb_frame.f_code in handlers:
             return True
         trace = trace.tb_next
@@ -73,7 +75,8 @@ def _is_of_signal_handler(exc: BaseException) -> bool:
 
 def _handlers() -> frozenset[CodeType]:
     """The code of all signal handlers that are installed now."""
-    found = (_code_of(signal.getsignal(number)) for number in signal.valid_signals())
+    # The module of C: signal.getsignal() converts each number to an enumeration, 64 times for each failed call.
+    found = map(_code_of, {*map(_signal.getsignal, _SIGNALS)})
     return frozenset(code for code in found if code is not None and code is not _INTERRUPT)
 
 

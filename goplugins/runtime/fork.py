@@ -1,8 +1,8 @@
 """Fork support: the process-wide list of locks and parts that a child process renews.
 
 A fork waits for imports of other threads, since a child can't complete them. After ``os.fork`` Python runs the hook in
-the child. A process that was forked by C code (uWSGI's workers, unless it is
-configured otherwise) runs no hook: its first call finds that ``FORK_MARK`` is 0, and renews then.
+the child. A process that was forked by C code (uWSGI's workers, unless it is configured otherwise) runs no hook: its
+first call finds that ``FORK_MARK`` is 0, and renews then.
 """
 
 from __future__ import annotations

@@ -111,8 +111,7 @@ class Scheduler:
 
     Attributes:
         needs_thread: there are tasks and no thread: in a forked child, since the system had no thread left, or in a
-            server's master; see
-            :meth:`ensure_thread`.
+            server's master; see :meth:`ensure_thread`.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, idle: float = 5.0, threaded: bool = True) -> None:
