@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
+from collections import deque
 
 _OPEN = "/dev/fd"
 """The folder of this process's open descriptors."""
@@ -16,8 +18,8 @@ def require_descriptors(count: int) -> None:
     Raises:
         OSError: it can't, or the machine has none left.
     """
+    # Opened and closed within one call of C code: an interrupt leaves no socket open.
+    deque(map(socket.SocketType.close, map(socket.SocketType, (socket.AF_UNIX,))), maxlen=0)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    # The listing itself needs a descriptor. It is one call of C code: an interrupt leaves nothing open.
-    used = len(os.listdir(_OPEN)) if os.path.isdir(_OPEN) else 0
-    if limit != resource.RLIM_INFINITY and limit - used < count:
+    if limit != resource.RLIM_INFINITY and os.path.isdir(_OPEN) and limit - len(os.listdir(_OPEN)) < count:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
