@@ -6,14 +6,16 @@ plugins of earlier tests, all of which would be part of the child.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,22 @@ if __name__ == "__main__":
     for part in path.split("."):
         target = getattr(target, part)
     print(json.dumps(target(*json.loads(sys.argv[2]))))
+
+
+@contextlib.contextmanager
+def few_descriptors(free: int, room: int = 40) -> Iterator[None]:
+    """Leaves this process ``free`` descriptors; its limit is ``room`` above the highest one in use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + room, hard))
+    held: list[int] = []
+    with contextlib.suppress(OSError):
+        while True:
+            held.append(os.dup(2))
+    for _ in range(free):
+        os.close(held.pop())
+    try:
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

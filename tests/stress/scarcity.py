@@ -6,7 +6,6 @@ import collections
 import contextlib
 import os
 import random
-import resource
 import signal
 import socket
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 from goplugins import LocalResourceError, Manager, PluginError, PluginStatus, SaturatedError
 from tests.integration.processes.host import PROGRAM
+from tests.processes import few_descriptors
 
 CALLERS = 32
 TIMEOUT = 1.0
@@ -166,22 +166,6 @@ def _threads_refused(stop: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_descriptors(_: threading.Event) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
-    held: list[int] = []
-    with contextlib.suppress(OSError):
-        while True:
-            held.append(os.dup(2))
-    try:
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextlib.contextmanager
 def _hanging_names(_: threading.Event) -> Iterator[None]:
     _names_answer.clear()
     _names_hang.set()
@@ -241,7 +225,7 @@ def scenario(
     _warm(manager, (*KEPT, "first", "second"))
     known = {
         "threads": _threads_refused,
-        "descriptors": _no_descriptors,
+        "descriptors": lambda _: few_descriptors(0, room=10),
         "names": _hanging_names,
         "peer": _stopped_peer(pid),
     }

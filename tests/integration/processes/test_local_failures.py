@@ -20,6 +20,7 @@ _SETUP = '''
 import contextlib, ctypes, resource, struct
 import requests
 from goplugins import HTTPPlugin, PluginConfig
+from tests.processes import few_descriptors
 
 
 BREAKER = {"failure_threshold": 1, "min_request_threshold": 1}
@@ -41,23 +42,6 @@ def limited_manager(keep_alive):
     policies = {"retry": {"max_retries": 0}, "circuit_breaker": BREAKER}
     manager.register(with_session, PluginConfig.from_mapping({"name": "session", **policies}), name="session")
     return manager
-
-@contextlib.contextmanager
-def few_descriptors(free):
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 40, hard))
-    held = []
-    with contextlib.suppress(OSError):
-        while True:
-            held.append(os.dup(2))
-    for _ in range(free):
-        os.close(held.pop())
-    try:
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 @contextlib.contextmanager
 def no_threads(_):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from goplugins.config import (
     AuthConfig,
     ManagerConfig,
@@ -29,7 +31,7 @@ def codes_of(config: ManagerConfig | PluginConfig | AuthConfig, **how: Any) -> d
     return {path: problem.code for path, problem in problems_of(config, **how).items()}
 
 
-PLUGIN = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
+PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
 
 
 def plugin_messages(**plugin: Any) -> dict[str, str]:
@@ -44,3 +46,11 @@ def messages(values: Any, **environ: str) -> dict[str, str]:
     except ConfigError as error:
         return {each.path.removeprefix("plugins[0]."): f"{each.message} ({each.fix})" for each in error.problems}
     return {}
+
+
+def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
+    """The problems of a source that can't be loaded, by path."""
+    with pytest.raises(ConfigError) as caught:
+        load(source, environ=environ)
+    assert all(problem.path and problem.fix for problem in caught.value.problems)
+    return {problem.path: problem for problem in caught.value.problems}

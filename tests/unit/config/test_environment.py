@@ -18,19 +18,11 @@ from goplugins.config import (
 )
 from goplugins.config.manager import load
 from goplugins.errors import ConfigError
-
-PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
+from tests.unit.config.helpers import PLUGIN, problems
 
 
 def loaded_plugin(plugin: dict[str, Any], **environ: str) -> PluginConfig:
     return load({"plugins": [{**PLUGIN, **plugin}]}, environ=environ).config.plugins[0]
-
-
-def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
-    with pytest.raises(ConfigError) as caught:
-        load(source, environ=environ)
-    assert all(problem.path and problem.fix for problem in caught.value.problems)
-    return {problem.path: problem for problem in caught.value.problems}
 
 
 JSON = """{"default_retry": {"max_interval": "1m30s"},

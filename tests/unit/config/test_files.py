@@ -15,17 +15,6 @@ from goplugins.config import (
     RetryConfig,
 )
 from goplugins.config.manager import load
-from goplugins.errors import ConfigError
-
-PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
-
-
-def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
-    with pytest.raises(ConfigError) as caught:
-        load(source, environ=environ)
-    assert all(problem.path and problem.fix for problem in caught.value.problems)
-    return {problem.path: problem for problem in caught.value.problems}
-
 
 JSON = """{"default_retry": {"max_interval": "1m30s"},
  "plugins": [{"name": "a", "transport": "http", "endpoint": "http://${HOST}/p", "labels": {"on": "yes"}}]}"""

@@ -18,16 +18,7 @@ from goplugins.config import (
 )
 from goplugins.config.manager import load
 from goplugins.errors import ConfigError
-
-PLUGIN: dict[str, Any] = {"name": "a", "transport": "http", "endpoint": "http://host/p"}
-
-
-def problems(source: Any, **environ: str) -> dict[str, ConfigError]:
-    with pytest.raises(ConfigError) as caught:
-        load(source, environ=environ)
-    assert all(problem.path and problem.fix for problem in caught.value.problems)
-    return {problem.path: problem for problem in caught.value.problems}
-
+from tests.unit.config.helpers import PLUGIN, problems
 
 YAML = """
 default_retry:
