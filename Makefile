@@ -13,7 +13,7 @@ PYTHONS ?= 3.12 3.13
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two pips in one environment break it
-.PHONY: help demo test processes stress hosts browser docs lint typecheck pythons bench mutation proto format clean
+.PHONY: help demo test processes matrix stress hosts browser docs lint typecheck pythons bench mutation proto format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,9 @@ test: $(VENV)/.test $(VENV)/.lint ## unit, integration, property and typing test
 
 processes: $(VENV)/.test ## forks, ends of processes, and servers that are killed and restarted
 	@$(PY) -m pytest -q -n auto -m processes tests
+
+matrix: $(VENV)/.test ## one cause of failure, one field, one variable after the other, on each transport and engine
+	@$(PY) -m pytest -q -n auto -m matrix tests
 
 stress: $(VENV)/.test ## many threads, interrupts anywhere, thousands of calls and of histories
 	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q -m "stress or not stress" tests/stress

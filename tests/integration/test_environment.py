@@ -23,6 +23,8 @@ from goplugins.transports.http import HTTPPlugin
 from tests.integration.grpc.conftest import RawServer as GRPCServer, grpc
 from tests.servers import Peer, RawServer, free_port, http_reply, ok, reply_ok
 
+pytestmark = pytest.mark.matrix
+
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
 CA_VARIABLES = (
     "SSL_CERT_FILE",

@@ -17,6 +17,8 @@ import pytest
 from goplugins import Manager, PluginError
 from tests.servers import free_port
 
+pytestmark = pytest.mark.matrix
+
 Open = Callable[[], Any]
 
 

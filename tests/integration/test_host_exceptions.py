@@ -18,6 +18,8 @@ from goplugins import Manager, PluginConnectionError, PluginTimeoutError
 from tests.integration.test_garbage import listening
 from tests.servers import free_port
 
+pytestmark = pytest.mark.matrix
+
 
 class JobTimeoutError(Exception):
     """As a job queue raises it."""

@@ -13,6 +13,8 @@ import pytest
 from goplugins import Manager, PluginConnectionError, PluginError
 from tests.servers import Peer, RawServer, free_port, http_reply, ok
 
+pytestmark = pytest.mark.matrix
+
 RETRY = {"max_retries": 1, "initial_interval": "1ms", "budget_ratio": 1.0}
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _START_GRACE = 2.0
 """Seconds after which a process counts as started that has not ended."""
 
-_WAITS, _WAIT_INTERVAL = 3, 0.02
+_WAITS, _WAIT_INTERVAL = 3, 0.01
 """A process that was seen waiting so often, at intervals of so many seconds, has started."""
 
 _FIRST_DELAY = 0.05

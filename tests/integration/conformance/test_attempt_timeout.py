@@ -12,6 +12,8 @@ from tests.integration.conformance.conftest import executions, slow
 from tests.integration.conformance.plugins import Task, lines_of
 from tests.timing import time_limit
 
+pytestmark = pytest.mark.matrix
+
 
 def test_an_idempotent_call_is_made_again_once_an_attempt_has_had_its_time(connect, gate, ledger, wire):
     seconds = 3.0 if wire.name == "exec" else 0.4  # the second attempt of exec starts another process

@@ -7,9 +7,13 @@ import os
 import time
 from typing import Any
 
+import pytest
+
 from goplugins import PluginError
 from tests.integration.conformance.conftest import in_threads, join, remote, until
 from tests.integration.conformance.plugins import Task
+
+pytestmark = pytest.mark.matrix
 
 
 def links() -> set[str]:

@@ -39,7 +39,7 @@ from goplugins.transports.exec import ExecPlugin, ExecPluginFactory
 from tests.integration.exec.conftest import PROGRAM, config, is_alive, until
 from tests.integration.unix.conftest import call, new_call
 from tests.interrupts import Interrupt
-from tests.processes import children
+from tests.processes import children, few_descriptors
 from tests.timing import time_limit
 
 PID = {"do": "pid"}
@@ -316,16 +316,9 @@ class TestStarting:
         assert call(plugin, 1) == 1
 
     def test_a_lack_of_descriptors_is_retryable(self, make):
-        import resource
-
         plugin = make()
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
-        try:
-            with pytest.raises(LocalResourceError, match="Too many open files") as caught:
-                call(plugin)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with few_descriptors(0), pytest.raises(LocalResourceError, match="Too many open files") as caught:
+            call(plugin)
         assert caught.value.replay is Replay.ALWAYS
 
     def test_a_name_without_a_slash_is_searched_in_path(self, make, tmp_path):

@@ -21,6 +21,8 @@ from tests.integration.unix.conftest import call, make as unix_make, ok, path, r
 from tests.processes import children
 from tests.servers import Peer
 
+pytestmark = pytest.mark.matrix
+
 __all__ = ["path", "raw", "unix_make"]  # fixtures
 
 _BEGIN = """

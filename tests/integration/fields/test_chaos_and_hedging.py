@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from goplugins import HealthStatus, HedgeConfig, Manager, PluginConfig, PluginError, PluginStatus
 from goplugins.config.manager import ManagerConfig
 from goplugins.resilience.hedge_policy import HedgePolicy
@@ -14,6 +16,8 @@ from goplugins.transports.chaos import with_chaos
 from tests.integration.fields.bench import Experiment, runs
 from tests.integration.hedging.conftest import Service
 from tests.unit.pipeline.fakes import FakeSender, make_call
+
+pytestmark = pytest.mark.matrix
 
 
 class Chaos:

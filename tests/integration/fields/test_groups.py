@@ -8,6 +8,8 @@ from collections import Counter
 from typing import Any
 from unittest import mock
 
+import pytest
+
 from goplugins import Manager, PluginConfig, PluginConnectionError, PluginError
 from goplugins.config.manager import ManagerConfig
 from goplugins.transports.grpc.target import channel_options, target_of
@@ -17,6 +19,8 @@ from tests.integration.hedging.conftest import Service
 from tests.servers import RawServer, free_port
 from tests.timing import until
 from tests.unit.balancing.fakes import FakeMember, Group
+
+pytestmark = pytest.mark.matrix
 
 # --- a group ---------------------------------------------------------------------------------------------------------
 

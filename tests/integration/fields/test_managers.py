@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import attrs
+import pytest
 
 from goplugins import (
     FunctionPlugin,
@@ -38,6 +39,8 @@ from tests.integration.fields.bench import Experiment, runs
 from tests.integration.fields.test_plugins import outcome, plugin, served
 from tests.servers import Peer, RawServer, free_port, http_reply, ok, reply_ok
 from tests.timing import until
+
+pytestmark = pytest.mark.matrix
 
 UNIX = {"transport": "unix", "endpoint": "/run/p", "health_check": {"enabled": False}}
 

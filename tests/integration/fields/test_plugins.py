@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import trustme
 
 from goplugins import (
@@ -31,6 +32,8 @@ from goplugins import (
 from tests.integration.fields.bench import Experiment, runs
 from tests.servers import Peer, RawServer, ok, reply_ok
 from tests.timing import until
+
+pytestmark = pytest.mark.matrix
 
 FOLDER = tempfile.TemporaryDirectory(prefix="gp-fields-")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from goplugins import (
     CircuitBreakerState,
     FallbackConfig,
@@ -15,6 +17,8 @@ from goplugins import (
     RetryConfig,
 )
 from tests.integration.fields.bench import Bench, Experiment, Scripted, runs
+
+pytestmark = pytest.mark.matrix
 
 ONCE: dict[str, Any] = {"max_retries": 0}
 

@@ -27,6 +27,8 @@ from tests.integration.grpc.conftest import call, failure, ok
 from tests.servers import Peer, RawServer as SocketServer, read_http2_request
 from tests.timing import time_limit, until
 
+pytestmark = pytest.mark.matrix
+
 LARGE = "a" * 3_000_000
 
 

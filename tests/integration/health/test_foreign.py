@@ -22,6 +22,8 @@ from goplugins.manager.control import plugin_states
 from goplugins.manager.standing import standing
 from tests.integration.health.foreign import Foreign, grpc_server, program, socket_server, web_server
 
+pytestmark = pytest.mark.matrix
+
 FOREIGN: dict[str, Callable[[], Any]] = {
     "exec": program,
     "unix": socket_server,

@@ -21,6 +21,8 @@ from tests.integration.http.conftest import call
 from tests.servers import free_port, silent_address
 from tests.timing import time_limit, until
 
+pytestmark = pytest.mark.matrix
+
 
 class Answers:
     """A resolver with the given addresses for every name."""

@@ -25,6 +25,8 @@ from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, ok
 from tests.timing import until
 
+pytestmark = pytest.mark.matrix
+
 TIMEOUT = "408 Request Timeout"
 
 

@@ -24,6 +24,8 @@ from tests.integration.http.conftest import call
 from tests.servers import Peer, http_reply, ok
 from tests.timing import time_limit
 
+pytestmark = pytest.mark.matrix
+
 LIMIT = 100_000
 LARGE = b"x" * (LIMIT + 1)
 
