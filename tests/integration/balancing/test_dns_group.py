@@ -343,7 +343,7 @@ def test_shutdown_leaves_no_tasks_and_no_sockets(names: Names, instances: Instan
     spread_of(manager, 9)
     names.addresses = ["127.0.0.2", "127.0.0.3"]
     until(lambda: "127.0.0.4" not in spread_of(manager, 9), 10)
-    assert get_scheduler().scheduled > tasks
+    until(lambda: get_scheduler().scheduled > tasks, 10)
     manager.shutdown()
     assert get_scheduler().scheduled <= tasks
     until(lambda: instances.open_now == 0, 10)
@@ -356,6 +356,10 @@ def test_a_reload_replaces_the_group_with_its_members(names: Names, instances: I
     health = {"enabled": True, "interval": 0.1, "endpoint": "/health"}
     with connect(instances.port, health_check=health) as manager:
         spread_of(manager, 4)
+        members = [
+            f"p@{address}:{instances.port}" for address in names.addresses
+        ]  # whose checks are the last tasks that the first call leads to
+        until(lambda: all(manager._lifecycle.maintenance.monitor.get_status(name) for name in members), 10)
         tasks = get_scheduler().scheduled
         wires = {name: member.sender for name, member in manager._lifecycle.maintenance.members.items()}
         assert len(wires) == 2
