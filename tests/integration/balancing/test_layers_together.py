@@ -14,6 +14,8 @@ import pytest
 from goplugins import Manager, PluginError, PluginUnavailableError, ReloadOptions
 from tests.servers import Peer, RawServer, http_reply, ok
 
+pytestmark = pytest.mark.matrix
+
 RETRY = {"idempotent": True, "max_retries": 1, "initial_interval": "1ms", "budget_ratio": 1.0}
 HEDGE = {"enabled": True, "delay": "30ms"}
 

@@ -11,6 +11,8 @@ from goplugins import PluginInfo
 from tests.integration.conformance.conftest import executions, remote, until
 from tests.integration.conformance.plugins import Task
 
+pytestmark = pytest.mark.matrix
+
 
 @pytest.mark.parametrize(
     ("plugin", "status", "message"),

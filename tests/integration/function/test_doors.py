@@ -22,6 +22,8 @@ from goplugins import (
     serve,
 )
 
+pytestmark = pytest.mark.matrix
+
 
 @attrs.frozen
 class Order:
