@@ -17,6 +17,7 @@ from goplugins.errors import (
     PluginClosedError,
     PluginError,
     PluginTimeoutError,
+    Replay,
     Verdict,
     is_fair_timeout,
     verdict_of,
@@ -295,8 +296,17 @@ class MemberDispatcher:
                 if isinstance(error, AttemptCancelledError):  # a member that always loses to hedges is slow
                     state.raise_latency(now - started, now)
                 table.evaluate(state, now)
+            if isinstance(error, PluginError) and error.elsewhere:
+                self._allow_another(call, error)
         if self._score_fell is not None and state.ready:
             self._score_fell(state)
+
+    def _allow_another(self, call: Call, error: PluginError) -> None:
+        """Allows a retry, without the failed member's waiting time, if there is a member that was not tried yet."""
+        for each in self.table.states.values():
+            if (each.ready or each.condition is Condition.PROBE_DUE) and each.name not in call.tried:
+                error.replay, error.retry_after = Replay.ALWAYS, None
+                return
 
     @staticmethod
     def _end_probe(state: MemberState, call: Call) -> None:

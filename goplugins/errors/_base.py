@@ -86,6 +86,8 @@ class PluginError(Exception):
         verdict: how a circuit breaker counts the attempt (see :class:`Verdict`).
         kind: the class of failure in metrics, spans and log lines, such as "timeout" or "refused".
         unsent: True for errors that are raised before anything is sent, so that there was no attempt.
+        elsewhere: True if nothing was sent to the plugin, so that another member of its group may make the call,
+            whatever ``replay`` says of this one: a missing program is still missing at a retry.
         overload: True if the error is a sign that the plugin has more calls than it can serve.
         fallback: when a configured fallback answers instead of this error: "always", "never", or "rate-limit" (if
             ``FallbackConfig.on`` has that word).
@@ -100,6 +102,7 @@ class PluginError(Exception):
     kind: ClassVar[str] = "plugin"
     verdict: ClassVar[Verdict] = Verdict.FAILURE
     unsent: bool = False
+    elsewhere: bool = False
     overload: ClassVar[bool] = False
     fallback: ClassVar[Literal["always", "never", "rate-limit"]] = "always"
     _json_fields: ClassVar[tuple[str, ...]] = _JSON_FIELDS

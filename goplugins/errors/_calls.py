@@ -62,6 +62,7 @@ class PluginConnectionError(PluginError, ConnectionError):
     kind = "connection"
     retryable = True
     replay = Replay.ALWAYS
+    elsewhere = True
 
 
 class SaturatedError(PluginError):
@@ -135,6 +136,7 @@ class ConnectionLostError(PluginConnectionError):
 
     code = "PLUGIN_1212"
     replay = Replay.IF_IDEMPOTENT
+    elsewhere = False
 
 
 class TruncatedReplyError(BadReplyError):

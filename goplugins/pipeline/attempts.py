@@ -269,7 +269,7 @@ class Attempt:
             self._emit(call, elapsed, error)
         if permit.is_probe and type(error) is PluginTimeoutError:
             message = f"probing for the circuit breaker: {error.message}"
-            raise CircuitBreakerTimeoutError(message, details=error.details) from error
+            raise CircuitBreakerTimeoutError(message, replay=error.replay, details=error.details) from error
 
     def _emit(self, call: Call, elapsed: float, error: PluginError | None) -> None:
         shared = self._shared

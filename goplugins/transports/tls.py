@@ -174,7 +174,13 @@ def usable_context(context: ssl.SSLContext) -> ssl.SSLContext:
     A worker does that after its master has loaded the configuration.
     """
     make = None if type(context) is ssl.SSLContext else _remade.get(context)
-    return context if make is None else make()
+    if make is None:
+        return context
+    try:
+        return make()
+    except InvalidCertificateError as error:
+        error.elsewhere = True
+        raise
 
 
 def _client_context(auth: AuthConfig, trust_env: bool) -> ssl.SSLContext:

@@ -92,7 +92,7 @@ class ForkGuard:
             PluginTimeoutError: the fork took longer than the call may.
         """
         if self._refusal:
-            raise GRPCTransportError(self._refusal, retryable=False, replay=Replay.NEVER)
+            raise _not_sent(self._refusal)
         while self.forking:
             remaining = deadline.remaining()
             if remaining <= 0:
@@ -237,6 +237,12 @@ def _change_registration(channels: set[grpc.Channel], function: str) -> None:
             change = getattr(importlib.import_module("grpc._cython.cygrpc"), function)
             for channel in list(channels):
                 change(channel)
+
+
+def _not_sent(reason: str) -> GRPCTransportError:
+    error = GRPCTransportError(reason, retryable=False, replay=Replay.NEVER)
+    error.elsewhere = True
+    return error
 
 
 FORK_GUARD = ForkGuard()

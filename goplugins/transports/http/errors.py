@@ -77,7 +77,7 @@ def exchange_error(failure: OSError | None, *, sent: int, unsent: int, received:
         rejected = not received and _rejects_certificate(failure)
         error = _tls_error(f"the plugin ended the TLS connection: {tls_reason(failure)}", final=rejected)
         if sent and not rejected:
-            error.replay = Replay.IF_IDEMPOTENT
+            error.replay, error.elsewhere = Replay.IF_IDEMPOTENT, False
         return error
     when = "in the middle of the reply" if received else "before the reply"
     # Without a byte of it the plugin can't act on a request.

@@ -209,6 +209,8 @@ def _translated(exc: BaseException) -> PluginError:
     for kinds, make in _TRANSLATIONS:
         if any(isinstance(found, kinds) for found in chain):
             return make()
+    if type(exc) is OSError and exc.errno is None:  # before connecting: a certificate file of the session is missing
+        return PluginConnectionError(f"no connection: {exc}", retryable=False, replay=Replay.NEVER)
     return BadReplyError(f"the exchange failed: {type(exc).__name__}")
 
 
