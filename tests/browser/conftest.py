@@ -78,6 +78,15 @@ class Browser:
         """Messages logged by the browser since the last call, such as policy violations and script errors."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
+    def wait_logged(self, *texts: str) -> None:
+        """Waits until the browser has logged one message that contains all texts."""
+        messages: list[str] = []
+        end = time.monotonic() + 10.0
+        while not any(all(text in message for text in texts) for message in messages):
+            assert time.monotonic() < end, f"not logged within 10 s: {texts}; logged: {messages}"
+            time.sleep(0.03)
+            messages += self.logged()
+
     def row(self, name: str) -> str:
         """JavaScript expression for the row of a plugin."""
         return f"[...document.querySelectorAll('.plugin')].find(e => e.querySelector('.name').textContent === {name!r})"
@@ -86,7 +95,19 @@ class Browser:
         """Opens the row, as a click does, and waits for its details."""
         self.wait(f"return {self.row(name)}")
         self.run(f"{self.row(name)}.open = true")
+        self.wait_details(name)
+
+    def wait_details(self, name: str) -> None:
+        """Waits until the details of an opened row are shown: the page appends them in a later event, ``toggle``."""
         self.wait(f"return {self.row(name)}.querySelector('.more')")
+
+    def open_all(self) -> None:
+        """Opens each ``details`` of the page and those within, and waits for what the events ``toggle`` append."""
+        opening = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
+        self.run(opening)
+        self.wait("return [...document.querySelectorAll('.plugin')].every((each) => each.querySelector('.more'))")
+        self.run(opening)
+        self.wait("return [...document.querySelectorAll('details pre')].every((each) => each.textContent.length > 2)")
 
 
 @pytest.fixture(scope="session")
