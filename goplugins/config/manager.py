@@ -49,7 +49,8 @@ class ManagerConfig(Section):
     """The configuration of a manager. ``ManagerConfig()`` has the production defaults.
 
     Attributes:
-        log_level: debug, info, warning, error or critical.
+        log_level: debug, info, warning, error or critical, for the loggers below ``goplugins``; no level is set when
+            left out.
         metrics_port: port that serves metrics; 0 for any free one. Off when left out.
         default_retry: for fields that a plugin's own section leaves out. So are the next four.
         default_circuit_breaker: see ``default_retry``.
@@ -70,7 +71,7 @@ class ManagerConfig(Section):
 idempotent=False, budget_ratio=0.2)
     """
 
-    log_level: LogLevel = "info"
+    log_level: LogLevel | None = None
     metrics_port: Port | None = None
     default_retry: RetryConfig = DEFAULT_RETRY
     default_circuit_breaker: CircuitBreakerConfig = DEFAULT_CIRCUIT_BREAKER
@@ -89,15 +90,11 @@ idempotent=False, budget_ratio=0.2)
         ``recovery_timeout``.
         """
         base = self._with_default_sections()
-        observability = self.observability
-        if observability.log_level is None:
-            observability = attrs.evolve(observability, log_level=self.log_level)
         defaults = base._section_defaults()
         return attrs.evolve(
             base,
             plugins=tuple(resolve_plugin(plugin, defaults) for plugin in self.plugins),
             load_balancers=tuple(base._resolve_balancer(balancer) for balancer in self.load_balancers),
-            observability=observability,
         )
 
     def resolve(self, plugin: PluginConfig) -> PluginConfig:

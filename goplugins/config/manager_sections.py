@@ -75,7 +75,7 @@ class ObservabilityConfig(Section):
         tracing_provider: creates the spans; only in code. OpenTelemetry when left out.
         tracing_sample_rate: share of calls that get a span, 0 to 1.
         logging_enabled: log lines for calls.
-        log_level: the manager's ``log_level`` when left out.
+        log_level: level of the lines of calls; that of the logger ``goplugins`` when left out.
         structured_logging: log records have fields such as the plugin's name and the duration.
         health_metrics: metrics of health checks.
         performance_metrics: latencies.

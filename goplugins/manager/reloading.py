@@ -170,8 +170,7 @@ class ConfigLoader:
 
     def _accept(self, loaded: Loaded, source: ConfigSource) -> None:
         """Applies all but the plugins of a configuration, which is the running one from now on."""
-        before, self.config = self.config, loaded.config
-        _set_log_level(loaded.config.log_level, "" if before is None else before.log_level)
+        self.config = loaded.config
         self._lifecycle.observers.apply(loaded.config, self._lifecycle.reports)
         self.loaded = (self.loaded[0] + 1, snapshot_of(source))
         self._discovered = loaded.report
@@ -351,11 +350,3 @@ def snapshot_of(source: ConfigSource) -> ConfigSource:
 
 def _name_of(source: ConfigSource) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else "configuration"
-
-
-def _set_log_level(level: str, before: str) -> None:
-    """Sets the level of the configuration; its default only where the application has not set a level itself."""
-    root = logging.getLogger("goplugins")
-    is_ours = bool(before) and before != level and logging.getLevelName(root.level) == before.upper()
-    if is_ours or (level not in {before, ManagerConfig().log_level}) or root.level == logging.NOTSET:
-        root.setLevel(level.upper())

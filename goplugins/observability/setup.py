@@ -26,6 +26,31 @@ _INTERVAL = 5.0
 """Seconds between two exports of gauges in multi-process mode, and between two attempts to open the metrics port."""
 
 
+class _LoggerLevel:
+    """The level of a logger, which is changed only where a configuration has a level for it.
+
+    Of several managers the configuration that was loaded last decides. A level that the application sets afterwards
+    stays until a reload changes the configured one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+        self._applied: int | None = None
+        self._found = logging.NOTSET  # what it was before
+
+    def apply(self, configured: str | None) -> None:
+        level = None if configured is None else logging.getLevelNamesMapping()[configured.upper()]
+        if level == self._applied:
+            return
+        is_ours = self._applied is not None and self._logger.level == self._applied
+        if level is not None:
+            self._found = self._found if is_ours else self._logger.level
+            self._logger.setLevel(level)
+        elif is_ours:
+            self._logger.setLevel(self._found)
+        self._applied = level
+
+
 class Observers:
     """Logs, audit trail, metrics and traces of one manager, as configured.
 
@@ -49,7 +74,7 @@ class Observers:
         self._every: Schedule | None = None
         self._server: MetricsServer | None = None
         self._task: ScheduledTask | None = None
-        self._level = logging.NOTSET
+        self._levels = {name: _LoggerLevel(name) for name in ("goplugins", "goplugins.calls")}
         self._detach["audit"] = events.attach(AuditLog(), calls="none", attempts="failed")
 
     def apply(self, config: ManagerConfig, source: PluginSource) -> None:
@@ -57,24 +82,20 @@ class Observers:
         before, self._config = self._config, config
         new = config.observability
         old = None if before is None else before.observability
+        self._levels["goplugins"].apply(config.log_level)
+        self._levels["goplugins.calls"].apply(new.log_level)
         if old is not None and new == old and before is not None and before.metrics_port == config.metrics_port:
             return
-        self._log(new, config.log_level)
+        self._log(new)
         self._collect(new)
         self._export(new, config.metrics_port, source)
         self._trace(new, source)
 
-    def _log(self, config: ObservabilityConfig, level: str) -> None:
+    def _log(self, config: ObservabilityConfig) -> None:
         self._end("log")
         if config.logging_enabled:
             sink = CallLog(fields=config.structured_logging, clock=self._clock)
             self._detach["log"] = self._events.attach(sink, calls="failed", attempts="none", changes=False)
-        calls = logging.getLogger("goplugins.calls")
-        if config.log_level not in {None, level}:
-            calls.setLevel(str(config.log_level).upper())
-            self._level = calls.level
-        elif self._level and calls.level == self._level:  # set here and not changed since: inherit from goplugins again
-            calls.setLevel(logging.NOTSET)
 
     def _collect(self, config: ObservabilityConfig) -> None:
         self._end("collector")

@@ -17,6 +17,8 @@ import sys
 import zlib
 from typing import Any
 
+import attrs
+
 import goplugins as g
 from goplugins import errors, serve
 
@@ -65,7 +67,10 @@ def values() -> dict[str, Any]:
         "a", True, "ready", "takes calls", 0.0, 1, 0, 1.0, 2, 0.01, 0, "PLUGIN_1201 late", 3.0, "http://a.test"
     )
     group = g.GroupExplanation("both", "least-connections", False, (member,))
-    diff = g.PluginDiff.between(g.ManagerConfig.from_mapping({**CONFIG, "log_level": "info", "plugins": []}), config)
+    # The writer filled in the level of calls; it is a setting of its own now.
+    filled = attrs.evolve(config, observability=attrs.evolve(config.observability, log_level="debug"))
+    other = attrs.evolve(config.observability, log_level="info")
+    diff = g.PluginDiff.between(attrs.evolve(filled, log_level="info", plugins=(), observability=other), filled)
     update = g.PluginDiff.between(
         g.ManagerConfig.from_mapping({"plugins": [PLUGIN]}),
         g.ManagerConfig.from_mapping({"plugins": [{**PLUGIN, "retry": {"max_retries": 9}}]}),
@@ -115,7 +120,7 @@ def values() -> dict[str, Any]:
         "ReloadReport": report,
         "Reply": serve.Reply(3, metadata={"rows": 3}),
         "ManagerConfig": config,
-        "ManagerConfig with defaults": config.with_defaults(),
+        "ManagerConfig with defaults": filled.with_defaults(),
         "PluginConfig": plugin,
         "LoadBalancerConfig": config.load_balancers[0],
     }

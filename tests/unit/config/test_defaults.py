@@ -32,7 +32,7 @@ def resolved(plugin: PluginConfig, **defaults: object) -> PluginConfig:
 
 def test_the_production_defaults() -> None:
     config = ManagerConfig()
-    assert config.log_level == "info"
+    assert config.log_level is None  # a library sets no level of its loggers by itself
     assert config.metrics_port is None  # a library opens no port by itself
     assert config.default_retry == RetryConfig(
         max_retries=3,
@@ -146,7 +146,7 @@ def test_with_defaults_is_idempotent() -> None:
         load_balancers=[LoadBalancerConfig(name="g")],
     ).with_defaults()
     assert config.with_defaults() == config
-    assert config.observability == ObservabilityConfig(log_level="debug")
+    assert config.observability == ObservabilityConfig()
 
 
 def test_resolve_applies_the_same_defaults_to_further_plugins() -> None:

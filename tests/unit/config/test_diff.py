@@ -46,8 +46,7 @@ def test_added_removed_and_changed_plugins() -> None:
         "~ b: replaced",
         "    endpoint: 'http://127.0.0.1:1' -> 'http://127.0.0.1:2'",
         "- c",
-        "* log_level: 'info' -> 'debug'",
-        "* observability.log_level: 'info' -> 'debug'",
+        "* log_level: unset -> 'debug'",
     ]
 
 

@@ -95,7 +95,7 @@ def test_settings_of_code() -> None:
         assert origins["plugins[a].endpoint"] == "code"
         assert origins["plugins[a].retry.max_retries"] == "code"
         assert origins["plugins[a].retry.multiplier"] == "default"
-        assert origins["log_level"] == "default"
+        assert origins["observability.metrics_prefix"] == "default"
 
 
 def test_settings_of_discovered_plugins_have_lines_of_their_manifests(tmp_path: Path) -> None:
