@@ -18,6 +18,7 @@ from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, check_unknown, explain_member, group_health, member_stats
 from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
 from goplugins.config.manager_sections import GROUP_POLICIES
+from goplugins.config.operations import OperationConfig
 from goplugins.enums import LoadBalancingStrategy, PluginStatus, TransportType
 from goplugins.errors import (
     DuplicatePluginNameError,
@@ -272,6 +273,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             key=context.key,
             priority=context.priority,
             preferences=context.preferences,
+            operation=context.operation,
         )
         return guard.call(call)  # type: ignore[no-any-return]
 
@@ -289,6 +291,15 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return PluginConfig(
             name=config.name, connection=ConnectionConfig(request_timeout=config.request_timeout), **own
         )
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """Those of all members; of a name that several have, the first member's."""
+        found: dict[str, OperationConfig] = {}
+        for state in list(self._dispatcher.table.states.values()):
+            for name, operation in state.member.operations.items():
+                found.setdefault(name, operation)
+        return found
 
     def stats(self) -> dict[str, LoadBalancerStats]:
         """Statistics of each member, by name."""

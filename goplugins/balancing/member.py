@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from goplugins.config.operations import OperationConfig
 from goplugins.enums import PluginStatus
 from goplugins.models.results import HealthStatus
 from goplugins.pipeline.attempts import Checker
@@ -28,6 +29,11 @@ class Member(Protocol):
     @property
     def checker(self) -> Checker | None:
         """Its periodic health checks; None if it has none."""
+        ...
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """The operations of its configuration, by name, with their defaults; empty if it has none."""
         ...
 
     def call_as_member(self, call: Call) -> Any:

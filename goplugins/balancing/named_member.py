@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from goplugins.config.operations import OperationConfig
 from goplugins.enums import PluginStatus
 from goplugins.errors import PluginClosedError
 from goplugins.models.results import HealthStatus
@@ -53,6 +54,12 @@ class NamedMember:
         """See :class:`goplugins.balancing.Member`."""
         plugin = self.plugin
         return None if plugin is None else plugin.checker
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """See :class:`goplugins.balancing.Member`."""
+        plugin = self.plugin
+        return {} if plugin is None else plugin.pipeline.operations
 
     def call_as_member(self, call: Call) -> Any:
         """See :class:`goplugins.balancing.Member`."""

@@ -13,6 +13,7 @@ from goplugins.config.manager_sections import (
     ObservabilityConfig,
     ReloadOptions,
 )
+from goplugins.config.operations import OperationConfig
 from goplugins.config.plugin import PluginConfig
 from goplugins.config.plugin_sections import (
     BulkheadConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "LoadBalancerMember",
     "ManagerConfig",
     "ObservabilityConfig",
+    "OperationConfig",
     "PluginConfig",
     "RateLimitConfig",
     "ReloadOptions",

@@ -316,6 +316,28 @@ class Status:
 
 
 @attrs.frozen
+class StatusKey:
+    """An HTTP status as the key of a table; in JSON a text."""
+
+    def read(self, value: object, *, text: bool) -> int:
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        return Whole(low=200, high=599).read(value, text=text)
+
+
+@attrs.frozen
+class Texts:
+    """A list of strings, each by ``item``."""
+
+    item: Text
+
+    def read(self, value: object, *, text: bool) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple):
+            raise InvalidConfigError(f"expected a list, got {kind_of(value)}", fix="write a list of strings")
+        return tuple(self.item.read(each, text=text) for each in value)
+
+
+@attrs.frozen
 class Instance:
     """An object with certain methods, which only code can set.
 

@@ -100,7 +100,13 @@ def _group_of(plugin: PluginConfig, members: Iterable[LoadBalancerMember], resol
         **_policies(plugin),
     )
     group = _group(balancer, resolved)
-    return attrs.evolve(group, enabled=plugin.enabled, labels=plugin.labels, annotations=plugin.annotations)
+    return attrs.evolve(
+        group,
+        enabled=plugin.enabled,
+        labels=plugin.labels,
+        annotations=plugin.annotations,
+        operations=plugin.operations,
+    )
 
 
 def _policies(config: PluginConfig | LoadBalancerConfig) -> dict[str, Any]:

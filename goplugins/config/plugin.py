@@ -15,6 +15,7 @@ from goplugins.config.defaults import INHERITED, merge_sections, resolve_auth, r
 from goplugins.config.endpoints import Endpoint, check_endpoint, check_health_endpoint
 from goplugins.config.field_types import Address, Addresses, Environment, Options
 from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig, check_name
+from goplugins.config.operations import OperationConfig, check_operations, is_rest, resolve_operations
 from goplugins.config.plugin_sections import (
     BulkheadConfig,
     CacheConfig,
@@ -61,6 +62,11 @@ class PluginResolver(Protocol):
         ...
 
 
+def as_operations(value: Mapping[str, OperationConfig]) -> Mapping[str, OperationConfig]:
+    """A copy of a mapping; any other object stays, for ``validate`` to report."""
+    return as_table(value)
+
+
 def _transport(value: TransportType | str | int | None) -> TransportType | None:
     return as_member(TransportType, value)
 
@@ -96,6 +102,7 @@ class PluginConfig(Section):
         cache: caching of answers; none when left out.
         hedge: a second attempt for idempotent calls that take long; none when left out.
         chaos: faults injected on purpose; none when left out.
+        operations: what there is to call, by name. Where it is given, no other operation can be called.
         options: further settings of the transport; those of built-in transports are checked.
         labels: free texts, which can become labels of metrics.
         annotations: free texts.
@@ -124,6 +131,7 @@ class PluginConfig(Section):
     cache: CacheConfig | None = None
     hedge: HedgeConfig | None = None
     chaos: ChaosConfig | None = None
+    operations: Mapping[str, OperationConfig] = attrs.field(factory=dict, converter=as_operations)
     options: Options = attrs.field(factory=dict, converter=as_table)
     labels: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
     annotations: Mapping[str, str] = attrs.field(factory=dict, converter=as_text_table)
@@ -198,6 +206,8 @@ def resolve_plugin(plugin: PluginConfig, defaults: Mapping[str, Any]) -> PluginC
     """The plugin with nothing left to inherit; ``defaults`` have no field left out, ``max_recovery_timeout`` apart."""
     sections = merge_sections(plugin, defaults)
     sections["circuit_breaker"] = resolve_breaker(sections["circuit_breaker"])
+    if plugin.operations:
+        sections["operations"] = resolve_operations(plugin)
     return attrs.evolve(
         plugin,
         type=kind_of_plugin(plugin.type, plugin.transport),
@@ -263,6 +273,8 @@ def _check_transport(
             problems.add(UnsupportedTransportError, message, fix, "type")
     check_options(kind, plugin.options, problems.below("options"))
     _check_resolve(plugin, problems)
+    if kind in OPTIONS:
+        check_operations(plugin, problems)
     if transport is TransportType.EXECUTABLE:
         _check_executable(plugin, problems)
     if resolved.health_check is not None and resolved.health_check.endpoint:
@@ -279,6 +291,9 @@ def _check_health_kind(plugin: PluginConfig, transport: TransportType, problems:
         problems.add(
             InvalidConfigError, "a call within this process has no connection", "remove it", "health_check", "kind"
         )
+    if kind == "message" and is_rest(plugin):
+        message, fix = "is goplugins' own health request", "write endpoint: the path of the service's health endpoint"
+        problems.add(InvalidConfigError, message, fix, "health_check", "kind")
     if kind == "message" and plugin.options.get("method"):
         message, fix = "is for PluginService, which options.method replaces", "remove it"
         problems.add(InvalidConfigError, message, fix, "health_check", "kind")

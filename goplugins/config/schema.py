@@ -45,6 +45,12 @@ class Field:
         return self.kind if isinstance(self.kind, type) and attrs.has(self.kind) else None
 
     @property
+    def table(self) -> type[Any] | None:
+        """The configuration class of the values, if the field is a table of them."""
+        kind = get_args(self.kind)[1] if get_origin(self.kind) is Mapping else None
+        return kind if isinstance(kind, type) and attrs.has(kind) else None
+
+    @property
     def item(self) -> Any:
         """The annotation of the items, if the field is a list."""
         kind = getattr(self.kind, "__origin__", self.kind) if hasattr(self.kind, "__metadata__") else self.kind

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goplugins.config.field_types import Choice, Duration, Flag, Rule, Text, Whole
+from goplugins.config.field_types import Choice, Duration, Flag, Rule, Text, Texts, Whole
 from goplugins.config.problems import Problems, unknown_fix
 from goplugins.config.sizes import Size
 from goplugins.enums import TransportType
@@ -32,9 +32,11 @@ OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
         "engine": Choice(("fast", "requests")),
         # Unlike in endpoints, credentials are accepted: a proxy's URL is where they belong.
+        "protocol": Choice(("envelope", "rest")),
         "proxy": Text(r"http://[^\s/?#]+/?", "the http:// URL of a proxy", "http://proxy.example.com:3128"),
         "resolve": Flag(),
         "resolve_interval": Duration(),
+        "response_headers": Texts(Text(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", "a name of a header", "ETag")),
         "trust_env": Flag(),
     },
     "grpc": {

@@ -131,6 +131,12 @@ class UnserializableRequestError(InvalidArgumentError):
     code = "PLUGIN_1211"
 
 
+class OperationNotFoundError(InvalidArgumentError, LookupError):
+    """The plugin has no operation of that name, or has several and the call names none; nothing was sent."""
+
+    code = "PLUGIN_1220"
+
+
 class ConnectionLostError(PluginConnectionError):
     """The connection broke during the call; the plugin may have processed the request."""
 

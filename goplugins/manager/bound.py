@@ -19,16 +19,19 @@ Resp = TypeVar("Resp")
 
 
 class BoundPlugin(Generic[Req, Resp]):
-    """Calls one plugin with typed requests and answers. Created by :meth:`goplugins.Manager.bind`.
+    """Calls one plugin, or one of its operations, with types of its own. Created by :meth:`goplugins.Manager.bind`.
 
     The name is resolved at each call, so a bound plugin can be created at import, before any configuration is loaded,
     and stays valid through reloads. The methods take the same arguments as the manager's, without the name.
     """
 
-    __slots__ = ("_codec", "_dispatcher", "_pickled_manager", "name")
+    __slots__ = ("_codec", "_dispatcher", "_operation", "_pickled_manager", "name")
 
-    def __init__(self, dispatcher: CallDispatcher, name: str, codec: Codec, pickled_manager: object) -> None:
+    def __init__(
+        self, dispatcher: CallDispatcher, name: str, codec: Codec, pickled_manager: object, operation: str = ""
+    ) -> None:
         """``pickled_manager`` is pickled with the bound plugin, and unpickles as its manager."""
+        self._operation = operation or None
         self._dispatcher = dispatcher
         self._codec = codec
         self._pickled_manager = pickled_manager
@@ -45,7 +48,9 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Resp:
         """Calls the plugin; see :meth:`goplugins.Manager.execute`."""
-        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        call = self._dispatcher.start(
+            self.name, self._codec, request, context, timeout, idempotent, key, headers, self._operation
+        )
         return self._dispatcher.run(self.name, call)  # type: ignore[no-any-return]
 
     def result(
@@ -59,7 +64,9 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> CallResult[Resp]:
         """The answer with the call's metadata; see :meth:`goplugins.Manager.execute_result`."""
-        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        call = self._dispatcher.start(
+            self.name, self._codec, request, context, timeout, idempotent, key, headers, self._operation
+        )
         return self._dispatcher.run_result(self.name, call)
 
     def submit(
@@ -73,7 +80,9 @@ class BoundPlugin(Generic[Req, Resp]):
         headers: Mapping[str, str] | None = None,
     ) -> Future[Resp]:
         """Calls the plugin on a worker; see :meth:`goplugins.Manager.submit`."""
-        call = self._dispatcher.start(self.name, self._codec, request, context, timeout, idempotent, key, headers)
+        call = self._dispatcher.start(
+            self.name, self._codec, request, context, timeout, idempotent, key, headers, self._operation
+        )
         return self._dispatcher.submit(self.name, call)
 
     def map(
@@ -86,7 +95,11 @@ class BoundPlugin(Generic[Req, Resp]):
         progress: Progress = None,
     ) -> Iterator[Resp]:
         """Calls the plugin for each request; see :meth:`goplugins.Manager.map`."""
-        return values(self._dispatcher.map(self.name, self._codec, requests, context, timeout, concurrency, progress))
+        return values(
+            self._dispatcher.map(
+                self.name, self._codec, requests, context, timeout, concurrency, progress, self._operation
+            )
+        )
 
     def map_results(
         self,
@@ -101,16 +114,27 @@ class BoundPlugin(Generic[Req, Resp]):
     ) -> Iterator[CallResult[Resp]]:
         """Calls the plugin for each request, with errors in the results; see :meth:`goplugins.Manager.map_results`."""
         return self._dispatcher.map(
-            self.name, self._codec, requests, context, timeout, concurrency, progress, ordered, on_result
+            self.name,
+            self._codec,
+            requests,
+            context,
+            timeout,
+            concurrency,
+            progress,
+            self._operation,
+            ordered,
+            on_result,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         codec: Any = self._codec
-        return _bind, (self._pickled_manager, self.name, codec.request_type, codec.response_type)
+        types = codec.request_type, codec.response_type
+        return _bind, (self._pickled_manager, self.name, *types, self._operation or "")
 
     def __repr__(self) -> str:
-        return f"<BoundPlugin {self.name!r}>"
+        operation = f", operation {self._operation!r}" if self._operation else ""
+        return f"<BoundPlugin {self.name!r}{operation}>"
 
 
-def _bind(manager: Any, name: str, request_type: Any, response_type: Any) -> Any:
-    return manager.bind(name, request_type, response_type)
+def _bind(manager: Any, name: str, request_type: Any, response_type: Any, operation: str = "") -> Any:
+    return manager.bind(name, request_type, response_type, operation=operation)

@@ -59,37 +59,45 @@ class CallDispatcher:
         idempotent: bool | None,
         key: str | None,
         headers: Mapping[str, str] | None,
+        operation: str | None = None,
         max_wait: float | None = None,
+        page: str | None = None,
     ) -> Call:
         """A call's record: keywords override the context, the context overrides the plugin's configuration.
 
-        The deadline starts now. ``max_wait`` limits the seconds that the call waits for the rate limiter.
+        The deadline starts now. ``max_wait`` limits the seconds that the call waits for the rate limiter; ``page`` is
+        where a call for one page of a list begins.
 
         Raises:
             PluginNotFoundError: no plugin of that name.
+            OperationNotFoundError: the plugin has operations, but none of that name.
             InvalidArgumentError: a timeout or header that can't be used.
         """
         if not FORK_MARK[0]:  # forked by C code that runs no hooks of Python
             renew_after_fork()
         pipeline = (self._registry.plugins.get(name) or self._registry.get(name)).pipeline
         if context is None:
-            if timeout is None and idempotent is None and key is None and headers is None and max_wait is None:
+            if (
+                timeout is None
+                and idempotent is None
+                and key is None
+                and headers is None
+                and max_wait is None
+                and operation is None
+            ):
                 # The common case.
                 deadline = Deadline.after(pipeline.request_timeout, self._clock)
                 return Call(request, codec, deadline, self._next_id(), NOTHING, NOTHING, pipeline.idempotent)
             context = _DEFAULT_CONTEXT
         else:
             _check_context(context)
-        if timeout is not None:
-            timeout = _checked_timeout(timeout)
-        elif context.timeout is not None:
-            timeout = _checked_timeout(context.timeout)
-        else:
-            timeout = pipeline.request_timeout
-        if idempotent is None:
-            idempotent = context.idempotent
-            if idempotent is None:
-                idempotent = pipeline.idempotent
+        operation = context.operation if operation is None else operation
+        usual_timeout, usually_idempotent = pipeline.request_timeout, pipeline.idempotent
+        if operation:
+            usual_timeout, usually_idempotent = pipeline.usual_of(operation)
+        timeout = context.timeout if timeout is None else timeout
+        timeout = usual_timeout if timeout is None else _checked_timeout(timeout)
+        idempotent = context.idempotent if idempotent is None else idempotent
         sent = context.headers
         if headers:
             _check_mapping(headers)
@@ -102,12 +110,14 @@ class CallDispatcher:
             context.request_id or self._next_id(),
             sent,
             context.metadata,
-            idempotent,
+            usually_idempotent if idempotent is None else idempotent,
             context.max_retries,
             context.key if key is None else key,
             context.priority,
             context.preferences,
             max_wait,
+            operation,
+            page,
         )
 
     def run(self, name: str, call: Call, plugin: GuardedPlugin | None = None, *, traced: bool = True) -> Any:
@@ -217,6 +227,7 @@ class CallDispatcher:
         timeout: float | None,
         concurrency: int | None,
         progress: Progress,
+        operation: str | None = None,
         ordered: bool = True,
         on_result: Callable[[Any, CallResult[Any]], object] | None = None,
     ) -> Generator[CallResult[Any], None, None]:
@@ -236,7 +247,7 @@ class CallDispatcher:
 
             try:
                 own = _context_for(request, context)
-                call = self.start(name, codec, request, own, timeout, None, None, None, _FOREVER)
+                call = self.start(name, codec, request, own, timeout, None, None, None, operation, _FOREVER)
                 return self._submit_result(name, call, done)
             except PluginError as error:
                 result: CallResult[Any] = CallResult(None, attempts=0, member=name, error=error)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from os import PathLike
-from typing import Any, Generic, Self, TypeVar, get_args, overload
+from typing import Any, Self, TypeVar, overload
 
 from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
 from goplugins.enums import ReloadStrategy
 from goplugins.errors import InvalidArgumentError
-from goplugins.manager.batch import Progress, values
-from goplugins.manager.bound import BoundPlugin
+from goplugins.manager.call_methods import CallMethods
 from goplugins.manager.config_watch import Watch
-from goplugins.manager.dispatch import ContextSource
 from goplugins.manager.lifecycle import Lifecycle, Registrable
 from goplugins.manager.pickling import ManagerPickler
 from goplugins.manager.plugin_control import PluginControl
 from goplugins.manager.reloading import ConfigLoader, ConfigSource, reload_options
-from goplugins.models.context import ExecutionContext
 from goplugins.models.explanation import Explanation
 from goplugins.models.metrics import ManagerMetrics
 from goplugins.models.plugin import Plugin
-from goplugins.models.results import CallResult, HealthStatus
+from goplugins.models.results import HealthStatus
 from goplugins.observability.event_stream import Listener, Subscription
 from goplugins.observability.events import Event
 from goplugins.observability.reload_report import ReloadReport
@@ -44,7 +39,7 @@ BoundReq = TypeVar("BoundReq")
 BoundResp = TypeVar("BoundResp")
 
 
-class Manager(Generic[Req, Resp]):
+class Manager(CallMethods[Req, Resp]):
     """Calls plugins by name, with typed requests and answers.
 
     Args:
@@ -254,153 +249,6 @@ class Manager(Generic[Req, Resp]):
         """All names with their last known health; UNKNOWN before the first health check. Calls no plugin."""
         return self._ready().reports.statuses()
 
-    # --- calls -----------------------------------------------------------------------------------------------------
-
-    def execute(
-        self,
-        name: str,
-        request: Req,
-        context: ExecutionContext | None = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Resp:
-        """Calls a plugin and returns its typed answer, or raises one clear error, before the deadline.
-
-        Runs on the caller's thread.
-
-        Args:
-            name: the plugin's name.
-            request: the request.
-            context: further settings; the keywords below override it, and it overrides the plugin's configuration.
-            timeout: seconds for the whole call, all attempts and waits included.
-            idempotent: True if the plugin may run the request twice; more failures are then retried.
-            key: the key for consistent hashing.
-            headers: sent with the call, in addition to the context's.
-
-        Raises:
-            PluginError: see :mod:`goplugins.errors` for the kinds.
-        """
-        call = self._dispatcher.start(
-            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
-        )
-        return self._dispatcher.run(name, call)  # type: ignore[no-any-return]
-
-    def execute_result(
-        self,
-        name: str,
-        request: Req,
-        context: ExecutionContext | None = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> CallResult[Resp]:
-        """Like ``execute``; the answer comes with its source, attempts, elapsed seconds and reply metadata."""
-        call = self._dispatcher.start(
-            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
-        )
-        return self._dispatcher.run_result(name, call)
-
-    def submit(
-        self,
-        name: str,
-        request: Req,
-        context: ExecutionContext | None = None,
-        *,
-        timeout: float | None = None,
-        idempotent: bool | None = None,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Future[Resp]:
-        """Like ``execute`` on a worker thread. The deadline starts now, and includes the wait for a worker.
-
-        Raises:
-            SaturatedError: all workers are busy and the queue is full.
-            PluginNotFoundError: no plugin of that name.
-        """
-        call = self._dispatcher.start(
-            name, self._codec or self._types(), request, context, timeout, idempotent, key, headers
-        )
-        return self._dispatcher.submit(name, call)
-
-    def map(
-        self,
-        name: str,
-        requests: Iterable[Req],
-        *,
-        context: ContextSource = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        progress: Progress = None,
-    ) -> Iterator[Resp]:
-        """Calls a plugin for each request and yields the answers in input order.
-
-        Requests are read only while the answers are iterated, at most ``concurrency`` ahead. Calls wait for the
-        rate limiter instead of being rejected. The first error is raised, and cancels calls that have not started.
-
-        Args:
-            name: the plugin's name.
-            requests: the requests; may be endless.
-            context: for all calls, or a function of the request.
-            timeout: seconds for each item; an enclosing ``deadline()`` bounds the batch.
-            concurrency: calls at a time; by default the number of workers.
-            progress: True for a tqdm bar, or a function that takes the count so far.
-        """
-        codec = self._codec or self._types()
-        return values(self._dispatcher.map(name, codec, requests, context, timeout, concurrency, progress))
-
-    def map_results(
-        self,
-        name: str,
-        requests: Iterable[Req],
-        *,
-        context: ContextSource = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        progress: Progress = None,
-        ordered: bool = True,
-        on_result: Callable[[Req, CallResult[Resp]], object] | None = None,
-    ) -> Iterator[CallResult[Resp]]:
-        """Like ``map``, but an item's error is in the ``error`` of its result, and the batch continues.
-
-        Args:
-            name: the plugin's name.
-            requests: the requests.
-            context: for all calls, or a function of the request.
-            timeout: seconds for each item.
-            concurrency: calls at a time.
-            progress: True for a tqdm bar, or a function that takes the count so far.
-            ordered: False yields results in the order of their completion.
-            on_result: called with request and result on the worker's thread, so that a batch can be resumed.
-        """
-        codec = self._codec or self._types()
-        return self._dispatcher.map(name, codec, requests, context, timeout, concurrency, progress, ordered, on_result)
-
-    @overload
-    def bind(self, name: str) -> BoundPlugin[Req, Resp]: ...
-
-    @overload
-    def bind(
-        self, name: str, request_type: type[BoundReq], response_type: type[BoundResp]
-    ) -> BoundPlugin[BoundReq, BoundResp]: ...
-
-    @overload
-    def bind(self, name: str, request_type: Any, response_type: Any) -> BoundPlugin[Any, Any]: ...
-
-    def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
-        """A callable for one plugin, with types of its own (by default the manager's).
-
-        The name is resolved at each call; the plugin may be added later.
-        """
-        if (request_type is None) != (response_type is None):
-            raise InvalidArgumentError("give both request_type and response_type, or neither for the manager's own")
-        codec = self._types() if request_type is None else codec_for(request_type, response_type)
-        return BoundPlugin(self._dispatcher, name, codec, self._pickler)
-
     # --- health and metrics ----------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, HealthStatus]:
@@ -478,7 +326,7 @@ class Manager(Generic[Req, Resp]):
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
         return f"<Manager: {state}>"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         return self._pickler.__reduce__()
 
     def _ready(self) -> Lifecycle:
@@ -487,14 +335,3 @@ class Manager(Generic[Req, Resp]):
             renew_after_fork()
         self._loader.load_pending()
         return self._lifecycle
-
-    def _types(self) -> Codec:
-        """The codec of plain JSON; rejects ``Manager[A, B]()``, which would silently mean Any."""
-        if self._codec is None:
-            promised = get_args(getattr(self, "__orig_class__", None))
-            if promised and promised != (Any, Any):
-                raise InvalidArgumentError(
-                    "Manager[A, B]() can't see its types at run time: write Manager(A, B), which infers them"
-                )
-            self._codec = codec_for()
-        return self._codec

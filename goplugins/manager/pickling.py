@@ -18,7 +18,7 @@ import attrs
 
 from goplugins.config import ManagerConfig
 from goplugins.config.problems import Path, path_text
-from goplugins.config.schema import as_mappings, fields_of, plain
+from goplugins.config.schema import Field, as_mappings, fields_of, plain
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reloading import ConfigLoader, ConfigSource
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -181,16 +181,26 @@ def _literal(kind: type[Any], values: Any, path: Path) -> Iterator[str]:
         value, here = values.get(field.name), (*path, field.name)
         if value is None:
             continue
-        item = field.item
         if field.masked is not None:
             literal = plain(_without_references(value))
             if _hides(literal, plain(field.masked.mask(literal))):
                 yield path_text(here)
-        elif field.section is not None:
-            yield from _literal(field.section, value, here)
-        elif isinstance(item, type) and attrs.has(item) and isinstance(value, list | tuple):
-            for index, each in enumerate(value):
-                yield from _literal(item, each, (*here, index))
+        else:
+            for section, each, step in _sections(field, value):
+                yield from _literal(section, each, (*here, *step))
+
+
+def _sections(field: Field, value: Any) -> Iterator[tuple[type[Any], Any, Path]]:
+    """The sections in a field's value, each with its class and the rest of its path."""
+    item = field.item
+    if field.section is not None:
+        yield field.section, value, ()
+    elif field.table is not None and isinstance(value, Mapping):
+        for name, each in value.items():
+            yield field.table, each, (name,)
+    elif isinstance(item, type) and attrs.has(item) and isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield item, each, (index,)
 
 
 def _without_references(value: Any) -> Any:

@@ -46,6 +46,11 @@ def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
             raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
 
 
+def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{attribute.name}: expected a string, got {type(value).__name__}")
+
+
 def _names_only(headers: Mapping[str, str]) -> str:
     """Headers for ``repr``: their values may be credentials."""
     return repr(dict.fromkeys(headers, "***"))
@@ -61,6 +66,7 @@ class _ContextSlots:
         "key",
         "max_retries",
         "metadata",
+        "operation",
         "preferences",
         "priority",
         "request_id",
@@ -82,6 +88,7 @@ class ExecutionContext(_ContextSlots):
         key: routes calls of a consistent-hash group, and is part of the cache key.
         priority: higher is more important, where a balancer or queue chooses.
         preferences: names of group members to prefer, best first.
+        operation: the operation of a plugin that has several.
 
     Raises:
         InvalidArgumentError: a timeout of 0 or less, negative ``max_retries``, a header with a line break, headers or
@@ -97,6 +104,12 @@ class ExecutionContext(_ContextSlots):
     key: str = ""
     priority: int = 0
     preferences: Sequence[str] = ()
+    operation: str = attrs.field(default="", validator=_text)
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        """Also of pickles from before ``operation``."""
+        for name, value in {"operation": "", **state}.items():
+            object.__setattr__(self, name, value)
 
 
 def trusted_context(
@@ -108,6 +121,7 @@ def trusted_context(
     key: str,
     priority: int,
     preferences: Sequence[str],
+    operation: str,
 ) -> ExecutionContext:
     """A context of values that were checked before: to check them again would cost more than the call."""
     context: Any = _ContextSlots()
@@ -120,5 +134,6 @@ def trusted_context(
     context.key = key
     context.priority = priority
     context.preferences = preferences
+    context.operation = operation
     context.__class__ = ExecutionContext
     return context  # type: ignore[no-any-return]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
-from goplugins.config import BulkheadConfig, PluginConfig
-from goplugins.errors import InvalidArgumentError, PluginError, Replay
+from goplugins.config import BulkheadConfig, OperationConfig, PluginConfig
+from goplugins.config.problems import unknown_fix
+from goplugins.errors import InvalidArgumentError, OperationNotFoundError, PluginError, Replay
 from goplugins.pipeline.attempts import Attempt, Run, Shared, TimedAttempt
 from goplugins.resilience.bulkhead import Bulkhead, load_signal
 from goplugins.resilience.circuit_breaker import CircuitBreaker
@@ -207,6 +208,31 @@ class Pipeline:
 
         fallback = Fallback(config, shared.name, shared.forward, shared.clock)
         return FallbackLayer(run, fallback, config, self.outages, shared).run
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """The operations, by name: of the configuration, or of a group's members."""
+        return self.config.operations or self.sender.operations
+
+    def usual_of(self, name: str) -> tuple[float, bool]:
+        """Timeout in seconds, and whether a call is idempotent, of an operation where the call states neither.
+
+        Without any operation in the configuration, every name is one, with the plugin's own.
+
+        Raises:
+            OperationNotFoundError: there are others, but none of that name.
+        """
+        known, timeout, idempotent = self.operations, self.request_timeout, self.idempotent
+        found = known.get(name)
+        if found is None:
+            if known:
+                fix = unknown_fix(name, known, "operations")
+                raise OperationNotFoundError(f"operation {name!r} is not configured: {fix}", plugin=self.config.name)
+            return timeout, idempotent
+        return (
+            timeout if found.timeout is None else found.timeout,
+            idempotent if found.idempotent is None else found.idempotent,
+        )
 
     @classmethod
     def build(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from goplugins.config import PluginConfig
+from goplugins.config import OperationConfig, PluginConfig
 from goplugins.enums import CircuitBreakerState, PluginStatus
 from goplugins.errors import (
     CircuitBreakerOpenError,
@@ -283,6 +283,11 @@ class GuardedPlugin:
                 return False
             self.pipeline = after
             return True
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """The operations, by name."""
+        return self.pipeline.operations
 
     # --- as a member of a group ----------------------------------------------------------------------------------
 

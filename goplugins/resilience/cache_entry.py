@@ -116,7 +116,9 @@ class CacheKeys:
             varied = tuple(sorted(item for item in headers if item[0] in self._vary)) or None
         metadata = tuple(sorted(call.metadata.items())) if call.metadata else None
         # The codec is part of the key: two type pairs may share a plugin, and their responses differ in type.
-        return call.payload or (_encoded(call),), call.key, call.codec, varied, metadata
+        # A prepared request has its path, which the payload lacks; one of a group is prepared by the member.
+        sent = call.prepared or call.payload or (_encoded(call),)
+        return sent, call.key, call.codec, varied, metadata, call.operation, call.page
 
 
 def _encoded(call: Call) -> bytes:

@@ -85,6 +85,9 @@ class Call:
         tried: members of a group that failed this call; further attempts go to others if possible.
         through: plugins for which this call is a fallback, outermost first.
         reconnected: True after the call's one silent reconnect.
+        operation: the operation of the plugin; empty for a plugin with one function.
+        page: where a call for one page of a list begins; empty for the first page, None for a call of another kind.
+        prepared: the request as the sender has prepared it, for all attempts.
     """
 
     __slots__ = (
@@ -102,8 +105,11 @@ class Call:
         "member",
         "metadata",
         "nested",
+        "operation",
+        "page",
         "payload",
         "preferences",
+        "prepared",
         "priority",
         "reconnected",
         "reply_metadata",
@@ -128,6 +134,8 @@ class Call:
         priority: int = 0,
         preferences: Sequence[str] = (),
         max_wait: float | None = None,
+        operation: str = "",
+        page: str | None = None,
     ) -> None:
         self.request = request
         self.codec = codec
@@ -141,7 +149,10 @@ class Call:
         self.priority = priority
         self.preferences = preferences
         self.max_wait = max_wait
+        self.operation = operation
+        self.page = page
         self.payload = b""
+        self.prepared: Any = None
         self.admitted = self.inside = self.expected = self.nested = False
         self.attempts = 0
         self.reconnected = False
@@ -170,8 +181,11 @@ class Call:
             priority=self.priority,
             preferences=self.preferences,
             max_wait=self.max_wait,
+            operation=self.operation,
+            page=self.page,
         )
         attempt.payload = self.payload
+        attempt.prepared = self.prepared
         attempt.reconnected = self.reconnected
         return attempt
 

@@ -71,6 +71,7 @@ class PluginAdapter(Sender):
             call.key,
             call.priority,
             call.preferences,
+            call.operation,
         )
         try:
             answer = self._plugin.execute(call.request, context)

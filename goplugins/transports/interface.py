@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from goplugins.config.operations import OperationConfig
 from goplugins.config.plugin import PluginConfig
 from goplugins.models.explanation import GroupExplanation
 from goplugins.models.plugin import Plugin, PluginInfo
@@ -86,6 +87,11 @@ class Sender(ABC):
     def group_health(self) -> HealthStatus | None:
         """The group's health by what is known of its members, without a check; None if it has none, or is no group."""
         return None
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        """The operations of a group's members; the configuration has those of any other plugin."""
+        return {}
 
     @property
     def policies(self) -> PluginConfig | None:

@@ -45,6 +45,7 @@ def single_call(
         key=context.key,
         priority=context.priority,
         preferences=context.preferences,
+        operation=context.operation,
     )
     sender.prepare(call)
     call.attempts = 1

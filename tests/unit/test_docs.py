@@ -152,6 +152,7 @@ def test_the_architecture_describes_each_package() -> None:
 SECTIONS = {
     "ManagerConfig": "",
     "PluginConfig": "",
+    "OperationConfig": "",
     "DiscoveryConfig": "",
     "LoadBalancerConfig": "",
     "AuthConfig": "",
