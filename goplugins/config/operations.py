@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import attrs
 
@@ -15,9 +15,6 @@ from goplugins.config.schema import Section, as_text_table
 from goplugins.config.templates import Template
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
-
-if TYPE_CHECKING:
-    from goplugins.config.plugin import PluginConfig
 
 __all__ = ["IDEMPOTENT_METHODS", "OperationConfig", "check_operations", "is_rest", "resolve_operations"]
 
@@ -84,7 +81,18 @@ class OperationConfig(Section):
         return fields, []
 
 
-def is_rest(plugin: PluginConfig) -> bool:
+class _Plugin(Protocol):
+    """The part of a plugin's configuration that decides about its operations."""
+
+    @property
+    def transport(self) -> TransportType | None: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]: ...
+
+
+def is_rest(plugin: _Plugin) -> bool:
     """Whether calls of the plugin are plain HTTP requests, without the envelope.
 
     >>> from goplugins import PluginConfig
@@ -97,7 +105,7 @@ def is_rest(plugin: PluginConfig) -> bool:
     return protocol == "rest" or (protocol is None and any(each.path for each in plugin.operations.values()))
 
 
-def resolve_operations(plugin: PluginConfig) -> Mapping[str, OperationConfig]:
+def resolve_operations(plugin: _Plugin) -> Mapping[str, OperationConfig]:
     """The operations with the defaults of REST; what they inherit from the plugin stays None."""
     if not is_rest(plugin):
         return plugin.operations
@@ -116,7 +124,7 @@ def _resolved(operation: OperationConfig) -> OperationConfig:
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
-def check_operations(plugin: PluginConfig, problems: Problems) -> None:
+def check_operations(plugin: _Plugin, problems: Problems) -> None:
     """Adds what is wrong with the operations of a plugin on a built-in transport.
 
     Args:
@@ -140,7 +148,7 @@ def check_operations(plugin: PluginConfig, problems: Problems) -> None:
         problems.add(InvalidConfigError, "is for REST only", fix, "options", "response_headers")
 
 
-def _check_other(operation: OperationConfig, plugin: PluginConfig, problems: Problems) -> None:
+def _check_other(operation: OperationConfig, plugin: _Plugin, problems: Problems) -> None:
     """Of an operation without REST: a gRPC method, or a function of a served plugin."""
     native = plugin.transport in _GRPC
     if native and operation.method and not _GRPC_METHOD.fullmatch(operation.method):

@@ -326,7 +326,7 @@ class Manager(CallMethods[Req, Resp]):
         state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
         return f"<Manager: {state}>"
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self._pickler.__reduce__()
 
     def _ready(self) -> Lifecycle:
