@@ -15,13 +15,17 @@ __all__ = [
 ]
 
 
+_NOT_IN_GO = frozenset({"oauth2", "p2c", "python"})
+"""Members that the Go library lacks, so that no integer stands for them."""
+
+
 class _GoEnum(enum.StrEnum):
     """A string enum that also accepts Go's integer, which is the index of the member: ``PluginStatus(1)``."""
 
     @classmethod
     def _missing_(cls, value: object) -> _GoEnum | None:
         if isinstance(value, int) and not isinstance(value, bool):
-            members = list(cls)
+            members = [member for member in cls if member.value not in _NOT_IN_GO]
             if 0 <= value < len(members):
                 return members[value]
         return None
@@ -48,6 +52,7 @@ class AuthMethod(_GoEnum):
     BASIC = "basic"
     MTLS = "mtls"
     CUSTOM = "custom"
+    OAUTH2 = "oauth2"
 
 
 class PluginStatus(_GoEnum):

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
-from goplugins.config.field_types import Secret, SecretTexts
+from goplugins.config.endpoints import Endpoint
+from goplugins.config.field_types import Address, ClientAuth, Secret, SecretTexts
 from goplugins.config.masking import MASK
 from goplugins.config.problems import Problems, raise_for
-from goplugins.config.schema import Section, as_member, as_text_table
+from goplugins.config.schema import Section, as_member, as_text_table, as_texts
 from goplugins.enums import AuthMethod, TransportType
 from goplugins.errors import (
     AuthConfigError,
@@ -33,16 +36,35 @@ from goplugins.headers import check_headers
 _TLS = frozenset({TransportType.HTTPS, TransportType.GRPC_TLS})
 _GRPC = frozenset({TransportType.GRPC, TransportType.GRPC_TLS})
 
-_METHODS = {
+_HTTP = frozenset({TransportType.HTTP, TransportType.HTTPS})
+
+_BESIDE_CERTIFICATE = {
     "api_key": AuthMethod.API_KEY,
     "token": AuthMethod.BEARER,
     "token_file": AuthMethod.BEARER,
     "username": AuthMethod.BASIC,
     "password": AuthMethod.BASIC,
+}
+"""Credentials that method mtls sends as well, and the method that they are of."""
+
+_METHODS = {
+    **_BESIDE_CERTIFICATE,
+    "header": AuthMethod.API_KEY,
+    "query": AuthMethod.API_KEY,
+    "token_url": AuthMethod.OAUTH2,
+    "client_id": AuthMethod.OAUTH2,
+    "client_secret": AuthMethod.OAUTH2,
+    "client_secret_file": AuthMethod.OAUTH2,
+    "client_auth": AuthMethod.OAUTH2,
+    "scopes": AuthMethod.OAUTH2,
+    "audience": AuthMethod.OAUTH2,
     "cert_file": AuthMethod.MTLS,
     "key_file": AuthMethod.MTLS,
 }
 """The method that uses a field."""
+
+_IN_FILES = {"token": "token_file", "client_secret": "client_secret_file"}
+"""Credentials that a file may hold, and the field with its path."""
 
 _REQUIRED: Mapping[AuthMethod, tuple[tuple[str, ...], type[ConfigError]]] = {
     AuthMethod.API_KEY: (("api_key",), MissingAPIKeyError),
@@ -50,6 +72,7 @@ _REQUIRED: Mapping[AuthMethod, tuple[tuple[str, ...], type[ConfigError]]] = {
     AuthMethod.BASIC: (("username", "password"), MissingBasicCredentialsError),
     AuthMethod.MTLS: (("cert_file", "key_file"), MissingMTLSCertsError),
     AuthMethod.CUSTOM: (("headers",), AuthConfigError),
+    AuthMethod.OAUTH2: (("token_url", "client_id", "client_secret"), AuthConfigError),
 }
 
 _FILES = {
@@ -57,8 +80,16 @@ _FILES = {
     "key_file": ("a PEM file", InvalidCertificateError),
     "ca_file": ("a PEM file", InvalidCertificateError),
     "token_file": ("the file that contains the token", MissingBearerTokenError),
+    "client_secret_file": ("the file that contains the secret", AuthConfigError),
 }
 """Fields that hold a path: what the file should be, and the error for one that can't be read."""
+
+_SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""RFC 6749, 3.3."""
+
+_PROVIDER = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]+){3}|::1")
 
 
 def _method(value: AuthMethod | str | int | None) -> AuthMethod | None:
@@ -74,15 +105,27 @@ class AuthConfig(Section):
             with any: ``cert_file`` and ``key_file`` are used with every method, and method mtls also sends the api_key,
             the token, or the username and password that are set.
         api_key: sent as ``X-API-Key`` by method api-key.
+        header: the name of the header that carries the api_key, instead of ``X-API-Key``.
+        query: the name of the query parameter that carries it, instead of a header; on http and https.
         token: sent as ``Authorization: Bearer`` by method bearer.
         token_file: path of a file with the token, instead of ``token``. This file and the three below are read again
             when they change.
         username: sent with ``password`` by method basic.
         password: see ``username``.
+        token_url: where method oauth2 requests tokens, which it sends as ``Authorization: Bearer`` (client credentials,
+            RFC 6749 4.4).
+        client_id: identifies this client there.
+        client_secret: proves it.
+        client_secret_file: path of a file with the secret, instead of ``client_secret``; read for each token.
+        client_auth: how client_id and secret are sent: basic, in a header, when left out; post, in the body.
+        scopes: the scopes that are requested; those that the token endpoint decides when left out.
+        audience: the audience that is requested; none when left out.
         cert_file: path of the PEM certificate that is presented on a TLS transport.
         key_file: path of the private key of ``cert_file``.
         ca_file: path of the authorities to trust on a TLS transport, with every method.
         headers: sent with every method; the only ones that method custom sends.
+        provider: ``package.module:function``, called for each attempt with an :class:`~goplugins.OutgoingRequest`; the
+            headers that it returns are sent, such as a signature. With every method.
     """
 
     method: AuthMethod | None = attrs.field(default=None, converter=_method)
@@ -95,6 +138,16 @@ class AuthConfig(Section):
     key_file: str = ""
     ca_file: str = ""
     headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
+    header: str = ""
+    query: str = ""
+    token_url: Address = ""
+    client_id: str = ""
+    client_secret: Secret = ""
+    client_secret_file: str = ""
+    client_auth: ClientAuth | None = None
+    scopes: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
+    audience: str = ""
+    provider: str = ""
 
     @property
     def suggested_method(self) -> AuthMethod | None:
@@ -131,7 +184,8 @@ def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
     """The headers that authenticate a call. Methods none and custom send ``auth.headers`` only.
 
     Args:
-        auth: the section; the token of a ``token_file`` has been read into ``token``.
+        auth: the section; the token of a ``token_file`` has been read into ``token``, and so has that of method oauth2,
+            with method bearer.
         charset: encoding of header values: ``latin-1`` over HTTP, ``ascii`` in gRPC metadata.
 
     Raises:
@@ -142,16 +196,29 @@ def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
     """
     problems = Problems(("auth",))
     _check_credentials(auth, charset, problems)
+    if auth.method is AuthMethod.OAUTH2:
+        problems.add(UnsupportedAuthMethodError, "oauth2 has no headers before its token", "request it first", "method")
     raise_for(problems.found, "auth")
     headers = dict(auth.headers)
     sent = _sent_methods(auth)
-    if AuthMethod.API_KEY in sent:
-        _set(headers, "X-API-Key", auth.api_key)
+    if AuthMethod.API_KEY in sent and not auth.query:
+        _set(headers, auth.header or "X-API-Key", auth.api_key)
     if AuthMethod.BEARER in sent:
         _set(headers, "Authorization", f"Bearer {auth.token}")
     if AuthMethod.BASIC in sent:
         _set(headers, "Authorization", basic_credentials(auth.username, auth.password))
     return headers
+
+
+def auth_query(auth: AuthConfig) -> str:
+    """The query parameter that authenticates a call, percent-encoded; empty for none.
+
+    >>> auth_query(AuthConfig(method="api-key", api_key="a+b", query="key"))
+    'key=a%2Bb'
+    """
+    if not auth.query or AuthMethod.API_KEY not in _sent_methods(auth):
+        return ""
+    return f"{quote(auth.query, safe='')}={quote(auth.api_key, safe='')}"
 
 
 def basic_credentials(username: str, password: str) -> str:
@@ -167,7 +234,7 @@ def _sent_methods(auth: AuthConfig) -> set[AuthMethod | None]:
     """The methods whose credentials are sent as headers: beside a client certificate, of all credentials given."""
     if auth.method is not AuthMethod.MTLS:
         return {auth.method}
-    return {method for name, method in _METHODS.items() if method is not AuthMethod.MTLS and getattr(auth, name)}
+    return {method for name, method in _BESIDE_CERTIFICATE.items() if getattr(auth, name)}
 
 
 def _set(headers: dict[str, str], name: str, value: str) -> None:
@@ -186,24 +253,55 @@ def validate_auth(auth: AuthConfig | None, transport: TransportType | None = Non
 
 def check_auth(auth: AuthConfig, problems: Problems, transport: TransportType | None = None) -> None:
     """Adds what is wrong with the section by itself, and on ``transport`` if that is known; opens no file."""
-    if auth.token and auth.token_file:
-        problems.add(AuthConfigError, "is set, and so is token", "keep one of them", "token_file")
+    for name, file in (*_IN_FILES.items(), ("header", "query")):
+        if getattr(auth, name) and getattr(auth, file):
+            problems.add(AuthConfigError, f"is set, and so is {name}", "keep one of them", file)
     if auth.method is AuthMethod.MTLS and transport is not None and transport not in _TLS:
         fix = "use transport https or grpc-tls, or another method"
         problems.add(AuthConfigError, f"mtls needs TLS, which transport {transport} does not have", fix, "method")
+    if auth.query and transport is not None and transport not in _HTTP:
+        problems.add(AuthConfigError, f"transport {transport} has no query", "write header, or leave it out", "query")
+    _check_token_request(auth, problems, transport)
     _check_credentials(auth, "ascii" if transport in _GRPC else "latin-1", problems, token_file=auth.token_file)
+
+
+def _check_token_request(auth: AuthConfig, problems: Problems, transport: TransportType | None) -> None:
+    """Adds scopes that no request can have, and a URL that the secret must not be sent to."""
+    for index, scope in enumerate(auth.scopes):
+        if not _SCOPE.fullmatch(scope):
+            fix = "write one scope an item, without spaces and quotes"
+            problems.add(AuthConfigError, "is not a scope", fix, "scopes", index)
+    if not auth.token_url:
+        return
+    plain = auth.token_url[:5].lower() == "http:"
+    try:
+        endpoint = Endpoint.parse(TransportType.HTTP if plain else TransportType.HTTPS, auth.token_url)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            own = "@" in auth.token_url and problem.message == "contains credentials"
+            fix = "remove them from the URL, and write client_id and client_secret" if own else problem.fix
+            problems.add(type(problem), problem.message, fix, "token_url")
+        return
+    if plain and transport in _TLS and not _LOOPBACK.fullmatch(endpoint.host):
+        message = f"is a plaintext URL beside transport {transport}: the secret would be sent unencrypted"
+        problems.add(AuthConfigError, message, "write https://", "token_url")
 
 
 def _check_credentials(auth: AuthConfig, charset: str, problems: Problems, *, token_file: str = "") -> None:
     """Adds credentials that are missing for the method or can't be sent; ``token_file`` stands for a token."""
     _check_method(auth, problems, token_file)
-    for name in ("api_key", "token", "username", "password"):
-        is_header_value = name in {"api_key", "token"}
+    for name in ("api_key", "token", "username", "password", "client_id", "client_secret", "audience", "query"):
+        is_header_value = name == "token" or (name == "api_key" and not auth.query)
         if fault := _text_fault(getattr(auth, name), charset if is_header_value else ""):
             problems.add(AuthConfigError, *fault, name)
     if ":" in auth.username and AuthMethod.BASIC in _sent_methods(auth):
         fix = "use another user name"
         problems.add(AuthConfigError, "contains a colon, which method basic can't send", fix, "username")
+    if auth.header and not is_header(auth.header):
+        problems.add(AuthConfigError, "is a name that no header can have", "use letters, digits and dashes", "header")
+    if auth.provider and not _PROVIDER.fullmatch(auth.provider):
+        fix = "write package.module:function"
+        problems.add(AuthConfigError, "is not the name of a function", fix, "provider")
     for name, value in auth.headers.items():
         if not is_header(name):
             fix = "use letters, digits and dashes"
@@ -222,7 +320,10 @@ def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None
         problems.add(UnsupportedAuthMethodError, "is not a known method", fix, "method")
     names, error = _REQUIRED.get(auth.method or AuthMethod.NONE, ((), AuthConfigError))
     for name in names:
-        if not getattr(auth, name) and not (name == "token" and token_file):
+        in_file = token_file if name == "token" else getattr(auth, _IN_FILES.get(name, ""), "")
+        if name == "headers" and auth.provider:
+            continue
+        if not getattr(auth, name) and not in_file:
             fix = f"set auth.{name}, or another auth.method"
             problems.add(error, f"is required for method {auth.method}", fix, name)
     if auth.method not in {None, AuthMethod.NONE}:  # method none keeps credentials for later use
@@ -232,12 +333,16 @@ def _check_method(auth: AuthConfig, problems: Problems, token_file: str) -> None
 def _check_others(auth: AuthConfig, problems: Problems, token_file: str) -> None:
     """Adds credentials that the method does not send, and halves of pairs."""
     certificate = auth.method is AuthMethod.MTLS
+    used = {auth.method, AuthMethod.MTLS, *((AuthMethod.API_KEY,) if certificate else ())}
     for name, method in _METHODS.items():
-        if getattr(auth, name) and not certificate and method not in {auth.method, AuthMethod.MTLS}:
+        if getattr(auth, name) and method not in used and not (certificate and name in _BESIDE_CERTIFICATE):
             fix = f"remove it, or write method: {method}; beside a client certificate, method: mtls sends it as well"
+            if method is AuthMethod.OAUTH2:
+                fix = f"remove it, or write method: {method}, which presents a client certificate, too"
             problems.add(AuthConfigError, f"is not used by method {auth.method}", fix, name)
     pairs = [("username", "password")] if certificate else [("cert_file", "key_file")]
-    for one, other in (*pairs, *(reversed(pair) for pair in pairs)):
+    one_way = [(name, "api_key") for name in ("header", "query")] if certificate else []
+    for one, other in (*pairs, *(reversed(pair) for pair in pairs), *one_way):
         if getattr(auth, one) and not getattr(auth, other):
             problems.add(AuthConfigError, f"is required with {one}", f"set auth.{other}, or remove {one}", other)
     if certificate and auth.token_file and not (auth.token or token_file):
@@ -274,8 +379,9 @@ def _text_fault(text: str, charset: str) -> tuple[str, str] | None:
 
 
 def files_of(auth: AuthConfig | None) -> tuple[str, ...]:
-    """The paths of the files that the section names."""
-    return () if auth is None else tuple(path for name in _FILES if (path := getattr(auth, name)))
+    """The paths of the files that the section names, and that are read again when they change."""
+    names = (name for name in _FILES if name != "client_secret_file")  # read for each token
+    return () if auth is None else tuple(path for name in names if (path := getattr(auth, name)))
 
 
 def check_auth_files(auth: AuthConfig, problems: Problems) -> None:

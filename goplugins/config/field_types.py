@@ -394,6 +394,7 @@ SecondsOrZero = Annotated[float, Duration(zero=True)]
 LogLevel = Annotated[str, Choice(("debug", "info", "warn", "warning", "error", "critical"))]
 MetricsPrefix = Annotated[str, Text(r"[A-Za-z_:][A-Za-z0-9_:]*", "a prefix of metric names", "goplugins")]
 LabelName = Annotated[str, Text(r"[A-Za-z_][A-Za-z0-9_.\-/]*", "a label name", "team")]
+ClientAuth = Annotated[str, Choice(("basic", "post"))]
 Function = Annotated[Callable[[Any, Exception], Any], Instance("a callable", ("__call__",))]
 Collector = Annotated[
     Any,

@@ -21,7 +21,7 @@ from goplugins.errors import InvalidConfigError, InvalidPluginNameError
 MANIFEST_KINDS = frozenset({".json", ".toml", ".yaml", ".yml"})
 
 _REQUIRED = re.compile(r"([^\s<>=!,]+)\s*(.*)", re.DOTALL)
-_FILES = ("token_file", "cert_file", "key_file", "ca_file")
+_FILES = ("token_file", "client_secret_file", "cert_file", "key_file", "ca_file")
 
 
 @attrs.frozen(kw_only=True, repr=False)

@@ -69,6 +69,13 @@ def _expected(auth: AuthConfig) -> dict[str, tuple[bytes, bytes]]:
     if auth.method == AuthMethod.MTLS:
         fix = "let a reverse proxy verify client certificates"
         raise UnsupportedAuthMethodError("a served plugin gets no client certificate", path="auth.method", fix=fix)
+    if auth.method == AuthMethod.OAUTH2:
+        fix = "let a reverse proxy check tokens, or a middleware"
+        raise UnsupportedAuthMethodError("a served plugin can't check tokens", path="auth.method", fix=fix)
+    for name in ("query", "provider"):
+        if getattr(auth, name):
+            fix = "write header, or another method"
+            raise AuthConfigError("a served plugin compares headers only", path=f"auth.{name}", fix=fix)
     headers = auth_headers(auth)
     if auth.method == AuthMethod.CUSTOM and not all(headers.values()):
         raise AuthConfigError("a header of method custom is empty", path="auth.headers", fix="write its value")

@@ -90,6 +90,9 @@ class HTTPPlugin(Sender):
             if settings.health_kind == "connect":
                 message, fix = "is not possible with a session, which connects by itself", "write auto"
                 raise InvalidConfigError(message, path="health_check.kind", fix=fix)
+            if target.key:
+                message, fix = "is not sent by a session, whose URLs libraries log", "set session.params"
+                raise InvalidConfigError(message, path="auth.query", fix=fix)
             from goplugins.transports.http.session_engine import SessionEngine
 
             if config.options.get("proxy"):

@@ -68,8 +68,8 @@ class RequestWriter:
             self._base["Connection"] = "close"
         self._with_body = {**self._base, "Content-Type": "application/json"}
         self.health_headers = {**self._base, **self._fixed}
-        self.path = target.prefix + target.path
-        self.health_path = target.prefix + target.health_path
+        self.path = target.prefix + target.with_key(target.path)
+        self.health_path = target.prefix + target.with_key(target.health_path)
         self._host = _host_header(target)
         self._start = self._head("POST", self.path, {})
         self._usual_head = self._start + _lines({**self._with_body, **self._fixed})
@@ -140,6 +140,10 @@ class RequestWriter:
     def body(self, call: Call) -> bytes:
         """The envelope."""
         return b'{"data":%b%b' % (call.payload, self.envelope_end(call))
+
+    def parts(self, call: Call) -> tuple[str, str, dict[str, str], bytes]:
+        """Method, path in the request line, headers but Host and Content-Length, and body of a call."""
+        return "POST", self.path, self.headers(call), self.body(call)
 
     # --- as bytes ----------------------------------------------------------------------------------------------
 

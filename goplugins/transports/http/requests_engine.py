@@ -49,11 +49,13 @@ class RequestsEngine:
         register_forkable(self)
 
     def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+        method, path, headers, body = request.parts(call)
+
         def exchange(sent: requests.PreparedRequest) -> HTTPReply:
-            message = request.encode("POST", request.path, sent.headers, cast("bytes", sent.body))
+            message = request.encode(method, path, sent.headers, cast("bytes | None", sent.body))
             return self._engine.exchanges.run(self.pool.acquire(call.deadline), message, call, read)
 
-        return self._send("POST", request.headers(call), request.body(call), exchange)
+        return self._send(method, headers, body, exchange)
 
     def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
         def exchange(sent: requests.PreparedRequest) -> HTTPReply:

@@ -96,7 +96,7 @@ class SessionEngine:
 
     def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
         lease = self.pool.acquire(call.deadline)
-        prepared = self._request("POST", request.path, request.headers(call), request.body(call))
+        prepared = self._request(*request.parts(call))
         return self._run(lease, prepared, call.deadline, lambda reply: read(reply, call, lease.connection))
 
     def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:

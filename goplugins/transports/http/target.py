@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
-from goplugins.config.credentials import basic_credentials
+from goplugins.config.credentials import auth_query, basic_credentials
 from goplugins.config.endpoints import DEFAULT_PORTS, Endpoint
 from goplugins.enums import TransportType
 from goplugins.errors import InvalidConfigError, InvalidEndpointURLError, redact_url
@@ -34,6 +34,7 @@ class Target:
         proxy: URL of the proxy without credentials; None for none.
         proxy_url: the same with them; empty for none.
         proxy_headers: credentials for the proxy.
+        key: a query parameter that holds a credential, for :meth:`with_key`; empty for none.
         prefix: precedes the path in a request line: the origin for a forwarding proxy, else empty.
     """
 
@@ -48,11 +49,16 @@ class Target:
     proxy_url: str = attrs.field(default="", repr=False)
     proxy_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     prefix: str = ""
+    key: str = attrs.field(default="", repr=False)
     socket_options: tuple[tuple[int, int, int], ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
     @property
     def tls(self) -> bool:
         return self.scheme == "https"
+
+    def with_key(self, path: str) -> str:
+        """A path as it is sent: with the credential that travels in the query."""
+        return f"{path}{'&' if '?' in path else '?'}{self.key}" if self.key else path
 
 
 def target_of(config: PluginConfig) -> Target:
@@ -82,6 +88,7 @@ def target_of(config: PluginConfig) -> Target:
         proxy_url="" if proxy is None else proxy.geturl(),
         proxy_headers={} if proxy is None else _proxy_credentials(proxy),
         prefix=origin if proxy is not None and scheme == "http" else "",
+        key="" if config.auth is None else auth_query(config.auth),
         socket_options=tuple(options),
     )
 

@@ -57,10 +57,88 @@ def test_credentials_over_plaintext_transports_are_allowed_as_in_go() -> None:
         (AuthConfig(method="basic", username="a:b", password="p"), {"username": "AUTH_1100"}),
         (AuthConfig(method="basic", username="ü", password="日本 "), {}),
         (AuthConfig(method="custom", headers={"X": 5}), {"headers.X": "PLUGIN_1012"}),  # type: ignore[dict-item]
+        (AuthConfig(method="api-key", api_key="k", header="X-Key"), {}),
+        (AuthConfig(method="api-key", api_key="k\u20ac", query="key"), {}),
+        (AuthConfig(method="api-key", api_key="k", header="X Key"), {"header": "AUTH_1100"}),
+        (AuthConfig(method="api-key", api_key="k", header="X-Key", query="key"), {"query": "AUTH_1100"}),
+        (AuthConfig(method="bearer", token="t", query="key"), {"query": "AUTH_1100"}),
+        (AuthConfig(method="mtls", cert_file="c", key_file="k", query="key"), {"api_key": "AUTH_1100"}),
+        (AuthConfig(provider="app.signing:sign"), {}),
+        (AuthConfig(method="custom", provider="app.signing:sign"), {}),
+        (AuthConfig(method="bearer", token="t", provider="app.signing:Signer.sign"), {}),
+        (AuthConfig(provider="app.signing"), {"provider": "AUTH_1100"}),
     ],
 )
 def test_credentials(auth: AuthConfig, expected: dict[str, str]) -> None:
     assert codes_of(auth) == expected
+
+
+OAUTH2: dict[str, Any] = {
+    "method": "oauth2",
+    "token_url": "https://login.example.com/token",
+    "client_id": "shop",
+    "client_secret": "s3cr3t",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, {}),
+        ({"scopes": ["read", "orders:write"], "audience": "https://api.example.com", "client_auth": "post"}, {}),
+        ({"client_secret": "", "client_secret_file": "/run/secret"}, {}),
+        ({"client_secret_file": "/run/secret"}, {"client_secret_file": "AUTH_1100"}),
+        ({"cert_file": "c", "key_file": "k"}, {}),
+        ({"token_url": ""}, {"token_url": "AUTH_1100"}),
+        ({"client_id": ""}, {"client_id": "AUTH_1100"}),
+        ({"client_secret": ""}, {"client_secret": "AUTH_1100"}),
+        ({"client_secret": "s3cr3t\n"}, {"client_secret": "AUTH_1100"}),
+        ({"token_url": "login.example.com/token"}, {"token_url": "PLUGIN_1005"}),
+        ({"token_url": "https://shop:s3cr3t@login.example.com/token"}, {"token_url": "PLUGIN_1004"}),
+        ({"token_url": "http://login.example.com/token"}, {"token_url": "AUTH_1100"}),
+        ({"token_url": "http://127.0.0.1:8080/token"}, {}),
+        ({"scopes": ["read write"]}, {"scopes[0]": "AUTH_1100"}),
+        ({"client_auth": "jwt"}, {"client_auth": "PLUGIN_1012"}),
+        ({"token": "t"}, {"token": "AUTH_1100"}),
+        (
+            {"method": "bearer", "token": "t", "client_secret": ""},
+            dict.fromkeys(["token_url", "client_id"], "AUTH_1100"),
+        ),
+        (
+            {"method": "mtls", "cert_file": "c", "key_file": "k", "client_secret": ""},
+            {"token_url": "AUTH_1100", "client_id": "AUTH_1100"},
+        ),
+        ({"method": None}, {"method": "AUTH_1105"}),
+    ],
+)
+def test_what_a_token_request_needs(changed: dict[str, Any], expected: dict[str, str]) -> None:
+    auth = AuthConfig(**{**OAUTH2, **changed})
+    plugin = PluginConfig(name="a", transport="https", endpoint="https://host", auth=auth)
+    assert codes_of(plugin) == {f"auth.{name}": code for name, code in expected.items()}
+    assert "s3cr3t" not in "".join(map(str, problems_of(plugin).values()))
+
+
+def test_a_plaintext_token_endpoint_is_for_plaintext_transports() -> None:
+    auth = AuthConfig(**{**OAUTH2, "token_url": "http://login.internal/token"})
+    for transport, endpoint in {"http": "http://h", "grpc": "h:1", "unix": "/s"}.items():
+        assert codes_of(PluginConfig(name="a", transport=transport, endpoint=endpoint, auth=auth)) == {}
+    plugin = PluginConfig(name="a", transport="grpc-tls", endpoint="h:1", auth=auth)
+    assert codes_of(plugin) == {"auth.token_url": "AUTH_1100"}
+
+
+@pytest.mark.parametrize("transport", ["grpc", "grpc-tls", "unix", "exec"])
+def test_an_api_key_in_the_query_needs_a_transport_with_one(transport: str) -> None:
+    auth = AuthConfig(method="api-key", api_key="k", query="key")
+    plugin = PluginConfig(name="a", transport=transport, endpoint="h:1", executable="p", auth=auth)
+    assert codes_of(plugin)["auth.query"] == "AUTH_1100"
+
+
+def test_secrets_of_a_token_request_are_masked() -> None:
+    auth = AuthConfig(**{**OAUTH2, "token_url": "https://login.example.com/token?key=s3cr3t"})
+    config = ManagerConfig(plugins=[attrs.evolve(GOOD, auth=auth)])
+    assert "s3cr3t" not in repr(config) + config.to_json()
+    assert "shop" in repr(auth)
+    assert config.to_json(include_secrets=True).count("s3cr3t") == 2
 
 
 def test_messages_never_repeat_a_header_value() -> None:
@@ -125,6 +203,10 @@ def test_credentials_without_a_method_do_not_become_method_none() -> None:
 def test_headers_of_each_method() -> None:
     assert auth_headers(AuthConfig()) == {}
     assert auth_headers(AuthConfig(method="api-key", api_key="k")) == {"X-API-Key": "k"}
+    assert auth_headers(AuthConfig(method="api-key", api_key="k", header="X-Key")) == {"X-Key": "k"}
+    assert auth_headers(AuthConfig(method="api-key", api_key="k", query="key")) == {}
+    with pytest.raises(AuthConfigError, match="oauth2 has no headers before its token"):
+        auth_headers(AuthConfig(**OAUTH2))
     assert auth_headers(AuthConfig(method="basic", username="zo\xeb", password="\u20ac")) == {
         "Authorization": "Basic em/Dqzrigqw="
     }
