@@ -15,7 +15,7 @@ from goplugins.models.metrics import Latencies, PluginMetrics
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
-from goplugins.runtime.text import one_line
+from goplugins.runtime.text import cut, one_line
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ class History:
             error = event.error
             # Not exceptions of the host: they are no failures of the plugin, and their texts may contain anything.
             if isinstance(error, PluginError) and is_failure(error.code):
-                self._record_failure(event, error.code, one_line(error.message[:_MAX_TEXT]))
+                self._record_failure(event, error.code, one_line(cut(error.message, _MAX_TEXT)))
 
     def _record_failure(self, event: CallFinished, code: str, text: str) -> None:
         failures = _queue_of(self._failures, event.plugin, _MAX_FAILURES)

@@ -15,6 +15,7 @@ import attrs
 from goplugins.config.credentials import AuthConfig, files_of
 from goplugins.errors import ConfigError, MissingBearerTokenError, PluginError
 from goplugins.runtime.clock import Clock
+from goplugins.runtime.text import CUT
 from goplugins.transports.watched_files import WatchedFiles, reader_of
 
 logger = logging.getLogger("goplugins.transports")
@@ -28,7 +29,15 @@ _SECRET_NAME = re.compile(
 """Names of headers with which calls carry credentials of their own."""
 
 _MIN_PREFIX = 8
-"""Characters by which the beginning of a cut credential is recognised."""
+"""Characters by which the beginning of a credential is recognised at the end of a text, which others may have cut."""
+
+_MARKS = re.compile(rf"{CUT}|\.{{3,}}")
+"""What follows the beginning of a credential that was cut in two."""
+
+_MIN_BEFORE_DOTS = 4
+
+_LONGEST_CUT = 16_384
+"""Characters; longer texts have not been cut by this library."""
 
 
 class PluginCredentials:
@@ -163,7 +172,10 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
 
     >>> scrub("got Bearer tok-456; then Bearer tok", secrets_of({"Authorization": "Bearer tok-456"}))
     'got ***; then ***'
+    >>> scrub("got 'Bearer t…' and tok-…", secrets_of({"Authorization": "Bearer tok-456"}))
+    "got '***…' and ***…"
     """
+    secrets = tuple(secrets)
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, "***")
@@ -171,4 +183,23 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
         start = text.rfind(secret[:_MIN_PREFIX])
         if start >= 0 and secret.startswith(text[start:]):
             text = text[:start] + "***"
+    marks = tuple(_MARKS.finditer(text)) if len(text) <= _LONGEST_CUT else ()
+    for mark in reversed(marks):
+        end = mark.start()
+        start = min((_start_of(secret, text, end, mark[0] == CUT) for secret in secrets), default=end)
+        if start < end:
+            text = f"{text[:start]}***{text[end:]}"
     return text
+
+
+def _start_of(secret: str, text: str, end: int, cut: bool) -> int:
+    """Where the beginning of the secret starts that ends at ``end``; ``end`` if none does.
+
+    Args:
+        cut: the text was certainly cut here, so that one character is a beginning, too.
+    """
+    first = secret[: 1 if cut else _MIN_BEFORE_DOTS]
+    start = text.find(first, max(0, end - len(secret)), end)
+    while start >= 0 and not secret.startswith(text[start:end]):
+        start = text.find(first, start + 1, end)
+    return end if start < 0 else start

@@ -9,7 +9,7 @@ from typing import Any
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 from goplugins.json_text import EMPTY, NotJSONError, read_json
 from goplugins.runtime.call import Call
-from goplugins.runtime.text import from_outside
+from goplugins.runtime.text import cut, from_outside
 
 MAX_ERROR_TEXT = 4096
 """Characters that are kept of a plugin's own error text, which appears in messages and logs."""
@@ -68,7 +68,7 @@ def check_request_id(envelope: dict[str, Any], call: Call, *, required: bool) ->
     found = envelope.get("request_id")
     if found == call.request_id or (found is None and not required) or (found == "" and not required):
         return
-    raise ReplyMismatchError(f"the reply has the request id {str(found)[:100]!r}, expected {call.request_id!r}")
+    raise ReplyMismatchError(f"the reply has the request id {cut(str(found), 100)!r}, expected {call.request_id!r}")
 
 
 def error_text(envelope: Mapping[str, Any]) -> str:

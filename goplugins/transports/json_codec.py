@@ -27,6 +27,7 @@ from goplugins.errors import (
 )
 from goplugins.runtime.call import Codec
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.text import cut
 from goplugins.transports.conversion_limits import STEP, error_of, limits, new_state
 from goplugins.transports.json_converter import MAX_TEXT, explain_mismatch, identity, json_converter
 from goplugins.transports.protobuf_codec import ProtobufJSONCodec, is_message_type
@@ -212,7 +213,9 @@ class JSONCodec:
         try:
             return "".join(_json_chunks(self._unstructure(request), 0)).encode("ascii")
         except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as exc:
-            raise UnserializableRequestError(f"the request can't be written as JSON: {str(exc)[:MAX_TEXT]}") from exc
+            raise UnserializableRequestError(
+                f"the request can't be written as JSON: {cut(str(exc), MAX_TEXT)}"
+            ) from exc
 
     def decode(self, data: Any, deadline: Deadline | None = None) -> Any:
         limits.state = [STEP, 0, False, deadline]  # new_state(), without a call

@@ -28,6 +28,7 @@ from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from goplugins.json_text import shown_key
+from goplugins.runtime.text import cut
 from goplugins.transports.conversion_limits import (
     MAX_FAULTS,
     STEP,
@@ -268,7 +269,7 @@ def explain_mismatch(exc: Exception, data: Any) -> str:
     if isinstance(exc, BaseValidationError):
         found = [text for text in transform_error(exc, "data", _explain) if not text.startswith(_ENDED)]
         text = "; ".join(found[:MAX_FAULTS])
-        return text[:MAX_TEXT] + (_MORE if len(found) >= MAX_FAULTS or len(text) > MAX_TEXT else "")
+        return cut(text, MAX_TEXT) + (_MORE if len(found) >= MAX_FAULTS or len(text) > MAX_TEXT else "")
     if data is None:
         return "data is missing or null"
     if isinstance(exc, _MismatchError):

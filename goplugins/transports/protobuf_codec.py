@@ -8,6 +8,7 @@ from typing import Any
 from goplugins.errors import ReplyTypeError, UnserializableRequestError
 from goplugins.runtime.call import Codec
 from goplugins.runtime.deadline import Deadline
+from goplugins.runtime.text import cut
 from goplugins.transports.typed_values import TypedValues, class_of
 
 _NOT_OBJECTS = frozenset(
@@ -89,4 +90,4 @@ class ProtobufJSONCodec:
         try:
             return ParseDict(data, kind(), ignore_unknown_fields=True)
         except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as exc:
-            raise ReplyTypeError(f"the reply is not a {kind.__name__}: {str(exc)[:_MAX_TEXT]} @ data") from exc
+            raise ReplyTypeError(f"the reply is not a {kind.__name__}: {cut(str(exc), _MAX_TEXT)} @ data") from exc

@@ -20,6 +20,7 @@ from goplugins.errors import (
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.polling import create_poll
+from goplugins.runtime.text import cut
 from goplugins.transports.envelope import parse_object
 from goplugins.transports.exec import sigpipe
 from goplugins.transports.line_channel import LineChannel
@@ -162,7 +163,7 @@ class ExecChannel(LineChannel):
             return exc.message
         # Checked by its id and not only by its position: a line with another id may be anything.
         if found != parse_object(request.line).get("request_id"):
-            return f"its first line has the request id {str(found)[:100]!r}, not that of its first request"
+            return f"its first line has the request id {cut(str(found), 100)!r}, not that of its first request"
         return "it wrote more than its reply" if self._buffer else ""
 
     # --- for the launcher, when a call has ended ---------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from goplugins.runtime.clock import Clock
-from goplugins.runtime.text import from_outside
+from goplugins.runtime.text import CUT, from_outside
 
 _MAX_LINE = 4096
 _BURST = 200.0
@@ -15,6 +15,8 @@ _PER_SECOND = 100.0
 """Lines that are logged: enough for any traceback, too few to fill a disk."""
 
 _LAST_LINES = 5
+
+_CUT = CUT.encode()
 
 
 class StderrLog:
@@ -50,19 +52,23 @@ class StderrLog:
             self._log(line)
         self._rest = rest
         if len(rest) > _MAX_LINE:
-            self._log(rest)
+            self._log(rest + _CUT)
             self._rest, self._cut = b"", True
 
     def _skip(self, chunk: bytes) -> None:
         """Counts lines without splitting off each: there may be a million of them."""
         self._dropped += chunk.count(b"\n")
-        *lines, rest = chunk.rsplit(b"\n", _LAST_LINES)
+        *lines, rest = (self._rest + chunk).rsplit(b"\n", _LAST_LINES + 1)
         if lines:
-            self._last.extend(self._scrub(_printable(line)) for line in lines[-_LAST_LINES:])
+            if len(lines) > _LAST_LINES or self._cut:
+                del lines[0]  # many lines, or the end of one whose beginning is logged
+            self._last.extend(self._scrub(_printable(line)) for line in lines)
             self._cut = False
-            self._rest = rest[:_MAX_LINE]
-        else:
-            self._rest = (self._rest + rest)[:_MAX_LINE]
+        if len(rest) > _MAX_LINE:
+            if not self._cut:
+                self._last.append(self._scrub(_printable(rest + _CUT)))
+            rest, self._cut = b"", True
+        self._rest = rest
 
     def _log(self, line: bytes) -> None:
         if self._cut:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.runtime.text import cut
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _GZIP_NAMES = ("gzip", "x-gzip")
@@ -35,7 +36,7 @@ def check_encoding(encoding: str) -> str:
         return "gzip"
     if encoding == "deflate":
         return encoding
-    raise BadReplyError(f"the reply's Content-Encoding is {encoding[:40]!r}, which the request did not accept")
+    raise BadReplyError(f"the reply's Content-Encoding is {cut(encoding, 40)!r}, which the request did not accept")
 
 
 def collect(chunks: Iterable[bytes], encoding: str, limit: int) -> bytes:

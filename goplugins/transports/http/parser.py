@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
+from goplugins.runtime.text import cut
 from goplugins.transports.http import body as reply_body
 from goplugins.transports.http.engine import Headers, HTTPReply
 
@@ -335,12 +336,12 @@ class ReplyParser:
         elif b"content-length" in headers:
             length = headers[b"content-length"]
             if int(length) > self._limit and status != _NO_CONTENT:
-                announced = length[:40].decode("latin-1")
+                announced = cut(length.decode("latin-1"), 40)
                 raise ReplyTooLargeError(
                     f"the reply is larger than {self._limit} bytes: its Content-Length is {announced}"
                 )
         elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
-            found = headers[b"transfer-encoding"][:40].decode("latin-1")
+            found = cut(headers[b"transfer-encoding"].decode("latin-1"), 40)
             raise BadReplyError(f"the reply has an unknown Transfer-Encoding: {found!r}")
         self._in_body = True
 

@@ -24,7 +24,7 @@ from goplugins.errors import (
 )
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
-from goplugins.runtime.text import from_outside
+from goplugins.runtime.text import CUT, from_outside
 from goplugins.transports.envelope import check_request_id, error_text, metadata_of, parse_object
 from goplugins.transports.health_status import status_of_word, without_report
 from goplugins.transports.http.engine import HTTPReply
@@ -150,7 +150,9 @@ def _failure_text(reply: HTTPReply) -> str:
         if not text and isinstance(value, str):
             text = from_outside(value, _SNIPPET)
     if not text and "text/plain" in reply.headers.get("content-type", ""):  # nothing of an HTML page
-        text = from_outside(" ".join(reply.body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
+        start = reply.body[: 4 * _SNIPPET]
+        words = (start.decode("utf-8", "replace") + CUT * (len(reply.body) > len(start))).split()
+        text = from_outside(" ".join(words), _SNIPPET)
     return text
 
 

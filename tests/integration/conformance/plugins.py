@@ -125,7 +125,7 @@ def _answer(task: Task, context: ExecutionContext) -> Any:
 
 
 def _reject(task: Task, context: ExecutionContext) -> Any:
-    raise serve.Rejected("not in stock", code="SOLD_OUT", metadata={"sku": "42"})
+    raise serve.Rejected(str(task.value or "not in stock"), code="SOLD_OUT", metadata={"sku": "42"})
 
 
 def _crash(task: Task, context: ExecutionContext) -> Any:

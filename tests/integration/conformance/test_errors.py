@@ -220,3 +220,16 @@ def test_a_caller_can_not_override_the_credentials(connect, start):
     manager = connect(start(**right), auth=right)
     with pytest.raises(InvalidHeaderError, match="Authorization"):
         manager.execute("p", Task(), headers={"Authorization": "Bearer another"})
+
+
+@remote
+@pytest.mark.parametrize("own", [True, False], ids=["configured", "of the call"])
+def test_a_credential_that_a_long_error_text_cuts_in_two_is_masked(connect, start, own):
+    secret = "QWERTZUIOPASDFGH"
+    manager = connect(start(method="bearer", token=secret), auth={"method": "bearer", "token": secret})
+    headers = {} if own else {"X-Session-Token": secret}
+    for shown in range(len(secret) + 2):
+        text = "x" * (4095 - shown) + secret + " is not accepted" * 10
+        with pytest.raises(PluginExecutionError) as caught:
+            manager.execute("p", Task(do="reject", value=text), headers=headers)
+        assert not set(secret) & set(caught.value.message.removeprefix("the plugin")), shown

@@ -203,6 +203,20 @@ def test_credentials_that_a_server_quotes_are_removed_from_the_error(raw, make):
     assert "bad: Bearer ***" in error.message
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["configured", "of the call"])
+def test_a_credential_that_is_cut_in_two_is_masked(raw, make, own):
+    secret = "QWERTZUIOPASDFGH"
+    texts = iter("x" * (4095 - shown) + secret + "y" * 100 for shown in range(len(secret) + 2))
+
+    def quoting(request, context):
+        return aborting("UNKNOWN", next(texts))(request, context)
+
+    plugin = make(raw(quoting).address, auth=AuthConfig(method="api-key", api_key=secret) if own else None)
+    for _ in range(len(secret) + 2):
+        error = failure(plugin, headers={} if own else {"X-Session-Token": secret})
+        assert not set(secret) & set(error.message.removeprefix("gRPC UNKNOWN")), error.message
+
+
 def test_credentials_are_removed_from_names_and_error_kinds(raw, make):
     auth = AuthConfig(method="bearer", token="tok-456-secret")
     trailing = (("a-tok-456-secret", "1"),)

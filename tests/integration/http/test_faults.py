@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from goplugins.config import AuthConfig
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -452,3 +453,36 @@ def test_keyboard_interrupt_closes_the_connection_and_frees_its_slot(serve, make
     assert plugin._engine.pool.open == 0
     assert call(plugin) == "ok"
     assert server.connections == 3
+
+
+SECRET = "~^|~~^^||~^~|~|^|"
+TEXT = {"Content-Type": "text/plain"}
+QUOTING = {
+    "plain text": (200, lambda text: http_reply(text, "500 X", TEXT)),
+    "a message": (200, lambda text: http_reply({"message": text}, "500 X")),
+    "an error": (4096, lambda text: http_reply({"error": text}, "500 X")),
+    "a request id": (100, lambda text: http_reply({"request_id": text, "data": 1})),
+    "a key": (40, lambda text: http_reply(f'{{"{text}": 1, "{text}": 2}}')),
+    "an encoding": (40, lambda text: http_reply({}, headers={"Transfer-Encoding": text, "Content-Encoding": text})),
+    "a place": (200, lambda text: http_reply({}, "302 Found", {"Location": f"http://a/{text}"})),
+}
+"""Characters after which a text is cut, and replies with a text."""
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["configured", "of the call"])
+@pytest.mark.parametrize("quoting", QUOTING)
+def test_a_credential_that_is_cut_in_two_is_masked(serve, make, quoting, own):
+    limit, quote = QUOTING[quoting]
+    texts = ["x" * max(limit - 1 - shown, 0) + SECRET + "y" * 900 for shown in range(len(SECRET) + 12)]
+    rest = iter(texts)
+
+    def handle(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            peer.send(quote(next(rest)))
+
+    plugin = make(serve(handle).url, auth=AuthConfig(method="api-key", api_key=SECRET) if own else None)
+    for _ in texts:
+        with pytest.raises(PluginError) as caught:
+            call(plugin, headers={} if own else {"X-Session-Token": SECRET})
+        found = str(caught.value)
+        assert len([each for each in found if each in SECRET]) <= (3 if quoting == "a key" else 0), found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
-from goplugins.runtime.text import from_outside, one_line, printable
+import goplugins
+from goplugins.runtime.text import CUT, cut, from_outside, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -41,4 +45,34 @@ def test_tabs_stay_and_trailing_white_space_goes() -> None:
 
 @pytest.mark.parametrize("text", ["x" * 50, "\0" * 50, b"x" * 50, b"\xff" * 50])
 def test_the_length_is_bounded(text: str | bytes) -> None:
-    assert len(from_outside(text, 20)) == 20
+    found = from_outside(text, 20)
+    assert (len(found), found[-1]) == (20, CUT)
+
+
+@pytest.mark.parametrize("text", ["é" * 20, ("é" * 20).encode(), "\N{GRINNING FACE}" * 20, "x" * 20 + " " * 1000])
+def test_a_text_that_fits_has_no_mark(text: str | bytes) -> None:
+    assert CUT not in from_outside(text, 20)
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\u20ac", "\N{GRINNING FACE}"])
+@pytest.mark.parametrize("before", ["", "x", "é", "x€"])
+def test_bytes_are_cut_between_characters(character: str, before: str) -> None:
+    text = before + character * 50
+    assert from_outside(text.encode(), 20) == from_outside(text, 20) == text[:19] + CUT
+
+
+def test_cut() -> None:
+    assert [cut("word", limit) for limit in (5, 4, 3, 1)] == ["word", "word", "wo…", "…"]
+
+
+def test_messages_of_transports_cut_texts_by_cut_only() -> None:
+    """A slice leaves no mark, by which a credential that it cuts in two would be recognised."""
+    found = [
+        f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+        for path in (Path(goplugins.__file__).parent / "transports").rglob("*.py")
+        for text in ast.walk(ast.parse(path.read_text()))
+        if isinstance(text, ast.JoinedStr)
+        for node in ast.walk(text)
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and node.slice.upper is not None
+    ]
+    assert [each for each in found if "[:1]" not in each] == []

@@ -12,8 +12,11 @@ import pytest
 from goplugins import ExecutionContext
 from goplugins.config import AuthConfig
 from goplugins.errors import PluginError
+from goplugins.json_text import shown_key
 from goplugins.runtime.clock import SYSTEM_CLOCK
-from goplugins.transports.credential_rotation import PluginCredentials
+from goplugins.runtime.text import CUT, cut, from_outside
+from goplugins.transports.credential_rotation import PluginCredentials, scrub, secrets_of
+from tests.timing import time_limit
 
 FORMS = {
     "as it is": str,
@@ -41,6 +44,44 @@ def test_a_credential_is_removed_in_each_form_in_which_it_is_echoed(own, name, f
     credentials.scrub_error(error, {name: secret} if own else {})
     assert str(error) == "[PLUGIN_1200] bad header ***!"
     assert error.details == {"metadata": {"got": ["x ***"]}}
+
+
+CUTS = {
+    "a text from outside": from_outside,
+    "bytes from outside": lambda text, limit: from_outside(text.encode(), limit),
+    "quoted": lambda text, limit: f"the id {cut(text, limit)!r}, expected 'r'",
+    "followed by a remark": lambda text, limit: f"{cut(text, limit)}; there may be further faults",
+    "a key": lambda text, limit: f"the key {shown_key('x' * (40 - limit) + text)!r} occurs more than once",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("way", CUTS)
+@pytest.mark.parametrize("own", [True, False], ids=["of the call", "configured"])
+def test_a_credential_that_is_cut_in_two_is_removed(own, way, form):
+    secret = "Q/W&ERTZ+UIOP<QW"
+    credentials = PluginCredentials(None, SYSTEM_CLOCK, "p")
+    if not own:
+        credentials.protect(AuthConfig(), {"Authorization": f"Bearer {secret}"})
+    echoed = FORMS[form](secret)
+    shown = 3 if way == "a key" else 0  # characters before the dots that are no proof
+    for limit in range(3, 40):
+        error = PluginError(CUTS[way](f"xx{echoed} xxxxx", limit), details={"text": CUTS[way](f"xx{echoed}", limit)})
+        credentials.scrub_error(error, {"Authorization": f"Bearer {secret}"} if own else {})
+        for text in (error.message, error.details["text"]):
+            assert len(re.findall("[A-Z]", text)) <= shown, (limit, text)
+
+
+def test_dots_in_the_text_of_others_are_no_proof_of_a_cut():
+    assert scrub("please wait... or etc…", secrets_of({"Authorization": "Bearer tok-456"})) == "please wait... or etc…"
+
+
+def test_many_marks_take_no_time():
+    texts = ("x..." * 4000, "x..." * 1_000_000, f"x{CUT}" * 8000)
+    for stopwatch in time_limit(1.0):
+        with stopwatch:
+            for text in texts:
+                assert scrub(text, secrets_of({"Authorization": "Bearer xyz-456"})) is not None
 
 
 def test_headers_that_are_no_credentials_stay_in_texts():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from goplugins.config import AuthConfig
+from goplugins.runtime.clock import SYSTEM_CLOCK
 from goplugins.testing import ManualClock
+from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.exec.stderr_log import StderrLog
 
 
@@ -54,3 +59,40 @@ def test_credentials_are_removed_from_log_and_last_lines(caplog):
     log.feed(b'got {"Authorization":"Bearer s3cr3t"}\n')
     assert caplog.messages == ['got {"Authorization":"Bearer ***"}']
     assert "s3cr3t" not in log.last_lines
+
+
+SECRET = "QWERTZUIOPASDFGH"
+
+
+def masking() -> Callable[[str], str]:
+    credentials = PluginCredentials(None, SYSTEM_CLOCK, "p")
+    credentials.protect(AuthConfig(), {"Authorization": f"Bearer {SECRET}"})
+    return credentials.scrub
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["logged", "above the rate limit"])
+@pytest.mark.parametrize("ends", [True, False], ids=["a whole line", "without end"])
+def test_a_credential_that_is_cut_in_two_is_removed(caplog, limited, ends):
+    for shown in range(len(SECRET) + 2):
+        line = b"x" * (4095 - shown) + SECRET.encode() + b" y" * 100 + b"\n" * ends
+        for split in (len(line), 4090, 4096, 4097, 4100):
+            log = StderrLog("p", ManualClock(), masking())
+            if limited:
+                log.feed(b"line\n" * 1000)
+            log.feed(line[:split])
+            log.feed(line[split:])
+            log.feed(b"y" * 5000 + b"\nend\n")
+            assert not set(SECRET) & set(log.last_lines), (shown, split)
+            assert log.last_lines.endswith("end")
+    assert not set(SECRET) & set("".join(caplog.messages))
+
+
+@pytest.mark.parametrize("lines", range(8))
+def test_lines_above_the_rate_limit_are_whole(lines):
+    log = StderrLog("p", ManualClock())
+    log.feed(b"line\n" * 1000)
+    log.feed(b"a lo")
+    log.feed(b"ng line\n" + b"".join(b"%d\n" % number for number in range(lines)) + b"more")
+    log.feed(b" follows\n")
+    expected = [*["line"] * 5, "a long line", *map(str, range(lines)), "more follows"][-5:]
+    assert log.last_lines == " | ".join(expected)
