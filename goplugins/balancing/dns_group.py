@@ -124,6 +124,7 @@ class DnsGroup(Sender):
         # Snapshots, replaced under the lock and read without it.
         self._members: Mapping[str, GuardedPlugin] = {}
         self._draining: Mapping[str, GuardedPlugin] = {}
+        self._held: frozenset[str] = frozenset()  # members that are gone, and were forced open
         self._closed = False
         self._has_too_many = False
         self._lock = create_lock(self)
@@ -238,6 +239,22 @@ class DnsGroup(Sender):
         for member in (*self._members.values(), *self._draining.values()):
             member.after_fork_in_child()
 
+    def operator_settings(self) -> Mapping[str, bool]:
+        """The members whose breakers are forced open, also where their addresses are gone for now."""
+        members = {**self._draining, **self._members}
+        held = {name for name, member in members.items() if member.pipeline.breaker.is_forced_open}
+        return dict.fromkeys(sorted(held | self._held), False)
+
+    def apply_operator_settings(self, members: Mapping[str, bool]) -> None:
+        """Forces the breakers of disabled members open, now and when their addresses are found."""
+        held = {name for name, enabled in members.items() if not enabled}
+        with self._lock:
+            present = self._members
+            self._held = frozenset(held.difference(present))
+        for name, member in present.items():
+            member.pipeline.breaker.hold_open(name in held)
+            member.notify_changed()
+
     # --- changes of members: on one thread at a time, see DnsRefresh -----------------------------------------------
 
     def _apply(self, addresses: Iterable[Address]) -> None:
@@ -297,6 +314,9 @@ class DnsGroup(Sender):
             closed = self._closed
             if not closed:
                 self._members = {**self._members, name: member}
+                if name in self._held:
+                    member.pipeline.breaker.hold_open(True)
+                    self._held -= {name}
         if closed:
             self._close_member(member, _GROUP_CLOSED)
             return
@@ -322,6 +342,8 @@ class DnsGroup(Sender):
                 continue
             with self._lock:
                 mine = self._draining.get(name) is member
+                if member.pipeline.breaker.is_forced_open:  # it stays so, should its address come back
+                    self._held |= {name}
                 self._draining = {key: value for key, value in self._draining.items() if key != name}
             if mine:
                 with contextlib.suppress(PluginNotFoundError):

@@ -343,6 +343,18 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             dispatcher.refresh(dispatcher.now())
             return group_health(list(dispatcher.table.states.values()), checked or {}, self._clock.time())
 
+    def operator_settings(self) -> Mapping[str, bool]:
+        """See :class:`goplugins.transports.interface.Sender`."""
+        with self._dispatcher.lock:
+            return {name: state.enabled for name, state in self._dispatcher.table.states.items() if state.by_hand}
+
+    def apply_operator_settings(self, members: Mapping[str, bool]) -> None:
+        """See :class:`goplugins.transports.interface.Sender`."""
+        with self._dispatcher.lock:
+            for name, state in self._dispatcher.table.states.items():
+                if name in members:
+                    self._set_enabled(state, members[name])
+
     # --- end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -373,7 +385,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         return state
 
     def _set_enabled(self, state: MemberState, enabled: bool) -> None:
-        state.enabled = enabled
+        state.enabled, state.by_hand = enabled, True
         self._dispatcher.table.evaluate(state, self._dispatcher.now())
 
     def _remove(self, state: MemberState, timeout: float) -> bool:

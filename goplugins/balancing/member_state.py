@@ -64,6 +64,7 @@ class MemberState:
 
     Attributes:
         plugin: what was added to the group under this name.
+        by_hand: whether it was enabled or disabled by hand, so that its configuration does not decide.
         number: unique within the group.
         owned: the guarded plugin if the group has created and must close it.
         step: virtual time between two turns: 1 / weight.
@@ -96,6 +97,7 @@ class MemberState:
     step: float = attrs.field(init=False)
     condition: Condition = attrs.field(init=False)
     owned: GuardedPlugin | None = None
+    by_hand: bool = False
     ready: bool = False
     active: int = 0
     waiters: list[Waiter] = attrs.field(factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -98,7 +97,7 @@ def configuration(manager: Manager[Any, Any], name: str = "") -> Mapping[str, An
 
 def is_forced_open(plugin: GuardedPlugin) -> bool:
     """Whether its circuit breaker is forced open."""
-    return plugin.retry_after() == math.inf
+    return plugin.pipeline.breaker.is_forced_open
 
 
 def has_configured_members(wire: Sender) -> TypeGuard[LoadBalancer[Any, Any]]:

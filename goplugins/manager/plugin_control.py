@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from goplugins.errors import InvalidArgumentError, PluginNotFoundError
@@ -24,7 +26,8 @@ class PluginControl:
 
     With ``member``, an action is on one member of the group: its breaker and its health are those of the member,
     :meth:`disable` and :meth:`enable` take it out of the group and back. What an action sets lasts until another action
-    ends it, or until a reload replaces the plugin. Each action is an event (:class:`~goplugins.PluginControlled`) and a
+    ends it, also beyond reloads that change or replace the plugin; one that removes it, or writes ``enabled: false``,
+    ends it, too. Each action is an event (:class:`~goplugins.PluginControlled`) and a
     record of the audit trail, whose actor :func:`goplugins.acting_as` sets.
 
     Args:
@@ -63,14 +66,7 @@ class PluginControl:
         Raises:
             InvalidArgumentError: the breaker is configured to reject no call (``metrics_only``).
         """
-        plugin = self._find(member)
-        section = plugin.config.circuit_breaker
-        if section is not None and section.metrics_only:
-            raise InvalidArgumentError(
-                f"{plugin.name!r} has a circuit breaker that rejects no call: set circuit_breaker.metrics_only to false"
-            )
-        plugin.pipeline.breaker.force_open()
-        self._announce("breaker_forced", member, plugin)
+        self._announce("breaker_forced", member, self._act_on(member, _force_open))
 
     def close_breaker(self, *, member: str = "") -> None:
         """Closes the circuit breaker, forced open or not; it may open again. What it has counted stays."""
@@ -81,15 +77,7 @@ class PluginControl:
         self._close_breaker(member, "breaker_reset", reset=True)
 
     def _close_breaker(self, member: str, action: str, *, reset: bool) -> None:
-        plugin = self._find(member)
-        breaker, section = plugin.pipeline.breaker, plugin.config.circuit_breaker
-        if reset:
-            breaker.reset()
-        elif section is None or section.enabled is not False:
-            breaker.close()
-        if section is not None and section.enabled is False:
-            breaker.disable()  # forcing it open has switched it on
-        self._announce(action, member, plugin)
+        self._announce(action, member, self._act_on(member, partial(_close_breaker, reset=reset)))
 
     def disable(self, drain_timeout: float = 0.0, *, member: str = "") -> bool:
         """Lets no more calls through: as :meth:`force_open`; a member gets none of the group's, but others of its own.
@@ -101,22 +89,19 @@ class PluginControl:
         Returns:
             True if no call of another thread is in flight any more.
         """
-        balancer = self._balancer(member)
+        balancer = self._set_enabled(member, False)
         if balancer is not None:
-            drained = balancer.disable_plugin(member, drain_timeout)
             self._announce("member_disabled", member)
-            return drained
+            return balancer.disable_plugin(member, drain_timeout)
         self.force_open(member=member)
         return self._find(member).tracker.drain(drain_timeout, self._clock)
 
     def enable(self, *, member: str = "") -> None:
         """Ends :meth:`disable`: a member takes calls again, few at first."""
-        balancer = self._balancer(member)
-        if balancer is None:
+        if self._set_enabled(member, True) is None:
             self.reset_breaker(member=member)
-            return
-        balancer.enable_plugin(member)
-        self._announce("member_enabled", member)
+        else:
+            self._announce("member_enabled", member)
 
     def check_health(self, *, member: str = "") -> HealthStatus:
         """Checks the health now, also where checks are off, and returns the result; waits for it at most its timeout.
@@ -140,6 +125,25 @@ class PluginControl:
             raise PluginNotFoundError(f"{self.name!r} has no member {member!r}")
         return find(member)
 
+    def _act_on(self, member: str, act: Callable[[GuardedPlugin], object]) -> GuardedPlugin:
+        """Acts on the plugin, and on its successor if a reload has replaced it meanwhile."""
+        done: GuardedPlugin | None = None
+        while done is not (plugin := self._find(member)):
+            act(plugin)
+            done = plugin
+        return plugin
+
+    def _set_enabled(self, member: str, enabled: bool) -> LoadBalancer[Any, Any] | None:
+        """The same for a member of a group with configured members; None, doing nothing, for anything else."""
+        done: LoadBalancer[Any, Any] | None = None
+        while done is not (balancer := self._balancer(member)) and balancer is not None:
+            if enabled:
+                balancer.enable_plugin(member)
+            else:
+                balancer.disable_plugin(member)
+            done = balancer
+        return balancer
+
     def _balancer(self, member: str) -> LoadBalancer[Any, Any] | None:
         """The group, if it has configured members and the action is on one of them."""
         if not member:
@@ -158,3 +162,22 @@ class PluginControl:
 
     def __repr__(self) -> str:
         return f"<PluginControl of {self.name!r}>"
+
+
+def _force_open(plugin: GuardedPlugin) -> None:
+    section = plugin.config.circuit_breaker
+    if section is not None and section.metrics_only:
+        raise InvalidArgumentError(
+            f"{plugin.name!r} has a circuit breaker that rejects no call: set circuit_breaker.metrics_only to false"
+        )
+    plugin.pipeline.breaker.force_open()
+
+
+def _close_breaker(plugin: GuardedPlugin, *, reset: bool) -> None:
+    breaker, section = plugin.pipeline.breaker, plugin.config.circuit_breaker
+    if reset:
+        breaker.reset()
+    elif section is None or section.enabled is not False:
+        breaker.close()
+    if section is not None and section.enabled is False:
+        breaker.disable()  # forcing it open has switched it on

@@ -11,6 +11,7 @@ from goplugins.config.diff import PluginDiff, diff_of, update_of
 from goplugins.enums import ReloadStrategy
 from goplugins.errors import DuplicatePluginNameError, InvalidConfigError
 from goplugins.observability.reload_report import PluginOutcome, ReloadAction
+from goplugins.pipeline.operator_settings import OperatorSettings
 from goplugins.pipeline.plugin import GuardedPlugin
 
 
@@ -39,9 +40,15 @@ class ReloadPlan:
         """Names of the plugins with ``enabled: false``."""
         return frozenset(config.name for config in self.config.plugins if not config.enabled)
 
-    def outcomes(self) -> tuple[PluginOutcome, ...]:
-        """What happens to each plugin, without the figures of the drain."""
-        return tuple(PluginOutcome(name, action) for name, action in self.actions.items())
+    def outcomes(self, running: Mapping[str, GuardedPlugin]) -> tuple[PluginOutcome, ...]:
+        """What happens to each plugin, without the figures of the drain.
+
+        Args:
+            running: the manager's plugins, which have what operators have set.
+        """
+        return tuple(
+            PluginOutcome(name, action, disabled=_disabled(running.get(name))) for name, action in self.actions.items()
+        )
 
 
 def make_plan(
@@ -82,6 +89,10 @@ def make_plan(
     actions |= {plugin.name: ReloadAction.REMOVED for plugin in removed}
     diff = diff_of(_running_config(before, configured), config)
     return ReloadPlan(config, diff, actions, tuple(build), tuple(adapt), tuple(removed))
+
+
+def _disabled(plugin: GuardedPlugin | None) -> tuple[str, ...]:
+    return () if plugin is None else OperatorSettings.of(plugin).disabled(plugin.name)
 
 
 def _check_names(

@@ -10,6 +10,7 @@ from goplugins.errors import PluginError, ReloadError, belongs_to_host
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reload_check import check_all
 from goplugins.manager.reload_plan import ReloadPlan
+from goplugins.pipeline.operator_settings import Handover
 from goplugins.pipeline.pipeline import Pipeline
 from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.runtime.clock import Clock
@@ -77,6 +78,8 @@ class ReloadRun:
                 built.append(self._build(index, config))
             seen = check_all(built, min(self._options.health_check_timeout, self._time_left()))
             self._time_left()
+            running = self._registry.plugins
+            handover = Handover([(running[each.name], each) for each in built if each.name in running])
             if final:
                 self._adapt()
                 old = self._registry.replace(built, plan.remove, plan.disabled)
@@ -86,6 +89,7 @@ class ReloadRun:
             for plugin in built:
                 plugin.drain_and_close(0.0, "its reload failed")
             raise
+        handover.complete()
         self._new += built
         self._old += old
         for plugin in built:
@@ -118,6 +122,9 @@ class ReloadRun:
         if not self._options.rollback_on_failure:
             self.leaving = self._old  # the batches that succeeded stay
             return
+        new = {plugin.name: plugin for plugin in self._new}
+        handover = Handover([(new[each.name], each) for each in self._old if each.name in new])
         restored, self.leaving = self._registry.restore(self._old, self._new, self._disabled)
+        handover.complete()
         for plugin in restored:
             self._maintenance.watch(plugin)

@@ -209,7 +209,8 @@ class ConfigLoader:
         self._check_open()
         if dry_run:
             plan = self._plan(self._read(source).config, options)
-            return ReloadReport(options.strategy, plan.outcomes(), plan.diff, dry_run=True)
+            running = self._lifecycle.registry.plugins
+            return ReloadReport(options.strategy, plan.outcomes(running), plan.diff, dry_run=True)
         started = self._clock.monotonic()
         end = started + options.graceful_timeout
         run: ReloadRun | None = None
@@ -227,7 +228,8 @@ class ConfigLoader:
             # Outside the section: a call that is drained may itself wait for a reload.
             drain_end = min(self._clock.monotonic() + options.drain_timeout, end)
             drained = {} if run is None else self._lifecycle.drain_and_close(run.leaving, drain_end)
-        outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in plan.outcomes()]
+        found = plan.outcomes(self._lifecycle.registry.plugins)
+        outcomes = [attrs.evolve(each, **drained.get(each.name, {})) for each in found]
         elapsed = self._clock.monotonic() - started
         report = ReloadReport(options.strategy, tuple(outcomes), plan.diff, elapsed)
         logger.info("reloaded from %s: %s", _name_of(source), "; ".join(map(str.strip, str(report).splitlines())))

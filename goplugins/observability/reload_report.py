@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import attrs
 
@@ -36,6 +37,8 @@ class PluginOutcome:
         drain_time: seconds until the last of them had finished.
         left_behind: calls still in flight after ``drain_timeout``. Calls that were still waiting to be sent go to the
             successor and are not counted.
+        disabled: what an operator has disabled, which a reload does not end: the plugin itself, by its name, and
+            members of a group.
     """
 
     name: str
@@ -43,6 +46,12 @@ class PluginOutcome:
     drained: int = 0
     drain_time: float = 0.0
     left_behind: int = 0
+    disabled: tuple[str, ...] = ()
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        """Also of pickles from before ``disabled``."""
+        for name, value in {"disabled": (), **state}.items():
+            object.__setattr__(self, name, value)
 
     def __str__(self) -> str:
         text = f"{self.name}: {self.action}"
@@ -50,6 +59,9 @@ class PluginOutcome:
             text += f", {self.drained} calls drained in {self.drain_time:.3f} s"
         if self.left_behind:
             text += f", {self.left_behind} left behind"
+        if self.disabled:
+            own = self.disabled == (self.name,)
+            text += ", still disabled by an operator" + ("" if own else f": {', '.join(self.disabled)}")
         return text
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import enum
+import math
 import random
 
 import attrs
 
 from goplugins.config.defaults import completed
 from goplugins.config.plugin_sections import CircuitBreakerConfig
+from goplugins.enums import CircuitBreakerState
+from goplugins.errors import CircuitBreakerOpenError
 from goplugins.resilience.rolling_window import RollingWindow
 
 _WINDOW = 60.0  # seconds, where a rate is configured without a window
+
+
+class BreakerMode(enum.Enum):
+    """Whether outcomes decide the state of a breaker."""
+
+    NORMAL = "normal"
+    DISABLED = "disabled"  # stays CLOSED and only counts
+    FORCED = "forced"  # stays OPEN
 
 
 @attrs.frozen
@@ -63,3 +75,19 @@ class BreakerRules:
         # The exponent is bounded: a float overflows at 2 ** 1024, and the cap is reached long before.
         doubled = min(self.recovery_timeout * 2.0 ** min(streak - 1, 64), self.max_recovery_timeout)
         return doubled * (0.9 + 0.1 * rng.random())
+
+
+def refusal_of(name: str, state: CircuitBreakerState, left: float) -> CircuitBreakerOpenError:
+    """The error for a call that a breaker refuses.
+
+    Args:
+        name: the plugin's; empty for none.
+        state: of the breaker.
+        left: seconds until it admits a call; infinite while it is forced open.
+    """
+    if left == math.inf:
+        return CircuitBreakerOpenError("circuit breaker is held open by force_open()", plugin=name or None)
+    half_open = state is CircuitBreakerState.HALF_OPEN
+    where = "half-open and all its probes are in flight" if half_open else "open"
+    message = f"circuit breaker is {where}, next call admitted in {left:.3f} s"
+    return CircuitBreakerOpenError(message, plugin=name or None, retry_after=left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import random
 from collections import deque
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import CircuitBreakerOpenError
 from goplugins.models.results import CircuitBreakerStats
-from goplugins.resilience.breaker_rules import BreakerRules
-from goplugins.resilience.permits import SETTLED, Permit, ProbePermit, SharedPermit
+from goplugins.resilience.breaker_rules import BreakerMode, BreakerRules, refusal_of
+from goplugins.resilience.permits import SETTLED, Permit, ProbePermit, SharedPermit, expiry_of
 from goplugins.resilience.rolling_window import RollingWindow
 from goplugins.runtime.callbacks import run_callback
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -32,16 +31,10 @@ _HALF_OPEN = CircuitBreakerState.HALF_OPEN
 _MAX_ANONYMOUS = 4096
 
 
-class _Mode(enum.Enum):
-    NORMAL = "normal"
-    DISABLED = "disabled"  # stays CLOSED and only counts
-    FORCED = "forced"  # stays OPEN
-
-
 # Reading an enum's member as an attribute is slow in Python 3.11, and these are read at each call.
-_NORMAL = _Mode.NORMAL
-_DISABLED = _Mode.DISABLED
-_FORCED = _Mode.FORCED
+_NORMAL = BreakerMode.NORMAL
+_DISABLED = BreakerMode.DISABLED
+_FORCED = BreakerMode.FORCED
 
 
 class CircuitBreaker:
@@ -103,6 +96,7 @@ class CircuitBreaker:
         self._lock = create_lock(self)
         self._rules = BreakerRules.of(config)
         self._mode = _NORMAL if self._rules.enabled else _DISABLED
+        self._refuses = False  # while forced open, also under rules with ``metrics_only``, which came later
         self._window = self._rules.new_window()
         self._state = _CLOSED
         self._generation = 0  # incremented at each state change: outcomes of older permits are ignored
@@ -137,7 +131,7 @@ class CircuitBreaker:
         permit = self._admit(expires_at)
         if isinstance(permit, Permit):
             return permit
-        raise self._refusal(*permit)
+        raise refusal_of(self.name, *permit)
 
     def enter(self, expires_at: float | None = None) -> Permit:
         """:meth:`acquire` for a caller that settles exactly once, whatever happens; takes no lock while closed.
@@ -196,7 +190,7 @@ class CircuitBreaker:
             with self._lock:
                 state = self._state
                 left = self._seconds_left(self._now())
-        return self._refusal(state, left) if left > 0 else None
+        return refusal_of(self.name, state, left) if left > 0 else None
 
     def retry_after(self) -> float:
         """Seconds until a call is admitted at the latest; 0 if one is admitted now, infinite while forced open."""
@@ -262,8 +256,31 @@ class CircuitBreaker:
         self._override(_NORMAL, _CLOSED)
 
     def force_open(self) -> None:
-        """Refuses every call until :meth:`enable` or :meth:`reset`; with ``metrics_only`` it still refuses none."""
+        """Refuses every call until :meth:`enable` or :meth:`reset`; with ``metrics_only`` it still refuses none.
+
+        If ``metrics_only`` is configured later, it goes on refusing.
+        """
+        self._refuses = not self._rules.metrics_only
         self._override(_FORCED, _OPEN)
+
+    @property
+    def is_forced_open(self) -> bool:
+        """Whether :meth:`force_open` holds it open, and calls are refused."""
+        return self._mode is _FORCED and (self._refuses or not self._rules.metrics_only)
+
+    def hold_open(self, held: bool) -> None:
+        """Forces it open, or ends that, as another breaker of the plugin's name is: whatever its rules, and unnotified.
+
+        Takes the lock.
+        """
+        with self._lock:
+            if held:
+                self._refuses = True
+                self._enter(_OPEN)
+                self._mode = _FORCED
+            elif self._mode is _FORCED:
+                self._enter(_CLOSED)
+                self._mode = _NORMAL if self._rules.enabled else _DISABLED
 
     def disable(self) -> None:
         """Admits every call until :meth:`enable`; outcomes are counted, but change no state."""
@@ -351,29 +368,18 @@ class CircuitBreaker:
         return Permit(self._settle, self.clock, self._generation, expires_at)
 
     def _seconds_left(self, now: float) -> float:
+        if self._mode is _FORCED and (self._refuses or not self._rules.metrics_only):
+            return math.inf
         if self._state is _CLOSED or self._rules.metrics_only:
             return 0.0
-        if self._mode is _FORCED:
-            return math.inf
         if self._state is _OPEN:
             return max(0.0, self._open_until - now)
         if len(self._probes) < self._rules.success_threshold:
             return 0.0
-        self._probes = [probe for probe in self._probes if _expiry(probe) > now]
+        self._probes = [probe for probe in self._probes if expiry_of(probe) > now]
         if len(self._probes) < self._rules.success_threshold:
             return 0.0
-        return min(map(_expiry, self._probes)) - now
-
-    def _refusal(self, state: CircuitBreakerState, left: float) -> CircuitBreakerOpenError:
-        """The error for a refused call. Needs no lock."""
-        if left == math.inf:
-            return CircuitBreakerOpenError("circuit breaker is held open by force_open()", plugin=self.name or None)
-        where = "half-open and all its probes are in flight" if state is _HALF_OPEN else "open"
-        return CircuitBreakerOpenError(
-            f"circuit breaker is {where}, next call admitted in {left:.3f} s",
-            plugin=self.name or None,
-            retry_after=left,
-        )
+        return min(map(expiry_of, self._probes)) - now
 
     def _record(self, *, succeeded: bool) -> None:
         """Takes the lock."""
@@ -390,7 +396,7 @@ class CircuitBreaker:
 
     def _drop_expired(self, now: float) -> None:
         anonymous = self._anonymous
-        while anonymous and _expiry(anonymous[0]) <= now:
+        while anonymous and expiry_of(anonymous[0]) <= now:
             anonymous.popleft()
 
     def _count(self, permit: Permit, succeeded: bool | None, duration: float | None) -> None:
@@ -476,7 +482,7 @@ class CircuitBreaker:
             self._calls = self._consecutive = self._streak = 0
             self._window = window
 
-    def _override(self, mode: _Mode, state: CircuitBreakerState) -> None:
+    def _override(self, mode: BreakerMode, state: CircuitBreakerState) -> None:
         """Takes the lock."""
         with self._lock:
             old = self._state
@@ -488,7 +494,3 @@ class CircuitBreaker:
         """Calls ``on_transition`` after a change. The caller does not hold the lock."""
         if new is not old and self._on_transition is not None:
             run_callback(self._on_transition, old, new)
-
-
-def _expiry(permit: Permit) -> float:
-    return math.inf if permit.expires_at is None else permit.expires_at

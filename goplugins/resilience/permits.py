@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -104,3 +105,8 @@ class SharedPermit(Permit):
 
     def ignore(self) -> None:
         pass
+
+
+def expiry_of(permit: Permit) -> float:
+    """When the permit expires if it is not settled; infinite for one that does not."""
+    return math.inf if permit.expires_at is None else permit.expires_at

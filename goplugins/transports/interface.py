@@ -98,6 +98,13 @@ class Sender(ABC):
         """The policies that a group made in code brings along; those of its registration take precedence."""
         return None
 
+    def operator_settings(self) -> Mapping[str, bool]:
+        """Members that were enabled or disabled by hand, and whether they are enabled; empty for other senders."""
+        return {}
+
+    def apply_operator_settings(self, members: Mapping[str, bool]) -> None:  # noqa: B027 - a default
+        """Enables and disables members as :meth:`operator_settings` of another group says; it may have others."""
+
     def reconfigure(self, config: PluginConfig) -> None:  # noqa: B027 - a default
         """Applies a resolved configuration that differs only in policies: a group passes them on to its members."""
 

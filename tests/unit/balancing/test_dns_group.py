@@ -191,3 +191,21 @@ def test_reconfigure_applies_policies_to_present_and_future_members() -> None:
     found = [member.config.circuit_breaker for member in group.group._members.values()]
     assert [breaker.failure_threshold for breaker in found if breaker is not None] == [77, 77]
     assert [each.closed for each in group.built] == [0, 0]
+
+
+def test_a_member_that_an_operator_has_disabled_stays_so_when_its_address_comes_back() -> None:
+    group = Group(1, 2)
+    group.call()
+    (first,) = [member for name, member in group.group._members.items() if name == "p@10.0.0.1:80"]
+    first.pipeline.breaker.force_open()
+    for numbers in ((2,), (1, 2), (2,), (1, 2)):
+        group.resolver.set(*numbers)
+        group.wait(30.0)
+        assert group.count(10) == {"p@10.0.0.2:80": 10}
+        assert group.group.operator_settings() == {"p@10.0.0.1:80": False}
+    (again,) = [member for name, member in group.group._members.items() if name == "p@10.0.0.1:80"]
+    assert again is not first
+    again.pipeline.breaker.reset()
+    group.wait(30.0)
+    assert group.count(100)["p@10.0.0.1:80"]
+    assert group.group.operator_settings() == {}
