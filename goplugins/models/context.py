@@ -9,6 +9,7 @@ import attrs
 
 from goplugins.errors import InvalidArgumentError
 from goplugins.headers import check_headers
+from goplugins.models.new_fields import NewFields
 
 __all__ = ["ExecutionContext", "trusted_context"]
 
@@ -56,7 +57,7 @@ def _names_only(headers: Mapping[str, str]) -> str:
     return repr(dict.fromkeys(headers, "***"))
 
 
-class _ContextSlots:
+class _ContextSlots(NewFields):
     """The slots of a context, writable: a frozen class sets its fields at four times the cost."""
 
     __slots__ = (
@@ -105,11 +106,6 @@ class ExecutionContext(_ContextSlots):
     priority: int = 0
     preferences: Sequence[str] = ()
     operation: str = attrs.field(default="", validator=_text)
-
-    def __setstate__(self, state: Mapping[str, object]) -> None:
-        """Also of pickles from before ``operation``."""
-        for name, value in {"operation": "", **state}.items():
-            object.__setattr__(self, name, value)
 
 
 def trusted_context(

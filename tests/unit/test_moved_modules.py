@@ -38,6 +38,8 @@ def load(request: pytest.FixtureRequest, pickled_values: Any) -> Any:
 def test_values(pickled_values: Any, load: Any) -> None:
     expected = pickled_values.values()
     for name, value in load("values").items():
+        if isinstance(value, list):  # of an enumeration, which may have got further members
+            expected[name] = [member for member in expected[name] if member in value]
         assert value == expected[name], name
 
 

@@ -1,5 +1,8 @@
 """Contexts refuse what a call could not use; enums read Go's integers."""
 
+import copy
+import pickle
+
 import pytest
 
 from goplugins import CallResult, ExecutionContext, Explanation, HealthStatus, PluginError, PluginStatus
@@ -90,8 +93,18 @@ def test_the_text_of_an_explanation():
 
 
 def test_a_trusted_context_equals_the_checked_one_in_every_field():
-    parts = ("id", 2.0, {"A": "1"}, {"m": "1"}, True, "k", 3, ("x",))
-    names = ("request_id", "timeout", "headers", "metadata", "idempotent", "key", "priority", "preferences")
+    parts = ("id", 2.0, {"A": "1"}, {"m": "1"}, True, "k", 3, ("x",), "find")
+    names = (
+        "request_id",
+        "timeout",
+        "headers",
+        "metadata",
+        "idempotent",
+        "key",
+        "priority",
+        "preferences",
+        "operation",
+    )
     assert trusted_context(*parts) == ExecutionContext(**dict(zip(names, parts, strict=True)))
 
 
@@ -102,3 +115,17 @@ def test_headers_and_metadata_that_are_no_mapping_are_refused(field, value):
         InvalidArgumentError, match=f"{field}: expected a mapping of strings, got {type(value).__name__}"
     ):
         ExecutionContext(**{field: value})
+
+
+def test_a_context_is_copied_and_pickled_with_all_fields():
+    context = ExecutionContext("id", headers={"A": "1"}, operation="find")
+    assert copy.copy(context) == copy.deepcopy(context) == pickle.loads(pickle.dumps(context)) == context
+
+
+def test_a_context_that_was_pickled_without_operations_has_none():
+    name, arguments, state = ExecutionContext("id").__reduce_ex__(2)[:3]
+    restored = name(*arguments)
+    restored.__setstate__({field: value for field, value in state.items() if field != "operation"})
+    assert restored == ExecutionContext("id")
+    with pytest.raises(AttributeError, match="no attribute 'operations'"):
+        _ = restored.operations
