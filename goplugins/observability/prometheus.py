@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,6 +25,10 @@ from goplugins.observability.common_metrics import STATES, PluginSource
 from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
+from goplugins.runtime.fork import create_lock
+
+_LOCK = "_goplugins_lock"
+"""Attribute of a registry: held while its metrics are created."""
 
 _COUNTED = {
     field.metadata["series"]: field.name for field in attrs.fields(PluginMetrics) if field.metadata.get("series")
@@ -108,7 +111,7 @@ class PrometheusFamilies:
         # Kept on the registry, so that they live as long as it does.
         attributes = registry.__dict__
         by_prefix: dict[str, PrometheusFamilies] = attributes.setdefault("_goplugins", {})
-        with attributes.setdefault("_goplugins_lock", threading.Lock()):
+        with attributes.setdefault(_LOCK, create_lock(registry, _LOCK)):
             found = by_prefix.get(prefix)
             if found is None:
                 found = by_prefix[prefix] = cls(registry, prefix, labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import attrs
 
 from goplugins.errors import ConfigError, InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.workers import WorkerPool
 from goplugins.serve._addresses import check_free
 from goplugins.serve._auth import Guard
@@ -82,7 +82,7 @@ class _Threads(Executor):
         self._max_calls = calls + waiting
         self._calls = WorkerPool("goplugins-grpc", calls, max_queued=tasks)
         self._beside = WorkerPool("goplugins-grpc-health", _HEALTH_THREADS, max_queued=tasks)
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._count = 0
 
     @property
@@ -171,7 +171,7 @@ class Server:
         tasks = threads + 2 * _MAX_WAITING  # calls, and as many other tasks while calls are refused
         self._threads = _Threads(threads, _MAX_WAITING, tasks)
         self._stopped = False
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._grace: float | None = None
         self._started = False
         self._server: Any = grpc.server(

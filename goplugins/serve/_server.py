@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from goplugins.errors import InvalidArgumentError, PluginError
+from goplugins.runtime.fork import create_lock
 from goplugins.serve._listeners import ServerSettings, endpoint_of, open_server
 from goplugins.serve._served_function import ServedPlugin
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
@@ -43,7 +44,7 @@ class StopSignals:
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._lock = threading.Lock()
+        self._lock = create_lock(self)
         self._is_open = True
         self._previous: dict[signal.Signals, Any] = {}
         self._previous_descriptor = -1

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.log_throttle import LogThrottle
 from goplugins.runtime.polling import create_poll
 from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineService
@@ -127,7 +128,7 @@ class UnixServer:
         self.endpoint = listener.endpoint
         self.clock = clock
         self._listener = listener
-        self._lock = threading.Lock()  # guards the fields below
+        self._lock = create_lock(self)  # guards the fields below
         self._connections: set[_Connection] = set()
         self._stop_at: float | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()

@@ -20,7 +20,6 @@ import contextlib
 import logging
 import select
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore  # type: ignore[import-untyped]
@@ -31,6 +30,7 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: i
 from waitress.utilities import RequestEntityTooLarge  # type: ignore[import-untyped]
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
+from goplugins.runtime.fork import create_lock
 from goplugins.runtime.log_throttle import LogThrottle
 from goplugins.runtime.polling import create_poll
 from goplugins.serve._wsgi import ARRIVED, error_body
@@ -208,7 +208,7 @@ class Server:
     ) -> None:
         self._clock = clock
         self._map: dict[int, Any] = {}
-        self._lock = threading.Lock()  # guards _stop_at and _ended: a closed trigger must not be pulled
+        self._lock = create_lock(self)  # guards _stop_at and _ended: a closed trigger must not be pulled
         self._stop_at: float | None = None
         self._ended = False
         self._server: Any = create_server(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,6 +23,8 @@ from goplugins import (
 )
 from goplugins.contrib.prometheus import export
 from goplugins.errors import PluginError, RateLimitExceededError
+from goplugins.observability.prometheus import PrometheusFamilies
+from tests.processes import in_child, run
 
 
 class Plugin:
@@ -204,3 +208,32 @@ def test_metric_names_follow_the_prometheus_guide(manager, plugin, registry):
         assert family.name.startswith("goplugins_")
         assert family.documentation.endswith(".")
         assert not family.name.endswith(("_ms", "_milliseconds"))
+
+
+class SlowRegistry(CollectorRegistry):
+    """Its first metric waits, while the lock of its families is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+
+    def register(self, collector: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            self.reached.set()
+            self.goes_on.wait(10)
+        super().register(collector)
+
+
+def fork_while_another_thread_creates_metrics() -> Any:
+    registry = SlowRegistry()
+    thread = threading.Thread(target=PrometheusFamilies.shared, args=(registry, "shop", ()))
+    thread.start()
+    registry.reached.wait(10)
+    created = in_child(lambda: PrometheusFamilies.shared(registry, "web", ()).labels == ())
+    registry.goes_on.set()
+    thread.join()
+    return created
+
+
+def test_a_child_forked_while_metrics_were_created_creates_its_own() -> None:
+    assert run(fork_while_another_thread_creates_metrics) is True

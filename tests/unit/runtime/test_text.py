@@ -70,6 +70,7 @@ def test_messages_of_transports_cut_texts_by_cut_only() -> None:
     found = [
         f"{path.name}:{node.lineno}: {ast.unparse(node)}"
         for path in (Path(goplugins.__file__).parent / "transports").rglob("*.py")
+        if path.name != "credential_rotation.py"  # which masks
         for text in ast.walk(ast.parse(path.read_text()))
         if isinstance(text, ast.JoinedStr)
         for node in ast.walk(text)
