@@ -149,7 +149,7 @@ class Dashboard:
         if not self._may_act(environ):
             raise RefusalError(403, "not allowed to act: `authorize` refused")
         _check_same_origin(environ)
-        return reply.json(200, _json({"message": perform(self.board.manager, action, environ, self._actor(environ))}))
+        return reply.json(200, _json(perform(self.board.manager, action, environ, self._actor(environ))))
 
 
 def wsgi(

@@ -14,13 +14,14 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from goplugins import Manager
+from goplugins import ExecutionContext, Manager
 from goplugins.cli import main
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard._server import PageServer
@@ -38,8 +39,6 @@ def run(*arguments, capsys):
 @pytest.fixture
 def page():
     """The dashboard of a manager that has made calls."""
-    import threading
-
     with Manager() as manager:
         manager.register(FakePlugin("lively\x1b[2J[bold]"))
         app = dashboard.wsgi(manager)
@@ -61,8 +60,6 @@ def page():
 @pytest.fixture
 def operated():
     """A manager, and the URL of its dashboard, which lets those act who send a header."""
-    import threading
-
     with Manager() as manager:
         manager.register(FakePlugin("auth"))
         allowed = lambda environ: environ.get("HTTP_X_OPERATOR") == "ada"  # noqa: E731
@@ -100,6 +97,11 @@ def test_ctl_acts_on_a_running_process(operated, capsys):
         (["disable", "auth", "--header", "X-Operator"], 2, "expected NAME=VALUE"),
         (["disable", "auth", "--url", "http://127.0.0.1:1"], 2, "no answer from http://127.0.0.1:1"),
         (["disable", "auth", "--url", "ftp://x"], 2, "expected http:// or https://"),
+        (["enable", "auth", "--drain-timeout", "1"], 2, "with the action disable"),
+        (["disable", "auth", "--drain-timeout", "-1"], 2, "expected seconds, 0 or more"),
+        (["disable", "auth", "--drain-timeout", "inf"], 2, "expected seconds, 0 or more"),
+        (["disable", "auth", "--drain-timeout", "nan"], 2, "expected seconds, 0 or more"),
+        (["disable", "auth", "--drain-timeout", "301", "--header", "X-Operator=ada"], 1, "seconds from 0 to 300"),
     ],
 )
 def test_ctl_says_what_was_refused(operated, arguments, code, text, capsys):
@@ -108,6 +110,33 @@ def test_ctl_says_what_was_refused(operated, arguments, code, text, capsys):
     assert (found, out) == (code, "")
     assert text in err
     assert manager.explain("auth").admits
+
+
+@pytest.mark.parametrize("member", [[], ["--member", "slow"]])
+def test_ctl_waits_for_calls_in_flight(operated, capsys, member):
+    manager, url = operated
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(request: int) -> int:
+        begun.set()
+        assert go_on.wait(30)
+        return request
+
+    manager.register(slow, name="slow")
+    manager.reload_config({"load_balancers": [{"name": "group", "members": ["slow", "auth"], "strategy": "priority"}]})
+    name = "group" if member else "slow"
+    preferring = ExecutionContext(preferences=["slow"])
+    call = manager.submit(name, 5, context=preferring, timeout=30)
+    assert begun.wait(10)
+    ctl = ["ctl", "disable", name, *member, "--url", url, "--header", "X-Operator=ada", "--drain-timeout"]
+    code, out, err = run(*ctl, "0.05", capsys=capsys)
+    assert (code, out) == (1, "")
+    assert "takes no calls until it is enabled; calls are still in flight after 0.05 s" in err
+    threading.Timer(0.1, go_on.set).start()
+    code, out, err = run(*ctl, "20", capsys=capsys)
+    assert (code, err) == (0, "")
+    assert out.endswith("no call is in flight\n")
+    assert call.result(10) == 5
 
 
 # --- top -------------------------------------------------------------------------------------------------------------

@@ -299,6 +299,13 @@ def test_the_cookie_is_limited_to_the_path_of_the_page(operator):
         ("reset", b"\xff", {}, 400),
         ("drain", {"plugin": "auth", "member": "auth"}, {}, 404),
         ("drain", {"plugin": "auth"}, {}, 400),
+        ("disable", {"plugin": "auth", "drain_timeout": -1}, {}, 400),
+        ("disable", {"plugin": "auth", "drain_timeout": 301}, {}, 400),
+        ("disable", {"plugin": "auth", "drain_timeout": "5"}, {}, 400),
+        ("disable", {"plugin": "auth", "drain_timeout": True}, {}, 400),
+        ("disable", b'{"plugin": "auth", "drain_timeout": NaN}', {}, 400),
+        ("drain", {"plugin": "auth", "member": "auth", "drain_timeout": 1}, {}, 404),
+        ("reset", {"plugin": "auth", "drain_timeout": 1}, {}, 400),
         ("reset", {"plugin": "auth"}, {"CONTENT_TYPE": "text/plain"}, 415),
         ("reset", {"plugin": "auth"}, {"CONTENT_LENGTH": ""}, 413),
         ("reset", {"plugin": "auth"}, {"CONTENT_LENGTH": "5000"}, 413),
@@ -309,6 +316,17 @@ def test_invalid_actions_are_rejected_with_a_reason(operator, action, order, env
     answer = press(operator, action, order, **signed_in(operator), **environ)
     assert answer.status == status
     assert answer.json["error"]
+
+
+def test_an_action_says_whether_calls_are_in_flight_if_it_is_asked(operator, manager):
+    keys = signed_in(operator)
+    assert press(operator, "disable", {"plugin": "auth"}, **keys).json == {
+        "message": "auth takes no calls until it is enabled"
+    }
+    assert press(operator, "disable", {"plugin": "auth", "drain_timeout": 0.5}, **keys).json == {
+        "message": "auth takes no calls until it is enabled; no call is in flight",
+        "drained": True,
+    }
 
 
 def test_limits_are_shown(page, manager):
