@@ -133,6 +133,9 @@ from goplugins.manager.config_watch import (
 from goplugins.manager.manager import (
     Manager as Manager,
 )
+from goplugins.manager.pages import (
+    Pages as Pages,
+)
 from goplugins.manager.plugin_control import (
     PluginControl as PluginControl,
 )
@@ -146,6 +149,9 @@ from goplugins.models.explanation import (
     Explanation as Explanation,
     GroupExplanation as GroupExplanation,
     MemberExplanation as MemberExplanation,
+)
+from goplugins.models.file import (
+    File as File,
 )
 from goplugins.models.metrics import (
     Latencies as Latencies,
@@ -286,6 +292,7 @@ __all__ = [
     "ExecutionContext",
     "Explanation",
     "FallbackConfig",
+    "File",
     "FunctionPlugin",
     "FunctionPluginFactory",
     "GRPCPlugin",
@@ -346,6 +353,7 @@ __all__ = [
     "OperationConfig",
     "OperationNotFoundError",
     "Origins",
+    "Pages",
     "Plugin",
     "PluginAdded",
     "PluginClosedError",

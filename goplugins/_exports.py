@@ -133,6 +133,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "goplugins.manager.bound": ("BoundPlugin",),
     "goplugins.manager.config_watch": ("Watch",),
     "goplugins.manager.manager": ("Manager",),
+    "goplugins.manager.pages": ("Pages",),
     "goplugins.manager.plugin_control": ("PluginControl",),
     "goplugins.manager.reloader": ("PluginReloader",),
     "goplugins.models.context": ("ExecutionContext",),
@@ -141,6 +142,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "GroupExplanation",
         "MemberExplanation",
     ),
+    "goplugins.models.file": ("File",),
     "goplugins.models.metrics": (
         "Latencies",
         "ManagerMetrics",

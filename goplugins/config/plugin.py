@@ -208,6 +208,9 @@ def resolve_plugin(plugin: PluginConfig, defaults: Mapping[str, Any]) -> PluginC
     sections["circuit_breaker"] = resolve_breaker(sections["circuit_breaker"])
     if plugin.operations:
         sections["operations"] = resolve_operations(plugin)
+    health = sections["health_check"]
+    if is_rest(plugin) and not health.endpoint and health.kind in {None, "auto"}:
+        sections["health_check"] = attrs.evolve(health, kind="none")  # nothing is known of other paths of the service
     return attrs.evolve(
         plugin,
         type=kind_of_plugin(plugin.type, plugin.transport),

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from goplugins.manager.batch import Progress, values
 from goplugins.manager.dispatch import CallDispatcher, ContextSource
+from goplugins.manager.pages import Pages
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.runtime.call import Codec
@@ -16,6 +17,7 @@ __all__ = ["BoundPlugin"]
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
+Item = TypeVar("Item")
 
 
 class BoundPlugin(Generic[Req, Resp]):
@@ -124,6 +126,20 @@ class BoundPlugin(Generic[Req, Resp]):
             self._operation,
             ordered,
             on_result,
+        )
+
+    def pages(
+        self: BoundPlugin[Req, list[Item]],
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        cursor: str = "",
+    ) -> Pages[Item]:
+        """The items of a list in pages; see :meth:`goplugins.Manager.pages`."""
+        return self._dispatcher.pages(
+            self.name, self._codec, request, context, timeout, headers, self._operation, cursor
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

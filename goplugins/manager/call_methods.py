@@ -10,6 +10,7 @@ from goplugins.errors import InvalidArgumentError
 from goplugins.manager.batch import Progress, values
 from goplugins.manager.bound import BoundPlugin
 from goplugins.manager.dispatch import CallDispatcher, ContextSource
+from goplugins.manager.pages import Pages
 from goplugins.manager.pickling import ManagerPickler
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
@@ -20,6 +21,7 @@ Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 BoundReq = TypeVar("BoundReq")
 BoundResp = TypeVar("BoundResp")
+Item = TypeVar("Item")
 
 
 class CallMethods(Generic[Req, Resp]):
@@ -162,6 +164,37 @@ class CallMethods(Generic[Req, Resp]):
         return self._dispatcher.map(
             name, codec, requests, context, timeout, concurrency, progress, operation, ordered, on_result
         )
+
+    def pages(
+        self: CallMethods[Req, list[Item]],
+        name: str,
+        request: Req,
+        context: ExecutionContext | None = None,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        operation: str | None = None,
+        cursor: str = "",
+    ) -> Pages[Item]:
+        """The items of a list that a REST service returns in pages: a call for each page, when its items are needed.
+
+        The response type is the list on one page. Where the next page is, the reply says by a Link header, or by what
+        the operation names (``next`` and ``cursor``).
+
+        Args:
+            name: the plugin's name.
+            request: the request, the same for each page.
+            context: further settings, as for ``execute``.
+            timeout: seconds for each page; an enclosing ``deadline()`` bounds all of them.
+            headers: as for ``execute``.
+            operation: as for ``execute``.
+            cursor: where to begin: the ``cursor`` of an iteration that ended early.
+
+        Raises:
+            PluginError: while iterating; see :class:`~goplugins.manager.pages.Pages`.
+        """
+        codec = self._codec or self._types()
+        return self._dispatcher.pages(name, codec, request, context, timeout, headers, operation, cursor)
 
     @overload
     def bind(self, name: str, *, operation: str = ...) -> BoundPlugin[Req, Resp]: ...

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.headers import check_headers
 from goplugins.manager.batch import Progress, reporting, results_of
+from goplugins.manager.pages import Pages
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.observability.setup import Observers
@@ -193,6 +194,25 @@ class CallDispatcher:
             metadata=call.reply_metadata,
             error=error,
         )
+
+    def pages(
+        self,
+        name: str,
+        codec: Codec,
+        request: Any,
+        context: ExecutionContext | None,
+        timeout: float | None,
+        headers: Mapping[str, str] | None,
+        operation: str | None,
+        cursor: str,
+    ) -> Pages[Any]:
+        """The items of a list, a call for each page; see :meth:`goplugins.Manager.pages`."""
+
+        def fetch(page: str) -> Any:
+            call = self.start(name, codec, request, context, timeout, None, None, headers, operation, page=page)
+            return self.run(name, call)
+
+        return Pages(fetch, cursor)
 
     def submit(self, name: str, call: Call) -> Future[Any]:
         """Makes the call on a worker."""

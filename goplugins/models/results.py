@@ -85,6 +85,19 @@ class CallResult(Generic[Resp]):
 
 
 @attrs.frozen
+class Page:
+    """One page of a list, as a transport returns it.
+
+    Attributes:
+        items: of the page, as the call's response type.
+        next: where the next page begins; empty after the last one.
+    """
+
+    items: object
+    next: str
+
+
+@attrs.frozen
 class CircuitBreakerStats:
     """A breaker's counts since its last reset. ``last_failure`` is in seconds since the Unix epoch; 0 without any."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from goplugins.config import ChaosConfig, PluginConfig
+from goplugins.config import ChaosConfig, OperationConfig, PluginConfig
 from goplugins.config.chaos import FAULTS
 from goplugins.enums import TransportType
 from goplugins.errors import (
@@ -209,6 +209,10 @@ class ChaosSender(Sender):
 
     def group_health(self) -> HealthStatus | None:
         return self.wrapped.group_health()
+
+    @property
+    def operations(self) -> Mapping[str, OperationConfig]:
+        return self.wrapped.operations
 
     @property
     def policies(self) -> PluginConfig | None:

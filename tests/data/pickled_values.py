@@ -91,6 +91,7 @@ def values() -> dict[str, Any]:
         "Explanation": g.Explanation(
             "geo", False, "open", "http://geo.test", g.CircuitBreakerState.OPEN, health, 3.0, 1, group=group
         ),
+        "File": g.File(b"a,b", "table.csv", "text/csv"),
         "GlobalMetrics": g.GlobalMetrics(3, 1, 0),
         "GroupExplanation": group,
         "HealthChanged": g.HealthChanged("geo", 1.0, g.PluginStatus.HEALTHY, g.PluginStatus.OFFLINE, "gone"),

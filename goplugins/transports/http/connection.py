@@ -141,11 +141,11 @@ class Connection:
         if reply is not None:
             self.clean = self.failure is None and (self._pending is None or not self._pending())
             return reply
-        return self._read_reply(data)
+        return self._read_reply(data, message)
 
-    def _read_reply(self, data: bytes) -> HTTPReply:
+    def _read_reply(self, data: bytes, message: bytes) -> HTTPReply:
         parser = self._parser
-        reply = parser.read(self, data)
+        reply = parser.read(self, data, bodiless=message.startswith(b"HEAD "))
         if reply.status == _REQUEST_TIMEOUT and self._reused:
             self.given_up, self.sent = True, 0
             raise EOFError
@@ -172,7 +172,7 @@ class Connection:
         except OSError as exc:
             self.failure = exc
             raise
-        reply = self._read_reply(bytes(early) or self.receive())
+        reply = self._read_reply(bytes(early) or self.receive(), message)
         self._unsent = len(message) - self.sent
         self.clean = self.clean and not self._unsent
         return reply

@@ -152,6 +152,7 @@ class ReplyParser:
     """
 
     __slots__ = (
+        "_bodiless",
         "_chunks",
         "_count",
         "_done",
@@ -175,24 +176,26 @@ class ReplyParser:
         self._chunks: list[bytes] = []
         self.on_body: Callable[[bytes], None] = self._chunks.append
         self._headers = _NO_HEADERS
-        self._done = self._in_body = self.keep_alive = False
+        self._bodiless = self._done = self._in_body = self.keep_alive = False
         self._status = self._count = self._size = self._unparsed = 0
         self._start = b""
         self._parser = HttpResponseParser(self)
         self._feed: Callable[[bytes], None] = self._parser.feed_data
 
-    def read(self, source: Source, data: bytes | None = None) -> HTTPReply:
+    def read(self, source: Source, data: bytes | None = None, *, bodiless: bool = False) -> HTTPReply:
         """The next reply, whole. After an error, the connection and this parser can't be used any more.
 
         Args:
             source: the connection.
             data: the first bytes, if received already; empty if the connection has ended.
+            bodiless: whether it replies to a HEAD request: it announces a body that does not follow.
 
         Raises:
             EOFError: the connection ended before the reply began.
             PluginError: the reply is malformed, too large or too short; ``details`` has its status.
             OSError: the connection failed.
         """
+        self._bodiless = bodiless
         try:
             return self._read(source, data)
         except PluginError as exc:
@@ -209,6 +212,9 @@ class ReplyParser:
         while self._status < 200:
             self._parse(source, source.receive())
         headers = self._headers
+        if self._bodiless:  # llhttp waits for the body; a parser of its own for each is simpler than its flags
+            self.keep_alive = False
+            return HTTPReply(self._status, Headers(headers), b"", True)
         if b"keep-alive" in headers:
             self._idle_limit.read(headers[b"keep-alive"])
         if self._status >= _ERRORS:
@@ -331,6 +337,9 @@ class ReplyParser:
         if status < 100:
             raise BadReplyError(f"the reply is not HTTP: its status is {status}")
         self._status = status
+        if self._bodiless and status >= 200:
+            self._done = True
+            return
         if status >= _ERRORS:
             pass  # see _error_body
         elif b"content-length" in headers:

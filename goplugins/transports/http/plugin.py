@@ -25,9 +25,10 @@ from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
 from goplugins.transports.health_status import check_connection, run_check
-from goplugins.transports.http.engine import Engine, HTTPReply
+from goplugins.transports.http.engine import Engine, HTTPReply, unread
 from goplugins.transports.http.reply import health_result, read_envelope, status_error
 from goplugins.transports.http.request import RequestWriter
+from goplugins.transports.http.rest.protocol import RestProtocol, RestWriter
 from goplugins.transports.http.target import Target, target_of
 from goplugins.transports.interface import Sender
 from goplugins.transports.proxies import mention_proxy
@@ -76,8 +77,10 @@ class HTTPPlugin(Sender):
         self._endpoint = redact_url(config.endpoint)
         given = config.health_check is not None and config.health_check.endpoint
         self._expects_health = bool(given) or settings.health_kind == "message"
+        self._rest = RestProtocol.of(config, target)
+        self._read = read_envelope if self._rest is None else unread
         self._new_writer = partial(
-            RequestWriter,
+            RequestWriter if self._rest is None else RestWriter,
             target,
             version=__version__,
             compression=not settings.connection.disable_compression,
@@ -127,12 +130,17 @@ class HTTPPlugin(Sender):
 
     def prepare(self, call: Call) -> None:
         self._writer.check(call)
-        call.payload = call.codec.encode(call.request)
+        if self._rest is None:
+            call.payload = call.codec.encode(call.request)
+        else:
+            self._rest.prepare(call)
 
     def send(self, call: Call) -> Any:
-        """One POST. See :class:`goplugins.transports.interface.Sender`."""
+        """One request. See :class:`goplugins.transports.interface.Sender`."""
         try:
-            reply = self._engine.send(call, self._writer, read_envelope)
+            reply = self._engine.send(call, self._writer, self._read)
+            if self._rest is not None:
+                return self._rest.answer(reply, call, self._settings.clock.time(), self._credentials.scrub)
             if not 200 <= reply.status < 300:
                 raise status_error(reply, self._settings.clock.time(), self._credentials.scrub)
             return decode_data(reply.fields, call)

@@ -72,14 +72,14 @@ def read_envelope(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
 
 
 def _read_failure(reply: HTTPReply, call: Call, connection: Any) -> HTTPReply:
-    reply.fields = _fields_of(reply)
+    reply.fields = fields_of(reply)
     request_id = reply.fields.get("request_id")
     if request_id and request_id != call.request_id:
         connection.clean = False
     return reply
 
 
-def _fields_of(reply: HTTPReply) -> dict[str, Any]:
+def fields_of(reply: HTTPReply) -> dict[str, Any]:
     """The JSON object in the body, or an empty one: a gateway's error page is not an envelope."""
     try:
         return parse_object(reply.body)
@@ -99,13 +99,13 @@ def status_error(reply: HTTPReply, now: float, scrub: Callable[[str], str]) -> P
         now: seconds since the Unix epoch.
         scrub: removes credentials from a text that the plugin sent.
     """
-    error = _error_of_status(reply, now)
+    error = error_of_status(reply, now)
     error.details["status"] = reply.status
-    location = _location(reply)
+    location = location_of(reply)
     if location:
         error.details["location"] = location = scrub(location)
         error.message = f"{error.message}; the plugin refers to {location}: if calls belong there, make it the endpoint"
-    text = _failure_text(reply)
+    text = failure_text(reply)
     if text:
         error.message = f"{error.message}: {scrub(text)}"
     metadata = _metadata_of(reply.fields)
@@ -123,25 +123,25 @@ def health_result(reply: HTTPReply, *, expected: bool) -> HealthStatus:
     """
     if reply.status in _NO_ENDPOINT and not expected:
         return without_report(f"health endpoint (HTTP {reply.status})")
-    fields = reply.fields = _fields_of(reply)
-    text = _failure_text(reply)
+    fields = reply.fields = fields_of(reply)
+    text = failure_text(reply)
     metadata = _metadata_of(fields)
     status = status_of_word(fields.get("status"), PluginStatus.HEALTHY)
     if 200 <= reply.status < 300:
         return HealthStatus(status, text, metadata=metadata)
     reported = reply.status == 503 or status is not PluginStatus.HEALTHY
-    text = text or _location(reply)
+    text = text or location_of(reply)
     text = f"HTTP {reply.status}: {text}" if text else f"HTTP {reply.status}"
     return HealthStatus(PluginStatus.UNHEALTHY, text, metadata=metadata, reported=reported)
 
 
-def _location(reply: HTTPReply) -> str:
+def location_of(reply: HTTPReply) -> str:
     """Where a redirect leads; empty for none."""
     redirects = 300 <= reply.status < 400
     return from_outside(redact_url(reply.headers.get("location", "")), _SNIPPET) if redirects else ""
 
 
-def _failure_text(reply: HTTPReply) -> str:
+def failure_text(reply: HTTPReply) -> str:
     """The text in a reply that is not 2xx: the envelope's error, another service's message, or plain text."""
     fields = reply.fields
     text = error_text(fields)
@@ -156,7 +156,8 @@ def _failure_text(reply: HTTPReply) -> str:
     return text
 
 
-def _error_of_status(reply: HTTPReply, now: float) -> PluginError:
+def error_of_status(reply: HTTPReply, now: float) -> PluginError:
+    """The error for a status that is not 2xx, without a text of the service."""
     status = reply.status
     headers = reply.headers
     # A date is one of the plugin's clock, which may differ from this machine's.

@@ -72,7 +72,7 @@ class RequestWriter:
         self.health_path = target.prefix + target.with_key(target.health_path)
         self._host = _host_header(target)
         self._start = self._head("POST", self.path, {})
-        self._usual_head = self._start + _lines({**self._with_body, **self._fixed})
+        self._usual_head = self._start + lines({**self._with_body, **self._fixed})
         self.health_message = self.encode("GET", self.health_path, self.health_headers)
 
     def check(self, call: Call) -> None:
@@ -141,14 +141,14 @@ class RequestWriter:
         """The envelope."""
         return b'{"data":%b%b' % (call.payload, self.envelope_end(call))
 
-    def parts(self, call: Call) -> tuple[str, str, dict[str, str], bytes]:
-        """Method, path in the request line, headers but Host and Content-Length, and body of a call."""
+    def parts(self, call: Call) -> tuple[str, str, dict[str, str], bytes | None]:
+        """Method, path in the request line, headers but Host and Content-Length, and body (None for none) of a call."""
         return "POST", self.path, self.headers(call), self.body(call)
 
     # --- as bytes ----------------------------------------------------------------------------------------------
 
     def _head(self, method: str, path: str, headers: Mapping[str, str]) -> str:
-        return f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{_lines(headers)}"
+        return f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines(headers)}"
 
     def encode(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
         """A whole request.
@@ -177,7 +177,7 @@ class RequestWriter:
             self._reject_request_id()
         head = self._usual_head
         if call.headers:
-            head = f"{self._start}{_lines(self.headers(call))}"
+            head = f"{self._start}{lines(self.headers(call))}"
         elif call.idempotent:
             head = f"{head}X-Request-ID: {request_id}\r\nIdempotency-Key: {request_id}\r\n"
         else:
@@ -201,7 +201,7 @@ def _host_header(target: Target) -> str:
     return host
 
 
-def _lines(headers: Mapping[str, str]) -> str:
+def lines(headers: Mapping[str, str]) -> str:
     """Headers as lines of a head. They were checked when they were set; this is a second check against injection."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:

@@ -1,0 +1,1 @@
+"""REST over HTTP: requests without an envelope, written from the operations of a plugin's configuration."""

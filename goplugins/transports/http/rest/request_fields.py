@@ -1,0 +1,151 @@
+"""The fields of a request: as JSON values for paths, parameters and bodies, and as they are for files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from goplugins.config.field_types import near_name
+from goplugins.config.templates import Template
+from goplugins.errors import InvalidArgumentError
+from goplugins.json_text import read_json
+from goplugins.runtime.call import Call
+
+_SHOWN = 10
+"""Names of fields in a message."""
+
+
+def json_fields(call: Call, where: str) -> dict[str, Any]:
+    """The fields of the call's request as JSON values, by name; none for a request that is None.
+
+    Raises:
+        InvalidArgumentError: the request has no fields.
+        UnserializableRequestError: the request does not fit its type, or has a value that JSON can't express.
+    """
+    found = read_json(call.codec.encode(call.request))
+    if type(found) is dict:
+        return found
+    if found is None:
+        return {}
+    raise InvalidArgumentError(f"{where}: the request is a JSON {type(found).__name__}, expected one with fields")
+
+
+def object_fields(call: Call, where: str) -> dict[str, Any]:
+    """The fields of the call's request as they are, such as bytes and files.
+
+    Raises:
+        InvalidArgumentError: the request has no fields.
+        UnserializableRequestError: the request does not fit its type.
+    """
+    request = call.codec.typed.admit_request(call.request)
+    if isinstance(request, Mapping):
+        return dict(request)
+    if attrs.has(type(request)):
+        return {field.name: getattr(request, field.name) for field in attrs.fields(type(request))}
+    if dataclasses.is_dataclass(request):
+        return {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    if request is None:
+        return {}
+    raise InvalidArgumentError(f"{where}: the request is a {type(request).__name__}, expected one with fields")
+
+
+def scalar_text(value: Any) -> str | None:
+    """A JSON value as the text of a path, a parameter or a header; None if it has none, as tables and lists.
+
+    >>> scalar_text(True), scalar_text(1.5), scalar_text("a"), scalar_text([1])
+    ('true', '1.5', 'a', None)
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, int | float) else None
+
+
+def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
+    """The path, with each value percent-encoded as one piece of a segment.
+
+    Raises:
+        InvalidArgumentError: a field is missing, empty, no text or number, or would lead out of its place.
+    """
+
+    def value_of(name: str) -> str:
+        value = field_of(fields, name, where, f"its path {template.text}")
+        text = scalar_text(value)
+        if text is None:
+            raise InvalidArgumentError(f"{where}: {name} is {_kind(value)}, and a path needs a text or a number")
+        if not text:
+            raise InvalidArgumentError(f"{where}: {name} is empty, and the path {template.text} needs it")
+        return quote(text, safe="")
+
+    path = template.fill(value_of)
+    if "." in path and any(_leads_out(segment) for segment in path.split("/")):
+        names = ", ".join(template.fields)
+        raise InvalidArgumentError(f"{where}: a value of {names} has a segment . or .., which could leave the path")
+    return path
+
+
+def _leads_out(segment: str) -> bool:
+    """Whether a server that decodes the segment before it splits the path could leave its place by it."""
+    decoded = segment.lower().replace("%2f", "/").replace("%5c", "/")
+    return any(each in {".", ".."} for each in decoded.split("/"))
+
+
+def texts_of(template: Template, fields: Mapping[str, Any], where: str, what: str) -> list[str]:
+    """The values of a parameter or header: several for a list, none for None.
+
+    Raises:
+        InvalidArgumentError: a field is missing or is a table.
+    """
+    if template.is_field:
+        return value_texts(field_of(fields, template.fields[0], where, what), where, template.fields[0])
+    values = {name: field_of(fields, name, where, what) for name in template.fields}
+    if any(value is None for value in values.values()):
+        return []
+    for name, value in values.items():
+        if scalar_text(value) is None:
+            raise InvalidArgumentError(f"{where}: {name} is {_kind(value)}, and {what} needs a text or a number")
+    return [template.fill(lambda name: scalar_text(values[name]) or "")]
+
+
+def value_texts(value: Any, where: str, name: str) -> list[str]:
+    """A JSON value as the values of a parameter: several for a list, none for None.
+
+    Raises:
+        InvalidArgumentError: the value is a table, or a list of tables or lists.
+    """
+    if value is None:
+        return []
+    found = []
+    for each in value if isinstance(value, list) else [value]:
+        text = scalar_text(each)
+        if text is not None:
+            found.append(text)
+        elif each is not None:
+            raise InvalidArgumentError(
+                f"{where}: {name} is {_kind(value)}, which no parameter can carry: send it in a body, or as a text"
+            )
+    return found
+
+
+def field_of(fields: Mapping[str, Any], name: str, where: str, what: str) -> Any:
+    """A field that a template needs.
+
+    Raises:
+        InvalidArgumentError: the request has no such field.
+    """
+    try:
+        return fields[name]
+    except KeyError:
+        near = near_name(name, fields)
+        known = f"did you mean {near!r}?" if near else f"it has {', '.join(list(fields)[:_SHOWN]) or 'none'}"
+        raise InvalidArgumentError(f"{where}: the request has no field {name!r}, which {what} needs; {known}") from None
+
+
+def _kind(value: Any) -> str:
+    kinds: dict[type, str] = {dict: "a table", list: "a list", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
