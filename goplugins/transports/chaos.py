@@ -210,6 +210,12 @@ class ChaosSender(Sender):
     def group_health(self) -> HealthStatus | None:
         return self.wrapped.group_health()
 
+    def operator_settings(self) -> Mapping[str, bool]:
+        return self.wrapped.operator_settings()
+
+    def apply_operator_settings(self, members: Mapping[str, bool]) -> None:
+        self.wrapped.apply_operator_settings(members)
+
     @property
     def operations(self) -> Mapping[str, OperationConfig]:
         return self.wrapped.operations

@@ -241,7 +241,7 @@ def test_no_descriptor_leaks(serve, make):
 def test_hanging_name_resolution_ends_at_the_deadline(make, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kw: release.wait(5) and [])
-    plugin = make(f"http://slow-{uuid.uuid4().hex}.example/x")  # the process looks a name up once at a time
+    plugin = make(f"http://slow-{uuid.uuid4().hex}.example/x")  # a name is resolved once at a time in a process
     for stopwatch in time_limit(0.3):
         with stopwatch, pytest.raises(PluginTimeoutError) as caught:
             call(plugin, timeout=0.2)
