@@ -29,6 +29,8 @@ def instrument(
 ) -> None:
     """Traces the manager's calls from now on, and exports metrics; call it once for each manager.
 
+    ``observability.performance_metrics: false`` in the manager's configuration leaves out durations.
+
     Args:
         manager: the manager.
         tracer_provider: creates the spans; the global one when left out.
@@ -41,4 +43,4 @@ def instrument(
     lifecycle.observers.trace_with(OpenTelemetryTracing(tracer_provider), sample_rate, lifecycle.reports)
     if metrics:
         sink = OpenTelemetryMetrics(lifecycle.reports, meter_provider=meter_provider)
-        lifecycle.events.attach(sink, attempts="none", changes=False)
+        lifecycle.observers.add_metrics(sink, changes=False)

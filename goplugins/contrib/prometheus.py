@@ -34,7 +34,8 @@ def export(
 ) -> PrometheusExporter:
     """Registers the manager's metrics in ``registry``; call it once for each manager and process.
 
-    Managers may share a registry: numbers of managers with the same name are added up.
+    Managers may share a registry: numbers of managers with the same name are added up. What ``performance_metrics``,
+    ``error_metrics`` and ``health_metrics`` of the manager's configuration switch off is left out.
 
     Args:
         manager: the manager.

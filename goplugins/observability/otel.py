@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
+from goplugins.config import ObservabilityConfig
 from goplugins.enums import SpanStatusCode
 from goplugins.observability.common_metrics import STATES, PluginSource
 from goplugins.observability.error_kinds import kind_of_error
@@ -93,6 +94,7 @@ class OpenTelemetryMetrics:
     def __init__(self, source: PluginSource, *, prefix: str = "goplugins", meter_provider: MeterProvider | None = None):
         meter = get_meter("goplugins", meter_provider=meter_provider)
         self._source = weakref.ref(source)
+        self._durations = True
         self._calls = meter.create_counter(f"{prefix}.calls", "{call}", "Finished calls.")
         self._attempts = meter.create_counter(f"{prefix}.attempts", "{attempt}", "Sent attempts.")
         self._duration = meter.create_histogram(f"{prefix}.call.duration", "s", "Duration of calls.")
@@ -103,6 +105,10 @@ class OpenTelemetryMetrics:
             f"{prefix}.breaker.state", [self._breakers], "1", "0 closed, 1 open, 2 half-open."
         )
 
+    def configure(self, config: ObservabilityConfig) -> None:
+        """Records durations unless the configuration has switched them off. Health and error codes are not exported."""
+        self._durations = config.performance_metrics
+
     def __call__(self, event: Event) -> None:
         """Records the end of a call."""
         if not isinstance(event, CallFinished) or event.as_member:
@@ -112,7 +118,8 @@ class OpenTelemetryMetrics:
         labels = {"plugin": event.plugin}
         if event.attempts:
             self._attempts.add(event.attempts, labels)
-            self._duration.record(event.elapsed, labels)
+            if self._durations:
+                self._duration.record(event.elapsed, labels)
 
     def _in_flight(self, _: CallbackOptions) -> Iterable[Observation]:
         source = self._source()

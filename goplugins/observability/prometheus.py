@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.values import ValueClass
 
+from goplugins.config import ObservabilityConfig
 from goplugins.enums import CircuitBreakerState as _State, PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.models.metrics import PluginMetrics
@@ -35,6 +36,8 @@ _COUNTED = {
 }
 """Counters that are read from a plugin's counts, and the field of each."""
 
+_HEALTH = "health_check"
+"""How the names of counts of health checks begin."""
 
 _BADNESS = [STATES[state] for state in (_State.CLOSED, _State.HALF_OPEN, _State.OPEN)]
 
@@ -137,12 +140,17 @@ class PrometheusFamilies:
 
     def forget(self, labels: tuple[str, ...]) -> None:
         """Removes all series of a plugin that was removed."""
-        if is_multiprocess():
-            return  # prometheus_client can't remove series from its files
         families = [self.calls, self.errors, self.duration, self.attempts, self.member_calls, self.member_duration]
         families += [self.transitions, self.ejections, *self.counted.values(), *self.gauges.values()]
+        self.remove({labels}, families)
+
+    def remove(self, plugins: set[tuple[str, ...]], families: Iterable[Any]) -> None:
+        """Removes the series of plugins, given by their labels, from some families."""
+        if is_multiprocess():
+            return  # prometheus_client can't remove series from its files
+        own = 2 + len(self.labels)
         for family in families:
-            for series in [key for key in list(family._metrics) if key[: len(labels)] == labels]:
+            for series in [key for key in list(family._metrics) if key[:own] in plugins]:
                 family.remove(*series)
 
 
@@ -168,7 +176,7 @@ class _Plugin:
     def __init__(self, families: PrometheusFamilies, labels: tuple[str, ...]) -> None:
         self.labels = labels
         self.answers: dict[str, Counter] = {}  # by source
-        self.duration = families.duration.labels(*labels)
+        self.duration: Histogram | None = None
         self.member_duration: Any = None
         self.attempts = families.attempts.labels(*labels)
         self.counts = PluginMetrics()
@@ -208,10 +216,30 @@ class PrometheusExporter:
         self._name = name
         self._labels = labels
         self._durations, self._errors, self._health = durations, errors, health
+        # The families that a configuration may switch off.
+        counted = [self._families.counted[name] for name, field in _COUNTED.items() if field.startswith(_HEALTH)]
+        self._health_families = [*counted, self._families.gauges["unhealthy"]]
         self._trace_id = trace_id
         self._plugins: dict[str, _Plugin] = {}
         self._removed: set[str] = set()
         self._exemplars = not is_multiprocess()
+
+    def configure(self, config: ObservabilityConfig) -> None:
+        """Exports what the configuration has not switched off. Series of what it switches off are removed."""
+        families, off = self._families, list[Any]()
+        if self._durations and not config.performance_metrics:
+            off += [families.duration, families.member_duration]
+        if self._errors and not config.error_metrics:
+            off.append(families.errors)
+        if self._health and not config.health_metrics:
+            off += self._health_families
+        self._durations, self._errors = config.performance_metrics, config.error_metrics
+        self._health = config.health_metrics
+        plugins = list(self._plugins.values())
+        if not self._durations:
+            for plugin in plugins:
+                plugin.duration = plugin.member_duration = None
+        families.remove({plugin.labels for plugin in plugins}, off)
 
     def __call__(self, event: Event) -> None:
         """Counts an event."""
@@ -233,7 +261,8 @@ class PrometheusExporter:
             plugin.attempts.inc(attempts)
         if self._durations and (attempts or error is None):
             trace = self._trace_id() if self._exemplars else None
-            plugin.duration.observe(event.elapsed, {"trace_id": trace} if trace else None)
+            duration = plugin.duration or self._start_duration(plugin)
+            duration.observe(event.elapsed, {"trace_id": trace} if trace else None)
 
     def _count_change(self, event: Event) -> None:
         if isinstance(event, BreakerChanged):
@@ -246,6 +275,10 @@ class PrometheusExporter:
 
     def _answers(self, plugin: _Plugin, source: str) -> Counter:
         found = plugin.answers[source] = self._families.calls.labels(*plugin.labels, "ok", source)
+        return found
+
+    def _start_duration(self, plugin: _Plugin) -> Histogram:
+        found = plugin.duration = self._families.duration.labels(*plugin.labels)
         return found
 
     def _count_member(self, plugin: _Plugin, event: CallFinished) -> None:
@@ -276,7 +309,7 @@ class PrometheusExporter:
             plugin = self._plugin(name)
             before, plugin.counts = plugin.counts, counts
             for counter, field in _COUNTED.items():
-                if field.startswith("health_check") and not self._health:
+                if field.startswith(_HEALTH) and not self._health:
                     continue
                 fresh = getattr(counts, field) - getattr(before, field)
                 if fresh > 0:

@@ -6,12 +6,13 @@ import importlib.util
 import logging
 import random
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from goplugins.config import ManagerConfig, ObservabilityConfig
 from goplugins.observability.audit import AuditLog
 from goplugins.observability.call_log import CallLog
 from goplugins.observability.event_stream import EventStream
+from goplugins.observability.events import Event
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.scheduler import Schedule, ScheduledTask
 
@@ -51,6 +52,18 @@ class _LoggerLevel:
         self._applied = level
 
 
+class MetricsSink(Protocol):
+    """An event sink that exports metrics."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Counts an event."""
+        ...
+
+    def configure(self, config: ObservabilityConfig) -> None:
+        """Applies ``performance_metrics``, ``error_metrics`` and ``health_metrics``."""
+        ...
+
+
 class Observers:
     """Logs, audit trail, metrics and traces of one manager, as configured.
 
@@ -71,6 +84,7 @@ class Observers:
         self._config: ManagerConfig | None = None
         self._detach: dict[str, Callable[[], None]] = {}
         self._exporters: list[PrometheusExporter] = []
+        self._sinks: list[MetricsSink] = []
         self._every: Schedule | None = None
         self._server: MetricsServer | None = None
         self._task: ScheduledTask | None = None
@@ -86,6 +100,8 @@ class Observers:
         self._levels["goplugins.calls"].apply(new.log_level)
         if old is not None and new == old and before is not None and before.metrics_port == config.metrics_port:
             return
+        for sink in self._sinks:
+            sink.configure(new)
         self._log(new)
         self._collect(new)
         self._export(new, config.metrics_port, source)
@@ -136,7 +152,7 @@ class Observers:
 
     def add(self, exporter: PrometheusExporter) -> Callable[[], None]:
         """Passes all events to an exporter from now on; returns a function that ends this."""
-        detach = self._events.attach(exporter, attempts="none")
+        detach = self.add_metrics(exporter)
         self._exporters.append(exporter)
         self._start()
 
@@ -144,6 +160,19 @@ class Observers:
             detach()
             exporter.close()
             self._exporters.remove(exporter)
+
+        return end
+
+    def add_metrics(self, sink: MetricsSink, *, changes: bool = True) -> Callable[[], None]:
+        """Passes events to a sink that the fields of the configuration apply to; returns a function that ends this."""
+        if self._config is not None:
+            sink.configure(self._config.observability)
+        self._sinks.append(sink)
+        detach = self._events.attach(sink, attempts="none", changes=changes)
+
+        def end() -> None:
+            detach()
+            self._sinks.remove(sink)
 
         return end
 

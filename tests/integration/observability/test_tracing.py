@@ -226,3 +226,23 @@ def test_metrics_through_the_api():
     assert found["goplugins.call.duration", ""] == 6
     assert found["goplugins.calls.in_flight", ""] == 0
     assert found["goplugins.breaker.state", ""] == 0
+
+
+def test_metrics_through_the_api_without_durations():
+    reader = InMemoryMetricReader()
+    served = {"transport": "python", "endpoint": "tests.integration.observability.plugins:where"}
+    with manager_of(served, observability={"performance_metrics": False}) as manager:
+        instrument(manager, meter_provider=MeterProvider([reader]))
+
+        def found():
+            manager.execute("where", {})
+            metrics = (
+                scope.metrics for each in reader.get_metrics_data().resource_metrics for scope in each.scope_metrics
+            )
+            return {metric.name: metric.data.data_points for names in metrics for metric in names}
+
+        names = found()
+        assert "goplugins.calls" in names
+        assert not names.get("goplugins.call.duration")
+        manager.reload_config({"plugins": [{"name": "where", **served}]})
+        assert found()["goplugins.call.duration"][0].count == 1

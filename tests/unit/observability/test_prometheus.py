@@ -210,6 +210,43 @@ def test_metric_names_follow_the_prometheus_guide(manager, plugin, registry):
         assert not family.name.endswith(("_ms", "_milliseconds"))
 
 
+SERIES = {
+    "performance_metrics": {"call_duration_seconds_count", "member_call_duration_seconds_count"},
+    "error_metrics": {"call_errors_total"},
+    "health_metrics": {"unhealthy", "health_checks_total"},
+}
+
+
+@pytest.mark.parametrize("exported", ["before the load", "after the load"])
+@pytest.mark.parametrize("field", SERIES)
+def test_what_the_configuration_switches_off_is_left_out(registry, field, exported):
+    config = {"load_balancers": [{"name": "group", "members": ["one"]}]}
+    failing = Plugin()
+    failing.error = PluginRequestError("no")
+
+    def found():
+        for name in ("one", "group", "bad"):
+            call(manager, name, 2)
+        manager.health()
+        present = {name.removeprefix("goplugins_") for name, _ in read(registry)}
+        return {each: each in present for names in SERIES.values() for each in names}
+
+    with Manager() as manager:
+        manager.register(Plugin(), PluginConfig(name="one"))
+        manager.register(failing, PluginConfig(name="bad"))
+        if exported == "before the load":
+            export(manager, registry=registry)
+        manager.load_from_config({**config, "observability": {field: False}})
+        if exported == "after the load":
+            export(manager, registry=registry)
+        all_of_them = dict.fromkeys(found(), True)
+        assert found() == {**all_of_them, **dict.fromkeys(SERIES[field], False)}
+        manager.reload_config(config)
+        assert found() == all_of_them
+        manager.reload_config({**config, "observability": {field: False}})
+        assert found() == {**all_of_them, **dict.fromkeys(SERIES[field], False)}
+
+
 class SlowRegistry(CollectorRegistry):
     """Its first metric waits, while the lock of its families is held."""
 
