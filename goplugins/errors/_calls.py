@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from goplugins.errors._base import PluginError, Replay, Verdict
 
 
@@ -10,7 +12,28 @@ class AuthenticationError(PluginError):
 
     code = "AUTH_1107"
     kind = "auth"
-    verdict = Verdict.SUCCESS
+    verdict: ClassVar[Verdict] = Verdict.SUCCESS
+    fallback = "never"
+
+
+class TokenRefusedError(AuthenticationError):
+    """The token endpoint refused the client of method oauth2, such as invalid_client; nothing was sent to the plugin.
+
+    ``details`` has ``token_url``, ``token_status`` and, if the endpoint gave it, ``oauth2_error``.
+    """
+
+    code = "AUTH_1108"
+    verdict = Verdict.IGNORED
+    unsent = True
+
+
+class CredentialsProviderError(PluginError):
+    """The function ``auth.provider`` raised an exception, or returned something else than headers; nothing was sent."""
+
+    code = "AUTH_1109"
+    kind = "auth"
+    verdict = Verdict.IGNORED
+    unsent = True
     fallback = "never"
 
 

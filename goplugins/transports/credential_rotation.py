@@ -13,7 +13,8 @@ from urllib.parse import quote, quote_plus
 import attrs
 
 from goplugins.config.credentials import AuthConfig, files_of
-from goplugins.errors import ConfigError, MissingBearerTokenError, PluginError
+from goplugins.enums import AuthMethod
+from goplugins.errors import AuthConfigError, ConfigError, MissingBearerTokenError, PluginError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.text import CUT
 from goplugins.transports.watched_files import WatchedFiles, reader_of
@@ -49,7 +50,7 @@ class PluginCredentials:
         name: the plugin's, for the log.
 
     Attributes:
-        auth: the section as first loaded, with the token of its file.
+        auth: the section as first loaded, with the token of its file; that of method oauth2 has a token that is none.
         watched: whether there are files to watch, for :meth:`renew`.
 
     Raises:
@@ -127,18 +128,52 @@ def _with_token(auth: AuthConfig) -> AuthConfig:
     Raises:
         MissingBearerTokenError: the file can't be read, or is empty.
     """
+    if auth.method is AuthMethod.OAUTH2:
+        return with_bearer(auth, _NO_TOKEN)
     if not auth.token_file:
         return auth
+    return attrs.evolve(auth, token=_read(auth.token_file, "auth.token_file", MissingBearerTokenError), token_file="")
+
+
+_NO_TOKEN = "-"  # noqa: S105 - what is made of it checks a call's headers, and is never sent
+
+
+def with_bearer(auth: AuthConfig, token: str) -> AuthConfig:
+    """A section of method oauth2 as one of method bearer with a token that was requested."""
+    return attrs.evolve(
+        auth,
+        method=AuthMethod.BEARER,
+        token=token,
+        token_url="",
+        client_id="",
+        client_secret="",
+        client_secret_file="",
+        client_auth=None,
+        scopes=(),
+        audience="",
+    )
+
+
+def read_secret(auth: AuthConfig) -> str:
+    """The secret of method oauth2, from its file if there is one.
+
+    Raises:
+        AuthConfigError: the file can't be read, or is empty.
+    """
+    file = auth.client_secret_file
+    return _read(file, "auth.client_secret_file", AuthConfigError) if file else auth.client_secret
+
+
+def _read(file: str, path: str, kind: type[ConfigError]) -> str:
     try:
-        with open(auth.token_file, encoding="utf-8") as stream:
-            token = stream.read().strip()
+        with open(file, encoding="utf-8") as stream:
+            found = stream.read().strip()
     except (OSError, UnicodeDecodeError) as exc:
         reason = (exc.strerror if isinstance(exc, OSError) else "") or "not a UTF-8 text"
-        message = f"{auth.token_file!r} can't be read: {reason}"
-        raise MissingBearerTokenError(message, path="auth.token_file") from None  # the cause may hold the token
-    if not token:
-        raise MissingBearerTokenError(f"{auth.token_file!r} is empty", path="auth.token_file")
-    return attrs.evolve(auth, token=token, token_file="")
+        raise kind(f"{file!r} can't be read: {reason}", path=path) from None  # the cause may hold the secret
+    if not found:
+        raise kind(f"{file!r} is empty", path=path)
+    return found
 
 
 def secrets_of(headers: Mapping[str, str], *others: str) -> tuple[str, ...]:

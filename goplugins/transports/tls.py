@@ -51,7 +51,7 @@ class Authorities:
     @property
     def stamp(self) -> Hashable:
         """Changes when a file or directory changes."""
-        return tuple(map(_stamp, (self.file, *self.directory.split(os.pathsep))))
+        return tuple(map(file_stamp, (self.file, *self.directory.split(os.pathsep))))
 
     def load(self, context: ssl.SSLContext) -> None:
         """Has ``context`` trust them.
@@ -165,6 +165,29 @@ def client_context(auth: AuthConfig, *, trust_env: bool = False) -> ssl.SSLConte
     return context
 
 
+def token_endpoint_context(auth: AuthConfig, *, trust_env: bool) -> ssl.SSLContext:
+    """The context for connections to ``auth.token_url``. Must not be modified.
+
+    ``auth.ca_file`` is trusted beside the machine's authorities, or those of the environment: a plugin with a private
+    authority often gets its tokens from a public service. No client certificate is presented.
+
+    Raises:
+        InvalidCertificateError: as :func:`client_context`.
+    """
+    others = attrs.evolve(auth, method=None, ca_file="", cert_file="", key_file="")
+    if not auth.ca_file:
+        return client_context(others, trust_env=trust_env)
+
+    def make() -> ssl.SSLContext:
+        context = _new_context(authorities_of(others, trust_env=trust_env))
+        authorities_of(auth, trust_env=trust_env).load(context)
+        return context
+
+    context = make()
+    _remade[context] = make
+    return context
+
+
 _remade: weakref.WeakKeyDictionary[ssl.SSLContext, Callable[[], ssl.SSLContext]] = weakref.WeakKeyDictionary()
 
 
@@ -212,7 +235,8 @@ def _new_context(authorities: Authorities) -> ssl.SSLContext:
     return context
 
 
-def _stamp(path: str) -> Hashable:
+def file_stamp(path: str) -> Hashable:
+    """Changes when the file does, or one takes its place."""
     try:
         found = os.stat(path)
     except OSError:

@@ -21,6 +21,7 @@ from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports.authorizer import Authorizer
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
@@ -37,6 +38,8 @@ from goplugins.transports.tls import client_context
 
 if TYPE_CHECKING:
     import requests
+
+_REFUSED = 401
 
 
 class HTTPPlugin(Sender):
@@ -88,6 +91,11 @@ class HTTPPlugin(Sender):
         )
         auth = self._credentials.auth
         self._use(auth)
+        self._authorizer: Authorizer[RequestWriter] | None = None
+        if config.auth is not None and config.auth.method is AuthMethod.OAUTH2:
+            from goplugins.transports.http.oauth2 import authorizer_of
+
+            self._authorizer = authorizer_of(config, self._writer_for, clock)
         self._engine: Engine
         if session is not None:
             if settings.health_kind == "connect":
@@ -110,15 +118,20 @@ class HTTPPlugin(Sender):
         weakref.finalize(self, self._engine.pool.close).atexit = False
 
     def _use(self, auth: AuthConfig) -> None:
+        self._writer = self._writer_for(auth)
+
+    def _writer_for(self, auth: AuthConfig) -> RequestWriter:
         headers = auth_headers(auth)
         defaults = {}
         if self._trust_env and not headers and auth.method in (None, AuthMethod.NONE):
             defaults = _netrc_headers(self._target)
         self._credentials.protect(auth, {**headers, **defaults, **self._target.proxy_headers})
-        self._writer = self._new_writer(credentials=headers, defaults=defaults)
+        return self._new_writer(credentials=headers, defaults=defaults)
 
     def _renew(self, auth: AuthConfig) -> None:
         context = self._context(auth)
+        if self._authorizer is not None:
+            self._authorizer.reload()
         self._use(auth)
         if context is not None:
             self._engine.renew(context)
@@ -138,7 +151,12 @@ class HTTPPlugin(Sender):
     def send(self, call: Call) -> Any:
         """One request. See :class:`goplugins.transports.interface.Sender`."""
         try:
-            reply = self._engine.send(call, self._writer, self._read)
+            if self._authorizer is None:
+                reply = self._engine.send(call, self._writer, self._read)
+            else:
+                reply = self._authorized(
+                    self._authorizer, call.deadline, lambda writer: self._engine.send(call, writer, self._read)
+                )
             if self._rest is not None:
                 return self._rest.answer(reply, call, self._settings.clock.time(), self._credentials.scrub)
             if not 200 <= reply.status < 300:
@@ -151,6 +169,19 @@ class HTTPPlugin(Sender):
                 mention_proxy(error, self._proxy)
             raise
 
+    @staticmethod
+    def _authorized(
+        authorizer: Authorizer[RequestWriter], deadline: Deadline, send: Callable[[RequestWriter], HTTPReply]
+    ) -> HTTPReply:
+        """Sends with a token; once more with another one if the plugin refuses it (HTTP 401)."""
+        authorized = authorizer.authorized(deadline)
+        reply = send(authorized.writer)
+        if reply.status == _REFUSED and (renewed := authorizer.renewed(authorized, deadline)) is not None:
+            reply = send(renewed.writer)
+        if reply.status != _REFUSED:
+            authorizer.accepted()
+        return reply
+
     def health(self, timeout: float) -> HealthStatus:
         """One GET or connection, outside the policies; UNKNOWN if every connection is in use; never raises."""
         return run_check(self._check, timeout, self._settings.clock, self._credentials.scrub)
@@ -159,7 +190,12 @@ class HTTPPlugin(Sender):
         if self._settings.health_kind == "connect":
             return check_connection(self._engine.pool, deadline)
         try:
-            reply = self._engine.get_health(self._writer, deadline)
+            if self._authorizer is None:
+                reply = self._engine.get_health(self._writer, deadline)
+            else:
+                reply = self._authorized(
+                    self._authorizer, deadline, lambda writer: self._engine.get_health(writer, deadline)
+                )
         except (BadReplyError, ReplyTooLargeError) as error:
             if error.details.get("status") is None:
                 raise

@@ -25,6 +25,7 @@ from goplugins.errors import (
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.text import CUT, from_outside
+from goplugins.transports.challenge import add_challenge
 from goplugins.transports.envelope import check_request_id, error_text, metadata_of, parse_object
 from goplugins.transports.health_status import status_of_word, without_report
 from goplugins.transports.http.engine import HTTPReply
@@ -169,7 +170,9 @@ def error_of_status(reply: HTTPReply, now: float) -> PluginError:
         return PluginUnavailableError(f"HTTP {status}: unavailable", retry_after=retry_after, replay=replay)
     if status in (401, 403, 407):
         who = "a proxy rejected the credentials for it" if status == 407 else "the plugin rejected the credentials"
-        return AuthenticationError(f"HTTP {status}: {who}")
+        error = AuthenticationError(f"HTTP {status}: {who}")
+        add_challenge(error, headers.get("www-authenticate"))
+        return error
     if status < 400:
         return UnexpectedRedirectError(f"HTTP {status}: redirects are not followed")
     if status < 500:

@@ -145,11 +145,13 @@ def named(attribute, value=True):
 def test_errors_raised_before_anything_is_sent_are_no_attempts():
     assert named("unsent") == {
         "CircuitBreakerOpenError",
+        "CredentialsProviderError",
         "InvalidArgumentError",
         "NoAvailablePluginsError",
         "PluginClosedError",
         "RateLimitExceededError",
         "SaturatedError",
+        "TokenRefusedError",
     }
     assert all(cls.verdict is Verdict.IGNORED for cls in ALL if cls.unsent)
 
