@@ -18,7 +18,8 @@ def add_challenge(error: AuthenticationError, header: str | None) -> None:
     >>> error = AuthenticationError("HTTP 403: refused")
     >>> add_challenge(error, 'Bearer realm="api", error="insufficient_scope", scope="orders:write"')
     >>> error.message, error.details
-    ("HTTP 403: refused (insufficient_scope); it requires the scope 'orders:write'", {'scope': 'orders:write'})
+    ("HTTP 403: refused (insufficient_scope); the token lacks a scope: it needs 'orders:write'", \
+{'scope': 'orders:write'})
     """
     rest = (header or "").partition("Bearer ")[2]
     found = {
@@ -29,5 +30,5 @@ def add_challenge(error: AuthenticationError, header: str | None) -> None:
     if reason:
         error.message += f" ({reason}: {description})" if description else f" ({reason})"
     if scope and reason == "insufficient_scope":
-        error.message += f"; it requires the scope {scope!r}"
+        error.message += f"; the token lacks a scope: it needs {scope!r}"
         error.details["scope"] = scope

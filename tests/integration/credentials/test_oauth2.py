@@ -126,7 +126,7 @@ def test_a_service_that_refuses_every_token_is_asked_twice_and_no_load_of_the_to
 def test_other_refusals_replace_no_token(tokens, manage):
     challenge = 'Bearer realm="api", error="insufficient_scope", scope="orders:write orders:read"'
     tokens.answer = lambda request: http_reply("", "403 Forbidden", {"WWW-Authenticate": challenge})
-    with pytest.raises(AuthenticationError, match="scope 'orders:write orders:read'") as caught:
+    with pytest.raises(AuthenticationError, match="it needs 'orders:write orders:read'") as caught:
         manage().execute("p", None)
     assert caught.value.details["scope"] == "orders:write orders:read"
     assert len(tokens.asked) == 1

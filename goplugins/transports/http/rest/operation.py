@@ -50,8 +50,10 @@ class RestOperation:
         base: path of the endpoint.
         query: of the endpoint.
         origin: scheme, host and port of the endpoint.
+        key: name of the query parameter that holds a credential; empty for none.
 
     Attributes:
+        key: see above.
         origin: of the endpoint.
         name: of the operation.
         config: with its defaults.
@@ -60,8 +62,9 @@ class RestOperation:
         sends_key: whether an idempotent call has an Idempotency-Key: of a method that is not idempotent by itself.
     """
 
-    def __init__(self, name: str, config: OperationConfig, base: str, query: str, origin: str) -> None:
+    def __init__(self, name: str, config: OperationConfig, base: str, query: str, origin: str, key: str = "") -> None:
         self.origin = origin
+        self.key = key
         self.name = name
         self.config = config
         self.method = config.method

@@ -30,14 +30,11 @@ class RestProtocol:
     def __init__(self, config: PluginConfig, target: Target) -> None:
         base, _, query = target.path.partition("?")
         base = "" if base == "/" else base
-        operations = resolve_operations(config)
+        operations = resolve_operations(config) or {"": OperationConfig(method="POST", body="json")}
+        key = target.key.partition("=")[0]
         self._operations = {
-            name: RestOperation(name, each, base, query, target.origin) for name, each in operations.items()
+            name: RestOperation(name, each, base, query, target.origin, key) for name, each in operations.items()
         }
-        if not operations:
-            self._operations[""] = RestOperation(
-                "", OperationConfig(method="POST", body="json"), base, query, target.origin
-            )
         self._headers: tuple[str, ...] = tuple(config.options.get("response_headers") or ())
 
     @classmethod

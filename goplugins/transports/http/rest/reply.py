@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 from urllib.parse import urljoin, urlsplit
 
-from goplugins.errors import AuthenticationError, BadReplyError, PluginError, ReplyTypeError
+from goplugins.errors import BadReplyError, PluginError, ReplyTypeError
 from goplugins.models.results import Page
 from goplugins.runtime.call import Call
 from goplugins.runtime.text import from_outside
@@ -31,8 +31,6 @@ _MOST_MEMBERS = 20
 _CHARSET = re.compile(r'charset="?([^\s;"]+)', re.IGNORECASE)
 _LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[^\s;,="]+(?:\s*=\s*(?:"[^"]*"|[^\s;,"]*))?)*)')
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]*))', re.IGNORECASE)
-_SCOPE = re.compile(r'error="insufficient_scope"', re.IGNORECASE)
-_SCOPES = re.compile(r'scope="([^"]*)"', re.IGNORECASE)
 
 
 def answer_of(reply: HTTPReply, call: Call, keep: tuple[str, ...], now: float, scrub: Callable[[str], str]) -> Any:
@@ -198,7 +196,9 @@ def _own_path(url: str, request: RestRequest) -> str:
     if not same:
         host = from_outside(target.hostname or "", 100)
         raise BadReplyError(f"the next page is on another host ({host!r}), where credentials must not be sent")
-    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+    # A credential in the query is added to each request, and is not for the caller, who gets the page's place.
+    query = "&".join(part for part in target.query.split("&") if part.partition("=")[0] != (operation.key or None))
+    path = (target.path or "/") + (f"?{query}" if query else "")
     if not path.isascii() or not path.isprintable() or " " in path:
         raise BadReplyError("the link to the next page has characters that a URL can't contain")
     return path
@@ -229,19 +229,8 @@ def _error_of(
         text = failure_text(reply)
     if text:
         error.message = f"{error.message}: {scrub(text)}"
-    if isinstance(error, AuthenticationError):
-        _add_scope(error, reply)
     if reply.body:
         details["body"] = scrub(from_outside(reply.body[: 2 * _MAX_BODY], 2 * _MAX_BODY))[:_MAX_BODY]
     if call.reply_metadata:
         details["headers"] = {name: scrub(value) for name, value in call.reply_metadata.items()}
     return error
-
-
-def _add_scope(error: PluginError, reply: HTTPReply) -> None:
-    """The scope that the credentials lack (RFC 6750, 3)."""
-    challenge = reply.headers.get("www-authenticate", "")
-    if _SCOPE.search(challenge):
-        scopes = _SCOPES.search(challenge)
-        named = f": it needs {from_outside(scopes[1], _SNIPPET)}" if scopes else ""
-        error.message = f"{error.message}; the token lacks a scope{named}"
