@@ -85,6 +85,8 @@ class _Plugin(Protocol):
     """The part of a plugin's configuration that decides about its operations."""
 
     @property
+    def type(self) -> str | None: ...
+    @property
     def transport(self) -> TransportType | None: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
@@ -99,8 +101,8 @@ def is_rest(plugin: _Plugin) -> bool:
     >>> is_rest(PluginConfig(transport="http", operations={"get": OperationConfig(path="/items/{id}")}))
     True
     """
-    if plugin.transport not in _HTTP:
-        return False
+    if plugin.transport not in _HTTP or plugin.type not in {None, "http"}:
+        return False  # a factory of the application decides by itself
     protocol = plugin.options.get("protocol")
     return protocol == "rest" or (protocol is None and any(each.path for each in plugin.operations.values()))
 

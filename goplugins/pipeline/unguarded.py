@@ -31,14 +31,17 @@ class UnguardedPlugin(Generic[Req, Resp]):
 
     def execute(self, request: Req, context: ExecutionContext = ExecutionContext(), /) -> Resp:  # noqa: B008 - frozen
         """Makes one attempt, without retries, breaker or limiter."""
-        guarded = self._guarded
+        pipeline, operation = self._guarded.pipeline, context.operation
+        timeout, idempotent = (
+            pipeline.usual_of(operation) if operation else (pipeline.request_timeout, pipeline.idempotent)
+        )
         return single_call(  # type: ignore[no-any-return]
             self.sender,
             request,
             context,
-            timeout=guarded.pipeline.request_timeout,
-            idempotent=guarded.pipeline.idempotent,
-            clock=guarded.clock,
+            timeout=timeout,
+            idempotent=idempotent,
+            clock=self._guarded.clock,
             codec=self._codec,
         )
 
