@@ -255,6 +255,8 @@ class GuardedPlugin:
 
                 sender, commit = with_other_chaos(sender, config, clock=self.clock)
             after = Pipeline.build(config, sender, self._shared, hedge_pool=hedge_pool, keep=keep or before)
+            if before.bulkhead is None and after.bulkhead is not None:
+                self.tracker.lend_permits(after.bulkhead)
             if self._swap(before, after):
                 break
         if commit is not None:

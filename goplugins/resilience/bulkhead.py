@@ -237,6 +237,14 @@ max_waiting is 0
             details={"limit": limit, "in_use": self.in_use, "waiting": self.waiting},
         )
 
+    def lend(self) -> BulkheadPermit:
+        """A permit whatever the limit is, for a call that is in flight already; release it when the call ends."""
+        permit = BulkheadPermit()
+        permit.bulkhead = self
+        permit.slot = _Slot(self._epoch)
+        self._slots.hold(permit.slot)
+        return permit
+
     # --- release -----------------------------------------------------------------------------------------------
 
     def release(self, permit: BulkheadPermit, elapsed: float = 0.0, ok: bool | None = None) -> None:

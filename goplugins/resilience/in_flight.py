@@ -18,6 +18,7 @@ from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.fork import register_forkable
 
 if TYPE_CHECKING:
+    from goplugins.resilience.bulkhead import Bulkhead, BulkheadPermit
     from goplugins.runtime.call import Call
 
 
@@ -53,6 +54,7 @@ class InFlightTracker:
         self._reason: str | None = None
         self._drains: list[tuple[int, Waiter]] = []  # threads that wait for the calls of others to leave
         self._on_empty: list[Callable[[], object]] = []
+        self._lent: dict[int, list[BulkheadPermit]] = {}  # by thread, of calls that entered before there was a bulkhead
         register_forkable(self)
 
     def enter(self, call: Call | None = None) -> None:
@@ -147,8 +149,36 @@ class InFlightTracker:
                         calls.latencies[bucket] += 1
                     except KeyError:
                         calls.latencies[bucket] = 1
-        if self._drains or self._on_empty:
+        if self._drains or self._on_empty or self._lent:
             self._notify()
+
+    def lend_permits(self, bulkhead: Bulkhead) -> None:
+        """Has each call in flight hold a slot of a bulkhead that is new, until it leaves. Takes the lock.
+
+        It may be called again after an interrupt.
+        """
+        with self._calls.lock:
+            inside = dict(self._inside)
+        for thread, depth in inside.items():
+            lent = self._lent.setdefault(thread, [])
+            lent += [bulkhead.lend() for _ in range(depth - len(lent))]
+        self._notify()
+
+    def _return_permits(self) -> None:
+        """Releases the slots that were lent to calls that have left. Takes the lock.
+
+        The calls of a thread leave in the reverse order: later ones, which have slots of their own, leave before.
+        """
+        returned = []
+        with self._calls.lock:
+            for thread in list(self._lent):
+                depth, lent = self._inside.get(thread, 0), self._lent[thread]
+                returned += lent[depth:]
+                del lent[depth:]
+                if not lent:
+                    del self._lent[thread]
+        for permit in returned:
+            permit.bulkhead.release(permit)
 
     def close(self, reason: str) -> bool:
         """Rejects new calls from now on, save those of threads with a call in flight. Takes the lock.
@@ -230,16 +260,19 @@ class InFlightTracker:
         self._expected = 0
         self._drains = []
         self._on_empty = []
+        self._lent = {}
 
     def _others(self, thread: int) -> int:
         """The number of calls of other threads, in flight or admitted. The caller holds the lock."""
         return self._in_flight + self._expected - self._inside.get(thread, 0)
 
     def _notify(self) -> None:
-        """Wakes drains that are complete, and runs ``on_empty`` callbacks if no call is in flight. Takes the lock.
+        """Returns lent slots, wakes drains, and runs ``on_empty`` callbacks if no call is in flight. Takes the lock.
 
         It reads the current counts, so it may be called at any time, and again after an interrupt.
         """
+        if self._lent:
+            self._return_permits()
         with self._calls.lock:
             drained = [waiter for thread, waiter in self._drains if self._others(thread) == 0]
         for waiter in drained:
