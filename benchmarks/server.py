@@ -1,8 +1,9 @@
 """Server process of the benchmarks, with minimal work of its own, since clients are measured.
 
 A ``POST`` over TCP, optionally with TLS, is answered with an envelope whose data has ``size`` bytes, a line over a Unix
-socket with a line. The answer carries the id of the request, as with real servers. The process ends when its standard
-input does, so it can't outlive its parent.
+socket with a line. The answer carries the id of the request, as with real servers. Requests whose path begins with
+``/users/`` are answered with the data alone. The process ends when its standard input does, so it can't outlive its
+parent.
 
 One loop over epoll and plain sockets: time spent in the server is added to every row and hides differences of clients.
 """
@@ -56,8 +57,12 @@ class Server:
         return "/plugin"
 
     @property
+    def origin(self) -> str:
+        return f"{'https' if self.ca_file else 'http'}://{self.host}:{self.port}"
+
+    @property
     def url(self) -> str:
-        return f"{'https' if self.ca_file else 'http'}://{self.host}:{self.port}{self.path}"
+        return self.origin + self.path
 
 
 @contextlib.contextmanager
@@ -93,6 +98,7 @@ class HTTPAnswers:
     def __init__(self, size: int) -> None:
         self._data = b'{"data":' + answer_json(size)
         self._plain = self._reply(self._data + b"}")
+        self._rest = self._reply(answer_json(size))
         self._starts: dict[int, bytes] = {}  # start of the answer by length of the request id
 
     @staticmethod
@@ -113,6 +119,8 @@ class HTTPAnswers:
         end += 4 + size
         if len(data) < end:
             return None
+        if data.startswith(b"/users/", data.find(b" ", 0, end) + 1):
+            return self._rest, end
         at = data.find(b"X-Request-ID: ")
         if at < 0 or at >= end - size:
             return self._plain, end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.groups import balancing, codec, grpc, health, http, imports, lines, memory, policy, throughput
+from benchmarks.groups import balancing, codec, grpc, health, http, imports, lines, memory, policy, rest, throughput
 from benchmarks.harness import Group
 
 __all__ = ["GROUPS"]
@@ -12,6 +12,7 @@ __all__ = ["GROUPS"]
 GROUPS: Sequence[Group] = (
     policy.GROUP,
     *http.GROUPS,
+    *rest.GROUPS,
     *lines.GROUPS,
     *grpc.GROUPS,
     throughput.GROUP,
