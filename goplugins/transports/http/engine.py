@@ -82,7 +82,9 @@ class HTTPReply:
     def headers(self) -> Mapping[str, str]:
         """By their names in any case."""
         headers = self._headers
-        return Headers.of(headers) if isinstance(headers, bytes) else headers
+        if isinstance(headers, bytes):
+            headers = self._headers = Headers.of(headers)
+        return headers
 
 
 ReadReply = Callable[[HTTPReply, Any, Any], HTTPReply]

@@ -22,6 +22,7 @@ from goplugins.transports.http.rest.request_fields import (
 )
 
 _JSON_HEADERS = (("Content-Type", bodies.JSON),)
+_write_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class RestRequest(NamedTuple):
@@ -103,11 +104,6 @@ class RestOperation:
             for name, template in self._query.items()
             for text in texts_of(template, fields, where, f"its parameter {name}")
         ]
-        headers = {
-            name: ", ".join(texts)
-            for name, template in self._headers.items()
-            if (texts := texts_of(template, fields, where, f"its header {name}"))
-        }
         path = path_of(self._path, fields, where) if self._path.fields else self.template
         rest = {name: value for name, value in fields.items() if name not in self._taken}
         if self._rest_in_query:
@@ -116,13 +112,29 @@ class RestOperation:
         if call.page:
             query = self._turn_to(call.page, query, rest)
         body, content_type = self._body(rest)
-        if content_type and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = content_type
-        check_headers(headers, f"{where}: headers")
         turned = call.page and not self.config.cursor  # the page is a path
         return RestRequest(
-            self, call.page if turned and call.page else self._with_query(path, query), tuple(headers.items()), body
+            self,
+            call.page if turned and call.page else self._with_query(path, query),
+            self._headers_of(fields, content_type),
+            body,
         )
+
+    def _headers_of(self, fields: dict[str, Any], content_type: str) -> tuple[tuple[str, str], ...]:
+        if not self._headers:
+            if not content_type:
+                return ()
+            if content_type == bodies.JSON:
+                return _JSON_HEADERS
+        headers = {
+            name: ", ".join(texts)
+            for name, template in self._headers.items()
+            if (texts := texts_of(template, fields, self._where, f"its header {name}"))
+        }
+        if content_type and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = content_type
+        check_headers(headers, f"{self._where}: headers")
+        return tuple(headers.items())
 
     def _fields_of(self, call: Call) -> dict[str, Any]:
         if not self._shallow:
@@ -142,13 +154,15 @@ class RestOperation:
         return [pair for pair in query if pair[0] != cursor] + [(cursor, page)]
 
     def _with_query(self, path: str, query: list[tuple[str, str]]) -> str:
+        if not (query or self._fixed_query):
+            return path
         parts = [part for part in (self._fixed_query, urlencode(query, quote_via=quote)) if part]
         return f"{path}?{'&'.join(parts)}" if parts else path
 
     def _body(self, rest: dict[str, Any]) -> tuple[bytes | None, str]:
         kind = self.config.body
         if kind == "json":
-            return json.dumps(rest, separators=(",", ":")).encode(), bodies.JSON
+            return _write_json(rest).encode("ascii"), bodies.JSON
         if kind == "form":
             return bodies.form_body(rest, self._where), bodies.FORM
         if kind == "multipart":

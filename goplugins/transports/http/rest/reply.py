@@ -68,11 +68,12 @@ def _value_of(reply: HTTPReply, call: Call, request: RestRequest) -> Any:
     result = request.operation.config.result
     if bytes in texts and not result:
         return reply.body if reply.body or type(None) not in texts else None
-    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = reply.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     is_json = not media_type or media_type.endswith(("/json", "+json"))
     if str in texts and not result and not (is_json and reply.body):
-        return _text_of(reply) if reply.body or type(None) not in texts else None
-    whole = _json_of(reply, media_type, is_json)
+        return _text_of(reply, content_type) if reply.body or type(None) not in texts else None
+    whole = _json_of(reply, content_type, is_json)
     value = pointed(whole, result, "result") if result and reply.body else whole
     found = call.codec.decode(value, call.deadline)
     return found if call.page is None else Page(found, _next_page(reply, whole, request))
@@ -89,11 +90,11 @@ def texts_in(kind: Any) -> frozenset[type]:
     return frozenset(type(None) if part is None else part for part in parts if part in {str, bytes, None, type(None)})
 
 
-def _json_of(reply: HTTPReply, media_type: str, is_json: bool) -> Any:
+def _json_of(reply: HTTPReply, content_type: str, is_json: bool) -> Any:
     body = reply.body
     if not body:
         return None
-    charset = _charset_of(reply)
+    charset = _charset_of(content_type)
     if charset not in {"", "utf-8", "utf8", "us-ascii"}:
         body = _decoded(body, charset).encode()
     try:
@@ -102,16 +103,17 @@ def _json_of(reply: HTTPReply, media_type: str, is_json: bool) -> Any:
         if is_json:
             raise
         shown = from_outside(" ".join(body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
+        media_type = content_type.partition(";")[0].strip().lower()
         raise BadReplyError(f"the reply is {media_type}, expected JSON: {shown}") from None
 
 
-def _charset_of(reply: HTTPReply) -> str:
-    found = _CHARSET.search(reply.headers.get("content-type", ""))
+def _charset_of(content_type: str) -> str:
+    found = _CHARSET.search(content_type)
     return found[1].lower() if found else ""
 
 
-def _text_of(reply: HTTPReply) -> str:
-    return _decoded(reply.body, _charset_of(reply) or "utf-8")
+def _text_of(reply: HTTPReply, content_type: str) -> str:
+    return _decoded(reply.body, _charset_of(content_type) or "utf-8")
 
 
 def _decoded(body: bytes, charset: str) -> str:
