@@ -158,6 +158,7 @@ from goplugins.models.file import (
 from goplugins.models.metrics import (
     Latencies as Latencies,
     ManagerMetrics as ManagerMetrics,
+    OperationMetrics as OperationMetrics,
     PluginMetrics as PluginMetrics,
 )
 from goplugins.models.plugin import (
@@ -354,6 +355,7 @@ __all__ = [
     "ObservabilityConfig",
     "ObservabilityReport",
     "OperationConfig",
+    "OperationMetrics",
     "OperationNotFoundError",
     "Origins",
     "Pages",

@@ -148,6 +148,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "goplugins.models.metrics": (
         "Latencies",
         "ManagerMetrics",
+        "OperationMetrics",
         "PluginMetrics",
     ),
     "goplugins.models.plugin": (

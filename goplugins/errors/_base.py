@@ -66,7 +66,17 @@ class RemoteCause(Exception):  # noqa: N818 - it stands for a cause, it is none
     """Type and text of a cause that could not be transferred itself (not picklable, or sent as JSON)."""
 
 
-_JSON_FIELDS = ("code", "plugin", "endpoint", "attempts", "elapsed", "retryable", "retry_after", "details")
+_JSON_FIELDS = (
+    "code",
+    "plugin",
+    "operation",
+    "endpoint",
+    "attempts",
+    "elapsed",
+    "retryable",
+    "retry_after",
+    "details",
+)
 
 
 class PluginError(Exception):
@@ -76,6 +86,7 @@ class PluginError(Exception):
         message: the reason, without plugin name and attempts (``str(error)`` adds those).
         code: the stable code, such as ``PLUGIN_1204``.
         plugin: the plugin's name, if one was involved.
+        operation: the operation of the plugin, if the call named one.
         endpoint: the plugin's endpoint, without credentials.
         attempts: attempts that were made; 0 means that nothing was sent.
         elapsed: seconds from the start of the call to this error.
@@ -97,6 +108,7 @@ class PluginError(Exception):
     """
 
     code: str = "PLUGIN_1200"
+    operation: str | None = None
     retryable: bool = False
     replay: Replay = Replay.NEVER
     kind: ClassVar[str] = "plugin"
@@ -120,6 +132,7 @@ class PluginError(Exception):
         retry_after: float | None = None,
         replay: Replay | None = None,
         details: Mapping[str, Any] | None = None,
+        operation: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -133,12 +146,15 @@ class PluginError(Exception):
             self.retryable = retryable
         if replay is not None:
             self.replay = replay
+        if operation is not None:
+            self.operation = operation
         if state is not None:
             self._restore_json(state)
 
     def __str__(self) -> str:
         member = self.details.get("member")  # of a group: the member that failed
-        who = f"plugin {self.plugin!r}, member {member!r}" if member else f"plugin {self.plugin!r}"
+        operation = f", operation {self.operation!r}" if self.operation else ""
+        who = f"plugin {self.plugin!r}{operation}" + (f", member {member!r}" if member else "")
         text = f"{who}: {self.message}" if self.plugin else self.message
         if self.attempts > 1:
             text += f" (after {self.attempts} attempts in {self.elapsed:.3f} s)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import attrs
@@ -82,14 +82,22 @@ class PluginReports:
         plugin = self._maintenance.members.get(name) or self._registry.plugins.get(name)
         return {} if plugin is None or plugin.config.labels is None else plugin.config.labels
 
-    def describe(self, name: str) -> Mapping[str, Any]:
-        """Attributes of a plugin for its spans, by the semantic conventions of OpenTelemetry."""
+    def operations_of(self, name: str) -> Container[str]:
+        """The names of a plugin's operations."""
+        plugin = self._maintenance.members.get(name) or self._registry.plugins.get(name)
+        return () if plugin is None else plugin.pipeline.operations
+
+    def describe(self, name: str, operation: str) -> Mapping[str, Any]:
+        """Attributes of a call for its span, by the semantic conventions of OpenTelemetry."""
         plugin = self._registry.plugins.get(name)
-        found: dict[str, Any] = call_attributes(name)
+        found: dict[str, Any] = call_attributes(name, operation)
         if plugin is not None:
             found["goplugins.transport"] = str(plugin.config.transport)
             if plugin.config.transport is not None:
                 found |= peer_attributes(TransportType(plugin.config.transport), plugin.endpoint)
+            configured = plugin.pipeline.operations.get(operation)
+            if configured is not None and configured.path:
+                found |= {"url.template": configured.path, "http.request.method": configured.method}
         return found
 
     def instances(self) -> frozenset[str]:

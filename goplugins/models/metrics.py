@@ -8,7 +8,12 @@ from typing import Any, TypeVar
 
 import attrs
 
-__all__ = ["Latencies", "ManagerMetrics", "PluginMetrics"]
+from goplugins.models.new_fields import NewFields
+
+__all__ = ["OTHER", "Latencies", "ManagerMetrics", "OperationMetrics", "PluginMetrics"]
+
+OTHER = "other"
+"""Stands for all operations that are not in a plugin's configuration, in counts and metrics: those are bounded."""
 
 K = TypeVar("K")
 
@@ -77,7 +82,19 @@ def _count(label: str = "", series: str = "") -> Any:
 
 
 @attrs.frozen
-class PluginMetrics:
+class OperationMetrics:
+    """One operation's counts since its plugin was added; see :class:`PluginMetrics` for each."""
+
+    requests_total: int = 0
+    requests_success: int = 0
+    requests_failure: int = 0
+    request_duration: float = 0.0
+    latencies: Latencies = attrs.field(factory=Latencies)
+    errors: Mapping[str, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class PluginMetrics(NewFields):
     """One plugin's counts since it was added. Durations are seconds.
 
     Attributes:
@@ -104,6 +121,8 @@ class PluginMetrics:
         fallback_failures: calls that failed, and whose fallback failed as well.
         latencies: durations of the calls that were sent, with all their attempts and waits.
         errors: calls that raised, by their error's code.
+        operations: counts of each operation that was called; those that are not configured together as "other". Empty
+            in sums over several plugins.
     """
 
     requests_total: int = _count("calls")
@@ -129,12 +148,14 @@ class PluginMetrics:
     fallback_failures: int = _count("fallback failures")
     latencies: Latencies = attrs.field(factory=Latencies)
     errors: Mapping[str, int] = attrs.field(factory=dict)
+    operations: Mapping[str, OperationMetrics] = attrs.field(factory=dict)
 
     @classmethod
     def total(cls, parts: Iterable[PluginMetrics]) -> PluginMetrics:
         """The sums over several plugins."""
         parts = list(parts)
-        names = [field.name for field in attrs.fields(PluginMetrics) if field.name not in {"latencies", "errors"}]
+        tables = {"latencies", "errors", "operations"}
+        names = [field.name for field in attrs.fields(PluginMetrics) if field.name not in tables]
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
         latencies = Latencies(_added(part.latencies.counts for part in parts))
         return PluginMetrics(**sums, latencies=latencies, errors=_added(part.errors for part in parts))

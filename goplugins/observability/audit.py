@@ -60,7 +60,8 @@ class AuditLog:
     """Logs the security-relevant events of a manager. An event sink.
 
     Each record has the fields (``extra``) ``audit`` (what happened), ``sequence`` (1, 2, 3, ... per manager and
-    process), ``actor``, ``plugin`` and ``detail``. They contain no secrets: values of the configuration are masked.
+    process), ``actor``, ``plugin`` and ``detail``, and ``operation`` if a call named one. They contain no secrets:
+    values of the configuration are masked.
     """
 
     def __init__(self) -> None:
@@ -74,10 +75,10 @@ class AuditLog:
                 continue  # without using a number: gaps stand for lost records
             # Logged under the lock, so that records reach the log in the order of their numbers.
             with self._lock:
-                self._write(what, level, event.plugin, detail)
+                self._write(what, level, event, detail)
 
-    def _write(self, what: str, level: int, plugin: str, detail: str) -> None:
-        actor = _actor.get() or _user()
+    def _write(self, what: str, level: int, event: Event, detail: str) -> None:
+        actor, plugin = _actor.get() or _user(), event.plugin
         fields: dict[str, Any] = {
             "audit": what,
             "sequence": next(self._numbers),
@@ -85,13 +86,16 @@ class AuditLog:
             "plugin": plugin,
             "detail": one_line(detail),
         }
+        if isinstance(event, AttemptFinished) and event.operation:
+            fields["operation"] = event.operation
         logger.log(level, "%s %s by %s: %s", what, plugin or "-", one_line(actor), fields["detail"], extra=fields)
 
 
 def _entries(event: Event) -> Iterator[tuple[str, int, str]]:
     if isinstance(event, AttemptFinished):
         error = event.error
-        detail = f"{error} (request {event.request_id})"
+        operation = f"operation {event.operation!r}, " if event.operation else ""
+        detail = f"{error} ({operation}request {event.request_id})"
         if isinstance(error, AuthenticationError):
             yield "authentication_refused", logging.WARNING, detail
         elif isinstance(error, TLSError):

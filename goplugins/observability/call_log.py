@@ -22,7 +22,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class CallLog:
-    """Logs failed calls to ``goplugins.calls``: one line per plugin and error code in 10 seconds. An event sink.
+    """Logs failed calls to ``goplugins.calls``: one line per plugin, operation and error code in 10 seconds.
+
+    An event sink.
 
     The call has raised its error as well; the lines serve operators who have no traceback. No payload is logged.
 
@@ -45,7 +47,7 @@ class CallLog:
         if not logger.isEnabledFor(level):
             return
         code = code_of_error(error)
-        count = self._throttle.count((event.plugin, code))
+        count = self._throttle.count((event.plugin, event.operation, code))
         if count is None:
             return
         more = count - 1
@@ -60,10 +62,13 @@ class CallLog:
             "elapsed": round(event.elapsed, 6),
             "more": more,
         }
+        if event.operation:
+            fields["operation"] = event.operation
         logger.log(
             level,
-            "call of %r failed: [%s] %s (attempts %d, %.3f s, request %s)%s",
+            "call of %r%s failed: [%s] %s (attempts %d, %.3f s, request %s)%s",
             event.plugin,
+            f", operation {event.operation!r}," if event.operation else "",
             code,
             one_line(text),
             event.attempts,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Container, Mapping
 from typing import Any, Protocol
 
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import InvalidArgumentError
 from goplugins.models.explanation import Explanation
-from goplugins.models.metrics import ManagerMetrics
+from goplugins.models.metrics import OTHER, ManagerMetrics
 from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, HealthChanged
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS, EnhancedMetricsCollector, MetricsCollector
@@ -25,7 +26,19 @@ class PluginSource(Protocol):
     def metrics(self) -> ManagerMetrics: ...
     def explain(self, name: str, /) -> Explanation: ...
     def labels_of(self, name: str, /) -> Mapping[str, str]: ...
-    def describe(self, name: str, /) -> Mapping[str, Any]: ...
+    def describe(self, name: str, operation: str, /) -> Mapping[str, Any]: ...
+    def operations_of(self, name: str, /) -> Container[str]: ...
+
+
+def operation_label(source: PluginSource | None, event: CallFinished) -> str:
+    """The label for a call's operation: empty for none, and "other" for a name that is not configured.
+
+    Callers may pass any text as the name; the number of series must be bounded.
+    """
+    operation = event.operation
+    if not operation or (source is not None and operation in source.operations_of(event.plugin)):
+        return operation
+    return OTHER
 
 
 class CommonPluginMetrics:
@@ -41,6 +54,9 @@ class CommonPluginMetrics:
         active_requests: ``<prefix>_active_requests``, by plugin.
         error_count: ``<prefix>_errors_total``, by plugin and kind of error.
         circuit_breaker_state: ``<prefix>_circuit_breaker_state``, by plugin: 0 closed, 1 open, 2 half-open.
+        operation_count: ``<prefix>_operation_requests_total``, by plugin, operation and outcome. Calls of operations
+            are counted here in addition, since the labels of a metric are fixed.
+        operation_duration: ``<prefix>_operation_request_duration_seconds``, by plugin and operation.
 
     >>> from goplugins.observability.metrics_collector import InMemoryCollector
     >>> collector = InMemoryCollector()
@@ -60,12 +76,33 @@ class CommonPluginMetrics:
         self.circuit_breaker_state = gauge(
             f"{prefix}_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", "plugin"
         )
+        self.operation_count = counter(
+            f"{prefix}_operation_requests_total", "Finished calls of operations.", "plugin", "operation", "outcome"
+        )
+        self.operation_duration = collector.histogram_with_labels(
+            f"{prefix}_operation_request_duration_seconds",
+            "Duration of calls of operations.",
+            DEFAULT_BUCKETS,
+            "plugin",
+            "operation",
+        )
 
-    def record_request(self, plugin: str, duration: float, error: BaseException | None) -> None:
-        """Counts a finished call; ``duration`` in seconds."""
+    def record_request(self, plugin: str, duration: float, error: BaseException | None, operation: str = "") -> None:
+        """Counts a finished call.
+
+        Args:
+            plugin: the plugin's name.
+            duration: seconds.
+            error: what the call raised; None if it was answered.
+            operation: the operation that was called; becomes a label, so it must be one of few.
+        """
         kind = kind_of_error(error)
-        self.request_count.inc(plugin, "ok" if error is None else "error")
+        outcome = "ok" if error is None else "error"
+        self.request_count.inc(plugin, outcome)
         self.request_duration.observe(duration, plugin)
+        if operation:
+            self.operation_count.inc(plugin, operation, outcome)
+            self.operation_duration.observe(duration, plugin, operation)
         if error is not None:
             self.error_count.inc(plugin, kind)
 
@@ -95,16 +132,25 @@ class CollectorSink:
     Args:
         collector: of either kind; in an :class:`EnhancedMetricsCollector` the metrics are declared with descriptions.
         prefix: the prefix of their names.
+        source: the manager's plugins; held weakly.
         durations: whether durations of calls are recorded.
         errors: whether errors are counted by kind.
         health: whether health is recorded.
     """
 
     def __init__(
-        self, collector: MetricsCollector, prefix: str, *, durations: bool, errors: bool, health: bool
+        self,
+        collector: MetricsCollector,
+        prefix: str,
+        source: PluginSource,
+        *,
+        durations: bool,
+        errors: bool,
+        health: bool,
     ) -> None:
         self._collector = collector
         self._prefix = prefix
+        self._source = weakref.ref(source)
         self._durations, self._errors, self._health = durations, errors, health
         if isinstance(collector, EnhancedMetricsCollector):
             CommonPluginMetrics(collector, prefix)  # declares the metrics
@@ -123,9 +169,18 @@ class CollectorSink:
             if self._errors and event.error is not None:
                 kind = {"plugin": event.plugin, "kind": kind_of_error(event.error)}
                 collector.increment_counter(f"{prefix}_errors_total", kind, 1)
+            if event.operation:
+                self._record_operation(event, outcome)
         elif isinstance(event, BreakerChanged):
             state = STATES[event.new]
             collector.set_gauge(f"{prefix}_circuit_breaker_state", {"plugin": event.plugin}, state)
         elif isinstance(event, HealthChanged) and self._health:
             healthy = event.new.value == "healthy"
             collector.set_gauge(f"{prefix}_healthy", {"plugin": event.plugin}, 1.0 if healthy else 0.0)
+
+    def _record_operation(self, event: CallFinished, outcome: str) -> None:
+        collector, prefix = self._collector, self._prefix
+        labels = {"plugin": event.plugin, "operation": operation_label(self._source(), event)}
+        collector.increment_counter(f"{prefix}_operation_requests_total", {**labels, "outcome": outcome}, 1)
+        if self._durations:
+            collector.record_histogram(f"{prefix}_operation_request_duration_seconds", labels, event.elapsed)

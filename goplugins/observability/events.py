@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from goplugins.enums import CircuitBreakerState, PluginStatus
+from goplugins.models.new_fields import NewFields
 
 if TYPE_CHECKING:
     from goplugins.observability.reload_report import ReloadReport
@@ -28,7 +29,7 @@ __all__ = [
 
 # These two are created for every call if there is a sink; a frozen class takes four times as long to create.
 @attrs.define(unsafe_hash=True)
-class CallFinished:
+class CallFinished(NewFields):
     """A call has ended, with an answer or an error.
 
     Attributes:
@@ -42,6 +43,7 @@ class CallFinished:
         error: what the call raised; None if it was answered. A :class:`~goplugins.PluginError`, or an exception that
             the host raised in the call, such as KeyboardInterrupt or a task's time limit.
         as_member: True for a member's part in a call of its group; the group's call has an event of its own.
+        operation: the operation of the plugin, as the caller named it; empty for a plugin with one function.
     """
 
     plugin: str
@@ -53,10 +55,11 @@ class CallFinished:
     member: str = ""
     error: BaseException | None = None
     as_member: bool = False
+    operation: str = ""
 
 
 @attrs.define(unsafe_hash=True)
-class AttemptFinished:
+class AttemptFinished(NewFields):
     """One attempt that was sent has ended.
 
     Attributes:
@@ -67,6 +70,7 @@ class AttemptFinished:
         elapsed: seconds.
         error: why it failed; None if it was answered.
         member: the group's member that it was sent to, if any; empty for other plugins.
+        operation: as in :class:`CallFinished`.
     """
 
     plugin: str
@@ -76,6 +80,7 @@ class AttemptFinished:
     elapsed: float
     error: BaseException | None = None
     member: str = ""
+    operation: str = ""
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from goplugins.config import ObservabilityConfig
 from goplugins.enums import SpanStatusCode
-from goplugins.observability.common_metrics import STATES, PluginSource
+from goplugins.observability.common_metrics import STATES, PluginSource, operation_label
 from goplugins.observability.error_kinds import kind_of_error
 from goplugins.observability.events import CallFinished, Event
 from goplugins.observability.spans import Span
@@ -113,9 +113,10 @@ class OpenTelemetryMetrics:
         """Records the end of a call."""
         if not isinstance(event, CallFinished) or event.as_member:
             return
-        outcome = kind_of_error(event.error)
-        self._calls.add(1, {"plugin": event.plugin, "outcome": outcome, "source": event.source})
         labels = {"plugin": event.plugin}
+        if event.operation:
+            labels["operation"] = operation_label(self._source(), event)
+        self._calls.add(1, {**labels, "outcome": kind_of_error(event.error), "source": event.source})
         if event.attempts:
             self._attempts.add(event.attempts, labels)
             if self._durations:

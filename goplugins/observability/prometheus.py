@@ -15,14 +15,16 @@ from typing import Any
 
 import attrs
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from prometheus_client.values import ValueClass
 
 from goplugins.config import ObservabilityConfig
 from goplugins.enums import CircuitBreakerState as _State, PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.models.metrics import PluginMetrics
-from goplugins.observability.common_metrics import STATES, PluginSource
+from goplugins.observability.common_metrics import STATES, PluginSource, operation_label
 from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import BreakerChanged, CallFinished, Event, MemberEjected, ReloadFinished
 from goplugins.observability.metrics_collector import DEFAULT_BUCKETS
@@ -38,6 +40,8 @@ _COUNTED = {
 
 _HEALTH = "health_check"
 """How the names of counts of health checks begin."""
+
+_OPERATION = "operation"
 
 _BADNESS = [STATES[state] for state in (_State.CLOSED, _State.HALF_OPEN, _State.OPEN)]
 
@@ -79,18 +83,33 @@ class PrometheusFamilies:
         def counter(name: str, text: str, *extra: str) -> Counter:
             return Counter(f"{prefix}_{name}", text, (*own, *extra), registry=registry)
 
+        def counter_by_operation(name: str, text: str, *extra: str) -> Counter:
+            made = Counter(f"{prefix}_{name}", text, (*own, _OPERATION, *extra), registry=None)
+            registry.register(_WithoutEmptyOperations(made))
+            return made
+
         def gauge(name: str, text: str, mode: Mapping[str, Any]) -> Gauge:
             return Gauge(f"{prefix}_{name}", text, own, registry=registry, **mode)
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"{prefix}_{name}", text, own, buckets=DEFAULT_BUCKETS, registry=registry)
-
-        self.calls = counter("calls", "Finished calls, by kind of error or ok.", "outcome", "source")
-        self.errors = counter("call_errors", "Failed calls, by error code.", "code")
-        self.duration = histogram("call_duration_seconds", "Duration of calls, with all attempts and waits.")
-        self.attempts = counter("attempts", "Sent attempts, retries and hedges included.")
+        self.calls = counter_by_operation("calls", "Finished calls, by kind of error or ok.", "outcome", "source")
+        self.errors = counter_by_operation("call_errors", "Failed calls, by error code.", "code")
+        self.duration = Histogram(
+            f"{prefix}_call_duration_seconds",
+            "Duration of calls, with all attempts and waits.",
+            (*own, _OPERATION),
+            buckets=DEFAULT_BUCKETS,
+            registry=None,
+        )
+        registry.register(_WithoutEmptyOperations(self.duration))
+        self.attempts = counter_by_operation("attempts", "Sent attempts, retries and hedges included.")
         self.member_calls = counter("member_calls", "Parts of members in calls of their groups.", "outcome")
-        self.member_duration = histogram("member_call_duration_seconds", "Duration of members' parts in calls.")
+        self.member_duration = Histogram(
+            f"{prefix}_member_call_duration_seconds",
+            "Duration of members' parts in calls.",
+            own,
+            buckets=DEFAULT_BUCKETS,
+            registry=registry,
+        )
         self.transitions = counter("breaker_transitions", "State changes of circuit breakers, by new state.", "to")
         self.ejections = counter("member_ejections", "Ejections of members from groups.", "member")
         self.counted = {name: counter(name, f"{name.replace('_', ' ').capitalize()} so far.") for name in _COUNTED}
@@ -168,17 +187,48 @@ class _Refresher(Collector):
         return ()
 
 
-class _Plugin:
-    """One plugin's series, cached."""
+class _WithoutEmptyOperations(Collector):
+    """Collects a metric, without the label of the operation where it is empty: the series as they were before it."""
 
-    __slots__ = ("answers", "attempts", "counts", "duration", "labels", "member_duration")
+    def __init__(self, metric: Counter | Histogram) -> None:
+        self._metric = metric
+
+    def describe(self) -> Iterable[Metric]:
+        return self._metric.describe()
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._metric.collect():
+            metric.samples = [_without_empty_operation(sample) for sample in metric.samples]
+            yield metric
+
+
+def _without_empty_operation(sample: Sample) -> Sample:
+    if sample.labels.get(_OPERATION):
+        return sample
+    return sample._replace(labels={name: value for name, value in sample.labels.items() if name != _OPERATION})
+
+
+class _Series:
+    """The series of a plugin's calls, or of those of one operation, cached."""
+
+    __slots__ = ("answers", "attempts", "duration", "labels")
 
     def __init__(self, families: PrometheusFamilies, labels: tuple[str, ...]) -> None:
         self.labels = labels
         self.answers: dict[str, Counter] = {}  # by source
         self.duration: Histogram | None = None
-        self.member_duration: Any = None
         self.attempts = families.attempts.labels(*labels)
+
+
+class _Plugin:
+    """One plugin's series, cached."""
+
+    __slots__ = ("counts", "labels", "member_duration", "series")
+
+    def __init__(self, families: PrometheusFamilies, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self.series = {"": _Series(families, (*labels, ""))}  # by operation
+        self.member_duration: Any = None
         self.counts = PluginMetrics()
 
 
@@ -238,7 +288,9 @@ class PrometheusExporter:
         plugins = list(self._plugins.values())
         if not self._durations:
             for plugin in plugins:
-                plugin.duration = plugin.member_duration = None
+                plugin.member_duration = None
+                for series in list(plugin.series.values()):
+                    series.duration = None
         families.remove({plugin.labels for plugin in plugins}, off)
 
     def __call__(self, event: Event) -> None:
@@ -251,17 +303,18 @@ class PrometheusExporter:
             self._count_member(plugin, event)
             return
         error, attempts = event.error, event.attempts
+        series = plugin.series.get(event.operation) or self._series(plugin, event)
         if error is not None:
-            self._families.calls.labels(*plugin.labels, kind_of_error(error), "").inc()
+            self._families.calls.labels(*series.labels, kind_of_error(error), "").inc()
             if self._errors:
-                self._families.errors.labels(*plugin.labels, code_of_error(error)).inc()
+                self._families.errors.labels(*series.labels, code_of_error(error)).inc()
         else:  # the hot path: one more frame would add a tenth to its cost
-            (plugin.answers.get(event.source) or self._answers(plugin, event.source)).inc()
+            (series.answers.get(event.source) or self._answers(series, event.source)).inc()
         if attempts:
-            plugin.attempts.inc(attempts)
+            series.attempts.inc(attempts)
         if self._durations and (attempts or error is None):
             trace = self._trace_id() if self._exemplars else None
-            duration = plugin.duration or self._start_duration(plugin)
+            duration = series.duration or self._start_duration(series)
             duration.observe(event.elapsed, {"trace_id": trace} if trace else None)
 
     def _count_change(self, event: Event) -> None:
@@ -273,12 +326,19 @@ class PrometheusExporter:
         elif isinstance(event, ReloadFinished):
             self._families.reloads.labels(self._name, "ok" if event.error is None else "failed").inc()
 
-    def _answers(self, plugin: _Plugin, source: str) -> Counter:
-        found = plugin.answers[source] = self._families.calls.labels(*plugin.labels, "ok", source)
+    def _series(self, plugin: _Plugin, event: CallFinished) -> _Series:
+        label = operation_label(self._source(), event)
+        found = plugin.series.get(label)
+        if found is None:
+            found = plugin.series.setdefault(label, _Series(self._families, (*plugin.labels, label)))
         return found
 
-    def _start_duration(self, plugin: _Plugin) -> Histogram:
-        found = plugin.duration = self._families.duration.labels(*plugin.labels)
+    def _answers(self, series: _Series, source: str) -> Counter:
+        found = series.answers[source] = self._families.calls.labels(*series.labels, "ok", source)
+        return found
+
+    def _start_duration(self, series: _Series) -> Histogram:
+        found = series.duration = self._families.duration.labels(*series.labels)
         return found
 
     def _count_member(self, plugin: _Plugin, event: CallFinished) -> None:

@@ -103,7 +103,7 @@ class Observers:
         for sink in self._sinks:
             sink.configure(new)
         self._log(new)
-        self._collect(new)
+        self._collect(new, source)
         self._export(new, config.metrics_port, source)
         self._trace(new, source)
 
@@ -113,7 +113,7 @@ class Observers:
             sink = CallLog(fields=config.structured_logging, clock=self._clock)
             self._detach["log"] = self._events.attach(sink, calls="failed", attempts="none", changes=False)
 
-    def _collect(self, config: ObservabilityConfig) -> None:
+    def _collect(self, config: ObservabilityConfig, source: PluginSource) -> None:
         self._end("collector")
         if config.metrics_enabled and config.metrics_collector is not None:
             from goplugins.observability.common_metrics import CollectorSink
@@ -121,6 +121,7 @@ class Observers:
             sink = CollectorSink(
                 config.metrics_collector,
                 config.metrics_prefix,
+                source,
                 durations=config.performance_metrics,
                 errors=config.error_metrics,
                 health=config.health_metrics,

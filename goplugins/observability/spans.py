@@ -66,12 +66,21 @@ class TracingProvider(Protocol):
         ...
 
 
-def call_attributes(plugin: str) -> dict[str, Any]:
+def span_name(plugin: str, operation: str) -> str:
+    """The name of a call's span, ``rpc.service`` and ``rpc.method`` as the conventions of RPC spans join them.
+
+    >>> span_name("github", "get_repo"), span_name("geo", "")
+    ('github/get_repo', 'geo/execute')
+    """
+    return f"{plugin}/{operation or 'execute'}"
+
+
+def call_attributes(plugin: str, operation: str) -> dict[str, Any]:
     """``rpc.system``, ``rpc.service`` and ``rpc.method``: the same for client and server spans.
 
     Source: https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/.
     """
-    return {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": "execute"}
+    return {"rpc.system": "goplugins", "rpc.service": plugin, "rpc.method": operation or "execute"}
 
 
 def peer_attributes(transport: TransportType, endpoint: str) -> Mapping[str, str | int]:

@@ -14,7 +14,7 @@ from goplugins.enums import SpanStatusCode
 from goplugins.errors import PluginError, belongs_to_host
 from goplugins.observability.error_kinds import code_of_error, kind_of_error
 from goplugins.observability.events import AttemptFinished, Event
-from goplugins.observability.spans import Span, TracingProvider, call_attributes
+from goplugins.observability.spans import Span, TracingProvider, call_attributes, span_name
 from goplugins.runtime.call import Call
 from goplugins.runtime.text import one_line
 
@@ -23,8 +23,8 @@ logger = logging.getLogger("goplugins.tracing")
 Make = Callable[[str, Call], Any]
 """Makes a call of the plugin with that name."""
 
-Describe = Callable[[str], Mapping[str, Any]]
-"""Returns the span attributes of the plugin with that name."""
+Describe = Callable[[str, str], Mapping[str, Any]]
+"""Returns the span attributes of a call, by the names of the plugin and its operation."""
 
 
 class _OpenSpan:
@@ -51,7 +51,7 @@ class Tracer:
     Args:
         provider: creates the spans.
         sample_rate: fraction of calls outside of traces that start a trace, 0 to 1.
-        describe: returns the attributes of a plugin.
+        describe: returns the attributes of a call.
         rng: draws the sampled calls.
     """
 
@@ -87,8 +87,8 @@ class Tracer:
             decided = provider.decided() if hasattr(provider, "decided") else None
             wanted = self._rng.random() < self._rate if decided is None else decided
             if wanted:
-                attributes = {"goplugins.request_id": call.request_id, **self._describe(name)}
-                span = provider.start_span(f"{name}/execute", kind="client", attributes=attributes)
+                attributes = {"goplugins.request_id": call.request_id, **self._describe(name, call.operation)}
+                span = provider.start_span(span_name(name, call.operation), kind="client", attributes=attributes)
             # Also for a trace that is not recorded, so that the next service does not record it either.
             carried = provider.inject_context(span)
         except Exception as exc:
@@ -147,7 +147,7 @@ class Tracer:
 
 
 @contextlib.contextmanager
-def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> Iterator[None]:
+def serving_span(plugin: str, request_id: str, headers: Mapping[str, str], operation: str = "") -> Iterator[None]:
     """A span around the work of a served plugin, in its caller's trace.
 
     Only if the OpenTelemetry SDK is loaded: applications without traces must not pay for it.
@@ -156,10 +156,11 @@ def serving_span(plugin: str, request_id: str, headers: Mapping[str, str]) -> It
     if provider is None:
         yield
         return
-    attributes = {**call_attributes(plugin), "goplugins.request_id": request_id}
+    attributes = {**call_attributes(plugin, operation), "goplugins.request_id": request_id}
     try:
         context = provider.extract_context(headers)
-        span = provider.start_span(f"{plugin}/execute", kind="server", context=context, attributes=attributes)
+        name = span_name(plugin, operation)
+        span = provider.start_span(name, kind="server", context=context, attributes=attributes)
     except Exception as exc:
         if belongs_to_host(exc):
             raise

@@ -275,8 +275,8 @@ class Attempt:
         shared = self._shared
         sinks = shared.events.attempts if error is None else shared.events.failed_attempts
         member = call.member if error is None else error.plugin or ""
-        at = shared.clock.time()
-        publish(sinks, AttemptFinished(shared.name, at, call.request_id, call.attempts, elapsed, error, member))
+        name, at, request_id, attempt = shared.name, shared.clock.time(), call.request_id, call.attempts
+        publish(sinks, AttemptFinished(name, at, request_id, attempt, elapsed, error, member, call.operation))
 
 
 class TimedAttempt(Attempt):

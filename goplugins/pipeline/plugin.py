@@ -91,7 +91,7 @@ class GuardedPlugin:
         self.clock = clock
         self.events = EventStream() if events is None else events
         self.counts = Counts() if counts is None else counts
-        self.tracker = InFlightTracker(self.counts)
+        self.tracker = InFlightTracker(self.counts, lambda: self.pipeline.operations)
         self.last_error: tuple[float, str] | None = None
         self.on_first_call: Callable[[], bool] | None = None
         self.superseded = False
@@ -205,6 +205,8 @@ class GuardedPlugin:
         error.attempts = call.attempts
         if error.plugin is None:
             error.plugin = self.name
+        if call.operation and error.operation is None and error.plugin == self.name:
+            error.operation = call.operation
         if error.endpoint is None:
             error.endpoint = self.endpoint or None
         if call.attempts:  # a local refusal says nothing new, and would hide what led to it
@@ -214,8 +216,11 @@ class GuardedPlugin:
         sinks = self.events.calls if error is None else self.events.failed_calls
         if sinks:
             at, elapsed = self.clock.time(), self._now() - started
-            name, sent, source, member = self.name, call.attempts, call.source, call.member
-            publish(sinks, CallFinished(name, at, call.request_id, elapsed, sent, source, member, error, as_member))
+            name, sent, source, member, operation = self.name, call.attempts, call.source, call.member, call.operation
+            publish(
+                sinks,
+                CallFinished(name, at, call.request_id, elapsed, sent, source, member, error, as_member, operation),
+            )
 
     def _record_replaced_error(self, call: Call, error: PluginError) -> None:
         self._annotate(error, call, self._now() - error.elapsed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from goplugins.models.metrics import Latencies, PluginMetrics
+from collections.abc import Callable, Container
+
+from goplugins.models.metrics import OTHER, Latencies, OperationMetrics, PluginMetrics
 from goplugins.runtime.counter import Counter
 from goplugins.runtime.fork import create_lock
 
@@ -21,31 +23,74 @@ class _Counter:
         return made
 
 
-class CallCounts:
-    """Counts of ended calls, which a plugin's in-flight tracker updates.
+class OperationCounts:
+    """Counts of ended calls of one operation, which a plugin's in-flight tracker updates under its lock.
 
     Attributes:
-        lock: guards the others. It is the tracker's lock, too, so that counting costs a call no further acquisition.
         succeeded: calls that returned a value.
         failed: calls that raised.
-        attempts: their attempts.
         duration: their seconds.
         latencies: number of calls with at least one attempt, by the bucket of their duration.
         errors: number of calls that raised, by the code of their error.
     """
 
-    __slots__ = ("__weakref__", "attempts", "duration", "errors", "failed", "latencies", "lock", "succeeded")
+    __slots__ = ("__weakref__", "duration", "errors", "failed", "latencies", "succeeded")
 
     def __init__(self) -> None:
-        self.lock = create_lock(self, "lock")
         self.reset()
 
     def reset(self) -> None:
         """Starts again at 0. Expects the lock."""
-        self.succeeded = self.failed = self.attempts = 0
+        self.succeeded = self.failed = 0
         self.duration = 0.0
         self.latencies: dict[int, int] = {}
         self.errors: dict[str, int] = {}
+
+    def metrics(self) -> OperationMetrics:
+        """The counts so far. Expects the lock."""
+        return OperationMetrics(
+            requests_total=self.succeeded + self.failed,
+            requests_success=self.succeeded,
+            requests_failure=self.failed,
+            request_duration=self.duration,
+            latencies=Latencies(self.latencies.copy()),
+            errors=self.errors.copy(),
+        )
+
+
+class CallCounts(OperationCounts):
+    """Counts of all ended calls of a plugin.
+
+    Attributes:
+        lock: guards the others. It is the tracker's lock, too, so that counting costs a call no further acquisition.
+        attempts: attempts of the calls.
+        operations: counts of the operations that were called, by name. Names that are not configured share one.
+    """
+
+    __slots__ = ("attempts", "lock", "operations")
+
+    def __init__(self) -> None:
+        self.lock = create_lock(self, "lock")
+        super().__init__()
+
+    def reset(self) -> None:
+        """Starts again at 0. Expects the lock."""
+        super().reset()
+        self.attempts = 0
+        self.operations: dict[str, OperationCounts] = {}
+
+    def of_operation(self, name: str, configured: Callable[[], Container[str]]) -> OperationCounts:
+        """The counts of an operation; of :data:`~goplugins.models.metrics.OTHER` for a name that is not configured.
+
+        Args:
+            name: as the caller gave it: any text.
+            configured: returns the names that are kept apart, so that their number is bounded.
+        """
+        found = self.operations.get(name)
+        if found is None:
+            known = name if name in configured() else OTHER
+            found = self.operations.setdefault(known, OperationCounts())  # atomic: threads get the same one
+        return found
 
 
 class Counts:
@@ -109,6 +154,7 @@ class Counts:
             active_requests=active_requests,
             latencies=Latencies(calls.latencies.copy()),
             errors=calls.errors.copy(),
+            operations={name: each.metrics() for name, each in list(calls.operations.items())},
             **made,
         )
 

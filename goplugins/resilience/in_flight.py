@@ -7,7 +7,7 @@ acquisitions and no call can enter between "closed" and "drained".
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from goplugins.errors import PluginClosedError
@@ -30,6 +30,7 @@ class InFlightTracker:
 
     Args:
         counts: counts the results of calls; by default an object of its own.
+        operations: returns the operations whose calls are counted apart.
 
     >>> tracker = InFlightTracker()
     >>> tracker.enter()
@@ -44,8 +45,9 @@ class InFlightTracker:
     goplugins.errors.PluginClosedError: [PLUGIN_1207] it was replaced
     """
 
-    def __init__(self, counts: Counts | None = None) -> None:
+    def __init__(self, counts: Counts | None = None, operations: Callable[[], Container[str]] = tuple) -> None:
         self.counts = Counts() if counts is None else counts
+        self._operations = operations
         self._calls = self.counts.calls
         self._inside: dict[int, int] = {}  # thread ident -> its calls in flight
         self._in_flight = 0
@@ -106,7 +108,9 @@ class InFlightTracker:
                     self._expected -= 1
         self._notify()
 
-    def leave(self, ok: bool | None, elapsed: float, attempts: int, call: Call | None = None, code: str = "") -> None:
+    def leave(  # noqa: C901, PLR0912 - no part of it can be a function: see within
+        self, ok: bool | None, elapsed: float, attempts: int, call: Call | None = None, code: str = ""
+    ) -> None:
         """Counts a call that leaves, on the thread that entered. Takes the lock; runs ``on_empty`` outside it.
 
         A forked child ignores calls that had entered in the parent. With a ``call`` it may be called again after an
@@ -122,6 +126,7 @@ class InFlightTracker:
         thread = threading.get_ident()
         bucket = bucket_of(elapsed) if attempts else 0
         calls = self._calls
+        named = calls.of_operation(call.operation, self._operations) if call is not None and call.operation else None
         with calls.lock:
             depth = self._inside.get(thread, 0)
             if depth and (call is None or call.inside):
@@ -149,6 +154,15 @@ class InFlightTracker:
                         calls.latencies[bucket] += 1
                     except KeyError:
                         calls.latencies[bucket] = 1
+                if named is not None:  # the same once more: a loop could be interrupted
+                    if ok:
+                        named.succeeded += 1
+                    elif ok is not None:
+                        named.failed += 1
+                        named.errors[code] = named.errors[code] + 1 if code in named.errors else 1
+                    named.duration += elapsed
+                    if attempts:
+                        named.latencies[bucket] = named.latencies[bucket] + 1 if bucket in named.latencies else 1
         if self._drains or self._on_empty or self._lent:
             self._notify()
 

@@ -126,6 +126,35 @@ def test_a_failed_call_is_a_failed_span(exporter):
     assert [event.attributes["goplugins.outcome"] for event in client.events] == ["connection"]
 
 
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ("get", {"rpc.method": "get", "url.template": "/items/{id}", "http.request.method": "GET"}),
+        ("put", {"rpc.method": "put", "url.template": "/items/{id}", "http.request.method": "PUT"}),
+    ],
+)
+def test_a_span_has_the_operation_with_its_method_and_path(exporter, operation, expected):
+    operations = {"get": {"path": "/items/{id}"}, "put": {"method": "PUT", "path": "/items/{id}"}}
+    config = {"transport": "http", "endpoint": "http://127.0.0.1:9", "retry": {"max_retries": 0}}
+    with manager_of({**config, "operations": operations}) as manager:
+        instrument(manager, metrics=False)
+        with pytest.raises(PluginConnectionError):
+            manager.execute("where", {"id": 1}, operation=operation)
+    (client,) = by_kind(exporter, "CLIENT")
+    assert client.name == f"where/{operation}"
+    assert expected.items() <= client.attributes.items()
+
+
+@pytest.mark.parametrize("served", ["python"], indirect=True)
+def test_a_span_of_another_transport_has_the_operation_only(exporter, served):
+    with manager_of(served) as manager:
+        instrument(manager, metrics=False)
+        manager.execute("where", {}, operation="any")
+    (client,) = by_kind(exporter, "CLIENT")
+    assert (client.name, client.attributes["rpc.method"]) == ("where/any", "any")
+    assert not {"url.template", "http.request.method"} & set(client.attributes)
+
+
 @pytest.mark.parametrize("served", ["python"], indirect=True)
 @pytest.mark.parametrize("way", ["submit", "map"])
 def test_the_trace_is_propagated_to_workers(served, exporter, way):

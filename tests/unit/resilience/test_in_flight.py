@@ -36,7 +36,7 @@ class OtherCall:
 
 
 def a_call():
-    return SimpleNamespace(inside=False, expected=False, nested=False)
+    return SimpleNamespace(inside=False, expected=False, nested=False, operation="")
 
 
 @pytest.fixture
