@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, overload
 
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.batch import Progress, values
@@ -16,6 +16,9 @@ from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
 from goplugins.runtime.call import Codec
 from goplugins.transports.json_codec import codec_for
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # types such as `Repo | None`, which are no classes
 
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
@@ -202,6 +205,11 @@ class CallMethods(Generic[Req, Resp]):
     @overload
     def bind(
         self, name: str, request_type: type[BoundReq], response_type: type[BoundResp], *, operation: str = ...
+    ) -> BoundPlugin[BoundReq, BoundResp]: ...
+
+    @overload
+    def bind(
+        self, name: str, request_type: TypeForm[BoundReq], response_type: TypeForm[BoundResp], *, operation: str = ...
     ) -> BoundPlugin[BoundReq, BoundResp]: ...
 
     @overload

@@ -45,7 +45,13 @@ assert_type(auth.map([AuthRequest("ada")]), Iterator[AuthResponse])
 assert_type(manager.bind("auth"), BoundPlugin[AuthRequest, AuthResponse])
 
 assert_type(auth.map_results([AuthRequest("ada")]), Iterator[CallResult[AuthResponse]])
-assert_type(untyped.bind("either", AuthRequest | None, AuthResponse | None), BoundPlugin[Any, Any])
+assert_type(
+    untyped.bind("either", AuthRequest | None, AuthResponse | None),
+    BoundPlugin[AuthRequest | None, AuthResponse | None],
+)
+assert_type(untyped.bind("list", dict[str, Any], list[int]), BoundPlugin[dict[str, Any], list[int]])
+either: Any = AuthRequest | None  # not known to a type checker
+assert_type(untyped.bind("either", either, either), BoundPlugin[Any, Any])
 assert_type(Manager(AuthRequest | None, AuthResponse | int), Manager[Any, Any])
 
 auth(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
