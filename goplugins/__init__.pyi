@@ -155,6 +155,9 @@ from goplugins.models.explanation import (
 from goplugins.models.file import (
     File as File,
 )
+from goplugins.models.json_fields import (
+    json_fields as json_fields,
+)
 from goplugins.models.metrics import (
     Latencies as Latencies,
     ManagerMetrics as ManagerMetrics,
@@ -427,6 +430,7 @@ __all__ = [
     "__version__",
     "acting_as",
     "deadline",
+    "json_fields",
     "load_with_origins",
     "serve",
 ]

@@ -145,6 +145,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "MemberExplanation",
     ),
     "goplugins.models.file": ("File",),
+    "goplugins.models.json_fields": ("json_fields",),
     "goplugins.models.metrics": (
         "Latencies",
         "ManagerMetrics",

@@ -105,6 +105,11 @@ def _structure_hook(target: Any) -> tuple[Callable[[Any, Any], Any], Any]:
         raise InvalidArgumentError(
             f"{_name(target)} can't be decoded from JSON: {exc}. Use attrs classes, dataclasses, TypedDicts or builtins"
         ) from exc
+    except TypeError as exc:
+        if "disambiguate" not in str(exc):
+            raise
+        fix = "give each class a field of its own that has no default, or a literal of its own"
+        raise InvalidArgumentError(f"{_name(target)} can't be decoded from JSON: {exc}: {fix}") from exc
 
 
 def _unstructurer_for(source: Any) -> Callable[[Any], Any]:

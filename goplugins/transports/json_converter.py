@@ -24,10 +24,12 @@ from cattrs import (
     transform_error,
 )
 from cattrs.cols import is_namedtuple, namedtuple_structure_factory
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from goplugins.json_text import shown_key
+from goplugins.models.json_fields import fields_in_json
 from goplugins.runtime.text import cut
 from goplugins.transports.conversion_limits import (
     MAX_FAULTS,
@@ -39,6 +41,7 @@ from goplugins.transports.conversion_limits import (
     counted,
     limits,
 )
+from goplugins.transports.json_unions import is_mixed_union, mixed_union_factory
 
 
 class _MismatchError(TypeError):
@@ -191,6 +194,35 @@ def _is_class(target: Any) -> bool:
     return isinstance(origin, type) and (attrs.has(origin) or dataclasses.is_dataclass(origin))
 
 
+def _is_renamed(target: Any) -> bool:
+    """Whether :func:`goplugins.json_fields` says something of a class."""
+    return _is_class(target) and fields_in_json(get_origin(target) or target) is not None
+
+
+def _class_hook(target: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    if not _is_renamed(target):
+        return converter.gen_structure_attrs_fromdict(target)
+    return make_dict_structure_fn(
+        target, converter, _cattrs_detailed_validation=converter.detailed_validation, **_overrides(target)
+    )
+
+
+def _write_renamed(target: Any, converter: Converter) -> Callable[[Any], dict[str, Any]]:
+    return make_dict_unstructure_fn(target, converter, **_overrides(target))
+
+
+def _overrides(target: Any) -> dict[str, Any]:
+    """Names and defaults of the fields as cattrs takes them."""
+    cls = get_origin(target) or target
+    marked = fields_in_json(cls)
+    assert marked is not None  # noqa: S101 - for mypy: _is_renamed() is true
+    fields = attrs.fields(attrs.resolve_types(cls, include_extras=True)) if attrs.has(cls) else dataclasses.fields(cls)
+    return {
+        field.name: override(rename=marked.names.get(field.name), omit_if_default=field.name in marked.omit_none)
+        for field in fields
+    }
+
+
 def _is_table(target: Any) -> bool:
     return (get_origin(target) or target) in (dict, Mapping, MutableMapping)
 
@@ -217,6 +249,7 @@ def _only(kind: type, name: str, make: Callable[[Any], Any]) -> Callable[[Any], 
                 add_fault()
                 raise
 
+        structure.overrides = getattr(build, "overrides", {})  # type: ignore[attr-defined]  # names, for cattrs' unions
         return structure
 
     return factory
@@ -238,8 +271,10 @@ def json_converter() -> Converter:
         converter.register_structure_hook(text, _from_text(text))
     converter.register_structure_hook_factory(_is_collection, _collection_factory)
     converter.register_structure_hook_factory(_is_table, _table_factory)
+    converter.register_structure_hook_factory(is_mixed_union, lambda target: mixed_union_factory(target, converter))
+    converter.register_unstructure_hook_factory(_is_renamed, lambda target: _write_renamed(target, converter))
     for is_one, kind, name, make in (
-        (_is_class, dict, "an object", converter.gen_structure_attrs_fromdict),
+        (_is_class, dict, "an object", lambda target: _class_hook(target, converter)),
         (_is_fixed_tuple, list, "a list", lambda _: converter._structure_tuple),
         (is_namedtuple, list, "a list", lambda target: namedtuple_structure_factory(target, converter)),
     ):

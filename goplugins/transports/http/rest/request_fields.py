@@ -13,6 +13,7 @@ from goplugins.config.field_types import near_name
 from goplugins.config.templates import Template
 from goplugins.errors import InvalidArgumentError
 from goplugins.json_text import read_json
+from goplugins.models.json_fields import fields_in_json
 from goplugins.runtime.call import Call
 
 _SHOWN = 10
@@ -44,10 +45,12 @@ def object_fields(call: Call, where: str) -> dict[str, Any]:
     request = call.codec.typed.admit_request(call.request)
     if isinstance(request, Mapping):
         return dict(request)
-    if attrs.has(type(request)):
-        return {field.name: getattr(request, field.name) for field in attrs.fields(type(request))}
-    if dataclasses.is_dataclass(request):
-        return {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    cls = type(request)
+    if attrs.has(cls) or dataclasses.is_dataclass(request):
+        marked = fields_in_json(cls)
+        names = marked.names if marked else {}
+        fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+        return {names.get(field.name, field.name): getattr(request, field.name) for field in fields}
     if request is None:
         return {}
     raise InvalidArgumentError(f"{where}: the request is a {type(request).__name__}, expected one with fields")
