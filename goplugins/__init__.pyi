@@ -164,6 +164,9 @@ from goplugins.models.metrics import (
     OperationMetrics as OperationMetrics,
     PluginMetrics as PluginMetrics,
 )
+from goplugins.models.outgoing import (
+    OutgoingRequest as OutgoingRequest,
+)
 from goplugins.models.plugin import (
     Plugin as Plugin,
     PluginInfo as PluginInfo,
@@ -361,6 +364,7 @@ __all__ = [
     "OperationMetrics",
     "OperationNotFoundError",
     "Origins",
+    "OutgoingRequest",
     "Pages",
     "Plugin",
     "PluginAdded",

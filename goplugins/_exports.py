@@ -152,6 +152,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "OperationMetrics",
         "PluginMetrics",
     ),
+    "goplugins.models.outgoing": ("OutgoingRequest",),
     "goplugins.models.plugin": (
         "Plugin",
         "PluginInfo",

@@ -87,6 +87,7 @@ class Call:
         reconnected: True after the call's one silent reconnect.
         operation: the operation of the plugin; empty for a plugin with one function.
         page: where a call for one page of a list begins; empty for the first page, None for a call of another kind.
+        signed: the headers of ``auth.provider`` in the last attempt, which are kept out of texts.
         prepared: the request as the sender has prepared it, for all attempts.
     """
 
@@ -115,6 +116,7 @@ class Call:
         "reply_metadata",
         "request",
         "request_id",
+        "signed",
         "source",
         "through",
         "tried",
@@ -157,6 +159,7 @@ class Call:
         self.attempts = 0
         self.reconnected = False
         self.reply_metadata: Mapping[str, str] = NOTHING
+        self.signed: Mapping[str, str] = NOTHING
         self.member = ""
         self.source = "plugin"
         self.tried: tuple[str, ...] = ()

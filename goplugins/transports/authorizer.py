@@ -8,12 +8,17 @@ from typing import Generic, TypeVar
 import attrs
 
 from goplugins.config.credentials import AuthConfig
+from goplugins.errors import AuthenticationError
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.credential_rotation import with_bearer
 from goplugins.transports.token_source import Token, TokenSource
 
 W = TypeVar("W")
+R = TypeVar("R")
+
+_NO_PERMISSION = "PERMISSION_DENIED"
+"""The gRPC status of a call whose token is valid."""
 
 _MAX_PAUSE = 60.0
 """Seconds between two tokens for a plugin that has refused them all."""
@@ -88,6 +93,28 @@ class Authorizer(Generic[W]):
         self._paused_until = now + min(2.0**self._refusals, _MAX_PAUSE)
         self._refusals = min(self._refusals + 1, 16)
         return True
+
+    def run(self, send: Callable[[W], R], deadline: Deadline) -> R:
+        """Sends with a token; once more with another one if the plugin refuses it with an AuthenticationError.
+
+        Raises:
+            PluginError: as ``send`` and :meth:`TokenSource.token`.
+        """
+        used = self.authorized(deadline)
+        try:
+            found = send(used.writer)
+        except AuthenticationError as error:
+            if error.details.get("status") == _NO_PERMISSION:
+                raise
+            renewed = self.renewed(used, deadline)
+            if renewed is None:
+                raise
+        else:
+            self.accepted()
+            return found
+        found = send(renewed.writer)
+        self.accepted()
+        return found
 
     def accepted(self) -> None:
         """The plugin has accepted a token."""

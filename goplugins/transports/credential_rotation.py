@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -62,6 +63,7 @@ class PluginCredentials:
         self._name = name
         self._failure = ""
         self._secrets: tuple[str, ...] = ()
+        self._last: Mapping[str, str] = {}
         paths = files_of(auth)
         self.watched = bool(paths)
         # Before the files are read: a change in between must not be missed.
@@ -93,18 +95,25 @@ class PluginCredentials:
         secrets = secrets_of(headers, auth.password, auth.token, auth.api_key)
         self._secrets = tuple(dict.fromkeys((*secrets, *self._secrets)))[: 3 * len(secrets)]
 
+    def remember(self, headers: Mapping[str, str]) -> None:
+        """Removes these headers from texts, too, until the next ones: of a provider, for a health check."""
+        self._last = headers
+
     def scrub(self, text: str) -> str:
         """A remote text without the credentials; see :func:`scrub`."""
-        return scrub(text, self._secrets)
+        return scrub(text, self._secrets + secrets_of(self._last) if self._last else self._secrets)
 
-    def scrub_error(self, error: PluginError, headers: Mapping[str, str]) -> None:
+    def scrub_error(
+        self, error: PluginError, headers: Mapping[str, str], signed: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Removes the credentials from the message and the details of an error.
 
         Args:
             error: of an attempt.
             headers: of the call, which may have credentials of its own.
+            signed: what a provider has added.
         """
-        secrets = self._secrets
+        secrets = self._secrets + secrets_of(signed) if signed else self._secrets
         if headers:
             secrets += secrets_of({name: value for name, value in headers.items() if _SECRET_NAME.search(name)})
         if secrets:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from goplugins.config.credentials import AuthConfig, auth_headers
 from goplugins.config.plugin import PluginConfig
-from goplugins.enums import PluginStatus
+from goplugins.enums import AuthMethod, PluginStatus
 from goplugins.errors import PluginError, PluginTimeoutError, Replay, ReplyTypeError, TransportError
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
+from goplugins.transports.authorizer import Authorizer
 from goplugins.transports.base import TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.credential_rotation import PluginCredentials
@@ -22,6 +25,7 @@ from goplugins.transports.health_status import check_connection, run_check, stat
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
 from goplugins.transports.line_messages import RequestLines, parse_reply, reply_error, reply_value
+from goplugins.transports.provider import Provider
 from goplugins.transports.reconnect import ExchangeConnection, Exchanges
 
 _INFO_TIMEOUT = 5.0
@@ -67,12 +71,27 @@ class LineClient(Sender, Generic[C]):
         self._settings = settings
         self._credentials = credentials or PluginCredentials(config.auth, settings.clock, config.name)
         self.watches_credentials = self._credentials.watched
+        self._provider = Provider.of(config.auth, config.name, self._credentials.scrub)
+        self._authorizer: Authorizer[RequestLines] | None = None
         self._use(self._credentials.auth)
+        if config.auth is not None and config.auth.method is AuthMethod.OAUTH2:
+            from goplugins.transports.http.oauth2 import authorizer_of
+
+            self._authorizer = authorizer_of(config, self._lines_for, settings.clock)
 
     def _use(self, auth: AuthConfig) -> None:
+        self._lines = self._lines_for(auth)
+        if self._authorizer is not None:
+            self._authorizer.reload()
+
+    def _lines_for(self, auth: AuthConfig) -> RequestLines:
         headers = auth_headers(auth)
-        self._lines = RequestLines(headers)
         self._credentials.protect(auth, headers)
+        return RequestLines(headers, None if self._provider is None else self._sign)
+
+    def _sign(self, operation: str, kind: str, headers: Mapping[str, str], data: bytes) -> dict[str, str]:
+        assert self._provider is not None  # noqa: S101 - only passed on with a provider
+        return self._provider.headers(operation, kind, self._endpoint, headers, data)
 
     # --- calls -------------------------------------------------------------------------------------------------
 
@@ -94,13 +113,23 @@ class LineClient(Sender, Generic[C]):
         try:
             if deadline.at <= self._now():
                 raise PluginTimeoutError("the deadline passed before anything was sent", replay=Replay.ALWAYS)
-            lease = self.pool.acquire(deadline)
-            line = self._lines.execute(call, deadline.at - self._now())
-            return reply_value(self._exchanges.run(lease, line, call, parse_reply), call, self._error)
+            if self._authorizer is not None:
+                return self._authorizer.run(partial(self._exchange, call), deadline)
+            return self._exchange(call, self._lines)
         except PluginError as error:
             error.endpoint = self._endpoint
-            self._credentials.scrub_error(error, call.headers)
+            self._credentials.scrub_error(error, call.headers, call.signed)
             raise
+
+    def _exchange(self, call: Call, lines: RequestLines) -> Any:
+        deadline = call.deadline
+        lease = self.pool.acquire(deadline)
+        try:
+            line = lines.execute(call, deadline.at - self._now())
+        except BaseException:
+            self.pool.release(lease, reusable=True)
+            raise
+        return reply_value(self._exchanges.run(lease, line, call, parse_reply), call, self._error)
 
     # --- maintenance -------------------------------------------------------------------------------------------
 
@@ -187,5 +216,11 @@ class LineClient(Sender, Generic[C]):
     def _request(self, kind: str, lease: Lease[C], deadline: Deadline) -> dict[str, Any]:
         """A request about the plugin itself, which can be repeated."""
         call = Call(None, codec_for(), deadline, uuid.uuid4().hex, idempotent=True)
-        line = self._lines.request(kind, call.request_id, deadline.remaining())
+        try:
+            lines = self._lines if self._authorizer is None else self._authorizer.authorized(deadline).writer
+            line = lines.request(kind, call, deadline.remaining())
+            self._credentials.remember(call.signed)
+        except BaseException:
+            self.pool.release(lease, reusable=True)
+            raise
         return self._exchanges.run(lease, line, call, parse_reply)

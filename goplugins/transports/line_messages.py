@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -29,6 +29,7 @@ from goplugins.transports.envelope import (
     metadata_of,
     parse_object,
 )
+from goplugins.transports.provider import merged
 
 _MAX_RETRY_AFTER = 86400.0
 """Seconds."""
@@ -47,15 +48,20 @@ _KINDS: Mapping[str, tuple[type[PluginError], str]] = {
 """Error and beginning of its message by ``error_kind``. "rejected" and none (from Go servers) are business errors."""
 
 
+Sign = Callable[[str, str, Mapping[str, str], bytes], Mapping[str, str]]
+
+
 class RequestLines:
     """Writes the requests of one plugin.
 
     Args:
         credentials: headers that no caller may override.
+        sign: the headers of a provider for one line, of operation, type, headers and data; None for no provider.
     """
 
-    def __init__(self, credentials: Mapping[str, str]) -> None:
+    def __init__(self, credentials: Mapping[str, str], sign: Sign | None = None) -> None:
         self._credentials = dict(credentials)
+        self._sign = sign
         self._reserved = frozenset(name.lower() for name in credentials)
         self._plain = _headers_part(self._credentials)
 
@@ -74,11 +80,11 @@ class RequestLines:
     def execute(self, call: Call, remaining: float) -> bytes:
         """The line of a call of which ``remaining`` seconds remain."""
         headers = self._plain
-        if call.headers or call.idempotent:
+        if call.headers or call.idempotent or self._sign is not None:
             given = dict(call.headers)
             if call.idempotent and not any(name.lower() == "idempotency-key" for name in given):
                 given[_KEY] = call.request_id
-            headers = _headers_part({**given, **self._credentials})
+            headers = _headers_part(self._signed(call, "execute", {**given, **self._credentials}))
         if call.metadata:
             headers += b',"metadata":%b' % dump_texts(call.metadata).encode()
         return b'{"type":"execute","request_id":%b,"data":%b%b,"timeout_ms":%d}\n' % (
@@ -88,12 +94,20 @@ class RequestLines:
             max(1, int(remaining * 1000)),
         )
 
-    def request(self, kind: str, request_id: str, remaining: float) -> bytes:
+    def _signed(self, call: Call, kind: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers with those of the provider, if there is one; sets ``call.signed`` then."""
+        if self._sign is None:
+            return headers
+        call.signed = signed = self._sign(call.operation, kind, headers, call.payload)
+        return merged(headers, signed)
+
+    def request(self, kind: str, call: Call, remaining: float) -> bytes:
         """The line of a request about the plugin itself: health, info or ping."""
+        signed = self._plain if self._sign is None else _headers_part(self._signed(call, kind, self._credentials))
         return b'{"type":"%b","request_id":%b,"data":null%b,"timeout_ms":%d}\n' % (
             kind.encode(),
-            quoted(request_id).encode(),
-            self._plain,
+            quoted(call.request_id).encode(),
+            signed,
             max(1, int(remaining * 1000)),
         )
 

@@ -74,6 +74,16 @@ class MetadataWriter:
             return (("x-request-id", request_id), ("idempotency-key", request_id), *self.credentials)
         return (("x-request-id", request_id), *self.credentials)
 
+    @staticmethod
+    def signed(metadata: Metadata, headers: Mapping[str, str]) -> Metadata:
+        """Metadata with the headers of a provider in the place of any of the same name.
+
+        Raises:
+            InvalidHeaderError: metadata can't carry one of them.
+        """
+        added = dict(_pair(name, value, "it returned headers") for name, value in headers.items())
+        return (*(pair for pair in metadata if pair[0] not in added), *added.items())
+
     def _merged(self, call: Call) -> Metadata:
         """A caller's own ``X-Request-ID`` replaces the call's: two would contradict each other."""
         merged: dict[str, str | bytes] = {"x-request-id": call.request_id}

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from goplugins.config.credentials import AuthConfig, auth_headers, validate_auth
 from goplugins.config.plugin import PluginConfig
-from goplugins.enums import PluginStatus, TransportType
-from goplugins.errors import ConnectionLostError, PluginError, PluginTimeoutError, Replay, local_failure, redact_url
+from goplugins.enums import AuthMethod, PluginStatus, TransportType
+from goplugins.errors import (
+    ConnectionLostError,
+    InvalidHeaderError,
+    PluginError,
+    PluginTimeoutError,
+    Replay,
+    local_failure,
+    redact_url,
+)
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.results import HealthStatus
@@ -19,6 +28,7 @@ from goplugins.runtime.cancellation import AttemptCancelledError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
+from goplugins.transports.authorizer import Authorizer
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.credential_rotation import PluginCredentials
@@ -32,6 +42,7 @@ from goplugins.transports.grpc.target import channel_options, target_of, tls_cre
 from goplugins.transports.grpc.unary import UNREAD, Outcome, end
 from goplugins.transports.health_status import run_check
 from goplugins.transports.interface import Sender
+from goplugins.transports.provider import Provider
 from goplugins.transports.proxies import mention_proxy
 from goplugins.transports.reconnect import Attempt as CallAttempt, HealthAttempt, may_reconnect
 from goplugins.transports.resolver import Address
@@ -73,8 +84,14 @@ class GRPCPlugin(Sender):
         self._trust_env = bool(config.options.get("trust_env"))
         self._transport = config.transport or TransportType.GRPC
         self._endpoint = redact_url(config.endpoint)
+        self._provider = Provider.of(config.auth, config.name, self._credentials.scrub)
         auth = self._credentials.auth
         self._use(auth)
+        self._authorizer: Authorizer[MetadataWriter] | None = None
+        if config.auth is not None and config.auth.method is AuthMethod.OAUTH2:
+            from goplugins.transports.http.oauth2 import authorizer_of
+
+            self._authorizer = authorizer_of(config, self._writer_for, clock)
         self._codec: Codec = Native(target.method) if target.method else Envelope()
         self._channels = Channels(
             target.name,
@@ -99,9 +116,12 @@ class GRPCPlugin(Sender):
         register_forkable(self._channels)
 
     def _use(self, auth: AuthConfig) -> None:
+        self._writer = self._writer_for(auth)
+
+    def _writer_for(self, auth: AuthConfig) -> MetadataWriter:
         headers = auth_headers(auth, "ascii")
-        self._writer = MetadataWriter(headers)
         self._credentials.protect(auth, headers)
+        return MetadataWriter(headers)
 
     # --- Sender ------------------------------------------------------------------------------------------------
 
@@ -111,20 +131,40 @@ class GRPCPlugin(Sender):
 
     def send(self, call: Call) -> Any:
         """One unary call. See :class:`goplugins.transports.interface.Sender`."""
-        deadline = call.deadline
-        codec = self._codec
         try:
-            lease = self._slots.acquire(deadline)
-            try:
-                request = codec.request(call, deadline.remaining())
-                reply, metadata = self._invoke(codec.method, request, self._writer.metadata(call), deadline, call)
-            finally:
-                self._slots.release(lease, reusable=True)
-            return codec.read(call, reply, metadata)
+            if self._authorizer is not None:
+                return self._authorizer.run(partial(self._call, call), call.deadline)
+            return self._call(call, self._writer)
         except PluginError as error:
-            self._credentials.scrub_error(error, call.headers)
+            self._credentials.scrub_error(error, call.headers, call.signed)
             error.endpoint = self._endpoint
             raise
+
+    def _call(self, call: Call, writer: MetadataWriter) -> Any:
+        deadline = call.deadline
+        codec = self._codec
+        lease = self._slots.acquire(deadline)
+        try:
+            request = codec.request(call, deadline.remaining())
+            metadata = writer.metadata(call)
+            if self._provider is not None:
+                metadata, call.signed = self._signed(self._provider, call.operation, codec.method, metadata, request)
+            reply, trailing = self._invoke(codec.method, request, metadata, deadline, call)
+        finally:
+            self._slots.release(lease, reusable=True)
+        return codec.read(call, reply, trailing)
+
+    def _signed(
+        self, provider: Provider, operation: str, method: str, metadata: Metadata, request: bytes
+    ) -> tuple[Metadata, Mapping[str, str]]:
+        """The metadata with the headers of ``auth.provider``, and these headers."""
+        headers = {name: value for name, value in metadata if isinstance(value, str)}
+        url = f"{'https' if self._target.tls else 'http'}://{self._endpoint.rpartition('/')[2]}{method}"
+        signed = provider.headers(operation, "POST", url, headers, request, "ascii")
+        try:
+            return MetadataWriter.signed(metadata, signed), signed
+        except InvalidHeaderError as exc:
+            provider.fail(exc.message)
 
     def _invoke(
         self, method: str, request: bytes, metadata: Metadata, deadline: Deadline, call: CallAttempt
@@ -214,9 +254,17 @@ class GRPCPlugin(Sender):
 
     def _request(self, method: str, request: bytes, deadline: Deadline) -> bytes:
         """A call about the plugin itself; does not wait for a slot."""
+        if self._authorizer is None:
+            return self._ask(method, request, deadline, self._writer)
+        return self._authorizer.run(partial(self._ask, method, request, deadline), deadline)
+
+    def _ask(self, method: str, request: bytes, deadline: Deadline, writer: MetadataWriter) -> bytes:
         lease = self._slots.acquire_free(deadline)
         try:
-            metadata = (("x-request-id", uuid.uuid4().hex), *self._writer.credentials)
+            metadata: Metadata = (("x-request-id", uuid.uuid4().hex), *writer.credentials)
+            if self._provider is not None:
+                metadata, signed = self._signed(self._provider, "", method, metadata, request)
+                self._credentials.remember(signed)
             return self._invoke(method, request, metadata, deadline, HealthAttempt(deadline))[0]
         finally:
             self._slots.release(lease, reusable=True)
@@ -266,6 +314,8 @@ class GRPCPlugin(Sender):
     def _renew(self, auth: AuthConfig) -> None:
         target = self._target
         credentials = tls_credentials(auth, trust_env=self._trust_env) if target.tls else None
+        if self._authorizer is not None:
+            self._authorizer.reload()
         self._use(auth)
         if credentials is not None:
             self._channels.use_credentials(credentials)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from goplugins.runtime.call import Call
     from goplugins.runtime.clock import Clock
     from goplugins.runtime.deadline import Deadline
-    from goplugins.transports.http.request import RequestWriter
-
 
 FRAMING_ALLOWANCE = 1 << 20
 """Bytes of head, chunk sizes and trailers that a reply may have beyond 8 times its cap (chunks of one byte)."""
@@ -97,10 +95,25 @@ def unread(reply: HTTPReply, *_: object) -> HTTPReply:
     return reply
 
 
+class Writer(Protocol):
+    """Writes the requests of one plugin; see :class:`goplugins.transports.http.request.RequestWriter`."""
+
+    @property
+    def health_path(self) -> str: ...
+    @property
+    def health_headers(self) -> Mapping[str, str]: ...
+    @property
+    def health_message(self) -> bytes: ...
+    def check(self, call: Call, /) -> None: ...
+    def parts(self, call: Call, /) -> tuple[str, str, dict[str, str], bytes | None]: ...
+    def message(self, call: Call, /) -> bytes: ...
+    def encode(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None, /) -> bytes: ...
+
+
 class Engine(Protocol):
     """Makes exchanges with one endpoint: one request, one whole reply, before the deadline."""
 
-    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+    def send(self, call: Call, request: Writer, read: ReadReply) -> HTTPReply:
         """One attempt of a call: waits for a connection, connects, sends and receives within its deadline.
 
         Raises:
@@ -108,7 +121,7 @@ class Engine(Protocol):
         """
         ...
 
-    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+    def get_health(self, request: Writer, deadline: Deadline) -> HTTPReply:
         """GET of the health path. Does not wait for a free connection.
 
         Raises:

@@ -11,8 +11,7 @@ from goplugins.runtime.deadline import Deadline
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.http.connection import Connection
 from goplugins.transports.http.connector import Connector
-from goplugins.transports.http.engine import HTTPReply, ReadReply, pool_for, unread
-from goplugins.transports.http.request import RequestWriter
+from goplugins.transports.http.engine import HTTPReply, ReadReply, Writer, pool_for, unread
 from goplugins.transports.http.target import Target
 from goplugins.transports.reconnect import Exchanges, HealthAttempt
 from goplugins.transports.resolver import Resolver
@@ -51,11 +50,11 @@ class HttptoolsEngine:
     def _connect(self, deadline: Deadline) -> Connection:
         return Connection(self._connector.open(deadline), self._clock, self._limit)
 
-    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+    def send(self, call: Call, request: Writer, read: ReadReply) -> HTTPReply:
         lease = self.pool.acquire(call.deadline)
         return self.exchanges.run(lease, request.message(call), call, read)
 
-    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+    def get_health(self, request: Writer, deadline: Deadline) -> HTTPReply:
         lease = self.pool.acquire_free(deadline)
         return self.exchanges.run(lease, request.health_message, HealthAttempt(deadline), unread)
 

@@ -26,12 +26,14 @@ from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.envelope import decode_data
 from goplugins.transports.health_status import check_connection, run_check
-from goplugins.transports.http.engine import Engine, HTTPReply, unread
+from goplugins.transports.http.engine import Engine, HTTPReply, Writer, unread
 from goplugins.transports.http.reply import health_result, read_envelope, status_error
 from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.rest.protocol import RestProtocol, RestWriter
+from goplugins.transports.http.signing import SigningWriter
 from goplugins.transports.http.target import Target, target_of
 from goplugins.transports.interface import Sender
+from goplugins.transports.provider import Provider
 from goplugins.transports.proxies import mention_proxy
 from goplugins.transports.resolver import Address, FixedResolver, Resolver, shared_resolver
 from goplugins.transports.tls import client_context
@@ -89,13 +91,10 @@ class HTTPPlugin(Sender):
             compression=not settings.connection.disable_compression,
             keep_alive=bool(settings.connection.keep_alive),
         )
+        self._provider = Provider.of(config.auth, config.name, self._credentials.scrub)
         auth = self._credentials.auth
         self._use(auth)
-        self._authorizer: Authorizer[RequestWriter] | None = None
-        if config.auth is not None and config.auth.method is AuthMethod.OAUTH2:
-            from goplugins.transports.http.oauth2 import authorizer_of
-
-            self._authorizer = authorizer_of(config, self._writer_for, clock)
+        self._authorizer = self._authorizer_for(config)
         self._engine: Engine
         if session is not None:
             if settings.health_kind == "connect":
@@ -117,16 +116,26 @@ class HTTPPlugin(Sender):
         # Runs before the collector reaches the sockets, which would warn that they were not closed.
         weakref.finalize(self, self._engine.pool.close).atexit = False
 
+    def _authorizer_for(self, config: PluginConfig) -> Authorizer[Writer] | None:
+        """What requests and renews tokens; None for a method that has none."""
+        if config.auth is None or config.auth.method is not AuthMethod.OAUTH2:
+            return None
+        from goplugins.transports.http.oauth2 import authorizer_of
+
+        return authorizer_of(config, self._writer_for, self._settings.clock)
+
     def _use(self, auth: AuthConfig) -> None:
         self._writer = self._writer_for(auth)
 
-    def _writer_for(self, auth: AuthConfig) -> RequestWriter:
+    def _writer_for(self, auth: AuthConfig) -> Writer:
         headers = auth_headers(auth)
         defaults = {}
-        if self._trust_env and not headers and auth.method in (None, AuthMethod.NONE):
+        if self._trust_env and not headers and self._provider is None and auth.method in (None, AuthMethod.NONE):
             defaults = _netrc_headers(self._target)
         self._credentials.protect(auth, {**headers, **defaults, **self._target.proxy_headers})
-        return self._new_writer(credentials=headers, defaults=defaults)
+        writer = self._new_writer(credentials=headers, defaults=defaults)
+        provider = self._provider
+        return writer if provider is None else SigningWriter(writer, provider, self._target, self._credentials.remember)
 
     def _renew(self, auth: AuthConfig) -> None:
         context = self._context(auth)
@@ -163,7 +172,7 @@ class HTTPPlugin(Sender):
                 raise status_error(reply, self._settings.clock.time(), self._credentials.scrub)
             return decode_data(reply.fields, call)
         except PluginError as error:
-            self._credentials.scrub_error(error, call.headers)
+            self._credentials.scrub_error(error, call.headers, call.signed)
             error.endpoint = self._endpoint
             if self._proxy is not None:
                 mention_proxy(error, self._proxy)
@@ -171,7 +180,7 @@ class HTTPPlugin(Sender):
 
     @staticmethod
     def _authorized(
-        authorizer: Authorizer[RequestWriter], deadline: Deadline, send: Callable[[RequestWriter], HTTPReply]
+        authorizer: Authorizer[Writer], deadline: Deadline, send: Callable[[Writer], HTTPReply]
     ) -> HTTPReply:
         """Sends with a token; once more with another one if the plugin refuses it (HTTP 401)."""
         authorized = authorizer.authorized(deadline)

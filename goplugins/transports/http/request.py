@@ -37,6 +37,7 @@ class RequestWriter:
         keep_alive: whether connections are used again.
 
     Attributes:
+        host: the Host header.
         path: of the POST of a call, as in the request line.
         health_path: of the GET of a health check.
         health_headers: of the GET, all but Host.
@@ -70,7 +71,7 @@ class RequestWriter:
         self.health_headers = {**self._base, **self._fixed}
         self.path = target.prefix + target.with_key(target.path)
         self.health_path = target.prefix + target.with_key(target.health_path)
-        self._host = _host_header(target)
+        self.host = _host_header(target)
         self._start = self._head("POST", self.path, {})
         self._usual_head = self._start + lines({**self._with_body, **self._fixed})
         self.health_message = self.encode("GET", self.health_path, self.health_headers)
@@ -90,8 +91,7 @@ class RequestWriter:
         for name, value in headers.items():
             lower = name.lower()
             if lower in self._reserved or lower.startswith(_CONNECTION_PREFIX):
-                by_auth = lower not in _CONNECTION_HEADERS and not lower.startswith(_CONNECTION_PREFIX)
-                owner = "auth" if by_auth else "the connection"
+                owner = "the connection" if is_of_connection(name) else "auth"
                 raise InvalidHeaderError(f"headers: {name!r} is set by {owner} and can't be overridden by a call")
             try:
                 value.encode("latin-1")
@@ -148,7 +148,7 @@ class RequestWriter:
     # --- as bytes ----------------------------------------------------------------------------------------------
 
     def _head(self, method: str, path: str, headers: Mapping[str, str]) -> str:
-        return f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines(headers)}"
+        return f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n{lines(headers)}"
 
     def encode(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes:
         """A whole request.
@@ -186,6 +186,12 @@ class RequestWriter:
         length = _START_LENGTH + len(payload) + len(end)
         head = f"{head}Content-Length: {length}\r\n\r\n{_ENVELOPE_START}"
         return b"".join((head.encode("latin-1"), payload, end))  # copied once: a body may be large
+
+
+def is_of_connection(name: str) -> bool:
+    """Whether a header belongs to the message framing or the connection."""
+    lower = name.lower()
+    return lower in _CONNECTION_HEADERS or lower.startswith(_CONNECTION_PREFIX)
 
 
 def _host_header(target: Target) -> str:

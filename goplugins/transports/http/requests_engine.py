@@ -17,9 +17,8 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import register_forkable
-from goplugins.transports.http.engine import HTTPReply, ReadReply, unread
+from goplugins.transports.http.engine import HTTPReply, ReadReply, Writer, unread
 from goplugins.transports.http.httptools_engine import HttptoolsEngine
-from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 from goplugins.transports.reconnect import HealthAttempt
 from goplugins.transports.resolver import Resolver
@@ -48,7 +47,7 @@ class RequestsEngine:
         self._session = _Session()
         register_forkable(self)
 
-    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+    def send(self, call: Call, request: Writer, read: ReadReply) -> HTTPReply:
         method, path, headers, body = request.parts(call)
 
         def exchange(sent: requests.PreparedRequest) -> HTTPReply:
@@ -57,7 +56,7 @@ class RequestsEngine:
 
         return self._send(method, headers, body, exchange)
 
-    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+    def get_health(self, request: Writer, deadline: Deadline) -> HTTPReply:
         def exchange(sent: requests.PreparedRequest) -> HTTPReply:
             message = request.encode("GET", request.health_path, sent.headers)
             lease = self.pool.acquire_free(deadline)

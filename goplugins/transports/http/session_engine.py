@@ -38,8 +38,7 @@ from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.connection_pool import ConnectionPool, Lease
 from goplugins.transports.http import body
-from goplugins.transports.http.engine import HTTPReply, ReadReply, pool_for, unread
-from goplugins.transports.http.request import RequestWriter
+from goplugins.transports.http.engine import HTTPReply, ReadReply, Writer, pool_for, unread
 from goplugins.transports.http.target import Target
 from goplugins.transports.tls import authorities_of
 
@@ -94,12 +93,12 @@ class SessionEngine:
             connection, clock, connect=lambda _: _Slot(), close=lambda _: None, is_dead=lambda _: False
         )
 
-    def send(self, call: Call, request: RequestWriter, read: ReadReply) -> HTTPReply:
+    def send(self, call: Call, request: Writer, read: ReadReply) -> HTTPReply:
         lease = self.pool.acquire(call.deadline)
         prepared = self._request(*request.parts(call))
         return self._run(lease, prepared, call.deadline, lambda reply: read(reply, call, lease.connection))
 
-    def get_health(self, request: RequestWriter, deadline: Deadline) -> HTTPReply:
+    def get_health(self, request: Writer, deadline: Deadline) -> HTTPReply:
         lease = self.pool.acquire_free(deadline)
         prepared = self._request("GET", request.health_path, request.health_headers, None)
         return self._run(lease, prepared, deadline, unread)

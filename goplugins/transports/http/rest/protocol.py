@@ -70,7 +70,7 @@ class RestWriter(RequestWriter):
         super().__init__(target, **settings)
         self._base = {"Accept": _ACCEPT, **self._base}
         self._target = target
-        self._usual_end = f" HTTP/1.1\r\nHost: {self._host}\r\n{lines({**self._base, **self._fixed})}"
+        self._usual_end = f" HTTP/1.1\r\nHost: {self.host}\r\n{lines({**self._base, **self._fixed})}"
 
     def parts(self, call: Call) -> tuple[str, str, dict[str, str], bytes | None]:
         request = call.prepared
