@@ -17,6 +17,7 @@ from goplugins.balancing.member_dispatcher import MemberDispatcher
 from goplugins.balancing.member_state import MemberState
 from goplugins.balancing.report import LoadBalancerStats, check_unknown, explain_member, group_health, member_stats
 from goplugins.config import CircuitBreakerConfig, ConnectionConfig, LoadBalancerConfig, ManagerConfig, PluginConfig
+from goplugins.config.field_types import surrogate_fault
 from goplugins.config.manager_sections import GROUP_POLICIES
 from goplugins.config.operations import OperationConfig
 from goplugins.enums import LoadBalancingStrategy, PluginStatus, TransportType
@@ -130,7 +131,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
             config, strategy = config.value, config if strategy is None else strategy
         found = LoadBalancerConfig(name=config) if isinstance(config, str) else config
         self.config = found if strategy is None else attrs.evolve(found, strategy=_strategy(strategy))
-        self.name = self.config.name
+        self.name = _checked(self.config.name)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._dispatcher = MemberDispatcher(self.config, clock=clock, rng=self._rng, events=events)
@@ -172,7 +173,7 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         """
         is_member = hasattr(plugin, "call_as_member")
         sender = None if is_member else as_sender(plugin)
-        found: str = plugin.name if is_member else name or plugin.info().name
+        found = _checked(plugin.name if is_member else name or plugin.info().name)
         given = next((each for each in self.config.members if each.name == found), None)
         weight = weight if weight is not None else given.weight if given is not None else 1
         if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
@@ -438,6 +439,17 @@ class _MemberListener:
         if dispatcher is not None:
             with dispatcher.lock:
                 dispatcher.table.notified(self._name, dispatcher.now())
+
+
+def _checked(name: str) -> str:
+    """The name of a group or member.
+
+    Raises:
+        LoadBalancerError: UTF-8 has no encoding for it.
+    """
+    if fault := surrogate_fault(name):
+        raise LoadBalancerError(f"name: {name!r} {fault}")
+    return name
 
 
 def _strategy(value: LoadBalancingStrategy | str) -> LoadBalancingStrategy:

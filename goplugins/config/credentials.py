@@ -15,7 +15,7 @@ from urllib.parse import quote
 import attrs
 
 from goplugins.config.endpoints import Endpoint
-from goplugins.config.field_types import Address, ClientAuth, Secret, SecretTexts
+from goplugins.config.field_types import Address, ClientAuth, Credential, FilePath, Secret, SecretTexts, surrogate_fault
 from goplugins.config.masking import MASK
 from goplugins.config.problems import Problems, raise_for
 from goplugins.config.schema import Section, as_member, as_text_table, as_texts
@@ -131,22 +131,22 @@ class AuthConfig(Section):
     method: AuthMethod | None = attrs.field(default=None, converter=_method)
     api_key: Secret = ""
     token: Secret = ""
-    token_file: str = ""
-    username: str = ""
+    token_file: FilePath = ""
+    username: Credential = ""
     password: Secret = ""
-    cert_file: str = ""
-    key_file: str = ""
-    ca_file: str = ""
+    cert_file: FilePath = ""
+    key_file: FilePath = ""
+    ca_file: FilePath = ""
     headers: SecretTexts = attrs.field(factory=dict, converter=as_text_table)
-    header: str = ""
-    query: str = ""
+    header: Credential = ""
+    query: Credential = ""
     token_url: Address = ""
-    client_id: str = ""
+    client_id: Credential = ""
     client_secret: Secret = ""
-    client_secret_file: str = ""
+    client_secret_file: FilePath = ""
     client_auth: ClientAuth | None = None
     scopes: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
-    audience: str = ""
+    audience: Credential = ""
     provider: str = ""
 
     @property
@@ -371,6 +371,8 @@ def _text_fault(text: str, charset: str) -> tuple[str, str] | None:
         return "contains a line break or a control character", fix
     if charset and text != text.strip():
         return "starts or ends with a space", "remove the space"
+    if fault := surrogate_fault(text):
+        return fault, "use other characters"
     try:
         text.encode(charset or "utf-8")
     except UnicodeEncodeError:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import attrs
 
+from goplugins.config.field_types import NO_SURROGATE, surrogate_fault
 from goplugins.config.masking import MASK, mask_url
 from goplugins.config.problems import Problems
 from goplugins.enums import TransportType
@@ -85,7 +86,11 @@ class Endpoint:
         50051
         """
         parse = _PARSERS.get(transport)
-        return cls(text) if parse is None else parse(transport, text, 0 if listen else 1)
+        endpoint = cls(text) if parse is None else parse(transport, text, 0 if listen else 1)
+        if transport is not TransportType.UNIX and (fault := surrogate_fault(text)):
+            is_url = transport in {TransportType.HTTP, TransportType.HTTPS}
+            raise _error(fault, NO_SURROGATE, InvalidEndpointURLError if is_url else InvalidEndpointFormatError)
+        return endpoint
 
     @property
     def effective_port(self) -> int | None:

@@ -231,6 +231,33 @@ class Duration:
             raise InvalidConfigError(f"expected {expected}, got {describe(value)}", fix=fix) from exc
 
 
+class Encoding(enum.Enum):
+    """How a text has to be encoded where it is used. A lone surrogate has no encoding in UTF-8."""
+
+    UTF_8 = "UTF-8"
+    FILE_SYSTEM = "file system"
+    """UTF-8, or the surrogates by which Python writes bytes of a path, an argument or a variable that are not UTF-8."""
+    CHECKED_LATER = "checked later"
+    """By a check of the field's own, with an error of its own."""
+
+
+_ERRORS = {Encoding.UTF_8: "strict", Encoding.FILE_SYSTEM: "surrogateescape", Encoding.CHECKED_LATER: "surrogatepass"}
+NO_SURROGATE = "write the character itself, not half of a surrogate pair"
+
+
+def surrogate_fault(text: str, encoding: Encoding = Encoding.UTF_8) -> str:
+    r"""What is wrong with a text that can't be encoded; empty if it can be.
+
+    >>> surrogate_fault("caf\xe9"), surrogate_fault("x\udc80")
+    ('', "contains the lone surrogate '\\udc80', which can't be encoded as UTF-8")
+    """
+    try:
+        text.encode("utf-8", _ERRORS[encoding])
+    except UnicodeEncodeError as exc:
+        return f"contains the lone surrogate {text[exc.start]!r}, which can't be encoded as UTF-8"
+    return ""
+
+
 @attrs.frozen
 class Text:
     """A string; with ``pattern``, one that matches it completely, named ``what`` in messages."""
@@ -238,6 +265,7 @@ class Text:
     pattern: str = ""
     what: str = "a string"
     example: str = ""
+    encoding: Encoding = Encoding.UTF_8
 
     def read(self, value: object, *, text: bool) -> str:
         fix = f"write {self.what}" + (f", such as {self.example}" if self.example else "")
@@ -247,6 +275,8 @@ class Text:
             raise InvalidConfigError(f"expected a string, got {kind_of(value)}", fix=fix)
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise InvalidConfigError(f"expected {self.what}, got a string that is not one", fix=fix)
+        if not value.isascii() and (fault := surrogate_fault(value, self.encoding)):
+            raise InvalidConfigError(fault, fix=NO_SURROGATE)
         return str(value)
 
 
@@ -402,9 +432,12 @@ Collector = Annotated[
 ]
 Tracing = Annotated[Any, Instance("a tracing provider", ("start_span", "extract_context", "inject_context"))]
 ReplyStatus = Annotated[int | str, Status()]
-Secret = Annotated[str, Masked(mask_text)]
-Address = Annotated[str, Masked(mask_url)]
-Addresses = Annotated[tuple[str, ...], Masked(mask_urls)]
-SecretTexts = Annotated[Mapping[str, str], Masked(mask_values)]
-Environment = Annotated[tuple[str, ...], Masked(mask_environment)]
+Name = Annotated[str, Text(encoding=Encoding.CHECKED_LATER)]
+FilePath = Annotated[str, Text(encoding=Encoding.FILE_SYSTEM)]
+Credential = Annotated[str, Text(encoding=Encoding.CHECKED_LATER)]
+Secret = Annotated[str, Masked(mask_text), Text(encoding=Encoding.CHECKED_LATER)]
+Address = Annotated[str, Masked(mask_url), Text(encoding=Encoding.FILE_SYSTEM)]
+Addresses = Annotated[tuple[FilePath, ...], Masked(mask_urls)]
+SecretTexts = Annotated[Mapping[str, Credential], Masked(mask_values)]
+Environment = Annotated[tuple[FilePath, ...], Masked(mask_environment)]
 Options = Annotated[Mapping[str, Any], Masked(mask_options)]

@@ -9,18 +9,22 @@ from typing import Any
 import attrs
 
 from goplugins.config.field_types import (
+    NO_SURROGATE,
     Collector,
     Count,
     Factor,
+    FilePath,
     LabelName,
     LogLevel,
     MetricsPrefix,
+    Name,
     Percent,
     Positive,
     Seconds,
     SecondsOrZero,
     Share,
     Tracing,
+    surrogate_fault,
 )
 from goplugins.config.plugin_sections import (
     BulkheadConfig,
@@ -55,8 +59,8 @@ class DiscoveryConfig(Section):
     """
 
     enabled: bool = False
-    directories: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
-    patterns: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
+    directories: tuple[FilePath, ...] = attrs.field(default=(), converter=as_texts)
+    patterns: tuple[FilePath, ...] = attrs.field(default=(), converter=as_texts)
     watch_mode: bool = False
     entry_points: bool = False
 
@@ -111,7 +115,7 @@ class LoadBalancerMember(Section):
 
     _short_form = "name"  # for conversion: the field that a plain string sets
 
-    name: str = ""
+    name: Name = ""
     weight: Positive = 1
     priority: int = 0
     enabled: bool = True
@@ -150,7 +154,7 @@ class LoadBalancerConfig(Section):
         hedge: a second attempt on another member, for calls that take long; none when left out.
     """
 
-    name: str = ""
+    name: Name = ""
     strategy: LoadBalancingStrategy = attrs.field(default=LoadBalancingStrategy.ROUND_ROBIN, converter=_balancing)
     members: tuple[LoadBalancerMember, ...] = attrs.field(default=(), converter=_members)
     max_ejection_percent: Percent = 50
@@ -226,6 +230,8 @@ def check_name(name: str, problems: Problems) -> None:
     elif not _NAME.fullmatch(name):
         message = f"{name[:60]!r} contains a space or a control character, or has more than 200 characters"
         problems.add(InvalidPluginNameError, message, "use letters, digits, dots, dashes and underscores", "name")
+    elif fault := surrogate_fault(name):
+        problems.add(InvalidPluginNameError, f"{name[:60]!r} {fault}", NO_SURROGATE, "name")
 
 
 def check_balancer(raw: LoadBalancerConfig, resolved: LoadBalancerConfig, problems: Problems) -> None:

@@ -13,7 +13,7 @@ from goplugins.config.chaos import ChaosConfig, check_chaos
 from goplugins.config.credentials import AuthConfig, check_auth, check_auth_files
 from goplugins.config.defaults import INHERITED, merge_sections, resolve_auth, resolve_breaker
 from goplugins.config.endpoints import Endpoint, check_endpoint, check_health_endpoint
-from goplugins.config.field_types import Address, Addresses, Environment, Options
+from goplugins.config.field_types import Address, Addresses, Environment, FilePath, Name, Options
 from goplugins.config.manager_sections import GROUP_POLICIES, LoadBalancerConfig, check_name
 from goplugins.config.operations import OperationConfig, check_operations, is_rest, resolve_operations
 from goplugins.config.plugin_sections import (
@@ -108,7 +108,7 @@ class PluginConfig(Section):
         annotations: free texts.
     """
 
-    name: str = ""
+    name: Name = ""
     type: str | None = None
     transport: TransportType | None = attrs.field(default=None, converter=_transport)
     endpoint: Address = ""
@@ -116,10 +116,10 @@ class PluginConfig(Section):
     balancing: LoadBalancerConfig | None = None
     priority: int = 0
     enabled: bool | None = None
-    executable: str = ""
-    args: tuple[str, ...] = attrs.field(default=(), converter=as_texts)
+    executable: FilePath = ""
+    args: tuple[FilePath, ...] = attrs.field(default=(), converter=as_texts)
     env: Environment = attrs.field(default=(), converter=as_texts)
-    work_dir: str = ""
+    work_dir: FilePath = ""
     auth: AuthConfig | None = None
     retry: RetryConfig | None = None
     circuit_breaker: CircuitBreakerConfig | None = None

@@ -9,8 +9,10 @@ from typing import Any
 import attrs
 
 from goplugins.config import ManagerConfig, PluginConfig
+from goplugins.config.field_types import NO_SURROGATE, surrogate_fault
 from goplugins.config.schema import as_mapping
 from goplugins.enums import TransportType
+from goplugins.errors import InvalidPluginNameError
 from goplugins.manager.builder import Builder
 from goplugins.manager.dispatch import CallDispatcher
 from goplugins.manager.factories import Factories
@@ -102,6 +104,8 @@ class Lifecycle:
         found = name or (config.name if config is not None else "") or made.info().name
         if config is not None:
             config.validate_policies(found, defaults=defaults)
+        elif fault := surrogate_fault(found):
+            raise InvalidPluginNameError(f"{found!r} {fault}", path="name", fix=NO_SURROGATE)
         base = config if config is not None else PluginConfig(name=found)
         brought = made.policies if isinstance(made, Sender) else None
         if brought is not None:

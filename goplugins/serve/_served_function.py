@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, Unpack, ove
 
 import attrs
 
+from goplugins.config.field_types import surrogate_fault
 from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidArgumentError,
@@ -301,7 +302,7 @@ def plugin(
 
     Raises:
         InvalidArgumentError: the function takes other arguments or lacks a type, or a type can't be converted from
-            JSON.
+            JSON; or the name can't be encoded as UTF-8.
 
     >>> from goplugins import ExecutionContext, serve
     >>> @serve.plugin(name="greeter", version="1.2.0")
@@ -313,6 +314,8 @@ def plugin(
 
     def decorate(function: Callable[..., Any]) -> ServedPlugin[Any, Any]:
         own_name = getattr(function, "__name__", type(function).__name__) if name is None else name
+        if fault := surrogate_fault(own_name):
+            raise InvalidArgumentError(f"name: {own_name!r} {fault}")
         summary = description or (inspect.getdoc(function) or "").partition("\n")[0]
         info = PluginInfo(own_name, version, summary, author, tuple(capabilities), dict(metadata or {}))
         return ServedPlugin(function, info, health, request=request, response=response)

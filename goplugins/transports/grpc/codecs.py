@@ -134,7 +134,11 @@ class Envelope:
         if call.headers:
             message.headers.update(call.headers)
         if call.metadata:
-            message.metadata.update(call.metadata)
+            try:
+                message.metadata.update(call.metadata)
+            except UnicodeEncodeError as exc:
+                fault = f"metadata: {exc.object!r} contains a lone surrogate, which a gRPC message can't carry"
+                raise InvalidArgumentError(fault) from None
         return message.SerializeToString()  # type: ignore[no-any-return]
 
     def read(self, call: Call, reply: bytes, metadata: Sequence[Any]) -> Any:

@@ -268,6 +268,13 @@ class TestMetadata:
         assert next(iter(headers.values())) not in str(caught.value) or next(iter(headers.values())) in "xy"
         assert server.calls == []
 
+    @pytest.mark.parametrize("metadata", [{"k": "a\udc80"}, {"a\udc80": "v"}], ids=ascii)
+    def test_metadata_that_a_message_can_not_carry(self, raw, make, metadata):
+        server = raw()
+        with pytest.raises(InvalidArgumentError, match=r"metadata: .* contains a lone surrogate"):
+            call(make(server.address), metadata=metadata)
+        assert server.calls == []
+
     def test_known_fault_a_plaintext_endpoint_on_grpc_tls_sent_credentials_in_clear(self):
         config = PluginConfig(name="p", transport="grpc-tls", endpoint="http://127.0.0.1:1")
         for use in (GRPCPluginFactory().validate_config, GRPCPluginFactory().create_plugin):
