@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, cast
 
+import attrs
+
 from goplugins.contrib._settings import HostSettings
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.bound import BoundPlugin
@@ -108,13 +110,15 @@ class _Proxy:
         self._find_manager = find
         self._how = how
 
-    def bind(self, name: str, request_type: Any = None, response_type: Any = None) -> BoundPlugin[Any, Any]:
+    def bind(
+        self, name: str, request_type: Any = attrs.NOTHING, response_type: Any = attrs.NOTHING, *, operation: str = ""
+    ) -> BoundPlugin[Any, Any]:
         """See :meth:`goplugins.Manager.bind`. Creates no manager, and follows its replacement."""
-        if (request_type is None) != (response_type is None):
+        if (request_type is attrs.NOTHING) != (response_type is attrs.NOTHING):
             raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
-        codec = codec_for() if request_type is None else codec_for(request_type, response_type)
+        codec = codec_for() if request_type is attrs.NOTHING else codec_for(request_type, response_type)
         manager = _CurrentManager(self._find_manager)
-        return BoundPlugin(cast(CallDispatcher, manager), name, codec, manager)
+        return BoundPlugin(cast(CallDispatcher, manager), name, codec, manager, operation)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # inspecting a module must not create a manager

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, overload
 
+import attrs
+
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.batch import Progress, values
 from goplugins.manager.bound import BoundPlugin
@@ -218,15 +220,16 @@ class CallMethods(Generic[Req, Resp]):
     ) -> BoundPlugin[Any, Any]: ...
 
     def bind(
-        self, name: str, request_type: Any = None, response_type: Any = None, *, operation: str = ""
+        self, name: str, request_type: Any = attrs.NOTHING, response_type: Any = attrs.NOTHING, *, operation: str = ""
     ) -> BoundPlugin[Any, Any]:
         """A callable for one plugin or one of its operations, with types of its own (by default the manager's).
 
-        The names are resolved at each call; the plugin may be added later.
+        The names are resolved at each call; the plugin may be added later. None as a type is that of nothing: of an
+        answer without a body, for instance.
         """
-        if (request_type is None) != (response_type is None):
+        if (request_type is attrs.NOTHING) != (response_type is attrs.NOTHING):
             raise InvalidArgumentError("give both request_type and response_type, or neither for the manager's own")
-        codec = self._types() if request_type is None else codec_for(request_type, response_type)
+        codec = self._types() if request_type is attrs.NOTHING else codec_for(request_type, response_type)
         return BoundPlugin(self._dispatcher, name, codec, self._pickler, operation)
 
     def _types(self) -> Codec:

@@ -6,6 +6,8 @@ import random
 from os import PathLike
 from typing import Any, Self, TypeVar, overload
 
+import attrs
+
 from goplugins.config import ManagerConfig, PluginConfig, ReloadOptions
 from goplugins.enums import ReloadStrategy
 from goplugins.errors import InvalidArgumentError
@@ -100,19 +102,19 @@ class Manager(CallMethods[Req, Resp]):
 
     def __init__(
         self,
-        request_type: Any = None,
-        response_type: Any = None,
+        request_type: Any = attrs.NOTHING,
+        response_type: Any = attrs.NOTHING,
         *,
         max_workers: int = 32,
         max_queued: int = 1024,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
     ) -> None:
-        if (request_type is None) != (response_type is None):
+        if (request_type is attrs.NOTHING) != (response_type is attrs.NOTHING):
             raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
         if max_workers < 1 or max_queued < 0:
             raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
-        self._codec: Codec | None = None if request_type is None else codec_for(request_type, response_type)
+        self._codec: Codec | None = None if request_type is attrs.NOTHING else codec_for(request_type, response_type)
         self._clock = clock
         self._call_pool = WorkerPool("goplugins-call", max_workers, max_queued)
         self._lifecycle = lifecycle = Lifecycle(

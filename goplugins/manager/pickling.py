@@ -134,7 +134,7 @@ def restore(state: ManagerState, kind: type[Any]) -> Any:
 
 
 def _copy(state: ManagerState, kind: type[Any]) -> Any:
-    manager = kind(*(state.types or (None, None)), max_workers=state.max_workers, max_queued=state.max_queued)
+    manager = kind(*(state.types or ()), max_workers=state.max_workers, max_queued=state.max_queued)
     manager._pickler.stand_for(state.token)
     manager._loader.load_later(state.loads, state.source)
     return manager

@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 
-from goplugins import ConfigError, Manager, PluginNotFoundError
+from goplugins import ConfigError, Manager, PluginError, PluginNotFoundError
 from tests.unit.contrib import project
 from tests.unit.contrib.probes import register_probe
 
@@ -103,7 +103,16 @@ def test_changed_settings_take_effect_at_once_also_for_bound_plugins() -> None:
 
 def test_bind_needs_both_types_or_none() -> None:
     with pytest.raises(ValueError, match="neither"):
-        plugins.bind("probe", str, None)
+        plugins.bind("probe", str)  # type: ignore[call-overload]
+
+
+def test_an_operation_can_be_bound() -> None:
+    with override_settings(GOPLUGINS=PROBE):
+        bound = plugins.bind("probe", str, None, operation="look")
+        assert "look" in repr(bound)
+        with pytest.raises(PluginError) as caught:
+            bound("")
+        assert caught.value.operation == "look"
 
 
 def test_the_configuration_file_is_watched(tmp_path: Any) -> None:

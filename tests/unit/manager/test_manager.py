@@ -3,6 +3,7 @@
 import gc
 import itertools
 import logging
+import pickle
 import threading
 import time
 
@@ -28,6 +29,7 @@ from goplugins import (
     PluginTimeoutError,
     RateLimitConfig,
     RateLimitExceededError,
+    ReplyTypeError,
     RetryConfig,
     deadline,
     serve,
@@ -240,6 +242,20 @@ def test_types_must_come_in_pairs_and_as_arguments():
     subscripted.register(Recorder())
     with pytest.raises(InvalidArgumentError, match=r"write Manager\(A, B\)"):
         subscripted.execute("recorder", 1)
+
+
+def test_none_is_a_type_like_any_other():
+    """Of an operation whose answer has no body, for instance; only a type that is left out is the manager's own."""
+    with Manager(str, None) as manager:
+        manager.register(Recorder(function=lambda request, context: None if request == "a" else request))
+        assert manager.execute("recorder", "a") is None
+        for bound in (manager.bind("recorder"), manager.bind("recorder", str, None)):
+            assert bound("a") is None
+            with pytest.raises(ReplyTypeError):
+                bound("b")
+        assert manager.bind("recorder", None, str | None)(None) is None
+    assert pickle.loads(pickle.dumps(Manager(str, None)))._codec.response_type is None
+    assert pickle.loads(pickle.dumps(Manager()))._codec is None
 
 
 def test_bind_before_anything_is_registered(manager):

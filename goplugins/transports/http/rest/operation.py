@@ -71,7 +71,7 @@ class RestOperation:
         self.method = config.method
         self.template = (base.rstrip("/") + config.path) if config.path else (base or "/")
         self.sends_key = config.method in {"POST", "PATCH"}
-        self._where = f"operation {name!r}" if name else "the request"
+        self._where = self.label  # of messages; the name of the operation is added to each error
         self._fixed_query = query
         self._path = Template.parse(self.template)
         self._query = {key: Template.parse(text) for key, text in config.query.items()}
