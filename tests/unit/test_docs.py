@@ -93,7 +93,7 @@ def test_python_blocks_compile_and_their_imports_exist(block: Block) -> None:
 @pytest.mark.parametrize("block", blocks_in("yaml", "json", "toml"))
 def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in re.findall(r"\$\{(\w+)\}", block.text):
-        monkeypatch.setenv(variable, "a-value-of-the-test")
+        monkeypatch.setenv(variable, "http://host" if variable.endswith("_URL") else "a-value-of-the-test")
     path = tmp_path / f"plugins.{block.language}"
     path.write_text(block.text)
     ManagerConfig.from_file(path).validate()
