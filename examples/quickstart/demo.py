@@ -1,4 +1,4 @@
-"""Typed calls over HTTP, then calls to plugins that are slow, failing, killed and overloaded.
+"""Calls of a REST service, then calls of plugins that are slow, failing, killed and overloaded.
 
 Each line that starts with "ok" is a check; the exit code is 1 if a check fails.
 """
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from messages import AuthRequest, AuthResponse, QuoteRequest, QuoteResponse
+from messages import AuthRequest, AuthResponse, Book, BookId, QuoteRequest, QuoteResponse
 from processes import PluginProcess
 
 from goplugins import (
@@ -26,6 +26,7 @@ from goplugins import (
     PluginConnectionError,
     PluginError,
     PluginExecutionError,
+    PluginRequestError,
     PluginTimeoutError,
     RateLimitExceededError,
 )
@@ -54,8 +55,32 @@ def timed(call: Callable[[], object]) -> tuple[Any, float]:
     return outcome, (time.perf_counter() - start) * 1e3
 
 
+def rest_service(manager: Manager[Any, Any]) -> None:
+    title("1. A REST service that was not written for goplugins (books.py); plugins.yaml names its operations")
+    get = manager.bind("books", BookId, Book | None, operation="get")
+    book, first = timed(lambda: get(BookId(3)))
+    check(f"GET /books/3 is {book!r}, in {first:.1f} ms with the connection set-up", book == Book(3, "Middlemarch"))
+    missing, _ = timed(lambda: get(BookId(99)))
+    check(f"GET /books/99 answers HTTP 404, which the configuration expects: {missing}", missing is None)
+    result = get.result(BookId(5))
+    check(
+        f"GET /books/5 answers HTTP 503 with Retry-After: 0.1, twice: {result.value!r} after {result.attempts} attempts"
+        f" in {result.elapsed:.1f} s",
+        result.attempts == 3 and result.value == Book(5, "Villette"),
+    )
+    before = manager.metrics().plugins["books"].attempts_total
+    titles = [each.title for each in manager.bind("books", dict[str, Any], list[Book], operation="list").pages({})]
+    requests = manager.metrics().plugins["books"].attempts_total - before
+    check(f"pages: {', '.join(titles)}: {len(titles)} books in {requests} requests", (len(titles), requests) == (7, 3))
+    add = manager.bind("books", dict[str, str], Book, operation="add")
+    refused, _ = timed(lambda: add({"title": ""}))
+    check(f"a refusal is one error, with the service's words: {refused}", isinstance(refused, PluginRequestError))
+    misspelt, _ = timed(lambda: manager.execute("books", {"id": 3}, operation="gets"))
+    check(f"what can't be sent is refused here: {misspelt}", isinstance(misspelt, PluginError))
+
+
 def typed_calls(manager: Manager[Any, Any]) -> None:
-    title("1. A typed call over HTTP")
+    title("2. A typed call of a plugin over HTTP")
     auth = manager.bind("auth", AuthRequest, AuthResponse)
     answer, first = timed(lambda: auth(AuthRequest("ada", "open sesame")))
     check(
@@ -69,7 +94,7 @@ def typed_calls(manager: Manager[Any, Any]) -> None:
 
 
 def deadline(manager: Manager[Any, Any]) -> None:
-    title("2. Timeout: the plugin takes 3 s, the call has timeout=0.5")
+    title("3. Timeout: the plugin takes 3 s, the call has timeout=0.5")
     slow = manager.bind("slow", QuoteRequest, QuoteResponse)
     outcome, took = timed(lambda: slow(QuoteRequest("ACME"), timeout=0.5))
     check(
@@ -78,7 +103,7 @@ def deadline(manager: Manager[Any, Any]) -> None:
 
 
 def retries(manager: Manager[Any, Any]) -> None:
-    title("3. Retries: the plugin answers HTTP 503 twice, then works")
+    title("4. Retries: the plugin answers HTTP 503 twice, then works")
     flaky = manager.bind("flaky", QuoteRequest, QuoteResponse)
     result = flaky.result(QuoteRequest("ACME"))
     check(
@@ -93,7 +118,7 @@ def retries(manager: Manager[Any, Any]) -> None:
 
 
 def breaker(manager: Manager[Any, Any], process: PluginProcess) -> None:
-    title("4. Circuit breaker: the process of the plugin is killed")
+    title("5. Circuit breaker: the process of the plugin is killed")
     quotes = manager.bind("quotes", QuoteRequest, QuoteResponse)
     quotes(QuoteRequest("ACME"))
     process.kill()
@@ -124,7 +149,7 @@ def breaker(manager: Manager[Any, Any], process: PluginProcess) -> None:
 
 
 def rate_limit(manager: Manager[Any, Any]) -> None:
-    title("5. Rate limit: 30 calls at once, allowed are 20 per second in bursts of 10")
+    title("6. Rate limit: 30 calls at once, allowed are 20 per second in bursts of 10")
     metered = manager.bind("metered", QuoteRequest, QuoteResponse)
     start = time.perf_counter()
     outcomes = [timed(lambda: metered(QuoteRequest("ACME")))[0] for _ in range(30)]
@@ -143,7 +168,7 @@ def rate_limit(manager: Manager[Any, Any]) -> None:
 
 
 def group(manager: Manager[Any, Any], processes: list[PluginProcess]) -> None:
-    title("6. Load balancing: one name, three instances; 200 calls from 6 threads per line, calls by instance")
+    title("7. Load balancing: one name, three instances; 200 calls from 6 threads per line, calls by instance")
     stock = manager.bind("stock", QuoteRequest, QuoteResponse)
     names = [f"stock@{process.addresses[0].removeprefix('http://').rstrip('/')}" for process in processes]
     print("      " + ", ".join(f"{letter} is {name}" for letter, name in zip("ABC", names, strict=True)))
@@ -183,7 +208,7 @@ def group(manager: Manager[Any, Any], processes: list[PluginProcess]) -> None:
 
 
 def every_transport(manager: Manager[Any, Any]) -> None:
-    title("7. One plugin over each transport (median of 200 calls)")
+    title("8. One plugin over each transport (median of 200 calls)")
     for transport in ("python", "exec", "unix", "grpc", "http"):
         echo = manager.bind(f"echo-{transport}", QuoteRequest, QuoteResponse)
         call = partial(echo, QuoteRequest("ACME"))
@@ -196,6 +221,7 @@ def start_plugins(sockets: str) -> dict[str, PluginProcess]:
     """Starts a process for each plugin; sets the environment variables with their addresses that plugins.yaml reads."""
     http = ["--http", "127.0.0.1:0"]
     processes = {
+        "books": PluginProcess("books.py", HERE, http),
         "auth": PluginProcess("services:auth", HERE, http, token_variable="DEMO_TOKEN"),
         "slow": PluginProcess("services:slow", HERE, http),
         "flaky": PluginProcess("services:flaky", HERE, http),
@@ -226,10 +252,11 @@ def main() -> int:
     started = time.perf_counter()
     sockets = tempfile.TemporaryDirectory()
     processes = start_plugins(sockets.name)
-    print(f"{len(processes)} plugin processes started in {time.perf_counter() - started:.1f} s.")
+    print(f"{len(processes)} processes started in {time.perf_counter() - started:.1f} s.")
     try:
         with Manager() as manager:
             manager.load_from_config(HERE / "plugins.yaml")
+            rest_service(manager)
             typed_calls(manager)
             deadline(manager)
             retries(manager)
@@ -238,7 +265,7 @@ def main() -> int:
             group(manager, [processes[f"stock_{letter}"] for letter in "abc"])
             every_transport(manager)
             counts = manager.metrics()
-        title("8. Metrics of the manager")
+        title("9. Metrics of the manager")
         for name, plugin in counts.plugins.items():
             print(
                 f"      {name:24} {plugin.requests_success:4} ok {plugin.requests_failure:4} failed"

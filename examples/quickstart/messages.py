@@ -4,6 +4,17 @@ import attrs
 
 
 @attrs.frozen
+class BookId:
+    id: int
+
+
+@attrs.frozen
+class Book:
+    id: int
+    title: str
+
+
+@attrs.frozen
 class AuthRequest:
     user_id: str
     token: str

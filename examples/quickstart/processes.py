@@ -1,4 +1,4 @@
-"""Starts and stops plugin processes for the demo."""
+"""Starts and stops the processes of the demo."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class PluginProcess:
-    """One `goplugins serve` process; a second start uses the same ports.
+    """One `goplugins serve` process, or a script of its own; a second start uses the same ports.
 
     Attributes:
         addresses: the addresses that it listens on, such as http://127.0.0.1:40123.
@@ -22,7 +22,8 @@ class PluginProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "goplugins", "serve", self.target, *self.listen, *self.options]
+        program = [self.target] if self.target.endswith(".py") else ["-m", "goplugins", "serve", self.target]
+        command = [sys.executable, *program, *self.listen, *self.options]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, cwd=self.directory, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout is not None
