@@ -43,6 +43,9 @@ _HEALTH = "health_check"
 
 _OPERATION = "operation"
 
+_FLAGS = ("breaker_open", "unhealthy")
+"""Gauges that are 1 if they are in any manager or process."""
+
 _BADNESS = [STATES[state] for state in (_State.CLOSED, _State.HALF_OPEN, _State.OPEN)]
 
 
@@ -117,6 +120,7 @@ class PrometheusFamilies:
             "calls_in_flight": gauge("calls_in_flight", "Calls in flight.", summed),
             "rate_limit_tokens": gauge("rate_limit_tokens", "Tokens of the rate limiter.", summed),
             "breaker_state": gauge("breaker_state", "0 closed, 1 open, 2 half-open.", worst),
+            "breaker_open": gauge("breaker_open", "1 if the circuit breaker is open, else 0.", worst),
             "unhealthy": gauge(
                 "unhealthy", "1 if the last health check found the plugin unhealthy or offline, else 0.", worst
             ),
@@ -153,7 +157,7 @@ class PrometheusFamilies:
                 if name == "breaker_state":
                     sums[name, labels] = max(before, value, key=lambda state: _BADNESS.index(int(state)))
                 else:
-                    sums[name, labels] = max(before, value) if name == "unhealthy" else before + value
+                    sums[name, labels] = max(before, value) if name in _FLAGS else before + value
         for (name, labels), value in sums.items():
             self.gauges[name].labels(*labels).set(value)
 
@@ -380,6 +384,7 @@ class PrometheusExporter:
             except LookupError:  # removed meanwhile
                 continue
             yield "breaker_state", plugin.labels, STATES[explained.breaker]
+            yield "breaker_open", plugin.labels, float(explained.breaker is _State.OPEN)
             if explained.tokens is not None:
                 yield "rate_limit_tokens", plugin.labels, explained.tokens
             if self._health:

@@ -1,4 +1,4 @@
-"""prometheus_client's multi-process mode: the counts of four forked workers add up exactly."""
+"""prometheus_client's multi-process mode: counts of forked workers add up exactly, and an open breaker shows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,20 +49,24 @@ sys.stdout.buffer.write(generate_latest(registry))
 """
 
 
-def test_the_sum_over_forked_workers_is_exact(tmp_path):
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+def exposed(script, folder):
+    """What the script prints: the metrics of all its processes."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT],
+        [sys.executable, "-W", "error", "-c", script],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return text_string_to_metric_families(done.stdout)
+
+
+def test_the_sum_over_forked_workers_is_exact(tmp_path):
     totals = {}
-    for family in text_string_to_metric_families(done.stdout):
+    for family in exposed(SCRIPT, tmp_path):
         for sample in family.samples:
             totals[sample.name, sample.labels.get("outcome", sample.labels.get("code", ""))] = sample.value
     refused = WORKERS * len(range(0, CALLS, 5))
@@ -70,3 +75,75 @@ def test_the_sum_over_forked_workers_is_exact(tmp_path):
     assert totals["goplugins_attempts_total", ""] == 1 + WORKERS * CALLS
     assert totals["goplugins_call_duration_seconds_count", ""] == 1 + WORKERS * CALLS
     assert totals["goplugins_call_errors_total", "PLUGIN_1203"] == refused
+
+
+BREAKERS = """
+import os, sys
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from goplugins import CircuitBreakerConfig, Manager, PluginConfig, PluginError, serve
+from goplugins.contrib.prometheus import export
+
+@serve.plugin(name="p")
+def p(fail: bool) -> bool:
+    if fail:
+        raise ConnectionError("gone")
+    return fail
+
+breaker = CircuitBreakerConfig(
+    failure_threshold=1, min_request_threshold=1, recovery_timeout=0.001, success_threshold=5
+)
+manager = Manager(bool, bool)
+manager.register(p, PluginConfig(name="p", circuit_breaker=breaker))
+export(manager)
+gates, pids = [], []
+for state in STATES:
+    ready, go_on = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        if state == "open":
+            manager.control("p").force_open()
+        if state == "half-open":
+            try:
+                manager.execute("p", True)
+            except PluginError:
+                pass
+            while manager.explain("p").breaker == "open":
+                try:
+                    manager.execute("p", False)
+                except PluginError:
+                    pass
+        assert manager.explain("p").breaker == state
+        from goplugins.observability.prometheus import PrometheusFamilies
+        from prometheus_client import REGISTRY
+        PrometheusFamilies.shared(REGISTRY, "goplugins", ()).refresh()
+        os.write(ready[1], b".")
+        os.read(go_on[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    gates.append(go_on[1])
+    pids.append(pid)
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+sys.stdout.buffer.write(generate_latest(registry))
+sys.stdout.flush()
+for gate in gates:
+    os.write(gate, b".")
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "is_open"),
+    [
+        (["closed", "closed"], 0, 0),
+        (["closed", "open"], 1, 1),
+        (["half-open", "closed"], 2, 0),
+        (["open", "half-open"], 2, 1),
+    ],
+)
+def test_an_open_breaker_of_any_process_shows(tmp_path, states, state, is_open):
+    script = BREAKERS.replace("STATES", repr(states))
+    found = {sample.name: sample.value for family in exposed(script, tmp_path) for sample in family.samples}
+    assert (found["goplugins_breaker_state"], found["goplugins_breaker_open"]) == (state, is_open)
