@@ -74,8 +74,7 @@ def _expected(auth: AuthConfig) -> dict[str, tuple[bytes, bytes]]:
         raise UnsupportedAuthMethodError("a served plugin can't check tokens", path="auth.method", fix=fix)
     for name in ("query", "provider"):
         if getattr(auth, name):
-            fix = "write header, or another method"
-            raise AuthConfigError("a served plugin compares headers only", path=f"auth.{name}", fix=fix)
+            raise AuthConfigError("a served plugin compares fixed headers", path=f"auth.{name}", fix="remove it")
     headers = auth_headers(auth)
     if auth.method == AuthMethod.CUSTOM and not all(headers.values()):
         raise AuthConfigError("a header of method custom is empty", path="auth.headers", fix="write its value")

@@ -58,11 +58,13 @@ class Token:
         value: the secret.
         renew_at: from when on it is renewed, on the clock's monotonic scale.
         ends: when it ends; infinite if that is not known.
+        margin: seconds before its end at which it is renewed at the latest.
     """
 
     value: str = attrs.field(repr=False)
     renew_at: float
     ends: float
+    margin: float
 
 
 class Grant:
@@ -111,8 +113,10 @@ class TokenSource:
         register_forkable(self)
 
     def after_fork_in_child(self) -> None:
-        """Keeps the token, and forgets a request that a thread of the parent makes."""
+        """Keeps the token, with a time of renewal of its own, and forgets a request of a thread of the parent."""
         self._request = None
+        if self._token is not None:
+            self._token = self._with_jitter(self._token)
 
     def token(self, deadline: Deadline) -> Token:
         """The current token; waits for the first one, and for one in the place of a token that has ended.
@@ -195,11 +199,11 @@ class TokenSource:
 
     def _dated(self, grant: Grant, started: float) -> Token:
         """The token with its times, counted from the moment when it was requested: it was made later."""
-        if grant.lifetime is None:
-            return Token(grant.value, math.inf, math.inf)
-        ends = started + grant.lifetime
-        margin = min(_MARGIN, grant.lifetime / 4) * (1 + _JITTER * self._rng.random())
-        return Token(grant.value, ends - margin, ends)
+        lifetime = math.inf if grant.lifetime is None else grant.lifetime
+        return self._with_jitter(Token(grant.value, math.inf, started + lifetime, min(_MARGIN, lifetime / 4)))
+
+    def _with_jitter(self, token: Token) -> Token:
+        return attrs.evolve(token, renew_at=token.ends - token.margin * (1 + _JITTER * self._rng.random()))
 
     def _failed(self, error: PluginError) -> None:
         """Delays the next request, and logs what calls don't see."""

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from goplugins import CallResult, ExecutionContext, Explanation, HealthStatus, PluginError, PluginStatus
-from goplugins.enums import CircuitBreakerState, ReloadStrategy, TransportType
+from goplugins.enums import AuthMethod, CircuitBreakerState, LoadBalancingStrategy, ReloadStrategy, TransportType
 from goplugins.errors import InvalidArgumentError, InvalidHeaderError
 from goplugins.models.context import trusted_context
 
@@ -129,3 +129,14 @@ def test_a_context_that_was_pickled_without_operations_has_none():
     assert restored == ExecutionContext("id")
     with pytest.raises(AttributeError, match="no attribute 'operations'"):
         _ = restored.operations
+
+
+@pytest.mark.parametrize(
+    ("kind", "member"),
+    [(AuthMethod, "oauth2"), (TransportType, "python"), (LoadBalancingStrategy, "p2c")],
+)
+def test_no_integer_stands_for_a_member_that_go_lacks(kind, member):
+    known = [kind(number) for number in range(len(kind) - 1)]
+    assert kind(member) not in known
+    with pytest.raises(ValueError, match="is not a valid"):
+        kind(len(kind) - 1)

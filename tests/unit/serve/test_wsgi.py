@@ -457,6 +457,28 @@ def test_mtls_can_not_be_checked_here() -> None:
         serve.wsgi(echo, auth=AuthConfig(method=AuthMethod.MTLS, cert_file="c", key_file="k"))
 
 
+@pytest.mark.parametrize(
+    "auth",
+    [
+        AuthConfig(
+            method=AuthMethod.OAUTH2, token_url="https://login.example.com", client_id="c", client_secret="secret"
+        ),
+        AuthConfig(method=AuthMethod.API_KEY, api_key="k", query="key"),
+        AuthConfig(provider="app.signing:sign"),
+        AuthConfig(method=AuthMethod.CUSTOM, provider="app.signing:sign"),
+    ],
+)
+def test_credentials_that_are_no_fixed_headers_can_not_be_checked_here(auth: AuthConfig) -> None:
+    with pytest.raises(AuthConfigError, match="a served plugin"):
+        serve.wsgi(echo, auth=auth)
+
+
+def test_a_key_in_a_header_of_another_name() -> None:
+    send = client(echo, auth=AuthConfig(method=AuthMethod.API_KEY, api_key="k", header="X-Key"))
+    assert send("GET", "/health", HTTP_X_KEY="k").status == 200
+    assert send("GET", "/health", HTTP_X_API_KEY="k").status == 401
+
+
 # --- arguments -------------------------------------------------------------------------------------------------
 
 
