@@ -9,6 +9,13 @@ from goplugins.errors import InvalidHeaderError
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: a token
 
+CONNECTION_HEADERS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"}
+)
+"""Headers, in lower case, of the framing and of the connection: another value would desynchronise both sides."""
+
+CONNECTION_PREFIX = "proxy-"
+"""Further headers of the connection begin like this."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -26,3 +33,26 @@ def check_headers(headers: Mapping[str, str], where: str = "headers") -> None:
             raise InvalidHeaderError(f"{where}[{name!r}]: expected a string, got {type(value).__name__}")
         if _CONTROL.search(value):
             raise InvalidHeaderError(f"{where}[{name!r}]: the value contains a line break or a control character")
+
+
+def is_of_connection(name: str) -> bool:
+    """Whether a header belongs to the connection, and to no caller.
+
+    >>> is_of_connection("Proxy-Authorization"), is_of_connection("Authorization")
+    (True, False)
+    """
+    lower = name.lower()
+    return lower in CONNECTION_HEADERS or lower.startswith(CONNECTION_PREFIX)
+
+
+def check_latin_1(headers: Mapping[str, str], where: str = "headers") -> None:
+    """Checks that values can be written in the encoding of HTTP's headers.
+
+    Raises:
+        InvalidHeaderError: one has other characters.
+    """
+    for name, value in headers.items():
+        try:
+            value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise InvalidHeaderError(f"{where}[{name!r}]: the value has characters outside Latin-1") from None

@@ -210,6 +210,21 @@ def auth_headers(auth: AuthConfig, charset: str = "latin-1") -> dict[str, str]:
     return headers
 
 
+def sent_headers(auth: AuthConfig) -> frozenset[str]:
+    """The names, in lower case, of the headers that carry credentials; those of a provider are not known beforehand.
+
+    >>> sorted(sent_headers(AuthConfig(method="bearer", token="t", headers={"X-Team": "search"})))
+    ['authorization', 'x-team']
+    """
+    names = {name.lower() for name in auth.headers}
+    sent = _sent_methods(auth)
+    if AuthMethod.API_KEY in sent and not auth.query:
+        names.add((auth.header or "X-API-Key").lower())
+    if not sent.isdisjoint({AuthMethod.BEARER, AuthMethod.BASIC, AuthMethod.OAUTH2}):
+        names.add("authorization")
+    return frozenset(names)
+
+
 def auth_query(auth: AuthConfig) -> str:
     """The query parameter that authenticates a call, percent-encoded; empty for none.
 

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Protocol
 
 import attrs
 
-from goplugins.config.credentials import is_header
+from goplugins.config.credentials import AuthConfig, is_header, sent_headers
 from goplugins.config.field_types import Choice, Seconds, SecretTexts, StatusKey
 from goplugins.config.problems import Problems
 from goplugins.config.schema import Section, as_text_table
 from goplugins.config.templates import Template
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidConfigError
+from goplugins.headers import is_of_connection
 
 __all__ = ["IDEMPOTENT_METHODS", "OperationConfig", "check_operations", "is_rest", "resolve_operations"]
 
@@ -91,6 +92,8 @@ class _Plugin(Protocol):
     @property
     def options(self) -> Mapping[str, Any]: ...
     @property
+    def auth(self) -> AuthConfig | None: ...
+    @property
     def operations(self) -> Mapping[str, OperationConfig]: ...
 
 
@@ -141,6 +144,7 @@ def check_operations(plugin: _Plugin, problems: Problems) -> None:
             here.add(InvalidConfigError, "is not a name for an operation", fix)
         if rest:
             _check_rest(operation, here)
+            _check_headers(operation, plugin.auth, here)
         else:
             _check_other(operation, plugin, here)
     if plugin.options.get("protocol") == "rest":
@@ -179,10 +183,6 @@ def _check_rest(operation: OperationConfig, problems: Problems) -> None:
     for table in ("query", "headers"):
         for name, template in getattr(operation, table).items():
             _check_template(template, problems.below(table, name))
-    for name in operation.headers:
-        if not is_header(name):
-            fix = "use letters, digits and dashes"
-            problems.add(InvalidConfigError, "is not a name of a header", fix, "headers", name)
     for field in ("result", "next"):
         if not _POINTER.fullmatch(getattr(operation, field)):
             fix = "write a JSON Pointer, such as /data/items"
@@ -190,6 +190,18 @@ def _check_rest(operation: OperationConfig, problems: Problems) -> None:
     if operation.cursor and not operation.next:
         fix = "write next: the JSON Pointer of the next page's cursor"
         problems.add(InvalidConfigError, "has no effect without next", fix, "cursor")
+
+
+def _check_headers(operation: OperationConfig, auth: AuthConfig | None, problems: Problems) -> None:
+    credentials = frozenset() if auth is None else sent_headers(auth)
+    for name in operation.headers:
+        if not is_header(name):
+            fix = "use letters, digits and dashes"
+            problems.add(InvalidConfigError, "is not a name of a header", fix, "headers", name)
+        elif is_of_connection(name):
+            problems.add(InvalidConfigError, "is set by the connection", "remove it", "headers", name)
+        elif name.lower() in credentials:
+            problems.add(InvalidConfigError, "is set by auth", "remove it here, or there", "headers", name)
 
 
 def _check_path(path: str, problems: Problems) -> None:

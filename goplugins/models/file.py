@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import mimetypes
 from os import PathLike, path
-from typing import Self
+from typing import Any, Self
 
 import attrs
+
+from goplugins.errors import InvalidArgumentError
+from goplugins.headers import check_headers, check_latin_1
 
 __all__ = ["File"]
 
 _ANY = "application/octet-stream"
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise InvalidArgumentError(f"File: its content is bytes, and this is a {type(content).__name__}")
 
 
 @attrs.frozen
@@ -18,17 +27,25 @@ class File:
     """A file that a REST operation with ``body: multipart`` or ``body: raw`` uploads.
 
     Attributes:
-        content: its bytes.
+        content: its bytes; a text must be encoded first.
         name: its name, for multipart.
         content_type: its media type.
+
+    Raises:
+        InvalidArgumentError: the content is not bytes, or the type has a line break.
 
     >>> File(b"a,b", name="table.csv", content_type="text/csv")
     File(3 bytes, name='table.csv', content_type='text/csv')
     """
 
-    content: bytes = attrs.field(repr=False)
+    content: bytes = attrs.field(repr=False, converter=_bytes)
     name: str = "file"
-    content_type: str = _ANY
+    content_type: str = attrs.field(default=_ANY)
+
+    @content_type.validator
+    def _check(self, _: Any, value: str) -> None:
+        check_headers({"content_type": value}, "File")
+        check_latin_1({"content_type": value}, "File")
 
     @classmethod
     def read(cls, source: str | PathLike[str], content_type: str | None = None) -> Self:

@@ -13,7 +13,7 @@ import decimal
 import functools
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set as AbstractSet
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import attrs
 from cattrs import (
@@ -29,6 +29,7 @@ from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from goplugins.json_text import shown_key
+from goplugins.models.file import File
 from goplugins.models.json_fields import fields_in_json
 from goplugins.runtime.text import cut
 from goplugins.transports.conversion_limits import (
@@ -94,6 +95,10 @@ def _from_text(kind: type) -> Callable[[Any, Any], Any]:
         return kind(value)
 
     return structure
+
+
+def _no_json(_: File) -> NoReturn:
+    raise ValueError("a File has no JSON form: it is for REST operations with body: multipart or raw")
 
 
 def _to_rfc3339(value: datetime.datetime) -> str:
@@ -258,6 +263,7 @@ def _only(kind: type, name: str, make: Callable[[Any], Any]) -> Callable[[Any], 
 @functools.cache
 def json_converter() -> Converter:
     converter = make_converter()
+    converter.register_unstructure_hook(File, _no_json)
     converter.register_unstructure_hook(bytes, lambda value: base64.b64encode(value).decode("ascii"))
     converter.register_structure_hook(bytes, _from_base64)
     converter.register_structure_hook(bool, _strict(bool, "a boolean"))

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from goplugins.config.durations import format_go_duration
 from goplugins.errors import InvalidEndpointURLError, InvalidHeaderError
-from goplugins.headers import check_headers
+from goplugins.headers import check_headers, check_latin_1, is_of_connection
 from goplugins.runtime.call import Call
 from goplugins.transports.envelope import dump_texts
 from goplugins.transports.http.target import Target
@@ -17,12 +17,6 @@ from goplugins.transports.http.target import Target
 _ENVELOPE_START = '{"data":'
 _START_LENGTH = len(_ENVELOPE_START)
 _HOST_TEXT = re.compile(r"[!-~]+")
-
-_CONNECTION_HEADERS = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"}
-)
-_CONNECTION_PREFIX = "proxy-"
-"""Headers of the message framing and of the connection: a caller's value would desynchronise both sides."""
 
 
 class RequestWriter:
@@ -59,7 +53,7 @@ class RequestWriter:
     ) -> None:
         # A forwarding proxy gets its credentials with each request; a tunnel got them when it was established.
         self._fixed = {**(target.proxy_headers if target.prefix else {}), **credentials}
-        self._reserved = _CONNECTION_HEADERS | {name.lower() for name in credentials}
+        self._reserved = frozenset(name.lower() for name in credentials)
         self._base = {
             "User-Agent": f"goplugins-python/{version}",
             "Accept-Encoding": "gzip, deflate" if compression else "identity",
@@ -88,15 +82,12 @@ class RequestWriter:
         if not headers:
             return
         check_headers(headers)
-        for name, value in headers.items():
-            lower = name.lower()
-            if lower in self._reserved or lower.startswith(_CONNECTION_PREFIX):
-                owner = "the connection" if is_of_connection(name) else "auth"
+        for name in headers:
+            of_connection = is_of_connection(name)
+            if of_connection or name.lower() in self._reserved:
+                owner = "the connection" if of_connection else "auth"
                 raise InvalidHeaderError(f"headers: {name!r} is set by {owner} and can't be overridden by a call")
-            try:
-                value.encode("latin-1")
-            except UnicodeEncodeError:
-                raise InvalidHeaderError(f"headers[{name!r}]: the value has characters outside Latin-1") from None
+        check_latin_1(headers)
 
     @staticmethod
     def _reject_request_id() -> NoReturn:
@@ -186,12 +177,6 @@ class RequestWriter:
         length = _START_LENGTH + len(payload) + len(end)
         head = f"{head}Content-Length: {length}\r\n\r\n{_ENVELOPE_START}"
         return b"".join((head.encode("latin-1"), payload, end))  # copied once: a body may be large
-
-
-def is_of_connection(name: str) -> bool:
-    """Whether a header belongs to the message framing or the connection."""
-    lower = name.lower()
-    return lower in _CONNECTION_HEADERS or lower.startswith(_CONNECTION_PREFIX)
 
 
 def _host_header(target: Target) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from goplugins.headers import is_of_connection
 from goplugins.runtime.call import Call
-from goplugins.transports.http.request import RequestWriter, is_of_connection
+from goplugins.transports.http.request import RequestWriter
 from goplugins.transports.http.target import Target
 from goplugins.transports.provider import Provider, merged
 

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import trustme
 
+from goplugins import Manager
 from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
 from goplugins.errors import PluginError
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
 from goplugins.transports.http import HTTPPlugin
 from goplugins.transports.json_codec import codec_for
-from tests.servers import Handler, RawServer, reply_ok
+from tests.servers import Handler, Peer, RawServer, Request, reply_ok
 
 
 @pytest.fixture
@@ -129,3 +131,88 @@ def client_files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
         return str(folder / "cert.pem"), str(folder / "key.pem")
 
     return write
+
+
+class Rest:
+    """One REST plugin ``p`` and its server.
+
+    Attributes:
+        manager: has the plugin.
+        server: has the requests.
+    """
+
+    def __init__(self, manager: Manager[Any, Any], server: RawServer) -> None:
+        self.manager = manager
+        self.server = server
+
+    def __call__(
+        self, request: Any = None, operation: str = "op", answer: Any = Any, *, request_type: Any = Any, **fields: Any
+    ) -> Any:
+        """The answer to a call of an operation."""
+        return self.manager.bind("p", request_type, answer, operation=operation)(request, **{"timeout": 5, **fields})
+
+    def error(self, request: Any = None, operation: str = "op", answer: Any = Any, **fields: Any) -> PluginError:
+        """The error of a call that must fail."""
+        with pytest.raises(PluginError) as caught:
+            self(request, operation, answer, **fields)
+        return caught.value
+
+    def sent(self, request: Any = None, operation: str = "op", **fields: Any) -> Request:
+        """The HTTP request of a call, whatever its answer is."""
+        before = len(self.server.requests)
+        self(request, operation, **fields)
+        assert len(self.server.requests) == before + 1
+        return self.server.requests[-1]
+
+
+@pytest.fixture(params=["fast", "requests", "session"])
+def rest(request: pytest.FixtureRequest, serve: Callable[..., RawServer]) -> Iterator[Callable[..., Rest]]:
+    """Makes a plugin for REST over each engine. A mapping without names is the operation ``op``."""
+    managers: list[Manager[Any, Any]] = []
+
+    def build(
+        operations: dict[str, Any] | None = None,
+        handler: Handler | bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        *,
+        path: str = "",
+        **plugin: Any,
+    ) -> Rest:
+        server = serve(always(handler) if isinstance(handler, bytes) else handler)
+        if operations is not None and not all(isinstance(each, dict) for each in operations.values()):
+            operations = {"op": operations}
+        fields = {"name": "p", "transport": "http", "endpoint": f"http://127.0.0.1:{server.port}{path}"}
+        options = plugin.pop("options", {})
+        if request.param != "session":
+            options = {"engine": request.param, **options}
+        config = {
+            "retry": {"max_retries": 0},
+            "circuit_breaker": {"enabled": False},
+            **fields,
+            **plugin,
+            "options": options,
+            "operations": operations or {},
+        }
+        manager: Manager[Any, Any] = Manager()
+        managers.append(manager)
+        if request.param == "session":
+            session = requests.Session()
+            session.trust_env = False
+            read = PluginConfig.from_mapping(config)
+            manager.register(HTTPPlugin(read, session=session), read)
+        else:
+            manager.load_from_config({"plugins": [config]})
+        return Rest(manager, server)
+
+    yield build
+    for manager in managers:
+        manager.shutdown()
+
+
+def always(reply: bytes) -> Handler:
+    """Sends the same reply to every request of a connection."""
+
+    def handler(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            peer.send(reply)
+
+    return handler

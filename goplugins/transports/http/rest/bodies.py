@@ -80,8 +80,5 @@ def _parts(fields: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
 
 
 def _text_part(value: Any) -> Any:
-    encoded = codec_for().encode(value)
-    text = value if isinstance(value, str) else scalar_text(value)
-    if text is None and encoded.startswith(b'"'):  # a date, an enum: as in JSON, without the quotes
-        text = encoded[1:-1].decode()
-    return text if text is not None else (None, encoded, JSON)
+    text = scalar_text(value)
+    return text if text is not None else (None, codec_for().encode(value), JSON)

@@ -8,8 +8,8 @@ from urllib.parse import quote, urlencode
 
 from goplugins.config.operations import BODILESS_METHODS, OperationConfig
 from goplugins.config.templates import Template
-from goplugins.errors import InvalidArgumentError
-from goplugins.headers import check_headers
+from goplugins.errors import InvalidArgumentError, UnserializableRequestError
+from goplugins.headers import check_headers, check_latin_1
 from goplugins.models.file import File
 from goplugins.runtime.call import Call
 from goplugins.transports.http.rest import bodies
@@ -95,8 +95,15 @@ class RestOperation:
             InvalidArgumentError: a field that the operation needs is missing or can't be sent where it belongs.
             UnserializableRequestError: the request does not fit its type, or can't be written.
         """
-        if self._plain and not call.page:
+        if self._plain and not call.page and not (self.name and call.request is None):
             return RestRequest(self, self._plain_path, _JSON_HEADERS, call.codec.encode(call.request))
+        try:
+            return self._filled(call)
+        except UnicodeEncodeError:
+            reason = f"{self._where}: a text of the request has a lone surrogate, which is no character"
+            raise UnserializableRequestError(reason) from None
+
+    def _filled(self, call: Call) -> RestRequest:
         where = self._where
         fields = self._fields_of(call)
         query = [
@@ -134,6 +141,7 @@ class RestOperation:
         if content_type and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = content_type
         check_headers(headers, f"{self._where}: headers")
+        check_latin_1(headers, f"{self._where}: headers")
         return tuple(headers.items())
 
     def _fields_of(self, call: Call) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class RestWriter(RequestWriter):
         super().__init__(target, **settings)
         self._base = {"Accept": _ACCEPT, **self._base}
         self._target = target
-        self._usual_end = f" HTTP/1.1\r\nHost: {self.host}\r\n{lines({**self._base, **self._fixed})}"
+        usual = self._base.copy()
+        self._override(usual, self._fixed)
+        self._usual_end = f" HTTP/1.1\r\nHost: {self.host}\r\n{lines(usual)}"
 
     def parts(self, call: Call) -> tuple[str, str, dict[str, str], bytes | None]:
         request = call.prepared
@@ -81,13 +83,13 @@ class RestWriter(RequestWriter):
 
     def headers(self, call: Call) -> dict[str, str]:
         headers = self._base.copy()
-        self._override(headers, dict(call.prepared.headers))
         headers["X-Request-ID"] = call.request_id
         if call.idempotent and call.prepared.operation.sends_key:
             headers["Idempotency-Key"] = call.request_id
+        self._override(headers, dict(call.prepared.headers))
         if call.headers:
             self._override(headers, call.headers)
-        headers.update(self._fixed)
+        self._override(headers, self._fixed)
         return headers
 
     def message(self, call: Call) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -13,8 +13,13 @@ from goplugins.config.field_types import near_name
 from goplugins.config.templates import Template
 from goplugins.errors import InvalidArgumentError
 from goplugins.json_text import read_json
+from goplugins.models.file import File
 from goplugins.models.json_fields import fields_in_json
 from goplugins.runtime.call import Call
+from goplugins.transports.json_codec import codec_for
+
+_DECODINGS = 4
+"""Times that percent-encoding is removed from a segment: by proxies and a server, one after the other."""
 
 _SHOWN = 10
 """Names of fields in a message."""
@@ -36,24 +41,34 @@ def json_fields(call: Call, where: str) -> dict[str, Any]:
 
 
 def object_fields(call: Call, where: str) -> dict[str, Any]:
-    """The fields of the call's request as they are, such as bytes and files.
+    """The fields of the call's request: bytes and files as they are, everything else as JSON values.
 
     Raises:
         InvalidArgumentError: the request has no fields.
-        UnserializableRequestError: the request does not fit its type.
+        UnserializableRequestError: the request does not fit its type, or a value has no JSON form.
     """
     request = call.codec.typed.admit_request(call.request)
-    if isinstance(request, Mapping):
-        return dict(request)
-    cls = type(request)
-    if attrs.has(cls) or dataclasses.is_dataclass(request):
-        marked = fields_in_json(cls)
-        names = marked.names if marked else {}
-        fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
-        return {names.get(field.name, field.name): getattr(request, field.name) for field in fields}
     if request is None:
         return {}
-    raise InvalidArgumentError(f"{where}: the request is a {type(request).__name__}, expected one with fields")
+    cls = type(request)
+    if isinstance(request, Mapping):
+        fields = dict(request)
+    elif attrs.has(cls) or dataclasses.is_dataclass(request):
+        marked = fields_in_json(cls)
+        names = marked.names if marked else {}
+        found: tuple[Any, ...] = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(request)
+        fields = {names.get(each.name, each.name): getattr(request, each.name) for each in found}
+    else:
+        raise InvalidArgumentError(f"{where}: the request is a {type(request).__name__}, expected one with fields")
+    return {name: _shallow(value) for name, value in fields.items()}
+
+
+def _shallow(value: Any) -> Any:
+    if value is None or isinstance(value, bytes | bytearray | memoryview | File):
+        return value
+    if isinstance(value, list | tuple):
+        return [_shallow(each) for each in value]
+    return read_json(codec_for().encode(value))
 
 
 def scalar_text(value: Any) -> str | None:
@@ -75,27 +90,38 @@ def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
     Raises:
         InvalidArgumentError: a field is missing, empty, no text or number, or would lead out of its place.
     """
+    suspicious = False
 
     def value_of(name: str) -> str:
+        nonlocal suspicious
         value = field_of(fields, name, where, f"its path {template.text}")
         text = scalar_text(value)
         if text is None:
             raise InvalidArgumentError(f"{where}: {name} is {_kind(value)}, and a path needs a text or a number")
         if not text:
             raise InvalidArgumentError(f"{where}: {name} is empty, and the path {template.text} needs it")
+        if "." in text or "%" in text:
+            suspicious = True
         return quote(text, safe="")
 
     path = template.fill(value_of)
-    if "." in path and any(_leads_out(segment) for segment in path.split("/")):
+    if suspicious and any(_leads_out(segment) for segment in path.split("/")):
         names = ", ".join(template.fields)
         raise InvalidArgumentError(f"{where}: a value of {names} has a segment . or .., which could leave the path")
     return path
 
 
 def _leads_out(segment: str) -> bool:
-    """Whether a server that decodes the segment before it splits the path could leave its place by it."""
-    decoded = segment.lower().replace("%2f", "/").replace("%5c", "/")
-    return any(each in {".", ".."} for each in decoded.split("/"))
+    """Whether a server could leave the segment's place by it.
+
+    As one that decodes it before it splits the path, a proxy that does so once more, or one that ignores parameters
+    (``..;a``).
+    """
+    for _ in range(_DECODINGS):
+        if any(each.partition(";")[0] in {".", ".."} for each in segment.replace("\\", "/").split("/")):
+            return True
+        segment = unquote(segment)
+    return False
 
 
 def texts_of(template: Template, fields: Mapping[str, Any], where: str, what: str) -> list[str]:
