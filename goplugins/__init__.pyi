@@ -168,6 +168,7 @@ from goplugins.models.outgoing import (
     OutgoingRequest as OutgoingRequest,
 )
 from goplugins.models.plugin import (
+    OperationInfo as OperationInfo,
     Plugin as Plugin,
     PluginInfo as PluginInfo,
 )
@@ -361,6 +362,7 @@ __all__ = [
     "ObservabilityConfig",
     "ObservabilityReport",
     "OperationConfig",
+    "OperationInfo",
     "OperationMetrics",
     "OperationNotFoundError",
     "Origins",

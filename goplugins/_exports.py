@@ -154,6 +154,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     ),
     "goplugins.models.outgoing": ("OutgoingRequest",),
     "goplugins.models.plugin": (
+        "OperationInfo",
         "Plugin",
         "PluginInfo",
     ),

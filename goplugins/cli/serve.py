@@ -1,4 +1,4 @@
-"""Serves a function that is decorated with @goplugins.serve.plugin, until SIGTERM or SIGINT."""
+"""Serves a function with @goplugins.serve.plugin, or a goplugins.serve.Plugin, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Adds ``serve``. Secrets are passed in the environment: all users of the machine can see arguments."""
     parser = commands.add_parser("serve", help="serve a plugin", description=__doc__)
     parser.set_defaults(execute=_execute)
-    parser.add_argument("target", metavar="module:plugin", help="the function, such as app.plugins:greet")
+    parser.add_argument("target", metavar="module:plugin", help="the function or plugin, such as app.plugins:greet")
     parser.add_argument(
         "--http",
         metavar="HOST:PORT",
@@ -132,13 +132,14 @@ def _secret(variable: str) -> str:
 
 def _load(target: str) -> Any:
     """The plugin at ``module:name``; the module may be in the current directory."""
-    from goplugins.serve import ServedPlugin
+    from goplugins.serve._served import Served
 
     import_from_current_directory()
     try:
         found = named_object(target)
     except ConfigError as exc:
         raise InvalidArgumentError(exc.message) from exc
-    if not isinstance(found, ServedPlugin):
-        raise InvalidArgumentError(f"{target} is not a plugin to serve: decorate the function with @serve.plugin")
+    if not isinstance(found, Served):
+        fix = "decorate the function with @serve.plugin, or name the serve.Plugin of several"
+        raise InvalidArgumentError(f"{target} is not a plugin to serve: {fix}")
     return found

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
 
 import attrs
 
 from goplugins.config.credentials import AuthConfig, is_header, sent_headers
 from goplugins.config.field_types import Choice, Seconds, SecretTexts, StatusKey
-from goplugins.config.problems import Problems
+from goplugins.config.problems import Problems, unknown_fix
 from goplugins.config.schema import Section, as_text_table
 from goplugins.config.templates import Template
 from goplugins.enums import TransportType
-from goplugins.errors import ConfigError, InvalidConfigError
+from goplugins.errors import ConfigError, InvalidConfigError, OperationNotFoundError
 from goplugins.headers import is_of_connection
 
-__all__ = ["IDEMPOTENT_METHODS", "OperationConfig", "check_operations", "is_rest", "resolve_operations"]
+__all__ = [
+    "IDEMPOTENT_METHODS",
+    "NAME_FIX",
+    "OperationConfig",
+    "check_operations",
+    "is_operation_name",
+    "is_rest",
+    "operation_not_found",
+    "resolve_operations",
+]
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 """HTTP methods whose repetition has no further effect (RFC 9110, 9.2.2)."""
@@ -33,6 +42,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-/]{0,127}")
 _PATH = re.compile(r"[A-Za-z0-9\-._~/@!$&'()*+,;=:%{}]*")
 _GRPC_METHOD = re.compile(r"/[A-Za-z_][\w.]*/[A-Za-z_]\w*")
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
+NAME_FIX = "use letters, digits and _.-/, and begin with a letter"
+
 _OF_CALLS = ("timeout", "idempotent")
 """Fields that an operation has on every wire."""
 
@@ -80,6 +91,28 @@ class OperationConfig(Section):
         if isinstance(expect, list | tuple):
             return {**fields, "expect": dict.fromkeys(expect)}, []
         return fields, []
+
+
+def is_operation_name(name: object) -> bool:
+    """Whether a value can name an operation, on every wire.
+
+    >>> is_operation_name("orders.get"), is_operation_name("get order"), is_operation_name(None)
+    (True, False, False)
+    """
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def operation_not_found(name: str, known: Collection[str], plugin: str | None = None) -> OperationNotFoundError:
+    """The error for an operation that is none of those configured; of an empty name for a call that lacks one.
+
+    >>> operation_not_found("lst", ["get", "list"]).message
+    "operation 'lst' is not configured: did you mean 'list'?"
+    """
+    if not name:
+        text = f"the call names no operation: pass operation=, one of {', '.join(known)}"
+    else:
+        text = f"operation {name!r} is not configured: {unknown_fix(name, known, 'operations')}"
+    return OperationNotFoundError(text, plugin=plugin)
 
 
 class _Plugin(Protocol):
@@ -139,9 +172,8 @@ def check_operations(plugin: _Plugin, problems: Problems) -> None:
     rest = is_rest(plugin)
     for name, operation in plugin.operations.items():
         here = problems.below("operations", name)
-        if not _NAME.fullmatch(name):
-            fix = "use letters, digits and _.-/, and begin with a letter"
-            here.add(InvalidConfigError, "is not a name for an operation", fix)
+        if not is_operation_name(name):
+            here.add(InvalidConfigError, "is not a name for an operation", NAME_FIX)
         if rest:
             _check_rest(operation, here)
             _check_headers(operation, plugin.auth, here)

@@ -145,6 +145,17 @@ class CallDispatcher:
                     raise
             plugin = None
 
+    def forward(self, name: str, call: Call) -> Any:
+        """As :meth:`run`, for a call of another plugin, for which ``name`` is the fallback; its operation goes along.
+
+        Raises:
+            OperationNotFoundError: the fallback has operations, but none of that name.
+        """
+        plugin = self._registry.plugins.get(name)
+        if call.operation and plugin is not None:
+            plugin.pipeline.usual_of(call.operation)
+        return self.run(name, call)
+
     def _find(self, name: str, call: Call) -> GuardedPlugin:
         plugin = self._registry.plugins.get(name)
         if plugin is None:

@@ -61,7 +61,7 @@ class Lifecycle:
             self.factories,
             self.maintenance,
             self.events,
-            self.dispatcher.run,
+            self.dispatcher.forward,
             clock=clock,
             rng=rng,
         )
@@ -192,6 +192,6 @@ def _plugin_of(given: Any) -> Plugin[Any, Any]:
     """The object itself, or the served plugin of a function."""
     if isinstance(given, type) or hasattr(given, "execute") or not callable(given):
         return given  # type: ignore[no-any-return]  # its methods are checked later
-    from goplugins import serve
+    from goplugins.serve._served_function import plain_function
 
-    return serve.plugin(given)
+    return plain_function(given)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
 from goplugins.models.context import ExecutionContext
+from goplugins.models.new_fields import NewFields
 from goplugins.models.results import HealthStatus
 
-__all__ = ["Plugin", "PluginInfo"]
+__all__ = ["OperationInfo", "Plugin", "PluginInfo"]
 
 ReqIn_contra = TypeVar("ReqIn_contra", contravariant=True)
 
@@ -19,8 +20,27 @@ RespOut_co = TypeVar("RespOut_co", covariant=True)
 
 
 @attrs.frozen
-class PluginInfo:
-    """Name, version and description of a plugin."""
+class OperationInfo:
+    """One function of a plugin that has several, as the plugin describes it.
+
+    Attributes:
+        description: what it does.
+        idempotent: whether a call can be repeated without further effect.
+        default: whether calls that name no operation go to it.
+        request: JSON Schema of its requests.
+        response: JSON Schema of its answers.
+    """
+
+    description: str = ""
+    idempotent: bool = False
+    default: bool = False
+    request: Mapping[str, Any] = attrs.field(factory=dict)
+    response: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class PluginInfo(NewFields):
+    """Name, version and description of a plugin; its operations by name, if it is known to have several functions."""
 
     name: str
     version: str = ""
@@ -28,6 +48,7 @@ class PluginInfo:
     author: str = ""
     capabilities: Sequence[str] = ()
     metadata: Mapping[str, str] = attrs.field(factory=dict)
+    operations: Mapping[str, OperationInfo] = attrs.field(factory=dict)
 
 
 class Plugin(Protocol[ReqIn_contra, RespOut_co]):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from goplugins.config import BulkheadConfig, OperationConfig, PluginConfig
-from goplugins.config.problems import unknown_fix
-from goplugins.errors import InvalidArgumentError, OperationNotFoundError, PluginError, Replay
+from goplugins.config.operations import NAME_FIX, is_operation_name, operation_not_found
+from goplugins.errors import InvalidArgumentError, PluginError, Replay
 from goplugins.pipeline.attempts import Attempt, Run, Shared, TimedAttempt
 from goplugins.resilience.bulkhead import Bulkhead, load_signal
 from goplugins.resilience.circuit_breaker import CircuitBreaker
@@ -221,13 +221,16 @@ class Pipeline:
 
         Raises:
             OperationNotFoundError: there are others, but none of that name.
+            InvalidArgumentError: no operation can have that name.
         """
         known, timeout, idempotent = self.operations, self.request_timeout, self.idempotent
-        found = known.get(name)
+        found = known.get(name) if isinstance(name, str) else None
         if found is None:
+            if not is_operation_name(name):
+                text = f"operation: {name!r:.100} is not a name for an operation: {NAME_FIX}"
+                raise InvalidArgumentError(text, plugin=self.config.name)
             if known:
-                fix = unknown_fix(name, known, "operations")
-                raise OperationNotFoundError(f"operation {name!r} is not configured: {fix}", plugin=self.config.name)
+                raise operation_not_found(name, known, self.config.name)
             return timeout, idempotent
         return (
             timeout if found.timeout is None else found.timeout,

@@ -128,7 +128,7 @@ class Fallback:
         if call.deadline.remaining() <= 0:
             raise PluginTimeoutError("no time was left for the fallback; set fallback.reserve to keep some back")
         other = call.copy_for_attempt(call.deadline)
-        other.payload = b""
+        other.payload, other.prepared = b"", None
         other.reconnected = False
         other.through = path
         value = self._forward(self._plugin, other)

@@ -9,7 +9,7 @@
 
 ``serve.run(shout, "http://127.0.0.1:8000", "unix:///run/shout.sock")`` serves it until SIGTERM, over one or several
 transports; ``serve.wsgi(shout)`` is an application for any WSGI server, and ``goplugins serve module:shout --http
-:8000`` serves it from the command line.
+:8000`` serves it from the command line. :class:`Plugin` has several functions, the operations of one plugin.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from __future__ import annotations
 from goplugins.models.reply import Reply
 from goplugins.serve._contract import Rejected, Unavailable
 from goplugins.serve._grpc import ServerTLS
+from goplugins.serve._plugin import Plugin
 from goplugins.serve._served_function import ServedPlugin, plugin
 from goplugins.serve._server import RunningServer, run, start
 from goplugins.serve._wsgi import wsgi
 
 __all__ = [
+    "Plugin",
     "Rejected",
     "Reply",
     "RunningServer",

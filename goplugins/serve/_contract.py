@@ -68,19 +68,19 @@ class Unavailable(Exception):  # noqa: N818 - a temporary state, not a failure o
 # --- types ---------------------------------------------------------------------------------------------------------
 
 
-def types_of(function: Callable[..., Any], name: str, request: Any = UNSET, response: Any = UNSET) -> tuple[Any, Any]:
+def types_of(function: Callable[..., Any], where: str, request: Any = UNSET, response: Any = UNSET) -> tuple[Any, Any]:
     """The types of requests and responses: those given, else the annotations.
 
     Raises:
         InvalidArgumentError: a type is neither given nor annotated, or an annotation can't be resolved.
 
     >>> def count(request: str) -> Reply[int] | int: ...
-    >>> types_of(count, "count")
+    >>> types_of(count, "plugin 'count'")
     (<class 'str'>, <class 'int'>)
     """
     hints: Mapping[str, Any] = {}
     if request is UNSET or response is UNSET:
-        hints = _hints(function, name)
+        hints = _hints(function, where)
     first = next(iter(inspect.signature(function).parameters))
     if request is UNSET:
         request = hints.get(first, UNSET)
@@ -88,35 +88,35 @@ def types_of(function: Callable[..., Any], name: str, request: Any = UNSET, resp
         response = hints.get("return", UNSET)
     if request is UNSET:
         raise InvalidArgumentError(
-            f"plugin {name!r}: its parameter {first!r} has no type, so requests would not be checked; annotate it, "
-            f"such as {first}: YourType ({first}: Any accepts all JSON), or pass request= to @serve.plugin"
+            f"{where}: its parameter {first!r} has no type, so requests would not be checked; annotate it, "
+            f"such as {first}: YourType ({first}: Any accepts all JSON), or pass request= to the decorator"
         )
     if response is UNSET:
         raise InvalidArgumentError(
-            f"plugin {name!r}: its return value has no type; annotate it, such as -> YourType (-> Any allows all "
-            "JSON), or pass response= to @serve.plugin"
+            f"{where}: its return value has no type; annotate it, such as -> YourType (-> Any allows all "
+            "JSON), or pass response= to the decorator"
         )
-    return request, _value_type(response, name)
+    return request, _value_type(response, where)
 
 
-def _hints(function: Callable[..., Any], name: str) -> Mapping[str, Any]:
+def _hints(function: Callable[..., Any], where: str) -> Mapping[str, Any]:
     while isinstance(function, functools.partial):
         function = function.func
     try:
         return typing.get_type_hints(function if inspect.isroutine(function) else type(function).__call__)
     except NameError as exc:
         raise InvalidArgumentError(
-            f"plugin {name!r}: an annotation names a type that is not defined in its module at run time: {exc}"
+            f"{where}: an annotation names a type that is not defined in its module at run time: {exc}"
         ) from exc
 
 
-def _value_type(response: Any, name: str) -> Any:
+def _value_type(response: Any, where: str) -> Any:
     """The type of the value in a response: its own type, or that within ``Reply[...]``."""
     if response is Reply:
-        raise InvalidArgumentError(f"plugin {name!r}: Reply alone has no value type; write Reply[YourType]")
+        raise InvalidArgumentError(f"{where}: Reply alone has no value type; write Reply[YourType]")
     origin = typing.get_origin(response)
     if origin is Reply:
         return typing.get_args(response)[0]
     if origin in (typing.Union, types.UnionType):
-        return typing.Union[tuple(_value_type(member, name) for member in typing.get_args(response))]  # noqa: UP007
+        return typing.Union[tuple(_value_type(member, where) for member in typing.get_args(response))]  # noqa: UP007
     return response

@@ -21,7 +21,7 @@ from goplugins.observability.tracing import serving_span
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline, deadline
 from goplugins.serve._contract import Rejected, Unavailable
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Function, Served
 
 _logger = logging.getLogger("goplugins.serve")
 
@@ -58,6 +58,7 @@ class Incoming:
         data: parsed JSON, not yet converted to the request type.
         timeout: seconds until the caller's deadline when the request arrived; None without a deadline.
         arrived: when it arrived, on the clock's monotonic scale; it may have waited for a thread since.
+        operation: which of the plugin's functions; empty for a plugin with one.
     """
 
     data: Any
@@ -66,6 +67,7 @@ class Incoming:
     timeout: float | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
     metadata: Mapping[str, str] = attrs.field(factory=dict)
+    operation: str = ""
 
 
 @attrs.frozen
@@ -86,7 +88,7 @@ class Outcome:
     retry_after: float | None = None
 
 
-def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = SYSTEM_CLOCK) -> Outcome:
+def dispatch(plugin: Served, incoming: Incoming, clock: Clock = SYSTEM_CLOCK) -> Outcome:
     """Runs the plugin's function for one request.
 
     Any exception of the function becomes an outcome, SystemExit and CancelledError included: a plugin can't end its
@@ -99,24 +101,27 @@ def dispatch(plugin: ServedPlugin[Any, Any], incoming: Incoming, clock: Clock = 
             return Outcome(Kind.EXPIRED, error="the deadline passed before the plugin was called")
     try:
         limit = None if remaining is None else Deadline(clock.monotonic() + remaining, clock)
-        request = plugin.decode(incoming.data, limit)
+        function = plugin.find(incoming.operation)
+        request = function.decode(incoming.data, limit)
         context = ExecutionContext(
-            request_id=incoming.request_id, timeout=remaining, headers=incoming.headers, metadata=incoming.metadata
+            request_id=incoming.request_id,
+            timeout=remaining,
+            headers=incoming.headers,
+            metadata=incoming.metadata,
+            operation=function.operation,
         )
     except PluginTimeoutError as exc:
         return Outcome(Kind.EXPIRED, error=exc.message)
     except InvalidArgumentError as exc:
         return Outcome(Kind.INVALID, error=exc.message)
-    return _run(plugin, request, context, incoming, clock)
+    return _run(function, request, context, incoming, clock)
 
 
-def _run(
-    plugin: ServedPlugin[Any, Any], request: Any, context: ExecutionContext, incoming: Incoming, clock: Clock
-) -> Outcome:
-    name, request_id = plugin.info().name, incoming.request_id
+def _run(plugin: Function, request: Any, context: ExecutionContext, incoming: Incoming, clock: Clock) -> Outcome:
+    request_id = incoming.request_id
     limit = contextlib.nullcontext() if context.timeout is None else deadline(context.timeout, clock=clock)
     try:
-        with limit, serving_span(name, request_id, incoming.headers):
+        with limit, serving_span(plugin.name, request_id, incoming.headers, plugin.operation):
             response: Any = plugin(request, context)
         if type(response) is Reply:
             return Outcome(Kind.OK, data=plugin.encode(response.value), metadata=response.metadata)
@@ -131,9 +136,9 @@ def _run(
         if type(exc).__module__ == "greenlet":
             raise
         if isinstance(exc, PluginTimeoutError) and _is_over(incoming, clock):
-            _logger.warning("plugin %r, request %r: the deadline passed during execution: %s", name, request_id, exc)
+            _logger.warning("%s, request %r: the deadline passed during execution: %s", plugin, request_id, exc)
             return Outcome(Kind.EXPIRED, error="the deadline passed during execution")
-        _logger.exception("plugin %r, request %r failed", name, request_id)
+        _logger.exception("%s, request %r failed", plugin, request_id)
         return Outcome(Kind.INTERNAL, error=INTERNAL_TEXT)
 
 
@@ -141,7 +146,7 @@ def _is_over(incoming: Incoming, clock: Clock) -> bool:
     return incoming.timeout is not None and clock.monotonic() >= incoming.arrived + incoming.timeout
 
 
-def checked_health(plugin: ServedPlugin[Any, Any], timeout: float = HEALTH_TIMEOUT) -> tuple[bool, HealthStatus]:
+def checked_health(plugin: Served, timeout: float = HEALTH_TIMEOUT) -> tuple[bool, HealthStatus]:
     """Whether the plugin can take calls, and its whole status."""
     found = plugin.health(timeout)
     return found.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}, found
@@ -150,6 +155,14 @@ def checked_health(plugin: ServedPlugin[Any, Any], timeout: float = HEALTH_TIMEO
 def health_json(status: HealthStatus) -> str:
     """The data of a reply to a health request."""
     return encode_json({**attrs.asdict(status), "status": status.status.value})
+
+
+def info_json(plugin: Served) -> str:
+    """The data of a reply to an info request; operations only of a plugin that has some."""
+    info = attrs.asdict(plugin.info())
+    if not info["operations"]:
+        del info["operations"]
+    return encode_json(info)
 
 
 def parse_value(text: bytes, what: str) -> Any:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from goplugins.errors import ConfigError, InvalidArgumentError
+from goplugins.errors import ConfigError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import create_lock
 from goplugins.runtime.workers import WorkerPool
 from goplugins.serve._addresses import check_free
 from goplugins.serve._auth import Guard
 from goplugins.serve._grpc_service import Service, abort_with
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Served, as_served
 from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.grpc.messages import EXECUTE
 from goplugins.transports.tls import read_pem
@@ -138,7 +138,7 @@ class Server:
     """Serves gRPC: listens when made, :meth:`run` on a thread of its own, :meth:`stop` from any other.
 
     Args:
-        plugin: what :func:`~goplugins.serve.plugin` made.
+        plugin: a function with :func:`~goplugins.serve.plugin`, or a :class:`~goplugins.serve.Plugin`.
         address: ``host:port`` or ``unix:/path``, in grpc's syntax; port 0 takes a free one.
         auth: credentials that every call must have, health checks included.
         threads: maximum calls executed at once; further ones wait, within their callers' deadlines.
@@ -155,7 +155,7 @@ class Server:
 
     def __init__(
         self,
-        plugin: ServedPlugin[Any, Any],
+        plugin: Served,
         address: str,
         *,
         auth: AuthConfig | None = None,
@@ -164,8 +164,7 @@ class Server:
         tls: ServerTLS | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if not isinstance(plugin, ServedPlugin):
-            raise InvalidArgumentError(f"expected a function with @serve.plugin, got {type(plugin).__name__}")
+        as_served(plugin)
         grpc = load()
         service = Service(plugin, Guard(auth, clock=clock), clock)
         tasks = threads + 2 * _MAX_WAITING  # calls, and as many other tasks while calls are refused

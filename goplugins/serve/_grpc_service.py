@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from goplugins.enums import PluginStatus
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import Clock
-from goplugins.serve._dispatch import INTERNAL_TEXT, Incoming, Kind, Outcome, dispatch, parse_value, with_forwarded
+from goplugins.serve._dispatch import (
+    INTERNAL_TEXT,
+    Incoming,
+    Kind,
+    Outcome,
+    dispatch,
+    encode_json,
+    parse_value,
+    with_forwarded,
+)
 from goplugins.transports.grpc.fork_support import load
 from goplugins.transports.grpc.messages import CHECK, EXECUTE, HEALTH, INFO, messages
 
 if TYPE_CHECKING:
     from goplugins.serve._auth import Guard
-    from goplugins.serve._served_function import ServedPlugin
+    from goplugins.serve._served import Served
 
 _logger = logging.getLogger("goplugins.serve")
 
@@ -44,7 +53,7 @@ class Service:
         methods: name -> method.
     """
 
-    def __init__(self, plugin: ServedPlugin[Any, Any], guard: Guard, clock: Clock) -> None:
+    def __init__(self, plugin: Served, guard: Guard, clock: Clock) -> None:
         self._plugin = plugin
         self._guard = guard
         self._clock = clock
@@ -67,7 +76,7 @@ class Service:
                 status, text, trailing = abort.status, abort.text, abort.trailing
             except Exception:
                 # Only a defect of this module gets here.
-                _logger.exception("plugin %r, method %s: unexpected error", self._plugin.info().name, name)
+                _logger.exception("plugin %r, method %s: unexpected error", self._plugin.name, name)
                 status, text, trailing = "INTERNAL", INTERNAL_TEXT, ()
             return abort_with(context, status, text, trailing)
 
@@ -94,6 +103,7 @@ class Service:
             _timeout(context, message.timeout_ms),
             with_forwarded(message.headers, lambda name: _text(metadata.get(name.lower()))),
             dict(message.metadata),
+            message.operation,
         )
         return self._reply(dispatch(self._plugin, incoming, self._clock), request_id)
 
@@ -122,7 +132,7 @@ class Service:
     def _check(self, request: bytes, context: Any, metadata: _Metadata) -> bytes:
         """The standard service, for the server as a whole and for the plugin under its two names."""
         service = _parse(self._messages.HealthCheckRequest, request).service
-        if service not in {"", "PluginService", self._plugin.info().name}:
+        if service not in {"", "PluginService", self._plugin.name}:
             raise _Abort("NOT_FOUND", "unknown service")
         found = self._plugin.health(_timeout(context, 0) or _HEALTH_TIMEOUT)
         usable = found.status in {PluginStatus.HEALTHY, PluginStatus.DEGRADED}
@@ -140,6 +150,15 @@ class Service:
             capabilities=list(info.capabilities),
         )
         response.metadata.update(info.metadata)
+        for name, operation in info.operations.items():
+            response.operations.add(
+                name=name,
+                description=operation.description,
+                idempotent=operation.idempotent,
+                is_default=operation.default,
+                request_schema=encode_json(operation.request),
+                response_schema=encode_json(operation.response),
+            )
         return response.SerializeToString()  # type: ignore[no-any-return]
 
 

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from goplugins.errors import InvalidArgumentError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.serve._auth import Guard
@@ -24,11 +22,12 @@ from goplugins.serve._dispatch import (
     dispatch,
     encode_json,
     health_json,
+    info_json,
     parse_request,
     text_field,
     texts_field,
 )
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Served, as_served
 from goplugins.transports.line_channel import LineBuffer
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class LineService:
     """Executes requests and returns replies; used by many threads at once.
 
     Args:
-        plugin: what :func:`~goplugins.serve.plugin` made.
+        plugin: a function with :func:`~goplugins.serve.plugin`, or a :class:`~goplugins.serve.Plugin`.
         auth: credentials that every request must have in its ``headers``.
         max_request_bytes: longer lines are refused.
         threads: maximum calls executed at once; further ones wait. Health, info and ping don't wait.
@@ -104,7 +103,7 @@ class LineService:
 
     def __init__(
         self,
-        plugin: ServedPlugin[Any, Any],
+        plugin: Served,
         *,
         auth: AuthConfig | None,
         max_request_bytes: int,
@@ -116,7 +115,7 @@ class LineService:
                 f"max_request_bytes: expected an integer of 1 or more, got {max_request_bytes!r}"
             )
         self.max_request_bytes = max_request_bytes
-        self._plugin = plugin
+        self._plugin = as_served(plugin)
         self._guard = Guard(auth, clock=clock)
         self.requires_credentials = bool(self._guard.names)
         self._secret_headers = _CREDENTIALS | self._guard.names
@@ -150,7 +149,7 @@ class LineService:
             return _failure(kind, request_id or _request_id_at_start(line), Kind.INVALID.value, exc.message)
         except Exception:
             # Only a defect of this module gets here; the caller must still get a reply.
-            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.info().name, request_id)
+            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.name, request_id)
             return _failure(kind, request_id, Kind.INTERNAL.value, INTERNAL_TEXT)
 
     def _envelope(self, line: bytes) -> dict[str, Any]:
@@ -169,6 +168,7 @@ class LineService:
                 _timeout(envelope),
                 {name: value for name, value in headers.items() if name.lower() not in self._secret_headers},
                 texts_field(envelope, "metadata"),
+                text_field(envelope, "operation"),
             )
             # The wait for a slot counts against the caller's deadline, which is measured from the arrival.
             with self._slots:
@@ -176,7 +176,7 @@ class LineService:
         if kind == "health":
             return self._health(request_id, _timeout(envelope))
         if kind == "info":
-            return _success(kind, request_id, encode_json(attrs.asdict(self._plugin.info())))
+            return _success(kind, request_id, info_json(self._plugin))
         if kind == "ping":
             return _success(kind, request_id)
         raise InvalidArgumentError("type: expected execute, health, info or ping")

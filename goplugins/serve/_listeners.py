@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from goplugins.config.endpoints import Endpoint
@@ -10,7 +10,7 @@ from goplugins.config.masking import mask_url
 from goplugins.enums import TransportType
 from goplugins.errors import ConfigError, InvalidEndpointURLError
 from goplugins.serve._addresses import bind
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Served
 from goplugins.serve._wsgi import wsgi
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Server(Protocol):
 
 
 def open_server(
-    plugin: ServedPlugin[Any, Any], url: str, tls: ServerTLS | None, **settings: Unpack[ServerSettings]
+    plugin: Served, url: str, tls: ServerTLS | None, **settings: Unpack[ServerSettings]
 ) -> tuple[Server, str]:
     """A listening server and its URL, which has the real port in place of port 0.
 
@@ -77,7 +77,7 @@ def endpoint_of(url: str) -> str:
 
 
 def _grpc_server(
-    plugin: ServedPlugin[Any, Any], url: str, scheme: str, tls: ServerTLS | None, settings: ServerSettings
+    plugin: Served, url: str, scheme: str, tls: ServerTLS | None, settings: ServerSettings
 ) -> tuple[Server, str]:
     from goplugins.serve._grpc import Server as GRPCServer
 
@@ -90,7 +90,7 @@ def _grpc_server(
     return server, f"{scheme}://{_in_url(address.host)}:{server.port}"
 
 
-def _http_server(plugin: ServedPlugin[Any, Any], url: str, settings: ServerSettings) -> tuple[Server, str]:
+def _http_server(plugin: Served, url: str, settings: ServerSettings) -> tuple[Server, str]:
     if url.lower().startswith("https:"):
         raise InvalidEndpointURLError("https is not served", fix=_PROXY)
     address = _listen_address(TransportType.HTTP, url, url, "http://127.0.0.1:8000")

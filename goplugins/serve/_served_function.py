@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack, overload
 
 import attrs
 
-from goplugins.config.field_types import surrogate_fault
-from goplugins.enums import PluginStatus
 from goplugins.errors import (
     InvalidArgumentError,
     PluginExecutionError,
@@ -23,13 +19,14 @@ from goplugins.errors import (
     Replay,
     belongs_to_host,
 )
+from goplugins.json_text import shown_key
 from goplugins.models.context import ExecutionContext
 from goplugins.models.plugin import PluginInfo
 from goplugins.models.reply import Reply
-from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline, deadline
 from goplugins.serve._contract import UNSET, Rejected, Unavailable, types_of
+from goplugins.serve._served import HealthCheck, Served, checked_name, found_for
 from goplugins.transports.conversion_limits import error_of
 from goplugins.transports.json_codec import codec_for, structurer_for, typed_values
 from goplugins.transports.json_converter import explain_mismatch
@@ -37,19 +34,27 @@ from goplugins.transports.json_converter import explain_mismatch
 Req = TypeVar("Req")
 Resp = TypeVar("Resp")
 
-HealthCheck = Callable[[], "HealthStatus | bool | str"]
-
 _NO_CONTEXT = ExecutionContext()
-_logger = logging.getLogger("goplugins.serve")
 
 
-class ServedPlugin(Generic[Req, Resp]):
+class ServedPlugin(Served, Generic[Req, Resp]):
     """A function with its types, ready to be served; made by :func:`plugin`.
 
     Calling it calls the function, so tests need no server. It is also a
     :class:`~goplugins.models.plugin.Plugin`: a manager can register and call it in this process.
 
+    Args:
+        function: takes a request, or a request and a context.
+        info: of the plugin.
+        health: as for :func:`plugin`.
+        request: type of requests, where the function has no annotations.
+        response: type of responses, likewise.
+        operation: its name among several of a plugin; empty for a plugin with one function.
+        any_operation: a call may name any operation, which the function finds in its context; else it is refused.
+        clock: source of time.
+
     Attributes:
+        operation: its name among several of a plugin; empty for a plugin with one function.
         request_type: type that requests are converted to.
         response_type: type of the function's return value; where that is a ``Reply``, type of its value.
     """
@@ -62,20 +67,25 @@ class ServedPlugin(Generic[Req, Resp]):
         *,
         request: Any = UNSET,
         response: Any = UNSET,
+        operation: str = "",
+        any_operation: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        functools.update_wrapper(self, function)  # first: attributes of the function must not replace the plugin's
+        super().__init__(health, clock)
+        self.name = info.name
+        self.operation = operation
+        where = str(self)
         self._function = function
-        self._takes_context = _takes_context(function, info.name)
+        self._takes_context = _takes_context(function, where)
+        self._any_operation = any_operation and self._takes_context
         self._info = info
-        self._health = health
-        self._clock = clock
-        self.request_type, self.response_type = types_of(function, info.name, request, response)
-        self._structure = _structurer(self.request_type, f"plugin {info.name!r}, request")
-        _structurer(self.response_type, f"plugin {info.name!r}, response")
+        self.request_type, self.response_type = types_of(function, where, request, response)
+        self._structure = _structurer(self.request_type, f"{where}, request")
+        _structurer(self.response_type, f"{where}, response")
         self._codec = codec_for(self.response_type)
         # A caller in this process may have other types than the function: as over a wire, the JSON counts.
         self._typed = typed_values(codec_for(self.request_type, self.response_type), codec_for().encode)
-        functools.update_wrapper(self, function)
 
     def __call__(self, request: Req, context: ExecutionContext = _NO_CONTEXT, /) -> Resp:
         if self._takes_context:
@@ -83,29 +93,24 @@ class ServedPlugin(Generic[Req, Resp]):
         return self._function(request)
 
     def __repr__(self) -> str:
-        return f"<ServedPlugin {self._info.name!r}>"
+        return f"<ServedPlugin {self.name!r}>"
 
-    def __reduce__(self) -> str:
-        """Pickles by name, as functions do: another process uses its own.
+    def __str__(self) -> str:
+        """What log lines and errors call it."""
+        return f"plugin {self.name!r}" + (f", operation {self.operation!r}" if self.operation else "")
+
+    def _global_name(self) -> str:
+        return str(getattr(self, "__qualname__", ""))
+
+    def find(self, operation: str) -> ServedPlugin[Req, Resp]:
+        """Itself, for a call without an operation.
 
         Raises:
-            InvalidArgumentError: the function's name refers to something else in its module.
+            InvalidArgumentError: the call names one: it is for another plugin, or another version of this one.
         """
-        module, name = self.__module__, getattr(self, "__qualname__", "")
-        found: Any = sys.modules.get(module)
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        if found is not self:
-            raise InvalidArgumentError(
-                f"plugin {self._info.name!r} can't be pickled: {module}.{name or '?'} is not the plugin itself; "
-                "decorate a function at a module's top level, or assign the plugin to its function's name"
-            )
-        return str(name)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if operation and not self._any_operation:
+            text = f"{self} has no operation {shown_key(operation)!r}, only one function: call it without operation"
+            raise InvalidArgumentError(text)
         return self
 
     def info(self) -> PluginInfo:
@@ -120,8 +125,11 @@ class ServedPlugin(Generic[Req, Resp]):
             PluginTimeoutError: a plugin call within the function used up ``context.timeout``.
             PluginUnavailableError: the function raised :class:`Unavailable`.
             PluginInternalError: the function raised anything else, which is the cause.
+            PluginRequestError: the context names another operation.
         """
         name, limit = self._info.name, None
+        if context.operation and context.operation != self.operation:
+            found_for(self, context.operation)
         request = self._typed.admit_request(request)
         try:
             if context.timeout is None:
@@ -141,28 +149,6 @@ class ServedPlugin(Generic[Req, Resp]):
             if isinstance(exc, PluginTimeoutError) and limit is not None and limit.remaining() <= 0:
                 raise PluginTimeoutError("the deadline passed during execution", plugin=name) from exc
             raise PluginInternalError(f"raised {type(exc).__name__}: {exc}", plugin=name) from exc
-
-    def health(self, timeout: float = 5.0) -> HealthStatus:
-        """Calls the plugin's health function; a plugin without one is healthy.
-
-        Args:
-            timeout: seconds for the plugin calls that the health function makes.
-        """
-        started = self._clock.monotonic()
-        try:
-            with deadline(timeout, clock=self._clock):
-                status = _health_status(True if self._health is None else self._health())
-        except (Exception, SystemExit):
-            _logger.exception("plugin %r: its health check failed", self._info.name)
-            status = HealthStatus(PluginStatus.UNHEALTHY, "the health check failed")
-        return attrs.evolve(
-            status,
-            last_check=status.last_check or self._clock.time(),
-            response_time=status.response_time or self._clock.monotonic() - started,
-        )
-
-    def close(self) -> None:
-        """Does nothing: a function has no resources."""
 
     def _admit(self, response: Any) -> Any:
         """The response, held to its type as over a wire; metadata around it stays."""
@@ -201,11 +187,9 @@ def _mismatch(exc: Exception, data: Any) -> InvalidArgumentError:
     return error
 
 
-def _takes_context(function: Callable[..., Any], name: str) -> bool:
+def _takes_context(function: Callable[..., Any], where: str) -> bool:
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise InvalidArgumentError(
-            f"plugin {name!r}: a served function can't be async or a generator; return the response"
-        )
+        raise InvalidArgumentError(f"{where}: a served function can't be async or a generator; return the response")
     signature = inspect.signature(function)
     for arguments in ((None, None), (None,)):
         try:
@@ -213,7 +197,7 @@ def _takes_context(function: Callable[..., Any], name: str) -> bool:
         except TypeError:
             continue
         return len(arguments) == 2
-    raise InvalidArgumentError(f"plugin {name!r}: expected f(request) or f(request, context), got f{signature}")
+    raise InvalidArgumentError(f"{where}: expected f(request) or f(request, context), got f{signature}")
 
 
 def _structurer(kind: Any, where: str) -> Callable[[Any, Deadline | None], Any]:
@@ -221,19 +205,6 @@ def _structurer(kind: Any, where: str) -> Callable[[Any, Deadline | None], Any]:
         return structurer_for(kind)
     except InvalidArgumentError as exc:
         raise InvalidArgumentError(f"{where}: {exc.message}") from exc
-
-
-def _health_status(found: object) -> HealthStatus:
-    """The result of a health function as a status. A text that is no status describes a fault."""
-    if isinstance(found, HealthStatus):
-        return found
-    if isinstance(found, bool):
-        return HealthStatus(PluginStatus.HEALTHY if found else PluginStatus.UNHEALTHY)
-    if not isinstance(found, str):
-        raise InvalidArgumentError(f"expected a HealthStatus, bool or str, got {type(found).__name__}")
-    if found in set(PluginStatus):
-        return HealthStatus(PluginStatus(found))
-    return HealthStatus(PluginStatus.UNHEALTHY, found)
 
 
 class _Details(TypedDict, total=False):
@@ -313,11 +284,31 @@ def plugin(
     """
 
     def decorate(function: Callable[..., Any]) -> ServedPlugin[Any, Any]:
-        own_name = getattr(function, "__name__", type(function).__name__) if name is None else name
-        if fault := surrogate_fault(own_name):
-            raise InvalidArgumentError(f"name: {own_name!r} {fault}")
-        summary = description or (inspect.getdoc(function) or "").partition("\n")[0]
+        own_name = checked_name(name_of(function) if name is None else name)
+        summary = description or summary_of(function)
         info = PluginInfo(own_name, version, summary, author, tuple(capabilities), dict(metadata or {}))
         return ServedPlugin(function, info, health, request=request, response=response)
 
     return decorate if function is None else decorate(function)
+
+
+def plain_function(function: Callable[..., Any]) -> ServedPlugin[Any, Any]:
+    """The plugin of a function of this process that no decorator has made a plugin.
+
+    It takes calls that name an operation, if it takes the context, which has the name: its caller and it are always of
+    one version, other than with a server.
+
+    Raises:
+        InvalidArgumentError: as for :func:`plugin`.
+    """
+    return ServedPlugin(function, PluginInfo(name_of(function), description=summary_of(function)), any_operation=True)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, or of the class of another callable."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def summary_of(function: Callable[..., Any]) -> str:
+    """The first line of its docstring."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.runtime.fork import create_lock
 from goplugins.serve._listeners import ServerSettings, endpoint_of, open_server
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Served
 from goplugins.serve._wsgi import MAX_REQUEST_BYTES
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class RunningServer:
 
 
 def start(
-    plugin: ServedPlugin[Any, Any],
+    plugin: Served,
     url: str = "http://127.0.0.1:0",
     *,
     auth: AuthConfig | None = None,
@@ -167,7 +167,7 @@ def start(
     """Serves a plugin on background threads, for tests and notebooks.
 
     Args:
-        plugin: what :func:`~goplugins.serve.plugin` made.
+        plugin: a function with :func:`~goplugins.serve.plugin`, or a :class:`~goplugins.serve.Plugin`.
         url: address to listen at: ``http://host:port`` (needs the extra ``serve``; a path is the only one that is
             called), ``grpc://host:port``, ``grpcs://host:port``, ``unix:///run/x.sock`` or ``unix:@name``. Port 0
             takes a free one.
@@ -196,7 +196,7 @@ def start(
 
 
 def _start(
-    plugin: ServedPlugin[Any, Any],
+    plugin: Served,
     url: str,
     tls: ServerTLS | None,
     grace: float,
@@ -223,7 +223,7 @@ def _ensure_logging() -> None:
 
 
 def run(
-    plugin: ServedPlugin[Any, Any],
+    plugin: Served,
     *urls: str,
     auth: AuthConfig | None = None,
     threads: int = 8,
@@ -241,7 +241,7 @@ def run(
     path of a socket. If no logging is set up, it logs to stderr.
 
     Args:
-        plugin: what :func:`~goplugins.serve.plugin` made.
+        plugin: a function with :func:`~goplugins.serve.plugin`, or a :class:`~goplugins.serve.Plugin`.
         urls: addresses to listen at, one or several; see :func:`start`. ``stdio:``, alone, serves stdin and stdout,
             for the exec transport. By default ``http://127.0.0.1:8000``.
         auth: see :func:`start`.

@@ -8,7 +8,7 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.polling import Poll, create_poll
@@ -16,7 +16,7 @@ from goplugins.serve._line_server import DISCARD_TIMEOUT, MAX_DISCARDED, LineSer
 
 if TYPE_CHECKING:
     from goplugins.config.credentials import AuthConfig
-    from goplugins.serve._served_function import ServedPlugin
+    from goplugins.serve._served import Served
 
 _logger = logging.getLogger("goplugins.serve")
 
@@ -24,7 +24,7 @@ _CHUNK = 65536
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
-def stdio_server(plugin: ServedPlugin[Any, Any], *, auth: AuthConfig | None, max_request_bytes: int) -> StdioServer:
+def stdio_server(plugin: Served, *, auth: AuthConfig | None, max_request_bytes: int) -> StdioServer:
     """A server that owns stdin and stdout from now on.
 
     Raises:

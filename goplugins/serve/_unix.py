@@ -18,10 +18,9 @@ from goplugins.serve._unix_listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from goplugins.config.credentials import AuthConfig
-    from goplugins.serve._served_function import ServedPlugin
+    from goplugins.serve._served import Served
 
 _logger = logging.getLogger("goplugins.serve")
 
@@ -102,7 +101,7 @@ class _Connection:
 
 
 def unix_server(
-    plugin: ServedPlugin[Any, Any], endpoint: str, *, auth: AuthConfig | None, threads: int, max_request_bytes: int
+    plugin: Served, endpoint: str, *, auth: AuthConfig | None, threads: int, max_request_bytes: int
 ) -> UnixServer:
     """A server that listens at ``endpoint``.
 

@@ -25,12 +25,13 @@ from goplugins.serve._dispatch import (
     dispatch,
     encode_json,
     health_json,
+    info_json,
     parse_request,
     text_field,
     texts_field,
     with_forwarded,
 )
-from goplugins.serve._served_function import ServedPlugin
+from goplugins.serve._served import Served, as_served
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -73,7 +74,7 @@ class _Reply:
 
 
 def wsgi(
-    plugin: ServedPlugin[Any, Any],
+    plugin: Served,
     *,
     auth: AuthConfig | None = None,
     path: str | None = None,
@@ -83,10 +84,10 @@ def wsgi(
     """The plugin as an application for any WSGI server with threads.
 
     ``POST`` of an envelope calls the function; ``GET .../health`` replies with status 200 if the plugin is healthy or
-    degraded, else 503; ``GET .../info`` returns name and version.
+    degraded, else 503; ``GET .../info`` returns name, version and operations.
 
     Args:
-        plugin: what :func:`~goplugins.serve.plugin` made.
+        plugin: a function with :func:`~goplugins.serve.plugin`, or a :class:`~goplugins.serve.Plugin`.
         auth: credentials that every request must have, health and info too: api-key, bearer, basic or custom.
         path: the path of calls, relative to the mount point of the application; any path when None.
         max_request_bytes: larger requests are refused with 413.
@@ -96,8 +97,7 @@ def wsgi(
         InvalidArgumentError: ``plugin`` is not a served plugin, or ``max_request_bytes`` is not above 0.
         AuthConfigError: ``auth`` lacks its credentials, or is mtls, which a WSGI application can't check.
     """
-    if not isinstance(plugin, ServedPlugin):
-        raise InvalidArgumentError(f"expected a function with @serve.plugin, got {type(plugin).__name__}")
+    as_served(plugin)
     if max_request_bytes <= 0:
         raise InvalidArgumentError(f"max_request_bytes: expected more than 0, got {max_request_bytes}")
     base = None if path is None else f"/{path.strip('/')}".rstrip("/")
@@ -105,9 +105,7 @@ def wsgi(
 
 
 class _App:
-    def __init__(
-        self, plugin: ServedPlugin[Any, Any], guard: Guard, base: str | None, max_request_bytes: int, clock: Clock
-    ) -> None:
+    def __init__(self, plugin: Served, guard: Guard, base: str | None, max_request_bytes: int, clock: Clock) -> None:
         self._plugin = plugin
         self._guard = guard
         self._base = base
@@ -122,7 +120,7 @@ class _App:
             reply = _Reply(refusal.status, error_body(refusal.text, request_id), request_id, refusal.headers)
         except Exception:
             # Only a defect of this module, or of the server's environ, gets here.
-            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.info().name, request_id)
+            _logger.exception("plugin %r, request %r: unexpected error", self._plugin.name, request_id)
             reply = _Reply(500, error_body(INTERNAL_TEXT, request_id), request_id)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(reply.body))), *reply.headers]
         if _fits_header(reply.request_id):
@@ -162,7 +160,7 @@ class _App:
         return _Reply(200 if usable else 503, health_json(status).encode())
 
     def _info(self) -> _Reply:
-        return _Reply(200, encode_json(attrs.asdict(self._plugin.info())).encode())
+        return _Reply(200, info_json(self._plugin).encode())
 
     def _execute(self, environ: WSGIEnvironment) -> _Reply:
         arrived = environ.get(ARRIVED)
@@ -180,6 +178,7 @@ class _App:
                 _timeout(envelope),
                 with_forwarded(texts_field(envelope, "headers"), lambda name: environ.get(_key(name))),
                 texts_field(envelope, "metadata"),
+                text_field(envelope, "operation"),
             )
         except InvalidArgumentError as exc:
             return _Reply(400, error_body(exc.message, request_id), request_id)

@@ -31,7 +31,8 @@ from goplugins.observability.tracing import serving_span
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waiter
 from goplugins.runtime.workers import WorkerPool
-from goplugins.serve._served_function import ServedPlugin, plugin
+from goplugins.serve._served import Served, found_for
+from goplugins.serve._served_function import plain_function
 from goplugins.transports.adapter import PluginAdapter
 from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.health_status import failed_check
@@ -52,7 +53,7 @@ class _ServedSender(Sender):
     So the plugin gets and refuses the same values as over any transport, and shares no object with its caller.
     """
 
-    def __init__(self, plugin: ServedPlugin[Any, Any]) -> None:
+    def __init__(self, plugin: Served) -> None:
         self._plugin = plugin
         self._adapter = PluginAdapter(plugin)
 
@@ -60,7 +61,7 @@ class _ServedSender(Sender):
         call.payload = call.codec.encode(call.request)
 
     def send(self, call: Call) -> Any:
-        plugin = self._plugin
+        plugin = found_for(self._plugin, call.operation)
         try:
             request = plugin.decode(json.loads(call.payload))
         except InvalidArgumentError as exc:
@@ -69,7 +70,7 @@ class _ServedSender(Sender):
         typed.request = request
         if call.idempotent and not any(name.lower() == "idempotency-key" for name in call.headers):
             typed.headers = {**call.headers, "Idempotency-Key": call.request_id}  # as every transport sends it
-        with serving_span(plugin.info().name, call.request_id, call.headers):
+        with serving_span(plugin.name, call.request_id, call.headers, plugin.operation):
             response = self._adapter.send(typed)
         call.reply_metadata = typed.reply_metadata
         try:
@@ -228,7 +229,8 @@ class FunctionPlugin(Sender):
 
 def _sender_for(config: PluginConfig) -> Sender:
     found = named_object(config.endpoint, GROUP)
-    if isinstance(found, ServedPlugin):
+    if isinstance(found, Served):
+        _check_operations(found, config)
         return _ServedSender(found)
     if inspect.isclass(found):
         raise InvalidConfigError(f"{config.endpoint} is a class", path="endpoint", fix="name a function or an instance")
@@ -238,9 +240,20 @@ def _sender_for(config: PluginConfig) -> Sender:
         fix = "name a function, or an object with info, execute, health and close"
         raise InvalidConfigError(f"{config.endpoint} can't be called", path="endpoint", fix=fix)
     try:
-        return _ServedSender(plugin(found))
+        return _ServedSender(plain_function(found))
     except InvalidArgumentError as exc:
         raise InvalidConfigError(f"{config.endpoint}: {exc.message}", path="endpoint") from exc
+
+
+def _check_operations(plugin: Served, config: PluginConfig) -> None:
+    """Refuses operations of the configuration that the plugin does not have."""
+    for name in config.operations:
+        try:
+            plugin.find(name)
+        except InvalidArgumentError as exc:
+            raise InvalidConfigError(
+                exc.message, path=f"operations.{name}", fix="write a name of the plugin's"
+            ) from exc
 
 
 class FunctionPluginFactory(TransportFactory[FunctionPlugin]):

@@ -87,6 +87,8 @@ class RequestLines:
             headers = _headers_part(self._signed(call, "execute", {**given, **self._credentials}))
         if call.metadata:
             headers += b',"metadata":%b' % dump_texts(call.metadata).encode()
+        if call.operation:
+            headers += b',"operation":%b' % quoted(call.operation).encode()
         return b'{"type":"execute","request_id":%b,"data":%b%b,"timeout_ms":%d}\n' % (
             quoted(call.request_id).encode(),
             call.payload,

@@ -105,6 +105,11 @@ def values() -> dict[str, Any]:
         "ObservabilityReport": g.ObservabilityReport(
             1.0, 2.0, g.GlobalMetrics(3, 1, 0), {"geo": g.PluginMetricsReport(total_requests=3)}
         ),
+        "OperationInfo": g.OperationInfo("finds maps", True, False, {"type": "string"}, {"type": "null"}),
+        "OperationMetrics": g.OperationMetrics(3, 2, 1, 0.5),
+        "OutgoingRequest": g.OutgoingRequest(
+            plugin="geo", operation="find", method="POST", url="http://geo.test", headers={"A": "b"}, body=b"{}"
+        ),
         "PluginAdded": g.PluginAdded("geo", 1.0, "http://geo.test", True),
         "PluginControlled": g.PluginControlled("both", 1.0, "member_disabled", "geo"),
         "PluginDiff": diff,

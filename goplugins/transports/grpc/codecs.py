@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goplugins.config.operations import NAME_FIX, is_operation_name, operation_not_found
+from goplugins.config.plugin import PluginConfig
 from goplugins.errors import (
     AuthConfigError,
     BadReplyError,
     GRPCTransportError,
     InvalidArgumentError,
     InvalidHeaderError,
+    OperationNotFoundError,
     UnserializableRequestError,
 )
 from goplugins.headers import check_headers
@@ -123,7 +126,13 @@ class Envelope:
         self._messages = messages()
 
     def prepare(self, call: Call) -> None:
-        """Sets ``call.payload``."""
+        """Sets ``call.payload``.
+
+        Raises:
+            InvalidArgumentError: no operation can have the call's name, or the request does not fit its type.
+        """
+        if call.operation and not is_operation_name(call.operation):
+            raise InvalidArgumentError(f"operation: {call.operation!r:.100} is not a name for an operation: {NAME_FIX}")
         call.payload = call.codec.encode(call.request)
 
     def request(self, call: Call, remaining: float) -> bytes:
@@ -139,6 +148,8 @@ class Envelope:
             except UnicodeEncodeError as exc:
                 fault = f"metadata: {exc.object!r} contains a lone surrogate, which a gRPC message can't carry"
                 raise InvalidArgumentError(fault) from None
+        if call.operation:
+            message.operation = call.operation
         return message.SerializeToString()  # type: ignore[no-any-return]
 
     def read(self, call: Call, reply: bytes, metadata: Sequence[Any]) -> Any:
@@ -165,12 +176,18 @@ class Envelope:
 
 
 class Native:
-    """A method of an existing service, with its own protobuf messages and no JSON."""
+    """A method of an existing service, with its own protobuf messages and no JSON.
+
+    Args:
+        method: its full name.
+        field: the field of the configuration that has it.
+    """
 
     needs_metadata = True
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, field: str) -> None:
         self.method = method
+        self._field = field
 
     def prepare(self, call: Call) -> None:
         """Writes the request message.
@@ -184,7 +201,7 @@ class Native:
         request_type: Any = getattr(call.codec, "request_type", None)
         if not (is_message_type(request_type) and is_message_type(getattr(call.codec, "response_type", None))):
             raise InvalidArgumentError(
-                f"options.method calls {self.method} with its own messages: bind the plugin with the protobuf classes "
+                f"{self._field} calls {self.method} with its own messages: bind the plugin with the protobuf classes "
                 "of its request and response"
             )
         request = call.request
@@ -214,3 +231,40 @@ class Native:
 
 Codec = Envelope | Native
 """Turns calls into request messages and reply messages into values."""
+
+
+class Codecs:
+    """The codecs of one plugin, by operation.
+
+    Args:
+        config: what an operation leaves out is the plugin's: without a method of its own it is ``options.method``.
+
+    Attributes:
+        native: no call goes to PluginService.
+    """
+
+    def __init__(self, config: PluginConfig) -> None:
+        method = config.options.get("method")
+        usual: Codec = Native(method, "options.method") if method else Envelope()
+        self._by_name: dict[str, Codec] = {
+            name: Native(operation.method, f"operations.{name}") if operation.method else usual
+            for name, operation in config.operations.items()
+        }
+        self.native = all(isinstance(each, Native) for each in self._by_name.values() or (usual,))
+        # Of a plugin whose operations are all methods, a call without one would go to a service that is not there.
+        self._usual = None if self.native and not method else usual
+        self._takes_any = not self._by_name and not method
+
+    def find(self, operation: str) -> Codec:
+        """The codec for a call.
+
+        Raises:
+            OperationNotFoundError: there is no such operation, or the call names none and there is no default.
+        """
+        codec = self._by_name.get(operation) if operation and not self._takes_any else self._usual
+        if codec is not None:
+            return codec
+        if not self._by_name:
+            text = f"operation {operation!r} is not configured: options.method is called without an operation"
+            raise OperationNotFoundError(text)
+        raise operation_not_found(operation, self._by_name)

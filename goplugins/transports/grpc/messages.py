@@ -15,6 +15,8 @@ from typing import Any
 import attrs
 
 from goplugins.errors import BadReplyError
+from goplugins.models.plugin import OperationInfo, PluginInfo
+from goplugins.transports.envelope import parse_object
 from goplugins.transports.grpc.descriptors import DESCRIPTORS
 
 EXECUTE = "/PluginService/Execute"
@@ -33,6 +35,7 @@ class Messages:
     HealthResponse: Any
     InfoRequest: Any
     InfoResponse: Any
+    OperationInfo: Any
     HealthCheckRequest: Any
     HealthCheckResponse: Any
 
@@ -67,3 +70,28 @@ def parse(kind: Any, data: bytes) -> Any:
         if not isinstance(exc, DecodeError):
             raise
         raise BadReplyError(f"the reply is no {kind.DESCRIPTOR.name}: {exc}") from exc
+
+
+def read_info(data: bytes, name: str) -> PluginInfo:
+    """A plugin's reply to an info request; ``name`` where it states none.
+
+    Raises:
+        BadReplyError: the bytes are no such message, or a schema is no JSON object.
+    """
+    found = parse(messages().InfoResponse, data)
+    return PluginInfo(
+        name=found.name or name,
+        version=found.version,
+        description=found.description,
+        author=found.author,
+        capabilities=tuple(found.capabilities),
+        metadata=dict(found.metadata),
+        operations={each.name: _operation(each) for each in found.operations},
+    )
+
+
+def _operation(found: Any) -> OperationInfo:
+    request, response = (
+        parse_object(text.encode()) if text else {} for text in (found.request_schema, found.response_schema)
+    )
+    return OperationInfo(found.description, found.idempotent, found.is_default, request, response)

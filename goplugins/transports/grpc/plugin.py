@@ -33,11 +33,11 @@ from goplugins.transports.base import TransportFactory, TransportSettings
 from goplugins.transports.connection_pool import ConnectionPool
 from goplugins.transports.credential_rotation import PluginCredentials
 from goplugins.transports.grpc.channel import ActiveCall, Channel, Channels
-from goplugins.transports.grpc.codecs import Codec, Envelope, Metadata, MetadataWriter, Native
+from goplugins.transports.grpc.codecs import Codecs, Metadata, MetadataWriter
 from goplugins.transports.grpc.errors import Attempt, is_broken, translate
 from goplugins.transports.grpc.fork_support import FORK_GUARD, load
 from goplugins.transports.grpc.health import HealthChecker
-from goplugins.transports.grpc.messages import INFO, messages, parse
+from goplugins.transports.grpc.messages import INFO, messages, read_info
 from goplugins.transports.grpc.target import channel_options, target_of, tls_credentials
 from goplugins.transports.grpc.unary import UNREAD, Outcome, end
 from goplugins.transports.health_status import run_check
@@ -92,7 +92,7 @@ class GRPCPlugin(Sender):
             from goplugins.transports.http.oauth2 import authorizer_of
 
             self._authorizer = authorizer_of(config, self._writer_for, clock)
-        self._codec: Codec = Native(target.method) if target.method else Envelope()
+        self._codecs = Codecs(config)
         self._channels = Channels(
             target.name,
             tls_credentials(auth, trust_env=self._trust_env) if target.tls else None,
@@ -127,7 +127,7 @@ class GRPCPlugin(Sender):
 
     def prepare(self, call: Call) -> None:
         self._writer.check(call)
-        self._codec.prepare(call)
+        self._codecs.find(call.operation).prepare(call)
 
     def send(self, call: Call) -> Any:
         """One unary call. See :class:`goplugins.transports.interface.Sender`."""
@@ -142,7 +142,7 @@ class GRPCPlugin(Sender):
 
     def _call(self, call: Call, writer: MetadataWriter) -> Any:
         deadline = call.deadline
-        codec = self._codec
+        codec = self._codecs.find(call.operation)
         lease = self._slots.acquire(deadline)
         try:
             request = codec.request(call, deadline.remaining())
@@ -282,19 +282,11 @@ class GRPCPlugin(Sender):
 
     def info(self) -> PluginInfo:
         """The plugin's reply to an info request; until then, the configured information."""
-        if self._info is None and not self._target.method:
+        if self._info is None and not self._codecs.native:
             clock = self._settings.clock
             deadline = Deadline(clock.monotonic() + min(_INFO_TIMEOUT, self._settings.timeout), clock)
             with contextlib.suppress(PluginError):
-                found = parse(messages().InfoResponse, self._request(INFO, b"", deadline))
-                self._info = PluginInfo(
-                    name=found.name or self._settings.name,
-                    version=found.version,
-                    description=found.description,
-                    author=found.author,
-                    capabilities=tuple(found.capabilities),
-                    metadata=dict(found.metadata),
-                )
+                self._info = read_info(self._request(INFO, b"", deadline), self._settings.name)
         configured = {"transport": self._transport, "endpoint": self._endpoint}
         return self._info or PluginInfo(name=self._settings.name, metadata=configured)
 

@@ -114,14 +114,16 @@ class RequestWriter:
 
     @staticmethod
     def envelope_end(call: Call) -> bytes:
-        """The part of the envelope after its data: request id, seconds that remain, headers and metadata."""
+        """The part of the envelope after its data: request id, seconds that remain, operation, headers, metadata."""
         deadline = call.deadline
         remaining = deadline.at - deadline.clock.monotonic()
         # The usual range in Go's format, without a function call.
         timeout = f"{remaining:.9g}s" if 1.0 <= remaining < 59.0 else format_go_duration(max(remaining, 0.0))
-        if not (call.headers or call.metadata):
+        if not (call.headers or call.metadata or call.operation):
             return f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"}}'.encode()
         end = f',"request_id":{quoted(call.request_id)},"timeout":"{timeout}"'
+        if call.operation:
+            end += f',"operation":{quoted(call.operation)}'
         if call.headers:
             end += f',"headers":{dump_texts(call.headers)}'
         if call.metadata:

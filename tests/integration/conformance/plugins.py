@@ -188,3 +188,52 @@ def work(task: Task, context: ExecutionContext) -> Done:
 worker = serve.plugin(name="worker", version="1.2.3", description="executes a task")(work)
 unhealthy = serve.plugin(name="unhealthy", health=lambda: "the disk is full")(work)
 degraded = serve.plugin(name="degraded", health=lambda: "degraded")(work)
+
+
+# --- operations ------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Item:
+    name: str
+    count: int = 1
+
+
+stock = serve.Plugin("stock", "3.0", description="has items", metadata={"team": "shop"})
+
+
+@stock.operation(idempotent=True)
+def get(name: str) -> Item | None:
+    """Finds an item.
+
+    By its whole name.
+    """
+    return None if name == "unicorn" else Item(name, len(name))
+
+
+@stock.operation
+def add(item: Item, context: ExecutionContext) -> list[Item]:
+    return [item] * item.count
+
+
+@stock.operation(name="stock.work")
+def work_in_stock(task: Task, context: ExecutionContext) -> Done:
+    return work(task, context)
+
+
+@stock.operation(name="seen", description="what the plugin gets")
+def seen(value: Any, context: ExecutionContext) -> dict[str, Any]:
+    return {"value": value, "operation": context.operation, **_context(Task(), context)}
+
+
+till = serve.Plugin("till")
+
+
+@till.operation(default=True)
+def total(items: list[Item]) -> int:
+    return sum(item.count for item in items)
+
+
+@till.operation
+def names(items: list[Item], context: ExecutionContext) -> str:
+    return ", ".join([context.operation, *(item.name for item in items)])
