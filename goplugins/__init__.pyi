@@ -69,6 +69,7 @@ from goplugins.errors import (
     HTTPTransportError as HTTPTransportError,
     HealthCheckFailedError as HealthCheckFailedError,
     HealthCheckTimeoutError as HealthCheckTimeoutError,
+    InterceptorError as InterceptorError,
     InvalidArgumentError as InvalidArgumentError,
     InvalidCertificateError as InvalidCertificateError,
     InvalidConfigError as InvalidConfigError,
@@ -143,6 +144,9 @@ from goplugins.manager.plugin_control import (
 )
 from goplugins.manager.reloader import (
     PluginReloader as PluginReloader,
+)
+from goplugins.models.call_info import (
+    CallInfo as CallInfo,
 )
 from goplugins.models.context import (
     ExecutionContext as ExecutionContext,
@@ -273,6 +277,7 @@ __all__ = [
     "BulkheadFullError",
     "CacheConfig",
     "CallFinished",
+    "CallInfo",
     "CallResult",
     "CertificateError",
     "ChaosConfig",
@@ -325,6 +330,7 @@ __all__ = [
     "HedgeConfig",
     "HistogramMetric",
     "InMemoryCollector",
+    "InterceptorError",
     "InvalidArgumentError",
     "InvalidCertificateError",
     "InvalidConfigError",

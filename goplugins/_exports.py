@@ -75,6 +75,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "HTTPTransportError",
         "HealthCheckFailedError",
         "HealthCheckTimeoutError",
+        "InterceptorError",
         "InvalidArgumentError",
         "InvalidCertificateError",
         "InvalidConfigError",
@@ -138,6 +139,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "goplugins.manager.pages": ("Pages",),
     "goplugins.manager.plugin_control": ("PluginControl",),
     "goplugins.manager.reloader": ("PluginReloader",),
+    "goplugins.models.call_info": ("CallInfo",),
     "goplugins.models.context": ("ExecutionContext",),
     "goplugins.models.explanation": (
         "Explanation",

@@ -57,10 +57,11 @@ class Hosted:
             current = self._in_making
             if current is not None and current[:2] == here:
                 return current[2]  # requested by the application's own set-up function
-            manager: AnyManager = Manager()
+            settings = self._settings()
+            manager: AnyManager = Manager(interceptors=settings.interceptors)
             self._in_making = (*here, manager)
             try:
-                self._configure(manager)
+                _configure(manager, settings)
             except BaseException:
                 manager.shutdown(0.0)
                 raise
@@ -69,23 +70,23 @@ class Hosted:
             self._made["manager"] = manager
             return manager
 
-    def _configure(self, manager: AnyManager) -> None:
-        settings = self._settings()
-        if settings.setup is not None:
-            settings.setup(manager)
-        if settings.config is None:
-            return
-        if settings.watched is not None:
-            manager.watch(settings.watched)
-        else:
-            manager.load_from_config(settings.config)
-
     def reset(self, timeout: float = 5.0) -> None:
         """Shuts the manager down; the next use creates a new one. For tests and changed settings."""
         with self._turns.setdefault(os.getpid(), threading.RLock()):  # waits for one under construction
             manager = self._made.pop("manager", None)
         if manager is not None:
             manager.shutdown(timeout)
+
+
+def _configure(manager: AnyManager, settings: HostSettings) -> None:
+    if settings.setup is not None:
+        settings.setup(manager)
+    if settings.config is None:
+        return
+    if settings.watched is not None:
+        manager.watch(settings.watched)
+    else:
+        manager.load_from_config(settings.config)
 
 
 class _CurrentManager:

@@ -15,6 +15,7 @@ from goplugins.config.field_types import Seconds, Text, describe
 from goplugins.contrib._request_limits import Limits
 from goplugins.errors import InvalidArgumentError, InvalidConfigError
 from goplugins.headers import check_headers
+from goplugins.manager.interceptors import Interceptor, Interceptors
 
 __all__ = ["HostSettings"]
 
@@ -29,8 +30,8 @@ class _Source:
         raise InvalidConfigError(f"{expected}, got {describe(value)}", fix='write a path such as "plugins.yaml"')
 
 
-class _Setup:
-    """A function of the manager, or its import path."""
+class _Function:
+    """A function, or its import path."""
 
     def read(self, value: object, *, text: bool) -> Any:
         if isinstance(value, str):
@@ -42,6 +43,18 @@ class _Setup:
         if not callable(value):
             raise InvalidConfigError(f"expected a function, got {describe(value)}", fix='or its "path.to.it"')
         return value
+
+
+class _Interceptor(_Function):
+    """A function around each call, or its import path."""
+
+    def read(self, value: object, *, text: bool) -> Any:
+        function: Any = super().read(value, text=text)
+        try:
+            Interceptors([function])
+        except InvalidArgumentError as exc:
+            raise InvalidConfigError(exc.message, fix="write def interceptor(call, proceed): return proceed()") from exc
+        return function
 
 
 class _HeaderName:
@@ -64,7 +77,8 @@ class _Fields:
 
     CONFIG: Annotated[Any, _Source()] | None = None
     WATCH: bool = False
-    SETUP: Annotated[Any, _Setup()] | None = None
+    SETUP: Annotated[Any, _Function()] | None = None
+    INTERCEPTORS: tuple[Annotated[Any, _Interceptor()], ...] = ()
     TIMEOUT: Seconds | None = None
     TIMEOUT_HEADERS: tuple[Annotated[str, _HeaderName()], ...] = Limits().timeout_headers
     REQUEST_ID_HEADER: Annotated[str, _HeaderName()] = Limits().request_id_header
@@ -79,6 +93,7 @@ class HostSettings:
         config: ``CONFIG``, what the manager loads.
         watch: ``WATCH``, whether it follows that file.
         setup: ``SETUP``, called with the manager before it loads.
+        interceptors: ``INTERCEPTORS``, functions around each call of the manager.
         limits: ``TIMEOUT``, ``TIMEOUT_HEADERS`` and ``REQUEST_ID_HEADER``.
         required: ``HEALTH_REQUIRED``, the plugins without which the application is not ready; all when None.
     """
@@ -88,6 +103,7 @@ class HostSettings:
     setup: Callable[[Any], object] | None = None
     limits: Limits = attrs.field(factory=Limits)
     required: tuple[str, ...] | None = None
+    interceptors: tuple[Interceptor, ...] = ()
 
     @property
     def watched(self) -> str | None:
@@ -116,4 +132,4 @@ class HostSettings:
         if errors or given is None:
             raise InvalidConfigError.of(errors, source)
         limits = Limits(given.TIMEOUT, given.TIMEOUT_HEADERS, given.REQUEST_ID_HEADER)
-        return cls(given.CONFIG, given.WATCH, given.SETUP, limits, given.HEALTH_REQUIRED)
+        return cls(given.CONFIG, given.WATCH, given.SETUP, limits, given.HEALTH_REQUIRED, given.INTERCEPTORS)

@@ -160,6 +160,15 @@ class OperationNotFoundError(InvalidArgumentError, LookupError):
     code = "PLUGIN_1220"
 
 
+class InterceptorError(PluginError):
+    """An interceptor of the application raised an exception, or lost the answer; its name is in the message."""
+
+    code = "PLUGIN_1221"
+    kind = "refused"
+    verdict = Verdict.IGNORED
+    fallback = "never"
+
+
 class ConnectionLostError(PluginConnectionError):
     """The connection broke during the call; the plugin may have processed the request."""
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from goplugins.errors import InvalidArgumentError, PluginClosedError, PluginError, SaturatedError
 from goplugins.headers import check_headers
 from goplugins.manager.batch import Progress, reporting, results_of
+from goplugins.manager.interceptors import Interceptors
 from goplugins.manager.pages import Pages
 from goplugins.models.context import ExecutionContext
 from goplugins.models.results import CallResult
@@ -41,10 +42,19 @@ class CallDispatcher:
         observers: hold the tracer, if calls are traced.
         pool: the threads behind ``submit`` and ``map``.
         clock: measures time, and waits.
+        interceptors: functions of the application around each call.
     """
 
-    def __init__(self, registry: Registry, observers: Observers, pool: WorkerPool, clock: Clock) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        observers: Observers,
+        pool: WorkerPool,
+        clock: Clock,
+        interceptors: Interceptors | None = None,
+    ) -> None:
         self.pool = pool
+        self._interceptors = interceptors if interceptors is not None and interceptors.functions else None
         self._registry = registry
         self._observers = observers
         self._clock = clock
@@ -77,6 +87,7 @@ class CallDispatcher:
         if not FORK_MARK[0]:  # forked by C code that runs no hooks of Python
             renew_after_fork()
         pipeline = (self._registry.plugins.get(name) or self._registry.get(name)).pipeline
+        given = context
         if context is None:
             if (
                 timeout is None
@@ -101,9 +112,7 @@ class CallDispatcher:
         idempotent = context.idempotent if idempotent is None else idempotent
         sent = context.headers
         if headers:
-            _check_mapping(headers)
-            check_headers(headers)
-            sent = {**sent, **headers}
+            sent = {**sent, **_checked_headers(headers)}
         return Call(
             request,
             codec,
@@ -119,20 +128,33 @@ class CallDispatcher:
             max_wait,
             operation,
             page,
+            given,
         )
 
-    def run(self, name: str, call: Call, plugin: GuardedPlugin | None = None, *, traced: bool = True) -> Any:
-        """Makes the call on this thread, in a span of its own where calls are traced.
+    def run(
+        self,
+        name: str,
+        call: Call,
+        plugin: GuardedPlugin | None = None,
+        *,
+        traced: bool = True,
+        intercepted: bool = True,
+    ) -> Any:
+        """Makes the call on this thread, in a span of its own where calls are traced, through the interceptors.
 
         Args:
             name: the plugin's name.
             call: the call.
             plugin: has admitted the call already.
             traced: False within the span.
+            intercepted: False within the interceptors.
         """
         tracer = self._observers.tracer
         if tracer is not None and traced:
             return tracer.trace(partial(self.run, plugin=plugin, traced=False), name, call)
+        if self._interceptors is not None and intercepted and not call.through:  # a fallback is part of its call
+            make = partial(self.run, name, call, plugin, traced=False, intercepted=False)
+            return self._interceptors.run(name, call, make)
         while True:
             if plugin is None:
                 plugin = self._registry.plugins.get(name) or self._find(name, call)
@@ -309,9 +331,11 @@ def _check_context(context: Any) -> None:
         raise InvalidArgumentError(f"context: expected an ExecutionContext, got a {type(context).__name__}")
 
 
-def _check_mapping(headers: Any) -> None:
+def _checked_headers(headers: Any) -> Mapping[str, str]:
     if not isinstance(headers, Mapping):
         raise InvalidArgumentError(f"headers: expected a mapping, got a {type(headers).__name__}")
+    check_headers(headers)
+    return headers
 
 
 def _checked_timeout(seconds: Any) -> float:

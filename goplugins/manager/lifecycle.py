@@ -16,6 +16,7 @@ from goplugins.errors import InvalidPluginNameError
 from goplugins.manager.builder import Builder
 from goplugins.manager.dispatch import CallDispatcher
 from goplugins.manager.factories import Factories
+from goplugins.manager.interceptors import Interceptors
 from goplugins.manager.maintenance import Maintenance
 from goplugins.manager.plugin_reports import PluginReports
 from goplugins.models.plugin import Plugin
@@ -44,9 +45,18 @@ class Lifecycle:
         pool: the threads of submitted calls.
         clock: measures time, and waits.
         rng: for jitter.
+        interceptors: functions of the application around each call.
     """
 
-    def __init__(self, load: Callable[[], object], pool: WorkerPool, *, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        load: Callable[[], object],
+        pool: WorkerPool,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        interceptors: Interceptors | None = None,
+    ) -> None:
         self._clock = clock
         self._rng = rng
         self.registry = Registry(load)
@@ -54,7 +64,7 @@ class Lifecycle:
         self.observers = Observers(self.events, clock, rng)
         self.maintenance = Maintenance(self.registry, self.events, self.observers, clock)
         self.reports = PluginReports(self.registry, self.maintenance, clock)
-        self.dispatcher = CallDispatcher(self.registry, self.observers, pool, clock)
+        self.dispatcher = CallDispatcher(self.registry, self.observers, pool, clock, interceptors)
         self.factories = Factories(clock=clock)
         self.builder = Builder(
             self.registry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from os import PathLike
 from typing import Any, Self, TypeVar, overload
 
@@ -13,6 +14,7 @@ from goplugins.enums import ReloadStrategy
 from goplugins.errors import InvalidArgumentError
 from goplugins.manager.call_methods import CallMethods
 from goplugins.manager.config_watch import Watch
+from goplugins.manager.interceptors import Interceptor, Interceptors
 from goplugins.manager.lifecycle import Lifecycle, Registrable
 from goplugins.manager.pickling import ManagerPickler
 from goplugins.manager.plugin_control import PluginControl
@@ -51,6 +53,8 @@ class Manager(CallMethods[Req, Resp]):
         max_queued: submitted calls that may wait for a thread before :class:`SaturatedError`.
         clock: the source of time; for tests.
         rng: the source of jitter; for tests.
+        interceptors: functions around each call, outermost first. Each takes a :class:`~goplugins.CallInfo` and a
+            function ``proceed`` that makes the call, and returns the answer.
 
     A manager starts no thread and opens no connection before it is used, can be created at import, and is safe to
     use from any number of threads.
@@ -74,6 +78,7 @@ class Manager(CallMethods[Req, Resp]):
         max_queued: int = ...,
         clock: Clock = ...,
         rng: random.Random | None = ...,
+        interceptors: Iterable[Interceptor] = ...,
     ) -> None: ...
 
     @overload
@@ -86,6 +91,7 @@ class Manager(CallMethods[Req, Resp]):
         max_queued: int = ...,
         clock: Clock = ...,
         rng: random.Random | None = ...,
+        interceptors: Iterable[Interceptor] = ...,
     ) -> None: ...
 
     @overload
@@ -98,6 +104,7 @@ class Manager(CallMethods[Req, Resp]):
         max_queued: int = ...,
         clock: Clock = ...,
         rng: random.Random | None = ...,
+        interceptors: Iterable[Interceptor] = ...,
     ) -> None: ...
 
     def __init__(
@@ -109,12 +116,14 @@ class Manager(CallMethods[Req, Resp]):
         max_queued: int = 1024,
         clock: Clock = SYSTEM_CLOCK,
         rng: random.Random | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         if (request_type is attrs.NOTHING) != (response_type is attrs.NOTHING):
             raise InvalidArgumentError("give both request_type and response_type, or neither for plain JSON values")
         if max_workers < 1 or max_queued < 0:
             raise InvalidArgumentError("max_workers must be at least 1 and max_queued at least 0")
         self._codec: Codec | None = None if request_type is attrs.NOTHING else codec_for(request_type, response_type)
+        around = Interceptors(interceptors)
         self._clock = clock
         self._call_pool = WorkerPool("goplugins-call", max_workers, max_queued)
         self._lifecycle = lifecycle = Lifecycle(
@@ -122,12 +131,13 @@ class Manager(CallMethods[Req, Resp]):
             self._call_pool,
             clock=clock,
             rng=rng or random.Random(),  # noqa: S311 - only jitter
+            interceptors=around,
         )
         self._registry = lifecycle.registry
         self._dispatcher = lifecycle.dispatcher
         self._loader = loader = ConfigLoader(lifecycle, clock)
         types = (request_type, response_type) if request_type is not None else None
-        self._pickler = ManagerPickler(self, Manager, lifecycle, loader, self._call_pool, types, clock)
+        self._pickler = ManagerPickler(self, Manager, lifecycle, loader, self._call_pool, types, clock, around)
 
     # --- plugins ---------------------------------------------------------------------------------------------------
 

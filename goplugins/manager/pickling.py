@@ -19,6 +19,7 @@ import attrs
 from goplugins.config import ManagerConfig
 from goplugins.config.problems import Path, path_text
 from goplugins.config.schema import Field, as_mappings, fields_of, plain
+from goplugins.manager.interceptors import Interceptor, Interceptors
 from goplugins.manager.lifecycle import Lifecycle
 from goplugins.manager.reloading import ConfigLoader, ConfigSource
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
@@ -62,6 +63,7 @@ class ManagerPickler:
         pool: has the manager's sizes.
         types: the manager's request and response type; None where there are none.
         clock: the manager's clock.
+        interceptors: the manager's; functions of modules pickle by their names.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class ManagerPickler:
         pool: WorkerPool,
         types: tuple[Any, Any] | None,
         clock: Clock,
+        interceptors: Interceptors,
     ) -> None:
+        self._interceptors = interceptors
         self._token = token = uuid.uuid4().hex
         self._kind = kind
         self._lifecycle = lifecycle
@@ -90,7 +94,8 @@ class ManagerPickler:
         self._token = token
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return restore, (self._state(), self._kind)
+        functions = self._interceptors.functions
+        return restore, (self._state(), self._kind, functions) if functions else (self._state(), self._kind)
 
     def _state(self) -> ManagerState:
         """The state to pickle.
@@ -114,10 +119,13 @@ class ManagerPickler:
             raise _refusal(f"factories were registered in code ({', '.join(factories)}): make one in each process")
         if self._clock is not SYSTEM_CLOCK:
             raise _refusal("it has a clock of its own")
+        reason = self._interceptors.not_picklable()
+        if reason:
+            raise _refusal(reason)
         return state
 
 
-def restore(state: ManagerState, kind: type[Any]) -> Any:
+def restore(state: ManagerState, kind: type[Any], interceptors: tuple[Interceptor, ...] = ()) -> Any:
     """This process's manager for a pickled state: the original, one that was unpickled before, or a new one."""
     original = _managers.get(state.token)
     found = None if original is None else original()
@@ -126,15 +134,20 @@ def restore(state: ManagerState, kind: type[Any]) -> Any:
     key = (state.token, state.loads)
     found = _unpickled.get(key)
     if found is None:
-        found = _unpickled.setdefault(key, _copy(state, kind))
+        found = _unpickled.setdefault(key, _copy(state, kind, interceptors))
         outdated = [old for old in list(_unpickled) if old[0] == state.token and old != key]
         for old in [*outdated, *list(_unpickled)[:-MOST]]:
             _unpickled.pop(old, None)  # its calls go on; it is collected with the last of them
     return found
 
 
-def _copy(state: ManagerState, kind: type[Any]) -> Any:
-    manager = kind(*(state.types or ()), max_workers=state.max_workers, max_queued=state.max_queued)
+def _copy(state: ManagerState, kind: type[Any], interceptors: tuple[Interceptor, ...]) -> Any:
+    manager = kind(
+        *(state.types or ()),
+        max_workers=state.max_workers,
+        max_queued=state.max_queued,
+        interceptors=interceptors,
+    )
     manager._pickler.stand_for(state.token)
     manager._loader.load_later(state.loads, state.source)
     return manager

@@ -24,13 +24,30 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise InvalidArgumentError(f"{attribute.name}: expected an integer of 0 or more, got {value!r}")
 
 
-def _mapping(attribute: attrs.Attribute[Any], value: Any) -> None:
+def check_mapping(name: str, value: Any) -> None:
+    """Checks that headers or metadata are a mapping.
+
+    Raises:
+        InvalidArgumentError: they are not.
+    """
     if type(value) is not dict and not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"{attribute.name}: expected a mapping of strings, got {type(value).__name__}")
+        raise InvalidArgumentError(f"{name}: expected a mapping of strings, got {type(value).__name__}")
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Checks that metadata are a mapping of strings.
+
+    Raises:
+        InvalidArgumentError: they are not.
+    """
+    check_mapping(name, value)
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidArgumentError(f"{name}[{key!r}]: expected strings, got {type(text).__name__}")
 
 
 def _headers(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    _mapping(attribute, value)
+    check_mapping(attribute.name, value)
     if value:
         check_headers(value, attribute.name)
 
@@ -41,10 +58,7 @@ def _header_value(instance: Any, attribute: attrs.Attribute[Any], value: Any) ->
 
 
 def _texts(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    _mapping(attribute, value)
-    for key, text in value.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise InvalidArgumentError(f"{attribute.name}[{key!r}]: expected strings, got {type(text).__name__}")
+    check_texts(attribute.name, value)
 
 
 def _text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -47,7 +47,7 @@ class CallResult(Generic[Resp]):
 
     Attributes:
         value: the typed response. An item of ``map_results`` that failed raises its error here.
-        source: "plugin", or the policy that answered in its place: "fallback", "cache", "stale".
+        source: "plugin", or what answered in its place: "fallback", "cache", "stale", "interceptor".
         attempts: number of attempts.
         elapsed: seconds from start to answer.
         member: the group member that answered, or the plugin's own name.

@@ -81,7 +81,7 @@ class Call:
         nested: made within another admitted call; a plugin that is being closed admits it all the same.
         reply_metadata: metadata of the reply.
         member: the member of a group that answered.
-        source: origin of the answer: "plugin", "fallback", "cache" or "stale".
+        source: origin of the answer: "plugin", "fallback", "cache", "stale" or "interceptor".
         tried: members of a group that failed this call; further attempts go to others if possible.
         through: plugins for which this call is a fallback, outermost first.
         reconnected: True after the call's one silent reconnect.
@@ -89,12 +89,14 @@ class Call:
         page: where a call for one page of a list begins; empty for the first page, None for a call of another kind.
         signed: the headers of ``auth.provider`` in the last attempt, which are kept out of texts.
         prepared: the request as the sender has prepared it, for all attempts.
+        context: what the caller passed as the call's context; for interceptors.
     """
 
     __slots__ = (
         "admitted",
         "attempts",
         "codec",
+        "context",
         "deadline",
         "expected",
         "headers",
@@ -138,6 +140,7 @@ class Call:
         max_wait: float | None = None,
         operation: str = "",
         page: str | None = None,
+        context: Any = None,
     ) -> None:
         self.request = request
         self.codec = codec
@@ -153,6 +156,7 @@ class Call:
         self.max_wait = max_wait
         self.operation = operation
         self.page = page
+        self.context = context
         self.payload = b""
         self.prepared: Any = None
         self.admitted = self.inside = self.expected = self.nested = False

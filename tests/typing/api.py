@@ -1,12 +1,12 @@
 """Types that mypy and pyright must infer; the file is never executed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, assert_type
 
 import attrs
 
-from goplugins import BoundPlugin, CallResult, ExecutionContext, Manager, Plugin, PluginInfo, deadline, serve
+from goplugins import BoundPlugin, CallInfo, CallResult, ExecutionContext, Manager, Plugin, PluginInfo, deadline, serve
 from goplugins.models.results import HealthStatus
 
 
@@ -55,6 +55,21 @@ assert_type(untyped.bind("either", either, either), BoundPlugin[Any, Any])
 assert_type(Manager(AuthRequest | None, AuthResponse | int), Manager[Any, Any])
 
 auth(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def add_tenant(call: CallInfo, proceed: Callable[[], Any]) -> Any:
+    """An interceptor."""
+    assert_type(call.operation, str)
+    assert_type(call.headers, Mapping[str, str])
+    assert_type(call.context, ExecutionContext | None)
+    call.headers = {**call.headers, "X-Tenant": call.key}
+    call.request = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    return proceed()
+
+
+assert_type(Manager(interceptors=[add_tenant]), Manager[Any, Any])
+assert_type(Manager(AuthRequest, AuthResponse, interceptors=(add_tenant,)), Manager[AuthRequest, AuthResponse])
+Manager(interceptors=[len])  # type: ignore[list-item]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 class Local:

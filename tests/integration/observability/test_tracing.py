@@ -126,6 +126,25 @@ def test_a_failed_call_is_a_failed_span(exporter):
     assert [event.attributes["goplugins.outcome"] for event in client.events] == ["connection"]
 
 
+def test_interceptors_are_within_the_span_of_the_call(exporter):
+    def refuse(call, proceed):
+        trace.get_current_span().set_attribute("tenant", "acme")
+        assert "traceparent" in call.headers
+        raise PluginError("no tenant")
+
+    with Manager(interceptors=[refuse]) as manager:
+        manager.load_from_config(
+            {"plugins": [{"name": "where", "transport": "http", "endpoint": "http://127.0.0.1:9"}]}
+        )
+        instrument(manager, metrics=False)
+        with pytest.raises(PluginError, match="no tenant"):
+            manager.execute("where", {})
+    (client,) = by_kind(exporter, "CLIENT")
+    assert client.attributes["tenant"] == "acme"
+    assert (client.attributes["error.type"], client.attributes["goplugins.attempts"]) == ("PLUGIN_1200", 0)
+    assert client.events == ()
+
+
 @pytest.mark.parametrize(
     ("operation", "expected"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response, jsonify, stream_with_context
 
-from goplugins import ConfigError, Manager, serve
+from goplugins import CallInfo, ConfigError, ExecutionContext, Manager, serve
 from goplugins.contrib.flask import GoPlugins, current_plugins, current_request_id, health_blueprint
 from tests.unit.contrib.probes import register_probe
 
@@ -256,3 +256,30 @@ def test_reload(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_text("{")
     assert run(make(GOPLUGINS={"CONFIG": path}), "reload", "--pid", "4711")[0] == 1
     assert len(signalled) == 1
+
+
+def mark(call: CallInfo, proceed: Callable[[], Any]) -> Any:
+    call.metadata = {**call.metadata, "by": "mark"}
+    return proceed()
+
+
+@pytest.mark.parametrize("interceptor", [mark, f"{__name__}.mark", f"{__name__}:mark"])
+def test_interceptors_are_a_setting(make: Make, interceptor: Any) -> None:
+    app = make(setup=register_metadata, GOPLUGINS={"INTERCEPTORS": [interceptor]})
+    with app.app_context():
+        assert current_plugins.execute("metadata", "") == {"by": "mark"}
+        by_operation = current_plugins.bind("metadata", str, dict, operation="any")
+        assert by_operation("") == {"by": "mark", "operation": "any"}
+
+
+def register_metadata(manager: Manager[Any, Any]) -> None:
+    def metadata(text: str, context: ExecutionContext) -> dict[str, str]:
+        return {**context.metadata, **({"operation": context.operation} if context.operation else {})}
+
+    manager.register(serve.plugin(name="metadata")(metadata))
+
+
+@pytest.mark.parametrize("interceptors", [["nowhere.mark"], [3], "mark", [lambda call: None]])
+def test_a_wrong_interceptor_is_reported(make: Make, interceptors: Any) -> None:
+    with pytest.raises(ConfigError, match="INTERCEPTORS"):
+        make(GOPLUGINS={"INTERCEPTORS": interceptors})
