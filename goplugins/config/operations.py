@@ -31,6 +31,9 @@ __all__ = [
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 """HTTP methods whose repetition has no further effect (RFC 9110, 9.2.2)."""
 
+CHANGING_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+"""HTTP methods that change something, so that no earlier answer can stand for their call (RFC 9110, 9.2.1)."""
+
 BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE"})
 """HTTP methods whose remaining fields go into the query."""
 

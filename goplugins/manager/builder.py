@@ -171,9 +171,11 @@ class Builder:
 def _warn_if_nothing_is_idempotent(config: PluginConfig) -> None:
     """Warns of a cache or hedge that applies only to calls that are marked as idempotent one by one."""
     unused = [name for name, on in (("cache", config.cache), ("hedge", config.hedge and config.hedge.enabled)) if on]
-    if unused and config.retry is not None and not config.retry.idempotent:
-        text = "plugin %r: %s only for calls made with idempotent=True, since retry.idempotent is not set"
-        logger.warning(text, config.name, " and ".join(unused))
+    some = any(operation.idempotent for operation in config.operations.values())
+    if unused and not some and config.retry is not None and not config.retry.idempotent:
+        text = "plugin %r: %s only for calls made with idempotent=True%s, since retry.idempotent is not set"
+        more = " and idempotent operations" if config.transport is None else ""  # a group's members may have some
+        logger.warning(text, config.name, " and ".join(unused), more)
 
 
 def _not_hedged(config: ManagerConfig, registry: Registry) -> Iterator[ConfigError]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from goplugins.config.plugin_sections import CacheConfig
@@ -92,6 +92,7 @@ class CacheLayer:
         fallback_on: kinds of errors besides the usual ones that an expired entry may replace.
         outage: during which expired entries answer.
         shared: of the plugin.
+        changes_nothing: whether answers of an operation may be used again.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class CacheLayer:
         fallback_on: Collection[str],
         outage: Outage,
         shared: Shared,
+        changes_nothing: Callable[[str], bool],
     ) -> None:
         self._inner = run
+        self._changes_nothing = changes_nothing
         self._store = store
         self._keys = CacheKeys(config.vary_headers)
         self._on = fallback_on
@@ -114,7 +117,8 @@ class CacheLayer:
 
     def run(self, call: Call) -> Any:
         """Answers the call from the cache, or makes it."""
-        key = self._keys.of(call) if call.idempotent else None
+        usable = call.idempotent and (not call.operation or self._changes_nothing(call.operation))
+        key = self._keys.of(call) if usable else None
         if key is None:
             return self._inner(call)
         entry = self._store.get(key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from goplugins.config import BulkheadConfig, OperationConfig, PluginConfig
-from goplugins.config.operations import NAME_FIX, is_operation_name, operation_not_found
+from goplugins.config.operations import CHANGING_METHODS, NAME_FIX, is_operation_name, operation_not_found
 from goplugins.errors import InvalidArgumentError, PluginError, Replay
 from goplugins.pipeline.attempts import Attempt, Run, Shared, TimedAttempt
 from goplugins.resilience.bulkhead import Bulkhead, load_signal
@@ -197,7 +197,7 @@ class Pipeline:
         from goplugins.pipeline.cache_layer import CacheLayer
 
         on = () if fallback is None else fallback.on
-        return CacheLayer(run, self.cache, config, on, self.outages.stale, self._shared).run
+        return CacheLayer(run, self.cache, config, on, self.outages.stale, self._shared, self.changes_nothing).run
 
     def _fallback_layer(self, run: Run) -> Run:
         config, shared = self.config.fallback, self._shared
@@ -213,6 +213,11 @@ class Pipeline:
     def operations(self) -> Mapping[str, OperationConfig]:
         """The operations, by name: of the configuration, or of a group's members."""
         return self.config.operations or self.sender.operations
+
+    def changes_nothing(self, operation: str) -> bool:
+        """Whether an earlier answer of an operation may stand for a call: not if its HTTP method changes something."""
+        found = self.operations.get(operation)
+        return found is None or found.method not in CHANGING_METHODS
 
     def usual_of(self, name: str) -> tuple[float, bool]:
         """Timeout in seconds, and whether a call is idempotent, of an operation where the call states neither.

@@ -20,7 +20,7 @@ from goplugins import (
     serve,
 )
 from tests.processes import in_child, run
-from tests.servers import RawServer, ok
+from tests.servers import RawServer, http_reply, ok
 from tests.timing import until
 
 CACHE = {"ttl": "1m", "stale_if_error": "1h"}
@@ -297,3 +297,39 @@ def test_a_hit_needs_no_connection(shop):
         server.close()
         assert manager.execute("shop", "pen") == Price("pen", [])
     assert len(calls) == 1
+
+
+OPERATIONS = {
+    "get": {"path": "/items/{id}"},
+    "head": {"method": "HEAD", "path": "/items/{id}"},
+    "put": {"method": "PUT", "path": "/items/{id}"},
+    "delete": {"method": "DELETE", "path": "/items/{id}"},
+    "post": {"method": "POST", "path": "/items", "idempotent": True},
+    "patch": {"method": "PATCH", "path": "/items/{id}", "idempotent": True},
+}
+
+
+@pytest.mark.parametrize("form", ["plugin", "group", "endpoints"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_cache_answers_no_rest_call_that_changes_something(name, form, caplog):
+    """The second of two equal calls may have to undo what another one has done between them."""
+
+    def answer(peer):
+        while (request := peer.read_request()) is not None:
+            peer.send(http_reply("" if request.method == "HEAD" else {"id": 1}))
+
+    with RawServer(answer) as server, Manager() as manager:
+        plugin = {"name": "shop", "transport": "http", "endpoint": server.url, "operations": OPERATIONS}
+        config = {"plugins": [{**plugin, "cache": CACHE}]}
+        if form == "group":
+            config = {
+                "plugins": [{**plugin, "name": "one"}],
+                "load_balancers": [{"name": "shop", "members": ["one"], "cache": CACHE}],
+            }
+        if form == "endpoints":
+            config["plugins"][0]["endpoints"] = [config["plugins"][0].pop("endpoint")]
+        manager.load_from_config(config)
+        assert form == "group" or "idempotent" not in caplog.text  # members may be added to a group later
+        calls = [{"id": 1}, {"id": 2}, {"id": 1}]
+        assert len({str(manager.execute("shop", call, operation=name)) for call in calls}) == 1
+        assert len(server.requests) == (2 if name in {"get", "head"} else 3)
