@@ -522,3 +522,31 @@ def test_a_fallback_that_fails_again_later_is_logged_again(caplog):
     texts = [text for _, text in messages(caplog)]
     assert sum("failed, too" in text for text in texts) == 2
     assert sum("answers instead" in text for text in texts) == 1
+
+
+@pytest.mark.parametrize(("took", "stored"), [(0.9, True), (1.0, False), (1.5, False)])
+def test_an_answer_that_was_converted_after_the_deadline_is_returned_and_not_copied_into_the_cache(took, stored):
+    plugin = Plugin(cache=CACHE)
+    copied = []
+
+    class Answer:
+        """What the conversion of a reply returns: its copy for the cache is recorded."""
+
+        def __deepcopy__(self, memo):
+            copied.append(self)
+            return self
+
+        def __reduce_ex__(self, protocol):
+            copied.append(self)
+            return (str, ("copy",))
+
+    def convert(call):
+        plugin.clock.advance(took)
+        return Answer()
+
+    plugin.script = [convert, convert]
+    answer, _ = plugin.ask(timeout=1.0)
+    assert isinstance(answer, Answer)
+    assert bool(copied) is stored
+    assert plugin.ask(timeout=1.0)[1] == ("cache" if stored else "plugin")
+    assert len(plugin.calls) == (1 if stored else 2)
