@@ -39,6 +39,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import FORK_MARK, renew_after_fork
+from goplugins.runtime.text import counted
 from goplugins.transports.adapter import as_sender
 from goplugins.transports.interface import Sender
 from goplugins.transports.json_codec import codec_for
@@ -324,7 +325,9 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
         """The group's name and members, without contacting them."""
         with self._dispatcher.lock:
             names = list(self._dispatcher.table.states)
-        return PluginInfo(self.name, description=f"{len(names)} members, {self.config.strategy}", capabilities=names)
+        return PluginInfo(
+            self.name, description=f"{counted(len(names), 'member')}, {self.config.strategy}", capabilities=names
+        )
 
     def health(self, timeout: float) -> HealthStatus:
         """The group's health from its members'; checks those whose health is unknown. Never raises."""

@@ -29,6 +29,7 @@ from goplugins.runtime.call import Call
 from goplugins.runtime.cancellation import AttemptCancelledError
 from goplugins.runtime.clock import Clock, Waiter
 from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.text import counted
 
 logger = logging.getLogger("goplugins.balancing")
 
@@ -346,8 +347,8 @@ class MemberDispatcher:
             if isinstance(transition, Ejection):
                 member, seconds, ejections, failures, reason = transition
                 event = MemberEjected(group, at, member, seconds, ejections, reason)
-                text = "%s: member %s ejected for %g s after %d failures in a row; last error: %s"
-                logger.warning(text, group, member, seconds, failures, reason)
+                text = "%s: member %s ejected for %g s after %s in a row; last error: %s"
+                logger.warning(text, group, member, seconds, counted(failures, "failure"), reason)
             else:
                 event = MemberReturned(group, at, transition.member)
                 logger.info("%s: member %s is healthy again and takes calls", group, transition.member)

@@ -16,6 +16,7 @@ from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, P
 from goplugins.models.explanation import GroupExplanation, MemberExplanation  # noqa: F401 - see _moved_modules.py
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
+from goplugins.runtime.text import counted
 
 Refusals = Mapping[MemberState, PluginError]
 """Members that have refused this call before sending it, with their errors."""
@@ -143,7 +144,7 @@ def _describe(state: MemberState, condition: Condition, now: float) -> tuple[str
     if condition is Condition.OFFLINE:
         return str(condition), *_describe_offline(state.member)
     if condition is Condition.EJECTED:
-        reason = f"ejection {state.ejections} in a row, after {state.failures} failures in a row"
+        reason = f"ejection {state.ejections} in a row, after {counted(state.failures, 'failure')} in a row"
     elif condition is Condition.PROBING:
         reason = "a call in flight probes it"
     elif isinstance(state.member, NamedMember) and state.member.plugin is None:
@@ -210,9 +211,9 @@ def group_health(states: Sequence[MemberState], checked: Mapping[str, PluginStat
     if len(out) == len(enabled):
         return HealthStatus(PluginStatus.OFFLINE, f"no member takes calls: {text}", now)
     if names:
-        return HealthStatus(PluginStatus.DEGRADED, f"{len(names)} of {len(enabled)} members: {text}", now)
+        return HealthStatus(PluginStatus.DEGRADED, f"{len(names)} of {counted(len(enabled), 'member')}: {text}", now)
     if any(state.timed or status[state] is PluginStatus.HEALTHY for state in enabled):
-        return HealthStatus(PluginStatus.HEALTHY, f"{len(enabled)} members", now)
+        return HealthStatus(PluginStatus.HEALTHY, counted(len(enabled), "member"), now)
     return HealthStatus(PluginStatus.UNKNOWN, "no member has been checked or called yet", now)
 
 
@@ -271,7 +272,8 @@ def _refusal_text(
     reasons: Mapping[str, int], count: int, retry_after: float | None, failed: MemberState | None, now: float
 ) -> str:
     kinds = ", ".join([f"{number} {kind}" for kind, number in reasons.items()])
-    text = f"none of {count} members can take the call: {kinds}"
+    who = "the only member can't" if count == 1 else f"none of {count} members can"
+    text = f"{who} take the call: {kinds}"
     if retry_after is not None:
         text += f"; next try in {retry_after:.3f} s"
     if failed is not None:

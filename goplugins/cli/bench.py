@@ -18,7 +18,7 @@ from goplugins.contrib._commands import request_of
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.models.metrics import Latencies, PluginMetrics
 from goplugins.runtime.clock import SYSTEM_CLOCK, Event
-from goplugins.runtime.text import printable
+from goplugins.runtime.text import counted, printable
 
 if TYPE_CHECKING:
     from goplugins.manager.manager import Manager
@@ -165,10 +165,10 @@ def _progress(name: str, seconds: float) -> Iterator[Any]:
 def _write(name: str, result: Result) -> None:
     answered = result.calls - result.failed
     failed = f", {result.failed} failed ({share(result.failed / result.calls)})" if result.failed else ""
-    callers = "1 caller" if result.concurrency == 1 else f"{result.concurrency} callers"
+    callers = counted(result.concurrency, "caller")
     sys.stdout.write(
         f"{printable(name)}: {amount(answered / result.seconds)} answers/s; "
-        f"{result.calls} calls in {result.seconds:.1f} s by {callers}{failed}\n\n"
+        f"{counted(result.calls, 'call')} in {result.seconds:.1f} s by {callers}{failed}\n\n"
     )
     columns: tuple[Column, ...] = tuple((f"p{each}", True) for each in _PERCENTILES)
     found = result.latencies

@@ -16,6 +16,7 @@ from goplugins.config.manager import FurtherCheck, Source, load
 from goplugins.config.problems import Path as FieldPath, path_text
 from goplugins.config.schema import UNSET, as_mapping, fields_of, plain
 from goplugins.discovery import DiscoveredPlugin, Discovery, DiscoveryReport
+from goplugins.runtime.text import counted
 
 __all__ = ["Origins", "load_with_origins"]
 
@@ -54,7 +55,7 @@ class Origins(Mapping[str, str]):
         return len(self._origins)
 
     def __repr__(self) -> str:
-        return f"<Origins of {len(self)} settings>"
+        return f"<Origins of {counted(len(self), 'setting')}>"
 
 
 def load_with_origins(

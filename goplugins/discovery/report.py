@@ -9,6 +9,7 @@ import attrs
 
 from goplugins.config import ManagerConfig, PluginConfig
 from goplugins.discovery.manifest import PluginManifest
+from goplugins.runtime.text import counted
 
 logger = logging.getLogger("goplugins.discovery")
 
@@ -76,7 +77,8 @@ class DiscoveryReport:
         """Logs a warning for each problem, and a line with the plugins that were found."""
         for problem in self.problems:
             logger.warning("%s: %s", "unchanged" if problem.kept else "left out", problem)
-        logger.info("discovered %d plugins: %s", len(self.found), ", ".join(map(str, self.found.values())) or "none")
+        found = ", ".join(map(str, self.found.values())) or "none"
+        logger.info("discovered %s: %s", counted(len(self.found), "plugin"), found)
 
     def __str__(self) -> str:
         lines = [f"+ {plugin}" for plugin in self.found.values()] + [f"! {problem}" for problem in self.problems]

@@ -10,6 +10,7 @@ from goplugins.enums import PluginStatus
 from goplugins.errors import PluginError, Replay, Verdict
 from goplugins.models.results import HealthStatus
 from goplugins.resilience.call_counts import Counts
+from goplugins.runtime.text import counted
 
 _GOOD = (PluginStatus.HEALTHY, PluginStatus.DEGRADED)
 _BAD = (PluginStatus.UNHEALTHY, PluginStatus.OFFLINE)
@@ -76,7 +77,9 @@ class HealthRecord:
         failed = attrs.evolve(result, status=PluginStatus.UNHEALTHY)
         # A failure never improves an OFFLINE status, whether checks or calls had set it.
         if self.failures >= limit or self.status.status is PluginStatus.OFFLINE:
-            message = f"{self.failures} failed checks in a row; the last: {result.message or 'no reason given'}"
+            message = (
+                f"{counted(self.failures, 'failed check')} in a row; the last: {result.message or 'no reason given'}"
+            )
             failed = attrs.evolve(failed, status=PluginStatus.OFFLINE, message=message)
         if answered and self.failures > 1 and not result.reported:  # the first failure shows at once
             self._before_calls, failed = failed, _degraded(failed)
@@ -131,7 +134,7 @@ class HealthRecord:
         worst = PluginStatus.OFFLINE if checked else PluginStatus.UNKNOWN
         if self.unreached >= limit and self.status.status not in (PluginStatus.OFFLINE, worst):
             self._before_calls = self._before_calls or self.status
-            message = f"{self.unreached} calls in a row did not reach it; the last: {error}"
+            message = f"{counted(self.unreached, 'call')} in a row did not reach it; the last: {error}"
             self._show(attrs.evolve(self.status, status=worst, message=message, reported=False))
 
     # --- other sources -----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from goplugins.pipeline.unguarded import UnguardedPlugin
 from goplugins.runtime.call import Codec
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import FORK_MARK, renew_after_fork
+from goplugins.runtime.text import counted
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import PluginFactory
 from goplugins.transports.json_codec import codec_for
@@ -335,7 +336,7 @@ class Manager(CallMethods[Req, Resp]):
         self.shutdown(0.0 if isinstance(raised[1], KeyboardInterrupt) else 30.0)  # Ctrl-C waits for no call
 
     def __repr__(self) -> str:
-        state = "closed" if self._registry.closed else f"{len(self._registry.plugins)} plugins"
+        state = "closed" if self._registry.closed else counted(len(self._registry.plugins), "plugin")
         return f"<Manager: {state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from goplugins.observability.event_stream import publish
 from goplugins.observability.events import ReloadFinished
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock
+from goplugins.runtime.text import counted
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.watched_files import WatchedFiles
 
@@ -166,7 +167,7 @@ class ConfigLoader:
         self._accept(loaded, source)  # before the plugins are announced: it attaches those who listen
         self._lifecycle.watch(plugins)
         self._lifecycle.maintenance.check_host()  # before a call in a server's master can do harm
-        logger.info("loaded %d plugins from %s", len(plugins), _name_of(source))
+        logger.info("loaded %s from %s", counted(len(plugins), "plugin"), _name_of(source))
 
     def _accept(self, loaded: Loaded, source: ConfigSource) -> None:
         """Applies all but the plugins of a configuration, which is the running one from now on."""

@@ -10,6 +10,7 @@ from goplugins.models.explanation import Explanation, GroupExplanation
 from goplugins.models.results import HealthStatus
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.history import Minute, Rate
+from goplugins.runtime.text import counted
 
 SEVERITIES = ("down", "degraded", "unknown", "healthy", "off")
 """The worst first. "off" is a plugin with ``enabled: false``."""
@@ -89,8 +90,10 @@ def _of_group(explanation: Explanation, group: GroupExplanation) -> Standing:
         return attrs.evolve(found, word="no member", why=why)
     if group.panic:
         why = "too few members are healthy: calls go to all of them, whatever their health (panic mode)"
-        return attrs.evolve(found, word=f"{eligible} of {total} members", why=why)
-    return attrs.evolve(found, word=f"{eligible} of {total} members", why=", ".join(out[:3])) if out else found
+        return attrs.evolve(found, word=f"{eligible} of {counted(total, 'member')}", why=why)
+    return (
+        attrs.evolve(found, word=f"{eligible} of {counted(total, 'member')}", why=", ".join(out[:3])) if out else found
+    )
 
 
 def _of_plugin(explanation: Explanation) -> Standing:

@@ -83,7 +83,8 @@ class GroupExplanation:
 
     def __str__(self) -> str:
         able = sum(member.eligible for member in self.members)
-        head = f"{self.name} ({self.strategy}): {able} of {len(self.members)} members are eligible"
+        members = "1 member is" if len(self.members) == 1 else f"{len(self.members)} members are"
+        head = f"{self.name} ({self.strategy}): {able} of {members} eligible"
         if self.panic and able:
             head += "; too few are healthy, so ejection and health are ignored (panic)"
         if self.members and not able:

@@ -166,7 +166,7 @@ class Subscription:
             with self._lock:
                 self._dropped += 1
             if self._throttle.count() is not None:
-                logger.warning("listener %r is too slow: %d events dropped so far", self.listener, self._dropped)
+                logger.warning("listener %r is too slow; events dropped so far: %d", self.listener, self._dropped)
             return
         self._events.put(event)
         if self._thread is None:

@@ -10,6 +10,7 @@ import attrs
 from goplugins.config.diff import PluginDiff
 from goplugins.enums import ReloadStrategy
 from goplugins.errors import ConfigError, PluginError
+from goplugins.runtime.text import counted
 
 __all__ = ["PluginOutcome", "ReloadAction", "ReloadReport", "on_one_line"]
 
@@ -56,7 +57,7 @@ class PluginOutcome:
     def __str__(self) -> str:
         text = f"{self.name}: {self.action}"
         if self.drained:
-            text += f", {self.drained} calls drained in {self.drain_time:.3f} s"
+            text += f", {counted(self.drained, 'call')} drained in {self.drain_time:.3f} s"
         if self.left_behind:
             text += f", {self.left_behind} left behind"
         if self.disabled:
@@ -120,7 +121,7 @@ class ReloadReport:
     def __str__(self) -> str:
         how = "dry run" if self.dry_run else f"done in {self.elapsed:.3f} s"
         changed = [str(outcome) for outcome in self.plugins if outcome.action is not ReloadAction.KEPT]
-        lines = [f"{self.strategy} reload, {how}: {len(changed)} of {len(self.plugins)} plugins"]
+        lines = [f"{self.strategy} reload, {how}: {len(changed)} of {counted(len(self.plugins), 'plugin')}"]
         return "\n".join(lines + [f"  {line}" for line in changed])
 
 

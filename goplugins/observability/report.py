@@ -8,6 +8,7 @@ import attrs
 
 from goplugins.models.metrics import ManagerMetrics, PluginMetrics, bounds_of
 from goplugins.observability.error_kinds import kind_of_code
+from goplugins.runtime.text import counted
 
 __all__ = ["GlobalMetrics", "ObservabilityReport", "PluginMetricsReport"]
 
@@ -141,7 +142,7 @@ class ObservabilityReport:
             for row in rows
         )
         total = self.total
-        head = f"{total.total_requests} calls in {self.uptime:.0f} s, {total.total_errors} failed"
+        head = f"{counted(total.total_requests, 'call')} in {self.uptime:.0f} s, {total.total_errors} failed"
         return "\n".join([f"{head}, {total.active_requests} in flight", *lines])
 
 

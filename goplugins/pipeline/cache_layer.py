@@ -15,6 +15,7 @@ from goplugins.resilience.fallback import could_not_serve
 from goplugins.runtime.call import Call
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.fork import create_lock
+from goplugins.runtime.text import counted
 
 logger = logging.getLogger("goplugins.plugin")
 
@@ -163,8 +164,8 @@ class CacheLayer:
 
     def _record_answer(self) -> None:
         if self._outage.since is not None and (over := self._outage.end()) is not None:
-            text = "%s: answers again; the cache answered %d calls in %.1f s"
-            logger.info(text, self._shared.name, *over)
+            text = "%s: answers again; the cache answered %s in %.1f s"
+            logger.info(text, self._shared.name, counted(over[0], "call"), over[1])
 
     def _entry(self, call: Call, value: Any) -> CacheEntry | None:
         if call.deadline.remaining() <= 0:  # to copy a large answer would keep its caller even longer

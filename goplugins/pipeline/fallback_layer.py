@@ -11,6 +11,7 @@ from goplugins.pipeline.attempts import Run, Shared
 from goplugins.pipeline.cache_layer import Outages
 from goplugins.resilience.fallback import Fallback, could_not_serve, deadline_less_reserve
 from goplugins.runtime.call import Call
+from goplugins.runtime.text import counted
 
 logger = logging.getLogger("goplugins.plugin")
 
@@ -98,5 +99,5 @@ class FallbackLayer:
     def _record_recovery(self) -> None:
         self._failing.end()
         if (over := self._outage.end()) is not None:
-            text = "%s: answers again; its fallback answered %d calls in %.1f s"
-            logger.info(text, self._shared.name, *over)
+            text = "%s: answers again; its fallback answered %s in %.1f s"
+            logger.info(text, self._shared.name, counted(over[0], "call"), over[1])

@@ -36,6 +36,7 @@ from goplugins.runtime.callbacks import Subscribers
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.fork import create_lock
 from goplugins.runtime.scheduler import get_scheduler
+from goplugins.runtime.text import counted
 from goplugins.runtime.workers import WorkerPool
 from goplugins.transports.interface import Sender
 
@@ -423,7 +424,7 @@ class GuardedPlugin:
         if tokens is not None and tokens < 1 and not resolved(pipeline.config.rate_limit).max_wait:
             return "its rate limiter has no token"
         if pipeline.bulkhead is not None and pipeline.bulkhead.is_full:
-            return f"its bulkhead is full: {pipeline.bulkhead.in_use} calls at once"
+            return f"its bulkhead is full: {counted(pipeline.bulkhead.in_use, 'call')} at once"
         if group is not None and not any(member.eligible for member in group.members):
             return "none of its members does" if group.members else group.resolution or "it has no members"
         return ""

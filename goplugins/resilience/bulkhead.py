@@ -16,6 +16,7 @@ from goplugins.runtime.counter import Counter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import create_lock, register_forkable
 from goplugins.runtime.slots import SlotSet
+from goplugins.runtime.text import counted
 
 # Seconds between two checks for a slot that an interrupt has freed: a finaliser may take no lock, so it can't hand the
 # slot over. Slots that are released are handed over at once.
@@ -232,7 +233,7 @@ max_waiting is 0
         self._refused.add()
         limit = self._limit
         return BulkheadFullError(
-            f"its limit of {limit} calls at once is reached, and {reason}",
+            f"its limit of {counted(limit, 'call')} at once is reached, and {reason}",
             plugin=self.name or None,
             details={"limit": limit, "in_use": self.in_use, "waiting": self.waiting},
         )

@@ -8,6 +8,7 @@ from goplugins.errors import PluginClosedError, RateLimitExceededError
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock, Waitable, Waiter
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.fork import create_lock, register_forkable
+from goplugins.runtime.text import counted
 
 # After a wait of exactly retry_after there must be a token, although the sum of two floats may be slightly below 1.
 _WHOLE = 1.0 - 1e-9
@@ -232,7 +233,7 @@ class RateLimiter:
 
     def _refusal(self, wait: float) -> RateLimitExceededError:
         return RateLimitExceededError(
-            f"rate limit of {self._rate:g} calls per second reached, a token is free in {wait:.3f} s",
+            f"rate limit of {counted(float(self._rate), 'call')} per second reached, a token is free in {wait:.3f} s",
             plugin=self.name or None,
             retry_after=wait,
         )

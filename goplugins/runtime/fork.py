@@ -234,7 +234,7 @@ def _close_inherited() -> None:
     try:
         null = os.open(os.devnull, os.O_RDWR)
     except OSError:
-        logger.warning("%d connections of the parent process stay open in this one", len(left))
+        logger.warning("connections of the parent process that stay open in this one: %d", len(left))
         return
     for descriptor in left:
         # The number stays taken: an object in a frame that will never run again may yet close it.

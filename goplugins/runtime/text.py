@@ -33,6 +33,15 @@ def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + CUT
 
 
+def counted(count: float, noun: str) -> str:
+    """The count with the noun, in the singular for one.
+
+    >>> counted(1, "failed check"), counted(2, "failed check"), counted(2.50, "call")
+    ('1 failed check', '2 failed checks', '2.5 calls')
+    """
+    return f"{count:{'' if isinstance(count, int) else 'g'}} {noun}{'' if count == 1 else 's'}"
+
+
 def from_outside(text: str | bytes, limit: int) -> str:
     r"""A remote text where it becomes an error, a health status or a log line: one line of bounded length.
 

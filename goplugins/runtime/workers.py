@@ -23,6 +23,7 @@ from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler, run_on_scheduler
 from goplugins.runtime.server_master import in_master
 from goplugins.runtime.slots import SlotSet
+from goplugins.runtime.text import counted
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -214,8 +215,10 @@ class WorkerPool(Executor):
         if self._inline and state.mark in _serving.get():
             return "inline"
         if len(state.tasks) >= self.max_queued:
+            busy = "its worker is busy" if self.max_workers == 1 else f"all {self.max_workers} workers are busy"
+            waiting = f"{counted(self.max_queued, 'task')} {'waits' if self.max_queued == 1 else 'wait'}"
             raise SaturatedError(
-                f"{state.name}: all {self.max_workers} workers are busy and {self.max_queued} tasks wait already",
+                f"{state.name}: {busy} and {waiting} already",
                 details={"max_workers": self.max_workers, "max_queued": self.max_queued},
             )
         state.tasks.append(task)

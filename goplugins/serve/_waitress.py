@@ -167,8 +167,9 @@ class _QueueLogger:
 
     def warning(self, _text: str, waiting: int) -> None:
         if count := self._throttle.count():
-            text = "%d %s had to wait: all %d threads were busy, with %d waiting at the last one"
-            _logger.warning(text, count, self._what, self._threads, waiting)
+            text = "%d %s had to wait: %s busy, with %d waiting at the last one"
+            busy = "its thread was" if self._threads == 1 else f"all {self._threads} threads were"
+            _logger.warning(text, count, self._what, busy, waiting)
 
 
 class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from goplugins.config import ChaosConfig
 from goplugins.errors import InvalidArgumentError
+from goplugins.runtime.text import counted
 from goplugins.transports.chaos import ChaosSender
 from goplugins.transports.interface import Sender
 
@@ -78,7 +79,10 @@ class Injection:
         plugin.replace_sender(_without_ended)
         counts = ", ".join(f"{count} x {fault}" for fault, count in layer.counts.items() if count)
         logger.warning(
-            "plugin %r: fault injection ends: %s in %d attempts", self._name, counts or "no fault", layer.attempts
+            "plugin %r: fault injection ends: %s in %s",
+            self._name,
+            counts or "no fault",
+            counted(layer.attempts, "attempt"),
         )
         if self._manager._registry.plugins.get(self._name) is not plugin:
             logger.warning("plugin %r was replaced or removed during the block: later calls had no faults", self._name)

@@ -9,7 +9,7 @@ from typing import Any
 from goplugins.errors import BadReplyError, PluginExecutionError, Replay, ReplyMismatchError, TruncatedReplyError
 from goplugins.json_text import EMPTY, NotJSONError, read_json
 from goplugins.runtime.call import Call
-from goplugins.runtime.text import cut, from_outside
+from goplugins.runtime.text import counted, cut, from_outside
 
 MAX_ERROR_TEXT = 4096
 """Characters that are kept of a plugin's own error text, which appears in messages and logs."""
@@ -57,7 +57,9 @@ def _broken(exc: NotJSONError, body: bytes, whole: bool) -> BadReplyError:
     if not exc.ended:
         return BadReplyError(f"the reply is not JSON: {exc}")
     empty = exc.reason == EMPTY
-    error = TruncatedReplyError("the reply is empty" if empty else f"its JSON ends too early, after {len(body)} bytes")
+    error = TruncatedReplyError(
+        "the reply is empty" if empty else f"its JSON ends too early, after {counted(len(body), 'byte')}"
+    )
     if whole:  # a retry would return the same broken text
         error.retryable, error.replay = False, Replay.NEVER
     return error

@@ -20,6 +20,7 @@ from goplugins.errors import (
 from goplugins.runtime.clock import Clock
 from goplugins.runtime.deadline import Deadline
 from goplugins.runtime.polling import create_poll
+from goplugins.runtime.text import counted
 
 _CHUNK = 65536
 """Bytes per read; for much larger ones the allocator requests memory from the system each time."""
@@ -305,4 +306,6 @@ class LineChannel:
             return ConnectionLostError(f"the plugin closed the connection before it replied{reason}", replay=replay)
         if exc is not None and not isinstance(exc, BrokenPipeError):
             return ConnectionLostError(f"the connection broke in the middle of the reply{reason}")
-        return TruncatedReplyError(f"the reply ended too early, after {self.received} bytes without a line break")
+        return TruncatedReplyError(
+            f"the reply ended too early, after {counted(self.received, 'byte')} without a line break"
+        )

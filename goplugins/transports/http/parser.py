@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from goplugins.errors import BadReplyError, PluginError, ReplyTooLargeError, TruncatedReplyError
-from goplugins.runtime.text import cut
+from goplugins.runtime.text import counted, cut
 from goplugins.transports.http import body as reply_body
 from goplugins.transports.http.engine import Headers, HTTPReply
 
@@ -300,11 +300,13 @@ class ReplyParser:
         if not source.received:
             raise EOFError
         if not self._status:
-            raise TruncatedReplyError(f"the reply ended within its head, after {source.received} bytes")
+            raise TruncatedReplyError(f"the reply ended within its head, after {counted(source.received, 'byte')}")
         if self._status < 200:
             raise BadReplyError(f"the reply is an interim one only (status {self._status})")
         if self._status < _ERRORS and (b"content-length" in headers or b"transfer-encoding" in headers):
-            raise TruncatedReplyError(f"the reply ended too early, after {source.received} bytes with its head")
+            raise TruncatedReplyError(
+                f"the reply ended too early, after {counted(source.received, 'byte')} with its head"
+            )
         self._done = True
 
     def break_cycles(self) -> None:

@@ -239,7 +239,7 @@ def test_waiting_for_a_thread_counts_against_the_deadline(caplog: pytest.LogCapt
         release.set()
         assert read_answer(first)[0] == 200
         assert read_answer(second)[0] == 504
-    assert caplog.messages == ["1 request(s) had to wait: all 1 threads were busy, with 1 waiting at the last one"]
+    assert caplog.messages == ["1 request(s) had to wait: its thread was busy, with 1 waiting at the last one"]
 
 
 def test_no_reply_waits_for_a_delayed_acknowledgement(server: serve.RunningServer) -> None:

@@ -109,7 +109,7 @@ def test_an_offline_member_shows_its_last_and_next_health_check() -> None:
     group.clock.advance(4)
     line = line_of(group, "a")
     assert line.startswith(
-        "a: offline (until a successful health check; last check: 1 failed checks in a row; the last: "
+        "a: offline (until a successful health check; last check: 1 failed check in a row; the last: "
     )
     assert "connection refused" in line
     assert "next try in 7.0 s" in line  # 10 s and the jitter, less 4

@@ -120,7 +120,7 @@ def test_a_rejection_has_its_reason(fields, seconds, reason):
     for number in (1, 2):
         with pytest.raises(BulkheadFullError) as caught:
             bulkhead.acquire()
-        assert caught.value.message == f"its limit of 1 calls at once is reached, and {reason}"
+        assert caught.value.message == f"its limit of 1 call at once is reached, and {reason}"
         assert caught.value.plugin is None
         assert bulkhead.refused == number
     assert bulkhead.clock.monotonic() == 2 * seconds

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -76,4 +78,39 @@ def test_messages_of_transports_cut_texts_by_cut_only() -> None:
         for node in ast.walk(text)
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and node.slice.upper is not None
     ]
-    assert [each for each in found if "[:1]" not in each] == []
+    assert [each for each in found if "[:1]" not in each and ": list(" not in each] == []
+
+
+NOUNS = "calls|members|plugins|failures|checks|problems|attempts|workers|tasks|events|connections|threads|settings"
+PLURALS = re.compile(rf" ?(?:[a-z]+ )?(?:{NOUNS})\b")
+NEVER_ONE = {
+    "attempts in": "only with more than one attempt",
+    "problems": "a single problem is raised itself",
+    "connections have a call in flight": "a constant",
+    "calls wait for one": "a constant",
+    "calls/s": "a rate",
+    "members can": "with one member it is another text",
+    "members are": "with one member it is another text",
+    "workers are busy": "with one worker it is another text",
+    "threads were": "with one thread it is another text",
+    "workers": "the doctor warns of several workers",
+    "threads wait for the clock": "an argument of the test",
+}
+
+
+def test_counts_in_messages_have_a_singular() -> None:
+    found = set()
+    for path in Path(goplugins.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            texts = []
+            if isinstance(node, ast.JoinedStr):
+                texts = [
+                    str(text.value)
+                    for value, text in pairwise(node.values)
+                    if isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)
+                ]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts = node.value.split("%d")[1:]
+            found |= {f"{path.name}:{node.lineno}:{text}" for text in texts if text[:1] == " " and PLURALS.match(text)}
+    wrong = [each for each in found if not any(f" {allowed}" in each for allowed in NEVER_ONE)]
+    assert sorted(wrong) == []

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 from goplugins.errors import BadReplyError, PluginError, ReplyTypeError
 from goplugins.models.results import Page
 from goplugins.runtime.call import Call
-from goplugins.runtime.text import from_outside
+from goplugins.runtime.text import cut, from_outside
 from goplugins.transports.envelope import parse_value
 from goplugins.transports.http.engine import HTTPReply
 from goplugins.transports.http.reply import error_of_status, failure_text, fields_of, location_of
@@ -120,9 +120,9 @@ def _decoded(body: bytes, charset: str) -> str:
     try:
         return body.decode(charset)
     except LookupError:
-        raise BadReplyError(f"the reply's charset {charset[:40]!r} is not known") from None
+        raise BadReplyError(f"the reply's charset {cut(charset, 40)!r} is not known") from None
     except UnicodeDecodeError as exc:
-        raise BadReplyError(f"the reply is not {charset[:40]}: byte {exc.start} can't be read") from None
+        raise BadReplyError(f"the reply is not {cut(charset, 40)}: byte {exc.start} can't be read") from None
 
 
 def pointed(value: Any, pointer: str, field: str) -> Any:
