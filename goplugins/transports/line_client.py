@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +30,9 @@ from goplugins.transports.reconnect import ExchangeConnection, Exchanges
 
 _INFO_TIMEOUT = 5.0
 """Seconds."""
+
+_REFUSED = "unauthenticated"
+"""The ``error_kind`` of a reply to a line whose credentials are not accepted."""
 
 C = TypeVar("C", bound=ExchangeConnection)
 
@@ -166,11 +169,11 @@ class LineClient(Sender, Generic[C]):
                 # A server that serves one connection after the other would have one more to accept for each check.
                 return HealthStatus(message="every connection is in use", reported=False)
             return check_connection(self.pool, deadline)
-        return self._ask(self.pool.acquire_free(deadline), deadline)
+        return self._ask(deadline)
 
-    def _ask(self, lease: Lease[C], deadline: Deadline) -> HealthStatus:
+    def _ask(self, deadline: Deadline) -> HealthStatus:
         """What the plugin replies to a health request."""
-        reply = self._request("health", lease, deadline)
+        reply = self._request("health", self.pool.acquire_free, deadline)
         success = reply["success"]
         data = reply.get("data")
         fields = data if isinstance(data, dict) else {}
@@ -199,7 +202,7 @@ class LineClient(Sender, Generic[C]):
         configured = self._configured_info
         deadline = Deadline.after(_INFO_TIMEOUT, self._clock)
         try:
-            reply = self._request("info", self.pool.acquire(deadline), deadline)
+            reply = self._request("info", self.pool.acquire, deadline)
             if not reply["success"]:
                 raise reply_error(reply, self._error)
             data = reply.get("data")
@@ -213,11 +216,22 @@ class LineClient(Sender, Generic[C]):
         except PluginError:
             return None
 
-    def _request(self, kind: str, lease: Lease[C], deadline: Deadline) -> dict[str, Any]:
+    def _request(self, kind: str, acquire: Callable[[Deadline], Lease[C]], deadline: Deadline) -> dict[str, Any]:
         """A request about the plugin itself, which can be repeated."""
+        authorizer = self._authorizer
+        if authorizer is None:
+            return self._exchange_about(kind, acquire(deadline), deadline, self._lines)
+        used = authorizer.authorized(deadline)
+        reply = self._exchange_about(kind, acquire(deadline), deadline, used.writer)
+        if reply.get("error_kind") == _REFUSED and (renewed := authorizer.renewed(used, deadline)) is not None:
+            reply = self._exchange_about(kind, acquire(deadline), deadline, renewed.writer)
+        if reply.get("error_kind") != _REFUSED:
+            authorizer.accepted()
+        return reply
+
+    def _exchange_about(self, kind: str, lease: Lease[C], deadline: Deadline, lines: RequestLines) -> dict[str, Any]:
         call = Call(None, codec_for(), deadline, uuid.uuid4().hex, idempotent=True)
         try:
-            lines = self._lines if self._authorizer is None else self._authorizer.authorized(deadline).writer
             line = lines.request(kind, call, deadline.remaining())
             self._credentials.remember(call.signed)
         except BaseException:

@@ -84,9 +84,9 @@ class ExecPlugin(LineClient[Handle]):
         """Starts the first process, which the first call will use: a program that can't start is found out now."""
         if not self._keeps_idle:
             return self._check(deadline)
-        lease = self.pool.acquire_free(deadline)
         if self._settings.health_kind == "message":
-            return self._ask(lease, deadline)
+            return self._ask(deadline)
+        lease = self.pool.acquire_free(deadline)
         started = False
         try:
             self._launcher.await_start(lease.connection.process, deadline)

@@ -32,6 +32,7 @@ from goplugins.errors import (
     missing_by_text,
 )
 from goplugins.runtime.text import from_outside
+from goplugins.transports.challenge import add_challenge
 from goplugins.transports.envelope import MAX_ERROR_TEXT
 from goplugins.transports.grpc.unary import Outcome
 
@@ -102,6 +103,9 @@ def translate(outcome: Outcome, attempt: Attempt, scrub: Callable[[str], str]) -
     if text:
         error.message = f"{error.message}: {text}"
     error.details["status"] = status
+    if isinstance(error, AuthenticationError):
+        found = (value for key, value in outcome.trailing if key == "www-authenticate" and isinstance(value, str))
+        add_challenge(error, next(found, None))
     _add_metadata(error, outcome.trailing, scrub)
     _apply_pushback(error, outcome.trailing)
     return error

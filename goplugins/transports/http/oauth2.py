@@ -20,6 +20,7 @@ from goplugins.errors import (
     ConfigError,
     PluginError,
     PluginThrottledError,
+    PluginTimeoutError,
     PluginUnavailableError,
     Replay,
     TokenRefusedError,
@@ -64,7 +65,8 @@ _FIXES = {
     "unsupported_grant_type": "the grant client_credentials is required",
 }
 
-_OWN_TEXTS = (("the call's deadline", "the limit of a request for a token"), ("the plugin", "the token endpoint"))
+_LIMIT = "the limit of a request for a token"
+_OWN_TEXTS = (("the call's deadline", _LIMIT), ("the plugin", "the token endpoint"))
 """Words of errors of the engine, which name the plugin, and what is meant here."""
 
 
@@ -191,6 +193,8 @@ class _TokenEndpoint:
         """Has an error of the exchange name the token endpoint. Nothing was sent to the plugin."""
         for text, meant in _OWN_TEXTS:
             error.message = error.message.replace(text, meant)
+        if isinstance(error, PluginTimeoutError) and _LIMIT not in error.message:
+            error.message = f"{error.message} ({_LIMIT})"
         error.message = f"no token from {self.url}: {error.message}"
         error.details["token_url"] = self.url
         if error.retryable:
@@ -198,7 +202,8 @@ class _TokenEndpoint:
 
     def _refusal(self, reply: HTTPReply, secret: str) -> PluginError:
         """The error for a reply whose status is not 2xx: RFC 6749, 5.2."""
-        secrets = secrets_of({}, secret, quote_plus(secret))
+        client, encoded = quote_plus(self._client.client_id), quote_plus(secret)
+        secrets = secrets_of({"Authorization": basic_credentials(client, encoded)}, secret, encoded)
         try:
             fields = parse_object(reply.body)
         except BadReplyError:

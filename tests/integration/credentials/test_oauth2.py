@@ -29,6 +29,7 @@ from goplugins.errors import (
     TokenRefusedError,
     UnexpectedRedirectError,
 )
+from goplugins.transports import token_source
 from tests.integration.credentials.conftest import CLIENT, SECRET, refusal
 from tests.servers import free_port, http_reply
 
@@ -204,6 +205,15 @@ def test_a_retry_survives_a_token_endpoint_that_fails_once(tokens, manage):
 
     tokens.reply = fail_once
     assert manage(retry={"max_retries": 2, "initial_interval": 0.01}).execute("p", None) == "ok"
+
+
+def test_a_request_for_a_token_has_a_limit_of_its_own(tokens, manage, monkeypatch):
+    monkeypatch.setattr(token_source, "REQUEST_TIMEOUT", 0.2)
+    tokens.reply = lambda peer, request: peer.hang()
+    text = r"no token from .*/token: timed out after 0\.2\d* s waiting .*\(the limit of a request for a token\)"
+    with pytest.raises(PluginTimeoutError, match=text) as caught:
+        manage().execute("p", None, timeout=10)
+    assert caught.value.elapsed < 5
 
 
 @pytest.mark.parametrize("calls", [1, 16])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from goplugins import Manager, OutgoingRequest
+from goplugins.enums import PluginStatus
 from goplugins.errors import (
     AuthenticationError,
     CredentialsProviderError,
@@ -91,6 +92,16 @@ def test_a_token_is_sent_and_replaced_once_when_refused(service, tokens, manage)
     assert len(tokens.asked) == 3
     assert "unknown token" in str(caught.value)
     assert "token-3" not in "".join(traceback.format_exception(caught.value)) + repr(caught.value.details)
+
+
+def test_a_health_check_replaces_a_refused_token(service, tokens, manage):
+    service.check_by_message()
+    manager = manage(**tokens.auth())
+    assert manager.execute("p", {"a": 1}, **service.operation) == "ok"
+    assert manager.control("p").check_health().status is PluginStatus.HEALTHY
+    service.refuse("token-1")
+    assert manager.control("p").check_health().status is PluginStatus.HEALTHY
+    assert len(tokens.asked) == 2
 
 
 def test_one_token_serves_all_threads(service, tokens, manage):
@@ -198,8 +209,7 @@ def test_a_function_that_is_not_there_is_an_error_of_the_configuration(service, 
 
 
 def test_health_checks_are_signed_and_scrubbed(service, manage):
-    if "operations" not in service.config:
-        service.config["health_check"] = {"enabled": False, "kind": "message"}
+    service.check_by_message()
     manager = manage(provider=PROVIDER)
     manager.execute("p", {"a": 1}, **service.operation)
     before = len(service.seen)

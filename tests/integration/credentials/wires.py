@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from goplugins.transports.grpc.messages import EXECUTE, HEALTH, messages
 from tests.integration.grpc.conftest import RawServer as GRPCServer, reply as grpc_reply
 from tests.integration.unix.conftest import line, ok as line_ok, read_line
 from tests.servers import Peer, RawServer, http_reply, ok as http_ok
@@ -85,9 +86,14 @@ class Service:
                 import grpc
 
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, f"unknown token {headers.get('authorization')}")
-            return grpc_reply(request, payload=b'"ok"')
+            return grpc_reply(request, payload=b'"ok"') if request else b""
 
-        self.server = GRPCServer(answer)
+        def health(request: bytes, context: Any) -> bytes:
+            answer(b"", context)
+            found: bytes = messages().HealthResponse(status="healthy").SerializeToString()
+            return found
+
+        self.server = GRPCServer({EXECUTE: answer, HEALTH: health})
         return {"transport": "grpc", "endpoint": self.server.address}
 
     def _unix(self) -> dict[str, Any]:
@@ -114,6 +120,11 @@ class Service:
     def operation(self) -> dict[str, Any]:
         """The keyword of a call."""
         return {"operation": "post"} if "operations" in self.config else {}
+
+    def check_by_message(self) -> None:
+        """Has health checks send a request."""
+        rest = "operations" in self.config
+        self.config["health_check"] = {"enabled": False, **({"endpoint": "/health"} if rest else {"kind": "message"})}
 
     def refuse(self, token: str) -> None:
         self.refused.add(token)
