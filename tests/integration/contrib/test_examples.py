@@ -14,6 +14,23 @@ pytestmark = pytest.mark.hosts
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 
 EXPECTED = {
+    "rest_client": [
+        "a product -> Product(sku='A-1', name='lamp 1', cents=1000)",
+        'its ETag -> "A-1-v1"',
+        "a product that does not exist -> None",
+        "the first attempt hangs -> Product(sku='A-2', name='lamp 2', cents=2000) (source: plugin, attempts: 2)",
+        "all pages -> A-1 A-2 A-3 A-4 A-5 A-6 A-7",
+        "-> Order(id=1, tenant='acme', sku='A-1') (source: plugin, attempts: 2)",
+        "orders in the service -> 1",
+        "HTTP 422 from POST /v1/orders: the request was refused: Invalid order: count must be at least 1",
+        "an empty path field -> InvalidArgumentError",
+        "a rate, at first HTTP 429 -> {'EUR': 1.08} (source: plugin, attempts: 2)",
+        "the rate again -> cache",
+        "the rate -> {'EUR': 1.08} (source: stale",
+        "another rate -> {'GBP': 1.0} (source: fallback",
+        "a product -> PluginConnectionError",
+        "a product -> CircuitBreakerOpenError",
+    ],
     "flask_app": [
         "GET /quote/ACME {'X-Request-ID': 'demo-1'} -> 200 {\"cents\":12345",
         '-> 422 {"error":"no such symbol: NOPE"}',
