@@ -14,7 +14,7 @@ import attrs
 
 from goplugins.cli._common import Column, has_rich, manager_of, new_command, write_table
 from goplugins.cli._figures import NONE, amount, duration, share
-from goplugins.contrib._commands import request_of
+from goplugins.contrib._commands import OPERATION_HELP, request_of
 from goplugins.errors import InvalidArgumentError, PluginError
 from goplugins.models.metrics import Latencies, PluginMetrics
 from goplugins.runtime.clock import SYSTEM_CLOCK, Event
@@ -95,6 +95,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--warmup", type=float, default=0.5, metavar="N", help="seconds of calls before it (default: 0.5)"
     )
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="concurrent callers (default: 1)")
+    parser.add_argument("--operation", metavar="NAME", help=OPERATION_HELP)
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="timeout of each call")
     parser.add_argument("--json", action="store_true", help="write JSON")
 
@@ -123,7 +124,7 @@ def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request:
     def work() -> None:
         while not stop.is_set():
             try:
-                manager.execute(name, request, timeout=arguments.timeout)
+                manager.execute(name, request, timeout=arguments.timeout, operation=arguments.operation)
             except PluginError:  # counted by the manager
                 SYSTEM_CLOCK.wait(stop, _PAUSE)
 

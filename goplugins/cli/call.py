@@ -17,6 +17,7 @@ def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = new_command(subparsers, "call", commands.CALL_HELP, _execute, config=True)
     parser.add_argument("name", metavar="NAME", help="name of the plugin or group")
     parser.add_argument("request", metavar="JSON", help="the request; - reads it from stdin")
+    parser.add_argument("--operation", metavar="NAME", help=commands.OPERATION_HELP)
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="timeout of the whole call")
     parser.add_argument("--header", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     parser.add_argument("--key", metavar="TEXT", help="key by which a consistent-hash group picks the member")
@@ -41,6 +42,7 @@ def _execute(arguments: argparse.Namespace) -> int:
                 arguments.idempotent,
                 key=arguments.key,
                 headers=headers,
+                operation=arguments.operation,
             )
         except (ConfigError, InvalidArgumentError, PluginNotFoundError):
             raise

@@ -70,6 +70,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--once", action="store_true", help="write one table and exit; the default if stdout is not a terminal"
     )
+    parser.add_argument("--operations", action="store_true", help="show the operations of each plugin, too")
     parser.set_defaults(execute=_execute)
 
 
@@ -85,26 +86,27 @@ def _execute(arguments: argparse.Namespace) -> int:
         frame = next_frame()
         if once:
             sys.stdout.write(f"{_headline(frame)}\n")
-            write_table(_COLUMNS, _rows(frame["plugins"]))
+            write_table(_COLUMNS, _rows(frame["plugins"], arguments.operations))
             return 0
         try:
-            _live(next_frame, frame, arguments.interval)
+            _live(next_frame, frame, arguments.interval, arguments.operations)
         except KeyboardInterrupt:
             return 0
     return 0
 
 
-def _live(next_frame: Callable[[], Frame], frame: Frame, interval: float) -> None:
+def _live(next_frame: Callable[[], Frame], frame: Frame, interval: float, operations: bool) -> None:
     from rich.live import Live
 
     never = Event()
-    with Live(_drawn(frame), screen=True, auto_refresh=False) as live:
+    with Live(_drawn(frame, operations), screen=True, auto_refresh=False) as live:
         while True:
             SYSTEM_CLOCK.wait(never, interval)
             try:
-                live.update(_drawn(next_frame()), refresh=True)
+                live.update(_drawn(next_frame(), operations), refresh=True)
             except PluginConnectionError as exc:
-                live.update(_drawn(frame, f"{exc.message}: the figures are not up to date"), refresh=True)
+                warning = f"{exc.message}: the figures are not up to date"
+                live.update(_drawn(frame, operations, warning), refresh=True)
 
 
 # --- frames --------------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def _by_url(url: str) -> Callable[[], Frame]:
         try:
             frame = json.loads(body)
             _headline(frame)
-            _rows(frame["plugins"])
+            _rows(frame["plugins"], operations=True)
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise InvalidArgumentError(f"{shown} is not a dashboard of this version of goplugins") from exc
         return frame  # type: ignore[no-any-return]
@@ -170,9 +172,40 @@ def _headline(frame: Frame) -> str:
     return f"{states}; {rates}, p95 {duration(summary['p95'])}, {summary['inFlight']} in flight"
 
 
-def _rows(records: Iterable[Mapping[str, Any]]) -> Sequence[Row]:
-    ordered = sorted(records, key=lambda each: (_ORDER.index(each["severity"]), each["name"]))
-    return [_row(record) for record in ordered]
+def _rows(records: Iterable[Mapping[str, Any]], operations: bool) -> Sequence[Row]:
+    rows = []
+    for record in sorted(records, key=lambda each: (_ORDER.index(each["severity"]), each["name"])):
+        rows.append(_row(record))
+        if operations:
+            rows += [_operation_row(each) for each in record.get("operations", ())]
+    return rows
+
+
+def _operation_row(record: Mapping[str, Any]) -> Row:
+    """An operation's row, below that of its plugin. Breaker and limits are the plugin's."""
+    return [
+        ("", ""),
+        (f"  {record['name']}", ""),
+        ("", ""),
+        ("", ""),
+        (amount(record["calls"]), ""),
+        ("", ""),
+        _failing(record, record["minute"]),
+        *_times(record),
+        ("", ""),
+        ("", ""),
+        (record["target"], "dim"),
+    ]
+
+
+def _failing(record: Mapping[str, Any], calls: float) -> tuple[str, str]:
+    failing = record["failing"] or 0.0
+    return share(failing) if calls else NONE, "bold red" if failing >= 0.1 else "yellow" if failing else "dim"
+
+
+def _times(record: Mapping[str, Any]) -> Row:
+    latency = record["latency"]
+    return [(duration(latency[each]) if latency["recent"] else NONE, "") for each in ("p50", "p95", "p99")]
 
 
 def _row(record: Mapping[str, Any]) -> Row:
@@ -181,15 +214,14 @@ def _row(record: Mapping[str, Any]) -> Row:
     first = [(shape, style), (record["name"], "bold"), (record["word"], strong)]
     if record["kind"] == "off":
         return [*first, *([("", "")] * 9), (record["why"], "dim")]
-    latency, limiter, failing = record["latency"], record["limiter"], record["failing"] or 0.0
-    times = [duration(latency[each]) if latency["recent"] else NONE for each in ("p50", "p95", "p99")]
+    limiter = record["limiter"]
     return [
         *first,
         (_breaker(record), ""),
         (amount(record["calls"]), ""),
         (sparkline(record["spark"]["calls"]), "blue"),
-        (share(failing) if record["calls"] else NONE, "bold red" if failing >= 0.1 else "yellow" if failing else "dim"),
-        *((each, "") for each in times),
+        _failing(record, record["calls"]),
+        *_times(record),
         (str(record["inFlight"]), "" if record["inFlight"] else "dim"),
         (f"{max(0, int(limiter['tokens']))}/{limiter['burst']}" if limiter else NONE, ""),
         (record["why"], ""),
@@ -202,13 +234,13 @@ def _breaker(record: Mapping[str, Any]) -> str:
     return " ".join(_SYMBOLS[each["severity"]][0] for each in (record["members"] or ())[:8]) or NONE
 
 
-def _drawn(frame: Frame, warning: str = "") -> RenderableType:
+def _drawn(frame: Frame, operations: bool, warning: str = "") -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     head = Text(_headline(frame), style="bold")
     note = Text(f"{warning}  Ctrl-C ends" if warning else "Ctrl-C ends", style="bold red" if warning else "dim")
-    return Group(head, _Table(_rows(frame["plugins"])), note)
+    return Group(head, _Table(_rows(frame["plugins"], operations)), note)
 
 
 @attrs.frozen

@@ -20,6 +20,7 @@ from goplugins.runtime.text import printable
 
 STATUS_HELP = "check the health of all plugins; fails if one is unhealthy or offline"
 CALL_HELP = "call a plugin with a JSON request"
+OPERATION_HELP = "the operation of a plugin that has several"
 EXPLAIN_HELP = "show whether a plugin would accept a call now, and why"
 RELOAD_HELP = "check the configuration, and have running workers load it"
 
@@ -63,6 +64,7 @@ def call(
     *,
     key: str | None = None,
     headers: Mapping[str, str] | None = None,
+    operation: str | None = None,
 ) -> CallResult[Any]:
     """Calls a plugin and writes its answer as JSON; ``request`` as for :func:`request_of`.
 
@@ -71,7 +73,13 @@ def call(
     """
     value = request_of(request)
     result = manager.execute_result(
-        name, value, timeout=timeout, idempotent=idempotent or None, key=key, headers=headers or None
+        name,
+        value,
+        timeout=timeout,
+        idempotent=idempotent or None,
+        key=key,
+        headers=headers or None,
+        operation=operation,
     )
     write(json.dumps(result.value, indent=2, ensure_ascii=False))
     return result

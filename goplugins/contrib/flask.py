@@ -157,9 +157,10 @@ def _group() -> AppGroup:
     @click.argument("request", metavar="JSON")
     @click.option("--timeout", type=float, metavar="SECONDS")
     @click.option("--idempotent", is_flag=True, help="the call may be executed twice")
-    def call(name: str, request: str, timeout: float | None, idempotent: bool) -> None:
+    @click.option("--operation", metavar="NAME", help=commands.OPERATION_HELP)
+    def call(name: str, request: str, timeout: float | None, idempotent: bool, operation: str | None) -> None:
         with _reporting() as manager:
-            commands.call(manager, click.echo, name, request, timeout, idempotent)
+            commands.call(manager, click.echo, name, request, timeout, idempotent, operation=operation)
 
     @group.command("explain", help=commands.EXPLAIN_HELP)
     @click.argument("name")

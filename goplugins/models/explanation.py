@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from goplugins.enums import CircuitBreakerState, LoadBalancingStrategy
+from goplugins.models.new_fields import NewFields
 from goplugins.models.results import HealthStatus
 
 __all__ = ["Explanation", "GroupExplanation", "MemberExplanation"]
+
+_MOST_OPERATIONS = 10
+"""Operations that the text names."""
 
 
 @attrs.frozen
@@ -98,7 +102,7 @@ class GroupExplanation:
 
 
 @attrs.frozen
-class Explanation:
+class Explanation(NewFields):
     """Explains why a plugin would or would not take the next call; ``print`` it.
 
     Attributes:
@@ -115,6 +119,7 @@ class Explanation:
         annotations: the annotations of the plugin's configuration.
         chaos: the injected faults; empty if there are none.
         group: the explanation of a group's members; None for other plugins.
+        operations: the configured operations: of each its method and path, as far as it has them.
     """
 
     name: str
@@ -130,6 +135,7 @@ class Explanation:
     annotations: Mapping[str, str] = attrs.field(factory=dict)
     chaos: str = ""
     group: GroupExplanation | None = None
+    operations: Mapping[str, str] = attrs.field(factory=dict)
 
     def __str__(self) -> str:
         where = "a group" if self.group is not None else self.endpoint or "in this process"
@@ -144,6 +150,10 @@ class Explanation:
             lines.append(f"  last error {self.last_error_ago:.1f} s ago: {self.last_error}")
         if self.group is not None:
             lines += [f"  {line}" for line in str(self.group).splitlines()]
+        if self.operations:
+            more = len(self.operations) - _MOST_OPERATIONS
+            names = ", ".join(list(self.operations)[:_MOST_OPERATIONS]) + (f" and {more} more" if more > 0 else "")
+            lines.append(f"  operations: {names}")
         if self.chaos:
             lines.append(f"  chaos is on, faults are injected: {self.chaos}")
         lines += [f"  {key}: {value}" for key, value in self.annotations.items()]

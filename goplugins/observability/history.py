@@ -6,18 +6,21 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import attrs
 
 from goplugins.errors import PluginError
-from goplugins.models.metrics import Latencies, PluginMetrics
+from goplugins.models.metrics import Latencies, OperationMetrics, PluginMetrics
 from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged, CallFinished, Event
 from goplugins.runtime.clock import SYSTEM_CLOCK, Clock
 from goplugins.runtime.text import cut, one_line
 
 T = TypeVar("T")
+
+AnyCounts: TypeAlias = PluginMetrics | OperationMetrics
+"""What a series is made of."""
 
 COLUMNS = 60
 """Columns that are kept."""
@@ -99,7 +102,7 @@ class _Counts:
     latencies: Latencies
 
     @classmethod
-    def of(cls, metrics: PluginMetrics) -> _Counts:
+    def of(cls, metrics: AnyCounts) -> _Counts:
         by_caller = sum(count for code, count in metrics.errors.items() if not is_failure(code))
         return cls(metrics.requests_total, metrics.requests_failure - by_caller, metrics.latencies)
 
@@ -118,7 +121,7 @@ class _Series:
         self.recent_calls = array("f", [0.0]) * _RECENT
         self.recent_failed = array("f", [0.0]) * _RECENT
 
-    def add(self, metrics: PluginMetrics, columns: Sequence[tuple[int, float]], recent: int) -> None:
+    def add(self, metrics: AnyCounts, columns: Sequence[tuple[int, float]], recent: int) -> None:
         """Adds the counts since the last sample to the columns and to the recent samples.
 
         Args:
@@ -206,7 +209,7 @@ class History:
         else:
             failures.append(Failure(event.at, code, text, event.request_id))
 
-    def sample(self, plugins: Mapping[str, PluginMetrics]) -> None:
+    def sample(self, plugins: Mapping[str, AnyCounts]) -> None:
         """Adds the counts since the last sample; forgets plugins that are not among ``plugins``."""
         now = self._clock.monotonic()
         if self._before is not None and now <= self._before:
@@ -229,7 +232,7 @@ class History:
         """Suspends sampling: what happens until the next sample is in no column and no rate."""
         self._before = None
 
-    def _begin(self, plugins: Mapping[str, PluginMetrics]) -> None:
+    def _begin(self, plugins: Mapping[str, AnyCounts]) -> None:
         self._samples = 0
         self._recent_spans = array("d", [0.0]) * _RECENT
         self._next_baseline = self._clock.monotonic() + _BASELINE_INTERVAL
@@ -238,7 +241,7 @@ class History:
         for name, series in self._series.items():
             series.begin(counts[name])
 
-    def _add(self, plugins: Mapping[str, PluginMetrics], span: float) -> None:
+    def _add(self, plugins: Mapping[str, AnyCounts], span: float) -> None:
         recent = self._samples % _RECENT
         self._samples += 1
         columns = self._spread(span)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from goplugins.models.metrics import ManagerMetrics, PluginMetrics, bounds_of
+from goplugins.models.new_fields import NewFields
 from goplugins.observability.error_kinds import kind_of_code
 from goplugins.runtime.text import counted
 
@@ -31,7 +32,7 @@ class GlobalMetrics:
 
 
 @attrs.frozen
-class PluginMetricsReport:
+class PluginMetricsReport(NewFields):
     """Statistics of one plugin. Latencies are seconds, of the calls that were sent, with a precision of 1/32.
 
     Attributes:
@@ -54,6 +55,7 @@ class PluginMetricsReport:
         circuit_breaker_trips: how often the breaker has opened.
         health_check_total: health checks.
         health_check_failed: failed health checks.
+        operations: the statistics of each operation that was called; breaker and health checks are the plugin's.
     """
 
     total_requests: int = 0
@@ -75,10 +77,14 @@ class PluginMetricsReport:
     circuit_breaker_trips: int = 0
     health_check_total: int = 0
     health_check_failed: int = 0
+    operations: Mapping[str, PluginMetricsReport] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, counts: PluginMetrics) -> PluginMetricsReport:
         """The report for a plugin's counts."""
+        operations = {
+            name: cls.of(PluginMetrics(**attrs.asdict(each, recurse=False))) for name, each in counts.operations.items()
+        }
         kinds: dict[str, int] = {}
         for code, count in counts.errors.items():
             kind = kind_of_code(code)
@@ -108,6 +114,7 @@ class PluginMetricsReport:
             circuit_breaker_trips=counts.circuit_breaker_trips,
             health_check_total=counts.health_checks,
             health_check_failed=counts.health_check_failures,
+            operations=operations,
         )
 
 
@@ -135,7 +142,10 @@ class ObservabilityReport:
         return cls(at, uptime, total, plugins)
 
     def __str__(self) -> str:
-        rows = [_COLUMNS, *(_row(name, each) for name, each in sorted(self.plugins.items()))]
+        rows: list[tuple[str, ...]] = [_COLUMNS]
+        for name, each in sorted(self.plugins.items()):
+            rows.append(_row(name, each))
+            rows += [_row(f"  {operation}", part) for operation, part in sorted(each.operations.items())]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         lines = (
             "  ".join([row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, 6)), row[6]]).rstrip()

@@ -411,6 +411,7 @@ class GuardedPlugin:
             annotations=pipeline.config.annotations or {},
             chaos=pipeline.sender.chaos,
             group=group,
+            operations={name: f"{each.method} {each.path}".strip() for name, each in pipeline.operations.items()},
         )
 
     def _refusal(self, pipeline: Pipeline, tokens: float | None, group: GroupExplanation | None) -> str:

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from goplugins.balancing.load_balancer import LoadBalancer
-from goplugins.contrib.dashboard._records import member_key, number, off_record, record, summary
+from goplugins.contrib.dashboard._records import (
+    member_key,
+    number,
+    off_record,
+    operation_key,
+    record,
+    shown_operations,
+    summary,
+)
 from goplugins.manager.control import (
     attach_sink,
     clock_of,
@@ -26,7 +34,7 @@ from goplugins.manager.control import (
     start_health_checks,
 )
 from goplugins.models.metrics import PluginMetrics
-from goplugins.observability.history import History
+from goplugins.observability.history import AnyCounts, History
 from goplugins.runtime.clock import Event
 from goplugins.runtime.fork import register_forkable
 from goplugins.runtime.scheduler import ScheduledTask, get_scheduler
@@ -193,10 +201,11 @@ class Board:
         self._sampled = Event()
 
 
-def _counts(found: list[PluginState]) -> dict[str, PluginMetrics]:
-    """Counts by their key in the history: the plugin's name, or the group's and member's (:func:`member_key`)."""
-    counts = {view.name: view.counts for view in found}
+def _counts(found: list[PluginState]) -> dict[str, AnyCounts]:
+    """Counts by their key in the history: the plugin's name, or that of a member or an operation."""
+    counts: dict[str, AnyCounts] = {view.name: view.counts for view in found}
     for view in found:
+        counts |= {operation_key(view.name, name): view.counts.operations[name] for name in shown_operations(view)}
         group = view.explanation.group
         if group is None:
             continue

@@ -17,11 +17,12 @@ from goplugins.observability.error_kinds import is_failure
 from goplugins.observability.events import BreakerChanged
 from goplugins.observability.history import Column, History, Minute
 
-__all__ = ["member_key", "number", "off_record", "record", "summary"]
+__all__ = ["member_key", "number", "off_record", "operation_key", "record", "shown_operations", "summary"]
 
 _BARS_PER_OCTAVE = 4
 _BUCKETS_PER_BAR = 16 // _BARS_PER_OCTAVE
 _MOST_BARS = 40
+_MOST_OPERATIONS = 50
 
 
 def number(value: float | None, digits: int = 4) -> float | None:
@@ -38,6 +39,17 @@ def number(value: float | None, digits: int = 4) -> float | None:
 def member_key(group: str, member: str) -> str:
     """The key of a group's member in the history. Names of plugins have no spaces."""
     return f"{group} {member}"
+
+
+def operation_key(plugin: str, operation: str) -> str:
+    """The key of an operation in the history."""
+    return f"{plugin}\t{operation}"
+
+
+def shown_operations(view: PluginState) -> Sequence[str]:
+    """The operations of a plugin that were called, those with the most calls first, 50 at most."""
+    counts = view.counts.operations
+    return sorted(counts, key=lambda name: (-counts[name].requests_total, name))[:_MOST_OPERATIONS]
 
 
 def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
@@ -88,6 +100,7 @@ def record(view: PluginState, history: History, now: float) -> dict[str, Any]:
         "strategy": None if group is None else str(group.strategy),
         "resolution": None if group is None else group.resolution,
         "members": None if group is None else [_member(view.name, each, history) for each in group.members],
+        "operations": [_operation(view, name, history) for name in shown_operations(view)],
         "movable": group is not None and has_configured_members(plugin.wire),
     }
 
@@ -209,6 +222,22 @@ def _member(group: str, member: MemberExplanation, history: History) -> dict[str
         "active": member.active,
         "latency": number(member.latency) if member.eligible else None,
         "lastError": member.last_error,
+    }
+
+
+def _operation(view: PluginState, name: str, history: History) -> dict[str, Any]:
+    counts, key = view.counts.operations[name], operation_key(view.name, name)
+    rate, minute = history.rate(key), history.minute(key)
+    latency = _latency(minute, counts.latencies)
+    return {
+        "name": name,
+        "target": view.explanation.operations.get(name, ""),
+        "calls": number(rate.calls),
+        "failing": number(minute.failed / minute.calls if minute.calls else 0.0),
+        "minute": minute.calls,
+        "latency": {part: latency[part] for part in ("recent", "p50", "p95", "p99")},
+        "total": counts.requests_total,
+        "raised": counts.requests_failure,
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from goplugins import serve
+from goplugins import ExecutionContext, HealthStatus, PluginInfo, PluginStatus, serve
 from goplugins.serve import RunningServer
 
 REQUESTS: list[dict[str, str]] = []
@@ -23,6 +23,25 @@ def greet(request: dict[str, str]) -> dict[str, str]:
     if request.get("name") == "later":
         raise serve.Unavailable("warming up", retry_after=7)
     return {"text": f"hello {request.get('name', 'world')}, ünïcode"}
+
+
+class Named:
+    """A plugin that answers with the name of the operation."""
+
+    def info(self) -> PluginInfo:
+        return PluginInfo("shop")
+
+    def execute(self, request: object, context: ExecutionContext, /) -> str:
+        return context.operation
+
+    def health(self, timeout: float) -> HealthStatus:
+        return HealthStatus(PluginStatus.HEALTHY)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+named = Named()
 
 
 @pytest.fixture

@@ -89,6 +89,24 @@ def test_headers_are_sent(capsys):
 # --- health ----------------------------------------------------------------------------------------------------------
 
 
+OPERATIONS = """\
+plugins:
+- {name: shop, transport: python, endpoint: "tests.integration.cli.conftest:named", operations: {get: {}, put: {}}}
+"""
+
+
+def test_an_operation_is_called(folder, capsys):
+    (folder / "operations.yaml").write_text(OPERATIONS)
+    code, out, err = run("call", "-c", "operations.yaml", "shop", "1", "--operation", "put", capsys=capsys)
+    assert (code, json.loads(out), err) == (0, "put", "")
+    code, out, err = run("call", "-c", "operations.yaml", "shop", "1", "--operation", "pot", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert "operation 'pot' is not configured" in err
+    arguments = ["--seconds", "0.05", "--warmup", "0", "--operation", "get"]
+    code, out, _ = run("bench", "-c", "operations.yaml", "shop", *arguments, capsys=capsys)
+    assert code == 0
+
+
 def test_health_of_healthy_plugins_has_exit_code_0(capsys):
     code, out, _ = run("health", "-c", "plugins.yaml", capsys=capsys)
     assert code == 0

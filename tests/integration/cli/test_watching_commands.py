@@ -21,7 +21,7 @@ import urllib.request
 
 import pytest
 
-from goplugins import ExecutionContext, Manager
+from goplugins import ExecutionContext, Manager, OperationConfig, PluginConfig
 from goplugins.cli import main
 from goplugins.contrib import dashboard
 from goplugins.contrib.dashboard._server import PageServer
@@ -52,6 +52,35 @@ def page():
             yield server.url
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def rest_page():
+    """The dashboard of a manager that has called operations."""
+    with Manager() as manager:
+        operations = {"get_item": OperationConfig(), "save": OperationConfig()}
+        manager.register(FakePlugin("shop"), PluginConfig(name="shop", operations=operations))
+        app = dashboard.wsgi(manager)
+        with PageServer(app, "127.0.0.1", 0) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            app.board.request()
+            app.board.wait(5)
+            for _ in range(3):
+                manager.execute("shop", "", operation="get_item")
+            app.board.sample()
+            yield server.url
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("option", [[], ["--operations"]])
+def test_top_shows_the_operations_of_plugins_below_them(rest_page, option, capsys):
+    code, out, _ = run("top", "--once", "--url", rest_page, *option, capsys=capsys)
+    assert code == 0
+    lines = out.splitlines()
+    assert "shop" in lines[2]
+    assert [line.split()[0] for line in lines[3:]] == (["get_item"] if option else [])
 
 
 # --- ctl -------------------------------------------------------------------------------------------------------------

@@ -267,16 +267,18 @@ def mark(call: CallInfo, proceed: Callable[[], Any]) -> Any:
 def test_interceptors_are_a_setting(make: Make, interceptor: Any) -> None:
     app = make(setup=register_metadata, GOPLUGINS={"INTERCEPTORS": [interceptor]})
     with app.app_context():
-        assert current_plugins.execute("metadata", "") == {"by": "mark"}
-        by_operation = current_plugins.bind("metadata", str, dict, operation="any")
-        assert by_operation("") == {"by": "mark", "operation": "any"}
+        assert current_plugins.execute("metadata", "", operation="show") == {"by": "mark"}
+        assert current_plugins.bind("metadata", str, dict, operation="show")("") == {"by": "mark"}
 
 
 def register_metadata(manager: Manager[Any, Any]) -> None:
-    def metadata(text: str, context: ExecutionContext) -> dict[str, str]:
-        return {**context.metadata, **({"operation": context.operation} if context.operation else {})}
+    plugin = serve.Plugin("metadata")
 
-    manager.register(serve.plugin(name="metadata")(metadata))
+    @plugin.operation
+    def show(text: str, context: ExecutionContext) -> dict[str, str]:
+        return dict(context.metadata)
+
+    manager.register(plugin)
 
 
 @pytest.mark.parametrize("interceptors", [["nowhere.mark"], [3], "mark", [lambda call: None]])

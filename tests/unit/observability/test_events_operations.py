@@ -211,3 +211,31 @@ def test_an_error_from_before_operations_has_none():
     assert function(kind, message, attributes, cause).operation is None
     state = {name: value for name, value in error.args[1].items() if name != "operation"}
     assert PluginError("no", state).operation is None
+
+
+def test_the_report_has_a_row_for_each_operation(shop):
+    make_calls(shop)
+    report = shop.report()
+    find = report.plugins["shop"].operations["find"]
+    assert (find.total_requests, find.failed_requests, find.success_rate_percent) == (4, 2, 50.0)
+    assert find.timeout_errors == 2
+    assert 0 < find.p50_latency <= find.p95_latency
+    assert [line.split()[:3] for line in str(report).splitlines()[2:]] == [
+        ["bare", "4", "50.0"],
+        ["other", "4", "50.0"],
+        ["plain", "2", "50.0"],
+        ["shop", "4", "50.0"],
+        ["find", "4", "50.0"],
+    ]
+
+
+def test_explanations_name_the_operations():
+    operations = {"get": {"path": "/items/{id}"}, "put": {"method": "PUT", "path": "/items/{id}"}}
+    plugin = {"name": "shop", "transport": "http", "endpoint": "http://127.0.0.1:9", "operations": operations}
+    many = {f"get{number:02}": {"path": f"/{number}"} for number in range(12)}
+    with Manager() as manager:
+        manager.load_from_config({"plugins": [ECHO, plugin, {**plugin, "name": "many", "operations": many}]})
+        assert manager.explain("shop").operations == {"get": "GET /items/{id}", "put": "PUT /items/{id}"}
+        assert "  operations: get, put\n" in f"{manager.explain('shop')}\n"
+        assert "get09 and 2 more" in str(manager.explain("many"))
+        assert "operations" not in str(manager.explain("echo"))

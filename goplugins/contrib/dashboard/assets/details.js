@@ -30,6 +30,7 @@ export class Details {
     this.failures = el("ol", { class: "failures" });
     this.changes = el("ol", { class: "changes" });
     this.members = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Members of ${name}` });
+    this.operations = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Operations of ${name}` });
     this.counts = el("dl", { class: "counts" });
     this.facts = el("dl", { class: "facts" });
     this.config = el("pre", { tabindex: "0", "aria-label": `Configuration of ${name}` });
@@ -37,6 +38,8 @@ export class Details {
     this.configDetails.addEventListener("toggle", () => this.configDetails.open && act.configuration(this.name, this.config));
     this.membersPanel = panel("Members", this.members);
     this.membersPanel.classList.add("wide");
+    this.operationsPanel = panel("Operations", this.operations);
+    this.operationsPanel.classList.add("wide");
     this.changesPanel = panel("Circuit breaker", this.changes);
     this.node = el(
       "div",
@@ -48,6 +51,7 @@ export class Details {
         "div",
         { class: "panels" },
         this.membersPanel,
+        this.operationsPanel,
         panel("Latency", this.spread, this.latencies, this.latencyNote, this.trend, this.trendText),
         panel("Calls and errors, 5 min", this.rates, this.ratesText),
         panel("Last errors", this.failures),
@@ -80,6 +84,8 @@ export class Details {
     });
     this.membersPanel.hidden = record.members === null;
     if (record.members !== null) this.once("members", [record.members, record.movable], () => this.drawMembers(record));
+    this.operationsPanel.hidden = !record.operations?.length;
+    if (record.operations?.length) this.once("operations", record.operations, () => this.drawOperations(record));
     this.changesPanel.hidden = record.breaker === null;
   }
 
@@ -166,6 +172,25 @@ export class Details {
       record.resolution ? el("p", { class: "note" }, record.resolution) : null,
     );
     if (focused) this.members.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  drawOperations(record) {
+    const body = record.operations.map((each) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, each.name, each.target ? el("span", { class: "where" }, each.target) : null),
+        el("td", { class: "n" }, rate(each.calls)),
+        el("td", { class: "n" }, each.minute ? percent(each.failing) : NONE),
+        el("td", { class: "n" }, each.latency.recent ? seconds(each.latency.p95) : NONE),
+        el("td", { class: "n" }, exact(each.total)),
+        el("td", { class: "n" }, exact(each.raised)),
+      ),
+    );
+    const head = ["Operation", "Calls/s", "Failed", "p95", "Calls since start", "Raised"];
+    const columns = head.map((name, place) => el("th", { scope: "col", class: place ? "n" : null }, name));
+    const caption = `Operations of ${record.name}; failed and p95 over the last minute`;
+    replace(this.operations, el("table", {}, el("caption", { class: "visually-hidden" }, caption), el("thead", {}, el("tr", {}, ...columns)), el("tbody", {}, ...body)));
   }
 
   memberButton(group, member) {

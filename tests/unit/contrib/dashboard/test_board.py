@@ -12,6 +12,7 @@ from goplugins import (
     HealthCheckConfig,
     LoadBalancer,
     Manager,
+    OperationConfig,
     PluginConfig,
     PluginStatus,
     RetryConfig,
@@ -108,6 +109,36 @@ def test_a_failing_plugin_is_down_with_its_last_error_and_breaker_state(page, cl
     assert [old_and_new[1:] for old_and_new in record["breaker"]["changes"]] == [["closed", "open"]]
     assert record["breaker"]["until"] == pytest.approx(clock.time() + 29.0, abs=1.0)
     assert shown(page)["summary"]["down"] == 1
+
+
+def test_operations_have_rates_latencies_and_counts(page, clock, manager):
+    operations = {"get": OperationConfig(), "put": OperationConfig()}
+    manager.register(FakePlugin("rest"), PluginConfig(name="rest", operations=operations))
+    page.board.sample()
+    for _ in range(12):
+        for operation, count in (("put", 1), ("get", 3)):
+            for _ in range(count):
+                manager.execute("rest", "", operation=operation)
+        clock.advance(1.0)
+        page.board.sample()
+    found = shown(page, "rest")["operations"]
+    assert [(each["name"], each["calls"], each["failing"], each["total"], each["raised"]) for each in found] == [
+        ("get", 3.0, 0.0, 36, 0),
+        ("put", 1.0, 0.0, 12, 0),
+    ]
+    assert found[0]["latency"]["recent"]
+    assert found[0]["minute"] == 36
+    assert shown(page, "auth")["operations"] == []
+
+
+def test_the_busiest_operations_are_shown(page, manager):
+    names = [f"op{number:02}" for number in range(60)]
+    operations = {name: OperationConfig() for name in names}
+    manager.register(FakePlugin("rest"), PluginConfig(name="rest", operations=operations))
+    for name in [*names, "op59"]:
+        manager.execute("rest", "", operation=name)
+    found = [each["name"] for each in shown(page, "rest")["operations"]]
+    assert found == ["op59", *names[:49]]
 
 
 def test_business_errors_leave_a_plugin_healthy(page, clock, manager, plugin):

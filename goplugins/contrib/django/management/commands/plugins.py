@@ -32,6 +32,7 @@ class Command(BaseCommand):
         call.add_argument("request", metavar="JSON", help="the request; - reads it from stdin")
         call.add_argument("--timeout", type=float, metavar="SECONDS")
         call.add_argument("--idempotent", action="store_true", help="the call may be executed twice")
+        call.add_argument("--operation", metavar="NAME", help=commands.OPERATION_HELP)
         explain = actions.add_parser("explain", help=commands.EXPLAIN_HELP)
         explain.add_argument("name")
         reload = actions.add_parser("reload", help=commands.RELOAD_HELP)
@@ -52,7 +53,7 @@ class Command(BaseCommand):
                         raise CommandError("not all plugins are healthy")
                 case "call":
                     given = (options[name] for name in ("name", "request", "timeout", "idempotent"))
-                    commands.call(manager, write, *given)
+                    commands.call(manager, write, *given, operation=options["operation"])
                 case "explain":
                     commands.explain(manager, write, options["name"])
                 case "reload":
