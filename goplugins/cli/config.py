@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from goplugins.cli import importing
+from goplugins.cli import import_openapi, importing
 from goplugins.cli._common import new_command
 from goplugins.errors import ConfigError, ConfigFileError, UnresolvedVariableError
 
@@ -44,6 +44,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     show.add_argument("file", metavar="FILE")
     show.add_argument("--origin", action="store_true", help="show the origin of each setting")
     importing.add_action(actions)
+    import_openapi.add_action(actions)
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -70,7 +71,9 @@ def _check(arguments: argparse.Namespace) -> int:
         if arguments.elsewhere:
             problems = [problem for problem in problems if not isinstance(problem, UnresolvedVariableError)]
         lines = sorted(_problem_lines(name, problems))
-        sys.stdout.write("".join(f"{line}\n" for _, line in lines))
+        sys.stdout.write(
+            "".join(f"{line}\n" for _, line in lines) or f"{name}: no problem once its variables are set\n"
+        )
         return 1 if lines else 0
     groups = f", {counted(config.load_balancers, 'group')}" if config.load_balancers else ""
     sys.stdout.write(f"{name}: no problem, {counted(config.plugins, 'plugin')}{groups}\n")

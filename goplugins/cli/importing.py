@@ -43,23 +43,23 @@ def _import(arguments: argparse.Namespace) -> int:
     Exit code: 0 for a file that `config check` accepts once the variables are set, 1 for one that has to be corrected
     first, 2 if there is none.
     """
-    dump = _dumper(arguments.format)
+    dump = dumper(arguments.format)
     config = _read(arguments.file)
     values, variables = _portable(config, include_secrets=arguments.include_secrets)
     sys.stdout.write(dump(values))
     for variable, path in variables.items():
-        _warn(f"{path}: is a secret; set the variable {variable} to it where the manager runs")
-    unfinished = _unfinished(config)
-    for problem in unfinished:
-        _warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
-    return 1 if unfinished else 0
+        warn(f"{path}: is a secret; set the variable {variable} to it where the manager runs")
+    problems = unfinished(config)
+    for problem in problems:
+        warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
+    return 1 if problems else 0
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     sys.stderr.write(f"warning: {' '.join(text.split())}\n")
 
 
-def _dumper(kind: str) -> Callable[[Any], str]:
+def dumper(kind: str) -> Callable[[Any], str]:
     if kind == "json":
         return lambda values: json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     try:
@@ -82,11 +82,11 @@ def _read(name: str) -> ManagerConfig:
         raise ConfigFileError(f"can't be read: {exc.strerror}", path=name) from exc
     values = parse_json(data, name)
     for path in ignored_windows(values):
-        _warn(f"{path}: is ignored by the Go library, where a rate is that of a second; written as 1 s")
+        warn(f"{path}: is ignored by the Go library, where a rate is that of a second; written as 1 s")
     while True:
         try:
             config = ManagerConfig.from_go_json(json.dumps(values), source=name)
-            problems = [problem for problem in _unfinished(config) if problem.message.startswith(_WITHOUT_EFFECT)]
+            problems = [problem for problem in unfinished(config) if problem.message.startswith(_WITHOUT_EFFECT)]
         except ConfigError as exc:
             problems = [problem for problem in exc.problems if problem.message == "unknown field"]
             if len(problems) < len(exc.problems):
@@ -96,7 +96,7 @@ def _read(name: str) -> ManagerConfig:
             return ManagerConfig.from_go_json(json.dumps(values), source=name)
         for problem in dropped:
             reason = "has no counterpart in this library" if problem.message == "unknown field" else problem.message
-            _warn(f"{problem.path}: {reason}, left out")
+            warn(f"{problem.path}: {reason}, left out")
 
 
 def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
@@ -111,7 +111,7 @@ def _drop(values: Any, path: tuple[str | int, ...]) -> bool:
     return True
 
 
-def _unfinished(config: ManagerConfig) -> list[ConfigError]:
+def unfinished(config: ManagerConfig) -> list[ConfigError]:
     """The problems that the configuration would have when it is loaded."""
     from goplugins.config.manager import semantic_problems
     from goplugins.manager.factories import check_by_built_in_factories

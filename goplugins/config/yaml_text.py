@@ -18,14 +18,14 @@ _MAX_ALIASED = 1_000_000
 _OCTAL = re.compile(r"[-+]?0[0-7_]+")
 
 
-class _Loader(yaml.SafeLoader):
-    """Only safe values, keys as they are written, no duplicate keys, and no alias of a value within itself.
+class Strict:
+    """What a loader refuses beside unsafe values: duplicate keys, and too many or circular aliases.
 
-    Numbers that only YAML 1.1 reads in its way are refused: 030 is 24 there, and 1:30 is 90.
+    Keys are strings, as they are written. To be put before a SafeLoader in the bases of a class.
     """
 
     def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
+        node: yaml.Node | None = super().get_single_node()  # type: ignore[misc]
         if node is not None:
             sizes: dict[int, int] = {}
             # An anchored value counts once where it is written, and once more for each alias.
@@ -46,7 +46,15 @@ class _Loader(yaml.SafeLoader):
                 message = f"the key {shown_key(key.value)!r} occurs more than once"
                 raise ConstructorError(None, None, message, mark, ": no key can be there twice")
             seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)  # type: ignore[misc]
+        return found
+
+
+class _Loader(Strict, yaml.SafeLoader):
+    """Only safe values, keys as they are written, no duplicate keys, and no alias of a value within itself.
+
+    Numbers that only YAML 1.1 reads in its way are refused: 030 is 24 there, and 1:30 is 90.
+    """
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         text = str(node.value)
@@ -82,8 +90,8 @@ def _measure(node: yaml.Node, sizes: dict[int, int]) -> int:
     return size
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text.
+def parse_yaml(text: str, source: str, loader: type[Any] = _Loader) -> Any:
+    """The value of a YAML text, by a safe ``loader``.
 
     The errors have no cause, since it would show lines of the text, secrets included, in a traceback.
 
@@ -92,7 +100,7 @@ def parse_yaml(text: str, source: str) -> Any:
             alias within its own anchor; with line and column.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""

@@ -14,6 +14,8 @@ import attrs
 import pytest
 
 from goplugins.config import ManagerConfig
+from goplugins.config.openapi.document import parse_document
+from goplugins.config.openapi.importing import import_document
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -94,6 +96,10 @@ def test_python_blocks_compile_and_their_imports_exist(block: Block) -> None:
 def test_configuration_blocks_load_and_validate(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in re.findall(r"\$\{(\w+)\}", block.text):
         monkeypatch.setenv(variable, "http://host" if variable.endswith("_URL") else "a-value-of-the-test")
+    if block.text.startswith("openapi: "):  # not a configuration: the specification of one
+        plugin = import_document(parse_document(block.text.encode(), "page"), "page", source="page").plugin
+        ManagerConfig.from_mapping({"plugins": [plugin]}).validate()
+        return
     path = tmp_path / f"plugins.{block.language}"
     path.write_text(block.text)
     ManagerConfig.from_file(path).validate()

@@ -1,0 +1,1 @@
+"""OpenAPI specifications to the configuration of a plugin, and to classes for its requests and replies."""
