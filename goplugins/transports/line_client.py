@@ -83,9 +83,9 @@ class LineClient(Sender, Generic[C]):
             self._authorizer = authorizer_of(config, self._lines_for, settings.clock)
 
     def _use(self, auth: AuthConfig) -> None:
-        self._lines = self._lines_for(auth)
         if self._authorizer is not None:
             self._authorizer.reload()
+        self._lines = self._lines_for(auth)
 
     def _lines_for(self, auth: AuthConfig) -> RequestLines:
         headers = auth_headers(auth)

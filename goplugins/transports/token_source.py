@@ -34,7 +34,7 @@ REQUEST_TIMEOUT = 10.0
 """Seconds that a request for a token may take, beside the deadline of each call that waits for it."""
 
 _MARGIN = 60.0
-"""Seconds before its end at which a token is renewed, or a quarter of its lifetime if that is less..."""
+"""Seconds before its end at which a token is renewed, or a tenth of its lifetime if that is less..."""
 
 _JITTER = 0.5
 """...and up to this share of that time earlier, so that processes do not renew theirs in the same moment."""
@@ -200,7 +200,7 @@ class TokenSource:
     def _dated(self, grant: Grant, started: float) -> Token:
         """The token with its times, counted from the moment when it was requested: it was made later."""
         lifetime = math.inf if grant.lifetime is None else grant.lifetime
-        return self._with_jitter(Token(grant.value, math.inf, started + lifetime, min(_MARGIN, lifetime / 4)))
+        return self._with_jitter(Token(grant.value, math.inf, started + lifetime, min(_MARGIN, lifetime / 10)))
 
     def _with_jitter(self, token: Token) -> Token:
         return attrs.evolve(token, renew_at=token.ends - token.margin * (1 + _JITTER * self._rng.random()))

@@ -176,6 +176,7 @@ def test_no_call_fails_and_each_token_that_ends_is_followed_by_one_request(serve
     between = [later - earlier for earlier, later in zip(server.requested, server.requested[1:], strict=False)]
     assert min(between) > (LIFETIME - early) * 0.4
     assert max(between) < LIFETIME + 2
+    assert len(server.requested) <= SECONDS / ((LIFETIME - early) * 0.8) + 2
     assert len(server.requested) == len(server.validator.ends) <= len(server.used) + 1
     assert (server.refused > 0) if early else (server.refused <= THREADS)
 
