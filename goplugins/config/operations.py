@@ -119,18 +119,21 @@ def operation_not_found(name: str, known: Collection[str], plugin: str | None = 
 
 
 class _Plugin(Protocol):
-    """The part of a plugin's configuration that decides about its operations."""
+    """The part of a plugin's configuration that decides about its operations.
+
+    What its class converts is Any here: pyright takes the attribute of an attrs class for the converter's descriptor.
+    """
 
     @property
     def type(self) -> str | None: ...
     @property
-    def transport(self) -> TransportType | None: ...
+    def transport(self) -> Any: ...
     @property
-    def options(self) -> Mapping[str, Any]: ...
+    def options(self) -> Any: ...
     @property
     def auth(self) -> AuthConfig | None: ...
     @property
-    def operations(self) -> Mapping[str, OperationConfig]: ...
+    def operations(self) -> Any: ...
 
 
 def is_rest(plugin: _Plugin) -> bool:
@@ -148,9 +151,10 @@ def is_rest(plugin: _Plugin) -> bool:
 
 def resolve_operations(plugin: _Plugin) -> Mapping[str, OperationConfig]:
     """The operations with the defaults of REST; what they inherit from the plugin stays None."""
+    operations: Mapping[str, OperationConfig] = plugin.operations
     if not is_rest(plugin):
-        return plugin.operations
-    return {name: _resolved(each) for name, each in plugin.operations.items()}
+        return operations
+    return {name: _resolved(each) for name, each in operations.items()}
 
 
 def _resolved(operation: OperationConfig) -> OperationConfig:

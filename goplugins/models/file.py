@@ -22,6 +22,11 @@ def _bytes(content: Any) -> bytes:
     raise InvalidArgumentError(f"File: its content is bytes, and this is a {type(content).__name__}")
 
 
+def _check_type(_: Any, __: Any, value: str) -> None:
+    check_headers({"content_type": value}, "File")
+    check_latin_1({"content_type": value}, "File")
+
+
 @attrs.frozen
 class File:
     """A file that a REST operation with ``body: multipart`` or ``body: raw`` uploads.
@@ -40,12 +45,7 @@ class File:
 
     content: bytes = attrs.field(repr=False, converter=_bytes)
     name: str = "file"
-    content_type: str = attrs.field(default=_ANY)
-
-    @content_type.validator
-    def _check(self, _: Any, value: str) -> None:
-        check_headers({"content_type": value}, "File")
-        check_latin_1({"content_type": value}, "File")
+    content_type: str = attrs.field(default=_ANY, validator=_check_type)
 
     @classmethod
     def read(cls, source: str | PathLike[str], content_type: str | None = None) -> Self:

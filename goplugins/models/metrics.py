@@ -156,7 +156,7 @@ class PluginMetrics(NewFields):
         parts = list(parts)
         tables = {"latencies", "errors", "operations"}
         names = [field.name for field in attrs.fields(PluginMetrics) if field.name not in tables]
-        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+        sums: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in names}
         latencies = Latencies(_added(part.latencies.counts for part in parts))
         return PluginMetrics(**sums, latencies=latencies, errors=_added(part.errors for part in parts))
 

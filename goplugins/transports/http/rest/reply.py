@@ -28,6 +28,7 @@ _SNIPPET = 200
 _MOST_MEMBERS = 20
 """Members of problem details (RFC 9457) that an error's details keep."""
 
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _CHARSET = re.compile(r'charset="?([^\s;"]+)', re.IGNORECASE)
 _LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[^\s;,="]+(?:\s*=\s*(?:"[^"]*"|[^\s;,"]*))?)*)')
 _REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]*))', re.IGNORECASE)
@@ -104,7 +105,8 @@ def _json_of(reply: HTTPReply, content_type: str, is_json: bool) -> Any:
             raise
         shown = from_outside(" ".join(body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
         media_type = content_type.partition(";")[0].strip().lower()
-        raise BadReplyError(f"the reply is {media_type}, expected JSON: {shown}") from None
+        as_it_is = "str and bytes as the answer's type take it as it is"
+        raise BadReplyError(f"the reply is {media_type}, expected JSON ({as_it_is}): {shown}") from None
 
 
 def _charset_of(content_type: str) -> str:
@@ -113,7 +115,7 @@ def _charset_of(content_type: str) -> str:
 
 
 def _text_of(reply: HTTPReply, content_type: str) -> str:
-    return _decoded(reply.body, _charset_of(content_type) or "utf-8")
+    return _decoded(reply.body, _charset_of(content_type) or "utf-8").removeprefix("\ufeff")
 
 
 def _decoded(body: bytes, charset: str) -> str:
@@ -138,7 +140,7 @@ def pointed(value: Any, pointer: str, field: str) -> Any:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(value, dict) and name in value:
             value = value[name]
-        elif isinstance(value, list) and name.isascii() and name.isdigit() and int(name) < len(value):
+        elif isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
             value = value[int(name)]
         else:
             kind = type(value).__name__
