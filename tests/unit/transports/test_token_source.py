@@ -19,6 +19,7 @@ from goplugins.runtime.deadline import AttemptDeadline, Deadline
 from goplugins.testing import ManualClock
 from goplugins.transports.authorizer import Authorizer
 from goplugins.transports.token_source import REQUEST_TIMEOUT, Grant, TokenSource
+from tests.interrupts import interrupted_at
 
 URL = "https://login.example.com/token"
 
@@ -281,3 +282,36 @@ def test_a_source_that_is_not_used_is_collected(endpoint, clock):
     del source
     gc.collect()
     assert gone() is None
+
+
+# --- interrupts ----------------------------------------------------------------------------------------------------
+
+OURS = ("token_source.py", "authorizer.py", "runtime/workers.py", "runtime/clock.py")
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["first token", "in the place of a refused one"])
+def test_an_interrupt_at_any_point_leaves_a_source_that_others_can_use(refused):
+    number = 0
+    while True:
+        endpoint = Endpoint()
+        source = TokenSource(endpoint.fetch, URL, SYSTEM_CLOCK)
+        authorizer = Authorizer(lambda source=source: source, AuthConfig(), lambda auth: auth.token, SYSTEM_CLOCK)
+        limit = Deadline.after(10)
+        used = authorizer.authorized(limit) if refused else None
+
+        def work(authorizer=authorizer, used=used, limit=limit) -> None:
+            if used is None:
+                authorizer.authorized(limit)
+            else:
+                authorizer.renewed(used, limit)
+            authorizer.accepted()
+
+        if not interrupted_at(number, work, OURS):
+            break
+        assert not source._lock.locked(), number
+        if used is not None:
+            assert authorizer.renewed(used, limit) is not None, number
+        assert authorizer.authorized(Deadline.after(10)).writer == source.token(limit).value, number
+        assert endpoint.requests <= 3, number
+        number += 1
+    assert number > 30
