@@ -133,7 +133,7 @@ class TokenSource:
                 return token
             if now < token.ends:
                 if now >= self._renew_from:
-                    self._renew_ahead(now)
+                    self._renew_ahead(token, now)
                 return token
         return self._wait(self._begin(token, now), deadline)
 
@@ -155,9 +155,9 @@ class TokenSource:
             self._token = None
             return True
 
-    def _renew_ahead(self, now: float) -> None:
+    def _renew_ahead(self, token: Token, now: float) -> None:
         try:
-            self._begin(self._token, now)
+            self._begin(token, now)
         except PluginError as error:  # no thread is free: the token is still valid
             self._failed(error)
 
@@ -168,9 +168,11 @@ class TokenSource:
             if request is not None and (not request.done.is_set() or now < self._refused_until):
                 return request
             current = self._token
-            if current is not None and current is not old and request is not None:
-                return request  # its token has come since this call found the old one
             request = _Request()
+            if current is not None and current is not old:  # it has come since this call found the old one
+                request.token = current
+                request.done.set()
+                return request
             # In an empty context: the request must not end at the deadline of a block around this call. It is stored
             # once it is queued: an interrupt before leaves no request that will never run.
             run = _pool().submit_to

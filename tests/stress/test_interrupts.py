@@ -97,7 +97,7 @@ def test_a_tracker_is_empty_after_all_calls(scaled):
     tracker = InFlightTracker()
 
     def call():
-        entered = SimpleNamespace(inside=False, expected=False, nested=False)
+        entered = SimpleNamespace(inside=False, expected=False, nested=False, operation="")
         try:
             tracker.enter(entered)
         finally:

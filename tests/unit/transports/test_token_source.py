@@ -126,6 +126,17 @@ def test_a_long_token_is_renewed_a_minute_before_its_end(source, endpoint, clock
     assert 1000 + 3510 <= source.token(Deadline.after(5, clock)).renew_at <= 1000 + 3540
 
 
+def test_a_thread_that_found_the_old_token_a_moment_ago_requests_no_further_one(source, endpoint, clock):
+    first = source.token(Deadline.after(500, clock))
+    clock.advance(95)
+    assert source.token(Deadline.after(500, clock)) is first
+    settled(source)
+    source._renew_ahead(first, clock.monotonic())
+    clock.advance(5)
+    assert source._wait(source._begin(first, clock.monotonic()), Deadline.after(5, clock)).value == "t2"
+    assert endpoint.requests == 2
+
+
 def test_a_renewal_that_fails_leaves_the_token_in_use_and_is_repeated_after_a_pause(source, endpoint, clock, caplog):
     limit = Deadline.after(1000, clock)
     first = source.token(limit)
