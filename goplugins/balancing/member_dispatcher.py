@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence, Set as AbstractSet
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from goplugins.balancing.member_state import Condition, MemberState, Traffic, share_at
 from goplugins.balancing.member_table import MemberTable
@@ -14,6 +14,7 @@ from goplugins.balancing.report import Refusals, no_member_error
 from goplugins.balancing.strategies import NO_MEMBERS, Least, strategy_for
 from goplugins.config import LoadBalancerConfig
 from goplugins.errors import (
+    OperationNotFoundError,
     PluginClosedError,
     PluginError,
     PluginTimeoutError,
@@ -322,7 +323,7 @@ class MemberDispatcher:
             self._wake(state)
         if self._transitions:
             self._publish_transitions()
-        if isinstance(error, PluginError) and error.kind == _REFUSED and error.unsent and call.deadline.at > self.now():
+        if _is_refusal(error) and call.deadline.at > self.now():
             return error
         _name_member(error, state)
         return None
@@ -375,6 +376,13 @@ class MemberDispatcher:
         with self.lock:
             state.waiters = [each for each in state.waiters if each is not waiter]
             return state.active == 0 or waiter.is_set()
+
+
+def _is_refusal(error: Exception) -> TypeGuard[PluginError]:
+    """Whether a member has refused the call, or lacks its operation, so that another one can take it."""
+    if isinstance(error, OperationNotFoundError):
+        return True
+    return isinstance(error, PluginError) and error.kind == _REFUSED and error.unsent
 
 
 def _verdict(error: Exception, elapsed: float, state: MemberState) -> Verdict:

@@ -70,6 +70,8 @@ class NamedMember:
                 plugin, nested = self._draining(), True
                 if plugin is None:
                     raise PluginClosedError(f"no plugin {self.name!r} is registered")
+            if call.operation:
+                plugin.pipeline.usual_of(call.operation)  # raises if it has others only: another member takes the call
             try:
                 return plugin.call_as_member(call, nested=nested)
             except PluginClosedError as error:

@@ -12,7 +12,7 @@ from goplugins.balancing.member import Member
 from goplugins.balancing.member_state import Condition, MemberState, share_at
 from goplugins.balancing.named_member import NamedMember
 from goplugins.enums import PluginStatus
-from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, PluginError
+from goplugins.errors import CircuitBreakerOpenError, NoAvailablePluginsError, OperationNotFoundError, PluginError
 from goplugins.models.explanation import GroupExplanation, MemberExplanation  # noqa: F401 - see _moved_modules.py
 from goplugins.models.results import HealthStatus
 from goplugins.runtime.clock import Clock
@@ -224,12 +224,16 @@ def no_member_error(
 
     Returns:
         A :class:`~goplugins.errors.CircuitBreakerOpenError` if all enabled members have open breakers, else a
-        :class:`~goplugins.errors.NoAvailablePluginsError`. ``retry_after`` is the smallest of all members;
+        :class:`~goplugins.errors.NoAvailablePluginsError`; if all lack the call's operation, an
+        :class:`~goplugins.errors.OperationNotFoundError`. ``retry_after`` is the smallest of all members;
         ``details["members"]`` gives, for the first ten members, the reason, the last error, and the time until the
         next try.
     """
     if not states:
         return NoAvailablePluginsError("the group has no members", plugin=name)
+    missing = [error for error in refusals.values() if isinstance(error, OperationNotFoundError)]
+    if len(missing) == len(states):  # none has the operation, or each needs one
+        return OperationNotFoundError(missing[0].message, plugin=name)
     reasons: dict[str, int] = {}
     soonest = math.inf
     members: list[dict[str, Any]] = []

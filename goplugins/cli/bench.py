@@ -120,11 +120,15 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request: Any) -> Result:
     name, stop = arguments.name, Event()
+    wrong: list[InvalidArgumentError] = []
 
     def work() -> None:
         while not stop.is_set():
             try:
                 manager.execute(name, request, timeout=arguments.timeout, operation=arguments.operation)
+            except InvalidArgumentError as exc:  # such as an unknown operation: so would be each call
+                wrong.append(exc)
+                stop.set()
             except PluginError:  # counted by the manager
                 SYSTEM_CLOCK.wait(stop, _PAUSE)
 
@@ -140,12 +144,14 @@ def _measure(manager: Manager[Any, Any], arguments: argparse.Namespace, request:
             return Result.between(nothing, nothing, 1e-6, arguments.concurrency)
         before, began = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic()
         with contextlib.suppress(KeyboardInterrupt), _progress(name, seconds) as advance:
-            while (left := began + seconds - SYSTEM_CLOCK.monotonic()) > 0:
+            while (left := began + seconds - SYSTEM_CLOCK.monotonic()) > 0 and not stop.is_set():
                 SYSTEM_CLOCK.wait(stop, min(left, _STEP))
                 advance(SYSTEM_CLOCK.monotonic() - began)
         after, took = manager.metrics().plugins[name], SYSTEM_CLOCK.monotonic() - began
     finally:
         stop.set()
+    if wrong:
+        raise wrong[0]
     return Result.between(before, after, max(took, 1e-6), arguments.concurrency)
 
 

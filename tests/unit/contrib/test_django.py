@@ -380,6 +380,8 @@ def test_call_writes_the_answer_as_json() -> None:
             command("call", "probe", "hello")
         with pytest.raises(CommandError, match="no plugin of this name"):
             command("call", "prob", '""')
+        with pytest.raises(CommandError, match="'probe' has no operation 'get'"):
+            command("call", "probe", '""', "--operation", "get")
 
 
 def test_explain() -> None:

@@ -235,6 +235,7 @@ def test_status(make: Make) -> None:
 
 def test_call_and_explain(make: Make) -> None:
     app = make()
+    assert "'probe' has no operation 'get'" in run(app, "call", "probe", '""', "--operation", "get")[1]
     code, text = run(app, "call", "probe", '""', "--timeout", "3")
     assert code == 0
     assert json.loads(text)["timeout"] <= 3
