@@ -193,7 +193,8 @@ class CallMethods(Generic[Req, Resp]):
             timeout: seconds for each page; an enclosing ``deadline()`` bounds all of them.
             headers: as for ``execute``.
             operation: as for ``execute``.
-            cursor: where to begin: the ``cursor`` of an iteration that ended early.
+            cursor: where to begin: the ``cursor`` of an iteration that ended early. One that came from outside may name
+                any path of the service, which gets the plugin's credentials: sign it, or use a cursor parameter.
 
         Raises:
             PluginError: while iterating; see :class:`~goplugins.manager.pages.Pages`.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote_plus, urlencode
 
 from goplugins.config.operations import BODILESS_METHODS, OperationConfig
 from goplugins.config.templates import Template
@@ -21,6 +22,7 @@ from goplugins.transports.http.rest.request_fields import (
     value_texts,
 )
 
+_PATH = re.compile(r"/(?!/)[!-~]*")
 _JSON_HEADERS = (("Content-Type", bodies.JSON),)
 _write_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -88,6 +90,10 @@ class RestOperation:
         """Method and path template, for messages."""
         return f"{self.method} {self.template}"
 
+    def is_key(self, name: str) -> bool:
+        """Whether a query parameter, as it is written in a URL, holds the credential."""
+        return bool(self.key) and unquote_plus(name) == unquote_plus(self.key)
+
     def request(self, call: Call) -> RestRequest:
         """The request of a call.
 
@@ -120,6 +126,8 @@ class RestOperation:
             query = self._turn_to(call.page, query, rest)
         body, content_type = self._body(rest)
         turned = call.page and not self.config.cursor  # the page is a path
+        if turned and call.page and not _PATH.fullmatch(call.page):
+            raise InvalidArgumentError(f"{where}: cursor: expected the cursor of an iteration that ended early")
         return RestRequest(
             self,
             call.page if turned and call.page else self._with_query(path, query),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 from collections.abc import Callable
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from goplugins.errors import BadReplyError, PluginError, ReplyTypeError
 from goplugins.models.results import Page
@@ -28,10 +29,12 @@ _SNIPPET = 200
 _MOST_MEMBERS = 20
 """Members of problem details (RFC 9457) that an error's details keep."""
 
+_URL_CHARACTERS = "%/?:@-._~!$&'()*+,;=[]"
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _CHARSET = re.compile(r'charset="?([^\s;"]+)', re.IGNORECASE)
-_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[^\s;,="]+(?:\s*=\s*(?:"[^"]*"|[^\s;,"]*))?)*)')
-_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]*))', re.IGNORECASE)
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+_PARAMETER = re.compile(rf';\s*([^\s;,="<>]+)(?:\s*=\s*(?:{_QUOTED}|([^\s;,"<>]*)))?')
+_LINK = re.compile(rf'<([^<>]*)>((?:\s*;\s*[^\s;,="<>]+(?:\s*=\s*(?:{_QUOTED}|[^\s;,"<>]*))?)*)')
 
 
 def answer_of(reply: HTTPReply, call: Call, keep: tuple[str, ...], now: float, scrub: Callable[[str], str]) -> Any:
@@ -175,10 +178,12 @@ def _next_link(header: str) -> str:
     >>> _next_link('<https://h/a?page=1>; rel="prev", </a?page=3>; rel="next"; title="x, y"')
     '/a?page=3'
     """
-    for url, parameters in _LINK.findall(header[:65536]):
-        for quoted, unquoted in _REL.findall(parameters):
-            if "next" in (quoted or unquoted).lower().split():
-                return str(url)
+    for link in _LINK.finditer(header):
+        for name, quoted, unquoted in _PARAMETER.findall(link[2]):
+            if name.lower() == "rel":
+                if "next" in (quoted or unquoted).lower().split():
+                    return link[1].strip()
+                break  # the first one counts
     return ""
 
 
@@ -201,11 +206,11 @@ def _own_path(url: str, request: RestRequest) -> str:
         host = from_outside(target.hostname or "", 100)
         raise BadReplyError(f"the next page is on another host ({host!r}), where credentials must not be sent")
     # A credential in the query is added to each request, and is not for the caller, who gets the page's place.
-    query = "&".join(part for part in target.query.split("&") if part.partition("=")[0] != (operation.key or None))
-    path = (target.path or "/") + (f"?{query}" if query else "")
-    if not path.isascii() or not path.isprintable() or " " in path:
-        raise BadReplyError("the link to the next page has characters that a URL can't contain")
-    return path
+    query = "&".join(part for part in target.query.split("&") if not operation.is_key(part.partition("=")[0]))
+    try:
+        return quote((target.path or "/") + (f"?{query}" if query else ""), safe=_URL_CHARACTERS)
+    except UnicodeEncodeError:
+        raise BadReplyError("the link to the next page has characters that a URL can't contain") from None
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -226,11 +231,13 @@ def _error_of(
         error.message = f"{error.message}; it refers to {location}: if calls belong there, change the endpoint"
     fields = reply.fields = fields_of(reply)
     if "problem+json" in reply.headers.get("content-type", ""):
-        details["problem"] = dict(list(fields.items())[:_MOST_MEMBERS])
+        details["problem"] = _problem_of(fields)
         texts = [fields[name] for name in ("title", "detail") if isinstance(fields.get(name), str)]
         text = from_outside(": ".join(texts), 2 * _SNIPPET)
     else:
         text = failure_text(reply)
+    if not text and reply.body and _is_json(reply):  # such as the errors of each field
+        text = from_outside(" ".join(reply.body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
     if text:
         error.message = f"{error.message}: {scrub(text)}"
     if reply.body:
@@ -238,3 +245,18 @@ def _error_of(
     if call.reply_metadata:
         details["headers"] = {name: scrub(value) for name, value in call.reply_metadata.items()}
     return error
+
+
+def _is_json(reply: HTTPReply) -> bool:
+    return reply.headers.get("content-type", "").partition(";")[0].strip().lower().endswith(("/json", "+json"))
+
+
+def _problem_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Problem details (RFC 9457): texts are cut, and of a large problem only those and numbers are left."""
+    small = len(json.dumps(fields)) <= _MAX_BODY
+    kept = {name: value for name, value in fields.items() if small or not isinstance(value, list | dict)}
+    members = list(kept.items())[:_MOST_MEMBERS]
+    return {
+        name[:_SNIPPET]: from_outside(value, 2 * _SNIPPET) if isinstance(value, str) else value
+        for name, value in members
+    }
