@@ -15,6 +15,7 @@ from goplugins import (
     HealthCheckConfig,
     LoadBalancer,
     Manager,
+    OperationConfig,
     PluginConfig,
     PluginStatus,
     RateLimitConfig,
@@ -78,15 +79,17 @@ def all_states(manager):
     """Plugins in each state, a group, long names, a rate limit, an open breaker."""
     working, failing, dead, odd = FakePlugin("working"), FakePlugin("failing"), FakePlugin("dead"), FakePlugin(LONG)
     limit = RateLimitConfig(enabled=True, requests_per_second=0.1, burst_size=50)
-    manager.register(
-        working, PluginConfig(rate_limit=limit, annotations={"runbook": "https://wiki.example.com/" + LONG})
-    )
+    operations = {f"get_item_{LONG}"[:120]: OperationConfig(path="/items/{id}"), "save": OperationConfig()}
+    notes = {"runbook": "https://wiki.example.com/" + LONG}
+    manager.register(working, PluginConfig(rate_limit=limit, annotations=notes, operations=operations))
     for plugin in (failing, dead, odd):
         manager.register(plugin, ONCE)
     members = [FakePlugin(f"member-{number}.{'search' * 12}.example.com:8443") for number in range(3)]
     group = LoadBalancer("search", members=members)
     manager.register(group)
     group.disable_plugin(members[2].name)
+    for operation in operations:
+        manager.execute("working", "", operation=operation)
     failing.status = PluginStatus.DEGRADED
     for plugin in (dead, odd):
         plugin.fail(f"no route to {LONG * 3}")
@@ -213,6 +216,22 @@ def test_markup_in_names_errors_annotations_and_configuration_is_shown_as_text(b
     assert browser.run("return window.hit") is None
     assert browser.run("return [document.scripts.length, document.images.length]") == [1, 0]
     assert browser.logged() == []
+
+
+def test_operations_are_listed_with_their_figures(browser, show, manager):
+    operations = {"get_item": OperationConfig(path="/items/{id}"), "save": OperationConfig()}
+    manager.register(FakePlugin("shop"), PluginConfig(name="shop", operations=operations))
+    manager.register(FakePlugin("plain"))
+    for operation in ("get_item", "get_item", "save"):
+        manager.execute("shop", "", operation=operation)
+    browser.open(show(dashboard.wsgi(manager)))
+    browser.open_all()
+    panel = f"[...{browser.row('shop')}.querySelectorAll('.panel')].find(e => e.textContent.startsWith('Operations'))"
+    rows = f"[...{panel}.querySelectorAll('tbody tr')].map(e => e.innerText.split(/\\s+/))"
+    found = browser.wait(f"const rows = {rows}; return rows.length === 2 && rows")
+    assert [(row[0], row[-2:]) for row in found] == [("get_item", ["2", "0"]), ("save", ["1", "0"])]
+    hidden = f"[...{browser.row('plain')}.querySelectorAll('.panel')].find(e => e.textContent.startsWith('Operations'))"
+    assert browser.run(f"return {hidden}.hidden")
 
 
 def test_the_content_security_policy_blocks_injected_markup(browser, show, manager):

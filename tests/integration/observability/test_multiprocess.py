@@ -147,3 +147,51 @@ def test_an_open_breaker_of_any_process_shows(tmp_path, states, state, is_open):
     script = BREAKERS.replace("STATES", repr(states))
     found = {sample.name: sample.value for family in exposed(script, tmp_path) for sample in family.samples}
     assert (found["goplugins_breaker_state"], found["goplugins_breaker_open"]) == (state, is_open)
+
+
+OPERATIONS = f"""
+import os, sys
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from goplugins import Manager, OperationConfig, PluginConfig, serve
+from goplugins.contrib.prometheus import export
+
+shop = serve.Plugin("shop")
+
+@shop.operation
+def find(number: int) -> int:
+    return number
+
+manager = Manager(int, int)
+manager.register(shop, PluginConfig(name="shop", operations={{"find": OperationConfig()}}))
+manager.register(shop, name="unlisted")
+export(manager)
+manager.execute("shop", 1, operation="find")
+pids = []
+for worker in range({WORKERS}):
+    pid = os.fork()
+    if not pid:
+        for number in range(10):
+            manager.execute("shop", number, operation="find")
+            manager.execute("unlisted", number, operation="find")
+        manager.shutdown()
+        os._exit(0)
+    pids.append(pid)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+sys.stdout.buffer.write(generate_latest(registry))
+"""
+
+
+def test_operations_add_up_over_forked_workers(tmp_path):
+    totals = {}
+    for family in exposed(OPERATIONS, tmp_path):
+        for sample in family.samples:
+            if sample.name in {"goplugins_calls_total", "goplugins_call_duration_seconds_count"} and sample.value:
+                totals[sample.name, sample.labels["plugin"], sample.labels["operation"]] = sample.value
+    assert totals == {
+        (name, plugin, operation): count
+        for name in ("goplugins_calls_total", "goplugins_call_duration_seconds_count")
+        for plugin, operation, count in (("shop", "find", 1 + 10 * WORKERS), ("unlisted", "other", 10 * WORKERS))
+    }
