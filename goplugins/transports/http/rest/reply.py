@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, NamedTuple, Union, get_args, get_origin
 from urllib.parse import quote, urljoin, urlsplit
 
 from goplugins.errors import BadReplyError, PluginError, ReplyTypeError
@@ -72,12 +72,10 @@ def _value_of(reply: HTTPReply, call: Call, request: RestRequest) -> Any:
     result = request.operation.config.result
     if bytes in texts and not result:
         return reply.body if reply.body or type(None) not in texts else None
-    content_type = reply.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
-    is_json = not media_type or media_type.endswith(("/json", "+json"))
-    if str in texts and not result and not (is_json and reply.body):
-        return _text_of(reply, content_type) if reply.body or type(None) not in texts else None
-    whole = _json_of(reply, content_type, is_json)
+    media = _media_of(reply.headers.get("content-type", ""))
+    if str in texts and not result and not (media.is_json and reply.body):
+        return _text_of(reply, media) if reply.body or type(None) not in texts else None
+    whole = _json_of(reply, media)
     value = pointed(whole, result, "result") if result and reply.body else whole
     found = call.codec.decode(value, call.deadline)
     return found if call.page is None else Page(found, _next_page(reply, whole, request))
@@ -94,31 +92,44 @@ def texts_in(kind: Any) -> frozenset[type]:
     return frozenset(type(None) if part is None else part for part in parts if part in {str, bytes, None, type(None)})
 
 
-def _json_of(reply: HTTPReply, content_type: str, is_json: bool) -> Any:
+class _Media(NamedTuple):
+    """A content type, parsed."""
+
+    type: str
+    charset: str
+    is_json: bool
+
+
+@functools.lru_cache(maxsize=64)
+def _media_of(content_type: str) -> _Media:
+    """The parsed header; a reply without one is taken for JSON.
+
+    >>> _media_of("Application/Problem+JSON; charset=UTF-8")
+    _Media(type='application/problem+json', charset='utf-8', is_json=True)
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    charset = _CHARSET.search(content_type)
+    return _Media(kind, charset[1].lower() if charset else "", not kind or kind.endswith(("/json", "+json")))
+
+
+def _json_of(reply: HTTPReply, media: _Media) -> Any:
     body = reply.body
     if not body:
         return None
-    charset = _charset_of(content_type)
-    if charset not in {"", "utf-8", "utf8", "us-ascii"}:
-        body = _decoded(body, charset).encode()
+    if media.charset not in {"", "utf-8", "utf8", "us-ascii"}:
+        body = _decoded(body, media.charset).encode()
     try:
         return parse_value(body, whole=reply.framed)
     except BadReplyError:
-        if is_json:
+        if media.is_json:
             raise
         shown = from_outside(" ".join(body[: 4 * _SNIPPET].decode("utf-8", "replace").split()), _SNIPPET)
-        media_type = content_type.partition(";")[0].strip().lower()
         as_it_is = "str and bytes as the answer's type take it as it is"
-        raise BadReplyError(f"the reply is {media_type}, expected JSON ({as_it_is}): {shown}") from None
+        raise BadReplyError(f"the reply is {media.type}, expected JSON ({as_it_is}): {shown}") from None
 
 
-def _charset_of(content_type: str) -> str:
-    found = _CHARSET.search(content_type)
-    return found[1].lower() if found else ""
-
-
-def _text_of(reply: HTTPReply, content_type: str) -> str:
-    return _decoded(reply.body, _charset_of(content_type) or "utf-8").removeprefix("\ufeff")
+def _text_of(reply: HTTPReply, media: _Media) -> str:
+    return _decoded(reply.body, media.charset or "utf-8").removeprefix("\ufeff")
 
 
 def _decoded(body: bytes, charset: str) -> str:

@@ -100,6 +100,8 @@ def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
             raise InvalidArgumentError(f"{where}: {name} is {_kind(value)}, and a path needs a text or a number")
         if not text:
             raise InvalidArgumentError(f"{where}: {name} is empty, and the path {template.text} needs it")
+        if text.isascii() and text.isalnum():
+            return text  # the usual case: nothing to encode
         if "." in text or "%" in text:
             suspicious = True
         return quote(text, safe="")
