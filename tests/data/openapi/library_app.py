@@ -1,6 +1,6 @@
 """A service that is not ours: FastAPI, and its own OpenAPI document, which is library.json beside this file.
 
-``python library_app.py`` writes the document anew; ``python library_app.py PORT`` serves.
+``python library_app.py`` writes the document anew; ``python library_app.py serve`` serves, and prints its URL.
 """
 
 import datetime
@@ -130,10 +130,15 @@ def motto() -> Response:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:] == ["serve"]:
+        import socket
+
         import uvicorn
 
-        uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+        listener = socket.create_server(("127.0.0.1", 0))
+        sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
+        sys.stdout.flush()
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     else:
         from pathlib import Path
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +22,7 @@ from goplugins.config.openapi.importing import import_document
 from goplugins.config.openapi.module_text import module_text
 from goplugins.errors import ConfigError
 from goplugins.transports.json_codec import codec_for
+from tests.unit.config.openapi.helpers import import_file
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests/data/openapi"
@@ -45,16 +44,6 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
     code = main(["config", "import-openapi", *arguments])
     output = capsys.readouterr()
     return code, output.out, output.err
-
-
-def imported_types(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +177,7 @@ def test_the_types_pass_mypy(written: dict[str, Path]) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_bound_plugin_of_the_types_can_be_made(name: str, written: dict[str, Path]) -> None:
     file = written[name] / f"types_of_{name}.py"
-    module = imported_types(file)
+    module = import_file(file)
     lines = [line.removeprefix("# ") for line in file.read_text().splitlines() if " = manager.bind(" in line]
     names = {**vars(module), "manager": Manager()}
     for line in lines:
@@ -220,7 +209,7 @@ SAMPLES: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("name", "kind", "sample"), SAMPLES)
 def test_samples_are_decoded_and_written_back(name: str, kind: str, sample: Any, written: dict[str, Path]) -> None:
-    module = imported_types(written[name] / f"types_of_{name}.py")
+    module = import_file(written[name] / f"types_of_{name}.py")
     codec = codec_for(*[eval(kind, vars(module))] * 2)
     value = codec.decode(sample)
     assert json.loads(codec.encode(value)) == sample

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 from goplugins import ManagerConfig
@@ -99,3 +101,14 @@ def _split(pair: str) -> tuple[str, str]:
         if letter == "," and depth == 0:
             return pair[:index], pair[index + 2 :]
     raise AssertionError(pair)
+
+
+def import_file(path: Path) -> Any:
+    """The module of a file, which is imported anew."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{next(_number)}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[made.__name__] = made
+    spec.loader.exec_module(made)
+    return made
