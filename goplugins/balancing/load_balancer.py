@@ -297,10 +297,17 @@ class LoadBalancer(Sender, Generic[Req, Resp]):
     @property
     def operations(self) -> Mapping[str, OperationConfig]:
         """Those of all members; of a name that several have, the first member's."""
+        return self.operations_with("")
+
+    def operations_with(self, name: str) -> Mapping[str, OperationConfig]:
+        """Those of the members up to the first that has the name: a call need not go through all of a large group."""
         found: dict[str, OperationConfig] = {}
         for state in list(self._dispatcher.table.states.values()):
-            for name, operation in state.member.operations.items():
-                found.setdefault(name, operation)
+            own = state.member.operations
+            if name in own:
+                return own
+            for each, operation in own.items():
+                found.setdefault(each, operation)
         return found
 
     def stats(self) -> dict[str, LoadBalancerStats]:

@@ -228,7 +228,8 @@ class Pipeline:
             OperationNotFoundError: there are others, but none of that name.
             InvalidArgumentError: no operation can have that name.
         """
-        known, timeout, idempotent = self.operations, self.request_timeout, self.idempotent
+        known = self.config.operations or self.sender.operations_with(name)
+        timeout, idempotent = self.request_timeout, self.idempotent
         found = known.get(name) if isinstance(name, str) else None
         if found is None:
             if not is_operation_name(name):

@@ -220,6 +220,9 @@ class ChaosSender(Sender):
     def operations(self) -> Mapping[str, OperationConfig]:
         return self.wrapped.operations
 
+    def operations_with(self, name: str) -> Mapping[str, OperationConfig]:
+        return self.wrapped.operations_with(name)
+
     @property
     def policies(self) -> PluginConfig | None:
         return self.wrapped.policies

@@ -93,6 +93,10 @@ class Sender(ABC):
         """The operations of a group's members; the configuration has those of any other plugin."""
         return {}
 
+    def operations_with(self, name: str) -> Mapping[str, OperationConfig]:
+        """Operations among which ``name`` is, where there is one of that name; else all."""
+        return self.operations
+
     @property
     def policies(self) -> PluginConfig | None:
         """The policies that a group made in code brings along; those of its registration take precedence."""

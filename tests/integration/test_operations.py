@@ -23,6 +23,7 @@ from goplugins import (
     InvalidConfigError,
     LoadBalancer,
     Manager,
+    OperationConfig,
     OperationNotFoundError,
     PluginConfig,
     PluginConnectionError,
@@ -32,6 +33,7 @@ from goplugins import (
 )
 from goplugins.cli import main
 from goplugins.errors import InvalidArgumentError
+from goplugins.pipeline.plugin import GuardedPlugin
 from goplugins.transports.grpc import GRPCPlugin
 from goplugins.transports.grpc.fork_support import load
 from tests.servers import free_port
@@ -246,6 +248,20 @@ def test_a_group_has_the_operations_of_its_members_and_sends_each_where_it_is(ma
             manager.execute("both", 1, operation="gett")
         stats = manager.get_plugin("both").sender.stats()
         assert {name: each.failed_requests for name, each in stats.items()} == {"p": 0, "q": 0}
+
+
+def test_a_call_of_a_large_group_reads_no_more_members_than_it_needs(monkeypatch):
+    group: LoadBalancer[Any, Any] = LoadBalancer("many")
+    for number in range(50):
+        group.add_plugin(shop_named(f"m{number}", "get"))
+    read: list[str] = []
+    operations = {"get": OperationConfig(timeout=2)}
+    monkeypatch.setattr(GuardedPlugin, "operations", property(lambda self: read.append(self.name) or operations))
+    assert group.operations_with("get") == operations
+    assert read == ["m0"]
+    assert group.operations == group.operations_with("other") == operations
+    assert len(read) == 101
+    group.close()
 
 
 def test_a_group_whose_members_all_need_an_operation_says_so(manager, native):
