@@ -11,7 +11,7 @@ import requests
 import trustme
 
 from goplugins import Manager
-from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, PluginConfig
+from goplugins.config import AuthConfig, ConnectionConfig, HealthCheckConfig, OperationConfig, PluginConfig
 from goplugins.errors import PluginError
 from goplugins.runtime.call import Call
 from goplugins.runtime.deadline import Deadline
@@ -53,6 +53,7 @@ def make(engine: str) -> Iterator[Callable[..., HTTPPlugin]]:
         options: dict[str, Any] | None = None,
         health: str | None = None,
         resolver: Any = None,
+        operations: dict[str, OperationConfig] | None = None,
         **connection: Any,
     ) -> HTTPPlugin:
         config = PluginConfig(
@@ -61,6 +62,7 @@ def make(engine: str) -> Iterator[Callable[..., HTTPPlugin]]:
             endpoint=endpoint,
             auth=auth,
             options={"engine": engine, **(options or {})},
+            operations=operations or {},
             health_check=HealthCheckConfig(endpoint=health),
             connection=ConnectionConfig(**connection),
         )

@@ -7,10 +7,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from goplugins.config import AuthConfig
+from goplugins.config import AuthConfig, OperationConfig
 from goplugins.errors import (
     AuthenticationError,
     BadReplyError,
@@ -27,6 +28,7 @@ from goplugins.errors import (
     Replay,
     ReplyMismatchError,
     ReplyTooLargeError,
+    ReplyTypeError,
     TruncatedReplyError,
     UnexpectedRedirectError,
 )
@@ -229,22 +231,50 @@ FAULTS: list[tuple[str, Fault, type[PluginError], Replay]] = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "expected", "replay"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
-def test_each_fault_has_an_error_in_time_and_the_next_call_succeeds(serve, make, fault, expected, replay):
+# A REST service owes neither an envelope nor the id of the request: what these replies mean there; None for an answer.
+MEANS_ELSE_OVER_REST: dict[str, type[PluginError] | None] = {
+    "empty body": None,
+    "unrelated JSON": ReplyTypeError,  # without the "data" that the operation's result names
+    "a JSON list": ReplyTypeError,
+    "wrong request id": None,
+    "business error": ReplyTypeError,
+}
+OVER_REST = [
+    (name, fault, MEANS_ELSE_OVER_REST.get(name, kind), replay)
+    for name, fault, kind, replay in FAULTS
+    if MEANS_ELSE_OVER_REST.get(name, kind) is not None
+]
+TABLE = [("envelope", *row) for row in FAULTS] + [("rest", *row) for row in OVER_REST]
+
+
+def over_rest(protocol: str) -> dict[str, Any]:
+    """What makes a plugin one for a REST service that replies with the same JSON."""
+    if protocol == "envelope":
+        return {}
+    return {"options": {"protocol": "rest"}, "operations": {"op": OperationConfig(method="POST", result="/data")}}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fault", "expected", "replay"),
+    [(row[0], *row[2:]) for row in TABLE],
+    ids=[f"{row[0]}-{row[1]}" for row in TABLE],
+)
+def test_each_fault_has_an_error_in_time_and_the_next_call_succeeds(serve, make, protocol, fault, expected, replay):
     server = serve(fault)
-    plugin = make(server.url, max_response_bytes=LIMIT, max_connections=1)
+    plugin = make(server.url, max_response_bytes=LIMIT, max_connections=1, **over_rest(protocol))
+    operation = "op" if protocol == "rest" else ""
     # An endless reply is cut at its limit, which a busy machine may take a while to reach.
     timeout = 10.0 if expected is ReplyTooLargeError else 0.5
     started = time.monotonic()
     with pytest.raises(PluginError) as caught:
-        call(plugin, timeout=timeout)
+        call(plugin, timeout=timeout, operation=operation)
     assert time.monotonic() - started < timeout + 0.1
     assert type(caught.value) is expected, caught.value
     assert caught.value.replay is replay
     assert caught.value.endpoint == server.url
     server.handler = reply_ok
     # Idempotent: a server that closes after a whole reply may do so while the next request is being sent.
-    assert call(plugin, idempotent=True) == "ok"
+    assert call(plugin, idempotent=True, operation=operation) == "ok"
     # There is one slot: if the failed exchange had kept it, this call would fail as well.
     assert plugin._engine.pool.open == 1
 
