@@ -68,7 +68,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule()
     def admit(self):
-        call = SimpleNamespace(inside=False, expected=False, nested=False)
+        call = SimpleNamespace(inside=False, expected=False, nested=False, operation="")
         try:
             self.tracker.admit(call)
         except PluginClosedError:
@@ -108,7 +108,7 @@ class TrackerMachine(RuleBasedStateMachine):
     @rule(thread=THREADS)
     def leave_without_enter(self, thread):
         self.thread = thread
-        never = SimpleNamespace(inside=False, expected=False, nested=False)
+        never = SimpleNamespace(inside=False, expected=False, nested=False, operation="")
         self.tracker.leave(True, 1.0, 1, never)
         if not self.inside(thread):
             self.tracker.leave(True, 1.0, 1)

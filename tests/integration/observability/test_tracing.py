@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import sys
 from pathlib import Path
@@ -164,14 +165,29 @@ def test_a_span_has_the_operation_with_its_method_and_path(exporter, operation, 
     assert expected.items() <= client.attributes.items()
 
 
-@pytest.mark.parametrize("served", ["python"], indirect=True)
-def test_a_span_of_another_transport_has_the_operation_only(exporter, served):
-    with manager_of(served) as manager:
+@pytest.mark.parametrize("wire", ["http", "grpc", "unix", "python"])
+def test_a_span_of_our_own_wires_has_the_operation_only(exporter, wire, tmp_path):
+    shop = serve.Plugin("shop")
+
+    @shop.operation
+    def find(request: str) -> str:
+        return request
+
+    urls = {"http": "http://127.0.0.1:0", "grpc": "grpc://127.0.0.1:0", "unix": f"unix://{tmp_path}/socket"}
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(Manager())
+        if wire == "python":
+            manager.register(shop)
+        else:
+            url = stack.enter_context(serve.start(shop, urls[wire])).url
+            endpoint = url.removeprefix("grpc://").removeprefix("unix://")
+            manager.load_from_config({"plugins": [{"name": "shop", "transport": wire, "endpoint": endpoint}]})
         instrument(manager, metrics=False)
-        manager.execute("where", {}, operation="any")
-    (client,) = by_kind(exporter, "CLIENT")
-    assert (client.name, client.attributes["rpc.method"]) == ("where/any", "any")
-    assert not {"url.template", "http.request.method"} & set(client.attributes)
+        manager.execute("shop", "x", operation="find")
+    for kind in ("CLIENT",) if wire == "python" else ("CLIENT", "SERVER"):
+        (span,) = by_kind(exporter, kind)
+        assert (span.name, span.attributes["rpc.method"]) == ("shop/find", "find")
+        assert not {"url.template", "http.request.method"} & set(span.attributes)
 
 
 @pytest.mark.parametrize("served", ["python"], indirect=True)

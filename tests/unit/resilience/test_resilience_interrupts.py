@@ -9,11 +9,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from goplugins.config import CacheConfig, CircuitBreakerConfig, HedgeConfig, RateLimitConfig
 from goplugins.enums import CircuitBreakerState
 from goplugins.errors import PluginError
+from goplugins.models.metrics import OperationMetrics
 from goplugins.resilience import CircuitBreaker, HedgePolicy, InFlightTracker, RateLimiter, RetryBudget
 from goplugins.resilience.cache import ResponseCache
 from goplugins.resilience.rolling_window import RollingWindow
@@ -22,7 +24,7 @@ from goplugins.runtime.deadline import Deadline
 from tests.interrupts import interrupted_at
 
 CLOSED, OPEN, HALF_OPEN = CircuitBreakerState.CLOSED, CircuitBreakerState.OPEN, CircuitBreakerState.HALF_OPEN
-PARTS = ("retry_budget", "cache", "circuit_breaker", "in_flight", "hedge_policy", "rate_limiter")
+PARTS = ("retry_budget", "cache", "circuit_breaker", "in_flight", "call_counts", "hedge_policy", "rate_limiter")
 INSIDE = ("breaker_rules", "permits", "rolling_window")
 OURS = (*(f"goplugins/resilience/{name}.py" for name in (*PARTS, *INSIDE)), "goplugins/runtime/counter.py")
 
@@ -250,8 +252,8 @@ def test_an_override_applies_as_a_whole(way):
 # --- the in-flight tracker ------------------------------------------------------------------------------------------
 
 
-def a_call() -> SimpleNamespace:
-    return SimpleNamespace(inside=False, expected=False, nested=False)
+def a_call(operation: str = "") -> SimpleNamespace:
+    return SimpleNamespace(inside=False, expected=False, nested=False, operation=operation)
 
 
 def enter_and_leave(tracker: InFlightTracker, call: SimpleNamespace, ok: bool = True) -> None:
@@ -267,10 +269,11 @@ def enter_and_leave(tracker: InFlightTracker, call: SimpleNamespace, ok: bool = 
             raise
 
 
+@pytest.mark.parametrize("operation", ["", "find", "unlisted"])
 @pytest.mark.parametrize("ok", [True, False])
-def test_the_counts_of_a_tracker(ok):
+def test_the_counts_of_a_tracker(ok, operation):
     def scenario():
-        tracker, call = InFlightTracker(), a_call()
+        tracker, call = InFlightTracker(operations=lambda: {"find"}), a_call(operation)
         tracker.leave(ok, 0.25, 1, None)  # without a call in flight
 
         def check():
@@ -284,6 +287,10 @@ def test_the_counts_of_a_tracker(ok):
             )
             assert not tracker._inside
             assert tracker.drain(0.0)
+            if operation:  # counted with the plugin's, or not at all
+                same = {field.name: getattr(found, field.name) for field in attrs.fields(OperationMetrics)}
+                counted = found.operations.get("find" if operation == "find" else "other", OperationMetrics())
+                assert counted == OperationMetrics(**same)
 
         return lambda: enter_and_leave(tracker, call, ok), check
 
