@@ -12,8 +12,19 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, ForwardRef, Literal, get_args, get_origin, get_type_hints, is_typeddict
+from collections.abc import Callable, Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    ForwardRef,
+    Literal,
+    NotRequired,
+    Required,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import attrs
 from cattrs import StructureHandlerNotFoundError
@@ -48,7 +59,8 @@ def _resolve_references(kind: Any, seen: set[Any]) -> None:
     origin = get_origin(kind) or kind
     if origin is Literal:
         return
-    for part in get_args(kind):
+    parts = get_args(kind)
+    for part in parts[:1] if origin is Annotated else parts:  # the others are not types
         _resolve_references(part, seen)
     if not isinstance(origin, type) or origin in seen:
         return
@@ -73,9 +85,19 @@ def _resolved_hints(cls: type) -> list[Any]:
     if dataclasses.is_dataclass(cls):
         for field in dataclasses.fields(cls):
             field.type = hints[field.name]
-    elif not is_typeddict(cls):
+    elif is_typeddict(cls):
+        _mark_keys(cls, hints)
+    else:
         cls.__annotations__.update({name: hints[name] for name in cls.__annotations__})
     return list(hints.values())
+
+
+def _mark_keys(cls: Any, hints: Mapping[str, Any]) -> None:
+    """Sets which keys a TypedDict requires: where its annotations are texts, Python has not seen their markers."""
+    required = {name for name, hint in hints.items() if get_origin(hint) is Required}
+    optional = {name for name, hint in hints.items() if get_origin(hint) is NotRequired}
+    cls.__required_keys__ = frozenset((cls.__required_keys__ | required) - optional)
+    cls.__optional_keys__ = frozenset((cls.__optional_keys__ | optional) - required)
 
 
 def structurer_for(target: Any) -> Callable[[Any, Deadline | None], Any]:

@@ -7,7 +7,7 @@ import enum
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Optional, Protocol, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, Protocol, TypedDict
 
 import attrs
 import pytest
@@ -321,3 +321,20 @@ def test_subclasses_and_proxies_of_a_request_type_are_sent():
     assert codec_for(AnySpelling, Any).encode({"value": 1}) == b'{"value":1}'
     assert codec_for(list[int], Any).encode([1]) == b"[1]"
     assert codec_for(int | str, Any).encode("x") == b'"x"'
+
+
+def test_markers_in_annotations_that_are_texts_count():
+    """As with ``from __future__ import annotations``, under which Python does not see them."""
+    Page = TypedDict("Page", {"items": "list[int]", "next": "NotRequired[str]"})  # noqa: UP013
+    Page.__module__ = __name__
+    codec = codec_for(Page, Page)
+    assert codec.decode({"items": [1]}) == {"items": [1]}
+    assert codec.typed.admit_answer({"items": [1]}) == {"items": [1]}
+    with pytest.raises(ReplyTypeError, match=r"expected a string, got a number @ data\.next"):
+        codec.decode({"items": [], "next": 1})
+    with pytest.raises(ReplyTypeError, match=r"required field missing @ data\.items"):
+        codec.decode({"next": "a"})
+
+
+def test_texts_in_annotated_types_are_no_types():
+    assert codec_for(Any, Annotated[list[int], "sorted", "unique"]).decode([1]) == [1]
