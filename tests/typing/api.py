@@ -112,3 +112,21 @@ assert_type(loose(3), Any)
 
 with deadline(2.0) as limit:
     assert_type(limit.remaining(), float)
+
+shop = serve.Plugin("shop", "1.0")
+
+
+@shop.operation
+def place(request: AuthRequest) -> AuthResponse:
+    return AuthResponse(request.user_id == "ada")
+
+
+@shop.operation(name="cancel", idempotent=True)
+def cancel(request: str, context: ExecutionContext) -> None: ...
+
+
+assert_type(place(AuthRequest("ada")), AuthResponse)
+cancel("1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+untyped.register(shop)
+serve.start(shop)
+assert_type(untyped.bind("shop", AuthRequest, AuthResponse, operation="place"), BoundPlugin[AuthRequest, AuthResponse])
