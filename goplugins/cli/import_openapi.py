@@ -10,7 +10,7 @@ from typing import Any
 
 from goplugins.cli._common import new_command
 from goplugins.cli.importing import dumper, unfinished, warn
-from goplugins.errors import ConfigError, ConfigFileError
+from goplugins.errors import ConfigError, ConfigFileError, ConfigSyntaxError
 
 _STDIN = "-"
 _VARIABLE = re.compile(r"\$\{[^}:]*(?::([^}]*))?\}")
@@ -38,12 +38,31 @@ def _import(arguments: argparse.Namespace) -> int:
     Exit code: 0 for a configuration that `config check` accepts once the variables are set, 1 for one that has to be
     corrected first, 2 if there is none.
     """
-    from goplugins.config.openapi.document import parse_document
-    from goplugins.config.openapi.importing import import_document
-
     source = "stdin" if arguments.spec == _STDIN else arguments.spec
     kind = arguments.format or ("json" if (arguments.output or "").lower().endswith(".json") else "yaml")
     dump = dumper(kind)
+    try:
+        plugin, types, warnings = _converted(arguments, source)
+    except RecursionError:
+        fix = "give nested schemas names in components.schemas, and refer to them"
+        raise ConfigSyntaxError("its schemas are nested too deeply", path=source, fix=fix) from None
+    problems = _problems(plugin)
+    if arguments.types:
+        _write(arguments.types, types)
+    _write(arguments.output, dump({"plugins": [plugin]}))
+    for where, what in dict.fromkeys(warnings):
+        warn(f"{where}: {what}")
+    for problem in problems:
+        warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
+    return 1 if problems else 0
+
+
+def _converted(arguments: argparse.Namespace, source: str) -> tuple[dict[str, Any], str, list[tuple[str, str]]]:
+    """The plugin's configuration, the text of the file of types if one is wanted, and what can't be expressed."""
+    from goplugins.config.openapi.document import parse_document
+    from goplugins.config.openapi.importing import import_document
+    from goplugins.config.openapi.module_text import module_text
+
     imported = import_document(
         parse_document(_read(arguments.spec), source),
         arguments.name,
@@ -52,22 +71,14 @@ def _import(arguments: argparse.Namespace) -> int:
         expect_404=arguments.expect_404,
     )
     warnings = list(imported.warnings)
-    if arguments.types:
-        from goplugins.config.openapi.module_text import module_text
-
-        try:
-            text = module_text(imported, lambda where, what: warnings.append((where, what)))
-        except ConfigError as exc:
-            exc.source = exc.source or source
-            raise
-        _write(arguments.types, text)
-    problems = _problems(imported.plugin)
-    _write(arguments.output, dump({"plugins": [imported.plugin]}))
-    for where, what in dict.fromkeys(warnings):
-        warn(f"{where}: {what}")
-    for problem in problems:
-        warn(f"{problem.path}: {problem.message}{f' ({problem.fix})' if problem.fix else ''}")
-    return 1 if problems else 0
+    if not arguments.types:
+        return imported.plugin, "", warnings
+    try:
+        text = module_text(imported, lambda where, what: warnings.append((where, what)))
+    except ConfigError as exc:
+        exc.source = exc.source or source
+        raise
+    return imported.plugin, text, warnings
 
 
 def _read(name: str) -> bytes:

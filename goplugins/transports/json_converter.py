@@ -10,10 +10,11 @@ import binascii
 import dataclasses
 import datetime
 import decimal
+import enum
 import functools
 import uuid
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set as AbstractSet
-from typing import Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import attrs
 from cattrs import (
@@ -199,6 +200,28 @@ def _is_class(target: Any) -> bool:
     return isinstance(origin, type) and (attrs.has(origin) or dataclasses.is_dataclass(origin))
 
 
+def _is_literal(target: Any) -> bool:
+    return get_origin(target) is Literal
+
+
+def _literal_factory(target: Any) -> Callable[[Any, Any], Any]:
+    """Like cattrs' own, but true is not 1: Python takes both for equal."""
+    members = {_plain_key(each): each for each in get_args(target)}
+
+    def structure(value: Any, _: Any) -> Any:
+        try:
+            return members[type(value), value]
+        except (KeyError, TypeError):  # the latter for a list or a table
+            raise ValueError(f"{value} not in literal {target}") from None
+
+    return structure
+
+
+def _plain_key(member: Any) -> tuple[type, Any]:
+    value = member.value if isinstance(member, enum.Enum) else member
+    return type(value), value
+
+
 def _is_renamed(target: Any) -> bool:
     """Whether :func:`goplugins.json_fields` says something of a class."""
     return _is_class(target) and fields_in_json(get_origin(target) or target) is not None
@@ -277,6 +300,7 @@ def json_converter() -> Converter:
         converter.register_structure_hook(text, _from_text(text))
     converter.register_structure_hook_factory(_is_collection, _collection_factory)
     converter.register_structure_hook_factory(_is_table, _table_factory)
+    converter.register_structure_hook_factory(_is_literal, _literal_factory)
     converter.register_structure_hook_factory(is_mixed_union, lambda target: mixed_union_factory(target, converter))
     converter.register_unstructure_hook_factory(_is_renamed, lambda target: _write_renamed(target, converter))
     for is_one, kind, name, make in (

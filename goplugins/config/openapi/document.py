@@ -189,6 +189,7 @@ def open_document(values: Any) -> tuple[Document, Iterator[str]]:
     Raises:
         ConfigError: it is no OpenAPI document of version 3.
     """
+    _check_texts(values)
     if not isinstance(values, dict):
         raise InvalidConfigError(
             f"expected an OpenAPI document, got {kind_of(values)}", fix="pass the file that begins with `openapi: 3...`"
@@ -210,6 +211,20 @@ def open_document(values: Any) -> tuple[Document, Iterator[str]]:
     minor = int(match[1])
     newer = [f"OpenAPI {printable(str(version))} is read as 3.1: what is new in it is not imported"]
     return Document(values, min(minor, 1)), iter(newer if minor > 1 else ())
+
+
+def _check_texts(values: Any) -> None:
+    """Refuses texts that no file can hold: JSON can escape half of a surrogate pair."""
+    todo: list[tuple[Any, Path]] = [(values, ())]
+    while todo:
+        value, path = todo.pop()
+        if isinstance(value, dict):
+            todo += [(item, (*path, key)) for key, item in value.items()]
+            todo += [(key, (*path, key)) for key in value if not key.isascii()]
+        elif isinstance(value, list):
+            todo += [(item, (*path, index)) for index, item in enumerate(value)]
+        elif isinstance(value, str) and not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
+            refuse(path, "has a lone surrogate, which is no character", "correct the escape sequence (\\u...)")
 
 
 def parse_document(data: bytes, source: str) -> Any:

@@ -47,7 +47,7 @@ def _title(root: Node) -> str:
 
 
 def _docstring(title: str, name: str) -> str:
-    return f'"""Requests and replies of {title}: written by `goplugins config import-openapi --name {name}`."""'
+    return f'"""Requests and replies of {title}: written by `goplugins config import-openapi --name {_line(name)}`."""'
 
 
 def _line(text: str) -> str:

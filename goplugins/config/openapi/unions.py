@@ -96,7 +96,9 @@ def quoted(value: Any) -> str:
     >>> quoted("a"), quoted(1)
     ('"a"', '1')
     """
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False) if value.isprintable() else ascii(value)
 
 
 def literal(values: Iterable[Any]) -> Type:

@@ -112,7 +112,10 @@ def test_check_for_another_machine_ignores_variables_and_files(capsys: pytest.Ca
     plugin = {"name": "a", "transport": "https", "endpoint": "https://host/a"}
     plugin["auth"] = {"method": "bearer", "token": "${GOPLUGINS_TEST_UNSET}", "ca_file": "/nowhere/ca.pem"}  # type: ignore[assignment]
     Path("c.json").write_text(json.dumps({"plugins": [plugin]}))
-    assert config("check", "--elsewhere", "c.json", capsys=capsys)[0] == 0
+    assert config("check", "--elsewhere", "c.json", capsys=capsys)[:2] == (
+        0,
+        "c.json: no problem once its variables are set\n",
+    )
     code, out, _ = config("check", "c.json", capsys=capsys)
     assert code == 1
     assert "GOPLUGINS_TEST_UNSET" in out

@@ -338,3 +338,32 @@ def test_markers_in_annotations_that_are_texts_count():
 
 def test_texts_in_annotated_types_are_no_types():
     assert codec_for(Any, Annotated[list[int], "sorted", "unique"]).decode([1]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "value"),
+    [
+        (Literal[1, 2], 1, 1),
+        (Literal["a", True], True, True),
+        (Literal[Colour.RED], "red", Colour.RED),
+        (Literal[Level.LOW] | None, 1, Level.LOW),
+    ],
+)
+def test_a_literal_is_decoded(kind: Any, data: Any, value: Any) -> None:
+    assert codec_for(Any, kind).decode(data) is value
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (Literal[1, 2], True),
+        (Literal[1], 1.0),
+        (Literal[True], 1),
+        (Literal[0], False),
+        (Literal["a"], ["a"]),
+        (Literal["a"], "b"),
+    ],
+)
+def test_a_literal_admits_no_equal_value_of_another_kind(kind: Any, data: Any) -> None:
+    with pytest.raises(ReplyTypeError, match="not in literal"):
+        codec_for(Any, kind).decode(data)

@@ -282,6 +282,19 @@ def test_names_of_classes_are_identifiers_and_unique(names: list[str], classes: 
     assert classes <= set(vars(made))
 
 
+TEXTS = ['Says "hi"', '"""', "back\\slash\\", "two\nlines\x1b[31m", "\U0001f600 it's", "", "x" * 300]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_can_be_a_description_a_title_and_a_value(text: str) -> None:
+    item = {"type": "object", "description": text, "properties": {"x": {"type": "string", "enum": [text, "other"]}}}
+    values = spec({"/a": {"get": {"summary": text, "responses": {"200": replies(**{"application/json": item})}}}})
+    values["info"] = {"title": text, "version": text}
+    made, _ = module(values)
+    assert typing.get_type_hints(made.GetAReply)["x"] == Literal[text, "other"] | None  # type: ignore[valid-type]
+    assert "\x1b" not in made.__doc__
+
+
 def test_further_properties_beside_known_ones_are_reported() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": {"type": "integer"}}
     assert schemas({"Item": schema})[1] == ["components.schemas.Item: further properties are left out of class Item"]
