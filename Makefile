@@ -36,7 +36,7 @@ stress: $(VENV)/.test ## many threads, interrupts anywhere, thousands of calls a
 	@HYPOTHESIS_PROFILE=stress $(PY) -m pytest -q -n auto --timeout 600 tests/property \
 		--ignore tests/property/test_reload_properties.py --ignore tests/property/test_config_properties.py
 
-hosts: $(VENV)/.hosts ## thousands of calls under gunicorn, uWSGI and Celery, and the example applications; needs redis-server
+hosts: $(VENV)/.hosts $(VENV)-services/.services ## calls under gunicorn, uWSGI and Celery, of REST services that are not ours, and the examples; needs redis-server and npm
 	@$(PY) -m pytest -q -n 2 --dist loadgroup -m hosts tests
 
 browser: $(VENV)/.browser ## the dashboard in headless Chromium; needs the distribution's chromium and chromium-driver
@@ -122,6 +122,16 @@ $(VENV)/.mutation: $(VENV)/.base
 
 $(VENV)/.lint: $(VENV)/.base
 	@$(PIP) install --group lint
+	@touch $@
+
+# Services that tests call, which share no dependency with them. Without npm, the tests of json-server are skipped.
+$(VENV)-services/.services: pyproject.toml
+	@$(PYTHON) -m venv --clear $(VENV)-services
+	@$(VENV)-services/bin/python -m pip --quiet --disable-pip-version-check --no-input install --upgrade 'pip>=25.1'
+	@$(VENV)-services/bin/python -m pip --quiet --disable-pip-version-check --no-input install --group services
+	@if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --prefix $(VENV)-services/node json-server@0.17.4; \
+	fi
 	@touch $@
 
 # An environment for each other version of Python. A pyenv shim that stands for no version in use fails --version.

@@ -22,6 +22,7 @@ collect_ignore = [
     "flask_app.py",
     "metrics_app.py",
     "plugin_tasks.py",
+    "rest_project.py",
     "tasks.py",
     "wsgi.py",
 ]
