@@ -63,7 +63,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
     @rule(thread=THREADS, kind=st.sampled_from(["anonymous", "known", "nested"]))
     def begin(self, thread, kind):
-        call = SimpleNamespace(inside=False, expected=False, nested=kind == "nested")
+        call = SimpleNamespace(inside=False, expected=False, nested=kind == "nested", operation="")
         self.enter(thread, None if kind == "anonymous" else call)
 
     @rule()
