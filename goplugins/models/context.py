@@ -9,7 +9,7 @@ import attrs
 
 from goplugins.errors import InvalidArgumentError
 from goplugins.headers import check_headers
-from goplugins.models.new_fields import NewFields
+from goplugins.models.new_fields import with_new_fields
 
 __all__ = ["ExecutionContext", "trusted_context"]
 
@@ -71,7 +71,7 @@ def _names_only(headers: Mapping[str, str]) -> str:
     return repr(dict.fromkeys(headers, "***"))
 
 
-class _ContextSlots(NewFields):
+class _ContextSlots:
     """The slots of a context, writable: a frozen class sets its fields at four times the cost."""
 
     __slots__ = (
@@ -89,6 +89,7 @@ class _ContextSlots(NewFields):
     )
 
 
+@with_new_fields
 @attrs.frozen
 class ExecutionContext(_ContextSlots):
     """What a caller states about one call. None, empty and 0 defer to the plugin's configuration.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from goplugins.enums import CircuitBreakerState, LoadBalancingStrategy
-from goplugins.models.new_fields import NewFields
+from goplugins.models.new_fields import with_new_fields
 from goplugins.models.results import HealthStatus
 
 __all__ = ["Explanation", "GroupExplanation", "MemberExplanation"]
@@ -101,8 +101,9 @@ class GroupExplanation:
         return "\n".join([head, *(f"  {member}" for member in self.members)])
 
 
+@with_new_fields
 @attrs.frozen
-class Explanation(NewFields):
+class Explanation:
     """Explains why a plugin would or would not take the next call; ``print`` it.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from goplugins.models.new_fields import NewFields
+from goplugins.models.new_fields import with_new_fields
 
 __all__ = ["OTHER", "Latencies", "ManagerMetrics", "OperationMetrics", "PluginMetrics"]
 
@@ -93,8 +93,9 @@ class OperationMetrics:
     errors: Mapping[str, int] = attrs.field(factory=dict)
 
 
+@with_new_fields
 @attrs.frozen
-class PluginMetrics(NewFields):
+class PluginMetrics:
     """One plugin's counts since it was added. Durations are seconds.
 
     Attributes:
@@ -161,6 +162,7 @@ class PluginMetrics(NewFields):
         return PluginMetrics(**sums, latencies=latencies, errors=_added(part.errors for part in parts))
 
 
+@with_new_fields
 @attrs.frozen
 class ManagerMetrics(PluginMetrics):
     """The counts of all plugins together, removed ones included, and of each present one by name."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import attrs
 
+T = TypeVar("T")
 
-class NewFields:
-    """Base of attrs classes that have got fields since their first release."""
 
-    __slots__ = ()
+def with_new_fields(cls: type[T]) -> type[T]:
+    """Decorates an attrs class that has got fields since its first release: old pickles have their defaults.
 
-    if not TYPE_CHECKING:  # type checkers would accept any name
+    The fields are set when a value is unpickled: a ``__getattr__`` would make every access to any field slow.
+    """
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(cls)  # type: ignore[arg-type]
+    made_by_attrs: Callable[[Any, Any], None] = cls.__setstate__  # type: ignore[attr-defined]
 
-        def __getattr__(self, name: str) -> Any:
-            """The default of a field that an earlier release, which pickled this value, did not have."""
-            for field in attrs.fields(type(self)):
-                if field.name == name:
-                    default = field.default
-                    return default.factory() if hasattr(default, "factory") else default
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def restore(self: Any, state: Any) -> None:
+        made_by_attrs(self, state)
+        for field in fields:
+            if not hasattr(self, field.name):
+                default: Any = field.default
+                object.__setattr__(self, field.name, default.factory() if hasattr(default, "factory") else default)
+
+    cls.__setstate__ = restore  # type: ignore[attr-defined]
+    return cls

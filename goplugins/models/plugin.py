@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from goplugins.models.context import ExecutionContext
-from goplugins.models.new_fields import NewFields
+from goplugins.models.new_fields import with_new_fields
 from goplugins.models.results import HealthStatus
 
 __all__ = ["OperationInfo", "Plugin", "PluginInfo"]
@@ -38,8 +38,9 @@ class OperationInfo:
     response: Mapping[str, Any] = attrs.field(factory=dict)
 
 
+@with_new_fields
 @attrs.frozen
-class PluginInfo(NewFields):
+class PluginInfo:
     """Name, version and description of a plugin; its operations by name, if it is known to have several functions."""
 
     name: str

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from goplugins.models.metrics import ManagerMetrics, PluginMetrics, bounds_of
-from goplugins.models.new_fields import NewFields
+from goplugins.models.new_fields import with_new_fields
 from goplugins.observability.error_kinds import kind_of_code
 from goplugins.runtime.text import counted
 
@@ -31,8 +31,9 @@ class GlobalMetrics:
     active_requests: int = 0
 
 
+@with_new_fields
 @attrs.frozen
-class PluginMetricsReport(NewFields):
+class PluginMetricsReport:
     """Statistics of one plugin. Latencies are seconds, of the calls that were sent, with a precision of 1/32.
 
     Attributes:
