@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -45,10 +44,9 @@ def drf_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from _started(drf, tmp_path_factory)
 
 
-@pytest.fixture
-def posts_url(tmp_path: Path) -> Iterator[str]:
-    with json_server(tmp_path) as url:
-        yield url
+@pytest.fixture(scope="module")
+def posts_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from _started(json_server, tmp_path_factory)
 
 
 @pytest.fixture(params=["fast", "requests", "session"])
