@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
+from urllib.parse import unquote
 
 import attrs
 
@@ -94,6 +95,13 @@ class OperationConfig(Section):
         if isinstance(expect, list | tuple):
             return {**fields, "expect": dict.fromkeys(expect)}, []
         return fields, []
+
+    @staticmethod
+    def _write_fields(fields: dict[str, Any]) -> dict[str, Any]:
+        """Statuses are texts, as JSON needs them."""
+        if "expect" in fields:
+            fields["expect"] = {str(status): answer for status, answer in fields["expect"].items()}
+        return fields
 
 
 def is_operation_name(name: object) -> bool:
@@ -252,7 +260,7 @@ def _check_path(path: str, problems: Problems) -> None:
         problems.add(InvalidConfigError, "has a query or fragment", "write query: {name: value}", "path")
     elif not _PATH.fullmatch(path):
         problems.add(InvalidConfigError, "has characters that a path can't contain", "percent-encode them", "path")
-    if any(segment in {".", ".."} for segment in path.split("/")):
+    if any(unquote(segment) in {".", ".."} for segment in path.split("/")):
         problems.add(InvalidConfigError, "has a segment . or ..", "write the path that is meant", "path")
     _check_template(path, problems.below("path"))
 

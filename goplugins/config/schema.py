@@ -181,7 +181,8 @@ def shown(instance: Any, *, secrets: bool = False) -> dict[str, Any]:
         if field.masked is not None and not secrets:
             value = field.masked.mask(value)
         result[field.name] = plain(value, secrets=secrets)
-    return result
+    write_fields = getattr(type(instance), "_write_fields", None)  # the counterpart of _read_fields
+    return result if write_fields is None else cast("dict[str, Any]", write_fields(result))
 
 
 def plain(value: Any, *, secrets: bool = False) -> Any:
