@@ -21,6 +21,9 @@ from goplugins.transports.json_codec import codec_for
 _DECODINGS = 4
 """Times that percent-encoding is removed from a segment: by proxies and a server, one after the other."""
 
+_SUSPICIOUS = frozenset("./\\%")
+"""Without these characters, a value can't leave its place."""
+
 _SHOWN = 10
 """Names of fields in a message."""
 
@@ -102,14 +105,15 @@ def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
             raise InvalidArgumentError(f"{where}: {name} is empty, and the path {template.text} needs it")
         if text.isascii() and text.isalnum():
             return text  # the usual case: nothing to encode
-        if "." in text or "%" in text:
+        if not _SUSPICIOUS.isdisjoint(text):
             suspicious = True
         return quote(text, safe="")
 
     path = template.fill(value_of)
-    if suspicious and any(_leads_out(segment) for segment in path.split("/")):
+    if suspicious and any(_leads_out(segment) for segment in path.split("/") if segment):
         names = ", ".join(template.fields)
-        raise InvalidArgumentError(f"{where}: a value of {names} has a segment . or .., which could leave the path")
+        found = "a segment . or .., or slashes only, which could leave the path"
+        raise InvalidArgumentError(f"{where}: a value of {names} has {found}")
     return path
 
 
@@ -120,7 +124,8 @@ def _leads_out(segment: str) -> bool:
     (``..;a``).
     """
     for _ in range(_DECODINGS):
-        if any(each.partition(";")[0] in {".", ".."} for each in segment.replace("\\", "/").split("/")):
+        pieces = segment.replace("\\", "/").split("/")
+        if not any(pieces) or any(each.partition(";")[0] in {".", ".."} for each in pieces):
             return True
         segment = unquote(segment)
     return False
