@@ -30,6 +30,7 @@ DEFAULT_RESOLVE_INTERVAL = 30.0
 
 OPTIONS: Mapping[str, Mapping[str, Rule]] = {
     "http": {
+        "encoded_slashes": Flag(),
         "engine": Choice(("fast", "requests")),
         # Unlike in endpoints, credentials are accepted: a proxy's URL is where they belong.
         "protocol": Choice(("envelope", "rest")),

@@ -157,13 +157,19 @@ def failure_text(reply: HTTPReply) -> str:
     return text
 
 
-def error_of_status(reply: HTTPReply, now: float) -> PluginError:
-    """The error for a status that is not 2xx, without a text of the service."""
+def error_of_status(reply: HTTPReply, now: float, *, throttles: frozenset[int] = frozenset({429})) -> PluginError:
+    """The error for a status that is not 2xx, without a text of the service.
+
+    Args:
+        reply: the whole reply.
+        now: seconds since the Unix epoch.
+        throttles: statuses that mean too many calls, all but 429 only with a Retry-After.
+    """
     status = reply.status
     headers = reply.headers
     # A date is one of the plugin's clock, which may differ from this machine's.
     retry_after = parse_retry_after(headers.get("retry-after"), _moment(headers.get("date", "")) or now)
-    if status == 429:
+    if status == 429 or (status in throttles and retry_after is not None):
         return PluginThrottledError(f"HTTP {status}: too many calls", retry_after=retry_after)
     if status == 503:
         replay = None if retry_after is None else Replay.ALWAYS

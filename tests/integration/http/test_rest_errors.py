@@ -148,7 +148,7 @@ def test_credentials_that_the_service_repeats_are_removed(rest, kind, start):
 @pytest.mark.parametrize(
     ("value", "seconds"), [("7", 7.0), ("0.5", 0.5), ("soon", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0)]
 )
-@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Unavailable"])
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Unavailable", "403 Forbidden"])
 def test_retry_after(rest, status, value, seconds):
     error = rest(OPERATION, http_reply("", status, {"Retry-After": value})).error(ASK)
     assert error.retry_after == seconds

@@ -167,9 +167,13 @@ def test_values_in_path_query_and_headers_whatever_the_body_is(rest, body, value
     assert sent.headers["x-v"] == text
 
 
+LEAVING = ["..", ".", "a/../b", "../x", "..\\x", "%2e%2e", "%252e%252e", "..%2fx", "..;x", "/", "\\", "%2f", ""]
+
+
 @pytest.mark.parametrize("body", ["json", "raw"])
 @pytest.mark.parametrize(
-    "value", ["..", ".", "a/../b", "../x", "..\\x", "%2e%2e", "%252e%252e", "..%2fx", "..;x", "/", "\\", "%2f", ""]
+    "value",
+    [*LEAVING, "1/delete", "1\\delete", "1%2Fx", "1%252fx", "1%5Cx"],
 )
 def test_values_that_could_leave_their_place_are_refused(rest, body, value):
     client = rest({"method": "POST", "path": "/a/{v}", "body": body})
@@ -182,9 +186,8 @@ def test_values_that_could_leave_their_place_are_refused(rest, body, value):
 @pytest.mark.parametrize(
     ("value", "sent"),
     [
-        ("a/b", "a%2Fb"),
         ("a?b#c", "a%3Fb%23c"),
-        ("a%2Fb", "a%252Fb"),
+        ("100%", "100%25"),
         ("ü€", "%C3%BC%E2%82%AC"),
         ("a\r\nX: y", "a%0D%0AX%3A%20y"),
         ("\0", "%00"),
@@ -197,6 +200,19 @@ def test_values_that_could_leave_their_place_are_refused(rest, body, value):
 )
 def test_values_are_one_segment_of_the_path(rest, value, sent):
     assert rest({"path": "/a/{v}/b"}).sent({"v": value}).path == f"/a/{sent}/b"
+
+
+def test_slashes_are_sent_encoded_where_an_option_says_so(rest):
+    client = rest({"path": "/projects/{id}"}, options={"protocol": "rest", "encoded_slashes": True})
+    assert client.sent({"id": "group/project"}).path == "/projects/group%2Fproject"
+    for value in ("group/../other", "..%2fx", "/", "\\", "."):
+        assert type(client.error({"id": value})) is InvalidArgumentError
+
+
+def test_the_error_for_a_slash_names_the_field_and_the_option(rest):
+    error = rest({"path": "/orders/{id}"}).error({"id": "1/delete"})
+    assert "id contains a slash" in error.message
+    assert "options.encoded_slashes" in error.message
 
 
 @pytest.mark.parametrize(

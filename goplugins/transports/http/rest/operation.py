@@ -65,7 +65,18 @@ class RestOperation:
         sends_key: whether an idempotent call has an Idempotency-Key: of a method that is not idempotent by itself.
     """
 
-    def __init__(self, name: str, config: OperationConfig, base: str, query: str, origin: str, key: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        config: OperationConfig,
+        base: str,
+        query: str,
+        origin: str,
+        key: str = "",
+        *,
+        slashes: bool = False,
+    ) -> None:
+        self._slashes = slashes
         self.origin = origin
         self.key = key
         self.name = name
@@ -117,7 +128,7 @@ class RestOperation:
             for name, template in self._query.items()
             for text in texts_of(template, fields, where, f"its parameter {name}")
         ]
-        path = path_of(self._path, fields, where) if self._path.fields else self.template
+        path = path_of(self._path, fields, where, slashes=self._slashes) if self._path.fields else self.template
         rest = {name: value for name, value in fields.items() if name not in self._taken}
         if self._rest_in_query:
             query += [(name, text) for name, value in rest.items() for text in value_texts(value, where, name)]

@@ -32,8 +32,10 @@ class RestProtocol:
         base = "" if base == "/" else base
         operations = resolve_operations(config) or {"": OperationConfig(method="POST", body="json")}
         key = target.key.partition("=")[0]
+        slashes = bool(config.options.get("encoded_slashes"))
         self._operations = {
-            name: RestOperation(name, each, base, query, target.origin, key) for name, each in operations.items()
+            name: RestOperation(name, each, base, query, target.origin, key, slashes=slashes)
+            for name, each in operations.items()
         }
         self._headers: tuple[str, ...] = tuple(config.options.get("response_headers") or ())
 

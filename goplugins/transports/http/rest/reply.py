@@ -20,6 +20,9 @@ from goplugins.transports.http.engine import HTTPReply
 from goplugins.transports.http.reply import error_of_status, failure_text, fields_of, location_of
 from goplugins.transports.http.rest.operation import RestRequest
 
+_THROTTLES = frozenset({403, 429})
+"""With Retry-After a 403 is a limit, as of GitHub, and not a refusal of the credentials."""
+
 _MAX_BODY = 2048
 """Bytes of an error's body in its details."""
 
@@ -232,7 +235,7 @@ def _error_of(
 ) -> PluginError:
     """The error by the status, with the service's own text, whatever the body is."""
     operation, status = request.operation, reply.status
-    error = error_of_status(reply, now)
+    error = error_of_status(reply, now, throttles=_THROTTLES)
     error.message = error.message.replace(f"HTTP {status}", f"HTTP {status} from {operation.label}", 1)
     details = error.details
     details.update(status=status, method=operation.method, path=operation.template)

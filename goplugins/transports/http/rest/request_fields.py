@@ -87,8 +87,15 @@ def scalar_text(value: Any) -> str | None:
     return repr(value) if isinstance(value, int | float) else None
 
 
-def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
+def path_of(template: Template, fields: Mapping[str, Any], where: str, *, slashes: bool = False) -> str:
     """The path, with each value percent-encoded as one piece of a segment.
+
+    Args:
+        template: of the path.
+        fields: of the request, as JSON values.
+        where: the beginning of messages.
+        slashes: whether a value may contain slashes, which are percent-encoded. Many servers decode a path before they
+            split it, so that ``1/delete`` as an id would be another resource.
 
     Raises:
         InvalidArgumentError: a field is missing, empty, no text or number, or would lead out of its place.
@@ -107,6 +114,9 @@ def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
             return text  # the usual case: nothing to encode
         if not _SUSPICIOUS.isdisjoint(text):
             suspicious = True
+            if not slashes and _has_slash(text):
+                message = f"{where}: {name} contains a slash, which could lead to another path of the service"
+                raise InvalidArgumentError(f"{message}; if it does not decode paths: options.encoded_slashes")
         return quote(text, safe="")
 
     path = template.fill(value_of)
@@ -115,6 +125,14 @@ def path_of(template: Template, fields: Mapping[str, Any], where: str) -> str:
         found = "a segment . or .., or slashes only, which could leave the path"
         raise InvalidArgumentError(f"{where}: a value of {names} has {found}")
     return path
+
+
+def _has_slash(value: str) -> bool:
+    for _ in range(_DECODINGS):
+        if "/" in value or "\\" in value:
+            return True
+        value = unquote(value)
+    return False
 
 
 def _leads_out(segment: str) -> bool:
