@@ -20,6 +20,8 @@ from tests.integration.unix.conftest import line, ok as unix_ok, read_line
 from tests.servers import Peer, RawServer, free_port, http_reply, ok as http_ok, read_http2_request
 from tests.timing import time_limit
 
+pytestmark = pytest.mark.matrix
+
 FAULTS: dict[str, dict[str, Any]] = {
     "error": {"error": 1.0},
     "unavailable": {"error": 1.0, "status": 503},

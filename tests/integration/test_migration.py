@@ -12,6 +12,8 @@ import pytest
 
 from tests.servers import Peer, RawServer, free_port, http_reply
 
+pytestmark = pytest.mark.matrix
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/migration"
 FOUND = http_reply({"sku": "pen", "stock": 7})
 

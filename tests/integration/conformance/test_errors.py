@@ -20,6 +20,8 @@ from goplugins.errors import InvalidHeaderError, TransportError
 from tests.integration.conformance.conftest import executions, remote, slow
 from tests.integration.conformance.plugins import Done, Task, lines_of
 
+pytestmark = pytest.mark.matrix
+
 FRAGILE = {"failure_threshold": 1, "min_request_threshold": 1}
 """Settings of a breaker that opens at the first failure."""
 

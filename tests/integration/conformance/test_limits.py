@@ -21,6 +21,8 @@ from tests.integration.conformance.conftest import executions, in_threads, join,
 from tests.integration.conformance.plugins import Done, Task
 from tests.timing import time_limit
 
+pytestmark = pytest.mark.matrix
+
 # --- deadlines -----------------------------------------------------------------------------------------------------
 
 

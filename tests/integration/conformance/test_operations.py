@@ -20,6 +20,8 @@ from tests.integration.conformance.conftest import executions
 from tests.integration.conformance.plugins import Done, Item, Task, lines_of
 from tests.integration.conformance.test_errors import FRAGILE
 
+pytestmark = pytest.mark.matrix
+
 
 def test_each_operation_has_its_own_types(connect):
     manager = connect("stock", Any, Any)

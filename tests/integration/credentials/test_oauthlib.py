@@ -17,6 +17,8 @@ from goplugins.errors import AuthenticationError, TokenRefusedError
 
 oauth2 = pytest.importorskip("oauthlib.oauth2")
 
+pytestmark = pytest.mark.matrix
+
 LIFETIME = 2
 THREADS = 16
 SECONDS = 5.0

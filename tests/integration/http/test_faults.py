@@ -39,6 +39,8 @@ from tests.integration.http.conftest import call
 from tests.servers import Peer, free_port, http_reply, ok, reply_ok
 from tests.timing import time_limit
 
+pytestmark = pytest.mark.matrix
+
 Fault = Callable[[Peer], None]
 
 GOOD = b'{"data": "ok", "request_id": "req-1"}'

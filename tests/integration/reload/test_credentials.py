@@ -23,6 +23,8 @@ from tests.integration.unix.conftest import ok as line_ok, read_line
 from tests.marks import sample
 from tests.servers import Peer, RawServer, ok
 
+pytestmark = pytest.mark.matrix
+
 THREADS = 8
 
 

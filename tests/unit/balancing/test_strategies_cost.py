@@ -18,6 +18,8 @@ from goplugins.errors import CircuitBreakerOpenError
 
 from .fakes import STRATEGIES, Group, make_call
 
+pytestmark = pytest.mark.matrix
+
 _OURS = os.path.dirname(goplugins.__file__)
 
 
