@@ -138,8 +138,8 @@ JSON = "application/json"
             {"line": "GET /find?q=x", "trace": "t", "tags": "1, 2"},
         ),
         (
-            "replace(ReplaceRequest(item_id='a/b', name='n'))",
-            {"line": "PUT /items/a%2Fb", "body": '{"name":"n"}', "type": JSON},
+            "replace(ReplaceRequest(item_id='a b', name='n'))",
+            {"line": "PUT /items/a%20b", "body": '{"name":"n"}', "type": JSON},
         ),
         (
             "replace(ReplaceRequest(item_id='1', dry='x', name='n', class_='c', tags=['t']))",
