@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -37,6 +38,7 @@ from goplugins.config.transport_options import OPTIONS
 from tests.integration.fields import test_chaos_and_hedging, test_groups, test_plugins, test_policies
 from tests.integration.fields.bench import Experiment, runs
 from tests.integration.fields.test_plugins import outcome, plugin, served
+from tests.processes import ROOT
 from tests.servers import Peer, RawServer, free_port, http_reply, ok, reply_ok
 from tests.timing import until
 
@@ -416,6 +418,18 @@ def test_a_field_changes(observe: Any, value: Any, seen: Any) -> None:
     assert observe(value) == seen
 
 
+REST, CREDENTIALS = "tests/integration/http/test_rest_*.py", "tests/integration/credentials/*.py"
+ELSEWHERE = {
+    **{f"OperationConfig.{field.name}": REST for field in attrs.fields(configuration.OperationConfig)},
+    **{f"options.http.{name}": REST for name in ("encoded_slashes", "protocol", "response_headers")},
+    **{f"AuthConfig.{name}": CREDENTIALS for name in ("audience", "client_auth", "client_id", "client_secret")},
+    **{f"AuthConfig.{name}": CREDENTIALS for name in ("client_secret_file", "provider", "scopes", "token_url")},
+    **{f"AuthConfig.{name}": "tests/integration/http/test_api_key.py" for name in ("header", "query")},
+    "PluginConfig.operations": "tests/integration/http/conftest.py",
+}
+"""Fields whose effects on the wire the files of these names show, in suites of their own."""
+
+
 def test_no_field_is_missing() -> None:
     modules = (test_policies, test_chaos_and_hedging, test_plugins, test_groups)
     done = [each.field for module in modules for each in module.EXPERIMENTS] + [each.field for each in EXPERIMENTS]
@@ -431,6 +445,13 @@ def test_no_field_is_missing() -> None:
                 if field.section is None and field.name != "options"
                 if not (isinstance(field.item, type) and attrs.has(field.item))
             }
-    missing = sorted(wanted - set(done))
+    missing = sorted(wanted - set(done) - set(ELSEWHERE))
     assert missing == []
+
+
+@pytest.mark.parametrize("field", ELSEWHERE)
+def test_the_tests_elsewhere_use_the_field(field: str) -> None:
+    texts = [path.read_text() for path in ROOT.glob(ELSEWHERE[field])]
+    name = field.rpartition(".")[2]
+    assert any(re.search(rf'"{name}"|\b{name}=|^\s*{name}:', text, flags=re.MULTILINE) for text in texts)
     assert all(len({repr(seen) for _, seen in each.seen}) > 1 for each in EXPERIMENTS), "both values show the same"

@@ -322,7 +322,9 @@ def test_an_interrupt_at_any_point_leaves_a_source_that_others_can_use(refused):
         assert not source._lock.locked(), number
         if used is not None:
             assert authorizer.renewed(used, limit) is not None, number
-        assert authorizer.authorized(Deadline.after(10)).writer == source.token(limit).value, number
+        # A request of the interrupted call may end at any later moment, and give another token than the present one.
+        given = authorizer.authorized(Deadline.after(10)).writer
+        assert given in {f"t{each}" for each in range(1, endpoint.requests + 1)}, number
         assert endpoint.requests <= 3, number
         number += 1
     assert number > 30
