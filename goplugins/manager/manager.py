@@ -137,7 +137,7 @@ class Manager(CallMethods[Req, Resp]):
         self._registry = lifecycle.registry
         self._dispatcher = lifecycle.dispatcher
         self._loader = loader = ConfigLoader(lifecycle, clock)
-        types = (request_type, response_type) if request_type is not None else None
+        types = None if request_type is attrs.NOTHING else (request_type, response_type)
         self._pickler = ManagerPickler(self, Manager, lifecycle, loader, self._call_pool, types, clock, around)
 
     # --- plugins ---------------------------------------------------------------------------------------------------

@@ -58,6 +58,14 @@ def loaded(config: Any, *types: Any, **sizes: int) -> Manager[Any, Any]:
     return manager
 
 
+@pytest.mark.parametrize("types", [(), (int, int), (None, int), (int, None), (int | None, list[int])])
+def test_the_types_are_those_of_the_manager(types: tuple[Any, ...]) -> None:
+    copied = elsewhere(loaded({"plugins": [SQUARE]}, *types))
+    codec = copied._codec or copied._types()
+    assert (codec.request_type, codec.response_type) == (types or (Any, Any))
+    assert copied._pickler._types == (types or None)
+
+
 class TestState:
     def test_the_path_of_a_file(self, tmp_path, monkeypatch):
         (tmp_path / "plugins.json").write_text(json.dumps({"plugins": [SQUARE]}))
